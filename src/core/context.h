@@ -1,0 +1,28 @@
+/* The context: allocator, threads, instruction set, log. */
+#ifndef DQT_CORE_CONTEXT_H
+#define DQT_CORE_CONTEXT_H
+
+#include <stdatomic.h>
+
+#include "dqt.h"
+
+struct kernels; /* kernels/kernels.h */
+
+struct dqt_context {
+    dqt_alloc_fn alloc;
+    dqt_free_fn free;
+    void *alloc_user_data;
+    atomic_size_t allocated; /* bytes now, this struct included */
+    int threading;           /* never AUTO */
+    int num_threads;
+    dqt_parallel_for_fn parallel_for;
+    void *parallel_user_data;
+    dqt_log_fn log;
+    void *log_user_data;
+    int log_level;
+    int isa; /* never AUTO */
+    uint64_t cpu_features;
+    struct kernels *kernels; /* resolved at creation, constant afterwards */
+};
+
+#endif
