@@ -209,6 +209,7 @@ typedef struct dqt_tensor_options {
     int32_t scale_axis;  /* DQT_AXIS_*; default TENSOR */
     float sigma;         /* factor of DQT_SCALE_SIGMA; default 4 */
     int32_t train_scale; /* 1: scales have a gradient and are trained (needs integer storage and AXIS_ROW) */
+    int32_t reserved[9]; /* zero; this struct is embedded in others, so it keeps its size */
 } dqt_tensor_options;
 
 DQT_API dqt_status dqt_tensor_options_init(dqt_tensor_options *options, size_t struct_size);
