@@ -1,13 +1,77 @@
-/* Kernels of elementwise and row operations: contracts. */
+/* Kernels of elementwise and row operations, softmax and attention tiles: contracts.
+ *
+ * None of them reads or writes a float outside the ranges named here, but attention tiles, which live in padded scratch.
+ * All but the attention products (fused multiply-add) give the same bits on every instruction set: sums have 32 partial
+ * sums, element i in partial sum i % 32, halved 32, 16, ... 1 at the end. */
 #ifndef DQT_KERNELS_VECTOR_KERNELS_H
 #define DQT_KERNELS_VECTOR_KERNELS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-struct vector_kernels {
-    int reserved;
+/* Granularity of attention tiles: what scratch is padded to. */
+enum {
+    ATTENTION_TILE = 64,  /* queries or keys per tile */
+    ATTENTION_ROWS = 8,   /* rows of a product come in multiples of this */
+    ATTENTION_COLUMNS = 32 /* and its columns in multiples of this */
 };
+
+struct vector_kernels {
+    /* sum x[i]^2; sum x[i] y[i] z[i]; max x[i] (-inf for n = 0; NaN are passed over). */
+    float (*sum_squares)(const float *x, size_t n);
+    float (*dot3)(const float *x, const float *y, const float *z, size_t n);
+    float (*maximum)(const float *x, size_t n);
+    /* sum exp(x[i] - shift); the terms go to out, which may be x, or NULL. */
+    float (*exp_sum)(const float *x, size_t n, float shift, float *out);
+
+    /* y = x * r * gain; y may be x. */
+    void (*norm_row)(const float *x, const float *gain, float r, size_t n, float *y);
+    /* dx = r * (dy * gain - x * c), added to dx if accumulate; dx may be dy (unless accumulate). dgain += dy * x * r,
+     * NULL: not wanted. */
+    void (*norm_gradient_row)(const float *dy, const float *x, const float *gain, float r, float c, size_t n,
+                              bool accumulate, float *dx, float *dgain);
+    /* y += x. */
+    void (*add)(const float *x, size_t n, float *y);
+
+    /* One token, x[heads][2 * half]: x1' = x1 cos - x2 sin, x2' = x2 cos + x1 sin; sign -1 for the inverse. */
+    void (*rope_row)(float *x, size_t heads, size_t half, const float *cosines, const float *sines, float sign);
+
+    /* See ops/activation.h; any output may be any input's buffer. */
+    void (*swiglu)(const float *gate, const float *up, size_t n, float *h);
+    void (*swiglu_gradient)(const float *gate, const float *up, const float *dh, size_t n, float *dgate, float *dup);
+    void (*squared_relu)(const float *up, size_t n, float *h);
+    void (*squared_relu_gradient)(const float *up, const float *dh, size_t n, float *dup);
+
+    /* x = exp(x - log_sum) * scale, in place. */
+    void (*softmax_scale)(float *x, size_t n, float log_sum, float scale);
+
+    /* C[i][j] (+)= sum_k a[i * row_step + k * depth_step] * b[k * ldb + j], j < cols. rows is a multiple of ATTENTION_ROWS,
+     * cols of ATTENTION_COLUMNS. */
+    void (*attention_product)(size_t rows, size_t cols, size_t depth, const float *a, size_t row_step, size_t depth_step,
+                              const float *b, size_t ldb, float *c, size_t ldc, bool accumulate);
+    /* out[c][r] = x[r][c] * scale for r < rows; zero for r in [rows, round_up(rows, ATTENTION_COLUMNS)). */
+    void (*attention_transpose)(const float *x, size_t ldx, size_t rows, size_t cols, float scale, float *out, size_t ldo);
+    /* Scores s[keys][ATTENTION_TILE queries] of one tile become exp(score - maximum), with maximum[query] and sum[query]
+     * brought up to date; correction[query] = exp(old maximum - new). `queries` is rounded up to 16. diagonal: key j counts
+     * for query i only if j <= i; others become 0 as far as key (i | 15). */
+    void (*attention_softmax)(float *s, size_t keys, size_t queries, bool diagonal, float *maximum, float *sum,
+                              float *correction);
+    /* s becomes p = exp(s - log_sum[query]), dp becomes p * (dp - delta[query]); the rest as above. */
+    void (*attention_softmax_gradient)(float *s, float *dp, size_t keys, size_t queries, bool diagonal,
+                                       const float *log_sum, const float *delta);
+    /* scores[j] = scale * q . k[j * ldk], j < keys; and out = out * correction + sum_j p[j] * v[j * ldv]. */
+    void (*attention_scores)(const float *q, const float *k, size_t ldk, size_t keys, size_t head_size, float scale,
+                             float *scores);
+    void (*attention_mix)(const float *p, const float *v, size_t ldv, size_t keys, size_t head_size, float correction,
+                          float *out);
+};
+
+/* One per instruction set, each filling every slot. */
+void vector_kernels_scalar(struct vector_kernels *k);
+void vector_kernels_avx2(struct vector_kernels *k);
+void vector_kernels_avx512(struct vector_kernels *k);
+void vector_kernels_neon(struct vector_kernels *k);
 
 void vector_kernels_select(struct vector_kernels *k, int isa, uint64_t features);
 

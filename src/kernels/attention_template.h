@@ -1,0 +1,148 @@
+/* Attention tiles, compiled once per instruction set after vector_template.h. The including file defines besides:
+ *   vec_fma(a, b, c)  a * b + c, fused where the instruction set has it
+ *   PRODUCT_ROWS      rows of the register block of products (a divisor of ATTENTION_ROWS); it is two vectors wide
+ * Tiles of scores are transposed, [key][query]: queries in lanes need no sums across lanes. */
+
+enum { PANEL = 2 * VEC_WIDTH, LANES = 16, LANE_VECS = LANES / VEC_WIDTH };
+
+static inline void product_block(size_t depth, const float *a, size_t row_step, size_t depth_step, const float *b, size_t ldb,
+                                 float *c, size_t ldc, bool accumulate) {
+    vec sums[PRODUCT_ROWS][2];
+    UNROLL
+    for (size_t i = 0; i < PRODUCT_ROWS; i++) {
+        sums[i][0] = accumulate ? vec_load(c + i * ldc) : vec_set(0);
+        sums[i][1] = accumulate ? vec_load(c + i * ldc + VEC_WIDTH) : vec_set(0);
+    }
+    for (size_t k = 0; k < depth; k++) {
+        vec b0 = vec_load(b), b1 = vec_load(b + VEC_WIDTH);
+        UNROLL
+        for (size_t i = 0; i < PRODUCT_ROWS; i++) {
+            vec x = vec_set(a[i * row_step]);
+            sums[i][0] = vec_fma(x, b0, sums[i][0]);
+            sums[i][1] = vec_fma(x, b1, sums[i][1]);
+        }
+        a += depth_step;
+        b += ldb;
+    }
+    UNROLL
+    for (size_t i = 0; i < PRODUCT_ROWS; i++) {
+        vec_store(c + i * ldc, sums[i][0]);
+        vec_store(c + i * ldc + VEC_WIDTH, sums[i][1]);
+    }
+}
+
+static void attention_product(size_t rows, size_t cols, size_t depth, const float *a, size_t row_step, size_t depth_step,
+                              const float *b, size_t ldb, float *c, size_t ldc, bool accumulate) {
+    for (size_t j = 0; j < cols; j += PANEL)
+        for (size_t i = 0; i < rows; i += PRODUCT_ROWS)
+            product_block(depth, a + i * row_step, row_step, depth_step, b + j, ldb, c + i * ldc + j, ldc, accumulate);
+}
+
+static void attention_transpose(const float *x, size_t ldx, size_t rows, size_t cols, float scale, float *out, size_t ldo) {
+    size_t padded = (rows + ATTENTION_COLUMNS - 1) / ATTENTION_COLUMNS * ATTENTION_COLUMNS;
+    for (size_t c = 0; c < cols; c++) {
+        for (size_t r = 0; r < rows; r++) out[c * ldo + r] = x[r * ldx + c] * scale;
+        for (size_t r = rows; r < padded; r++) out[c * ldo + r] = 0;
+    }
+}
+
+/* All ones in lanes of queries first + lane >= key. */
+static inline ivec causal_mask(size_t first, size_t key) {
+    ivec query;
+    for (int i = 0; i < VEC_WIDTH; i++) query[i] = (int)first + i;
+    return query >= (int)key;
+}
+
+static void attention_softmax(float *s, size_t keys, size_t queries, bool diagonal, float *maximum_out, float *sum_out,
+                              float *correction) {
+    for (size_t q = 0; q < queries; q += LANES) {
+        size_t end = diagonal && q + LANES < keys ? q + LANES : keys;
+        vec old[LANE_VECS], best[LANE_VECS], sum[LANE_VECS];
+        for (size_t l = 0; l < LANE_VECS; l++) {
+            old[l] = best[l] = vec_load(maximum_out + q + l * VEC_WIDTH);
+            sum[l] = vec_set(0);
+        }
+        for (size_t j = 0; j < end; j++)
+            for (size_t l = 0; l < LANE_VECS; l++) {
+                size_t at = q + l * VEC_WIDTH;
+                vec x = vec_load(s + j * ATTENTION_TILE + at);
+                if (diagonal && j > q) x = vec_select(causal_mask(at, j), x, best[l]);
+                best[l] = vec_max(x, best[l]);
+            }
+        for (size_t j = 0; j < end; j++)
+            for (size_t l = 0; l < LANE_VECS; l++) {
+                size_t at = q + l * VEC_WIDTH;
+                vec p = vec_exp(vec_load(s + j * ATTENTION_TILE + at) - best[l]);
+                if (diagonal && j > q) p = (vec)((ivec)p & causal_mask(at, j));
+                sum[l] += p;
+                vec_store(s + j * ATTENTION_TILE + at, p);
+            }
+        for (size_t l = 0; l < LANE_VECS; l++) {
+            size_t at = q + l * VEC_WIDTH;
+            vec factor = vec_exp(old[l] - best[l]);
+            vec_store(correction + at, factor);
+            vec_store(maximum_out + at, best[l]);
+            vec_store(sum_out + at, vec_load(sum_out + at) * factor + sum[l]);
+        }
+    }
+}
+
+static void attention_softmax_gradient(float *s, float *dp, size_t keys, size_t queries, bool diagonal,
+                                       const float *log_sum, const float *delta) {
+    for (size_t q = 0; q < queries; q += LANES) {
+        size_t end = diagonal && q + LANES < keys ? q + LANES : keys;
+        for (size_t at = q; at < q + LANES; at += VEC_WIDTH) {
+            vec ls = vec_load(log_sum + at), dl = vec_load(delta + at);
+            for (size_t j = 0; j < end; j++) {
+                float *row = s + j * ATTENTION_TILE + at, *gradient = dp + j * ATTENTION_TILE + at;
+                vec p = vec_exp(vec_load(row) - ls), ds = p * (vec_load(gradient) - dl);
+                if (diagonal && j > q) {
+                    ivec mask = causal_mask(at, j);
+                    p = (vec)((ivec)p & mask);
+                    ds = (vec)((ivec)ds & mask);
+                }
+                vec_store(row, p);
+                vec_store(gradient, ds);
+            }
+        }
+    }
+}
+
+static void attention_scores(const float *q, const float *k, size_t ldk, size_t keys, size_t head_size, float scale,
+                             float *scores) {
+    size_t whole = head_size / VEC_WIDTH * VEC_WIDTH;
+    for (size_t j = 0; j < keys; j++, k += ldk) {
+        vec sum = vec_set(0);
+        for (size_t i = 0; i < whole; i += VEC_WIDTH) sum = vec_fma(vec_load(q + i), vec_load(k + i), sum);
+        float s[VEC_WIDTH];
+        vec_store(s, sum);
+        for (size_t w = VEC_WIDTH / 2; w; w /= 2)
+            for (size_t i = 0; i < w; i++) s[i] += s[i + w];
+        for (size_t i = whole; i < head_size; i++) s[0] += q[i] * k[i];
+        scores[j] = s[0] * scale;
+    }
+}
+
+static void attention_mix(const float *p, const float *v, size_t ldv, size_t keys, size_t head_size, float correction,
+                          float *out) {
+    size_t i = 0;
+    for (; i + VEC_WIDTH <= head_size; i += VEC_WIDTH) {
+        vec sum = vec_load(out + i) * correction;
+        for (size_t j = 0; j < keys; j++) sum = vec_fma(vec_set(p[j]), vec_load(v + j * ldv + i), sum);
+        vec_store(out + i, sum);
+    }
+    for (; i < head_size; i++) {
+        float sum = out[i] * correction;
+        for (size_t j = 0; j < keys; j++) sum += p[j] * v[j * ldv + i];
+        out[i] = sum;
+    }
+}
+
+static void attention_fill(struct vector_kernels *k) {
+    k->attention_product = attention_product;
+    k->attention_transpose = attention_transpose;
+    k->attention_softmax = attention_softmax;
+    k->attention_softmax_gradient = attention_softmax_gradient;
+    k->attention_scores = attention_scores;
+    k->attention_mix = attention_mix;
+}

@@ -1,0 +1,256 @@
+#include "ops/attention.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "core/parallel.h"
+#include "kernels/kernels.h"
+
+/* Tiles of TILE queries by TILE keys; the tile of scores is transposed, s[key][query]. Keys come in groups of ROWS and
+ * head columns are padded to COLUMNS. On the diagonal, products leave out what lies wholly above it.
+ *
+ * Lane scratch, in floats (P = length rounded up to TILE, D = head size rounded up to COLUMNS):
+ *   forward   keys [P][D], values [P][D], query^T [D][TILE], s [TILE][TILE], out [TILE][D], 3 rows [TILE]
+ *   backward  keys, values, dkeys, dvalues [P][D], query and dout [TILE][D] and transposed [D][TILE], dquery [TILE][D],
+ *             s, ds [TILE][TILE], 2 rows [TILE]
+ *   cached    scores [TILE], maximum and sum [group] */
+enum { TILE = ATTENTION_TILE, ROWS = ATTENTION_ROWS, COLUMNS = ATTENTION_COLUMNS };
+
+struct job {
+    const struct vector_kernels *kernels;
+    const struct workspace *ws;
+    struct attention_shape s;
+    size_t depth;      /* head size, padded */
+    size_t q_ld, k_ld; /* floats from one token to the next */
+    const float *q, *k, *v, *o, *log_sum_in, *dout;
+    float *out, *log_sum, *dq, *dk, *dv;
+    size_t first;
+};
+
+static struct job job_make(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s,
+                           const float *q, const float *k, const float *v) {
+    struct job job = {.kernels = &ctx->kernels->vector, .ws = ws, .s = *s, .depth = round_up(s->head_size, COLUMNS),
+                      .q_ld = s->heads * s->head_size, .k_ld = s->kv_heads * s->head_size, .q = q, .k = k, .v = v};
+    return job;
+}
+
+static size_t min_size(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+
+void attention_scratch(const dqt_context *ctx, const struct attention_shape *s, struct scratch_need *need) {
+    (void)ctx;
+    struct arena a = {NULL, 0};
+    size_t depth = round_up(s->head_size, COLUMNS), sequence = SIZE_MAX;
+    if (s->length <= SIZE_MAX - TILE) (void)size_mul(round_up(s->length, TILE), depth, &sequence);
+    for (int i = 0; i < 4; i++) arena_take(&a, sequence, sizeof(float));
+    for (int i = 0; i < 5; i++) arena_take(&a, TILE * depth, sizeof(float));
+    for (int i = 0; i < 2; i++) arena_take(&a, TILE * TILE, sizeof(float));
+    for (int i = 0; i < 3; i++) arena_take(&a, TILE, sizeof(float));
+    for (int i = 0; i < 2; i++) arena_take(&a, s->heads, sizeof(float));
+    scratch_max(need, 0, a.used, 0);
+}
+
+/* out[padded][depth] = x[rows][head_size] (leading dimension ld) * scale, zeros elsewhere. */
+static void copy_padded(const struct job *job, const float *x, size_t ld, size_t rows, size_t padded, float scale,
+                        float *out) {
+    size_t size = job->s.head_size, depth = job->depth;
+    for (size_t r = 0; r < rows; r++) {
+        float *to = out + r * depth;
+        const float *from = x + r * ld;
+        for (size_t i = 0; i < size; i++) to[i] = from[i] * scale;
+        for (size_t i = size; i < depth; i++) to[i] = 0;
+    }
+    memset(out + rows * depth, 0, (padded - rows) * depth * sizeof *out);
+}
+
+/* s[key][query] of one tile = keys . queries, above the diagonal only as far as the column step forces. */
+static void score_tile(const struct job *job, const float *keys, const float *queries_t, size_t key_count,
+                       size_t query_count, bool diagonal, float *s) {
+    size_t cols = round_up(query_count, COLUMNS), rows = round_up(key_count, ROWS);
+    if (!diagonal) {
+        job->kernels->attention_product(rows, cols, job->s.head_size, keys, job->depth, 1, queries_t, TILE, s, TILE, false);
+        return;
+    }
+    for (size_t j = 0; j < rows; j += ROWS) {
+        size_t col = j / COLUMNS * COLUMNS;
+        job->kernels->attention_product(ROWS, cols - col, job->s.head_size, keys + j * job->depth, job->depth, 1,
+                                        queries_t + col, TILE, s + j * TILE + col, TILE, false);
+    }
+}
+
+/* out[query][depth] (+)= sum over keys p[key][query] * values[key]. */
+static void mix_tile(const struct job *job, const float *p, const float *values, size_t key_count, size_t query_count,
+                     bool diagonal, bool accumulate, float *out) {
+    size_t rows = round_up(query_count, ROWS), keys = round_up(key_count, ROWS), step = diagonal ? ROWS : rows;
+    for (size_t i = 0; i < rows; i += step)
+        job->kernels->attention_product(step, job->depth, diagonal ? min_size(i + ROWS, keys) : keys, p + i, 1, TILE,
+                                        values, job->depth, out + i * job->depth, job->depth, accumulate);
+}
+
+/* out[key][depth] += sum over queries p[key][query] * x[query]. */
+static void scatter_tile(const struct job *job, const float *p, const float *x, size_t key_count, size_t query_count,
+                         bool diagonal, float *out) {
+    size_t rows = round_up(key_count, ROWS), queries = round_up(query_count, ROWS), step = diagonal ? ROWS : rows;
+    for (size_t j = 0; j < rows; j += step) {
+        size_t from = diagonal ? j : 0;
+        job->kernels->attention_product(step, job->depth, queries - from, p + j * TILE + from, TILE, 1,
+                                        x + from * job->depth, job->depth, out + j * job->depth, job->depth, true);
+    }
+}
+
+static void forward_head(void *arg, size_t item, int lane) {
+    const struct job *job = arg;
+    size_t length = job->s.length, size = job->s.head_size, depth = job->depth, padded = round_up(length, TILE);
+    size_t sequence = item / job->s.heads, head = item % job->s.heads;
+    size_t kv_head = head / (job->s.heads / job->s.kv_heads), token0 = sequence * length;
+    struct arena a = {workspace_lane(job->ws, lane), 0};
+    float *keys = arena_take(&a, padded * depth, sizeof(float)), *values = arena_take(&a, padded * depth, sizeof(float));
+    float *queries_t = arena_take(&a, depth * TILE, sizeof(float)), *s = arena_take(&a, TILE * TILE, sizeof(float));
+    float *mixed = arena_take(&a, TILE * depth, sizeof(float)), *maximum = arena_take(&a, TILE, sizeof(float));
+    float *sum = arena_take(&a, TILE, sizeof(float)), *correction = arena_take(&a, TILE, sizeof(float));
+    float scale = 1.0f / sqrtf((float)size);
+
+    copy_padded(job, job->k + token0 * job->k_ld + kv_head * size, job->k_ld, length, padded, 1, keys);
+    copy_padded(job, job->v + token0 * job->k_ld + kv_head * size, job->k_ld, length, padded, 1, values);
+    for (size_t q0 = 0; q0 < length; q0 += TILE) {
+        size_t queries = min_size(TILE, length - q0), offset = (token0 + q0) * job->q_ld + head * size;
+        job->kernels->attention_transpose(job->q + offset, job->q_ld, queries, size, scale, queries_t, TILE);
+        for (size_t i = 0; i < TILE; i++) {
+            maximum[i] = -INFINITY;
+            sum[i] = 0;
+        }
+        for (size_t k0 = 0; k0 <= q0; k0 += TILE) {
+            size_t count = min_size(TILE, length - k0);
+            bool diagonal = k0 == q0;
+            score_tile(job, keys + k0 * depth, queries_t, count, queries, diagonal, s);
+            job->kernels->attention_softmax(s, count, queries, diagonal, maximum, sum, correction);
+            for (size_t i = 0; k0 && i < queries; i++)
+                for (size_t c = 0; c < depth; c++) mixed[i * depth + c] *= correction[i];
+            mix_tile(job, s, values + k0 * depth, count, queries, diagonal, k0 > 0, mixed);
+        }
+        for (size_t i = 0; i < queries; i++) {
+            float inverse = 1.0f / sum[i], *to = job->out + offset + i * job->q_ld;
+            for (size_t c = 0; c < size; c++) to[c] = mixed[i * depth + c] * inverse;
+            if (job->log_sum) job->log_sum[(token0 + q0 + i) * job->s.heads + head] = maximum[i] + logf(sum[i]);
+        }
+    }
+}
+
+void attention_forward(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s, const float *q,
+                       const float *k, const float *v, int precision, float *out, float *log_sum) {
+    (void)precision; /* f32 serves both */
+    struct job job = job_make(ctx, ws, s, q, k, v);
+    job.out = out;
+    job.log_sum = log_sum;
+    parallel_run(ctx, s->batch * s->heads, forward_head, &job);
+}
+
+static void copy_out(const struct job *job, const float *x, size_t rows, float scale, float *out, size_t ld) {
+    for (size_t r = 0; r < rows; r++)
+        for (size_t c = 0; c < job->s.head_size; c++) out[r * ld + c] = x[r * job->depth + c] * scale;
+}
+
+/* One kv head: its query heads in order, for each the tiles of queries in order, for each the tiles of keys in order. */
+static void backward_kv_head(void *arg, size_t item, int lane) {
+    const struct job *job = arg;
+    size_t length = job->s.length, size = job->s.head_size, depth = job->depth, padded = round_up(length, TILE);
+    size_t sequence = item / job->s.kv_heads, kv_head = item % job->s.kv_heads, group = job->s.heads / job->s.kv_heads;
+    size_t token0 = sequence * length, kv_offset = token0 * job->k_ld + kv_head * size;
+    struct arena a = {workspace_lane(job->ws, lane), 0};
+    float *keys = arena_take(&a, padded * depth, sizeof(float)), *values = arena_take(&a, padded * depth, sizeof(float));
+    float *dkeys = arena_take(&a, padded * depth, sizeof(float)), *dvalues = arena_take(&a, padded * depth, sizeof(float));
+    float *queries = arena_take(&a, TILE * depth, sizeof(float)), *queries_t = arena_take(&a, depth * TILE, sizeof(float));
+    float *douts = arena_take(&a, TILE * depth, sizeof(float)), *douts_t = arena_take(&a, depth * TILE, sizeof(float));
+    float *dqueries = arena_take(&a, TILE * depth, sizeof(float));
+    float *s = arena_take(&a, TILE * TILE, sizeof(float)), *ds = arena_take(&a, TILE * TILE, sizeof(float));
+    float *log_sum = arena_take(&a, TILE, sizeof(float)), *delta = arena_take(&a, TILE, sizeof(float));
+    float scale = 1.0f / sqrtf((float)size);
+
+    copy_padded(job, job->k + kv_offset, job->k_ld, length, padded, 1, keys);
+    copy_padded(job, job->v + kv_offset, job->k_ld, length, padded, 1, values);
+    memset(dkeys, 0, padded * depth * sizeof *dkeys);
+    memset(dvalues, 0, padded * depth * sizeof *dvalues);
+    for (size_t g = 0; g < group * length; g += g % length + TILE < length ? TILE : length - g % length) {
+        size_t head = kv_head * group + g / length, q0 = g % length;
+        size_t count = min_size(TILE, length - q0), offset = (token0 + q0) * job->q_ld + head * size;
+        copy_padded(job, job->q + offset, job->q_ld, count, TILE, scale, queries);
+        copy_padded(job, job->dout + offset, job->q_ld, count, TILE, 1, douts);
+        job->kernels->attention_transpose(job->q + offset, job->q_ld, count, size, scale, queries_t, TILE);
+        job->kernels->attention_transpose(job->dout + offset, job->q_ld, count, size, 1, douts_t, TILE);
+        for (size_t i = 0; i < TILE; i++) {
+            log_sum[i] = i < count ? job->log_sum_in[(token0 + q0 + i) * job->s.heads + head] : 0;
+            delta[i] = 0;
+            for (size_t c = 0; i < count && c < size; c++)
+                delta[i] += douts[i * depth + c] * job->o[offset + i * job->q_ld + c];
+        }
+        for (size_t k0 = 0; k0 <= q0; k0 += TILE) {
+            size_t key_count = min_size(TILE, length - k0);
+            bool diagonal = k0 == q0;
+            score_tile(job, keys + k0 * depth, queries_t, key_count, count, diagonal, s);
+            score_tile(job, values + k0 * depth, douts_t, key_count, count, diagonal, ds);
+            job->kernels->attention_softmax_gradient(s, ds, key_count, count, diagonal, log_sum, delta);
+            scatter_tile(job, s, douts, key_count, count, diagonal, dvalues + k0 * depth);
+            scatter_tile(job, ds, queries, key_count, count, diagonal, dkeys + k0 * depth);
+            mix_tile(job, ds, keys + k0 * depth, key_count, count, diagonal, k0 > 0, dqueries);
+        }
+        copy_out(job, dqueries, count, scale, job->dq + offset, job->q_ld);
+    }
+    copy_out(job, dkeys, length, 1, job->dk + kv_offset, job->k_ld);
+    copy_out(job, dvalues, length, 1, job->dv + kv_offset, job->k_ld);
+}
+
+void attention_backward(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s, const float *q,
+                        const float *k, const float *v, const float *out, const float *log_sum, const float *dout,
+                        int precision, float *dq, float *dk, float *dv) {
+    (void)precision;
+    struct job job = job_make(ctx, ws, s, q, k, v);
+    job.o = out;
+    job.log_sum_in = log_sum;
+    job.dout = dout;
+    job.dq = dq;
+    job.dk = dk;
+    job.dv = dv;
+    parallel_run(ctx, s->batch * s->kv_heads, backward_kv_head, &job);
+}
+
+/* One query and kv head: keys in tiles, so that the group's heads find them in cache. */
+static void cached_kv_head(void *arg, size_t item, int lane) {
+    const struct job *job = arg;
+    size_t size = job->s.head_size, group = job->s.heads / job->s.kv_heads;
+    size_t query = item / job->s.kv_heads, kv_head = item % job->s.kv_heads, keys = job->first + query + 1;
+    size_t offset = query * job->q_ld + kv_head * group * size;
+    struct arena a = {workspace_lane(job->ws, lane), 0};
+    float *scores = arena_take(&a, TILE, sizeof(float));
+    float *maximum = arena_take(&a, group, sizeof(float)), *sum = arena_take(&a, group, sizeof(float));
+    float scale = 1.0f / sqrtf((float)size);
+    float *out = job->out + offset;
+    memset(out, 0, group * size * sizeof *out);
+    for (size_t k0 = 0; k0 < keys; k0 += TILE) {
+        size_t count = min_size(TILE, keys - k0), at = k0 * job->k_ld + kv_head * size;
+        for (size_t h = 0; h < group; h++) {
+            job->kernels->attention_scores(job->q + offset + h * size, job->k + at, job->k_ld, count, size, scale, scores);
+            float best = job->kernels->maximum(scores, count), correction = 0;
+            if (k0) {
+                if (!(best > maximum[h])) best = maximum[h];
+                correction = maximum[h] - best;
+                correction = job->kernels->exp_sum(&correction, 1, 0, NULL);
+            } else {
+                sum[h] = 0;
+            }
+            maximum[h] = best;
+            sum[h] = sum[h] * correction + job->kernels->exp_sum(scores, count, best, scores);
+            job->kernels->attention_mix(scores, job->v + at, job->k_ld, count, size, correction, out + h * size);
+        }
+    }
+    for (size_t h = 0; h < group; h++)
+        for (size_t c = 0; c < size; c++) out[h * size + c] /= sum[h];
+}
+
+void attention_cached(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s, const float *q,
+                      const float *k, const float *v, size_t first, size_t count, float *out) {
+    struct job job = job_make(ctx, ws, s, q, k, v);
+    job.out = out;
+    job.first = first;
+    parallel_run(ctx, count * s->kv_heads, cached_kv_head, &job);
+}

@@ -1,0 +1,44 @@
+#include <math.h>
+
+#include "core/parallel.h"
+#include "kernels/kernels.h"
+#include "ops/attention.h"
+
+enum { CHUNK_TOKENS = 16 };
+
+void rope_table(float theta, size_t head_size, size_t positions, float *cosines, float *sines) {
+    size_t half = head_size / 2;
+    for (size_t i = 0; i < half; i++) {
+        double frequency = pow((double)theta, -2.0 * (double)i / (double)head_size);
+        for (size_t p = 0; p < positions; p++) {
+            cosines[p * half + i] = (float)cos((double)p * frequency);
+            sines[p * half + i] = (float)sin((double)p * frequency);
+        }
+    }
+}
+
+struct job {
+    const struct vector_kernels *kernels;
+    float *x;
+    size_t tokens, length, heads, half, first;
+    const float *cosines, *sines;
+    float sign;
+};
+
+static void rotate_chunk(void *arg, size_t item, int lane) {
+    const struct job *job = arg;
+    (void)lane;
+    size_t end = (item + 1) * CHUNK_TOKENS < job->tokens ? (item + 1) * CHUNK_TOKENS : job->tokens;
+    for (size_t t = item * CHUNK_TOKENS; t < end; t++) {
+        size_t at = (job->first + t % job->length) * job->half;
+        job->kernels->rope_row(job->x + t * job->heads * 2 * job->half, job->heads, job->half, job->cosines + at,
+                               job->sines + at, job->sign);
+    }
+}
+
+void rope_apply(const dqt_context *ctx, float *x, size_t batch, size_t length, size_t heads, size_t head_size, size_t first,
+                const float *cosines, const float *sines, bool inverse) {
+    struct job job = {&ctx->kernels->vector, x, batch * length, length, heads, head_size / 2, first, cosines, sines,
+                      inverse ? -1.0f : 1.0f};
+    parallel_run(ctx, (job.tokens + CHUNK_TOKENS - 1) / CHUNK_TOKENS, rotate_chunk, &job);
+}
