@@ -1,12 +1,77 @@
-/* Kernels of the updater: contracts. */
+/* Kernels of the updater: contracts.
+ *
+ * All of them use IEEE operations in one fixed order (no fused multiply-add, sums in a fixed shape), so that every
+ * instruction set gives the same bits. Rows are independent of each other. */
 #ifndef DQT_KERNELS_UPDATE_KERNELS_H
 #define DQT_KERNELS_UPDATE_KERNELS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "core/rng.h"
+
+/* Columns that a kernel works on at once: two packed units, one block of an 8-bit state. */
+enum { UPDATE_CHUNK = 128 };
+
+/* Gradients are limited to +-2^50 after clipping, so that sums of their squares stay finite in f32. */
+#define UPDATE_GRADIENT_LIMIT 0x1p50f
+
+enum update_method {
+    UPDATE_SGD,     /* u = m */
+    UPDATE_ADAM,    /* a second moment per weight */
+    UPDATE_FACTORED /* second moment = row factor * column statistic */
+};
+
+/* What is constant over one parameter and step. Low-precision states and codes are rounded with the numbers of their
+ * stream, element = row * cols + col. */
+struct update_plan {
+    enum update_method method;
+    int storage;              /* DQT_FORMAT_* */
+    int code_min, code_max;
+    bool stochastic;          /* else nearest */
+    bool eco;                 /* feed the rounding error back into the momentum */
+    bool train_scale;         /* return the scale's gradient */
+    bool dry;                 /* only update_squares: nothing is written */
+    int momentum_state;       /* DQT_STATE_*; read where momentum */
+    int variance_state;       /* DQT_STATE_*; read where method is ADAM */
+    bool momentum;            /* a first moment is kept */
+    float clip;               /* factor of the gradient */
+    float learning_rate, weight_decay;
+    float beta1, one_minus_beta1; /* SGD: the latter is 1 */
+    float beta2, one_minus_beta2;
+    float eps;
+    float inverse_bias1, inverse_bias2; /* 1 / (1 - beta^t); SGD: 1 */
+    float update_factor;      /* u is multiplied by it (Adafactor's update clipping) */
+    float eco_factor;         /* (1 - 1 / beta1) * (1 - beta1^t) / learning_rate; SGD: without the bias term */
+    struct rng weight, momentum_rng, variance_rng;
+};
+
+/* One row. m and v point at the row's states: float, uint16_t (bf16) or one byte each, with one scale per chunk. */
+struct update_row {
+    const float *gradient; /* [cols] */
+    size_t cols;
+    uint64_t element;      /* row * cols */
+    void *weight;          /* packed codes, or cols floats or bf16 */
+    float scale;
+    void *m, *v;
+    float *m_scale, *v_scale; /* DQT_STATE_INT8: [ceil(cols / UPDATE_CHUNK)] */
+    const float *column;      /* FACTORED: column statistic [cols]; NULL: all 1 */
+    float row_factor;
+};
+
+struct update_result {
+    double update_squares;  /* sum of u^2 */
+    double scale_gradient;  /* sum of gradient * code, before the update and without the clip factor */
+    uint64_t flipped, saturated;
+};
+
 struct update_kernels {
-    int reserved;
+    void (*row)(const struct update_plan *plan, const struct update_row *row, struct update_result *result);
+    /* Sum of g^2 in double; not finite exactly if an element is not. */
+    double (*sum_squares)(const float *g, size_t count);
+    /* sums[k] += (factor * g[k])^2, limited as in row. */
+    void (*add_squares)(const float *g, size_t count, float factor, float *sums);
 };
 
 void update_kernels_select(struct update_kernels *k, int isa, uint64_t features);

@@ -1,0 +1,509 @@
+/* The updater's kernels, compiled once per instruction set by update_<isa>.c.
+ *
+ * The including file defines
+ *   UPDATE_SUFFIX(name)  name with the instruction set's suffix, such as name##_avx2
+ * and gets update_row, update_sum_squares and update_add_squares under those names. Plain loops of fixed length that the
+ * compiler turns into vectors; no operation may be reordered or fused, so that all files give the same bits. Everything
+ * is static: nothing compiled here may be called on a lesser CPU.
+ *
+ * A row goes chunk by chunk (128 columns) through: gradient, moments and u; step in grid units; rounding; feedback; states
+ * and codes written back. The last chunk is padded with zeros, which move nothing. */
+
+#include <math.h>
+#include <string.h>
+
+#include "dqt.h"
+#include "kernels/update_kernels.h"
+#include "quant/format.h"
+
+enum { CHUNK = UPDATE_CHUNK, LANES = 64 };
+
+/* Random words of one row and stream. Elements need not start at a multiple of 4, so the block that straddles two chunks
+ * is carried over: word k of the chunk is words[offset + k]. */
+struct stream {
+    struct rng rng;
+    uint64_t next; /* block */
+    unsigned offset;
+    uint32_t words[4 + CHUNK];
+};
+
+static void stream_start(struct stream *s, const struct rng *rng, uint64_t element) {
+    s->rng = *rng;
+    s->next = element / 4 + 1;
+    s->offset = (unsigned)(element % 4);
+    rng_block(rng, element / 4, s->words + CHUNK);
+}
+
+/* Philox on 16 counters at a time; rng_block in core/rng.h is the specification. */
+static void philox_blocks(const struct rng *r, uint64_t first, uint32_t *restrict out) {
+    for (int group = 0; group < CHUNK / 4; group += 16) {
+        uint32_t c0[16], c1[16], c2[16], c3[16];
+        uint32_t k0 = r->key[0], k1 = r->key[1];
+        for (int i = 0; i < 16; i++) {
+            const uint64_t block = first + (uint64_t)(group + i);
+            c0[i] = (uint32_t)block;
+            c1[i] = (uint32_t)(block >> 32);
+            c2[i] = r->high[0];
+            c3[i] = r->high[1];
+        }
+        for (int round = 0; round < 10; round++) {
+            for (int i = 0; i < 16; i++) {
+                const uint64_t p0 = (uint64_t)0xD2511F53u * c0[i], p1 = (uint64_t)0xCD9E8D57u * c2[i];
+                c0[i] = (uint32_t)(p1 >> 32) ^ c1[i] ^ k0;
+                c2[i] = (uint32_t)(p0 >> 32) ^ c3[i] ^ k1;
+                c1[i] = (uint32_t)p1;
+                c3[i] = (uint32_t)p0;
+            }
+            k0 += 0x9E3779B9u;
+            k1 += 0xBB67AE85u;
+        }
+        for (int i = 0; i < 16; i++) {
+            uint32_t *o = out + 4 * (group + i);
+            o[0] = c0[i];
+            o[1] = c1[i];
+            o[2] = c2[i];
+            o[3] = c3[i];
+        }
+    }
+}
+
+static const uint32_t *stream_chunk(struct stream *s) {
+    memcpy(s->words, s->words + CHUNK, 4 * sizeof *s->words);
+    philox_blocks(&s->rng, s->next, s->words + 4);
+    s->next += CHUNK / 4;
+    return s->words + s->offset;
+}
+
+/* floor(x + r) for |x| < 2^22 without rounding x + r: an x that is a whole number stays, whatever r. */
+static inline int32_t floor_random(float x, uint32_t word) {
+    const int32_t toward_zero = (int32_t)x;
+    const int32_t below = toward_zero - ((float)toward_zero > x);
+    return below + ((x - (float)below) + (float)(int32_t)(word >> 8) * 0x1p-24f >= 1.0f);
+}
+
+/* Nearest whole number, ties to even, for |x| < 2^22. */
+static inline float nearest(float x) {
+    const float shift = 0x1.8p23f;
+    return (x + shift) - shift;
+}
+
+static inline float clamp_float(float x, float low, float high) {
+    x = x > low ? x : low;
+    return x < high ? x : high;
+}
+
+/* The greatest magnitude, found on the bits: they order as the numbers do. */
+static float largest(const float *x) {
+    uint32_t bits[CHUNK], most = 0;
+    memcpy(bits, x, sizeof bits);
+    for (int k = 0; k < CHUNK; k++) {
+        const uint32_t b = bits[k] & 0x7fffffffu;
+        most = b > most ? b : most;
+    }
+    float a;
+    memcpy(&a, &most, sizeof a);
+    return a;
+}
+
+/* ---- States -------------------------------------------------------------------------------------------------- */
+
+/* n columns of a float array, padded with zeros. */
+static void pad_floats(const float *in, size_t n, float *restrict out) {
+    memcpy(out, in, n * sizeof *out);
+    if (n < CHUNK) memset(out + n, 0, (CHUNK - n) * sizeof *out);
+}
+
+static void decode_bf16(const uint16_t *in, size_t n, float *restrict out) {
+    uint16_t half[CHUNK] = {0};
+    uint32_t bits[CHUNK];
+    memcpy(half, in, n * sizeof *half);
+    for (int k = 0; k < CHUNK; k++) bits[k] = (uint32_t)half[k] << 16;
+    memcpy(out, bits, sizeof bits);
+}
+
+/* Stochastic, f32_to_bf16_stochastic in every lane. keep: a positive number never becomes 0. */
+static void encode_bf16(const float *in, size_t n, const uint32_t *words, bool keep, uint16_t *out) {
+    uint32_t bits[CHUNK];
+    uint16_t half[CHUNK];
+    memcpy(bits, in, sizeof bits);
+    for (int k = 0; k < CHUNK; k++) {
+        const uint32_t special = (bits[k] & 0x7f800000u) == 0x7f800000u;
+        uint32_t h = (bits[k] + (special ? 0u : words[k] >> 16)) >> 16;
+        h |= (uint32_t)(special && (bits[k] & 0x7fffffu)) << 6;
+        half[k] = (uint16_t)h;
+    }
+    if (keep) {
+        for (int k = 0; k < CHUNK; k++) half[k] = (uint16_t)(half[k] | (half[k] == 0 && bits[k] != 0));
+    }
+    memcpy(out, half, n * sizeof *half);
+}
+
+/* First moments in 8 bits: x = sign(z) * z^2 * a with z = code / 127, a = max|x| of the chunk. */
+static void decode_signed(const int8_t *in, size_t n, float a, float *restrict out) {
+    int8_t code[CHUNK] = {0};
+    memcpy(code, in, n);
+    for (int k = 0; k < CHUNK; k++) {
+        const float z = (float)code[k] * (1.0f / 127.0f);
+        out[k] = z * fabsf(z) * a;
+    }
+}
+
+/* code = floor(127 * sign(x) * sqrt(|x| / a) + r): unbiased in z. */
+static void encode_signed(const float *in, size_t n, const uint32_t *words, float *scale, int8_t *out) {
+    int8_t code[CHUNK];
+    float a = largest(in);
+    a = a > 1e-30f ? a : 1e-30f;
+    a = a < 0x1p120f ? a : 0x1p120f;
+    for (int k = 0; k < CHUNK; k++) {
+        const float z = clamp_float(sqrtf(fabsf(in[k]) / a), 0.0f, 1.0f) * 127.0f;
+        code[k] = (int8_t)floor_random(in[k] < 0.0f ? -z : z, words[k]);
+    }
+    *scale = a;
+    memcpy(out, code, n);
+}
+
+/* Second moments in 8 bits: v = z^4 * a with z = code / 255, a = max v of the chunk. */
+static inline float fourth(float code) {
+    const float z = code * (1.0f / 255.0f);
+    return (z * z) * (z * z);
+}
+
+static void decode_positive(const uint8_t *in, size_t n, float a, float *restrict out) {
+    uint8_t code[CHUNK] = {0};
+    memcpy(code, in, n);
+    for (int k = 0; k < CHUNK; k++) out[k] = fourth((float)(int32_t)code[k]) * a;
+}
+
+/* Stochastic between the neighbours of v, with the probability that keeps the mean of v (not of z: the bias of z^4 would
+ * add up over steps). A positive v gets at least code 1, 2.4e-10 of the chunk's largest: rounding to 0 would leave eps
+ * alone in the denominator and the update would explode, while this bounds it by sqrt(v) >= 1.5e-5 * sqrt(a). */
+static void encode_positive(const float *in, size_t n, const uint32_t *words, float *scale, uint8_t *out) {
+    uint8_t code[CHUNK];
+    float a = largest(in);
+    a = a > 1e-36f ? a : 1e-36f;
+    a = a < 0x1p120f ? a : 0x1p120f;
+    for (int k = 0; k < CHUNK; k++) {
+        const float y = clamp_float(in[k] / a, 0.0f, 1.0f);
+        const int32_t below = (int32_t)clamp_float(sqrtf(sqrtf(y)) * 255.0f, 1.0f, 254.0f);
+        const float low = fourth((float)below), high = fourth((float)below + 1.0f);
+        const float r = (float)(int32_t)(words[k] >> 8) * 0x1p-24f;
+        const int32_t c = below + ((y - low) / (high - low) + r >= 1.0f);
+        code[k] = (uint8_t)(in[k] > 0.0f ? c : 0);
+    }
+    *scale = a;
+    memcpy(out, code, n);
+}
+
+/* The state of columns [col, col + n): full float chunks are worked on in place, others in `buffer`. */
+static float *state_open(int state, void *base, const float *scale, size_t col, size_t n, bool second, bool copy,
+                         float *buffer) {
+    if (state == DQT_STATE_F32) {
+        float *f = (float *)base + col;
+        if (n == CHUNK && !copy) return f;
+        pad_floats(f, n, buffer);
+    } else if (state == DQT_STATE_BF16) {
+        decode_bf16((const uint16_t *)base + col, n, buffer);
+    } else if (second) {
+        decode_positive((const uint8_t *)base + col, n, scale[col / CHUNK], buffer);
+    } else {
+        decode_signed((const int8_t *)base + col, n, scale[col / CHUNK], buffer);
+    }
+    return buffer;
+}
+
+static void state_close(int state, void *base, float *scale, size_t col, size_t n, bool second, struct stream *s,
+                        const float *values) {
+    if (state == DQT_STATE_F32) {
+        if (n < CHUNK) memcpy((float *)base + col, values, n * sizeof *values);
+        return;
+    }
+    const uint32_t *words = stream_chunk(s);
+    if (state == DQT_STATE_BF16) {
+        encode_bf16(values, n, words, second, (uint16_t *)base + col);
+    } else if (second) {
+        encode_positive(values, n, words, scale + col / CHUNK, (uint8_t *)base + col);
+    } else {
+        encode_signed(values, n, words, scale + col / CHUNK, (int8_t *)base + col);
+    }
+}
+
+/* ---- Moments ------------------------------------------------------------------------------------------------- */
+
+static inline float limited(float g, float factor) {
+    return clamp_float(g * factor, -UPDATE_GRADIENT_LIMIT, UPDATE_GRADIENT_LIMIT);
+}
+
+static void moments_sgd(const struct update_plan *p, const float *restrict g, float *restrict m, float *restrict u) {
+    const float clip = p->clip, beta1 = p->beta1;
+    for (int k = 0; k < CHUNK; k++) {
+        m[k] = beta1 * m[k] + limited(g[k], clip);
+        u[k] = m[k];
+    }
+}
+
+static void moments_adam(const struct update_plan *p, const float *restrict g, float *restrict m, float *restrict v,
+                         float *restrict denominator, float *restrict u) {
+    const float clip = p->clip, beta1 = p->beta1, rest1 = p->one_minus_beta1, beta2 = p->beta2, rest2 = p->one_minus_beta2;
+    const float bias1 = p->inverse_bias1, bias2 = p->inverse_bias2, eps = p->eps;
+    for (int k = 0; k < CHUNK; k++) {
+        const float gk = limited(g[k], clip);
+        const float mk = beta1 * m[k] + rest1 * gk;
+        const float vk = beta2 * v[k] + rest2 * gk * gk;
+        const float d = sqrtf(vk * bias2) + eps;
+        m[k] = mk;
+        v[k] = vk;
+        denominator[k] = d;
+        u[k] = mk * bias1 / d;
+    }
+}
+
+/* Without a first moment: u = g / denominator. */
+static void moments_second_only(const struct update_plan *p, const float *restrict g, float *restrict v,
+                                float *restrict u) {
+    const float clip = p->clip, beta2 = p->beta2, rest2 = p->one_minus_beta2, bias2 = p->inverse_bias2, eps = p->eps;
+    const float factor = p->update_factor;
+    for (int k = 0; k < CHUNK; k++) {
+        const float gk = limited(g[k], clip);
+        const float vk = beta2 * v[k] + rest2 * gk * gk;
+        v[k] = vk;
+        u[k] = gk / (sqrtf(vk * bias2) + eps) * factor;
+    }
+}
+
+/* v = row_factor * column; m NULL: no first moment. */
+static void moments_factored(const struct update_plan *p, const float *restrict g, const float *restrict column,
+                             float row_factor, float *restrict m, float *restrict denominator, float *restrict u) {
+    const float clip = p->clip, beta1 = p->beta1, rest1 = p->one_minus_beta1, bias1 = p->inverse_bias1, eps = p->eps;
+    const float factor = p->update_factor, second = row_factor * p->inverse_bias2;
+    for (int k = 0; k < CHUNK; k++) denominator[k] = sqrtf(column[k] * second) + eps;
+    if (m) {
+        for (int k = 0; k < CHUNK; k++) {
+            const float mk = beta1 * m[k] + rest1 * limited(g[k], clip);
+            m[k] = mk;
+            u[k] = mk * bias1 / denominator[k];
+        }
+    } else {
+        for (int k = 0; k < CHUNK; k++) u[k] = limited(g[k], clip) / denominator[k] * factor;
+    }
+}
+
+/* ---- Codes --------------------------------------------------------------------------------------------------- */
+
+/* unit_unpack and unit_pack of quant/format.c with vectors in mind. */
+static void unpack_unit(int format, int low, const uint8_t *restrict packed, int8_t *restrict codes) {
+    switch (format) {
+    case DQT_FORMAT_INT8: memcpy(codes, packed, UNIT); break;
+    case DQT_FORMAT_INT4:
+        for (int b = 0; b < 32; b++) codes[b] = (int8_t)((packed[b] & 15) + low);
+        for (int b = 0; b < 32; b++) codes[32 + b] = (int8_t)((packed[b] >> 4) + low);
+        break;
+    default:
+        for (int b = 0; b < 16; b++) codes[b] = (int8_t)((packed[b] & 3) + low);
+        for (int b = 0; b < 16; b++) codes[16 + b] = (int8_t)((packed[b] >> 2 & 3) + low);
+        for (int b = 0; b < 16; b++) codes[32 + b] = (int8_t)((packed[b] >> 4 & 3) + low);
+        for (int b = 0; b < 16; b++) codes[48 + b] = (int8_t)((packed[b] >> 6) + low);
+        if (format != DQT_FORMAT_INT3) break;
+        for (int k = 0; k < UNIT; k++) codes[k] = (int8_t)(codes[k] + ((packed[16 + k / 8] >> (k % 8) & 1) << 2));
+    }
+}
+
+static void pack_unit(int format, int low, const int8_t *restrict codes, uint8_t *restrict packed) {
+    uint8_t u[UNIT];
+    if (format == DQT_FORMAT_INT8) {
+        memcpy(packed, codes, UNIT);
+        return;
+    }
+    for (int k = 0; k < UNIT; k++) u[k] = (uint8_t)(codes[k] - low);
+    if (format == DQT_FORMAT_INT4) {
+        for (int b = 0; b < 32; b++) packed[b] = (uint8_t)(u[b] | u[32 + b] << 4);
+        return;
+    }
+    for (int b = 0; b < 16; b++)
+        packed[b] = (uint8_t)((u[b] & 3) | (u[16 + b] & 3) << 2 | (u[32 + b] & 3) << 4 | (u[48 + b] & 3) << 6);
+    if (format != DQT_FORMAT_INT3) return;
+    for (int b = 0; b < 8; b++) {
+        unsigned mask = 0;
+        for (int k = 0; k < 8; k++) mask |= (unsigned)(u[8 * b + k] >> 2) << k;
+        packed[16 + b] = (uint8_t)mask;
+    }
+}
+
+/* Codes of one chunk: x = -(lr * (u + decay * W)) / s is added to q and rounded. Working on x instead of q + x loses no
+ * bits of a small step; q is whole, so floor(q + x + r) = q + floor(x + r). */
+static void round_codes(const struct update_plan *p, const struct update_row *row, const float *u, const uint32_t *words,
+                        const float *denominator, float *m, int8_t *codes, struct update_result *result) {
+    const float step = p->learning_rate / row->scale, decay = p->learning_rate * p->weight_decay;
+    const int32_t low = p->code_min, high = p->code_max;
+    int32_t q[CHUNK], new_q[CHUNK], flipped = 0, saturated = 0;
+    float x[CHUNK];
+    for (int k = 0; k < CHUNK; k++) q[k] = codes[k];
+    for (int k = 0; k < CHUNK; k++) {
+        float y = -(u[k] * step + (float)q[k] * decay);
+        y = y == y ? y : 0.0f;
+        x[k] = clamp_float(y, -1024.0f, 1024.0f);
+    }
+    if (p->stochastic) {
+        for (int k = 0; k < CHUNK; k++) new_q[k] = q[k] + floor_random(x[k], words[k]);
+    } else {
+        for (int k = 0; k < CHUNK; k++) new_q[k] = (int32_t)nearest((float)q[k] + x[k]);
+    }
+    for (int k = 0; k < CHUNK; k++) {
+        int32_t c = new_q[k] > low ? new_q[k] : low;
+        c = c < high ? c : high;
+        saturated += c != new_q[k];
+        flipped += c != q[k];
+        new_q[k] = c;
+    }
+    for (int k = 0; k < CHUNK; k++) codes[k] = (int8_t)new_q[k];
+    result->flipped += (uint64_t)flipped;
+    result->saturated += (uint64_t)saturated;
+    if (!p->eco) return;
+    /* e = (clamp(t, Qn - 0.5, Qp + 0.5) - q') * s, everything relative to q */
+    const float factor = p->eco_factor * row->scale;
+    const float floor_code = (float)low - 0.5f, ceiling_code = (float)high + 0.5f;
+    for (int k = 0; k < CHUNK; k++) {
+        const float reached = clamp_float(x[k], floor_code - (float)q[k], ceiling_code - (float)q[k]);
+        const float e = reached - (float)(new_q[k] - q[k]);
+        const float back = m[k] + e * factor * denominator[k];
+        m[k] = clamp_float(back, -0x1p100f, 0x1p100f);
+    }
+}
+
+static double lanes_sum(const float *lanes) {
+    double sum[LANES];
+    for (int k = 0; k < LANES; k++) sum[k] = (double)lanes[k];
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int k = 0; k < half; k++) sum[k] += sum[half + k];
+    return sum[0];
+}
+
+static void chunk_codes(const struct update_plan *p, const struct update_row *row, size_t col, size_t n, const float *g,
+                        const float *u, struct stream *random, const float *denominator, float *m, float *scale_lanes,
+                        struct update_result *result) {
+    const size_t unit_bytes = p->storage == DQT_FORMAT_INT8   ? 64
+                              : p->storage == DQT_FORMAT_INT4 ? 32
+                              : p->storage == DQT_FORMAT_INT3 ? 24
+                                                              : 16;
+    uint8_t *packed = (uint8_t *)row->weight + col / UNIT * unit_bytes;
+    int8_t codes[CHUNK] = {0};
+    unpack_unit(p->storage, p->code_min, packed, codes);
+    if (n > UNIT) unpack_unit(p->storage, p->code_min, packed + unit_bytes, codes + UNIT);
+    if (p->train_scale)
+        for (int k = 0; k < LANES; k++)
+            scale_lanes[k] += g[k] * (float)codes[k] + g[LANES + k] * (float)codes[LANES + k];
+    const uint32_t *words = p->stochastic ? stream_chunk(random) : NULL;
+    round_codes(p, row, u, words, denominator, m, codes, result);
+    pack_unit(p->storage, p->code_min, codes, packed);
+    if (n > UNIT) pack_unit(p->storage, p->code_min, codes + UNIT, packed + unit_bytes);
+}
+
+/* ---- Float weights ------------------------------------------------------------------------------------------- */
+
+static void step_floats(const struct update_plan *p, const float *restrict u, float *restrict w) {
+    const float rate = p->learning_rate, decay = p->weight_decay;
+    for (int k = 0; k < CHUNK; k++) w[k] -= rate * (u[k] + decay * w[k]);
+}
+
+static void chunk_floats(const struct update_plan *p, const struct update_row *row, size_t col, size_t n, const float *u,
+                         struct stream *random) {
+    float buffer[CHUNK];
+    if (p->storage == DQT_FORMAT_F32) {
+        float *w = (float *)row->weight + col;
+        if (n == CHUNK) {
+            step_floats(p, u, w);
+            return;
+        }
+        pad_floats(w, n, buffer);
+        step_floats(p, u, buffer);
+        memcpy(w, buffer, n * sizeof *w);
+        return;
+    }
+    uint16_t *w = (uint16_t *)row->weight + col;
+    decode_bf16(w, n, buffer);
+    step_floats(p, u, buffer);
+    if (p->stochastic) {
+        encode_bf16(buffer, n, stream_chunk(random), false, w);
+    } else {
+        for (size_t k = 0; k < n; k++) w[k] = f32_to_bf16(buffer[k]);
+    }
+}
+
+/* ---- The row ------------------------------------------------------------------------------------------------- */
+
+void UPDATE_SUFFIX(update_row)(const struct update_plan *p, const struct update_row *row, struct update_result *result) {
+    float gradient[CHUNK], m_buffer[CHUNK], v_buffer[CHUNK], column[CHUNK], denominator[CHUNK], u[CHUNK];
+    float square_lanes[LANES] = {0}, scale_lanes[LANES] = {0};
+    struct stream weight_random, m_random, v_random;
+    const bool codes = format_is_code(p->storage);
+    memset(result, 0, sizeof *result);
+    if (p->storage != DQT_FORMAT_F32 && p->stochastic && !p->dry) stream_start(&weight_random, &p->weight, row->element);
+    if (p->momentum && p->momentum_state != DQT_STATE_F32) stream_start(&m_random, &p->momentum_rng, row->element);
+    if (p->method == UPDATE_ADAM && p->variance_state != DQT_STATE_F32)
+        stream_start(&v_random, &p->variance_rng, row->element);
+    if (!row->column)
+        for (int k = 0; k < CHUNK; k++) column[k] = 1.0f;
+    for (int k = 0; k < CHUNK; k++) denominator[k] = 1.0f;
+
+    for (size_t col = 0; col < row->cols; col += CHUNK) {
+        const size_t n = row->cols - col < CHUNK ? row->cols - col : CHUNK;
+        const float *g = row->gradient + col, *c = column;
+        float *m = NULL, *v = NULL;
+        if (n < CHUNK) {
+            pad_floats(g, n, gradient);
+            g = gradient;
+        }
+        if (p->momentum) m = state_open(p->momentum_state, row->m, row->m_scale, col, n, false, p->dry, m_buffer);
+        if (p->method == UPDATE_ADAM) {
+            v = state_open(p->variance_state, row->v, row->v_scale, col, n, true, p->dry, v_buffer);
+            if (m) {
+                moments_adam(p, g, m, v, denominator, u);
+            } else {
+                moments_second_only(p, g, v, u);
+            }
+        } else if (p->method == UPDATE_FACTORED) {
+            if (row->column) {
+                c = row->column + col;
+                if (n < CHUNK) {
+                    pad_floats(c, n, column);
+                    c = column;
+                }
+            }
+            moments_factored(p, g, c, row->row_factor, m, denominator, u);
+        } else if (m) {
+            moments_sgd(p, g, m, u);
+        } else {
+            for (int k = 0; k < CHUNK; k++) u[k] = limited(g[k], p->clip);
+        }
+        for (int k = 0; k < LANES; k++) square_lanes[k] += u[k] * u[k] + u[LANES + k] * u[LANES + k];
+        if (p->dry) continue;
+        if (codes) {
+            chunk_codes(p, row, col, n, g, u, &weight_random, denominator, m, scale_lanes, result);
+        } else {
+            chunk_floats(p, row, col, n, u, &weight_random);
+        }
+        if (m) state_close(p->momentum_state, row->m, row->m_scale, col, n, false, &m_random, m);
+        if (v) state_close(p->variance_state, row->v, row->v_scale, col, n, true, &v_random, v);
+    }
+    result->update_squares = lanes_sum(square_lanes);
+    result->scale_gradient = lanes_sum(scale_lanes);
+}
+
+double UPDATE_SUFFIX(update_sum_squares)(const float *g, size_t count) {
+    enum { WIDTH = 32 };
+    double sum[WIDTH] = {0};
+    size_t i = 0;
+    for (; i + WIDTH <= count; i += WIDTH) {
+        for (int k = 0; k < WIDTH; k++) sum[k] += (double)g[i + (size_t)k] * (double)g[i + (size_t)k];
+    }
+    for (int k = 0; i < count; i++, k++) sum[k] += (double)g[i] * (double)g[i];
+    for (int half = WIDTH / 2; half > 0; half /= 2)
+        for (int k = 0; k < half; k++) sum[k] += sum[half + k];
+    return sum[0];
+}
+
+void UPDATE_SUFFIX(update_add_squares)(const float *restrict g, size_t count, float factor, float *restrict sums) {
+    for (size_t k = 0; k < count; k++) {
+        const float x = limited(g[k], factor);
+        sums[k] += x * x;
+    }
+}
