@@ -1,0 +1,174 @@
+/* The LLaMA graph. */
+#include <math.h>
+
+#include "api/check.h"
+#include "nn/llama.h"
+
+static dqt_llama_config config_defaults(void) {
+    dqt_tensor_options wide = tensor_defaults;
+    wide.storage = DQT_FORMAT_INT8;
+    wide.scale_rule = DQT_SCALE_SIGMA;
+    return (dqt_llama_config){.struct_size = sizeof(dqt_llama_config),
+                              .mlp = DQT_MLP_SWIGLU,
+                              .vocab_size = 256,
+                              .hidden_size = 128,
+                              .intermediate_size = 352,
+                              .num_layers = 2,
+                              .num_heads = 4,
+                              .norm_eps = 1e-5f,
+                              .rope_theta = 10000.0f,
+                              .init_std = 0.02f,
+                              .sub_norms = 1,
+                              .activation = DQT_ACTIVATION_INT8,
+                              .head_activation = DQT_ACTIVATION_NONE,
+                              .linear = tensor_defaults,
+                              .embedding = wide,
+                              .head = wide,
+                              .seed = 1};
+}
+
+dqt_status dqt_llama_config_init(dqt_llama_config *config, size_t struct_size) {
+    const dqt_llama_config c = config_defaults();
+    return options_init(config, struct_size, &c, sizeof c, "dqt_llama_config");
+}
+
+dqt_status dqt_llama_memory(dqt_context *ctx, const dqt_llama_config *config, dqt_llama_memory_info *memory) {
+    TRY(check_object(ctx, "ctx"));
+    dqt_llama_config c = config_defaults();
+    dqt_llama_memory_info m;
+    TRY(options_read(ctx, &c, sizeof c, config, "dqt_llama_config"));
+    TRY(llama_memory(ctx, &c, &m));
+    return options_return(ctx, memory, &m, sizeof m, "dqt_llama_memory_info");
+}
+
+dqt_status dqt_llama_create(dqt_context *ctx, const dqt_llama_config *config, dqt_llama **out) {
+    TRY(check_object(ctx, "ctx"));
+    TRY(check_pointer(ctx, out, "out"));
+    *out = NULL;
+    dqt_llama_config c = config_defaults();
+    TRY(options_read(ctx, &c, sizeof c, config, "dqt_llama_config"));
+    return llama_create(ctx, &c, out);
+}
+
+void dqt_llama_destroy(dqt_llama *model) {
+    llama_destroy(model);
+}
+
+dqt_status dqt_llama_get_config(const dqt_llama *model, dqt_llama_config *config) {
+    TRY(check_object(model, "model"));
+    return options_return(model->ctx, config, &model->config, sizeof model->config, "dqt_llama_config");
+}
+
+dqt_status dqt_llama_layers(dqt_llama *model, dqt_layer *const **layers, size_t *num_layers) {
+    TRY(check_object(model, "model"));
+    TRY(check_pointer(model->ctx, layers, "layers"));
+    TRY(check_pointer(model->ctx, num_layers, "num_layers"));
+    *layers = model->layers;
+    *num_layers = model->num_layers;
+    return DQT_OK;
+}
+
+static dqt_status check_pair(const dqt_llama *model, const dqt_tape *tape) {
+    TRY(check_object(model, "model"));
+    TRY(check_pointer(model->ctx, tape, "tape"));
+    if (model->config.shape_only) return fail(model->ctx, DQT_E_STATE, "the model is shape-only: it has no weights");
+    if (!llama_owns_tape(model, tape))
+        return fail(model->ctx, DQT_E_STATE, "the tape was not made of exactly this model's layers");
+    return DQT_OK;
+}
+
+static dqt_status check_input(const dqt_llama *model, const dqt_tape *tape, const int32_t *tokens, size_t batch, size_t length) {
+    TRY(check_pair(model, tape));
+    TRY(check_pointer(model->ctx, tokens, "tokens"));
+    if (batch == 0 || batch > tape->options.max_batch || length == 0 || length > tape->options.max_length)
+        return fail(model->ctx, DQT_E_SHAPE, "batch %zu x length %zu; this tape takes 1 to %zu x 1 to %zu", batch, length,
+                    tape->options.max_batch, tape->options.max_length);
+    return check_tokens(model->ctx, tokens, batch * length, 0, model->config.vocab_size, "tokens");
+}
+
+dqt_status dqt_llama_forward(dqt_llama *model, dqt_tape *tape, const int32_t *tokens, size_t batch, size_t length,
+                             float *logits) {
+    TRY(check_input(model, tape, tokens, batch, length));
+    llama_forward_stream(tape, tokens, batch, length);
+    llama_head_slot(tape)->length = 0;
+    if (logits) head_logits(tape, llama_head_slot(tape), batch, length, tape->stream, logits);
+    return DQT_OK;
+}
+
+dqt_status dqt_llama_loss(dqt_llama *model, dqt_tape *tape, const int32_t *tokens, const int32_t *targets, size_t batch,
+                          size_t length, float *loss, float *token_losses) {
+    TRY(check_input(model, tape, tokens, batch, length));
+    TRY(check_pointer(model->ctx, targets, "targets"));
+    TRY(check_pointer(model->ctx, loss, "loss"));
+    TRY(check_tokens(model->ctx, targets, batch * length, -1, model->config.vocab_size, "targets"));
+    llama_forward_stream(tape, tokens, batch, length);
+    return head_loss(tape, llama_head_slot(tape), batch, length, tape->stream, targets, loss, token_losses);
+}
+
+static dqt_status check_backward(const dqt_llama *model, const dqt_tape *tape) {
+    TRY(check_pair(model, tape));
+    if (tape->options.inference) return fail(model->ctx, DQT_E_STATE, "this tape was made for inference");
+    if (llama_head_slot(tape)->length == 0) return fail(model->ctx, DQT_E_STATE, "there is no loss to go back from");
+    return DQT_OK;
+}
+
+dqt_status dqt_llama_backward(dqt_llama *model, dqt_tape *tape, float loss_scale) {
+    TRY(check_backward(model, tape));
+    if (!tape->options.gradients) return fail(model->ctx, DQT_E_STATE, "this tape has no gradient buffers");
+    TRY(check_finite(model->ctx, &loss_scale, 1, "loss_scale"));
+    llama_backward(tape, loss_scale);
+    return DQT_OK;
+}
+
+static dqt_status check_blocks(const dqt_llama *model, const dqt_tape *tape, size_t first, size_t count) {
+    TRY(check_object(model, "model"));
+    TRY(check_pointer(model->ctx, tape, "tape"));
+    if (model->config.shape_only) return fail(model->ctx, DQT_E_STATE, "the model is shape-only: it has no weights");
+    TRY(check_range(model->ctx, first, count, model->config.num_layers, "blocks"));
+    for (size_t i = first; i < first + count; i++)
+        if (!tape_slot(tape, model->layers[1 + i])) return fail(model->ctx, DQT_E_STATE, "block %zu is not in the tape", i);
+    return DQT_OK;
+}
+
+dqt_status dqt_llama_forward_blocks(dqt_llama *model, dqt_tape *tape, size_t first, size_t count, size_t batch, size_t length,
+                                    float *x) {
+    TRY(check_blocks(model, tape, first, count));
+    TRY(check_pointer(model->ctx, x, "x"));
+    for (size_t i = first; i < first + count; i++) TRY(dqt_layer_forward(model->layers[1 + i], tape, batch, length, x, x));
+    return DQT_OK;
+}
+
+dqt_status dqt_llama_backward_blocks(dqt_llama *model, dqt_tape *tape, size_t first, size_t count, float *dx) {
+    TRY(check_blocks(model, tape, first, count));
+    TRY(check_pointer(model->ctx, dx, "dx"));
+    for (size_t i = first; i < first + count; i++)
+        if (tape_slot(tape, model->layers[1 + i])->length == 0)
+            return fail(model->ctx, DQT_E_STATE, "block %zu has no forward pass to go back from", i);
+    for (size_t i = first + count; i-- > first;) TRY(dqt_layer_backward(model->layers[1 + i], tape, dx, dx));
+    return DQT_OK;
+}
+
+dqt_status dqt_llama_backward_update(dqt_llama *model, dqt_tape *tape, dqt_updater *updater, float learning_rate,
+                                     dqt_step_stats *stats) {
+    TRY(check_backward(model, tape));
+    dqt_context *ctx = model->ctx;
+    TRY(check_pointer(ctx, updater, "updater"));
+    TRY(check_finite(ctx, &learning_rate, 1, "learning_rate"));
+    if (learning_rate < 0) return fail(ctx, DQT_E_ARGUMENT, "learning_rate is %g; it must not be negative", (double)learning_rate);
+    if (updater_num_parameters(updater) != tape->num_parameters)
+        return fail(ctx, DQT_E_STATE, "the updater has %zu parameters, the tape %zu", updater_num_parameters(updater),
+                    tape->num_parameters);
+    for (size_t i = 0; i < tape->num_parameters; i++)
+        if (updater_target(updater, i)->tensor != tape->parameters[i].tensor)
+            return fail(ctx, DQT_E_STATE, "parameter %zu of the updater is not the tape's", i);
+    if (updater_options(updater)->clip == DQT_CLIP_GLOBAL_NORM)
+        return fail(ctx, DQT_E_UNSUPPORTED, "a fused step cannot clip by the current global norm: use PREVIOUS_NORM");
+    dqt_step_stats s = {.struct_size = sizeof s};
+    updater_begin(updater, learning_rate);
+    tape->fused = updater;
+    llama_backward(tape, 1.0f);
+    tape->fused = NULL;
+    dqt_status status = updater_end(updater, &s);
+    if (stats) TRY(options_return(ctx, stats, &s, sizeof s, "dqt_step_stats"));
+    return status;
+}

@@ -1,0 +1,106 @@
+/* Tapes and gradients. */
+#include "api/check.h"
+#include "nn/tape.h"
+
+static const dqt_tape_options tape_defaults = {
+    .struct_size = sizeof(dqt_tape_options), .max_batch = 1, .max_length = 128, .gradients = 1, .seed = 1};
+
+dqt_status dqt_tape_options_init(dqt_tape_options *options, size_t struct_size) {
+    return options_init(options, struct_size, &tape_defaults, sizeof tape_defaults, "dqt_tape_options");
+}
+
+static dqt_status read_options(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_tape_options *options,
+                               dqt_tape_options *o) {
+    TRY(check_pointer(ctx, layers, "layers"));
+    *o = tape_defaults;
+    TRY(options_read(ctx, o, sizeof *o, options, "dqt_tape_options"));
+    return tape_check(ctx, layers, num_layers, o);
+}
+
+dqt_status dqt_tape_memory(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_tape_options *options,
+                           dqt_tape_memory_info *memory) {
+    TRY(check_object(ctx, "ctx"));
+    dqt_tape_options o;
+    dqt_tape_memory_info m;
+    TRY(read_options(ctx, layers, num_layers, options, &o));
+    TRY(tape_memory(ctx, layers, num_layers, &o, &m));
+    return options_return(ctx, memory, &m, sizeof m, "dqt_tape_memory_info");
+}
+
+dqt_status dqt_tape_create(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_tape_options *options,
+                           dqt_tape **out) {
+    TRY(check_object(ctx, "ctx"));
+    TRY(check_pointer(ctx, out, "out"));
+    *out = NULL;
+    dqt_tape_options o;
+    TRY(read_options(ctx, layers, num_layers, options, &o));
+    return tape_create(ctx, layers, num_layers, &o, o.max_length, out);
+}
+
+void dqt_tape_destroy(dqt_tape *tape) {
+    tape_destroy(tape);
+}
+
+dqt_status dqt_tape_num_parameters(const dqt_tape *tape, size_t *count) {
+    TRY(check_object(tape, "tape"));
+    TRY(check_pointer(tape->ctx, count, "count"));
+    *count = tape->num_parameters;
+    return DQT_OK;
+}
+
+dqt_status dqt_tape_parameter(dqt_tape *tape, size_t index, dqt_parameter *parameter) {
+    TRY(check_object(tape, "tape"));
+    TRY(check_index(tape->ctx, index, tape->num_parameters, "parameter index"));
+    const struct tape_parameter *p = &tape->parameters[index];
+    return return_parameter(tape->ctx, parameter, p->name, p->parameter_class, p->tensor);
+}
+
+static dqt_status find_gradient(dqt_tape *tape, size_t index, struct gradient **gradient) {
+    TRY(check_object(tape, "tape"));
+    TRY(check_index(tape->ctx, index, tape->num_parameters, "parameter index"));
+    *gradient = &tape->parameters[index].gradient;
+    if (!(*gradient)->data) return fail(tape->ctx, DQT_E_STATE, "this tape has no gradient buffers");
+    return DQT_OK;
+}
+
+dqt_status dqt_tape_gradient(dqt_tape *tape, size_t index, float **gradient) {
+    struct gradient *g;
+    TRY(find_gradient(tape, index, &g));
+    TRY(check_pointer(tape->ctx, gradient, "gradient"));
+    if (g->format != DQT_FLOAT_F32)
+        return fail(tape->ctx, DQT_E_UNSUPPORTED, "gradients of this tape are not F32: use dqt_tape_read_gradient");
+    *gradient = g->data;
+    return DQT_OK;
+}
+
+dqt_status dqt_tape_read_gradient(dqt_tape *tape, size_t index, size_t row, size_t count, float *out) {
+    struct gradient *g;
+    TRY(find_gradient(tape, index, &g));
+    TRY(check_pointer(tape->ctx, out, "out"));
+    TRY(check_range(tape->ctx, row, count, g->rows, "rows"));
+    gradient_read_rows(g, row, count, out);
+    return DQT_OK;
+}
+
+dqt_status dqt_tape_write_gradient(dqt_tape *tape, size_t index, size_t row, size_t count, const float *in) {
+    struct gradient *g;
+    TRY(find_gradient(tape, index, &g));
+    TRY(check_pointer(tape->ctx, in, "in"));
+    TRY(check_range(tape->ctx, row, count, g->rows, "rows"));
+    gradient_write_rows(g, row, count, in);
+    return DQT_OK;
+}
+
+dqt_status dqt_tape_zero_gradients(dqt_tape *tape) {
+    TRY(check_object(tape, "tape"));
+    for (size_t i = 0; i < tape->num_parameters; i++)
+        if (tape->parameters[i].gradient.data) gradient_zero(&tape->parameters[i].gradient);
+    return DQT_OK;
+}
+
+dqt_status dqt_tape_on_gradient(dqt_tape *tape, dqt_gradient_ready_fn fn, void *user_data) {
+    TRY(check_object(tape, "tape"));
+    tape->ready = fn;
+    tape->ready_user_data = user_data;
+    return DQT_OK;
+}

@@ -1,0 +1,161 @@
+/* Updaters and learning-rate schedules. */
+#include <math.h>
+
+#include "api/check.h"
+#include "nn/tape.h"
+
+static const dqt_updater_options updater_defaults = {.struct_size = sizeof(dqt_updater_options),
+                                                     .optimizer = DQT_OPTIMIZER_ADAMW,
+                                                     .rounding = DQT_ROUND_STOCHASTIC,
+                                                     .beta1 = 0.9f,
+                                                     .beta2 = 0.95f,
+                                                     .eps = 1e-8f,
+                                                     .clip = DQT_CLIP_GLOBAL_NORM,
+                                                     .clip_norm = 1.0f,
+                                                     .update_clip = 1.0f,
+                                                     .scale_lr = 1.0f,
+                                                     .seed = 1};
+
+dqt_status dqt_updater_options_init(dqt_updater_options *options, size_t struct_size) {
+    return options_init(options, struct_size, &updater_defaults, sizeof updater_defaults, "dqt_updater_options");
+}
+
+/* Options and parameters of a list of layers, checked. The caller frees the targets. */
+static dqt_status prepare(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_updater_options *options,
+                          dqt_updater_options *o, struct update_target **targets, size_t *count) {
+    TRY(check_pointer(ctx, layers, "layers"));
+    if (num_layers == 0) return fail(ctx, DQT_E_ARGUMENT, "num_layers is 0; an updater needs at least one layer");
+    for (size_t i = 0; i < num_layers; i++) {
+        TRY(check_pointer(ctx, layers[i], "a layer"));
+        if (layers[i]->ctx != ctx) return fail(ctx, DQT_E_ARGUMENT, "layers[%zu] belongs to another context", i);
+    }
+    *o = updater_defaults;
+    TRY(options_read(ctx, o, sizeof *o, options, "dqt_updater_options"));
+    *targets = list_targets(ctx, layers, num_layers, count);
+    if (!*targets) return fail(ctx, DQT_E_MEMORY, "no memory for a list of parameters");
+    dqt_status status = updater_check(ctx, *targets, *count, o);
+    if (status != DQT_OK) free_targets(ctx, *targets, *count);
+    return status;
+}
+
+dqt_status dqt_updater_memory(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_updater_options *options,
+                              dqt_updater_memory_info *memory) {
+    TRY(check_object(ctx, "ctx"));
+    TRY(check_pointer(ctx, memory, "memory"));
+    dqt_updater_options o;
+    struct update_target *targets;
+    size_t count;
+    TRY(prepare(ctx, layers, num_layers, options, &o, &targets, &count));
+    dqt_updater_memory_info m = {.struct_size = sizeof m};
+    dqt_status status = updater_memory(ctx, targets, count, &o, &m);
+    free_targets(ctx, targets, count);
+    if (status != DQT_OK) return status;
+    return options_return(ctx, memory, &m, sizeof m, "dqt_updater_memory_info");
+}
+
+dqt_status dqt_updater_create(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_updater_options *options,
+                              dqt_updater **out) {
+    TRY(check_object(ctx, "ctx"));
+    TRY(check_pointer(ctx, out, "out"));
+    *out = NULL;
+    dqt_updater_options o;
+    struct update_target *targets;
+    size_t count;
+    TRY(prepare(ctx, layers, num_layers, options, &o, &targets, &count));
+    dqt_status status = DQT_OK;
+    for (size_t i = 0; i < count && status == DQT_OK; i++)
+        if (!targets[i].tensor->data) status = fail(ctx, DQT_E_STATE, "parameter %s is shape-only: it has no weights", targets[i].name);
+    if (status == DQT_OK) status = updater_create(ctx, targets, count, &o, out);
+    free_targets(ctx, targets, count);
+    return status;
+}
+
+void dqt_updater_destroy(dqt_updater *updater) {
+    updater_destroy(updater);
+}
+
+static const dqt_group_options group_defaults = {
+    .struct_size = sizeof(dqt_group_options), .lr_factor = -1.0f, .weight_decay = -1.0f, .rounding = -1};
+
+dqt_status dqt_group_options_init(dqt_group_options *options, size_t struct_size) {
+    return options_init(options, struct_size, &group_defaults, sizeof group_defaults, "dqt_group_options");
+}
+
+dqt_status dqt_updater_add_group(dqt_updater *updater, const dqt_group_options *options, size_t *num_matched) {
+    TRY(check_object(updater, "updater"));
+    const dqt_context *ctx = updater_context(updater);
+    TRY(check_pointer(ctx, options, "options"));
+    dqt_group_options o = group_defaults;
+    TRY(options_read(ctx, &o, sizeof o, options, "dqt_group_options"));
+    TRY(check_finite(ctx, &o.lr_factor, 1, "lr_factor"));
+    TRY(check_finite(ctx, &o.weight_decay, 1, "weight_decay"));
+    if (o.parameter_class < 0 || o.parameter_class > DQT_CLASS_LINEAR)
+        return fail(ctx, DQT_E_ARGUMENT, "parameter_class is %d; it must be 0 or a DQT_CLASS_* value", o.parameter_class);
+    if (o.rounding > DQT_ROUND_ECO_NEAREST)
+        return fail(ctx, DQT_E_ARGUMENT, "rounding is %d; it must be a DQT_ROUND_* value, or negative", o.rounding);
+    if (o.rounding >= DQT_ROUND_ECO_STOCHASTIC && !(updater_options(updater)->beta1 > 0))
+        return fail(ctx, DQT_E_UNSUPPORTED, "ECO rounding needs a first moment, but beta1 is 0");
+    size_t matched = updater_add_group(updater, &o);
+    if (num_matched) *num_matched = matched;
+    return DQT_OK;
+}
+
+dqt_status dqt_updater_step(dqt_updater *updater, dqt_tape *tape, float learning_rate, dqt_step_stats *stats) {
+    TRY(check_object(updater, "updater"));
+    dqt_context *ctx = updater_context(updater);
+    TRY(check_pointer(ctx, tape, "tape"));
+    TRY(check_finite(ctx, &learning_rate, 1, "learning_rate"));
+    if (learning_rate < 0) return fail(ctx, DQT_E_ARGUMENT, "learning_rate is %g; it must not be negative", (double)learning_rate);
+    if (!tape->options.gradients || tape->options.inference)
+        return fail(ctx, DQT_E_STATE, "this tape has no gradient buffers");
+    if (updater_num_parameters(updater) != tape->num_parameters)
+        return fail(ctx, DQT_E_STATE, "the updater has %zu parameters, the tape %zu", updater_num_parameters(updater),
+                    tape->num_parameters);
+    for (size_t i = 0; i < tape->num_parameters; i++)
+        if (updater_target(updater, i)->tensor != tape->parameters[i].tensor)
+            return fail(ctx, DQT_E_STATE, "parameter %zu of the updater is not the tape's", i);
+    dqt_step_stats s = {.struct_size = sizeof s};
+    TRY(updater_step(updater, tape->gradient_list, learning_rate, &s));
+    return stats ? options_return(ctx, stats, &s, sizeof s, "dqt_step_stats") : DQT_OK;
+}
+
+dqt_status dqt_updater_get_step(const dqt_updater *updater, uint64_t *step) {
+    TRY(check_object(updater, "updater"));
+    TRY(check_pointer(updater_context(updater), step, "step"));
+    *step = updater_step_count(updater);
+    return DQT_OK;
+}
+
+dqt_status dqt_updater_set_step(dqt_updater *updater, uint64_t step) {
+    TRY(check_object(updater, "updater"));
+    updater_set_step_count(updater, step);
+    return DQT_OK;
+}
+
+dqt_status dqt_updater_get_options(const dqt_updater *updater, dqt_updater_options *options) {
+    TRY(check_object(updater, "updater"));
+    return options_return(updater_context(updater), options, updater_options(updater), sizeof(dqt_updater_options),
+                          "dqt_updater_options");
+}
+
+/* Fraction of the way from the end of warm-up to the end, 0 to 1; or negative: still warming up. */
+static double progress(uint64_t step, uint64_t warmup, uint64_t total) {
+    if (step < warmup) return -1;
+    if (step >= total || total <= warmup) return 1;
+    return (double)(step - warmup) / (double)(total - warmup);
+}
+
+static float schedule(uint64_t step, uint64_t warmup, uint64_t total, float peak, float final_fraction, bool cosine) {
+    const double p = progress(step, warmup, total), end = (double)final_fraction;
+    if (p < 0) return peak * (float)((double)(step + 1) / (double)warmup);
+    const double fall = cosine ? 0.5 * (1 + cos(3.141592653589793 * p)) : 1 - p;
+    return peak * (float)(end + (1 - end) * fall);
+}
+
+float dqt_schedule_cosine(uint64_t step, uint64_t warmup, uint64_t total, float peak, float final_fraction) {
+    return schedule(step, warmup, total, peak, final_fraction, true);
+}
+
+float dqt_schedule_linear(uint64_t step, uint64_t warmup, uint64_t total, float peak, float final_fraction) {
+    return schedule(step, warmup, total, peak, final_fraction, false);
+}

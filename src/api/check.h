@@ -1,0 +1,30 @@
+/* Argument checks that every public function begins with. */
+#ifndef DQT_API_CHECK_H
+#define DQT_API_CHECK_H
+
+#include "core/options.h"
+#include "nn/layer.h"
+#include "update/updater.h"
+
+/* An object without which there is no context: its absence is told to dqt_last_error(NULL). */
+dqt_status check_object(const void *object, const char *name);
+dqt_status check_pointer(const dqt_context *ctx, const void *pointer, const char *name);
+/* 0 <= index < count. */
+dqt_status check_index(const dqt_context *ctx, size_t index, size_t count, const char *name);
+/* first + count <= total. */
+dqt_status check_range(const dqt_context *ctx, size_t first, size_t count, size_t total, const char *name);
+dqt_status check_finite(const dqt_context *ctx, const float *values, size_t count, const char *name);
+/* Tokens in [lowest, vocab). */
+dqt_status check_tokens(const dqt_context *ctx, const int32_t *tokens, size_t count, int32_t lowest, size_t vocab,
+                        const char *name);
+
+extern const dqt_tensor_options tensor_defaults; /* ternary, AbsMean */
+
+/* The parameters of a list of layers, in the order of tapes and updaters. NULL without memory. */
+struct update_target *list_targets(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, size_t *count);
+void free_targets(dqt_context *ctx, struct update_target *targets, size_t count);
+
+/* Copies a parameter out. */
+dqt_status return_parameter(const dqt_context *ctx, dqt_parameter *out, const char *name, int parameter_class, dqt_tensor *t);
+
+#endif

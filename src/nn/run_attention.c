@@ -1,0 +1,90 @@
+/* Attention layer: q, k, v; rotation; causal attention; optional sub-norm; o. */
+#include "nn/run.h"
+#include "ops/attention.h"
+#include "ops/norm.h"
+
+static struct attention_shape shape_of(const struct slot *s) {
+    const dqt_layer *l = s->layer;
+    return (struct attention_shape){s->batch, s->length, l->heads, l->kv_heads, l->head_size};
+}
+
+static void rotate(const dqt_tape *t, const struct slot *s, float *q, float *k, bool inverse) {
+    const dqt_layer *l = s->layer;
+    const size_t first = t->cache ? t->cache->first : 0;
+    rope_apply(t->ctx, q, s->batch, s->length, l->heads, l->head_size, first, s->cosines, s->sines, inverse);
+    rope_apply(t->ctx, k, s->batch, s->length, l->kv_heads, l->head_size, first, s->cosines, s->sines, inverse);
+}
+
+/* The heads' outputs, from this pass's keys and values or, in a session, from the cache after they joined it. */
+static void mix(const dqt_tape *t, struct slot *s) {
+    struct attention_shape shape = shape_of(s);
+    if (!t->cache) {
+        attention_forward(t->ctx, &t->workspace, &shape, s->q, s->k, s->v, t->precision, s->mixed, s->log_sum);
+        return;
+    }
+    const size_t kv = shape.kv_heads * shape.head_size, first = t->cache->first, count = s->length;
+    memcpy(t->cache->k + first * kv, s->k, count * kv * sizeof(float));
+    memcpy(t->cache->v + first * kv, s->v, count * kv * sizeof(float));
+    shape.length = t->positions;
+    attention_cached(t->ctx, &t->workspace, &shape, s->q, t->cache->k, t->cache->v, first, count, s->mixed);
+}
+
+void attention_layer_forward(dqt_tape *t, struct slot *s, const float *x, bool accumulate, float *y) {
+    const dqt_layer *l = s->layer;
+    const size_t tokens = slot_tokens(s), mark = tape_mark(t);
+    const struct activations in = save_input(t, &s->input, x, tokens);
+    float *const outputs[] = {s->q, s->k, s->v};
+    for (int i = ATTENTION_Q; i <= ATTENTION_V; i++)
+        matmul_forward(t->ctx, &t->workspace, &in, l->weight[i], 0, l->weight[i]->rows, t->precision, false, outputs[i],
+                       l->weight[i]->rows);
+    rotate(t, s, s->q, s->k, false);
+    mix(t, s);
+    const float *o_input = s->mixed;
+    if (l->weight[ATTENTION_NORM]) {
+        float *normed = tape_take(t, tokens * l->in);
+        norm_forward(t->ctx, s->mixed, gain_of(l->weight[ATTENTION_NORM]), l->eps, tokens, l->in, normed, s->inverse_rms);
+        o_input = normed;
+    }
+    const struct activations inner = save_input(t, &s->inner, o_input, tokens);
+    if (y)
+        matmul_forward(t->ctx, &t->workspace, &inner, l->weight[ATTENTION_O], 0, l->in, t->precision, accumulate, y, l->in);
+    tape_release(t, mark);
+}
+
+void attention_layer_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx) {
+    const dqt_layer *l = s->layer;
+    const size_t tokens = slot_tokens(s), kv = l->kv_heads * l->head_size, mark = tape_mark(t);
+    const struct attention_shape shape = shape_of(s);
+    const struct activations in = saved_activations(&s->input, tokens), inner = saved_activations(&s->inner, tokens);
+    float *dmixed = tape_take(t, tokens * l->in);
+
+    const dqt_tensor *o = l->weight[ATTENTION_O];
+    matmul_input_gradient(t->ctx, &t->workspace, dy, l->in, tokens, o, 0, l->in, t->precision, false, dmixed);
+    tape_begin_parameter(t, s->parameter[ATTENTION_O]);
+    tape_weight_gradient(t, s->parameter[ATTENTION_O], 0, dy, l->in, l->in, &inner);
+    tape_end_parameter(t, s->parameter[ATTENTION_O]);
+
+    if (l->weight[ATTENTION_NORM]) {
+        float *dgain = tape_take(t, l->in);
+        tape_begin_parameter(t, s->parameter[ATTENTION_NORM]);
+        norm_backward(t->ctx, &t->workspace, dmixed, s->mixed, gain_of(l->weight[ATTENTION_NORM]), s->inverse_rms, tokens, l->in,
+                      false, dmixed, dgain);
+        tape_add_gradient(t, s->parameter[ATTENTION_NORM], 0, 1, dgain, l->in, 0);
+        tape_end_parameter(t, s->parameter[ATTENTION_NORM]);
+    }
+
+    float *dq = tape_take(t, tokens * l->in), *dk = tape_take(t, tokens * kv), *dv = tape_take(t, tokens * kv);
+    attention_backward(t->ctx, &t->workspace, &shape, s->q, s->k, s->v, s->mixed, s->log_sum, dmixed, t->precision, dq, dk, dv);
+    rotate(t, s, dq, dk, true);
+    const float *const gradients[] = {dq, dk, dv};
+    for (int i = ATTENTION_Q; i <= ATTENTION_V; i++) {
+        const dqt_tensor *w = l->weight[i];
+        if (dx)
+            matmul_input_gradient(t->ctx, &t->workspace, gradients[i], w->rows, tokens, w, 0, w->rows, t->precision,
+                                  i != ATTENTION_Q, dx);
+        tape_begin_parameter(t, s->parameter[i]);
+        tape_weight_gradient(t, s->parameter[i], 0, gradients[i], w->rows, w->rows, &in);
+        tape_end_parameter(t, s->parameter[i]);
+    }
+    tape_release(t, mark);
+}

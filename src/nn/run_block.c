@@ -1,0 +1,83 @@
+/* Pre-norm block: x + attention(norm x), then x + mlp(norm x); with recomputation only the block's input is saved. */
+#include "core/parallel.h"
+#include "nn/run.h"
+
+struct checkpoint_job {
+    float *x;
+    uint16_t *saved;
+    size_t features;
+    struct rng rng;
+};
+
+/* Rounds a row of x stochastically to bf16 and saves it; the block then runs on what was saved, so that running it again
+ * gives the same numbers. */
+static void checkpoint_row(void *arg, size_t row, int lane) {
+    (void)lane;
+    const struct checkpoint_job *job = arg;
+    const size_t first = row * job->features;
+    uint32_t words[4];
+    for (size_t i = 0; i < job->features; i++) {
+        if (i == 0 || (first + i) % 4 == 0) rng_block(&job->rng, (first + i) / 4, words);
+        job->saved[first + i] = f32_to_bf16_stochastic(job->x[first + i], words[(first + i) % 4]);
+        job->x[first + i] = bf16_to_f32(job->saved[first + i]);
+    }
+}
+
+static void save_checkpoint(dqt_tape *t, struct slot *s, float *x) {
+    const size_t tokens = slot_tokens(s), features = s->layer->in;
+    if (s->x) memcpy(s->x, x, tokens * features * sizeof *x);
+    if (s->x_bf16) {
+        struct checkpoint_job job = {x, s->x_bf16, features,
+                                     rng_make(t->options.seed, t->pass, RNG_CHECKPOINT, (uint32_t)(s - t->slots))};
+        parallel_run(t->ctx, tokens, checkpoint_row, &job);
+    }
+}
+
+static void load_checkpoint(const struct slot *s, float *x) {
+    const size_t count = slot_tokens(s) * s->layer->in;
+    if (s->x)
+        memcpy(x, s->x, count * sizeof *x);
+    else
+        for (size_t i = 0; i < count; i++) x[i] = bf16_to_f32(s->x_bf16[i]);
+}
+
+/* Forward of the parts, x in place. last: skip what only the block's output needs. */
+static void run_parts(dqt_tape *t, struct slot *s, float *x, bool last) {
+    const size_t mark = tape_mark(t);
+    struct slot *parts = s + 1;
+    for (int i = 0; i < BLOCK_PARTS; i++) {
+        parts[i].batch = s->batch;
+        parts[i].length = s->length;
+    }
+    float *n = tape_take(t, slot_tokens(s) * s->layer->in);
+    rmsnorm_forward(t, &parts[BLOCK_NORM1], x, n);
+    attention_layer_forward(t, &parts[BLOCK_ATTENTION], n, true, x);
+    rmsnorm_forward(t, &parts[BLOCK_NORM2], x, n);
+    mlp_forward(t, &parts[BLOCK_MLP], n, true, last ? NULL : x);
+    tape_release(t, mark);
+}
+
+void block_forward(dqt_tape *t, struct slot *s, const float *x, float *y) {
+    if (y != x) memcpy(y, x, slot_tokens(s) * s->layer->in * sizeof *y);
+    save_checkpoint(t, s, y);
+    run_parts(t, s, y, false);
+}
+
+void block_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx) {
+    const size_t count = slot_tokens(s) * s->layer->in, mark = tape_mark(t);
+    struct slot *parts = s + 1;
+    if (t->options.recompute) {
+        float *x = tape_take(t, count);
+        load_checkpoint(s, x);
+        run_parts(t, s, x, true);
+        tape_release(t, mark);
+    }
+    if (dx != dy) memcpy(dx, dy, count * sizeof *dx);
+    float *dn = tape_take(t, count);
+    mlp_backward(t, &parts[BLOCK_MLP], dx, dn);
+    rmsnorm_backward(t, &parts[BLOCK_NORM2], dn, true, dx);
+    attention_layer_backward(t, &parts[BLOCK_ATTENTION], dx, dn);
+    rmsnorm_backward(t, &parts[BLOCK_NORM1], dn, true, dx);
+    for (int i = 0; i < BLOCK_PARTS; i++) parts[i].length = 0;
+    tape_release(t, mark);
+}

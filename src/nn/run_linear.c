@@ -1,0 +1,59 @@
+/* Linear and RMSNorm layers, and the dispatch over kinds. */
+#include "nn/run.h"
+#include "ops/norm.h"
+
+void linear_forward(dqt_tape *t, struct slot *s, const float *x, bool accumulate, float *y) {
+    const dqt_tensor *w = s->layer->weight[W];
+    const struct activations a = save_input(t, &s->input, x, slot_tokens(s));
+    matmul_forward(t->ctx, &t->workspace, &a, w, 0, w->rows, t->precision, accumulate, y, w->rows);
+}
+
+void linear_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx) {
+    const dqt_tensor *w = s->layer->weight[W];
+    const struct activations a = saved_activations(&s->input, slot_tokens(s));
+    if (dx)
+        matmul_input_gradient(t->ctx, &t->workspace, dy, w->rows, a.tokens, w, 0, w->rows, t->precision, false, dx);
+    tape_begin_parameter(t, s->parameter[W]);
+    tape_weight_gradient(t, s->parameter[W], 0, dy, w->rows, w->rows, &a);
+    tape_end_parameter(t, s->parameter[W]);
+}
+
+void rmsnorm_forward(dqt_tape *t, struct slot *s, const float *x, float *y) {
+    const size_t tokens = slot_tokens(s), features = s->layer->in;
+    if (s->x) memcpy(s->x, x, tokens * features * sizeof *x);
+    norm_forward(t->ctx, x, gain_of(s->layer->weight[W]), s->layer->eps, tokens, features, y, s->inverse_rms);
+}
+
+void rmsnorm_backward(dqt_tape *t, struct slot *s, const float *dy, bool accumulate, float *dx) {
+    const size_t features = s->layer->in, mark = tape_mark(t);
+    float *dgain = tape_take(t, features);
+    tape_begin_parameter(t, s->parameter[W]);
+    norm_backward(t->ctx, &t->workspace, dy, s->x, gain_of(s->layer->weight[W]), s->inverse_rms, slot_tokens(s), features,
+                  accumulate, dx, dgain);
+    tape_add_gradient(t, s->parameter[W], 0, 1, dgain, features, 0);
+    tape_end_parameter(t, s->parameter[W]);
+    tape_release(t, mark);
+}
+
+void layer_forward(dqt_tape *t, struct slot *s, size_t batch, size_t length, const float *x, float *y) {
+    s->batch = batch;
+    s->length = length;
+    switch (s->layer->kind) {
+    case DQT_LAYER_LINEAR: linear_forward(t, s, x, false, y); break;
+    case DQT_LAYER_RMSNORM: rmsnorm_forward(t, s, x, y); break;
+    case DQT_LAYER_ATTENTION: attention_layer_forward(t, s, x, false, y); break;
+    case DQT_LAYER_MLP: mlp_forward(t, s, x, false, y); break;
+    default: block_forward(t, s, x, y);
+    }
+}
+
+void layer_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx) {
+    switch (s->layer->kind) {
+    case DQT_LAYER_LINEAR: linear_backward(t, s, dy, dx); break;
+    case DQT_LAYER_RMSNORM: rmsnorm_backward(t, s, dy, false, dx); break;
+    case DQT_LAYER_ATTENTION: attention_layer_backward(t, s, dy, dx); break;
+    case DQT_LAYER_MLP: mlp_backward(t, s, dy, dx); break;
+    default: block_backward(t, s, dy, dx);
+    }
+    s->length = 0; /* used up */
+}
