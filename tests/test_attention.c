@@ -1,0 +1,275 @@
+/* Attention: forward and backward against a naive one in double (itself checked by central differences), grouped heads,
+ * lengths on both sides of the tiles, every instruction set; cached attention; the same bits for 1 to 4 threads. */
+#include "isa_contexts.h"
+#include "ops/attention.h"
+
+struct sizes {
+    size_t q, k, l; /* elements of q, of k, of log_sum */
+};
+
+static struct sizes sizes_of(const struct attention_shape *s) {
+    size_t tokens = s->batch * s->length;
+    struct sizes z = {tokens * s->heads * s->head_size, tokens * s->kv_heads * s->head_size, tokens * s->heads};
+    return z;
+}
+
+static double *doubles(size_t n) {
+    double *p = calloc(n, sizeof *p);
+    if (!p) abort();
+    return p;
+}
+
+static double *widened(const float *x, size_t n) {
+    double *p = doubles(n);
+    for (size_t i = 0; i < n; i++) p[i] = (double)x[i];
+    return p;
+}
+
+/* Weights p[0..i] of one query into p; returns log-sum-exp. */
+static double weights(const struct attention_shape *s, const double *q, const double *k, size_t i, double *p) {
+    double best = -INFINITY, sum = 0;
+    for (size_t j = 0; j <= i; j++) {
+        p[j] = 0;
+        for (size_t c = 0; c < s->head_size; c++) p[j] += q[c] * k[j * s->kv_heads * s->head_size + c];
+        p[j] /= sqrt((double)s->head_size);
+        best = fmax(best, p[j]);
+    }
+    for (size_t j = 0; j <= i; j++) sum += p[j] = exp(p[j] - best);
+    for (size_t j = 0; j <= i; j++) p[j] /= sum;
+    return best + log(sum);
+}
+
+static void naive_forward(const struct attention_shape *s, const double *q, const double *k, const double *v, double *out,
+                          double *log_sum) {
+    size_t kd = s->kv_heads * s->head_size;
+    double *p = doubles(s->length);
+    for (size_t b = 0; b < s->batch; b++)
+        for (size_t h = 0; h < s->heads; h++)
+            for (size_t i = 0; i < s->length; i++) {
+                size_t row = (b * s->length + i) * s->heads + h;
+                size_t at = b * s->length * kd + h / (s->heads / s->kv_heads) * s->head_size;
+                double ls = weights(s, q + row * s->head_size, k + at, i, p);
+                if (log_sum) log_sum[row] = ls;
+                for (size_t c = 0; c < s->head_size; c++) {
+                    double sum = 0;
+                    for (size_t j = 0; j <= i; j++) sum += p[j] * v[at + j * kd + c];
+                    out[row * s->head_size + c] = sum;
+                }
+            }
+    free(p);
+}
+
+static void naive_backward(const struct attention_shape *s, const double *q, const double *k, const double *v,
+                           const double *dout, double *dq, double *dk, double *dv) {
+    size_t kd = s->kv_heads * s->head_size, size = s->head_size;
+    double *p = doubles(s->length), *dp = doubles(s->length), scale = 1 / sqrt((double)size);
+    for (size_t b = 0; b < s->batch; b++)
+        for (size_t h = 0; h < s->heads; h++)
+            for (size_t i = 0; i < s->length; i++) {
+                size_t row = (b * s->length + i) * s->heads + h, at = b * s->length * kd + h / (s->heads / s->kv_heads) * size;
+                weights(s, q + row * size, k + at, i, p);
+                double mean = 0;
+                for (size_t j = 0; j <= i; j++) {
+                    dp[j] = 0;
+                    for (size_t c = 0; c < size; c++) {
+                        dp[j] += dout[row * size + c] * v[at + j * kd + c];
+                        dv[at + j * kd + c] += p[j] * dout[row * size + c];
+                    }
+                    mean += p[j] * dp[j];
+                }
+                for (size_t j = 0; j <= i; j++)
+                    for (size_t c = 0; c < size; c++) {
+                        double ds = p[j] * (dp[j] - mean) * scale;
+                        dq[row * size + c] += ds * k[at + j * kd + c];
+                        dk[at + j * kd + c] += ds * q[row * size + c];
+                    }
+            }
+    free(p), free(dp);
+}
+
+static double weighted_loss(const struct attention_shape *s, const double *q, const double *k, const double *v,
+                            const double *w) {
+    size_t n = sizes_of(s).q;
+    double *out = doubles(n), loss = 0;
+    naive_forward(s, q, k, v, out, NULL);
+    for (size_t i = 0; i < n; i++) loss += out[i] * w[i];
+    free(out);
+    return loss;
+}
+
+/* The reference itself. */
+static void test_differences(void) {
+    const struct attention_shape s = {2, 3, 4, 2, 6};
+    struct sizes z = sizes_of(&s);
+    float *parts[4] = {random_floats(z.q, 1, 1), random_floats(z.k, 1, 2), random_floats(z.k, 1, 3), random_floats(z.q, 1, 4)};
+    double *x[4] = {widened(parts[0], z.q), widened(parts[1], z.k), widened(parts[2], z.k), widened(parts[3], z.q)};
+    double *d[3] = {doubles(z.q), doubles(z.k), doubles(z.k)};
+    naive_backward(&s, x[0], x[1], x[2], x[3], d[0], d[1], d[2]);
+    for (int part = 0; part < 3; part++)
+        for (size_t i = 0; i < (part ? z.k : z.q); i++) {
+            double keep = x[part][i], h = 1e-5;
+            x[part][i] = keep + h;
+            double up = weighted_loss(&s, x[0], x[1], x[2], x[3]);
+            x[part][i] = keep - h;
+            double slope = (up - weighted_loss(&s, x[0], x[1], x[2], x[3])) / (2 * h);
+            x[part][i] = keep;
+            CHECKF(fabs(slope - d[part][i]) < 1e-8, "part %d, element %zu: %g, %g", part, i, d[part][i], slope);
+        }
+    for (int i = 0; i < 4; i++) free(parts[i]), free(x[i]);
+    for (int i = 0; i < 3; i++) free(d[i]);
+}
+
+/* Relative to the largest element, or to what rounding leaves where that vanishes: a sharp softmax has no gradient. */
+static double worst(const double *expected, const float *got, size_t n, float scale) {
+    double largest = 0.01 * (double)(scale * scale), error = 0;
+    for (size_t i = 0; i < n; i++) {
+        largest = fmax(largest, fabs(expected[i]));
+        double e = fabs(expected[i] - (double)got[i]);
+        if (!(e <= error)) error = isnan(e) ? INFINITY : e;
+    }
+    return error / largest;
+}
+
+static struct workspace make_workspace(dqt_context *ctx, const struct attention_shape *s) {
+    struct scratch_need need = {0, 0, 0};
+    struct workspace ws = {0};
+    attention_scratch(ctx, s, &need);
+    OK(ctx, workspace_create(ctx, &need, &ws));
+    if (ws.base) memset(ws.base, 0xff, ws.bytes); /* NaN: nothing may be read before it is written */
+    return ws;
+}
+
+static void compare(dqt_context *ctx, const struct attention_shape *s, float scale, int precision, double tolerance) {
+    struct sizes z = sizes_of(s);
+    float *q = random_floats(z.q, scale, 1), *k = random_floats(z.k, scale, 2), *v = random_floats(z.k, 1, 3);
+    float *dout = random_floats(z.q, 1, 4), *out = random_floats(z.q, 1, 5), *log_sum = random_floats(z.l, 1, 6);
+    float *dq = random_floats(z.q, 1, 7), *dk = random_floats(z.k, 1, 8), *dv = random_floats(z.k, 1, 9);
+    double *q64 = widened(q, z.q), *k64 = widened(k, z.k), *v64 = widened(v, z.k), *dout64 = widened(dout, z.q);
+    double *out64 = doubles(z.q), *ls64 = doubles(z.l), *dq64 = doubles(z.q), *dk64 = doubles(z.k), *dv64 = doubles(z.k);
+    struct workspace ws = make_workspace(ctx, s);
+    naive_forward(s, q64, k64, v64, out64, ls64);
+    naive_backward(s, q64, k64, v64, dout64, dq64, dk64, dv64);
+    attention_forward(ctx, &ws, s, q, k, v, precision, out, log_sum);
+    attention_backward(ctx, &ws, s, q, k, v, out, log_sum, dout, precision, dq, dk, dv);
+    const double errors[5] = {worst(out64, out, z.q, 0), worst(ls64, log_sum, z.l, 0), worst(dq64, dq, z.q, scale),
+                              worst(dk64, dk, z.k, scale), worst(dv64, dv, z.k, 0)};
+    static const char *const names[5] = {"out", "log_sum", "dq", "dk", "dv"};
+    for (int i = 0; i < 5; i++) {
+        CHECKF(errors[i] < tolerance, "isa %d, batch %zu, length %zu, heads %zu of %zu, size %zu: %s is off by %g",
+               dqt_context_isa(ctx), s->batch, s->length, s->heads, s->kv_heads, s->head_size, names[i], errors[i]);
+    }
+    workspace_destroy(ctx, &ws);
+    free(q), free(k), free(v), free(dout), free(out), free(log_sum), free(dq), free(dk), free(dv);
+    free(q64), free(k64), free(v64), free(dout64), free(out64), free(ls64), free(dq64), free(dk64), free(dv64);
+}
+
+static const struct attention_shape shapes[] = {
+    {1, 1, 1, 1, 16},  {2, 3, 2, 1, 18},  {1, 8, 2, 2, 32},  {1, 15, 4, 2, 16}, {1, 17, 2, 2, 64},  {1, 31, 1, 1, 34},
+    {1, 33, 3, 1, 48}, {1, 63, 2, 1, 64}, {2, 64, 2, 2, 64}, {1, 65, 2, 1, 80}, {1, 100, 2, 2, 96}, {1, 130, 6, 2, 64},
+    {1, 70, 1, 1, 256}};
+
+static void compare_all(int precision, float scale, double tolerance) {
+    for (size_t i = 0; i < ISA_COUNT; i++) {
+        dqt_context *ctx = isa_context(every_isa[i], 2);
+        if (!ctx) continue;
+        for (size_t j = 0; j < sizeof shapes / sizeof *shapes; j++) compare(ctx, &shapes[j], scale, precision, tolerance);
+        dqt_context_destroy(ctx);
+    }
+}
+
+static void test_against_naive(void) {
+    compare_all(DQT_PRECISION_F32, 1.5f, 1e-5);
+}
+
+static void test_bf16(void) {
+    compare_all(DQT_PRECISION_BF16, 1.5f, 2e-2);
+}
+
+/* Scores of several thousands: one key takes all, nothing overflows. */
+static void test_sharp(void) {
+    compare_all(DQT_PRECISION_F32, 60, 3e-3);
+}
+
+static void test_cached(void) {
+    static const struct attention_shape all[] = {{1, 1, 2, 1, 18}, {1, 150, 6, 2, 64}, {1, 64, 3, 3, 34}, {1, 65, 2, 1, 100}};
+    for (size_t i = 0; i < ISA_COUNT; i++) {
+        dqt_context *ctx = isa_context(every_isa[i], 2);
+        if (!ctx) continue;
+        for (size_t j = 0; j < sizeof all / sizeof *all; j++) {
+            const struct attention_shape *s = &all[j];
+            struct sizes z = sizes_of(s);
+            float *q = random_floats(z.q, 2, 1), *k = random_floats(z.k, 2, 2), *v = random_floats(z.k, 1, 3);
+            float *out = random_floats(z.q, 1, 4), *cached = random_floats(z.q, 1, 5);
+            struct workspace ws = make_workspace(ctx, s);
+            attention_forward(ctx, &ws, s, q, k, v, DQT_PRECISION_F32, out, NULL);
+            size_t first = 0, row = s->heads * s->head_size;
+            for (size_t count = 1; first < s->length; first += count, count = count % 7 + 1) {
+                if (count > s->length - first) count = s->length - first;
+                attention_cached(ctx, &ws, s, q + first * row, k, v, first, count, cached + first * row);
+            }
+            double largest = 0;
+            for (size_t e = 0; e < z.q; e++) largest = fmax(largest, fabs((double)out[e] - (double)cached[e]));
+            CHECKF(largest < 5e-6, "isa %d, length %zu: off by %g", every_isa[i], s->length, largest);
+            workspace_destroy(ctx, &ws);
+            free(q), free(k), free(v), free(out), free(cached);
+        }
+        dqt_context_destroy(ctx);
+    }
+}
+
+/* A later token changes nothing before it, to the bit. */
+static void test_causal(void) {
+    const struct attention_shape s = {1, 90, 2, 1, 32};
+    struct sizes z = sizes_of(&s);
+    for (size_t i = 0; i < ISA_COUNT; i++) {
+        dqt_context *ctx = isa_context(every_isa[i], 1);
+        if (!ctx) continue;
+        float *q = random_floats(z.q, 1, 1), *k = random_floats(z.k, 1, 2), *v = random_floats(z.k, 1, 3);
+        float *a = random_floats(z.q, 1, 4), *b = random_floats(z.q, 1, 5);
+        struct workspace ws = make_workspace(ctx, &s);
+        attention_forward(ctx, &ws, &s, q, k, v, DQT_PRECISION_F32, a, NULL);
+        for (size_t at = 0; at < s.length; at += 11) {
+            size_t row = s.heads * s.head_size, kv_row = s.kv_heads * s.head_size;
+            random_fill(k + at * kv_row, z.k - at * kv_row, 9, at);
+            random_fill(v + at * kv_row, z.k - at * kv_row, 9, at + 1);
+            attention_forward(ctx, &ws, &s, q, k, v, DQT_PRECISION_F32, b, NULL);
+            CHECKF(memcmp(a, b, at * row * sizeof *a) == 0, "isa %d, token %zu", every_isa[i], at);
+            CHECKF(memcmp(a + at * row, b + at * row, row * sizeof *a) != 0, "isa %d, token %zu", every_isa[i], at);
+            random_fill(k, z.k, 1, 2);
+            random_fill(v, z.k, 1, 3);
+        }
+        workspace_destroy(ctx, &ws);
+        free(q), free(k), free(v), free(a), free(b);
+        dqt_context_destroy(ctx);
+    }
+}
+
+static void test_threads(void) {
+    const struct attention_shape s = {2, 75, 6, 2, 40};
+    struct sizes z = sizes_of(&s);
+    size_t total = 2 * z.q + 2 * z.k + z.l;
+    for (size_t i = 0; i < 2 * ISA_COUNT; i++) {
+        float *one = NULL;
+        for (int threads = 1; threads <= 4; threads++) {
+            dqt_context *ctx = isa_context(every_isa[i / 2], threads);
+            if (!ctx) break;
+            int precision = i % 2 ? DQT_PRECISION_BF16 : DQT_PRECISION_F32;
+            float *q = random_floats(z.q, 1, 1), *k = random_floats(z.k, 1, 2), *v = random_floats(z.k, 1, 3);
+            float *all = random_floats(total, 0, 4), *dq = all + z.q, *dk = dq + z.q, *dv = dk + z.k, *log_sum = dv + z.k;
+            struct workspace ws = make_workspace(ctx, &s);
+            attention_forward(ctx, &ws, &s, q, k, v, precision, all, log_sum);
+            attention_backward(ctx, &ws, &s, q, k, v, all, log_sum, q, precision, dq, dk, dv);
+            workspace_destroy(ctx, &ws);
+            free(q), free(k), free(v);
+            if (one) CHECKF(memcmp(one, all, total * sizeof *all) == 0, "isa %d, %d threads", every_isa[i / 2], threads);
+            if (one) free(all);
+            else one = all;
+            dqt_context_destroy(ctx);
+        }
+        free(one);
+    }
+}
+
+static const struct test tests[] = {TEST(test_differences), TEST(test_against_naive), TEST(test_bf16),   TEST(test_sharp),
+                                    TEST(test_cached),      TEST(test_causal),        TEST(test_threads)};
+TEST_MAIN(tests)
