@@ -1,14 +1,104 @@
-/* Kernels of products: contracts. */
+/* Kernels of products: contracts.
+ *
+ * All products are C[M][N] = A[M][K] * B[K][N], summed over K in one fixed order. Both operands are first packed:
+ *
+ *   A, in blocks of `rows` rows:       B, in panels of 16 columns:
+ *     [K / k_unit][rows][k_unit]         [K / group][16][group]
+ *
+ * so that the piece of a block or panel that starts at k (a multiple of k_unit) is k * rows * size or k * 16 * size bytes
+ * in. group is 4 for int8, 2 for bf16 and 1 for f32: what the dot
+ * product instructions (VNNI, AMX, AVX512_BF16, sdot) want. K is padded with zeros to a multiple of k_unit (at most 64).
+ *
+ * Integer engines take A as signed bytes and B as codes minus a bias; the kernel adds row_add = bias * (sum of A's row) to
+ * its sums, modulo 2^32, which is exact because the true sum fits int32. */
 #ifndef DQT_KERNELS_MATMUL_KERNELS_H
 #define DQT_KERNELS_MATMUL_KERNELS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+enum {
+    PANEL = 16,        /* columns of a panel */
+    MATMUL_K_UNIT = 64 /* every k_unit divides it */
+};
+
+/* One block of A times consecutive panels of B. */
+struct matmul_block {
+    const void *a, *b;      /* both at the first k of this call */
+    size_t panel_stride;    /* bytes from a panel to the next; panels exist up to a multiple of the engine's columns */
+    size_t m, n;            /* valid rows and columns: 1 <= m <= rows, n >= 1 */
+    size_t k;               /* a multiple of k_unit */
+    bool first, last;       /* first: sums start at zero, else from `partial`; last: finish into y, else into `partial` */
+    void *partial;          /* rows * round_up(n, columns) 4-byte sums in the engine's own order, 64-byte aligned */
+    const int32_t *row_add; /* [m]; integer engines */
+    const float *row_scale; /* [m]; NULL: 1 */
+    const float *col_scale; /* [n]; NULL: 1 */
+    float *y;               /* y = or += (float)sum * (row_scale * col_scale), each product and sum rounded */
+    size_t ld_y;
+    bool accumulate;
+};
+
+struct matmul_engine {
+    size_t rows, columns, group, size, k_unit; /* columns: taken at once, 16 or 32; size: bytes of an element */
+    int int8_bias;                             /* of INT8 codes; the other formats' bias is their format_min */
+    bool rounded;                              /* f32 elements that hold bf16 values: BF16 without instructions for it */
+    void (*begin)(void);                       /* around calls of block on one thread; NULL: nothing to do */
+    void (*end)(void);
+    void (*block)(const struct matmul_block *b);
+
+    /* Packing of one block of A (rows beyond m become zero) or one panel of B, k elements deep, padded to k_unit. In pieces:
+     * k is a multiple of MATMUL_K_UNIT except in the last. */
+
+    /* Integer engines. src[m][ld], k a multiple of 64; sums[rows]: added to (the caller starts at zero). */
+    void (*pack_a_codes)(const struct matmul_engine *e, const int8_t *src, size_t ld, size_t m, size_t k, void *out,
+                         int32_t *sums);
+    /* n packed rows (one column of B each) of `units` units of 64 codes, stride bytes apart. Columns from n on: anything. */
+    void (*pack_b_packed)(const struct matmul_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
+                          size_t units, void *panel);
+
+    /* Float engines. k_scale[k] multiplies A (NULL: 1) before it is rounded to the engine's type. */
+    void (*pack_a)(const struct matmul_engine *e, const float *src, size_t ld, size_t m, size_t k, const float *k_scale,
+                   void *out); /* src[m][ld] */
+    void (*pack_a_transposed)(const struct matmul_engine *e, const float *src, size_t ld, size_t m, size_t k,
+                              const float *k_scale, void *out); /* src[k][ld] */
+    /* Columns from n on become zero. */
+    void (*pack_b)(const struct matmul_engine *e, const float *src, size_t ld, size_t n, size_t k,
+                   void *panel); /* src[k][ld] */
+    void (*pack_b_transposed)(const struct matmul_engine *e, const float *src, size_t ld, size_t n, size_t k,
+                              void *panel); /* src[n][ld] */
+    void (*pack_b_codes)(const struct matmul_engine *e, const int8_t *src, size_t ld, size_t k,
+                         void *panel); /* src[k][ld], 16 columns readable */
+};
+
 struct matmul_kernels {
-    int reserved;
+    struct matmul_engine code; /* int8 activations x formats below 8 bits */
+    struct matmul_engine int8; /* int8 activations x INT8 */
+    struct matmul_engine bf16; /* operands rounded to bf16, f32 sums */
+    struct matmul_engine f32;
+
+    /* A packed row of `units` units to codes. */
+    void (*unpack)(int format, const uint8_t *packed, size_t units, int8_t *codes);
+    /* One token's activations to codes (ops/matmul.h, activations_quantize); returns the step. */
+    float (*quantize)(const float *x, size_t cols, int8_t *codes);
 };
 
 void matmul_kernels_select(struct matmul_kernels *k, int isa, uint64_t features);
+
+/* Packing in plain C for any engine. */
+void matmul_pack_set(struct matmul_engine *e);
+
+/* What each file offers; a set overwrites the slots it has. */
+void matmul_scalar_set(struct matmul_kernels *k);
+void matmul_avx2_set(struct matmul_kernels *k);
+void matmul_avx512_set(struct matmul_kernels *k);
+void matmul_vnni_set(struct matmul_kernels *k);
+void matmul_bf16_set(struct matmul_kernels *k);
+void matmul_amx_set(struct matmul_kernels *k);
+void matmul_neon_set(struct matmul_kernels *k);
+void matmul_dotprod_set(struct matmul_kernels *k);
+void unpack_avx2_set(struct matmul_kernels *k);
+void unpack_avx512_set(struct matmul_kernels *k);
+void unpack_neon_set(struct matmul_kernels *k);
 
 #endif

@@ -2,138 +2,270 @@
 
 #include <string.h>
 
-#include "core/parallel.h"
+#include "ops/matmul_block.h"
 
-/* Plain products: one output block per item, fixed order of sums. */
-
-enum { ROW_BLOCK = 16, TOKEN_BLOCK = 16 };
-
+/* A forward product or an input gradient. Shared scratch: packed A of a chunk of tokens, row sums, k_scale. */
 struct product {
     const dqt_context *ctx;
     const struct workspace *ws;
-    const struct activations *x;
-    const float *dy;
-    size_t ld_dy, tokens, rows, row;
+    const struct activations *x; /* forward */
+    const float *dy;             /* input gradient */
+    size_t ld_dy;
     const dqt_tensor *w;
-    bool bf16, accumulate;
+    size_t row, k, n, columns;
+    size_t first; /* token of the chunk */
+    struct operand o;
+    unsigned char *a;
+    int32_t *row_add;
+    float *k_scale; /* [k]; NULL: 1 */
+    int bias;
+    bool accumulate;
     float *y;
     size_t ld_y;
-    tile_fn consume;
-    void *arg;
 };
 
-static float rounded(float f, bool bf16) {
-    return bf16 ? bf16_to_f32(f32_to_bf16(f)) : f;
+size_t block_columns(const struct matmul_engine *e, size_t n, size_t padded_k, size_t smallest, int threads) {
+    size_t columns = BLOCK_COLUMNS;
+    while (columns > smallest && columns * padded_k * e->size > BLOCK_BYTES) columns /= 2;
+    while (columns > smallest && n < columns * 3 * (size_t)threads && threads > 1) columns /= 2; /* three items a lane */
+    return columns;
+}
+
+void block_place(const struct matmul_engine *e, size_t padded_k, size_t columns, struct arena *a, struct block_scratch *s) {
+    s->b = arena_take(a, columns * padded_k, e->size);
+    s->partial = arena_take(a, e->rows * columns, sizeof(float));
+    s->col_scale = arena_take(a, columns, sizeof(float));
+    s->chunk = arena_take(a, most(columns, e->rows) * UNIT, sizeof(float));
+}
+
+void block_multiply(const struct operand *o, const void *b, size_t n, void *partial, const float *col_scale, float *y,
+                    size_t ld_y, bool accumulate) {
+    const struct matmul_engine *e = o->e;
+    const size_t kc = K_BYTES / e->size;
+    struct matmul_block block = {.panel_stride = o->padded_k * PANEL * e->size, .n = n, .partial = partial,
+                                 .col_scale = col_scale, .ld_y = ld_y, .accumulate = accumulate};
+    if (e->begin) e->begin();
+    for (size_t i = 0; i < o->m; i += e->rows) {
+        block.m = least(e->rows, o->m - i);
+        block.row_add = o->row_add ? o->row_add + i : NULL;
+        block.row_scale = o->row_scale ? o->row_scale + i : NULL;
+        block.y = y + i * ld_y;
+        for (size_t k = 0; k < o->padded_k; k += kc) {
+            block.a = (const char *)o->a + (i * o->padded_k + k * e->rows) * e->size;
+            block.b = (const char *)b + k * PANEL * e->size;
+            block.k = least(kc, o->padded_k - k);
+            block.first = k == 0;
+            block.last = k + kc >= o->padded_k;
+            e->block(&block);
+        }
+    }
+    if (e->end) e->end();
+}
+
+/* Tokens of a chunk of A. */
+static size_t chunk_tokens(const struct matmul_engine *e, size_t padded_k) {
+    return round_up(most(A_BYTES / (padded_k * e->size), A_ROWS), e->rows);
+}
+
+static void shared_place(struct product *p, size_t tokens, size_t a_bytes, struct arena *a) {
+    p->row_add = arena_take(a, round_up(tokens, p->o.e->rows), sizeof(int32_t));
+    p->k_scale = arena_take(a, p->k, sizeof(float));
+    p->a = arena_take(a, a_bytes, 1);
+}
+
+/* Covers every product with at most these tokens and k: all that is bounded here grows with both. */
+static void product_scratch(const struct matmul_engine *e, size_t tokens, size_t k, struct scratch_need *need) {
+    struct product p = {.k = k, .o = {.e = e}};
+    struct arena shared = {0}, lane = {0};
+    struct block_scratch s;
+    const size_t row_bytes = round_up(k, UNIT) * e->size;
+    shared_place(&p, tokens,
+                 least(round_up(tokens, e->rows) * row_bytes, most(A_BYTES, A_ROWS * row_bytes) + e->rows * row_bytes), &shared);
+    block_place(e, 0, BLOCK_COLUMNS, &lane, &s);
+    arena_take(&lane, least(BLOCK_COLUMNS * row_bytes, most(BLOCK_BYTES, UNIT * row_bytes)), 1);
+    scratch_max(need, shared.used, lane.used, 0);
 }
 
 void matmul_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols, struct scratch_need *need) {
-    (void)ctx;
-    (void)tokens;
-    (void)rows;
-    scratch_max(need, 0, (MATMUL_TILE_ROWS + 1) * round_up(cols, UNIT) * sizeof(float), 0);
+    const struct matmul_kernels *k = &ctx->kernels->matmul;
+    product_scratch(&k->code, tokens, cols, need);
+    product_scratch(&k->int8, tokens, cols, need);
+    product_scratch(&k->bf16, tokens, most(rows, cols), need);
+    product_scratch(&k->f32, tokens, most(rows, cols), need);
+    weight_gradient_scratch(ctx, tokens, rows, cols, need);
 }
 
-/* Compute codes or, for float compute formats, floats of a row, as floats; *scale is what multiplies them. */
-static void read_row(const dqt_tensor *w, size_t row, float *out, float *scale) {
-    if (!format_is_code(w->compute)) {
-        tensor_read_floats(w, row, 0, w->cols, out);
-        *scale = 1.0f;
+/* ---- A ---- */
+
+static void pack_a_item(void *arg, size_t item, int lane) {
+    const struct product *p = arg;
+    const struct matmul_engine *e = p->o.e;
+    const struct activations *x = p->x;
+    const size_t i = item * e->rows, m = least(e->rows, p->o.m - i), t = p->first + i;
+    unsigned char *out = p->a + i * p->o.padded_k * e->size;
+    if (p->dy) {
+        e->pack_a(e, p->dy + t * p->ld_dy, p->ld_dy, m, p->k, p->k_scale, out);
+    } else if (!x->codes) {
+        e->pack_a(e, x->floats + t * x->ld, x->ld, m, p->k, NULL, out);
+    } else if (p->o.row_add) {
+        int32_t *sums = p->row_add + i;
+        memset(sums, 0, e->rows * sizeof *sums);
+        e->pack_a_codes(e, x->codes + t * x->ld, x->ld, m, p->o.padded_k, out, sums);
+        for (size_t r = 0; r < e->rows; r++) sums[r] = (int32_t)((uint32_t)sums[r] * (uint32_t)p->bias);
+    } else {
+        float *chunk = workspace_lane(p->ws, lane);
+        for (size_t k = 0; k < p->k; k += UNIT) {
+            for (size_t r = 0; r < m; r++)
+                for (size_t c = 0; c < UNIT; c++) chunk[r * UNIT + c] = (float)x->codes[(t + r) * x->ld + k + c];
+            e->pack_a(e, chunk, UNIT, m, least(UNIT, p->k - k), NULL, out + k * e->rows * e->size);
+        }
+    }
+}
+
+/* ---- B ---- */
+
+/* Columns n .. n + 15 of B are weight rows; beyond the last one it is repeated. */
+static void forward_panel(const struct product *p, size_t n, unsigned char *panel, void *chunk) {
+    const struct matmul_engine *e = p->o.e;
+    const dqt_tensor *w = p->w;
+    n = least(n, p->n - 1);
+    const size_t count = least(PANEL, p->n - n), row = p->row + n;
+    const bool code = format_is_code(w->compute);
+    if (p->o.row_add && w->compute == w->storage) {
+        e->pack_b_packed(e, w->storage, tensor_row(w, row), w->row_bytes, count, p->o.padded_k / UNIT, panel);
         return;
     }
-    for (size_t c = 0; c < w->cols; c += UNIT) {
-        int8_t codes[UNIT];
-        size_t n = w->cols - c < UNIT ? w->cols - c : UNIT;
-        tensor_read_codes(w, row, c, n, codes);
-        for (size_t i = 0; i < n; i++) out[c + i] = (float)codes[i];
+    for (size_t k = 0; k < p->k; k += UNIT) {
+        unsigned char *out = panel + k * PANEL * e->size;
+        const size_t depth = least(UNIT, p->k - k);
+        int8_t codes[UNIT] = {0};
+        for (size_t i = 0; i < count; i++) {
+            if (!code) {
+                tensor_read_floats(w, row + i, k, depth, (float *)chunk + i * UNIT);
+                continue;
+            }
+            tensor_read_codes(w, row + i, k, depth, codes);
+            if (p->o.row_add) {
+                memcpy((int8_t *)chunk + i * UNIT, codes, UNIT);
+            } else {
+                for (size_t c = 0; c < depth; c++) ((float *)chunk)[i * UNIT + c] = (float)codes[c];
+            }
+        }
+        if (p->o.row_add) {
+            e->pack_b_packed(e, DQT_FORMAT_INT8, chunk, UNIT, count, 1, out);
+        } else {
+            e->pack_b_transposed(e, chunk, UNIT, count, depth, out);
+        }
     }
-    *scale = tensor_compute_scale(w, row);
 }
 
-static void forward_item(void *arg, size_t item, int lane) {
-    const struct product *p = arg;
-    const struct activations *x = p->x;
-    float *w = workspace_lane(p->ws, lane);
-    size_t last = (item + 1) * ROW_BLOCK < p->rows ? (item + 1) * ROW_BLOCK : p->rows;
-    for (size_t r = item * ROW_BLOCK; r < last; r++) {
-        float scale;
-        read_row(p->w, p->row + r, w, &scale);
-        for (size_t t = 0; t < x->tokens; t++) {
-            float value;
-            if (x->codes && format_is_code(p->w->compute)) {
-                int32_t sum = 0;
-                for (size_t c = 0; c < x->cols; c++) sum += x->codes[t * x->ld + c] * (int32_t)w[c];
-                value = (float)sum * (x->step[t] * scale);
-            } else if (x->codes) {
-                float sum = 0.0f;
-                for (size_t c = 0; c < x->cols; c++) sum += (float)x->codes[t * x->ld + c] * w[c];
-                value = sum * x->step[t];
+/* Columns n .. n + count - 1 of B are columns of the weight, its rows are K. n is a multiple of 64. */
+static void input_gradient_panels(const struct product *p, size_t n, size_t count, unsigned char *b, void *chunk) {
+    const struct matmul_engine *e = p->o.e;
+    const dqt_tensor *w = p->w;
+    const size_t width = round_up(count, UNIT), panel_stride = p->o.padded_k * PANEL * e->size;
+    const size_t end = round_up(count, e->columns);
+    const bool code = format_is_code(w->compute), packed = code && w->compute == w->storage;
+    for (size_t k = 0; k < p->k; k += UNIT) {
+        const size_t depth = least(UNIT, p->k - k);
+        if (code && !packed) memset(chunk, 0, depth * width);
+        for (size_t i = 0; i < depth; i++) {
+            const size_t row = p->row + k + i;
+            if (packed) {
+                p->ctx->kernels->matmul.unpack(w->storage, tensor_row(w, row) + n / UNIT * format_unit_bytes(w->storage),
+                                               width / UNIT, (int8_t *)chunk + i * width);
+            } else if (code) {
+                tensor_read_codes(w, row, n, count, (int8_t *)chunk + i * width);
             } else {
-                float sum = 0.0f;
-                for (size_t c = 0; c < x->cols; c++)
-                    sum += rounded(x->floats[t * x->ld + c], p->bf16) * rounded(w[c], p->bf16);
-                value = sum * scale;
+                tensor_read_floats(w, row, n, count, (float *)chunk + i * width);
             }
-            float *y = &p->y[t * p->ld_y + r];
-            *y = p->accumulate ? *y + value : value;
         }
+        for (size_t c = 0; c < end; c += PANEL) {
+            unsigned char *out = b + c / PANEL * panel_stride + k * PANEL * e->size;
+            if (code) {
+                e->pack_b_codes(e, (const int8_t *)chunk + c, width, depth, out);
+            } else {
+                e->pack_b(e, (const float *)chunk + c, width, c < count ? least(PANEL, count - c) : 0, depth, out);
+            }
+        }
+    }
+}
+
+static void multiply_item(void *arg, size_t item, int lane) {
+    const struct product *p = arg;
+    const struct matmul_engine *e = p->o.e;
+    const size_t n0 = item * p->columns, n = least(p->columns, p->n - n0);
+    struct arena a = {workspace_lane(p->ws, lane), 0};
+    struct block_scratch s;
+    block_place(e, p->o.padded_k, p->columns, &a, &s);
+    const float *col_scale = NULL;
+    if (p->x) {
+        for (size_t c = 0; c < round_up(n, e->columns); c += PANEL)
+            forward_panel(p, n0 + c, s.b + c * p->o.padded_k * e->size, s.chunk);
+        if (format_is_code(p->w->compute)) {
+            for (size_t c = 0; c < n; c++) s.col_scale[c] = tensor_compute_scale(p->w, p->row + n0 + c);
+            col_scale = s.col_scale;
+        }
+    } else {
+        input_gradient_panels(p, n0, n, s.b, s.chunk);
+    }
+    block_multiply(&p->o, s.b, n, s.partial, col_scale, p->y + p->first * p->ld_y + n0, p->ld_y, p->accumulate);
+}
+
+static void run(struct product *p, size_t tokens, size_t smallest) {
+    const struct matmul_engine *e = p->o.e;
+    const float *row_scale = p->o.row_scale;
+    const size_t chunk = chunk_tokens(e, p->o.padded_k);
+    p->columns = block_columns(e, p->n, p->o.padded_k, smallest, p->ctx->num_threads);
+    for (p->first = 0; p->first < tokens; p->first += chunk) {
+        p->o.m = least(chunk, tokens - p->first);
+        p->o.row_scale = row_scale ? row_scale + p->first : NULL;
+        parallel_run(p->ctx, (p->o.m + e->rows - 1) / e->rows, pack_a_item, p);
+        parallel_run(p->ctx, (p->n + p->columns - 1) / p->columns, multiply_item, p);
     }
 }
 
 void matmul_forward(const dqt_context *ctx, const struct workspace *ws, const struct activations *x, const dqt_tensor *w,
                     size_t row, size_t rows, int precision, bool accumulate, float *y, size_t ld_y) {
-    struct product p = {.ctx = ctx, .ws = ws, .x = x, .w = w, .row = row, .rows = rows, .bf16 = precision == DQT_PRECISION_BF16,
-                        .accumulate = accumulate, .y = y, .ld_y = ld_y};
-    parallel_run(ctx, (rows + ROW_BLOCK - 1) / ROW_BLOCK, forward_item, &p);
-}
-
-static void input_gradient_item(void *arg, size_t item, int lane) {
-    const struct product *p = arg;
-    float *w = workspace_lane(p->ws, lane);
-    size_t cols = p->w->cols;
-    size_t first = item * TOKEN_BLOCK, last = first + TOKEN_BLOCK < p->tokens ? first + TOKEN_BLOCK : p->tokens;
-    if (!p->accumulate) memset(p->y + first * cols, 0, (last - first) * cols * sizeof(float));
-    for (size_t r = 0; r < p->rows; r++) {
-        float scale;
-        read_row(p->w, p->row + r, w, &scale);
-        for (size_t t = first; t < last; t++) {
-            float d = rounded(p->dy[t * p->ld_dy + r] * scale, p->bf16);
-            for (size_t c = 0; c < cols; c++) p->y[t * cols + c] += d * rounded(w[c], p->bf16);
-        }
+    const struct matmul_kernels *kernels = &ctx->kernels->matmul;
+    const bool integer = x->codes && format_is_code(w->compute);
+    const int format = w->compute == w->storage ? w->storage : DQT_FORMAT_INT8; /* of the bytes that are packed */
+    struct product p = {.ctx = ctx, .ws = ws, .x = x, .w = w, .row = row, .k = x->cols, .n = rows, .accumulate = accumulate,
+                        .y = y, .ld_y = ld_y};
+    if (integer) {
+        p.o.e = format == DQT_FORMAT_INT8 ? &kernels->int8 : &kernels->code;
+        p.o.padded_k = round_up(x->cols, UNIT);
+        p.bias = format == DQT_FORMAT_INT8 ? p.o.e->int8_bias : format_min(format);
+    } else {
+        const bool bf16 = x->codes ? w->compute == DQT_FORMAT_BF16 : precision == DQT_PRECISION_BF16;
+        p.o.e = bf16 ? &kernels->bf16 : &kernels->f32;
+        p.o.padded_k = round_up(x->cols, p.o.e->k_unit);
     }
+    p.o.row_scale = x->codes ? x->step : NULL;
+    struct arena shared = {workspace_shared(ws), 0};
+    shared_place(&p, x->tokens, 0, &shared);
+    p.a = shared.base + shared.used;
+    p.o.a = p.a;
+    p.o.row_add = integer ? p.row_add : NULL;
+    p.k_scale = NULL;
+    run(&p, x->tokens, 2 * PANEL);
 }
 
 void matmul_input_gradient(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy, size_t tokens,
                            const dqt_tensor *w, size_t row, size_t rows, int precision, bool accumulate, float *dx) {
-    struct product p = {.ctx = ctx, .ws = ws, .dy = dy, .ld_dy = ld_dy, .tokens = tokens, .w = w, .row = row, .rows = rows,
-                        .bf16 = precision == DQT_PRECISION_BF16, .accumulate = accumulate, .y = dx};
-    parallel_run(ctx, (tokens + TOKEN_BLOCK - 1) / TOKEN_BLOCK, input_gradient_item, &p);
-}
-
-static void weight_gradient_item(void *arg, size_t item, int lane) {
-    const struct product *p = arg;
-    const struct activations *x = p->x;
-    float *tile = workspace_lane(p->ws, lane);
-    size_t ld = round_up(x->cols, 16), first = item * MATMUL_TILE_ROWS;
-    size_t rows = p->rows - first < MATMUL_TILE_ROWS ? p->rows - first : MATMUL_TILE_ROWS;
-    memset(tile, 0, rows * ld * sizeof *tile);
-    for (size_t t = 0; t < x->tokens; t++) {
-        float step = x->codes ? x->step[t] : 1.0f;
-        for (size_t r = 0; r < rows; r++) {
-            float d = rounded(p->dy[t * p->ld_dy + first + r] * step, p->bf16);
-            float *out = tile + r * ld;
-            if (x->codes) {
-                for (size_t c = 0; c < x->cols; c++) out[c] += d * (float)x->codes[t * x->ld + c];
-            } else {
-                for (size_t c = 0; c < x->cols; c++) out[c] += d * rounded(x->floats[t * x->ld + c], p->bf16);
-            }
-        }
+    const struct matmul_kernels *kernels = &ctx->kernels->matmul;
+    struct product p = {.ctx = ctx, .ws = ws, .dy = dy, .ld_dy = ld_dy, .w = w, .row = row, .k = rows, .n = w->cols,
+                        .accumulate = accumulate, .y = dx, .ld_y = w->cols};
+    p.o.e = precision == DQT_PRECISION_BF16 ? &kernels->bf16 : &kernels->f32;
+    p.o.padded_k = round_up(rows, p.o.e->k_unit);
+    struct arena shared = {workspace_shared(ws), 0};
+    shared_place(&p, tokens, 0, &shared);
+    p.a = shared.base + shared.used;
+    p.o.a = p.a;
+    if (format_is_code(w->compute)) {
+        for (size_t r = 0; r < rows; r++) p.k_scale[r] = tensor_compute_scale(w, row + r);
+    } else {
+        p.k_scale = NULL;
     }
-    p->consume(p->arg, first, rows, tile, ld, lane);
-}
-
-void matmul_weight_gradient(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy, size_t rows,
-                            const struct activations *x, int precision, tile_fn consume, void *arg) {
-    struct product p = {.ctx = ctx, .ws = ws, .dy = dy, .ld_dy = ld_dy, .x = x, .rows = rows,
-                        .bf16 = precision == DQT_PRECISION_BF16, .consume = consume, .arg = arg};
-    parallel_run(ctx, (rows + MATMUL_TILE_ROWS - 1) / MATMUL_TILE_ROWS, weight_gradient_item, &p);
+    run(&p, tokens, UNIT);
 }

@@ -1,0 +1,93 @@
+/* Products in plain C: the specification. */
+#include <math.h>
+#include <string.h>
+
+#include "kernels/matmul_kernels.h"
+#include "quant/format.h"
+
+enum { ROWS = 4 };
+
+static void finish(const struct matmul_block *b, size_t i, size_t n, float sum) {
+    float scale = (b->row_scale ? b->row_scale[i] : 1.0f) * (b->col_scale ? b->col_scale[n] : 1.0f);
+    float *y = &b->y[i * b->ld_y + n];
+    *y = b->accumulate ? *y + sum * scale : sum * scale;
+}
+
+/* partial[rows][round_up(n, 16)]. Sums are unsigned: their wrap-around is meant. */
+static void block_code(const struct matmul_block *b) {
+    const size_t ld = (b->n + PANEL - 1) / PANEL * PANEL;
+    uint32_t *partial = b->partial;
+    for (size_t n0 = 0; n0 < b->n; n0 += PANEL) {
+        const int8_t *a = b->a;
+        const uint8_t *panel = (const uint8_t *)b->b + n0 / PANEL * b->panel_stride;
+        uint32_t sum[ROWS][PANEL];
+        for (size_t i = 0; i < ROWS; i++)
+            for (size_t j = 0; j < PANEL; j++) sum[i][j] = b->first ? 0 : partial[i * ld + n0 + j];
+        for (size_t k = 0; k < b->k; k++)
+            for (size_t i = 0; i < ROWS; i++)
+                for (size_t j = 0; j < PANEL; j++) sum[i][j] += (uint32_t)(a[k * ROWS + i] * panel[k * PANEL + j]);
+        for (size_t i = 0; i < ROWS; i++) {
+            for (size_t j = 0; j < PANEL; j++) {
+                if (!b->last) {
+                    partial[i * ld + n0 + j] = sum[i][j];
+                } else if (i < b->m && n0 + j < b->n) {
+                    finish(b, i, n0 + j, (float)(int32_t)(sum[i][j] + (uint32_t)b->row_add[i]));
+                }
+            }
+        }
+    }
+}
+
+static void block_f32(const struct matmul_block *b) {
+    const size_t ld = (b->n + PANEL - 1) / PANEL * PANEL;
+    float *partial = b->partial;
+    for (size_t n0 = 0; n0 < b->n; n0 += PANEL) {
+        const float *a = b->a, *panel = (const float *)((const char *)b->b + n0 / PANEL * b->panel_stride);
+        float sum[ROWS][PANEL];
+        for (size_t i = 0; i < ROWS; i++)
+            for (size_t j = 0; j < PANEL; j++) sum[i][j] = b->first ? 0.0f : partial[i * ld + n0 + j];
+        for (size_t k = 0; k < b->k; k++)
+            for (size_t i = 0; i < ROWS; i++)
+                for (size_t j = 0; j < PANEL; j++) sum[i][j] += a[k * ROWS + i] * panel[k * PANEL + j];
+        for (size_t i = 0; i < ROWS; i++) {
+            for (size_t j = 0; j < PANEL; j++) {
+                if (!b->last) {
+                    partial[i * ld + n0 + j] = sum[i][j];
+                } else if (i < b->m && n0 + j < b->n) {
+                    finish(b, i, n0 + j, sum[i][j]);
+                }
+            }
+        }
+    }
+}
+
+static void unpack(int format, const uint8_t *packed, size_t units, int8_t *codes) {
+    const size_t unit_bytes = format_unit_bytes(format);
+    for (size_t u = 0; u < units; u++) unit_unpack(format, packed + u * unit_bytes, codes + u * UNIT);
+}
+
+static float quantize(const float *x, size_t cols, int8_t *codes) {
+    float amax = 1e-5f;
+    for (size_t c = 0; c < cols; c++) amax = fabsf(x[c]) > amax ? fabsf(x[c]) : amax;
+    const float factor = 127.0f / amax;
+    for (size_t c = 0; c < cols; c++) {
+        float v = rintf(x[c] * factor);
+        codes[c] = (int8_t)(v > 127.0f ? 127.0f : v > -128.0f ? v : -128.0f); /* NaN: -128 */
+    }
+    return amax / 127.0f;
+}
+
+void matmul_scalar_set(struct matmul_kernels *k) {
+    const struct matmul_engine code = {.rows = ROWS, .columns = PANEL, .group = 1, .size = 1, .k_unit = 1, .int8_bias = -128,
+                                       .block = block_code};
+    const struct matmul_engine f32 = {.rows = ROWS, .columns = PANEL, .group = 1, .size = 4, .k_unit = 1, .block = block_f32};
+    k->code = k->int8 = code;
+    k->f32 = k->bf16 = f32;
+    k->bf16.rounded = true;
+    matmul_pack_set(&k->code);
+    matmul_pack_set(&k->int8);
+    matmul_pack_set(&k->bf16);
+    matmul_pack_set(&k->f32);
+    k->unpack = unpack;
+    k->quantize = quantize;
+}

@@ -1,0 +1,112 @@
+/* Weight gradients: dW[rows][cols] = dy^T x. A is dy^T of an item's rows, packed by its lane; B is x, packed once for all
+ * lanes in shared scratch where the engine is fast (2-byte elements), else block by block by each lane. */
+#include <string.h>
+
+#include "ops/matmul_block.h"
+
+/* x is read once per item: with 128 rows, 128 multiply-adds per element that comes from L3 (docs/performance.md). */
+enum { ITEM_ROWS = 2 * MATMUL_TILE_ROWS };
+
+struct weight_gradient {
+    const dqt_context *ctx;
+    const struct workspace *ws;
+    const struct matmul_engine *e;
+    const struct activations *x;
+    const float *dy;
+    size_t ld_dy, rows, padded_k, columns;
+    size_t ld_tile;
+    unsigned char *shared; /* panels of x; NULL: packed by lanes */
+    tile_fn consume;
+    void *arg;
+};
+
+struct lane_scratch {
+    unsigned char *a;
+    float *tile;
+    struct block_scratch block;
+};
+
+static bool shares_panels(const struct matmul_engine *e) {
+    return e->size == 2;
+}
+
+static void lane_place(const struct matmul_engine *e, size_t rows, size_t cols, size_t padded_k, size_t columns,
+                       struct arena *a, struct lane_scratch *s) {
+    rows = least(ITEM_ROWS, rows);
+    s->a = arena_take(a, round_up(rows, e->rows) * padded_k, e->size);
+    s->tile = arena_take(a, rows * round_up(cols, PANEL), sizeof(float));
+    block_place(e, shares_panels(e) ? 0 : padded_k, columns, a, &s->block);
+}
+
+void weight_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols, struct scratch_need *need) {
+    const struct matmul_engine *const engines[] = {&ctx->kernels->matmul.bf16, &ctx->kernels->matmul.f32};
+    for (size_t i = 0; i < sizeof engines / sizeof *engines; i++) {
+        const struct matmul_engine *e = engines[i];
+        const size_t padded_k = round_up(tokens, e->k_unit);
+        struct arena a = {0};
+        struct lane_scratch s;
+        lane_place(e, rows, cols, padded_k, 0, &a, &s);
+        block_place(e, 0, BLOCK_COLUMNS, &a, &s.block);
+        if (!shares_panels(e))
+            arena_take(&a, least(BLOCK_COLUMNS * padded_k * e->size, most(BLOCK_BYTES, UNIT * padded_k * e->size)), 1);
+        scratch_max(need, shares_panels(e) ? round_up(cols, UNIT) * padded_k * e->size : 0, a.used, 0);
+    }
+}
+
+/* Panels of columns n .. n + count - 1 of x; count is a multiple of the engine's columns except at the end. */
+static void pack_panels(const struct weight_gradient *g, size_t n, size_t count, unsigned char *b) {
+    const struct matmul_engine *e = g->e;
+    const struct activations *x = g->x;
+    for (size_t c = 0; c < round_up(count, e->columns); c += PANEL) {
+        unsigned char *panel = b + c * g->padded_k * e->size;
+        if (x->codes) { /* n + c + 16 <= round_up(cols, 64) <= ld */
+            e->pack_b_codes(e, x->codes + n + c, x->ld, x->tokens, panel);
+        } else {
+            const size_t from = least(n + c, x->cols);
+            e->pack_b(e, x->floats + from, x->ld, least(PANEL, x->cols - from), x->tokens, panel);
+        }
+    }
+}
+
+static void pack_item(void *arg, size_t item, int lane) {
+    const struct weight_gradient *g = arg;
+    (void)lane;
+    pack_panels(g, item * UNIT, least(UNIT, g->x->cols - item * UNIT), g->shared + item * UNIT * g->padded_k * g->e->size);
+}
+
+static void multiply_item(void *arg, size_t item, int lane) {
+    const struct weight_gradient *g = arg;
+    const struct matmul_engine *e = g->e;
+    const struct activations *x = g->x;
+    const size_t row = item * ITEM_ROWS, rows = least(ITEM_ROWS, g->rows - row), ld = g->ld_tile;
+    struct arena arena = {workspace_lane(g->ws, lane), 0};
+    struct lane_scratch s;
+    lane_place(e, g->rows, x->cols, g->padded_k, g->columns, &arena, &s);
+    for (size_t i = 0; i < rows; i += e->rows)
+        e->pack_a_transposed(e, g->dy + row + i, g->ld_dy, least(e->rows, rows - i), x->tokens, x->codes ? x->step : NULL,
+                             s.a + i * g->padded_k * e->size);
+    const struct operand o = {.e = e, .a = s.a, .m = rows, .padded_k = g->padded_k};
+    for (size_t n = 0; n < x->cols; n += g->columns) {
+        const size_t count = least(g->columns, x->cols - n);
+        const unsigned char *b = g->shared ? g->shared + n * g->padded_k * e->size : s.block.b;
+        if (!g->shared) pack_panels(g, n, count, s.block.b);
+        block_multiply(&o, b, count, s.block.partial, NULL, s.tile + n, ld, false);
+    }
+    for (size_t i = 0; i < rows; i += MATMUL_TILE_ROWS)
+        g->consume(g->arg, row + i, least(MATMUL_TILE_ROWS, rows - i), s.tile + i * ld, ld, lane);
+}
+
+void matmul_weight_gradient(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy, size_t rows,
+                            const struct activations *x, int precision, tile_fn consume, void *arg) {
+    const struct matmul_kernels *kernels = &ctx->kernels->matmul;
+    struct weight_gradient g = {.ctx = ctx, .ws = ws, .x = x, .dy = dy, .ld_dy = ld_dy, .rows = rows, .consume = consume,
+                                .arg = arg, .ld_tile = round_up(x->cols, PANEL)};
+    g.e = precision == DQT_PRECISION_BF16 ? &kernels->bf16 : &kernels->f32;
+    g.padded_k = round_up(x->tokens, g.e->k_unit);
+    g.columns = block_columns(g.e, x->cols, g.padded_k, UNIT, 1);
+    if (shares_panels(g.e)) {
+        g.shared = workspace_shared(ws);
+        parallel_run(ctx, (x->cols + UNIT - 1) / UNIT, pack_item, &g);
+    }
+    parallel_run(ctx, (rows + ITEM_ROWS - 1) / ITEM_ROWS, multiply_item, &g);
+}
