@@ -2,6 +2,7 @@
  *
  * The including file defines
  *   UPDATE_SUFFIX(name)  name with the instruction set's suffix, such as name##_avx2
+ *   UPDATE_PHILOX        optional: it has its own static philox_blocks (integer products are exact in any form)
  * and gets update_row, update_sum_squares and update_add_squares under those names. Plain loops of fixed length that the
  * compiler turns into vectors; no operation may be reordered or fused, so that all files give the same bits. Everything
  * is static: nothing compiled here may be called on a lesser CPU.
@@ -34,38 +35,30 @@ static void stream_start(struct stream *s, const struct rng *rng, uint64_t eleme
     rng_block(rng, element / 4, s->words + CHUNK);
 }
 
-/* Philox on 16 counters at a time; rng_block in core/rng.h is the specification. */
+#ifndef UPDATE_PHILOX
+/* The words of CHUNK / 4 counters; rng_block in core/rng.h, laid out so that compilers find the vectors. */
 static void philox_blocks(const struct rng *r, uint64_t first, uint32_t *restrict out) {
-    for (int group = 0; group < CHUNK / 4; group += 16) {
-        uint32_t c0[16], c1[16], c2[16], c3[16];
+    for (int i = 0; i < CHUNK / 4; i++) {
+        const uint64_t block = first + (uint64_t)i;
+        uint32_t c0 = (uint32_t)block, c1 = (uint32_t)(block >> 32), c2 = r->high[0], c3 = r->high[1];
         uint32_t k0 = r->key[0], k1 = r->key[1];
-        for (int i = 0; i < 16; i++) {
-            const uint64_t block = first + (uint64_t)(group + i);
-            c0[i] = (uint32_t)block;
-            c1[i] = (uint32_t)(block >> 32);
-            c2[i] = r->high[0];
-            c3[i] = r->high[1];
-        }
+#pragma GCC unroll 10
         for (int round = 0; round < 10; round++) {
-            for (int i = 0; i < 16; i++) {
-                const uint64_t p0 = (uint64_t)0xD2511F53u * c0[i], p1 = (uint64_t)0xCD9E8D57u * c2[i];
-                c0[i] = (uint32_t)(p1 >> 32) ^ c1[i] ^ k0;
-                c2[i] = (uint32_t)(p0 >> 32) ^ c3[i] ^ k1;
-                c1[i] = (uint32_t)p1;
-                c3[i] = (uint32_t)p0;
-            }
+            const uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
+            c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
+            c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
+            c1 = (uint32_t)p1;
+            c3 = (uint32_t)p0;
             k0 += 0x9E3779B9u;
             k1 += 0xBB67AE85u;
         }
-        for (int i = 0; i < 16; i++) {
-            uint32_t *o = out + 4 * (group + i);
-            o[0] = c0[i];
-            o[1] = c1[i];
-            o[2] = c2[i];
-            o[3] = c3[i];
-        }
+        out[4 * i] = c0;
+        out[4 * i + 1] = c1;
+        out[4 * i + 2] = c2;
+        out[4 * i + 3] = c3;
     }
 }
+#endif
 
 static const uint32_t *stream_chunk(struct stream *s) {
     memcpy(s->words, s->words + CHUNK, 4 * sizeof *s->words);
