@@ -38,19 +38,49 @@ static void attention_product(size_t rows, size_t cols, size_t depth, const floa
             product_block(depth, a + i * row_step, row_step, depth_step, b + j, ldb, c + i * ldc + j, ldc, accumulate);
 }
 
-static void attention_transpose(const float *x, size_t ldx, size_t rows, size_t cols, float scale, float *out, size_t ldo) {
+typedef float quad __attribute__((vector_size(16)));
+
+static inline quad quad_load(const float *x) {
+    quad q;
+    memcpy(&q, x, sizeof q);
+    return q;
+}
+
+/* out[c][r] = x[r][c] * factor for a block of 4 by 4. */
+static inline void transpose_block(const float *x, size_t ldx, float factor, float *out, size_t ldo) {
+    quad a = quad_load(x), b = quad_load(x + ldx), c = quad_load(x + 2 * ldx), d = quad_load(x + 3 * ldx);
+    quad ab0 = {a[0], b[0], a[1], b[1]}, ab1 = {a[2], b[2], a[3], b[3]};
+    quad cd0 = {c[0], d[0], c[1], d[1]}, cd1 = {c[2], d[2], c[3], d[3]};
+    quad rows[4] = {{ab0[0], ab0[1], cd0[0], cd0[1]},
+                    {ab0[2], ab0[3], cd0[2], cd0[3]},
+                    {ab1[0], ab1[1], cd1[0], cd1[1]},
+                    {ab1[2], ab1[3], cd1[2], cd1[3]}};
+    for (size_t i = 0; i < 4; i++) {
+        quad row = rows[i] * factor;
+        memcpy(out + i * ldo, &row, sizeof row);
+    }
+}
+
+static void attention_transpose(const float *x, size_t ldx, size_t rows, size_t cols, float factor, float *out, size_t ldo) {
     size_t padded = (rows + ATTENTION_COLUMNS - 1) / ATTENTION_COLUMNS * ATTENTION_COLUMNS;
+    size_t whole_rows = rows / 4 * 4, whole_cols = cols / 4 * 4;
+    for (size_t r = 0; r < whole_rows; r += 4) {
+        for (size_t c = 0; c < whole_cols; c += 4) transpose_block(x + r * ldx + c, ldx, factor, out + c * ldo + r, ldo);
+        for (size_t c = whole_cols; c < cols; c++)
+            for (size_t i = r; i < r + 4; i++) out[c * ldo + i] = x[i * ldx + c] * factor;
+    }
     for (size_t c = 0; c < cols; c++) {
-        for (size_t r = 0; r < rows; r++) out[c * ldo + r] = x[r * ldx + c] * scale;
+        for (size_t r = whole_rows; r < rows; r++) out[c * ldo + r] = x[r * ldx + c] * factor;
         for (size_t r = rows; r < padded; r++) out[c * ldo + r] = 0;
     }
 }
 
 /* All ones in lanes of queries first + lane >= key. */
 static inline ivec causal_mask(size_t first, size_t key) {
-    ivec query;
-    for (int i = 0; i < VEC_WIDTH; i++) query[i] = (int)first + i;
-    return query >= (int)key;
+    static const int32_t count[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    ivec lane;
+    memcpy(&lane, count, sizeof lane);
+    return lane >= (int32_t)key - (int32_t)first;
 }
 
 static void attention_softmax(float *s, size_t keys, size_t queries, bool diagonal, float *maximum_out, float *sum_out,
@@ -108,7 +138,7 @@ static void attention_softmax_gradient(float *s, float *dp, size_t keys, size_t 
     }
 }
 
-static void attention_scores(const float *q, const float *k, size_t ldk, size_t keys, size_t head_size, float scale,
+static void attention_scores(const float *q, const float *k, size_t ldk, size_t keys, size_t head_size, float factor,
                              float *scores) {
     size_t whole = head_size / VEC_WIDTH * VEC_WIDTH;
     for (size_t j = 0; j < keys; j++, k += ldk) {
@@ -119,7 +149,7 @@ static void attention_scores(const float *q, const float *k, size_t ldk, size_t 
         for (size_t w = VEC_WIDTH / 2; w; w /= 2)
             for (size_t i = 0; i < w; i++) s[i] += s[i + w];
         for (size_t i = whole; i < head_size; i++) s[0] += q[i] * k[i];
-        scores[j] = s[0] * scale;
+        scores[j] = s[0] * factor;
     }
 }
 

@@ -18,8 +18,9 @@ enum {
 };
 
 struct vector_kernels {
-    /* sum x[i]^2; sum x[i] y[i] z[i]; max x[i] (-inf for n = 0; NaN are passed over). */
+    /* sum x[i]^2; sum x[i] y[i]; sum x[i] y[i] z[i]; max x[i] (-inf for n = 0; NaN are passed over). */
     float (*sum_squares)(const float *x, size_t n);
+    float (*dot)(const float *x, const float *y, size_t n);
     float (*dot3)(const float *x, const float *y, const float *z, size_t n);
     float (*maximum)(const float *x, size_t n);
     /* sum exp(x[i] - shift); the terms go to out, which may be x, or NULL. */
@@ -31,8 +32,9 @@ struct vector_kernels {
      * NULL: not wanted. */
     void (*norm_gradient_row)(const float *dy, const float *x, const float *gain, float r, float c, size_t n,
                               bool accumulate, float *dx, float *dgain);
-    /* y += x. */
+    /* y += x; y = x * factor (y may be x). */
     void (*add)(const float *x, size_t n, float *y);
+    void (*scale)(const float *x, size_t n, float factor, float *y);
 
     /* One token, x[heads][2 * half]: x1' = x1 cos - x2 sin, x2' = x2 cos + x1 sin; sign -1 for the inverse. */
     void (*rope_row)(float *x, size_t heads, size_t half, const float *cosines, const float *sines, float sign);
@@ -43,15 +45,15 @@ struct vector_kernels {
     void (*squared_relu)(const float *up, size_t n, float *h);
     void (*squared_relu_gradient)(const float *up, const float *dh, size_t n, float *dup);
 
-    /* x = exp(x - log_sum) * scale, in place. */
-    void (*softmax_scale)(float *x, size_t n, float log_sum, float scale);
+    /* x = exp(x - log_sum) * factor, in place. */
+    void (*softmax_scale)(float *x, size_t n, float log_sum, float factor);
 
     /* C[i][j] (+)= sum_k a[i * row_step + k * depth_step] * b[k * ldb + j], j < cols. rows is a multiple of ATTENTION_ROWS,
      * cols of ATTENTION_COLUMNS. */
     void (*attention_product)(size_t rows, size_t cols, size_t depth, const float *a, size_t row_step, size_t depth_step,
                               const float *b, size_t ldb, float *c, size_t ldc, bool accumulate);
-    /* out[c][r] = x[r][c] * scale for r < rows; zero for r in [rows, round_up(rows, ATTENTION_COLUMNS)). */
-    void (*attention_transpose)(const float *x, size_t ldx, size_t rows, size_t cols, float scale, float *out, size_t ldo);
+    /* out[c][r] = x[r][c] * factor for r < rows; zero for r in [rows, round_up(rows, ATTENTION_COLUMNS)). */
+    void (*attention_transpose)(const float *x, size_t ldx, size_t rows, size_t cols, float factor, float *out, size_t ldo);
     /* Scores s[keys][ATTENTION_TILE queries] of one tile become exp(score - maximum), with maximum[query] and sum[query]
      * brought up to date; correction[query] = exp(old maximum - new). `queries` is rounded up to 16. diagonal: key j counts
      * for query i only if j <= i; others become 0 as far as key (i | 15). */
@@ -60,8 +62,8 @@ struct vector_kernels {
     /* s becomes p = exp(s - log_sum[query]), dp becomes p * (dp - delta[query]); the rest as above. */
     void (*attention_softmax_gradient)(float *s, float *dp, size_t keys, size_t queries, bool diagonal,
                                        const float *log_sum, const float *delta);
-    /* scores[j] = scale * q . k[j * ldk], j < keys; and out = out * correction + sum_j p[j] * v[j * ldv]. */
-    void (*attention_scores)(const float *q, const float *k, size_t ldk, size_t keys, size_t head_size, float scale,
+    /* scores[j] = factor * q . k[j * ldk], j < keys; and out = out * correction + sum_j p[j] * v[j * ldv]. */
+    void (*attention_scores)(const float *q, const float *k, size_t ldk, size_t keys, size_t head_size, float factor,
                              float *scores);
     void (*attention_mix)(const float *p, const float *v, size_t ldv, size_t keys, size_t head_size, float correction,
                           float *out);

@@ -93,6 +93,21 @@ static float sum_squares(const float *x, size_t n) {
     return sums_total(sums);
 }
 
+static float dot(const float *x, const float *y, size_t n) {
+    vec sums[SUM_VECS] = {0};
+    size_t i = 0;
+    for (; i + SUMS <= n; i += SUMS) {
+        UNROLL
+        for (size_t j = 0; j < SUM_VECS; j++) sums[j] += vec_load(x + i + j * VEC_WIDTH) * vec_load(y + i + j * VEC_WIDTH);
+    }
+    for (size_t j = 0; i < n; j++, i += VEC_WIDTH) {
+        size_t m = n - i;
+        if (m < VEC_WIDTH) sums[j] += vec_load_part(x + i, m, 0) * vec_load_part(y + i, m, 0);
+        else sums[j] += vec_load(x + i) * vec_load(y + i);
+    }
+    return sums_total(sums);
+}
+
 static float dot3(const float *x, const float *y, const float *z, size_t n) {
     vec sums[SUM_VECS] = {0};
     size_t i = 0;
@@ -185,6 +200,12 @@ static void add(const float *x, size_t n, float *y) {
     for (; i < n; i++) y[i] += x[i];
 }
 
+static void scale(const float *x, size_t n, float factor, float *y) {
+    size_t i = 0;
+    for (; i + VEC_WIDTH <= n; i += VEC_WIDTH) vec_store(y + i, vec_load(x + i) * factor);
+    for (; i < n; i++) y[i] = x[i] * factor;
+}
+
 static void rope_row(float *x, size_t heads, size_t half, const float *cosines, const float *sines, float sign) {
     for (size_t h = 0; h < heads; h++) {
         float *x1 = x + h * 2 * half, *x2 = x1 + half;
@@ -263,20 +284,22 @@ static void squared_relu_gradient(const float *up, const float *dh, size_t n, fl
     }
 }
 
-static void softmax_scale(float *x, size_t n, float log_sum, float scale) {
+static void softmax_scale(float *x, size_t n, float log_sum, float factor) {
     size_t i = 0;
-    for (; i + VEC_WIDTH <= n; i += VEC_WIDTH) vec_store(x + i, vec_exp(vec_load(x + i) - log_sum) * scale);
-    if (i < n) vec_store_part(x + i, n - i, vec_exp(vec_load_part(x + i, n - i, 0) - log_sum) * scale);
+    for (; i + VEC_WIDTH <= n; i += VEC_WIDTH) vec_store(x + i, vec_exp(vec_load(x + i) - log_sum) * factor);
+    if (i < n) vec_store_part(x + i, n - i, vec_exp(vec_load_part(x + i, n - i, 0) - log_sum) * factor);
 }
 
 static void vector_fill(struct vector_kernels *k) {
     k->sum_squares = sum_squares;
+    k->dot = dot;
     k->dot3 = dot3;
     k->maximum = maximum;
     k->exp_sum = exp_sum;
     k->norm_row = norm_row;
     k->norm_gradient_row = norm_gradient_row;
     k->add = add;
+    k->scale = scale;
     k->rope_row = rope_row;
     k->swiglu = swiglu;
     k->swiglu_gradient = swiglu_gradient;

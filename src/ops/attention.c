@@ -51,15 +51,13 @@ void attention_scratch(const dqt_context *ctx, const struct attention_shape *s, 
     scratch_max(need, 0, a.used, 0);
 }
 
-/* out[padded][depth] = x[rows][head_size] (leading dimension ld) * scale, zeros elsewhere. */
-static void copy_padded(const struct job *job, const float *x, size_t ld, size_t rows, size_t padded, float scale,
+/* out[padded][depth] = x[rows][head_size] (leading dimension ld) * factor, zeros elsewhere. */
+static void copy_padded(const struct job *job, const float *x, size_t ld, size_t rows, size_t padded, float factor,
                         float *out) {
     size_t size = job->s.head_size, depth = job->depth;
     for (size_t r = 0; r < rows; r++) {
-        float *to = out + r * depth;
-        const float *from = x + r * ld;
-        for (size_t i = 0; i < size; i++) to[i] = from[i] * scale;
-        for (size_t i = size; i < depth; i++) to[i] = 0;
+        job->kernels->scale(x + r * ld, size, factor, out + r * depth);
+        for (size_t i = size; i < depth; i++) out[r * depth + i] = 0;
     }
     memset(out + rows * depth, 0, (padded - rows) * depth * sizeof *out);
 }
@@ -126,12 +124,11 @@ static void forward_head(void *arg, size_t item, int lane) {
             score_tile(job, keys + k0 * depth, queries_t, count, queries, diagonal, s);
             job->kernels->attention_softmax(s, count, queries, diagonal, maximum, sum, correction);
             for (size_t i = 0; k0 && i < queries; i++)
-                for (size_t c = 0; c < depth; c++) mixed[i * depth + c] *= correction[i];
+                job->kernels->scale(mixed + i * depth, depth, correction[i], mixed + i * depth);
             mix_tile(job, s, values + k0 * depth, count, queries, diagonal, k0 > 0, mixed);
         }
         for (size_t i = 0; i < queries; i++) {
-            float inverse = 1.0f / sum[i], *to = job->out + offset + i * job->q_ld;
-            for (size_t c = 0; c < size; c++) to[c] = mixed[i * depth + c] * inverse;
+            job->kernels->scale(mixed + i * depth, size, 1.0f / sum[i], job->out + offset + i * job->q_ld);
             if (job->log_sum) job->log_sum[(token0 + q0 + i) * job->s.heads + head] = maximum[i] + logf(sum[i]);
         }
     }
@@ -146,58 +143,69 @@ void attention_forward(const dqt_context *ctx, const struct workspace *ws, const
     parallel_run(ctx, s->batch * s->heads, forward_head, &job);
 }
 
-static void copy_out(const struct job *job, const float *x, size_t rows, float scale, float *out, size_t ld) {
-    for (size_t r = 0; r < rows; r++)
-        for (size_t c = 0; c < job->s.head_size; c++) out[r * ld + c] = x[r * job->depth + c] * scale;
+static void copy_out(const struct job *job, const float *x, size_t rows, float factor, float *out, size_t ld) {
+    for (size_t r = 0; r < rows; r++) job->kernels->scale(x + r * job->depth, job->s.head_size, factor, out + r * ld);
+}
+
+/* What backward keeps in a lane's scratch. */
+struct backward_scratch {
+    float *keys, *values, *dkeys, *dvalues;
+    float *queries, *queries_t, *douts, *douts_t, *dqueries;
+    float *s, *ds, *log_sum, *delta;
+};
+
+static struct backward_scratch backward_place(const struct job *job, struct arena *a) {
+    size_t sequence = round_up(job->s.length, TILE) * job->depth, tile = TILE * job->depth;
+    struct backward_scratch m;
+    float **const parts[13] = {&m.keys, &m.values, &m.dkeys, &m.dvalues, &m.queries, &m.queries_t, &m.douts,
+                               &m.douts_t, &m.dqueries, &m.s, &m.ds, &m.log_sum, &m.delta};
+    for (int i = 0; i < 13; i++)
+        *parts[i] = arena_take(a, i < 4 ? sequence : i < 9 ? tile : i < 11 ? TILE * TILE : TILE, sizeof(float));
+    return m;
+}
+
+/* One tile of queries against all tiles of keys up to it. */
+static void backward_queries(const struct job *job, const struct backward_scratch *m, size_t token0, size_t head, size_t q0) {
+    size_t size = job->s.head_size, depth = job->depth, count = min_size(TILE, job->s.length - q0);
+    size_t offset = (token0 + q0) * job->q_ld + head * size;
+    float scale = 1.0f / sqrtf((float)size);
+    copy_padded(job, job->q + offset, job->q_ld, count, TILE, scale, m->queries);
+    copy_padded(job, job->dout + offset, job->q_ld, count, TILE, 1, m->douts);
+    job->kernels->attention_transpose(job->q + offset, job->q_ld, count, size, scale, m->queries_t, TILE);
+    job->kernels->attention_transpose(job->dout + offset, job->q_ld, count, size, 1, m->douts_t, TILE);
+    for (size_t i = 0; i < TILE; i++) {
+        m->log_sum[i] = i < count ? job->log_sum_in[(token0 + q0 + i) * job->s.heads + head] : 0;
+        m->delta[i] = i < count ? job->kernels->dot(m->douts + i * depth, job->o + offset + i * job->q_ld, size) : 0;
+    }
+    for (size_t k0 = 0; k0 <= q0; k0 += TILE) {
+        size_t keys = min_size(TILE, job->s.length - k0), at = k0 * depth;
+        bool diagonal = k0 == q0;
+        score_tile(job, m->keys + at, m->queries_t, keys, count, diagonal, m->s);
+        score_tile(job, m->values + at, m->douts_t, keys, count, diagonal, m->ds);
+        job->kernels->attention_softmax_gradient(m->s, m->ds, keys, count, diagonal, m->log_sum, m->delta);
+        scatter_tile(job, m->s, m->douts, keys, count, diagonal, m->dvalues + at);
+        scatter_tile(job, m->ds, m->queries, keys, count, diagonal, m->dkeys + at);
+        mix_tile(job, m->ds, m->keys + at, keys, count, diagonal, k0 > 0, m->dqueries);
+    }
+    copy_out(job, m->dqueries, count, scale, job->dq + offset, job->q_ld);
 }
 
 /* One kv head: its query heads in order, for each the tiles of queries in order, for each the tiles of keys in order. */
 static void backward_kv_head(void *arg, size_t item, int lane) {
     const struct job *job = arg;
-    size_t length = job->s.length, size = job->s.head_size, depth = job->depth, padded = round_up(length, TILE);
-    size_t sequence = item / job->s.kv_heads, kv_head = item % job->s.kv_heads, group = job->s.heads / job->s.kv_heads;
-    size_t token0 = sequence * length, kv_offset = token0 * job->k_ld + kv_head * size;
+    size_t length = job->s.length, padded = round_up(length, TILE), group = job->s.heads / job->s.kv_heads;
+    size_t token0 = item / job->s.kv_heads * length, kv_head = item % job->s.kv_heads;
+    size_t offset = token0 * job->k_ld + kv_head * job->s.head_size;
     struct arena a = {workspace_lane(job->ws, lane), 0};
-    float *keys = arena_take(&a, padded * depth, sizeof(float)), *values = arena_take(&a, padded * depth, sizeof(float));
-    float *dkeys = arena_take(&a, padded * depth, sizeof(float)), *dvalues = arena_take(&a, padded * depth, sizeof(float));
-    float *queries = arena_take(&a, TILE * depth, sizeof(float)), *queries_t = arena_take(&a, depth * TILE, sizeof(float));
-    float *douts = arena_take(&a, TILE * depth, sizeof(float)), *douts_t = arena_take(&a, depth * TILE, sizeof(float));
-    float *dqueries = arena_take(&a, TILE * depth, sizeof(float));
-    float *s = arena_take(&a, TILE * TILE, sizeof(float)), *ds = arena_take(&a, TILE * TILE, sizeof(float));
-    float *log_sum = arena_take(&a, TILE, sizeof(float)), *delta = arena_take(&a, TILE, sizeof(float));
-    float scale = 1.0f / sqrtf((float)size);
-
-    copy_padded(job, job->k + kv_offset, job->k_ld, length, padded, 1, keys);
-    copy_padded(job, job->v + kv_offset, job->k_ld, length, padded, 1, values);
-    memset(dkeys, 0, padded * depth * sizeof *dkeys);
-    memset(dvalues, 0, padded * depth * sizeof *dvalues);
-    for (size_t g = 0; g < group * length; g += g % length + TILE < length ? TILE : length - g % length) {
-        size_t head = kv_head * group + g / length, q0 = g % length;
-        size_t count = min_size(TILE, length - q0), offset = (token0 + q0) * job->q_ld + head * size;
-        copy_padded(job, job->q + offset, job->q_ld, count, TILE, scale, queries);
-        copy_padded(job, job->dout + offset, job->q_ld, count, TILE, 1, douts);
-        job->kernels->attention_transpose(job->q + offset, job->q_ld, count, size, scale, queries_t, TILE);
-        job->kernels->attention_transpose(job->dout + offset, job->q_ld, count, size, 1, douts_t, TILE);
-        for (size_t i = 0; i < TILE; i++) {
-            log_sum[i] = i < count ? job->log_sum_in[(token0 + q0 + i) * job->s.heads + head] : 0;
-            delta[i] = 0;
-            for (size_t c = 0; i < count && c < size; c++)
-                delta[i] += douts[i * depth + c] * job->o[offset + i * job->q_ld + c];
-        }
-        for (size_t k0 = 0; k0 <= q0; k0 += TILE) {
-            size_t key_count = min_size(TILE, length - k0);
-            bool diagonal = k0 == q0;
-            score_tile(job, keys + k0 * depth, queries_t, key_count, count, diagonal, s);
-            score_tile(job, values + k0 * depth, douts_t, key_count, count, diagonal, ds);
-            job->kernels->attention_softmax_gradient(s, ds, key_count, count, diagonal, log_sum, delta);
-            scatter_tile(job, s, douts, key_count, count, diagonal, dvalues + k0 * depth);
-            scatter_tile(job, ds, queries, key_count, count, diagonal, dkeys + k0 * depth);
-            mix_tile(job, ds, keys + k0 * depth, key_count, count, diagonal, k0 > 0, dqueries);
-        }
-        copy_out(job, dqueries, count, scale, job->dq + offset, job->q_ld);
-    }
-    copy_out(job, dkeys, length, 1, job->dk + kv_offset, job->k_ld);
-    copy_out(job, dvalues, length, 1, job->dv + kv_offset, job->k_ld);
+    struct backward_scratch m = backward_place(job, &a);
+    copy_padded(job, job->k + offset, job->k_ld, length, padded, 1, m.keys);
+    copy_padded(job, job->v + offset, job->k_ld, length, padded, 1, m.values);
+    memset(m.dkeys, 0, padded * job->depth * sizeof *m.dkeys);
+    memset(m.dvalues, 0, padded * job->depth * sizeof *m.dvalues);
+    for (size_t head = kv_head * group; head < (kv_head + 1) * group; head++)
+        for (size_t q0 = 0; q0 < length; q0 += TILE) backward_queries(job, &m, token0, head, q0);
+    copy_out(job, m.dkeys, length, 1, job->dk + offset, job->k_ld);
+    copy_out(job, m.dvalues, length, 1, job->dv + offset, job->k_ld);
 }
 
 void attention_backward(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s, const float *q,
@@ -243,8 +251,7 @@ static void cached_kv_head(void *arg, size_t item, int lane) {
             job->kernels->attention_mix(scores, job->v + at, job->k_ld, count, size, correction, out + h * size);
         }
     }
-    for (size_t h = 0; h < group; h++)
-        for (size_t c = 0; c < size; c++) out[h * size + c] /= sum[h];
+    for (size_t h = 0; h < group; h++) job->kernels->scale(out + h * size, size, 1.0f / sum[h], out + h * size);
 }
 
 void attention_cached(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s, const float *q,
