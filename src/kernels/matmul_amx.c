@@ -1,0 +1,231 @@
+/* AMX: a block is 32 rows x 32 columns, four 16 x 16 tiles of sums; each step of 64 bytes of K loads two tiles of A and two
+ * of B for four tile products. Tiles 0-3: sums, 4-5: A, 6-7: B. Layout of partial sums: per pair of panels four tiles. */
+typedef int matmul_amx_unit; /* not empty elsewhere */
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "kernels/matmul_finish_avx512.h"
+#include "kernels/matmul_kernels.h"
+
+enum { TILE = 1024, ROWS = 32 };
+
+struct tile_config { /* Intel SDM vol. 1, 18.3 */
+    uint8_t palette, start_row, reserved[14];
+    uint16_t bytes_per_row[16];
+    uint8_t rows[16];
+};
+
+/* Constant data: gcc's _tile_loadconfig does not tell the compiler that all 64 bytes are read. */
+static const struct tile_config config = {.palette = 1,
+                                          .bytes_per_row = {64, 64, 64, 64, 64, 64, 64, 64},
+                                          .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
+
+static void begin(void) {
+    _tile_loadconfig(&config);
+}
+
+static void end(void) {
+    _tile_release();
+}
+
+static inline void load_sums(const unsigned char *sums) {
+    _tile_loadd(0, sums, 64);
+    _tile_loadd(1, sums + TILE, 64);
+    _tile_loadd(2, sums + 2 * TILE, 64);
+    _tile_loadd(3, sums + 3 * TILE, 64);
+}
+
+static inline void store_sums(unsigned char *sums) {
+    _tile_stored(0, sums, 64);
+    _tile_stored(1, sums + TILE, 64);
+    _tile_stored(2, sums + 2 * TILE, 64);
+    _tile_stored(3, sums + 3 * TILE, 64);
+}
+
+static inline void zero_sums(void) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+}
+
+/* Both engines: `integer` is a constant where this is inlined. */
+static inline void block(const struct matmul_block *b, int integer) {
+    const size_t steps = b->k / (integer ? 64 : 32);
+    for (size_t n = 0; n < b->n; n += 32) {
+        const unsigned char *a = b->a, *b0 = (const unsigned char *)b->b + n / PANEL * b->panel_stride;
+        const unsigned char *b1 = b0 + b->panel_stride;
+        unsigned char *sums = (unsigned char *)b->partial + n / 32 * 4 * TILE;
+        if (b->first) {
+            zero_sums();
+        } else {
+            load_sums(sums);
+        }
+        for (size_t s = 0; s < steps; s++, a += 2 * TILE, b0 += TILE, b1 += TILE) {
+            _tile_loadd(6, b0, 64);
+            _tile_loadd(4, a, 64);
+            _tile_loadd(7, b1, 64);
+            _tile_loadd(5, a + TILE, 64);
+            if (integer) {
+                _tile_dpbsud(0, 4, 6);
+                _tile_dpbsud(1, 4, 7);
+                _tile_dpbsud(2, 5, 6);
+                _tile_dpbsud(3, 5, 7);
+            } else {
+                _tile_dpbf16ps(0, 4, 6);
+                _tile_dpbf16ps(1, 4, 7);
+                _tile_dpbf16ps(2, 5, 6);
+                _tile_dpbf16ps(3, 5, 7);
+            }
+        }
+        store_sums(sums);
+        if (!b->last) continue;
+        const struct columns16 c0 = columns_load(b, n), c1 = columns_load(b, n + PANEL);
+        for (size_t i = 0; i < b->m; i++) {
+            const unsigned char *row = sums + i / 16 * 2 * TILE + i % 16 * 64;
+            if (integer) {
+                finish_int(b, i, n, c0, _mm512_load_si512(row));
+                finish_int(b, i, n + PANEL, c1, _mm512_load_si512(row + TILE));
+            } else {
+                finish_float(b, i, n, c0, _mm512_load_ps(row));
+                finish_float(b, i, n + PANEL, c1, _mm512_load_ps(row + TILE));
+            }
+        }
+    }
+}
+
+static void block_int8(const struct matmul_block *b) {
+    block(b, 1);
+}
+
+static void block_bf16(const struct matmul_block *b) {
+    block(b, 0);
+}
+
+/* [K / 64][32][64 bytes]: 1 KiB tiles. */
+static void pack_a_codes(const struct matmul_engine *e, const int8_t *src, size_t ld, size_t m, size_t k, void *out,
+                         int32_t *sums) {
+    (void)e;
+    const __m512i ones = _mm512_set1_epi8(1);
+    unsigned char *to = out;
+    for (size_t i = 0; i < ROWS; i++, to += 64) {
+        __m512i sum = _mm512_setzero_si512();
+        for (size_t c = 0; c < k; c += 64) {
+            const __m512i v = i < m ? _mm512_loadu_si512(src + i * ld + c) : _mm512_setzero_si512();
+            sum = _mm512_dpbusd_epi32(sum, ones, v);
+            _mm512_store_si512(to + c * ROWS, v);
+        }
+        sums[i] += _mm512_reduce_add_epi32(sum);
+    }
+}
+
+static inline __m512 load_scaled(const float *src, const float *k_scale, __mmask16 mask) {
+    const __m512 v = _mm512_maskz_loadu_ps(mask, src);
+    return k_scale ? _mm512_mul_ps(v, _mm512_maskz_loadu_ps(mask, k_scale)) : v;
+}
+
+static inline __mmask16 first_lanes(size_t count) {
+    return (__mmask16)(count >= 16 ? 0xffff : (1u << count) - 1);
+}
+
+/* [K / 32][32][32]. */
+static void pack_a(const struct matmul_engine *e, const float *src, size_t ld, size_t m, size_t k, const float *k_scale,
+                   void *out) {
+    (void)e;
+    unsigned char *to = out;
+    for (size_t i = 0; i < ROWS; i++, to += 64) {
+        for (size_t c = 0; c < k; c += 32) {
+            __m512 low = _mm512_setzero_ps(), high = low;
+            if (i < m) {
+                const __mmask16 m0 = first_lanes(k - c), m1 = first_lanes(k - c > 16 ? k - c - 16 : 0);
+                const float *s = src + i * ld + c;
+                low = load_scaled(s, k_scale ? k_scale + c : NULL, m0);
+                if (m1) high = load_scaled(s + 16, k_scale ? k_scale + c + 16 : NULL, m1);
+            }
+            _mm512_store_si512(to + c * ROWS * 2, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+        }
+    }
+}
+
+/* Dwords: row i of the result is column i of the 16 rows. */
+static inline void transpose16(__m512i r[16]) {
+    __m512i t[16];
+    for (int i = 0; i < 8; i++) {
+        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+    for (int i = 0; i < 4; i++) {
+        r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+        r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+    }
+    for (int i = 0; i < 4; i++) { /* r[4 q + i], lane l: dword 4 l + i of rows 4 q .. 4 q + 3 */
+        t[i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0x88);
+        t[4 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0x88);
+        t[8 + i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0xdd);
+        t[12 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0xdd);
+    }
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm512_shuffle_i32x4(t[i], t[4 + i], 0x88);
+        r[8 + i] = _mm512_shuffle_i32x4(t[i], t[4 + i], 0xdd);
+        r[4 + i] = _mm512_shuffle_i32x4(t[8 + i], t[12 + i], 0x88);
+        r[12 + i] = _mm512_shuffle_i32x4(t[8 + i], t[12 + i], 0xdd);
+    }
+}
+
+/* Two rows of floats to dwords of bf16 pairs (first row low). */
+static inline __m512i pair(__m512 low, __m512 high) {
+    const __m256i l = (__m256i)_mm512_cvtneps_pbh(low), h = (__m256i)_mm512_cvtneps_pbh(high);
+    return _mm512_or_si512(_mm512_cvtepu16_epi32(l), _mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+}
+
+static inline __m512 row_scaled(const float *src, size_t ld, size_t c, size_t k, const float *k_scale, __mmask16 mask) {
+    if (c >= k || !mask) return _mm512_setzero_ps();
+    const __m512 v = _mm512_maskz_loadu_ps(mask, src + c * ld);
+    return k_scale ? _mm512_mul_ps(v, _mm512_set1_ps(k_scale[c])) : v;
+}
+
+static void pack_a_transposed(const struct matmul_engine *e, const float *src, size_t ld, size_t m, size_t k,
+                              const float *k_scale, void *out) {
+    (void)e;
+    unsigned char *to = out;
+    for (size_t c = 0; c < k; c += 32) {
+        for (size_t half = 0; half < 2; half++, to += TILE) {
+            const __mmask16 mask = first_lanes(m > half * 16 ? m - half * 16 : 0);
+            __m512i r[16];
+            for (size_t i = 0; i < 16; i++)
+                r[i] = pair(row_scaled(src + half * 16, ld, c + 2 * i, k, k_scale, mask),
+                            row_scaled(src + half * 16, ld, c + 2 * i + 1, k, k_scale, mask));
+            transpose16(r);
+            for (size_t i = 0; i < 16; i++) _mm512_store_si512(to + i * 64, r[i]);
+        }
+    }
+}
+
+void matmul_amx_set(struct matmul_kernels *k) {
+    k->code.rows = ROWS;
+    k->code.columns = 32;
+    k->code.group = 4;
+    k->code.size = 1;
+    k->code.k_unit = 64;
+    k->code.int8_bias = -128;
+    k->code.begin = begin;
+    k->code.end = end;
+    k->code.block = block_int8;
+    k->code.pack_a_codes = pack_a_codes;
+    k->int8 = k->code;
+    k->bf16.rows = ROWS;
+    k->bf16.columns = 32;
+    k->bf16.group = 2;
+    k->bf16.size = 2;
+    k->bf16.k_unit = 32;
+    k->bf16.rounded = false;
+    k->bf16.begin = begin;
+    k->bf16.end = end;
+    k->bf16.block = block_bf16;
+    k->bf16.pack_a = pack_a;
+    k->bf16.pack_a_transposed = pack_a_transposed;
+}
+#endif

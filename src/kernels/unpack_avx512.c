@@ -1,0 +1,164 @@
+/* AVX-512: packed codes to rows and panels, activations to codes. A unit's planes lie in 16-byte lanes (quant/format.h), so
+ * one variable shift and one mask make 64 consecutive codes. Panels want the transpose of 16 rows in groups of 4 codes; it
+ * is done on the packed bytes, 4 (2 bits) or 2 (4 bits) times fewer than the codes. */
+typedef int unpack_avx512_unit; /* not empty elsewhere */
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#include <string.h>
+
+#include "kernels/matmul_kernels.h"
+#include "quant/format.h"
+
+static inline __m512i unpack_unit(int format, const uint8_t *p) {
+    switch (format) {
+    case DQT_FORMAT_INT8: return _mm512_loadu_si512(p);
+    case DQT_FORMAT_INT4: {
+        const __m512i v = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(const void *)p));
+        const __m512i shift = _mm512_set_epi64(0x400000004, 0x400000004, 0x400000004, 0x400000004, 0, 0, 0, 0);
+        return _mm512_sub_epi8(_mm512_and_si512(_mm512_srlv_epi32(v, shift), _mm512_set1_epi8(15)), _mm512_set1_epi8(8));
+    }
+    default: {
+        const __m512i v = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)p));
+        const __m512i shift =
+            _mm512_set_epi64(0x600000006, 0x600000006, 0x400000004, 0x400000004, 0x200000002, 0x200000002, 0, 0);
+        __m512i u = _mm512_and_si512(_mm512_srlv_epi32(v, shift), _mm512_set1_epi8(3));
+        if (format == DQT_FORMAT_INT3) {
+            uint64_t high;
+            memcpy(&high, p + 16, sizeof high);
+            u = _mm512_mask_add_epi8(u, high, u, _mm512_set1_epi8(4));
+        }
+        return _mm512_sub_epi8(u, _mm512_set1_epi8(format == DQT_FORMAT_INT3 ? 4 : format == DQT_FORMAT_INT2 ? 2 : 1));
+    }
+    }
+}
+
+static void unpack(int format, const uint8_t *packed, size_t units, int8_t *codes) {
+    const size_t unit_bytes = format_unit_bytes(format);
+    for (size_t u = 0; u < units; u++) _mm512_storeu_si512(codes + u * UNIT, unpack_unit(format, packed + u * unit_bytes));
+}
+
+/* 16 bytes of each of 16 rows: out[j] has dword j of row n in dword n. */
+static inline void gather4(const uint8_t *const rows[16], size_t offset, __m512i out[4]) {
+    __m512i z[4];
+    for (int i = 0; i < 4; i++) { /* lane l of z[i]: row 4 l + i */
+        z[i] = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)(rows[i] + offset)));
+        for (int l = 1; l < 4; l++) {
+            const __m128i r = _mm_loadu_si128((const __m128i *)(const void *)(rows[4 * l + i] + offset));
+            z[i] = _mm512_mask_broadcast_i32x4(z[i], (__mmask16)(0xf << 4 * l), r);
+        }
+    }
+    const __m512i t0 = _mm512_unpacklo_epi32(z[0], z[1]), t1 = _mm512_unpackhi_epi32(z[0], z[1]);
+    const __m512i t2 = _mm512_unpacklo_epi32(z[2], z[3]), t3 = _mm512_unpackhi_epi32(z[2], z[3]);
+    out[0] = _mm512_unpacklo_epi64(t0, t2);
+    out[1] = _mm512_unpackhi_epi64(t0, t2);
+    out[2] = _mm512_unpacklo_epi64(t1, t3);
+    out[3] = _mm512_unpackhi_epi64(t1, t3);
+}
+
+/* [K / 4][16][4] codes minus the format's bias, -128 for INT8. */
+static void pack_b_packed(const struct matmul_engine *e, int format, const uint8_t *src, size_t stride, size_t n, size_t units,
+                          void *panel) {
+    (void)e;
+    const uint8_t *rows[16];
+    uint8_t *out = panel;
+    const size_t unit_bytes = format_unit_bytes(format);
+    for (size_t i = 0; i < 16; i++) rows[i] = src + (i < n ? i : n - 1) * stride;
+    const __m512i mask2 = _mm512_set1_epi8(3), mask4 = _mm512_set1_epi8(15), flip = _mm512_set1_epi8((char)0x80);
+    const __m512i spread = _mm512_set1_epi32(0x204081), bit = _mm512_set1_epi8(1);
+    for (size_t u = 0; u < units; u++, out += UNIT * PANEL) {
+        const size_t offset = u * unit_bytes;
+        __m512i d[4];
+        switch (format) {
+        case DQT_FORMAT_INT8:
+            for (size_t h = 0; h < 4; h++) {
+                gather4(rows, offset + 16 * h, d);
+                for (size_t j = 0; j < 4; j++) _mm512_storeu_si512(out + (4 * h + j) * 64, _mm512_xor_si512(d[j], flip));
+            }
+            break;
+        case DQT_FORMAT_INT4:
+            for (size_t h = 0; h < 2; h++) {
+                gather4(rows, offset + 16 * h, d);
+                for (size_t j = 0; j < 4; j++) {
+                    _mm512_storeu_si512(out + (4 * h + j) * 64, _mm512_and_si512(d[j], mask4));
+                    _mm512_storeu_si512(out + (8 + 4 * h + j) * 64, _mm512_and_si512(_mm512_srli_epi32(d[j], 4), mask4));
+                }
+            }
+            break;
+        default: {
+            __m512i high[2];
+            if (format == DQT_FORMAT_INT3) { /* bits 0-31 and 32-63 of each row */
+                uint32_t words[2][16];
+                for (size_t i = 0; i < 16; i++) {
+                    memcpy(&words[0][i], rows[i] + offset + 16, 4);
+                    memcpy(&words[1][i], rows[i] + offset + 20, 4);
+                }
+                high[0] = _mm512_loadu_si512(words[0]);
+                high[1] = _mm512_loadu_si512(words[1]);
+            }
+            gather4(rows, offset, d);
+            for (size_t p = 0; p < 4; p++) {
+                for (size_t j = 0; j < 4; j++) { /* codes 16 p + 4 j .. + 3 */
+                    __m512i v = _mm512_and_si512(_mm512_srli_epi32(d[j], (unsigned)(2 * p)), mask2);
+                    if (format == DQT_FORMAT_INT3) { /* four bits to bit 2 of four bytes: b0 + b1 2^8 + ... */
+                        const __m512i four =
+                            _mm512_and_si512(_mm512_srli_epi32(high[p / 2], (unsigned)(p % 2 * 16 + 4 * j)), _mm512_set1_epi32(15));
+                        v = _mm512_or_si512(v, _mm512_slli_epi32(_mm512_and_si512(_mm512_mullo_epi32(four, spread), bit), 2));
+                    }
+                    _mm512_storeu_si512(out + (4 * p + j) * 64, v);
+                }
+            }
+        }
+        }
+    }
+}
+
+static inline __m512 codes_to_floats(const int8_t *src) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)src)));
+}
+
+/* [K / 2][16][2] bf16: codes are exact, so the upper halves of their floats. */
+static void pack_b_codes_bf16(const struct matmul_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
+    const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
+    const size_t padded = (k + e->k_unit - 1) / e->k_unit * e->k_unit;
+    unsigned char *out = panel;
+    for (size_t c = 0; c < padded; c += 2, out += 64) {
+        const __m512i low = c < k ? _mm512_castps_si512(codes_to_floats(src + c * ld)) : _mm512_setzero_si512();
+        const __m512i high = c + 1 < k ? _mm512_castps_si512(codes_to_floats(src + (c + 1) * ld)) : _mm512_setzero_si512();
+        _mm512_storeu_si512(out, _mm512_or_si512(_mm512_and_si512(high, upper), _mm512_srli_epi32(low, 16)));
+    }
+}
+
+static void pack_b_codes_f32(const struct matmul_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
+    (void)e;
+    float *out = panel;
+    for (size_t c = 0; c < k; c++) _mm512_storeu_ps(out + c * PANEL, codes_to_floats(src + c * ld));
+}
+
+static float quantize(const float *x, size_t cols, int8_t *codes) {
+    __m512 most = _mm512_set1_ps(1e-5f);
+    for (size_t c = 0; c < cols; c += 16) { /* max(NaN, most) is most, as in plain C */
+        const __mmask16 mask = (__mmask16)(cols - c >= 16 ? 0xffff : (1u << (cols - c)) - 1);
+        most = _mm512_max_ps(_mm512_abs_ps(_mm512_maskz_loadu_ps(mask, x + c)), most);
+    }
+    const float amax = _mm512_reduce_max_ps(most);
+    const __m512 factor = _mm512_set1_ps(127.0f / amax);
+    for (size_t c = 0; c < cols; c += 16) { /* rounds to nearest even; NaN becomes INT_MIN, then -128 */
+        const __mmask16 mask = (__mmask16)(cols - c >= 16 ? 0xffff : (1u << (cols - c)) - 1);
+        const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + c), factor));
+        _mm512_mask_cvtsepi32_storeu_epi8(codes + c, mask, q);
+    }
+    return amax / 127.0f;
+}
+
+void unpack_avx512_set(struct matmul_kernels *k) {
+    struct matmul_engine *const integer[] = {&k->code, &k->int8};
+    for (int i = 0; i < 2; i++)
+        if (integer[i]->group == 4 && integer[i]->int8_bias == -128) integer[i]->pack_b_packed = pack_b_packed;
+    if (k->bf16.size == 2) k->bf16.pack_b_codes = pack_b_codes_bf16;
+    if (k->bf16.size == 4) k->bf16.pack_b_codes = pack_b_codes_f32;
+    k->f32.pack_b_codes = pack_b_codes_f32;
+    k->unpack = unpack;
+    k->quantize = quantize;
+}
+#endif
