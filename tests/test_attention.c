@@ -32,7 +32,7 @@ static double weights(const struct attention_shape *s, const double *q, const do
         p[j] = 0;
         for (size_t c = 0; c < s->head_size; c++) p[j] += q[c] * k[j * s->kv_heads * s->head_size + c];
         p[j] /= sqrt((double)s->head_size);
-        best = fmax(best, p[j]);
+        if (p[j] > best) best = p[j];
     }
     for (size_t j = 0; j <= i; j++) sum += p[j] = exp(p[j] - best);
     for (size_t j = 0; j <= i; j++) p[j] /= sum;
@@ -123,7 +123,7 @@ static void test_differences(void) {
 static double worst(const double *expected, const float *got, size_t n, float scale) {
     double largest = 0.01 * (double)(scale * scale), error = 0;
     for (size_t i = 0; i < n; i++) {
-        largest = fmax(largest, fabs(expected[i]));
+        if (fabs(expected[i]) > largest) largest = fabs(expected[i]);
         double e = fabs(expected[i] - (double)got[i]);
         if (!(e <= error)) error = isnan(e) ? INFINITY : e;
     }
@@ -208,7 +208,10 @@ static void test_cached(void) {
                 attention_cached(ctx, &ws, s, q + first * row, k, v, first, count, cached + first * row);
             }
             double largest = 0;
-            for (size_t e = 0; e < z.q; e++) largest = fmax(largest, fabs((double)out[e] - (double)cached[e]));
+            for (size_t e = 0; e < z.q; e++) {
+                double off = fabs((double)out[e] - (double)cached[e]);
+                if (!(off <= largest)) largest = off;
+            }
             CHECKF(largest < 5e-6, "isa %d, length %zu: off by %g", every_isa[i], s->length, largest);
             workspace_destroy(ctx, &ws);
             free(q), free(k), free(v), free(out), free(cached);

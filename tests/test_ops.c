@@ -181,8 +181,9 @@ static void test_rope(void) {
 /* ---- Cross-entropy ---- */
 
 static double loss_reference(const float *row, size_t n, int32_t target) {
-    double best = -INFINITY, sum = 0;
-    for (size_t i = 0; i < n; i++) best = fmax(best, (double)row[i]);
+    double best = (double)row[0], sum = 0;
+    for (size_t i = 1; i < n; i++)
+        if ((double)row[i] > best) best = (double)row[i];
     for (size_t i = 0; i < n; i++) sum += exp((double)row[i] - best);
     return best + log(sum) - (double)row[target];
 }

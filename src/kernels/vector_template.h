@@ -13,7 +13,8 @@
 #define UNROLL _Pragma("GCC unroll 32")
 #endif
 
-typedef int32_t ivec __attribute__((vector_size(VEC_WIDTH * 4)));
+typedef int32_t ivec __attribute__((vector_size(VEC_WIDTH * 4)));  /* what comparisons give */
+typedef uint32_t uvec __attribute__((vector_size(VEC_WIDTH * 4))); /* arithmetic on bits: wraps */
 
 enum { SUMS = 32, SUM_VECS = SUMS / VEC_WIDTH };
 
@@ -56,7 +57,7 @@ static inline vec vec_exp(vec x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + r + 1.0f;
-    ivec bits = (ivec)p + (((ivec)shifted - 0x4B400000) << 23);
+    uvec bits = (uvec)p + (((uvec)shifted - 0x4B400000u) << 23);
     vec y = (vec)bits;
     y = (vec)((ivec)y & ~(x < vec_set(-87.33654f)));                 /* ln 2^-126 */
     y = vec_select(x > vec_set(88.72283f), vec_set(INFINITY), y); /* ln FLT_MAX */
