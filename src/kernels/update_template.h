@@ -67,11 +67,16 @@ static const uint32_t *stream_chunk(struct stream *s) {
     return s->words + s->offset;
 }
 
+/* rng_unit by way of a signed conversion, which every instruction set has. */
+static inline float unit(uint32_t word) {
+    return (float)(int32_t)(word >> 8) * 0x1p-24f;
+}
+
 /* floor(x + r) for |x| < 2^22 without rounding x + r: an x that is a whole number stays, whatever r. */
 static inline int32_t floor_random(float x, uint32_t word) {
     const int32_t toward_zero = (int32_t)x;
     const int32_t below = toward_zero - ((float)toward_zero > x);
-    return below + ((x - (float)below) + (float)(int32_t)(word >> 8) * 0x1p-24f >= 1.0f);
+    return below + ((x - (float)below) + unit(word) >= 1.0f);
 }
 
 /* Nearest whole number, ties to even, for |x| < 2^22. */
@@ -171,18 +176,20 @@ static void decode_positive(const uint8_t *in, size_t n, float a, float *restric
  * add up over steps). A positive v gets at least code 1, 2.4e-10 of the chunk's largest: rounding to 0 would leave eps
  * alone in the denominator and the update would explode, while this bounds it by sqrt(v) >= 1.5e-5 * sqrt(a). */
 static void encode_positive(const float *in, size_t n, const uint32_t *words, float *scale, uint8_t *out) {
+    float y[CHUNK], root[CHUNK]; /* one loop each: merged, the compiler finds branches instead of vectors */
+    int32_t codes[CHUNK];
     uint8_t code[CHUNK];
     float a = largest(in);
     a = a > 1e-36f ? a : 1e-36f;
     a = a < 0x1p120f ? a : 0x1p120f;
+    for (int k = 0; k < CHUNK; k++) y[k] = clamp_float(in[k] / a, 0.0f, 1.0f);
+    for (int k = 0; k < CHUNK; k++) root[k] = clamp_float(sqrtf(sqrtf(y[k])) * 255.0f, 1.0f, 254.0f);
     for (int k = 0; k < CHUNK; k++) {
-        const float y = clamp_float(in[k] / a, 0.0f, 1.0f);
-        const int32_t below = (int32_t)clamp_float(sqrtf(sqrtf(y)) * 255.0f, 1.0f, 254.0f);
+        const int32_t below = (int32_t)root[k];
         const float low = fourth((float)below), high = fourth((float)below + 1.0f);
-        const float r = (float)(int32_t)(words[k] >> 8) * 0x1p-24f;
-        const int32_t c = below + ((y - low) / (high - low) + r >= 1.0f);
-        code[k] = (uint8_t)(in[k] > 0.0f ? c : 0);
+        codes[k] = below + ((y[k] - low) / (high - low) + unit(words[k]) >= 1.0f);
     }
+    for (int k = 0; k < CHUNK; k++) code[k] = (uint8_t)(in[k] > 0.0f ? codes[k] : 0);
     *scale = a;
     memcpy(out, code, n);
 }
@@ -282,6 +289,22 @@ static void moments_factored(const struct update_plan *p, const float *restrict 
 
 /* ---- Codes --------------------------------------------------------------------------------------------------- */
 
+/* INT3's third bits, bit k % 8 of byte k / 8: adds 4 to the codes that have one. */
+static void unpack_third_bits(const uint8_t *restrict mask, int8_t *restrict codes) {
+    uint8_t spread[UNIT];
+    for (int b = 0; b < 8; b++) memset(spread + 8 * b, mask[b], 8);
+    for (int k = 0; k < UNIT; k++) codes[k] = (int8_t)(codes[k] + (spread[k] & 1 << (k & 7) ? 4 : 0));
+}
+
+/* Eight bytes of 0 or 1 are gathered by a product: byte i meets 2^(7 * (8 - i)) at bit 56 + i, and no two terms meet. */
+static void pack_third_bits(const uint8_t *restrict u, uint8_t *restrict mask) {
+    for (int b = 0; b < 8; b++, u += 8) {
+        const uint64_t bytes = (uint64_t)u[0] | (uint64_t)u[1] << 8 | (uint64_t)u[2] << 16 | (uint64_t)u[3] << 24 |
+                               (uint64_t)u[4] << 32 | (uint64_t)u[5] << 40 | (uint64_t)u[6] << 48 | (uint64_t)u[7] << 56;
+        mask[b] = (uint8_t)((bytes >> 2 & 0x0101010101010101u) * 0x0102040810204080u >> 56);
+    }
+}
+
 /* unit_unpack and unit_pack of quant/format.c with vectors in mind. */
 static void unpack_unit(int format, int low, const uint8_t *restrict packed, int8_t *restrict codes) {
     switch (format) {
@@ -295,8 +318,7 @@ static void unpack_unit(int format, int low, const uint8_t *restrict packed, int
         for (int b = 0; b < 16; b++) codes[16 + b] = (int8_t)((packed[b] >> 2 & 3) + low);
         for (int b = 0; b < 16; b++) codes[32 + b] = (int8_t)((packed[b] >> 4 & 3) + low);
         for (int b = 0; b < 16; b++) codes[48 + b] = (int8_t)((packed[b] >> 6) + low);
-        if (format != DQT_FORMAT_INT3) break;
-        for (int k = 0; k < UNIT; k++) codes[k] = (int8_t)(codes[k] + ((packed[16 + k / 8] >> (k % 8) & 1) << 2));
+        if (format == DQT_FORMAT_INT3) unpack_third_bits(packed + 16, codes);
     }
 }
 
@@ -313,12 +335,7 @@ static void pack_unit(int format, int low, const int8_t *restrict codes, uint8_t
     }
     for (int b = 0; b < 16; b++)
         packed[b] = (uint8_t)((u[b] & 3) | (u[16 + b] & 3) << 2 | (u[32 + b] & 3) << 4 | (u[48 + b] & 3) << 6);
-    if (format != DQT_FORMAT_INT3) return;
-    for (int b = 0; b < 8; b++) {
-        unsigned mask = 0;
-        for (int k = 0; k < 8; k++) mask |= (unsigned)(u[8 * b + k] >> 2) << k;
-        packed[16 + b] = (uint8_t)mask;
-    }
+    if (format == DQT_FORMAT_INT3) pack_third_bits(u, packed + 16);
 }
 
 /* Codes of one chunk: x = -(lr * (u + decay * W)) / s is added to q and rounded. Working on x instead of q + x loses no
