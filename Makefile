@@ -67,9 +67,16 @@ $(B)/bench/%: bench/%.c lib/libdqt.a $(wildcard bench/*.h)
 	@mkdir -p $(@D)
 	$(CC) $(ALL) -Ibench $(LDFLAGS) -o $@ $< lib/libdqt.a $(LIBS)
 
-$(B)/examples/%: examples/%.c $(SO)
+# Examples link the shared library, as hosts do, and see nothing but dqt.h and examples/support.
+EXAMPLE_FLAGS := -std=c11 -D_POSIX_C_SOURCE=200809L -Iinclude -Iexamples/support $(WARN)
+SUPPORT := $(patsubst %.c,$(B)/%.o,$(wildcard examples/support/*.c))
+$(B)/examples/support/%.o: examples/support/%.c $(wildcard examples/support/*.h)
 	@mkdir -p $(@D)
-	$(CC) -std=c11 -Iinclude $(WARN) $(CFLAGS) $(LDFLAGS) -o $@ $< -Llib -ldqt -Wl,-rpath,'$$ORIGIN/../../lib' $(LIBS)
+	$(CC) $(EXAMPLE_FLAGS) $(CFLAGS) -c $< -o $@
+
+$(B)/examples/%: examples/%.c $(SUPPORT) $(SO)
+	@mkdir -p $(@D)
+	$(CC) $(EXAMPLE_FLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(SUPPORT) -Llib -ldqt -Wl,-rpath,'$$ORIGIN/../../lib' $(LIBS)
 
 clean:
 	rm -rf build lib pkgconfig/dqt.pc

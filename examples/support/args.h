@@ -1,0 +1,20 @@
+/* Command-line options of the examples: a table of names, kinds and places. */
+#ifndef ARGS_H
+#define ARGS_H
+
+#include <stddef.h>
+
+enum arg_kind { ARG_FLAG, ARG_INT, ARG_SIZE, ARG_FLOAT, ARG_TEXT, ARG_CHOICE };
+
+struct arg {
+    const char *name; /* "--steps" */
+    enum arg_kind kind;
+    void *value;         /* int *, int *, size_t *, float *, const char **, int * */
+    const char *help;    /* one line */
+    const char *choices; /* ARG_CHOICE: "ternary=7 int2=6 ..." */
+};
+
+/* Fills the table's places from argv; on --help or a mistake prints to stdout or stderr and returns 1 or 2, else 0. */
+int args_parse(int argc, char **argv, const struct arg *table, size_t count, const char *about);
+
+#endif

@@ -1,0 +1,310 @@
+#include "run.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "plot.h"
+
+struct run_options run_defaults(void) {
+    return (struct run_options){
+        .hidden = 128,
+        .intermediate = 352,
+        .layers = 2,
+        .heads = 4,
+        .vocab = 256,
+        .format = DQT_FORMAT_TERNARY,
+        .scale_rule = DQT_SCALE_ABSMEAN,
+        .embedding_format = DQT_FORMAT_F32,
+        .head_format = DQT_FORMAT_F32,
+        .activation = -1,
+        .sigma = 4.0f,
+        .init_std = 0.02f,
+        .optimizer = DQT_OPTIMIZER_ADAMW,
+        .rounding = DQT_ROUND_STOCHASTIC,
+        .clip = DQT_CLIP_GLOBAL_NORM,
+        .lr = 1e-3f,
+        .beta1 = 0.9f,
+        .beta2 = 0.95f,
+        .clip_norm = 1.0f,
+        .linear_lr = 1.0f,
+        .scale_lr = 1.0f,
+        .batch = 16,
+        .length = 128,
+        .steps = 500,
+        .warmup = 100,
+        .eval_every = 100,
+        .eval_windows = 256,
+        .accumulate = 1,
+        .seed = 1,
+    };
+}
+
+#define FORMATS "f32=1 bf16=2 int8=3 int4=4 int3=5 int2=6 ternary=7"
+#define STATES "f32=0 bf16=1 int8=2"
+
+size_t run_args(struct run_options *o, struct arg *table, size_t room) {
+    const struct arg all[] = {
+        {"--hidden", ARG_SIZE, &o->hidden, "hidden size", NULL},
+        {"--ff", ARG_SIZE, &o->intermediate, "intermediate size of the MLP", NULL},
+        {"--layers", ARG_SIZE, &o->layers, "number of blocks", NULL},
+        {"--heads", ARG_SIZE, &o->heads, "attention heads", NULL},
+        {"--kv-heads", ARG_SIZE, &o->kv_heads, "key and value heads (0: as heads)", NULL},
+        {"--vocab", ARG_SIZE, &o->vocab, "vocabulary, at least 256 (bytes)", NULL},
+        {"--format", ARG_CHOICE, &o->format, "storage of linear weights", FORMATS},
+        {"--compute", ARG_CHOICE, &o->compute, "what layers read", "same=0 " FORMATS},
+        {"--scale", ARG_CHOICE, &o->scale_rule, "scale rule", "absmean=0 sigma=1 absmax=2"},
+        {"--sigma", ARG_FLOAT, &o->sigma, "factor of the sigma rule", NULL},
+        {"--row-scales", ARG_FLAG, &o->row_scales, "one scale per row", NULL},
+        {"--train-scales", ARG_FLAG, &o->train_scales, "train the row scales", NULL},
+        {"--embedding", ARG_CHOICE, &o->embedding_format, "storage of the embedding", FORMATS},
+        {"--head", ARG_CHOICE, &o->head_format, "storage of the head", FORMATS},
+        {"--tied", ARG_FLAG, &o->tied, "the head uses the embedding's weight", NULL},
+        {"--no-sub-norms", ARG_FLAG, &o->no_sub_norms, "plain LLaMA blocks", NULL},
+        {"--mlp", ARG_CHOICE, &o->mlp, "MLP kind", "swiglu=0 squared-relu=1"},
+        {"--activation", ARG_CHOICE, &o->activation, "activations of linear layers", "auto=-1 int8=0 none=1"},
+        {"--init-std", ARG_FLOAT, &o->init_std, "standard deviation of initial weights", NULL},
+        {"--optimizer", ARG_CHOICE, &o->optimizer, "optimiser", "sgd=1 adamw=2 adafactor=3"},
+        {"--rounding", ARG_CHOICE, &o->rounding, "rounding of codes", "sr=0 nearest=1 eco=2 eco-nearest=3"},
+        {"--momentum-state", ARG_CHOICE, &o->momentum_state, "precision of the first moment", STATES},
+        {"--variance-state", ARG_CHOICE, &o->variance_state, "precision of AdamW's second moment", STATES},
+        {"--lr", ARG_FLOAT, &o->lr, "peak learning rate", NULL},
+        {"--linear-lr", ARG_FLOAT, &o->linear_lr, "learning-rate factor of linear weights", NULL},
+        {"--scale-lr", ARG_FLOAT, &o->scale_lr, "learning-rate factor of trained scales", NULL},
+        {"--final-lr", ARG_FLOAT, &o->final_lr, "last learning rate as a fraction of the peak", NULL},
+        {"--beta1", ARG_FLOAT, &o->beta1, "first-moment decay (0: no first moment)", NULL},
+        {"--beta2", ARG_FLOAT, &o->beta2, "second-moment decay", NULL},
+        {"--decay", ARG_FLOAT, &o->weight_decay, "decoupled weight decay", NULL},
+        {"--clip", ARG_CHOICE, &o->clip, "gradient clipping", "none=0 global=1 previous=2 tensor=3"},
+        {"--clip-norm", ARG_FLOAT, &o->clip_norm, "norm to clip to", NULL},
+        {"--fused", ARG_FLAG, &o->fused, "update inside backward: no gradient buffers", NULL},
+        {"--recompute", ARG_FLAG, &o->recompute, "save only block inputs", NULL},
+        {"--precision", ARG_CHOICE, &o->precision, "inputs of float products", "auto=0 f32=1 bf16=2"},
+        {"--gradients", ARG_CHOICE, &o->gradient_format, "format of gradient buffers", "f32=0 bf16=1 e4m3=2 e5m2=3"},
+        {"--checkpoints", ARG_CHOICE, &o->checkpoint_format, "format of recomputation inputs", "f32=0 bf16=1"},
+        {"--batch", ARG_SIZE, &o->batch, "sequences per micro-batch", NULL},
+        {"--accumulate", ARG_SIZE, &o->accumulate, "micro-batches per step", NULL},
+        {"--seq", ARG_SIZE, &o->length, "tokens per sequence", NULL},
+        {"--steps", ARG_SIZE, &o->steps, "steps of the whole schedule", NULL},
+        {"--warmup", ARG_SIZE, &o->warmup, "steps of linear warm-up", NULL},
+        {"--eval-every", ARG_SIZE, &o->eval_every, "steps between evaluations (0: only before and after)", NULL},
+        {"--eval-windows", ARG_SIZE, &o->eval_windows, "held-out sequences per evaluation", NULL},
+        {"--save-every", ARG_SIZE, &o->save_every, "steps between checkpoints (0: only at the end)", NULL},
+        {"--stop-at", ARG_SIZE, &o->stop_at, "stop after this step, as Ctrl-C does (0: at the end)", NULL},
+        {"--seed", ARG_INT, &o->seed, "of weights, data order and rounding", NULL},
+    };
+    const size_t count = sizeof all / sizeof *all;
+    if (count > room) return 0;
+    memcpy(table, all, sizeof all);
+    return count;
+}
+
+static dqt_status fill_config(const struct run_options *o, dqt_llama_config *c) {
+    dqt_status status = dqt_llama_config_init(c, sizeof *c);
+    c->vocab_size = o->vocab;
+    c->hidden_size = o->hidden;
+    c->intermediate_size = o->intermediate;
+    c->num_layers = o->layers;
+    c->num_heads = o->heads;
+    c->num_kv_heads = o->kv_heads;
+    c->mlp = o->mlp;
+    c->sub_norms = !o->no_sub_norms;
+    c->tie_embeddings = o->tied;
+    c->init_std = o->init_std;
+    c->seed = (uint64_t)o->seed;
+    c->linear.storage = o->format;
+    c->linear.compute = o->compute;
+    c->linear.scale_rule = o->scale_rule;
+    c->linear.sigma = o->sigma;
+    c->linear.scale_axis = o->row_scales || o->train_scales ? DQT_AXIS_ROW : DQT_AXIS_TENSOR;
+    c->linear.train_scale = o->train_scales;
+    c->embedding.storage = o->embedding_format;
+    c->head.storage = o->head_format;
+    /* Plain LLaMA: float weights that are read as floats get float activations. */
+    const int computed = o->compute ? o->compute : o->format;
+    const int plain = computed == DQT_FORMAT_F32 || computed == DQT_FORMAT_BF16;
+    c->activation = o->activation >= 0 ? o->activation : plain ? DQT_ACTIVATION_NONE : DQT_ACTIVATION_INT8;
+    return status;
+}
+
+static dqt_status create_updater(struct run *r, dqt_layer *const *layers, size_t num_layers) {
+    const struct run_options *o = &r->options;
+    dqt_updater_options u;
+    dqt_status status = dqt_updater_options_init(&u, sizeof u);
+    u.optimizer = o->optimizer;
+    u.rounding = o->rounding;
+    u.momentum_state = o->momentum_state;
+    u.variance_state = o->variance_state;
+    u.beta1 = o->beta1;
+    u.beta2 = o->beta2;
+    u.weight_decay = o->weight_decay;
+    u.clip = o->fused && o->clip == DQT_CLIP_GLOBAL_NORM ? DQT_CLIP_PREVIOUS_NORM : o->clip;
+    u.clip_norm = o->clip_norm;
+    u.scale_lr = o->scale_lr;
+    u.seed = (uint64_t)o->seed;
+    if (status == DQT_OK) status = dqt_updater_create(r->ctx, layers, num_layers, &u, &r->updater);
+    const int32_t classes[] = {DQT_CLASS_ATTENTION, DQT_CLASS_MLP};
+    for (int i = 0; i < 2 && status == DQT_OK; i++) {
+        dqt_group_options g;
+        status = dqt_group_options_init(&g, sizeof g);
+        g.parameter_class = classes[i];
+        g.lr_factor = o->linear_lr;
+        if (status == DQT_OK) status = dqt_updater_add_group(r->updater, &g, NULL);
+    }
+    return status;
+}
+
+static dqt_status create_tape(struct run *r, dqt_layer *const *layers, size_t num_layers) {
+    const struct run_options *o = &r->options;
+    dqt_tape_options t;
+    dqt_status status = dqt_tape_options_init(&t, sizeof t);
+    t.max_batch = o->batch;
+    t.max_length = o->length;
+    t.precision = o->precision;
+    t.gradients = !o->fused;
+    t.recompute = o->recompute;
+    t.gradient_format = o->gradient_format;
+    t.checkpoint_format = o->checkpoint_format;
+    t.seed = (uint64_t)o->seed;
+    return status == DQT_OK ? dqt_tape_create(r->ctx, layers, num_layers, &t, &r->tape) : status;
+}
+
+/* What the host keeps in a checkpoint of its own. */
+struct host_state {
+    uint64_t step;
+};
+
+static dqt_status load(struct run *r, const char *path) {
+    void *host;
+    size_t size;
+    dqt_status status = dqt_llama_load(r->ctx, path, &r->model, &r->updater, &host, &size);
+    if (status != DQT_OK) return status;
+    struct host_state state = {0};
+    if (size == sizeof state) memcpy(&state, host, size);
+    dqt_host_bytes_free(r->ctx, host, size);
+    r->step = (size_t)state.step;
+    return DQT_OK;
+}
+
+static dqt_status open_parts(struct run *r, const char *path) {
+    dqt_llama_config c;
+    dqt_layer *const *layers;
+    size_t num_layers;
+    dqt_status status = fill_config(&r->options, &c);
+    if (status == DQT_OK) status = path ? load(r, path) : dqt_llama_create(r->ctx, &c, &r->model);
+    if (status == DQT_OK) status = dqt_llama_layers(r->model, &layers, &num_layers);
+    if (status == DQT_OK && !r->updater) status = create_updater(r, layers, num_layers);
+    return status == DQT_OK ? create_tape(r, layers, num_layers) : status;
+}
+
+dqt_status run_open(struct run *r, dqt_context *ctx, const struct text *text, const struct run_options *o, const char *path) {
+    *r = (struct run){.ctx = ctx, .text = text, .options = *o, .train_bits = NAN};
+    r->tokens = malloc(o->batch * o->length * sizeof *r->tokens);
+    r->targets = malloc(o->batch * o->length * sizeof *r->targets);
+    dqt_status status = r->tokens && r->targets ? open_parts(r, path) : DQT_E_MEMORY;
+    if (status != DQT_OK) run_close(r);
+    return status;
+}
+
+void run_close(struct run *r) {
+    dqt_tape_destroy(r->tape);
+    dqt_updater_destroy(r->updater);
+    dqt_llama_destroy(r->model);
+    free(r->tokens);
+    free(r->targets);
+    *r = (struct run){0};
+}
+
+dqt_status run_step(struct run *r) {
+    const struct run_options *o = &r->options;
+    const float lr = dqt_schedule_cosine(r->step, o->warmup, o->steps, o->lr, o->final_lr);
+    const size_t parts = o->fused ? 1 : o->accumulate;
+    double total = 0;
+    dqt_status status = o->fused ? DQT_OK : dqt_tape_zero_gradients(r->tape);
+    for (size_t i = 0; i < parts && status == DQT_OK; i++) {
+        float loss;
+        text_batch(r->text, (uint64_t)o->seed, r->step * parts + i, o->batch, o->length, r->tokens, r->targets);
+        status = dqt_llama_loss(r->model, r->tape, r->tokens, r->targets, o->batch, o->length, &loss, NULL);
+        if (status == DQT_OK && !o->fused) status = dqt_llama_backward(r->model, r->tape, 1.0f / (float)parts);
+        total += loss;
+    }
+    r->stats.struct_size = sizeof r->stats;
+    if (status == DQT_OK)
+        status = o->fused ? dqt_llama_backward_update(r->model, r->tape, r->updater, lr, &r->stats)
+                          : dqt_updater_step(r->updater, r->tape, lr, &r->stats);
+    if (status == DQT_OK) {
+        r->step++;
+        r->train_bits = total / (double)parts / log(2);
+    }
+    return status;
+}
+
+dqt_status run_evaluate(struct run *r, double *bits) {
+    const struct run_options *o = &r->options;
+    double total = 0;
+    for (size_t done = 0; done < o->eval_windows;) {
+        const size_t n = o->eval_windows - done < o->batch ? o->eval_windows - done : o->batch;
+        for (size_t b = 0; b < n; b++)
+            text_window(r->text, done + b, o->eval_windows, o->length, r->tokens + b * o->length, r->targets + b * o->length);
+        float loss;
+        dqt_status status = dqt_llama_loss(r->model, r->tape, r->tokens, r->targets, n, o->length, &loss, NULL);
+        if (status != DQT_OK) return status;
+        total += loss * (double)n;
+        done += n;
+    }
+    *bits = total / (double)o->eval_windows / log(2);
+    return DQT_OK;
+}
+
+dqt_status run_save(struct run *r, const char *path) {
+    const struct host_state state = {r->step};
+    return dqt_llama_save(r->model, r->updater, &state, sizeof state, path);
+}
+
+dqt_status run_state_bytes(struct run *r, double *bytes) {
+    dqt_layer *const *layers;
+    size_t num_layers;
+    dqt_updater_options u;
+    dqt_status status = dqt_updater_options_init(&u, sizeof u);
+    if (status == DQT_OK) status = dqt_updater_get_options(r->updater, &u);
+    if (status == DQT_OK) status = dqt_llama_layers(r->model, &layers, &num_layers);
+    if (status != DQT_OK) return status;
+    dqt_updater_memory_info m = {.struct_size = sizeof m};
+    status = dqt_updater_memory(r->ctx, layers + 1, num_layers - 3, &u, &m);
+    if (status != DQT_OK) return status;
+    double codes = 0, weights = 0;
+    for (size_t i = 1; i + 2 < num_layers; i++) {
+        dqt_layer_info layer = {.struct_size = sizeof layer};
+        dqt_layer_get_info(layers[i], &layer);
+        for (size_t k = 0; k < layer.num_parameters; k++) {
+            dqt_parameter p = {.struct_size = sizeof p};
+            dqt_tensor_info t = {.struct_size = sizeof t};
+            dqt_layer_parameter(layers[i], k, &p);
+            dqt_tensor_get_info(p.tensor, &t);
+            if (t.rows == 1) continue; /* gains */
+            codes += (double)(t.data_bytes + t.num_scales * sizeof(float));
+            weights += (double)t.rows * (double)t.cols;
+        }
+    }
+    *bytes = (codes + (double)(m.momentum + m.variance + m.scales)) / weights;
+    return DQT_OK;
+}
+
+bool run_plot(const char *path, const char *title, const struct run_point *points, size_t count) {
+    double *v = malloc((count ? count : 1) * 4 * sizeof *v);
+    if (!v) return false;
+    double *x = v, *train = v + count, *valid_x = v + 2 * count, *valid = v + 3 * count;
+    size_t n = 0;
+    for (size_t i = 0; i < count; i++) {
+        x[i] = points[i].step;
+        train[i] = points[i].train_bits;
+        if (!isfinite(points[i].valid_bits)) continue;
+        valid_x[n] = points[i].step;
+        valid[n++] = points[i].valid_bits;
+    }
+    const struct series series[] = {{"training batch", x, train, count, false}, {"held out", valid_x, valid, n, false}};
+    const struct chart chart = {title, "step", "bits per byte", false};
+    const bool good = plot_svg(path, &chart, series, 2);
+    free(v);
+    return good;
+}
