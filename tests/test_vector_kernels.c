@@ -97,7 +97,7 @@ static void test_exp(void) {
 }
 
 /* Operation `op` on arrays a[0..5]; returns what it returns. */
-enum { OPS = 16 };
+enum { OPS = 17 };
 static float apply(const struct vector_kernels *k, int op, size_t n, float *const a[ARRAYS]) {
     switch (op) {
     case 0: return k->sum_squares(a[0], n);
@@ -115,6 +115,7 @@ static float apply(const struct vector_kernels *k, int op, size_t n, float *cons
     case 12: k->squared_relu_gradient(a[0], a[1], n, a[1]); return 0;
     case 13: return k->dot(a[0], a[1], n);
     case 14: k->scale(a[0], n, 0.7f, a[3]); return 0;
+    case 15: k->multiply(a[0], n, a[3]); return 0;
     default: k->softmax_scale(a[0], n, 0.4f, 1.7f); return 0;
     }
 }

@@ -22,4 +22,6 @@ void vector_kernels_avx2(struct vector_kernels *k) {
     vector_fill(k);
     attention_fill(k);
 }
+#else
+typedef int vector_avx2_unused;
 #endif

@@ -17,6 +17,35 @@ enum {
     ATTENTION_COLUMNS = 32 /* and its columns in multiples of this */
 };
 
+/* Attention with bf16 operands, for instruction sets that multiply whole tiles of them; all slots NULL elsewhere. "Pairs"
+ * are words of two bf16, the earlier row in the low half: pairs[r / 2][c] = (x[r][c], x[r + 1][c]). */
+struct attention_bf16_kernels {
+    /* Around a run of products on one thread: tile registers are configured, and released. */
+    void (*begin)(void);
+    void (*end)(void);
+    /* C[i][j] (+)= sum_k a[i][k] * B[k][j], B as pairs b[depth / 2][ldb]. rows, cols, depth are multiples of
+     * ATTENTION_COLUMNS. lda and ldb in elements of their own type. */
+    void (*product)(size_t rows, size_t cols, size_t depth, const uint16_t *a, size_t lda, const uint32_t *b, size_t ldb,
+                    float *c, size_t ldc, bool accumulate);
+    /* x[rows][cols], rounded to nearest, to out[padded_rows][padded_cols], or to pairs [padded_rows / 2][padded_cols]; the
+     * rest is 0. Padded sizes are multiples of ATTENTION_COLUMNS. */
+    void (*pack_rows)(const float *x, size_t ldx, size_t rows, size_t cols, size_t padded_rows, size_t padded_cols,
+                      uint16_t *out);
+    void (*pack_pairs)(const float *x, size_t ldx, size_t rows, size_t cols, size_t padded_rows, size_t padded_cols,
+                       uint32_t *out);
+    /* sum x[i] y[i]. */
+    float (*dot)(const uint16_t *x, const float *y, size_t n);
+    /* out[c][r] = x[r][c]; rows and cols are multiples of 16. */
+    void (*transpose)(const uint32_t *x, size_t ldx, size_t rows, size_t cols, uint32_t *out, size_t ldo);
+    /* As attention_softmax below, of scores * scale; p as pairs of keys [keys / 2][ATTENTION_TILE]. keys and queries are
+     * multiples of ATTENTION_COLUMNS; diagonal: zeros as far as key (i | 31). maximum is of the unscaled scores. */
+    void (*softmax)(const float *s, size_t keys, size_t queries, bool diagonal, float scale, float *maximum, float *sum,
+                    float *correction, uint32_t *p);
+    /* p = exp(s * scale - log_sum[query]), ds = p * (dp - delta[query]) * scale: both as rows, ds also as pairs of keys. */
+    void (*softmax_gradient)(const float *s, const float *dp, size_t keys, size_t queries, bool diagonal, float scale,
+                             const float *log_sum, const float *delta, uint16_t *p, uint16_t *ds, uint32_t *ds_pairs);
+};
+
 struct vector_kernels {
     /* sum x[i]^2; sum x[i] y[i]; sum x[i] y[i] z[i]; max x[i] (-inf for n = 0; NaN are passed over). */
     float (*sum_squares)(const float *x, size_t n);
@@ -32,8 +61,9 @@ struct vector_kernels {
      * NULL: not wanted. */
     void (*norm_gradient_row)(const float *dy, const float *x, const float *gain, float r, float c, size_t n,
                               bool accumulate, float *dx, float *dgain);
-    /* y += x; y = x * factor (y may be x). */
+    /* y += x; y *= x; y = x * factor (y may be x). */
     void (*add)(const float *x, size_t n, float *y);
+    void (*multiply)(const float *x, size_t n, float *y);
     void (*scale)(const float *x, size_t n, float factor, float *y);
 
     /* One token, x[heads][2 * half]: x1' = x1 cos - x2 sin, x2' = x2 cos + x1 sin; sign -1 for the inverse. */
@@ -67,12 +97,15 @@ struct vector_kernels {
                              float *scores);
     void (*attention_mix)(const float *p, const float *v, size_t ldv, size_t keys, size_t head_size, float correction,
                           float *out);
+
+    struct attention_bf16_kernels bf16;
 };
 
-/* One per instruction set, each filling every slot. */
+/* One per instruction set, each filling every slot but bf16; AMX fills only that. */
 void vector_kernels_scalar(struct vector_kernels *k);
 void vector_kernels_avx2(struct vector_kernels *k);
 void vector_kernels_avx512(struct vector_kernels *k);
+void vector_kernels_amx(struct vector_kernels *k);
 void vector_kernels_neon(struct vector_kernels *k);
 
 void vector_kernels_select(struct vector_kernels *k, int isa, uint64_t features);

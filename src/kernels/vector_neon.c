@@ -22,4 +22,6 @@ void vector_kernels_neon(struct vector_kernels *k) {
     vector_fill(k);
     attention_fill(k);
 }
+#else
+typedef int vector_neon_unused;
 #endif

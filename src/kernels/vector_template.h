@@ -201,6 +201,12 @@ static void add(const float *x, size_t n, float *y) {
     for (; i < n; i++) y[i] += x[i];
 }
 
+static void multiply(const float *x, size_t n, float *y) {
+    size_t i = 0;
+    for (; i + VEC_WIDTH <= n; i += VEC_WIDTH) vec_store(y + i, vec_load(y + i) * vec_load(x + i));
+    for (; i < n; i++) y[i] *= x[i];
+}
+
 static void scale(const float *x, size_t n, float factor, float *y) {
     size_t i = 0;
     for (; i + VEC_WIDTH <= n; i += VEC_WIDTH) vec_store(y + i, vec_load(x + i) * factor);
@@ -300,6 +306,7 @@ static void vector_fill(struct vector_kernels *k) {
     k->norm_row = norm_row;
     k->norm_gradient_row = norm_gradient_row;
     k->add = add;
+    k->multiply = multiply;
     k->scale = scale;
     k->rope_row = rope_row;
     k->swiglu = swiglu;

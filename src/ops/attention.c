@@ -5,6 +5,7 @@
 
 #include "core/parallel.h"
 #include "kernels/kernels.h"
+#include "ops/attention_job.h"
 
 /* Tiles of TILE queries by TILE keys; the tile of scores is transposed, s[key][query]. Keys come in groups of ROWS and
  * head columns are padded to COLUMNS. On the diagonal, products leave out what lies wholly above it.
@@ -16,30 +17,16 @@
  *   cached    scores [TILE], maximum and sum [group] */
 enum { TILE = ATTENTION_TILE, ROWS = ATTENTION_ROWS, COLUMNS = ATTENTION_COLUMNS };
 
-struct job {
-    const struct vector_kernels *kernels;
-    const struct workspace *ws;
-    struct attention_shape s;
-    size_t depth;      /* head size, padded */
-    size_t q_ld, k_ld; /* floats from one token to the next */
-    const float *q, *k, *v, *o, *log_sum_in, *dout;
-    float *out, *log_sum, *dq, *dk, *dv;
-    size_t first;
-};
-
-static struct job job_make(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s,
-                           const float *q, const float *k, const float *v) {
-    struct job job = {.kernels = &ctx->kernels->vector, .ws = ws, .s = *s, .depth = round_up(s->head_size, COLUMNS),
-                      .q_ld = s->heads * s->head_size, .k_ld = s->kv_heads * s->head_size, .q = q, .k = k, .v = v};
+static struct attention_job job_make(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s,
+                                     const float *q, const float *k, const float *v) {
+    struct attention_job job = {.kernels = &ctx->kernels->vector, .ws = ws, .s = *s,
+                                .depth = round_up(s->head_size, COLUMNS), .q_ld = s->heads * s->head_size,
+                                .k_ld = s->kv_heads * s->head_size, .scale = 1.0f / sqrtf((float)s->head_size), .q = q,
+                                .k = k, .v = v};
     return job;
 }
 
-static size_t min_size(size_t a, size_t b) {
-    return a < b ? a : b;
-}
-
 void attention_scratch(const dqt_context *ctx, const struct attention_shape *s, struct scratch_need *need) {
-    (void)ctx;
     struct arena a = {NULL, 0};
     size_t depth = round_up(s->head_size, COLUMNS), sequence = SIZE_MAX;
     if (s->length <= SIZE_MAX - TILE) (void)size_mul(round_up(s->length, TILE), depth, &sequence);
@@ -49,10 +36,11 @@ void attention_scratch(const dqt_context *ctx, const struct attention_shape *s, 
     for (int i = 0; i < 3; i++) arena_take(&a, TILE, sizeof(float));
     for (int i = 0; i < 2; i++) arena_take(&a, s->heads, sizeof(float));
     scratch_max(need, 0, a.used, 0);
+    if (ctx->kernels->vector.bf16.product) attention_bf16_scratch(s, need);
 }
 
 /* out[padded][depth] = x[rows][head_size] (leading dimension ld) * factor, zeros elsewhere. */
-static void copy_padded(const struct job *job, const float *x, size_t ld, size_t rows, size_t padded, float factor,
+static void copy_padded(const struct attention_job *job, const float *x, size_t ld, size_t rows, size_t padded, float factor,
                         float *out) {
     size_t size = job->s.head_size, depth = job->depth;
     for (size_t r = 0; r < rows; r++) {
@@ -63,7 +51,7 @@ static void copy_padded(const struct job *job, const float *x, size_t ld, size_t
 }
 
 /* s[key][query] of one tile = keys . queries, above the diagonal only as far as the column step forces. */
-static void score_tile(const struct job *job, const float *keys, const float *queries_t, size_t key_count,
+static void score_tile(const struct attention_job *job, const float *keys, const float *queries_t, size_t key_count,
                        size_t query_count, bool diagonal, float *s) {
     size_t cols = round_up(query_count, COLUMNS), rows = round_up(key_count, ROWS);
     if (!diagonal) {
@@ -78,7 +66,7 @@ static void score_tile(const struct job *job, const float *keys, const float *qu
 }
 
 /* out[query][depth] (+)= sum over keys p[key][query] * values[key]. */
-static void mix_tile(const struct job *job, const float *p, const float *values, size_t key_count, size_t query_count,
+static void mix_tile(const struct attention_job *job, const float *p, const float *values, size_t key_count, size_t query_count,
                      bool diagonal, bool accumulate, float *out) {
     size_t rows = round_up(query_count, ROWS), keys = round_up(key_count, ROWS), step = diagonal ? ROWS : rows;
     for (size_t i = 0; i < rows; i += step)
@@ -87,7 +75,7 @@ static void mix_tile(const struct job *job, const float *p, const float *values,
 }
 
 /* out[key][depth] += sum over queries p[key][query] * x[query]. */
-static void scatter_tile(const struct job *job, const float *p, const float *x, size_t key_count, size_t query_count,
+static void scatter_tile(const struct attention_job *job, const float *p, const float *x, size_t key_count, size_t query_count,
                          bool diagonal, float *out) {
     size_t rows = round_up(key_count, ROWS), queries = round_up(query_count, ROWS), step = diagonal ? ROWS : rows;
     for (size_t j = 0; j < rows; j += step) {
@@ -98,7 +86,7 @@ static void scatter_tile(const struct job *job, const float *p, const float *x, 
 }
 
 static void forward_head(void *arg, size_t item, int lane) {
-    const struct job *job = arg;
+    const struct attention_job *job = arg;
     size_t length = job->s.length, size = job->s.head_size, depth = job->depth, padded = round_up(length, TILE);
     size_t sequence = item / job->s.heads, head = item % job->s.heads;
     size_t kv_head = head / (job->s.heads / job->s.kv_heads), token0 = sequence * length;
@@ -107,13 +95,12 @@ static void forward_head(void *arg, size_t item, int lane) {
     float *queries_t = arena_take(&a, depth * TILE, sizeof(float)), *s = arena_take(&a, TILE * TILE, sizeof(float));
     float *mixed = arena_take(&a, TILE * depth, sizeof(float)), *maximum = arena_take(&a, TILE, sizeof(float));
     float *sum = arena_take(&a, TILE, sizeof(float)), *correction = arena_take(&a, TILE, sizeof(float));
-    float scale = 1.0f / sqrtf((float)size);
 
     copy_padded(job, job->k + token0 * job->k_ld + kv_head * size, job->k_ld, length, padded, 1, keys);
     copy_padded(job, job->v + token0 * job->k_ld + kv_head * size, job->k_ld, length, padded, 1, values);
     for (size_t q0 = 0; q0 < length; q0 += TILE) {
         size_t queries = min_size(TILE, length - q0), offset = (token0 + q0) * job->q_ld + head * size;
-        job->kernels->attention_transpose(job->q + offset, job->q_ld, queries, size, scale, queries_t, TILE);
+        job->kernels->attention_transpose(job->q + offset, job->q_ld, queries, size, job->scale, queries_t, TILE);
         for (size_t i = 0; i < TILE; i++) {
             maximum[i] = -INFINITY;
             sum[i] = 0;
@@ -136,14 +123,14 @@ static void forward_head(void *arg, size_t item, int lane) {
 
 void attention_forward(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s, const float *q,
                        const float *k, const float *v, int precision, float *out, float *log_sum) {
-    (void)precision; /* f32 serves both */
-    struct job job = job_make(ctx, ws, s, q, k, v);
+    struct attention_job job = job_make(ctx, ws, s, q, k, v);
     job.out = out;
     job.log_sum = log_sum;
-    parallel_run(ctx, s->batch * s->heads, forward_head, &job);
+    bool bf16 = precision == DQT_PRECISION_BF16 && job.kernels->bf16.product; /* without such products f32 serves both */
+    parallel_run(ctx, s->batch * s->heads, bf16 ? attention_bf16_forward_head : forward_head, &job);
 }
 
-static void copy_out(const struct job *job, const float *x, size_t rows, float factor, float *out, size_t ld) {
+static void copy_out(const struct attention_job *job, const float *x, size_t rows, float factor, float *out, size_t ld) {
     for (size_t r = 0; r < rows; r++) job->kernels->scale(x + r * job->depth, job->s.head_size, factor, out + r * ld);
 }
 
@@ -154,7 +141,7 @@ struct backward_scratch {
     float *s, *ds, *log_sum, *delta;
 };
 
-static struct backward_scratch backward_place(const struct job *job, struct arena *a) {
+static struct backward_scratch backward_place(const struct attention_job *job, struct arena *a) {
     size_t sequence = round_up(job->s.length, TILE) * job->depth, tile = TILE * job->depth;
     struct backward_scratch m;
     float **const parts[13] = {&m.keys, &m.values, &m.dkeys, &m.dvalues, &m.queries, &m.queries_t, &m.douts,
@@ -165,13 +152,12 @@ static struct backward_scratch backward_place(const struct job *job, struct aren
 }
 
 /* One tile of queries against all tiles of keys up to it. */
-static void backward_queries(const struct job *job, const struct backward_scratch *m, size_t token0, size_t head, size_t q0) {
+static void backward_queries(const struct attention_job *job, const struct backward_scratch *m, size_t token0, size_t head, size_t q0) {
     size_t size = job->s.head_size, depth = job->depth, count = min_size(TILE, job->s.length - q0);
     size_t offset = (token0 + q0) * job->q_ld + head * size;
-    float scale = 1.0f / sqrtf((float)size);
-    copy_padded(job, job->q + offset, job->q_ld, count, TILE, scale, m->queries);
+    copy_padded(job, job->q + offset, job->q_ld, count, TILE, job->scale, m->queries);
     copy_padded(job, job->dout + offset, job->q_ld, count, TILE, 1, m->douts);
-    job->kernels->attention_transpose(job->q + offset, job->q_ld, count, size, scale, m->queries_t, TILE);
+    job->kernels->attention_transpose(job->q + offset, job->q_ld, count, size, job->scale, m->queries_t, TILE);
     job->kernels->attention_transpose(job->dout + offset, job->q_ld, count, size, 1, m->douts_t, TILE);
     for (size_t i = 0; i < TILE; i++) {
         m->log_sum[i] = i < count ? job->log_sum_in[(token0 + q0 + i) * job->s.heads + head] : 0;
@@ -187,12 +173,12 @@ static void backward_queries(const struct job *job, const struct backward_scratc
         scatter_tile(job, m->ds, m->queries, keys, count, diagonal, m->dkeys + at);
         mix_tile(job, m->ds, m->keys + at, keys, count, diagonal, k0 > 0, m->dqueries);
     }
-    copy_out(job, m->dqueries, count, scale, job->dq + offset, job->q_ld);
+    copy_out(job, m->dqueries, count, job->scale, job->dq + offset, job->q_ld);
 }
 
 /* One kv head: its query heads in order, for each the tiles of queries in order, for each the tiles of keys in order. */
 static void backward_kv_head(void *arg, size_t item, int lane) {
-    const struct job *job = arg;
+    const struct attention_job *job = arg;
     size_t length = job->s.length, padded = round_up(length, TILE), group = job->s.heads / job->s.kv_heads;
     size_t token0 = item / job->s.kv_heads * length, kv_head = item % job->s.kv_heads;
     size_t offset = token0 * job->k_ld + kv_head * job->s.head_size;
@@ -211,33 +197,32 @@ static void backward_kv_head(void *arg, size_t item, int lane) {
 void attention_backward(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s, const float *q,
                         const float *k, const float *v, const float *out, const float *log_sum, const float *dout,
                         int precision, float *dq, float *dk, float *dv) {
-    (void)precision;
-    struct job job = job_make(ctx, ws, s, q, k, v);
+    struct attention_job job = job_make(ctx, ws, s, q, k, v);
     job.o = out;
     job.log_sum_in = log_sum;
     job.dout = dout;
     job.dq = dq;
     job.dk = dk;
     job.dv = dv;
-    parallel_run(ctx, s->batch * s->kv_heads, backward_kv_head, &job);
+    bool bf16 = precision == DQT_PRECISION_BF16 && job.kernels->bf16.product;
+    parallel_run(ctx, s->batch * s->kv_heads, bf16 ? attention_bf16_backward_kv_head : backward_kv_head, &job);
 }
 
 /* One query and kv head: keys in tiles, so that the group's heads find them in cache. */
 static void cached_kv_head(void *arg, size_t item, int lane) {
-    const struct job *job = arg;
+    const struct attention_job *job = arg;
     size_t size = job->s.head_size, group = job->s.heads / job->s.kv_heads;
     size_t query = item / job->s.kv_heads, kv_head = item % job->s.kv_heads, keys = job->first + query + 1;
     size_t offset = query * job->q_ld + kv_head * group * size;
     struct arena a = {workspace_lane(job->ws, lane), 0};
     float *scores = arena_take(&a, TILE, sizeof(float));
     float *maximum = arena_take(&a, group, sizeof(float)), *sum = arena_take(&a, group, sizeof(float));
-    float scale = 1.0f / sqrtf((float)size);
     float *out = job->out + offset;
     memset(out, 0, group * size * sizeof *out);
     for (size_t k0 = 0; k0 < keys; k0 += TILE) {
         size_t count = min_size(TILE, keys - k0), at = k0 * job->k_ld + kv_head * size;
         for (size_t h = 0; h < group; h++) {
-            job->kernels->attention_scores(job->q + offset + h * size, job->k + at, job->k_ld, count, size, scale, scores);
+            job->kernels->attention_scores(job->q + offset + h * size, job->k + at, job->k_ld, count, size, job->scale, scores);
             float best = job->kernels->maximum(scores, count), correction = 0;
             if (k0) {
                 if (!(best > maximum[h])) best = maximum[h];
@@ -256,7 +241,7 @@ static void cached_kv_head(void *arg, size_t item, int lane) {
 
 void attention_cached(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s, const float *q,
                       const float *k, const float *v, size_t first, size_t count, float *out) {
-    struct job job = job_make(ctx, ws, s, q, k, v);
+    struct attention_job job = job_make(ctx, ws, s, q, k, v);
     job.out = out;
     job.first = first;
     parallel_run(ctx, count * s->kv_heads, cached_kv_head, &job);
