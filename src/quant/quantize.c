@@ -1,4 +1,5 @@
 /* Scale rules, rounding of whole tensors, initial weights. */
+#include <float.h>
 #include <math.h>
 
 #include "core/parallel.h"
@@ -19,12 +20,15 @@ static void add_row(struct sums *s, const float *w, size_t cols) {
     }
 }
 
-/* The scale of `count` weights. All-zero weights get scale 1: any positive number represents them. */
+/* The scale of `count` weights: a normal float, and small enough that no code times it overflows. All-zero weights get
+ * scale 1: any positive number represents them. */
 static float scale_from(const struct sums *s, double count, int rule, float sigma, int qp) {
     double scale = rule == DQT_SCALE_ABSMEAN ? s->abs / count
                    : rule == DQT_SCALE_SIGMA ? (double)sigma * sqrt(s->square / count)
                                              : s->max;
     scale /= qp;
+    const double largest = (double)FLT_MAX / (qp + 1);
+    if (scale > largest) scale = largest;
     return (float)scale >= 0x1p-126f ? (float)scale : 1.0f;
 }
 
