@@ -104,6 +104,8 @@ dqt_status dqt_context_create(const dqt_context_options *options, dqt_context **
     if (!o.alloc != !o.free) return fail(NULL, DQT_E_ARGUMENT, "alloc and free must both be set or both be NULL");
     if (o.log_level < 0 || o.log_level > DQT_LOG_INFO)
         return fail(NULL, DQT_E_ARGUMENT, "log_level is %d; it must be 0 or a DQT_LOG_* value", o.log_level);
+    if (o.forbid_amx != 0 && o.forbid_amx != 1)
+        return fail(NULL, DQT_E_ARGUMENT, "forbid_amx is %d; it must be 0 or 1", o.forbid_amx);
 
     dqt_context c = {.alloc = o.alloc ? o.alloc : libc_alloc,
                      .free = o.free ? o.free : libc_free,

@@ -114,6 +114,7 @@ dqt_status dqt_updater_step(dqt_updater *updater, dqt_tape *tape, float learning
     for (size_t i = 0; i < tape->num_parameters; i++)
         if (updater_target(updater, i)->tensor != tape->parameters[i].tensor)
             return fail(ctx, DQT_E_STATE, "parameter %zu of the updater is not the tape's", i);
+    TRY(options_check_result(ctx, stats, "dqt_step_stats"));
     dqt_step_stats s = {.struct_size = sizeof s};
     TRY(updater_step(updater, tape->gradient_list, learning_rate, &s));
     return stats ? options_return(ctx, stats, &s, sizeof s, "dqt_step_stats") : DQT_OK;

@@ -41,6 +41,10 @@ dqt_status options_read(const dqt_context *ctx, void *full, size_t full_size, co
     return DQT_OK;
 }
 
+dqt_status options_check_result(const dqt_context *ctx, const void *out, const char *name) {
+    return out ? check_size(ctx, given_size(out), name) : DQT_OK;
+}
+
 dqt_status options_return(const dqt_context *ctx, void *out, const void *full, size_t full_size, const char *name) {
     if (!out) return fail(ctx, DQT_E_ARGUMENT, "the %s to fill is NULL", name);
     uint32_t size = given_size(out);

@@ -12,6 +12,10 @@ dqt_status options_init(void *out, size_t struct_size, const void *defaults, siz
  * its unknown tail is zero. given NULL: defaults. full's struct_size becomes full_size. */
 dqt_status options_read(const dqt_context *ctx, void *full, size_t full_size, const void *given, const char *name);
 
+/* For functions that change something before they fill a result struct: refuses a bad struct_size beforehand. out NULL is
+ * accepted. */
+dqt_status options_check_result(const dqt_context *ctx, const void *out, const char *name);
+
 /* For result structs: copies what fits into the caller's struct_size and zeroes a larger struct's tail. */
 dqt_status options_return(const dqt_context *ctx, void *out, const void *full, size_t full_size, const char *name);
 
