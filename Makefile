@@ -34,13 +34,14 @@ ifeq ($(ARCH),aarch64)
 $(B)/src/kernels/%_dotprod.o: ISA := -march=armv8.2-a+dotprod
 endif
 
-SO := lib/libdqt.so.$(VERSION)
+LIBDIR ?= lib
+SO := $(LIBDIR)/libdqt.so.$(VERSION)
 TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(sort $(wildcard tests/test_*.c)))
 EXAMPLES := $(patsubst examples/%.c,$(B)/examples/%,$(sort $(wildcard examples/*.c)))
 BENCHES := $(patsubst bench/%.c,$(B)/bench/%,$(sort $(wildcard bench/*.c)))
 
 all: lib examples
-lib: $(SO) lib/libdqt.a
+lib: $(SO) $(LIBDIR)/libdqt.a
 examples: $(EXAMPLES)
 
 $(B)/%.o: %.c
@@ -48,24 +49,24 @@ $(B)/%.o: %.c
 	$(CC) $(ALL) $(ISA) -fPIC -MMD -MP -c $< -o $@
 
 $(SO): $(OBJ) src/dqt.map
-	@mkdir -p lib
+	@mkdir -p $(LIBDIR)
 	$(CC) -shared $(OMP) $(LDFLAGS) -Wl,-soname,libdqt.so.$(SOVERSION) -Wl,--version-script=src/dqt.map -Wl,-z,defs -o $@ $(OBJ) $(LIBS)
-	ln -sf libdqt.so.$(VERSION) lib/libdqt.so.$(SOVERSION)
-	ln -sf libdqt.so.$(SOVERSION) lib/libdqt.so
+	ln -sf libdqt.so.$(VERSION) $(LIBDIR)/libdqt.so.$(SOVERSION)
+	ln -sf libdqt.so.$(SOVERSION) $(LIBDIR)/libdqt.so
 
-lib/libdqt.a: $(OBJ)
-	@mkdir -p lib
+$(LIBDIR)/libdqt.a: $(OBJ)
+	@mkdir -p $(LIBDIR)
 	rm -f $@
 	$(AR) rcs $@ $(OBJ)
 
 # Tests link the static library: they may reach internals.
-$(B)/tests/%: tests/%.c lib/libdqt.a $(wildcard tests/*.h)
+$(B)/tests/%: tests/%.c $(LIBDIR)/libdqt.a $(wildcard tests/*.h)
 	@mkdir -p $(@D)
-	$(CC) $(ALL) -Itests $(LDFLAGS) -o $@ $< lib/libdqt.a $(LIBS)
+	$(CC) $(ALL) -Itests $(LDFLAGS) -o $@ $< $(LIBDIR)/libdqt.a $(LIBS)
 
-$(B)/bench/%: bench/%.c lib/libdqt.a $(wildcard bench/*.h)
+$(B)/bench/%: bench/%.c $(LIBDIR)/libdqt.a $(wildcard bench/*.h)
 	@mkdir -p $(@D)
-	$(CC) $(ALL) -Ibench $(LDFLAGS) -o $@ $< lib/libdqt.a $(LIBS)
+	$(CC) $(ALL) -Ibench $(LDFLAGS) -o $@ $< $(LIBDIR)/libdqt.a $(LIBS)
 
 # Examples link the shared library, as hosts do, and see nothing but dqt.h and examples/support.
 EXAMPLE_FLAGS := -std=c11 -D_POSIX_C_SOURCE=200809L -Iinclude -Iexamples/support $(WARN)
@@ -76,10 +77,49 @@ $(B)/examples/support/%.o: examples/support/%.c $(wildcard examples/support/*.h)
 
 $(B)/examples/%: examples/%.c $(SUPPORT) $(SO)
 	@mkdir -p $(@D)
-	$(CC) $(EXAMPLE_FLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(SUPPORT) -Llib -ldqt -Wl,-rpath,'$$ORIGIN/../../lib' $(LIBS)
+	$(CC) $(EXAMPLE_FLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(SUPPORT) -L$(LIBDIR) -ldqt -Wl,-rpath,'$$ORIGIN/../../lib' $(LIBS)
+
+# C++ is not needed for the library: its example is built where a C++ compiler is.
+$(B)/examples/%: examples/%.cpp $(SO)
+	@mkdir -p $(@D)
+	$(CXX) -std=c++17 -Iinclude -Wall -Wextra -Wpedantic -O2 -o $@ $< -L$(LIBDIR) -ldqt -Wl,-rpath,'$$ORIGIN/../../lib' -pthread
+cpp: $(patsubst examples/%.cpp,$(B)/examples/%,$(wildcard examples/*.cpp))
+
+# ---- The main job, the tests, the measurements ----
+demo: $(EXAMPLES)
+	sh examples/demo.sh
+
+SCRIPTS := $(sort $(wildcard tests/tree/*.sh))
+check: lib examples $(TESTS)
+	@CC="$(CC)" B=$(B) tests/run.sh $(TESTS) $(SCRIPTS)
+
+# The C tests alone, for other instruction sets, compilers and sanitizers (use with B=, CFLAGS=, LDFLAGS=).
+check-c: $(TESTS)
+	@tests/run.sh $(TESTS)
+
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+check-sanitize:
+	$(MAKE) check-c B=build/sanitize LIBDIR=build/sanitize/lib OPENMP=0 CFLAGS="-O1 -g $(SANITIZE)"
+
+bench: $(BENCHES)
+	$(B)/bench/bench
+
+# ---- Installation ----
+pkgconfig/dqt.pc: pkgconfig/dqt.pc.in Makefile
+	sed -e 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|; s|@OMP@|$(if $(OMP), $(OMP))|' $< > $@
+
+install: lib pkgconfig/dqt.pc
+	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	install -m 644 include/dqt.h $(DESTDIR)$(PREFIX)/include/
+	install -m 755 $(SO) $(DESTDIR)$(PREFIX)/lib/
+	install -m 644 $(LIBDIR)/libdqt.a $(DESTDIR)$(PREFIX)/lib/
+	ln -sf libdqt.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libdqt.so.$(SOVERSION)
+	ln -sf libdqt.so.$(SOVERSION) $(DESTDIR)$(PREFIX)/lib/libdqt.so
+	install -m 644 pkgconfig/dqt.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/
 
 clean:
 	rm -rf build lib pkgconfig/dqt.pc
 
+.SECONDARY:
 -include $(OBJ:.o=.d)
-.PHONY: all lib examples clean
+.PHONY: all lib examples cpp demo check check-c check-sanitize bench install clean

@@ -145,7 +145,7 @@ static dqt_status check_backward(const dqt_tape *tape, const struct slot *slot) 
 }
 
 dqt_status dqt_layer_forward(dqt_layer *layer, dqt_tape *tape, size_t batch, size_t length, const float *x, float *y) {
-    struct slot *slot;
+    struct slot *slot = NULL;
     TRY(find_slot(layer, tape, 0, &slot));
     TRY(check_batch(tape, batch, length));
     TRY(check_pointer(tape->ctx, x, "x"));
@@ -155,7 +155,7 @@ dqt_status dqt_layer_forward(dqt_layer *layer, dqt_tape *tape, size_t batch, siz
 }
 
 dqt_status dqt_layer_backward(dqt_layer *layer, dqt_tape *tape, const float *dy, float *dx) {
-    struct slot *slot;
+    struct slot *slot = NULL;
     TRY(find_slot(layer, tape, 0, &slot));
     TRY(check_backward(tape, slot));
     TRY(check_pointer(tape->ctx, dy, "dy"));
@@ -168,7 +168,7 @@ dqt_status dqt_layer_backward(dqt_layer *layer, dqt_tape *tape, const float *dy,
 
 dqt_status dqt_embedding_forward(dqt_layer *layer, dqt_tape *tape, size_t batch, size_t length, const int32_t *tokens,
                                  float *y) {
-    struct slot *slot;
+    struct slot *slot = NULL;
     TRY(find_slot(layer, tape, DQT_LAYER_EMBEDDING, &slot));
     TRY(check_batch(tape, batch, length));
     TRY(check_pointer(tape->ctx, tokens, "tokens"));
@@ -179,7 +179,7 @@ dqt_status dqt_embedding_forward(dqt_layer *layer, dqt_tape *tape, size_t batch,
 }
 
 dqt_status dqt_embedding_backward(dqt_layer *layer, dqt_tape *tape, const float *dy) {
-    struct slot *slot;
+    struct slot *slot = NULL;
     TRY(find_slot(layer, tape, DQT_LAYER_EMBEDDING, &slot));
     TRY(check_backward(tape, slot));
     TRY(check_pointer(tape->ctx, dy, "dy"));
@@ -190,7 +190,7 @@ dqt_status dqt_embedding_backward(dqt_layer *layer, dqt_tape *tape, const float 
 
 dqt_status dqt_head_loss(dqt_layer *layer, dqt_tape *tape, size_t batch, size_t length, const float *x,
                          const int32_t *targets, float *loss, float *token_losses) {
-    struct slot *slot;
+    struct slot *slot = NULL;
     TRY(find_slot(layer, tape, DQT_LAYER_HEAD, &slot));
     TRY(check_batch(tape, batch, length));
     TRY(check_pointer(tape->ctx, x, "x"));
@@ -201,7 +201,7 @@ dqt_status dqt_head_loss(dqt_layer *layer, dqt_tape *tape, size_t batch, size_t 
 }
 
 dqt_status dqt_head_backward(dqt_layer *layer, dqt_tape *tape, float loss_scale, float *dx) {
-    struct slot *slot;
+    struct slot *slot = NULL;
     TRY(find_slot(layer, tape, DQT_LAYER_HEAD, &slot));
     TRY(check_backward(tape, slot));
     TRY(check_pointer(tape->ctx, dx, "dx"));
@@ -212,7 +212,7 @@ dqt_status dqt_head_backward(dqt_layer *layer, dqt_tape *tape, float loss_scale,
 }
 
 dqt_status dqt_head_logits(dqt_layer *layer, dqt_tape *tape, size_t batch, size_t length, const float *x, float *logits) {
-    struct slot *slot;
+    struct slot *slot = NULL;
     TRY(find_slot(layer, tape, DQT_LAYER_HEAD, &slot));
     TRY(check_batch(tape, batch, length));
     TRY(check_pointer(tape->ctx, x, "x"));

@@ -1,0 +1,26 @@
+#!/bin/sh
+# Runs test programs and scripts, one after the other, and adds up their "NAME: N passed, N failed, N skipped" lines.
+# The last line is the sum. Exit status 1 for any failure, or for any skip when DQT_REQUIRE_ALL is 1.
+# usage: tests/run.sh PROGRAM ...
+passed=0 failed=0 skipped=0
+for program in "$@"; do
+    output=$("$program" 2>&1)
+    status=$?
+    line=$(printf '%s\n' "$output" | tail -n 1)
+    counts=$(printf '%s\n' "$line" | sed -n 's/^.*: \([0-9]*\) passed, \([0-9]*\) failed, \([0-9]*\) skipped$/\1 \2 \3/p')
+    if [ -z "$counts" ]; then
+        printf '%s\n' "$output"
+        echo "$program: ended with status $status without a summary"
+        failed=$((failed + 1))
+        continue
+    fi
+    set -- $counts
+    passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
+    if [ "$2" -gt 0 ] || [ "$3" -gt 0 ] || [ "$status" -ne 0 ]; then printf '%s\n' "$output"; else echo "$line"; fi
+    if [ "$status" -ne 0 ] && [ "$2" -eq 0 ]; then failed=$((failed + 1)); fi
+done
+echo
+echo "$passed passed, $failed failed, $skipped skipped"
+if [ "$failed" -gt 0 ]; then exit 1; fi
+if [ "${DQT_REQUIRE_ALL:-0}" = 1 ] && [ "$skipped" -gt 0 ]; then exit 1; fi
+exit 0
