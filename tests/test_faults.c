@@ -1,0 +1,564 @@
+/* Allocation faults: every function that allocates is called with allocation 0, 1, 2, ... failing, until it succeeds. And
+ * planned memory: what *_memory functions foretell is what the allocator counts, to the byte. */
+#include "counting_alloc.h"
+#include "test.h"
+
+/* What creation functions are given; all of it must come out of a failure unchanged. */
+struct world {
+    struct counting memory;
+    dqt_context *ctx;
+    dqt_tensor *tensor;
+    dqt_layer *embedding, *linear;
+    dqt_llama *model;
+    dqt_layer *const *layers;
+    size_t num_layers;
+    dqt_tape *tape;
+    dqt_updater *updater;
+};
+
+static dqt_llama_config small_config(void) {
+    dqt_llama_config c;
+    CHECK(dqt_llama_config_init(&c, sizeof c) == DQT_OK);
+    c.vocab_size = 40;
+    c.hidden_size = 32;
+    c.intermediate_size = 48;
+    c.num_layers = 2;
+    c.num_heads = 4;
+    c.num_kv_heads = 2;
+    return c;
+}
+
+static void world_begin(struct world *w) {
+    *w = (struct world){0};
+    w->ctx = counting_context(&w->memory);
+    const dqt_llama_config c = small_config();
+    OK(w->ctx, dqt_tensor_create(w->ctx, 5, 70, NULL, &w->tensor));
+    OK(w->ctx, dqt_embedding_create(w->ctx, 12, 16, NULL, &w->embedding));
+    OK(w->ctx, dqt_linear_create(w->ctx, 16, 12, NULL, &w->linear));
+    OK(w->ctx, dqt_llama_create(w->ctx, &c, &w->model));
+    OK(w->ctx, dqt_llama_layers(w->model, &w->layers, &w->num_layers));
+    OK(w->ctx, dqt_tape_create(w->ctx, w->layers, w->num_layers, NULL, &w->tape));
+    OK(w->ctx, dqt_updater_create(w->ctx, w->layers, w->num_layers, NULL, &w->updater));
+}
+
+static void world_end(struct world *w) {
+    dqt_updater_destroy(w->updater);
+    dqt_tape_destroy(w->tape);
+    dqt_llama_destroy(w->model);
+    dqt_layer_destroy(w->linear);
+    dqt_layer_destroy(w->embedding);
+    dqt_tensor_destroy(w->tensor);
+    counting_end(w->ctx, &w->memory);
+}
+
+static uint64_t hash_bytes(uint64_t h, const void *data, size_t bytes) {
+    for (size_t i = 0; i < bytes; i++) h = (h ^ ((const unsigned char *)data)[i]) * 1099511628211u;
+    return h;
+}
+
+static uint64_t hash_tensor(uint64_t h, dqt_context *ctx, dqt_tensor *t) {
+    void *data = NULL;
+    size_t bytes = 0;
+    dqt_tensor_info i = {.struct_size = sizeof i};
+    float scales[64] = {0};
+    OK(ctx, dqt_tensor_get_info(t, &i));
+    OK(ctx, dqt_tensor_data(t, &data, &bytes));
+    if (i.num_scales) OK(ctx, dqt_tensor_get_scales(t, scales));
+    h = hash_bytes(h, scales, sizeof scales);
+    return hash_bytes(h, data, bytes);
+}
+
+static uint64_t world_hash(struct world *w) {
+    uint64_t h = hash_tensor(14695981039346656037u, w->ctx, w->tensor), step = 0;
+    size_t n = 0;
+    OK(w->ctx, dqt_tape_num_parameters(w->tape, &n));
+    for (size_t i = 0; i < n; i++) {
+        dqt_parameter p = {.struct_size = sizeof p};
+        float *gradient = NULL;
+        OK(w->ctx, dqt_tape_parameter(w->tape, i, &p));
+        OK(w->ctx, dqt_tape_gradient(w->tape, i, &gradient));
+        h = hash_tensor(h, w->ctx, p.tensor);
+        h = hash_bytes(h, gradient, p.rows * p.cols * sizeof *gradient);
+    }
+    OK(w->ctx, dqt_updater_get_step(w->updater, &step));
+    return hash_bytes(h, &step, sizeof step);
+}
+
+/* ---- Things to create ---------------------------------------------------------------------------------------- */
+
+static dqt_tensor_options tensor_options(int storage, int compute, int axis) {
+    dqt_tensor_options o;
+    CHECK(dqt_tensor_options_init(&o, sizeof o) == DQT_OK);
+    o.storage = storage;
+    o.compute = compute;
+    o.scale_axis = axis;
+    return o;
+}
+
+static dqt_status tensor_plain(struct world *w, void **out) {
+    return dqt_tensor_create(w->ctx, 9, 65, NULL, (dqt_tensor **)out);
+}
+static dqt_status tensor_other(struct world *w, void **out) {
+    const dqt_tensor_options o = tensor_options(DQT_FORMAT_INT8, DQT_FORMAT_TERNARY, DQT_AXIS_ROW);
+    return dqt_tensor_create(w->ctx, 9, 65, &o, (dqt_tensor **)out);
+}
+static dqt_status tensor_convert(struct world *w, void **out) {
+    const dqt_tensor_options o = tensor_options(DQT_FORMAT_BF16, DQT_FORMAT_SAME, DQT_AXIS_TENSOR);
+    return dqt_tensor_convert(w->tensor, &o, DQT_ROUND_STOCHASTIC, 3, (dqt_tensor **)out);
+}
+static void destroy_tensor(void *t) { dqt_tensor_destroy(t); }
+
+static dqt_layer_options layer_options(void) {
+    dqt_layer_options o;
+    CHECK(dqt_layer_options_init(&o, sizeof o) == DQT_OK);
+    o.sub_norm = 1;
+    o.name = "named";
+    return o;
+}
+static dqt_status embedding(struct world *w, void **out) {
+    return dqt_embedding_create(w->ctx, 20, 16, NULL, (dqt_layer **)out);
+}
+static dqt_status linear(struct world *w, void **out) {
+    return dqt_linear_create(w->ctx, 20, 16, NULL, (dqt_layer **)out);
+}
+static dqt_status rmsnorm(struct world *w, void **out) {
+    return dqt_rmsnorm_create(w->ctx, 20, NULL, (dqt_layer **)out);
+}
+static dqt_status attention(struct world *w, void **out) {
+    const dqt_layer_options o = layer_options();
+    return dqt_attention_create(w->ctx, 24, 4, 2, &o, (dqt_layer **)out);
+}
+static dqt_status mlp(struct world *w, void **out) {
+    const dqt_layer_options o = layer_options();
+    return dqt_mlp_create(w->ctx, 24, 40, &o, (dqt_layer **)out);
+}
+static dqt_status mlp_squared(struct world *w, void **out) {
+    dqt_layer_options o = layer_options();
+    o.mlp = DQT_MLP_SQUARED_RELU;
+    return dqt_mlp_create(w->ctx, 24, 40, &o, (dqt_layer **)out);
+}
+static dqt_status block(struct world *w, void **out) {
+    const dqt_layer_options o = layer_options();
+    return dqt_block_create(w->ctx, 24, 40, 4, 2, &o, (dqt_layer **)out);
+}
+static dqt_status head(struct world *w, void **out) {
+    return dqt_head_create(w->ctx, 16, 12, NULL, NULL, (dqt_layer **)out);
+}
+static dqt_status head_tied(struct world *w, void **out) {
+    return dqt_head_create(w->ctx, 16, 12, w->embedding, NULL, (dqt_layer **)out);
+}
+static dqt_status layer_shape_only(struct world *w, void **out) {
+    dqt_layer_options o = layer_options();
+    o.shape_only = 1;
+    return dqt_block_create(w->ctx, 24, 40, 4, 2, &o, (dqt_layer **)out);
+}
+static void destroy_layer(void *l) { dqt_layer_destroy(l); }
+
+static dqt_status llama(struct world *w, void **out) {
+    const dqt_llama_config c = small_config();
+    return dqt_llama_create(w->ctx, &c, (dqt_llama **)out);
+}
+static dqt_status llama_tied(struct world *w, void **out) {
+    dqt_llama_config c = small_config();
+    c.tie_embeddings = 1;
+    c.mlp = DQT_MLP_SQUARED_RELU;
+    return dqt_llama_create(w->ctx, &c, (dqt_llama **)out);
+}
+static dqt_status llama_shape_only(struct world *w, void **out) {
+    dqt_llama_config c = small_config();
+    c.shape_only = 1;
+    return dqt_llama_create(w->ctx, &c, (dqt_llama **)out);
+}
+static void destroy_llama(void *m) { dqt_llama_destroy(m); }
+
+static dqt_status tape_with(struct world *w, int which, void **out) {
+    dqt_tape_options o;
+    CHECK(dqt_tape_options_init(&o, sizeof o) == DQT_OK);
+    o.max_batch = 2;
+    o.max_length = 5;
+    o.gradients = which != 1;
+    o.inference = which == 2;
+    o.recompute = which == 3 || which == 4;
+    o.checkpoint_format = which == 4 ? DQT_FLOAT_BF16 : DQT_FLOAT_F32;
+    o.gradient_format = which == 5 ? DQT_FLOAT_FP8_E4M3 : which == 6 ? DQT_FLOAT_BF16 : DQT_FLOAT_F32;
+    return dqt_tape_create(w->ctx, w->layers, w->num_layers, &o, (dqt_tape **)out);
+}
+static dqt_status tape_plain(struct world *w, void **out) { return tape_with(w, 0, out); }
+static dqt_status tape_fused(struct world *w, void **out) { return tape_with(w, 1, out); }
+static dqt_status tape_inference(struct world *w, void **out) { return tape_with(w, 2, out); }
+static dqt_status tape_recompute(struct world *w, void **out) { return tape_with(w, 3, out); }
+static dqt_status tape_checkpoint(struct world *w, void **out) { return tape_with(w, 4, out); }
+static dqt_status tape_fp8(struct world *w, void **out) { return tape_with(w, 5, out); }
+static dqt_status tape_bf16(struct world *w, void **out) { return tape_with(w, 6, out); }
+static void destroy_tape(void *t) { dqt_tape_destroy(t); }
+
+static dqt_status updater_with(struct world *w, int optimizer, int state, float beta1, void **out) {
+    dqt_updater_options o;
+    CHECK(dqt_updater_options_init(&o, sizeof o) == DQT_OK);
+    o.optimizer = optimizer;
+    o.momentum_state = o.variance_state = state;
+    o.beta1 = beta1;
+    return dqt_updater_create(w->ctx, w->layers, w->num_layers, &o, (dqt_updater **)out);
+}
+static dqt_status updater_sgd(struct world *w, void **out) {
+    return updater_with(w, DQT_OPTIMIZER_SGD, DQT_STATE_F32, 0.9f, out);
+}
+static dqt_status updater_adamw(struct world *w, void **out) {
+    return updater_with(w, DQT_OPTIMIZER_ADAMW, DQT_STATE_INT8, 0.9f, out);
+}
+static dqt_status updater_adafactor(struct world *w, void **out) {
+    return updater_with(w, DQT_OPTIMIZER_ADAFACTOR, DQT_STATE_BF16, 0, out);
+}
+static void destroy_updater(void *u) { dqt_updater_destroy(u); }
+
+static dqt_status session(struct world *w, void **out) {
+    return dqt_session_create(w->model, 100, (dqt_session **)out);
+}
+static void destroy_session(void *s) { dqt_session_destroy(s); }
+static dqt_status sampler(struct world *w, void **out) {
+    return dqt_sampler_create(w->ctx, 40, NULL, (dqt_sampler **)out);
+}
+static void destroy_sampler(void *s) { dqt_sampler_destroy(s); }
+
+/* Functions that allocate only while they run. */
+static dqt_status llama_plan(struct world *w, void **out) {
+    const dqt_llama_config c = small_config();
+    dqt_llama_memory_info m = {.struct_size = sizeof m};
+    const dqt_status status = dqt_llama_memory(w->ctx, &c, &m);
+    *out = status == DQT_OK ? w : NULL;
+    return status;
+}
+static dqt_status tape_plan(struct world *w, void **out) {
+    dqt_tape_memory_info m = {.struct_size = sizeof m};
+    const dqt_status status = dqt_tape_memory(w->ctx, w->layers, w->num_layers, NULL, &m);
+    *out = status == DQT_OK ? w : NULL;
+    return status;
+}
+static dqt_status updater_plan(struct world *w, void **out) {
+    dqt_updater_memory_info m = {.struct_size = sizeof m};
+    const dqt_status status = dqt_updater_memory(w->ctx, w->layers, w->num_layers, NULL, &m);
+    *out = status == DQT_OK ? w : NULL;
+    return status;
+}
+static void destroy_nothing(void *p) { (void)p; }
+
+static const struct creation {
+    const char *name;
+    dqt_status (*create)(struct world *w, void **out);
+    void (*destroy)(void *object);
+    size_t allocations; /* at least */
+} creations[] = {
+    {"tensor", tensor_plain, destroy_tensor, 1},
+    {"tensor read in another format", tensor_other, destroy_tensor, 1},
+    {"tensor_convert", tensor_convert, destroy_tensor, 2},
+    {"embedding", embedding, destroy_layer, 2},
+    {"linear", linear, destroy_layer, 2},
+    {"rmsnorm", rmsnorm, destroy_layer, 2},
+    {"attention", attention, destroy_layer, 6},
+    {"mlp", mlp, destroy_layer, 5},
+    {"mlp, squared ReLU", mlp_squared, destroy_layer, 4},
+    {"block", block, destroy_layer, 14},
+    {"head", head, destroy_layer, 2},
+    {"tied head", head_tied, destroy_layer, 1},
+    {"block, shape only", layer_shape_only, destroy_layer, 14},
+    {"llama", llama, destroy_llama, 30},
+    {"llama, tied", llama_tied, destroy_llama, 25},
+    {"llama, shape only", llama_shape_only, destroy_llama, 30},
+    {"tape", tape_plain, destroy_tape, 2},
+    {"tape without gradients", tape_fused, destroy_tape, 2},
+    {"tape, inference", tape_inference, destroy_tape, 2},
+    {"tape, recompute", tape_recompute, destroy_tape, 2},
+    {"tape, bf16 checkpoints", tape_checkpoint, destroy_tape, 2},
+    {"tape, fp8 gradients", tape_fp8, destroy_tape, 2},
+    {"tape, bf16 gradients", tape_bf16, destroy_tape, 2},
+    {"updater, SGD", updater_sgd, destroy_updater, 1},
+    {"updater, AdamW int8", updater_adamw, destroy_updater, 1},
+    {"updater, Adafactor", updater_adafactor, destroy_updater, 1},
+    {"session", session, destroy_session, 3},
+    {"sampler", sampler, destroy_sampler, 1},
+    {"llama_memory", llama_plan, destroy_nothing, 30},
+    {"tape_memory", tape_plan, destroy_nothing, 1},
+    {"updater_memory", updater_plan, destroy_nothing, 1},
+};
+
+/* persistent: every later allocation fails too, as when memory has really run out. */
+static void fault_loop(bool persistent) {
+    struct world w;
+    world_begin(&w);
+    const uint64_t before = world_hash(&w);
+    for (size_t i = 0; i < sizeof creations / sizeof *creations; i++) {
+        const struct creation *c = &creations[i];
+        const size_t bytes = w.memory.bytes, blocks = w.memory.blocks;
+        size_t n = 0;
+        for (;; n++) {
+            void *object = &w;
+            const size_t call = w.memory.calls + n;
+            w.memory.fail_at = persistent ? SIZE_MAX : call;
+            w.memory.fail_from = persistent ? call : SIZE_MAX;
+            const dqt_status status = c->create(&w, &object);
+            const bool reached = w.memory.calls > call;
+            w.memory.fail_at = w.memory.fail_from = SIZE_MAX;
+            if (status == DQT_OK) {
+                CHECKF(!reached, "%s: allocation %zu failed unnoticed", c->name, n);
+                CHECK(object != NULL);
+                c->destroy(object);
+                break;
+            }
+            CHECKF(status == DQT_E_MEMORY, "%s, allocation %zu: %s", c->name, n, dqt_status_string(status));
+            CHECKF(object == NULL, "%s, allocation %zu: out is not NULL", c->name, n);
+            CHECKF(w.memory.bytes == bytes && w.memory.blocks == blocks, "%s, allocation %zu: %zu bytes are left", c->name, n,
+                   w.memory.bytes - bytes);
+            CHECKF(strstr(dqt_last_error(w.ctx), "memory"), "%s: %s", c->name, dqt_last_error(w.ctx));
+            CHECK(dqt_context_allocated(w.ctx) == w.memory.bytes);
+            if (status != DQT_E_MEMORY || n > 1000) break;
+        }
+        CHECKF(n >= c->allocations, "%s: only %zu allocations", c->name, n);
+        CHECKF(w.memory.bytes == bytes && w.memory.blocks == blocks, "%s leaks %zu bytes", c->name, w.memory.bytes - bytes);
+        CHECKF(w.memory.errors == 0, "%s", c->name);
+    }
+    CHECK(world_hash(&w) == before);
+    world_end(&w);
+}
+
+static void one_allocation_fails(void) {
+    fault_loop(false);
+}
+static void all_allocations_fail(void) {
+    fault_loop(true);
+}
+
+static void context_creation_fails(void) {
+    struct counting memory = counting_new();
+    const dqt_context_options o = counting_options(&memory);
+    for (size_t n = 0;; n++) {
+        dqt_context *ctx = (dqt_context *)(void *)&memory;
+        memory.calls = 0;
+        memory.fail_at = n;
+        const dqt_status status = dqt_context_create(&o, &ctx);
+        if (status == DQT_OK) {
+            CHECK(n >= 1 && ctx);
+            dqt_context_destroy(ctx);
+            break;
+        }
+        CHECK(status == DQT_E_MEMORY && !ctx && memory.bytes == 0 && memory.blocks == 0);
+        CHECK(strstr(dqt_last_error(NULL), "memory"));
+    }
+    CHECK(memory.bytes == 0 && memory.errors == 0);
+}
+
+/* ---- Planned memory ------------------------------------------------------------------------------------------ */
+
+static void plain_for(void *user_data, size_t count, dqt_task_fn task, void *task_data) {
+    (void)user_data;
+    for (size_t i = 0; i < count; i++) task(task_data, i);
+}
+
+/* A context of several threads: workspaces grow with them. */
+static dqt_context *threads_context(struct counting *memory, int threads) {
+    *memory = counting_new();
+    dqt_context_options o = counting_options(memory);
+    o.threading = DQT_THREADING_HOST;
+    o.parallel_for = plain_for;
+    o.num_threads = threads;
+    dqt_context *ctx = NULL;
+    OK(NULL, dqt_context_create(&o, &ctx));
+    return ctx;
+}
+
+/* Configuration number i of a grid over every field that decides about memory. */
+static dqt_llama_config grid_config(unsigned i) {
+    static const int storage[] = {DQT_FORMAT_TERNARY, DQT_FORMAT_F32, DQT_FORMAT_INT8, DQT_FORMAT_BF16, DQT_FORMAT_INT3};
+    dqt_llama_config c;
+    CHECK(dqt_llama_config_init(&c, sizeof c) == DQT_OK);
+    c.mlp = i & 1 ? DQT_MLP_SQUARED_RELU : DQT_MLP_SWIGLU;
+    c.sub_norms = (i >> 1) & 1;
+    c.tie_embeddings = (i >> 2) & 1;
+    c.num_kv_heads = i & 8 ? 1 : 0;
+    c.num_layers = 1 + i % 3;
+    c.vocab_size = i % 2 ? 67 : 40;
+    c.hidden_size = i % 5 ? 32 : 72;
+    c.num_heads = 4;
+    c.intermediate_size = 50 + i % 7;
+    c.linear.storage = storage[i % 5];
+    c.linear.scale_axis = (i / 5) % 2;
+    if (c.linear.storage == DQT_FORMAT_INT8) c.linear.compute = DQT_FORMAT_TERNARY;
+    if (c.linear.storage == DQT_FORMAT_INT3 && c.linear.scale_axis == DQT_AXIS_ROW) c.linear.train_scale = 1;
+    c.activation = i % 4 == 3 ? DQT_ACTIVATION_NONE : DQT_ACTIVATION_INT8;
+    c.head_activation = i % 6 == 5 ? DQT_ACTIVATION_INT8 : DQT_ACTIVATION_NONE;
+    return c;
+}
+
+enum { GRID = 32 };
+
+static void check_tapes(dqt_context *ctx, const struct counting *memory, dqt_layer *const *plan, dqt_layer *const *layers,
+                        size_t n, unsigned i) {
+    for (unsigned k = 0; k < 12; k++) {
+        dqt_tape_options o;
+        CHECK(dqt_tape_options_init(&o, sizeof o) == DQT_OK);
+        o.max_batch = 1 + (i + k) % 3;
+        o.max_length = k % 2 ? 17 : 8;
+        o.inference = k == 1;
+        o.gradients = k != 2;
+        o.recompute = k >= 3 && k <= 6;
+        o.checkpoint_format = k == 4 ? DQT_FLOAT_BF16 : DQT_FLOAT_F32;
+        o.gradient_format = k < 8 ? DQT_FLOAT_F32 : (int32_t)k - 8;
+        o.precision = (int32_t)(k % 3);
+        dqt_tape_memory_info planned = {.struct_size = sizeof planned}, real = {.struct_size = sizeof real};
+        const size_t before = memory->bytes;
+        OK(ctx, dqt_tape_memory(ctx, plan, n, &o, &planned));
+        OK(ctx, dqt_tape_memory(ctx, layers, n, &o, &real));
+        CHECK(memcmp(&planned, &real, sizeof real) == 0);
+        CHECK(memory->bytes == before);
+        dqt_tape *tape = NULL;
+        OK(ctx, dqt_tape_create(ctx, layers, n, &o, &tape));
+        CHECKF(memory->bytes - before == planned.total, "model %u, tape %u: %zu bytes, planned %zu", i, k, memory->bytes - before,
+               planned.total);
+        CHECK(planned.total == planned.activations + planned.gradients + planned.workspace + planned.other);
+        CHECK((planned.gradients > 0) == (o.gradients && !o.inference));
+        dqt_tape_destroy(tape);
+        CHECK(memory->bytes == before);
+    }
+}
+
+static void check_updaters(dqt_context *ctx, const struct counting *memory, dqt_layer *const *plan, dqt_layer *const *layers,
+                           size_t n, unsigned i) {
+    for (int optimizer = DQT_OPTIMIZER_SGD; optimizer <= DQT_OPTIMIZER_ADAFACTOR; optimizer++)
+        for (int state = DQT_STATE_F32; state <= DQT_STATE_INT8; state++)
+            for (int moment = 0; moment <= 1; moment++) {
+                dqt_updater_options o;
+                CHECK(dqt_updater_options_init(&o, sizeof o) == DQT_OK);
+                o.optimizer = optimizer;
+                o.momentum_state = state;
+                o.variance_state = (state + 1) % 3;
+                o.beta1 = moment ? 0.9f : 0;
+                dqt_updater_memory_info planned = {.struct_size = sizeof planned}, real = {.struct_size = sizeof real};
+                const size_t before = memory->bytes;
+                OK(ctx, dqt_updater_memory(ctx, plan, n, &o, &planned));
+                OK(ctx, dqt_updater_memory(ctx, layers, n, &o, &real));
+                CHECK(memcmp(&planned, &real, sizeof real) == 0);
+                CHECK(memory->bytes == before);
+                dqt_updater *updater = NULL;
+                OK(ctx, dqt_updater_create(ctx, layers, n, &o, &updater));
+                CHECKF(memory->bytes - before == planned.total, "model %u, updater %d %d %d: %zu bytes, planned %zu", i,
+                       optimizer, state, moment, memory->bytes - before, planned.total);
+                CHECK(planned.total ==
+                      planned.momentum + planned.variance + planned.scales + planned.workspace + planned.other);
+                CHECK((planned.momentum > 0) == (moment == 1));
+                dqt_updater_destroy(updater);
+                CHECK(memory->bytes == before);
+            }
+}
+
+static size_t count_weights(dqt_context *ctx, dqt_layer *const *layers, size_t n, int32_t first, int32_t last, size_t *bytes) {
+    size_t weights = 0;
+    *bytes = 0;
+    for (size_t i = 0; i < n; i++) {
+        dqt_layer_info info = {.struct_size = sizeof info};
+        OK(ctx, dqt_layer_get_info(layers[i], &info));
+        for (size_t k = 0; k < info.num_parameters; k++) {
+            dqt_parameter p = {.struct_size = sizeof p};
+            dqt_tensor_info t = {.struct_size = sizeof t};
+            OK(ctx, dqt_layer_parameter(layers[i], k, &p));
+            OK(ctx, dqt_tensor_get_info(p.tensor, &t));
+            if (p.parameter_class < first || p.parameter_class > last) continue;
+            weights += t.rows * t.cols;
+            *bytes += t.data_bytes + 4 * t.num_scales;
+        }
+    }
+    return weights;
+}
+
+static void check_model(int threads, unsigned i) {
+    struct counting memory;
+    dqt_context *ctx = threads_context(&memory, threads);
+    dqt_llama_config c = grid_config(i);
+    dqt_llama_memory_info planned = {.struct_size = sizeof planned};
+    const size_t before = memory.bytes;
+    OK(ctx, dqt_llama_memory(ctx, &c, &planned));
+    CHECK(memory.bytes == before);
+    dqt_llama *model = NULL, *plan = NULL;
+    OK(ctx, dqt_llama_create(ctx, &c, &model));
+    CHECKF(memory.bytes - before == planned.total, "model %u: %zu bytes, planned %zu", i, memory.bytes - before, planned.total);
+    CHECK(planned.total == planned.linear_bytes + planned.embedding_bytes + planned.head_bytes + planned.other_bytes);
+    c.shape_only = 1;
+    OK(ctx, dqt_llama_create(ctx, &c, &plan));
+    dqt_layer *const *layers = NULL, *const *shapes = NULL;
+    size_t n = 0, m = 0, bytes = 0;
+    OK(ctx, dqt_llama_layers(model, &layers, &n));
+    OK(ctx, dqt_llama_layers(plan, &shapes, &m));
+    CHECK(n == m && n == c.num_layers + 3);
+    CHECK(planned.linear_weights == count_weights(ctx, layers, n, DQT_CLASS_ATTENTION, DQT_CLASS_MLP, &bytes));
+    CHECK(planned.linear_bytes == bytes);
+    CHECK(planned.embedding_weights == count_weights(ctx, layers, n, DQT_CLASS_EMBEDDING, DQT_CLASS_EMBEDDING, &bytes));
+    CHECK(planned.embedding_bytes == bytes && planned.embedding_weights == c.vocab_size * c.hidden_size);
+    CHECK(planned.head_weights == count_weights(ctx, layers, n, DQT_CLASS_HEAD, DQT_CLASS_HEAD, &bytes));
+    CHECK(planned.head_bytes == bytes && (planned.head_weights == 0) == (c.tie_embeddings == 1));
+    CHECK(planned.norm_weights == count_weights(ctx, layers, n, DQT_CLASS_NORM, DQT_CLASS_NORM, &bytes));
+    check_tapes(ctx, &memory, shapes, layers, n, i);
+    check_updaters(ctx, &memory, shapes, layers, n, i);
+    dqt_llama_destroy(plan);
+    dqt_llama_destroy(model);
+    counting_end(ctx, &memory);
+}
+
+static void planned_memory(void) {
+    for (unsigned i = 0; i < GRID; i++) check_model(1 + (int)(i % 4), i);
+}
+
+/* The same for lists of layers that a host made itself. */
+static void planned_memory_of_layers(void) {
+    struct counting memory;
+    dqt_context *ctx = threads_context(&memory, 3);
+    dqt_layer *layers[2][7] = {{0}};
+    for (int shape_only = 0; shape_only <= 1; shape_only++) {
+        dqt_layer_options o = layer_options();
+        dqt_layer **l = layers[shape_only];
+        o.shape_only = shape_only;
+        OK(ctx, dqt_linear_create(ctx, 30, 24, &o, &l[0]));
+        OK(ctx, dqt_rmsnorm_create(ctx, 24, &o, &l[1]));
+        OK(ctx, dqt_attention_create(ctx, 24, 4, 1, &o, &l[2]));
+        OK(ctx, dqt_mlp_create(ctx, 24, 70, &o, &l[3]));
+        OK(ctx, dqt_block_create(ctx, 24, 40, 2, 2, &o, &l[4]));
+        OK(ctx, dqt_embedding_create(ctx, 90, 24, &o, &l[5]));
+        OK(ctx, dqt_head_create(ctx, 24, 90, l[5], &o, &l[6]));
+    }
+    check_tapes(ctx, &memory, layers[1], layers[0], 7, 0);
+    check_updaters(ctx, &memory, layers[1], layers[0], 7, 0);
+    for (size_t i = 0; i < 7; i++) check_tapes(ctx, &memory, &layers[1][i == 6 ? 5 : i], &layers[0][i == 6 ? 5 : i], i >= 5 ? 2 : 1, 1);
+    for (size_t i = 7; i-- > 0;) {
+        dqt_layer_destroy(layers[0][i]);
+        dqt_layer_destroy(layers[1][i]);
+    }
+    counting_end(ctx, &memory);
+}
+
+/* A billion-parameter model is planned without memory for it, and what cannot be counted is refused. */
+static void planning_large_models(void) {
+    struct counting memory;
+    dqt_context *ctx = counting_context(&memory);
+    dqt_llama_config c;
+    CHECK(dqt_llama_config_init(&c, sizeof c) == DQT_OK);
+    c.vocab_size = 32000;
+    c.hidden_size = 4096;
+    c.intermediate_size = 11008;
+    c.num_layers = 32;
+    c.num_heads = 32;
+    dqt_llama_memory_info m = {.struct_size = sizeof m};
+    OK(ctx, dqt_llama_memory(ctx, &c, &m));
+    CHECK(m.linear_weights == (size_t)32 * (4u * 4096u * 4096u + 3u * 4096u * 11008u));
+    CHECK(m.linear_bytes == m.linear_weights / 4 + 32 * 7 * 4);
+    CHECK(memory.blocks < 10);
+    c.vocab_size = INT32_MAX;
+    c.hidden_size = (size_t)1 << 60;
+    CHECK(dqt_llama_memory(ctx, &c, &m) == DQT_E_SHAPE);
+    c.hidden_size = (size_t)1 << 40;
+    c.activation = DQT_ACTIVATION_NONE;
+    CHECK(dqt_llama_memory(ctx, &c, &m) == DQT_E_SHAPE);
+    counting_end(ctx, &memory);
+}
+
+static const struct test tests[] = {
+    TEST(one_allocation_fails), TEST(all_allocations_fail),     TEST(context_creation_fails),
+    TEST(planned_memory),       TEST(planned_memory_of_layers), TEST(planning_large_models),
+};
+TEST_MAIN(tests)
