@@ -12,7 +12,8 @@ enum { ISA_COUNT = sizeof every_isa / sizeof *every_isa };
 /* Where the library is built without OpenMP: lanes one after the other, the last first. */
 static void backwards_for(void *user_data, size_t count, dqt_task_fn task, void *task_data) {
     (void)user_data;
-    for (size_t i = count; i-- > 0;) task(task_data, i);
+    for (size_t i = count; i-- > 0;)
+        task(task_data, i);
 }
 
 /* NULL where the CPU (or DQT_ISA) does not offer exactly this instruction set. */
@@ -34,7 +35,8 @@ static inline dqt_context *isa_context(int isa, int threads) {
 }
 
 static inline void random_fill(float *x, size_t n, float scale, uint64_t seed) {
-    for (size_t i = 0; i < n; i++) x[i] = scale * test_uniform(&seed);
+    for (size_t i = 0; i < n; i++)
+        x[i] = scale * test_uniform(&seed);
 }
 
 static inline float *random_floats(size_t n, float scale, uint64_t seed) {

@@ -21,7 +21,8 @@ static double *doubles(size_t n) {
 
 static double *widened(const float *x, size_t n) {
     double *p = doubles(n);
-    for (size_t i = 0; i < n; i++) p[i] = (double)x[i];
+    for (size_t i = 0; i < n; i++)
+        p[i] = (double)x[i];
     return p;
 }
 
@@ -30,17 +31,20 @@ static double weights(const struct attention_shape *s, const double *q, const do
     double best = -INFINITY, sum = 0;
     for (size_t j = 0; j <= i; j++) {
         p[j] = 0;
-        for (size_t c = 0; c < s->head_size; c++) p[j] += q[c] * k[j * s->kv_heads * s->head_size + c];
+        for (size_t c = 0; c < s->head_size; c++)
+            p[j] += q[c] * k[j * s->kv_heads * s->head_size + c];
         p[j] /= sqrt((double)s->head_size);
         if (p[j] > best) best = p[j];
     }
-    for (size_t j = 0; j <= i; j++) sum += p[j] = exp(p[j] - best);
-    for (size_t j = 0; j <= i; j++) p[j] /= sum;
+    for (size_t j = 0; j <= i; j++)
+        sum += p[j] = exp(p[j] - best);
+    for (size_t j = 0; j <= i; j++)
+        p[j] /= sum;
     return best + log(sum);
 }
 
-static void naive_forward(const struct attention_shape *s, const double *q, const double *k, const double *v, double *out,
-                          double *log_sum) {
+static void naive_forward(const struct attention_shape *s, const double *q, const double *k, const double *v,
+                          double *out, double *log_sum) {
     size_t kd = s->kv_heads * s->head_size;
     double *p = doubles(s->length);
     for (size_t b = 0; b < s->batch; b++)
@@ -52,7 +56,8 @@ static void naive_forward(const struct attention_shape *s, const double *q, cons
                 if (log_sum) log_sum[row] = ls;
                 for (size_t c = 0; c < s->head_size; c++) {
                     double sum = 0;
-                    for (size_t j = 0; j <= i; j++) sum += p[j] * v[at + j * kd + c];
+                    for (size_t j = 0; j <= i; j++)
+                        sum += p[j] * v[at + j * kd + c];
                     out[row * s->head_size + c] = sum;
                 }
             }
@@ -66,7 +71,8 @@ static void naive_backward(const struct attention_shape *s, const double *q, con
     for (size_t b = 0; b < s->batch; b++)
         for (size_t h = 0; h < s->heads; h++)
             for (size_t i = 0; i < s->length; i++) {
-                size_t row = (b * s->length + i) * s->heads + h, at = b * s->length * kd + h / (s->heads / s->kv_heads) * size;
+                size_t row = (b * s->length + i) * s->heads + h,
+                       at = b * s->length * kd + h / (s->heads / s->kv_heads) * size;
                 weights(s, q + row * size, k + at, i, p);
                 double mean = 0;
                 for (size_t j = 0; j <= i; j++) {
@@ -92,7 +98,8 @@ static double weighted_loss(const struct attention_shape *s, const double *q, co
     size_t n = sizes_of(s).q;
     double *out = doubles(n), loss = 0;
     naive_forward(s, q, k, v, out, NULL);
-    for (size_t i = 0; i < n; i++) loss += out[i] * w[i];
+    for (size_t i = 0; i < n; i++)
+        loss += out[i] * w[i];
     free(out);
     return loss;
 }
@@ -101,7 +108,8 @@ static double weighted_loss(const struct attention_shape *s, const double *q, co
 static void test_differences(void) {
     const struct attention_shape s = {2, 3, 4, 2, 6};
     struct sizes z = sizes_of(&s);
-    float *parts[4] = {random_floats(z.q, 1, 1), random_floats(z.k, 1, 2), random_floats(z.k, 1, 3), random_floats(z.q, 1, 4)};
+    float *parts[4] = {random_floats(z.q, 1, 1), random_floats(z.k, 1, 2), random_floats(z.k, 1, 3),
+                       random_floats(z.q, 1, 4)};
     double *x[4] = {widened(parts[0], z.q), widened(parts[1], z.k), widened(parts[2], z.k), widened(parts[3], z.q)};
     double *d[3] = {doubles(z.q), doubles(z.k), doubles(z.k)};
     naive_backward(&s, x[0], x[1], x[2], x[3], d[0], d[1], d[2]);
@@ -115,8 +123,10 @@ static void test_differences(void) {
             x[part][i] = keep;
             CHECKF(fabs(slope - d[part][i]) < 1e-8, "part %d, element %zu: %g, %g", part, i, d[part][i], slope);
         }
-    for (int i = 0; i < 4; i++) free(parts[i]), free(x[i]);
-    for (int i = 0; i < 3; i++) free(d[i]);
+    for (int i = 0; i < 4; i++)
+        free(parts[i]), free(x[i]);
+    for (int i = 0; i < 3; i++)
+        free(d[i]);
 }
 
 /* Relative to the largest element, or to what rounding leaves where that vanishes: a sharp softmax has no gradient. */
@@ -145,7 +155,8 @@ static void compare(dqt_context *ctx, const struct attention_shape *s, float sca
     float *dout = random_floats(z.q, 1, 4), *out = random_floats(z.q, 1, 5), *log_sum = random_floats(z.l, 1, 6);
     float *dq = random_floats(z.q, 1, 7), *dk = random_floats(z.k, 1, 8), *dv = random_floats(z.k, 1, 9);
     double *q64 = widened(q, z.q), *k64 = widened(k, z.k), *v64 = widened(v, z.k), *dout64 = widened(dout, z.q);
-    double *out64 = doubles(z.q), *ls64 = doubles(z.l), *dq64 = doubles(z.q), *dk64 = doubles(z.k), *dv64 = doubles(z.k);
+    double *out64 = doubles(z.q), *ls64 = doubles(z.l), *dq64 = doubles(z.q), *dk64 = doubles(z.k),
+           *dv64 = doubles(z.k);
     struct workspace ws = make_workspace(ctx, s);
     naive_forward(s, q64, k64, v64, out64, ls64);
     naive_backward(s, q64, k64, v64, dout64, dq64, dk64, dv64);
@@ -164,15 +175,16 @@ static void compare(dqt_context *ctx, const struct attention_shape *s, float sca
 }
 
 static const struct attention_shape shapes[] = {
-    {1, 1, 1, 1, 16},  {2, 3, 2, 1, 18},  {1, 8, 2, 2, 32},  {1, 15, 4, 2, 16}, {1, 17, 2, 2, 64},  {1, 31, 1, 1, 34},
-    {1, 33, 3, 1, 48}, {1, 63, 2, 1, 64}, {2, 64, 2, 2, 64}, {1, 65, 2, 1, 80}, {1, 100, 2, 2, 96}, {1, 130, 6, 2, 64},
-    {1, 70, 1, 1, 256}};
+    {1, 1, 1, 1, 16},   {2, 3, 2, 1, 18},   {1, 8, 2, 2, 32},  {1, 15, 4, 2, 16}, {1, 17, 2, 2, 64},
+    {1, 31, 1, 1, 34},  {1, 33, 3, 1, 48},  {1, 63, 2, 1, 64}, {2, 64, 2, 2, 64}, {1, 65, 2, 1, 80},
+    {1, 100, 2, 2, 96}, {1, 130, 6, 2, 64}, {1, 70, 1, 1, 256}};
 
 static void compare_all(int precision, float scale, double tolerance) {
     for (size_t i = 0; i < ISA_COUNT; i++) {
         dqt_context *ctx = isa_context(every_isa[i], 2);
         if (!ctx) continue;
-        for (size_t j = 0; j < sizeof shapes / sizeof *shapes; j++) compare(ctx, &shapes[j], scale, precision, tolerance);
+        for (size_t j = 0; j < sizeof shapes / sizeof *shapes; j++)
+            compare(ctx, &shapes[j], scale, precision, tolerance);
         dqt_context_destroy(ctx);
     }
 }
@@ -191,7 +203,8 @@ static void test_sharp(void) {
 }
 
 static void test_cached(void) {
-    static const struct attention_shape all[] = {{1, 1, 2, 1, 18}, {1, 150, 6, 2, 64}, {1, 64, 3, 3, 34}, {1, 65, 2, 1, 100}};
+    static const struct attention_shape all[] = {
+        {1, 1, 2, 1, 18}, {1, 150, 6, 2, 64}, {1, 64, 3, 3, 34}, {1, 65, 2, 1, 100}};
     for (size_t i = 0; i < ISA_COUNT; i++) {
         dqt_context *ctx = isa_context(every_isa[i], 2);
         if (!ctx) continue;
@@ -258,21 +271,26 @@ static void test_threads(void) {
             if (!ctx) break;
             int precision = i % 2 ? DQT_PRECISION_BF16 : DQT_PRECISION_F32;
             float *q = random_floats(z.q, 1, 1), *k = random_floats(z.k, 1, 2), *v = random_floats(z.k, 1, 3);
-            float *all = random_floats(total, 0, 4), *dq = all + z.q, *dk = dq + z.q, *dv = dk + z.k, *log_sum = dv + z.k;
+            float *all = random_floats(total, 0, 4), *dq = all + z.q, *dk = dq + z.q, *dv = dk + z.k,
+                  *log_sum = dv + z.k;
             struct workspace ws = make_workspace(ctx, &s);
             attention_forward(ctx, &ws, &s, q, k, v, precision, all, log_sum);
             attention_backward(ctx, &ws, &s, q, k, v, all, log_sum, q, precision, dq, dk, dv);
             workspace_destroy(ctx, &ws);
             free(q), free(k), free(v);
-            if (one) CHECKF(memcmp(one, all, total * sizeof *all) == 0, "isa %d, %d threads", every_isa[i / 2], threads);
-            if (one) free(all);
-            else one = all;
+            if (one)
+                CHECKF(memcmp(one, all, total * sizeof *all) == 0, "isa %d, %d threads", every_isa[i / 2], threads);
+            if (one)
+                free(all);
+            else
+                one = all;
             dqt_context_destroy(ctx);
         }
         free(one);
     }
 }
 
-static const struct test tests[] = {TEST(test_differences), TEST(test_against_naive), TEST(test_bf16),   TEST(test_sharp),
-                                    TEST(test_cached),      TEST(test_causal),        TEST(test_threads)};
+static const struct test tests[] = {TEST(test_differences), TEST(test_against_naive), TEST(test_bf16),
+                                    TEST(test_sharp),       TEST(test_cached),        TEST(test_causal),
+                                    TEST(test_threads)};
 TEST_MAIN(tests)

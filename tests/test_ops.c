@@ -1,5 +1,5 @@
-/* RMSNorm, activations, rotary embedding and cross-entropy tiles: forward against references in double, backward against
- * central differences of those references, on every instruction set; the same bits for 1 to 4 threads. */
+/* RMSNorm, activations, rotary embedding and cross-entropy tiles: forward against references in double, backward
+ * against central differences of those references, on every instruction set; the same bits for 1 to 4 threads. */
 #include "isa_contexts.h"
 #include "ops/activation.h"
 #include "ops/attention.h"
@@ -27,7 +27,8 @@ static double norm_reference(const double *x, const double *gain, const float *w
     double loss = 0;
     for (size_t t = 0; t < tokens; t++) {
         double squares = 0;
-        for (size_t i = 0; i < n; i++) squares += x[t * n + i] * x[t * n + i];
+        for (size_t i = 0; i < n; i++)
+            squares += x[t * n + i] * x[t * n + i];
         double r = 1 / sqrt(squares / (double)n + (double)1e-5f);
         for (size_t i = 0; i < n; i++) {
             double v = x[t * n + i] * r * gain[i];
@@ -39,7 +40,8 @@ static double norm_reference(const double *x, const double *gain, const float *w
 }
 
 static void widen(const float *x, size_t n, double *out) {
-    for (size_t i = 0; i < n; i++) out[i] = (double)x[i];
+    for (size_t i = 0; i < n; i++)
+        out[i] = (double)x[i];
 }
 
 static void check_norm(dqt_context *ctx) {
@@ -48,12 +50,14 @@ static void check_norm(dqt_context *ctx) {
     float *x = random_floats(TOKENS * N, 2, 1), *gain = random_floats(N, 1, 2), *w = random_floats(TOKENS * N, 1, 3);
     float *y = random_floats(TOKENS * N, 1, 4), *dx = random_floats(TOKENS * N, 1, 5), dgain[N], r[TOKENS];
     float *added = random_floats(TOKENS * N, 1, 5);
-    for (size_t i = 0; i < N; i++) x[3 * N + i] = 0; /* a row of zeros */
+    for (size_t i = 0; i < N; i++)
+        x[3 * N + i] = 0; /* a row of zeros */
     widen(x, TOKENS * N, x64);
     widen(gain, N, gain64);
     norm_reference(x64, gain64, w, TOKENS, N, y64);
     norm_forward(ctx, x, gain, 1e-5f, TOKENS, N, y, r);
-    for (size_t i = 0; i < TOKENS * N; i++) CHECKF(close_to(y64[i], y[i], 2e-6), "y[%zu] %g", i, (double)y[i]);
+    for (size_t i = 0; i < TOKENS * N; i++)
+        CHECKF(close_to(y64[i], y[i], 2e-6), "y[%zu] %g", i, (double)y[i]);
 
     struct scratch_need need = {0, 0, 0};
     struct workspace ws;
@@ -72,7 +76,8 @@ static void check_norm(dqt_context *ctx) {
         CHECKF(close_to(slope, dx[i], 2e-5), "dx[%zu] %g, %g", i, (double)dx[i], slope);
     }
     float *base = random_floats(TOKENS * N, 1, 5);
-    for (size_t i = 0; i < TOKENS * N; i++) CHECK(added[i] == base[i] + dx[i]);
+    for (size_t i = 0; i < TOKENS * N; i++)
+        CHECK(added[i] == base[i] + dx[i]);
     for (size_t i = 0; i < N; i++) {
         double keep = gain64[i], h = 1e-4;
         gain64[i] = keep + h;
@@ -148,7 +153,15 @@ static void test_activations(void) {
 /* ---- Rotary embedding ---- */
 
 static void check_rope(dqt_context *ctx) {
-    enum { BATCH = 2, LENGTH = 21, HEADS = 3, SIZE = 18, HALF = SIZE / 2, FIRST = 5, N = BATCH * LENGTH * HEADS * SIZE };
+    enum {
+        BATCH = 2,
+        LENGTH = 21,
+        HEADS = 3,
+        SIZE = 18,
+        HALF = SIZE / 2,
+        FIRST = 5,
+        N = BATCH * LENGTH * HEADS * SIZE
+    };
     float cosines[(FIRST + LENGTH) * HALF], sines[(FIRST + LENGTH) * HALF];
     float *x = random_floats(N, 1, 1), *y = random_floats(N, 1, 1), *w = random_floats(N, 1, 2);
     rope_table(10000, SIZE, FIRST + LENGTH, cosines, sines);
@@ -161,16 +174,19 @@ static void check_rope(dqt_context *ctx) {
                 double angle = (double)(FIRST + t % LENGTH) * pow(10000, -2.0 * (double)i / SIZE);
                 double a = (double)x[at], b = (double)x[at + HALF];
                 CHECKF(close_to(a * cos(angle) - b * sin(angle), y[at], 1e-6), "token %zu, head %zu, %zu", t, h, i);
-                CHECKF(close_to(b * cos(angle) + a * sin(angle), y[at + HALF], 1e-6), "token %zu, head %zu, %zu", t, h, i);
+                CHECKF(close_to(b * cos(angle) + a * sin(angle), y[at + HALF], 1e-6), "token %zu, head %zu, %zu", t, h,
+                       i);
                 before += (double)y[at] * (double)w[at] + (double)y[at + HALF] * (double)w[at + HALF];
             }
     /* <R x, w> = <x, R^-1 w>: the inverse is the gradient */
     rope_apply(ctx, w, BATCH, LENGTH, HEADS, SIZE, FIRST, cosines, sines, true);
     double after = 0;
-    for (size_t i = 0; i < N; i++) after += (double)x[i] * (double)w[i];
+    for (size_t i = 0; i < N; i++)
+        after += (double)x[i] * (double)w[i];
     CHECKF(fabs(before - after) < 1e-4, "%g, %g", before, after);
     rope_apply(ctx, y, BATCH, LENGTH, HEADS, SIZE, FIRST, cosines, sines, true);
-    for (size_t i = 0; i < N; i++) CHECK(close_to((double)x[i], y[i], 1e-6));
+    for (size_t i = 0; i < N; i++)
+        CHECK(close_to((double)x[i], y[i], 1e-6));
     free(x), free(y), free(w);
 }
 
@@ -184,13 +200,14 @@ static double loss_reference(const float *row, size_t n, int32_t target) {
     double best = (double)row[0], sum = 0;
     for (size_t i = 1; i < n; i++)
         if ((double)row[i] > best) best = (double)row[i];
-    for (size_t i = 0; i < n; i++) sum += exp((double)row[i] - best);
+    for (size_t i = 0; i < n; i++)
+        sum += exp((double)row[i] - best);
     return best + log(sum) - (double)row[target];
 }
 
 /* logits[tokens][classes] through tiles of `tile` classes; losses and, in place, gradients times 0.5. */
-static void tiled_loss(dqt_context *ctx, float *logits, size_t tokens, size_t classes, size_t tile, const int32_t *targets,
-                       float *losses) {
+static void tiled_loss(dqt_context *ctx, float *logits, size_t tokens, size_t classes, size_t tile,
+                       const int32_t *targets, float *losses) {
     enum { MOST = 64 };
     float maximum[MOST], sum[MOST], target_logit[MOST] = {0}, log_sum[MOST];
     for (size_t t = 0; t < tokens; t++) {
@@ -205,8 +222,8 @@ static void tiled_loss(dqt_context *ctx, float *logits, size_t tokens, size_t cl
         losses[t] = targets[t] < 0 ? 0 : log_sum[t] - target_logit[t];
     }
     for (size_t c = 0; c < classes; c += tile)
-        loss_tile_backward(ctx, logits + c, classes, tokens, c, classes - c < tile ? classes - c : tile, targets, log_sum,
-                           0.5f);
+        loss_tile_backward(ctx, logits + c, classes, tokens, c, classes - c < tile ? classes - c : tile, targets,
+                           log_sum, 0.5f);
 }
 
 static void check_loss(dqt_context *ctx) {
@@ -216,17 +233,19 @@ static void check_loss(dqt_context *ctx) {
         float *logits = random_floats(TOKENS * CLASSES, 5, 1), *given = random_floats(TOKENS * CLASSES, 5, 1);
         float losses[TOKENS];
         int32_t targets[TOKENS];
-        for (int i = 0; i < TOKENS; i++) targets[i] = i % 5 == 4 ? -1 : i * 37 % CLASSES;
+        for (int i = 0; i < TOKENS; i++)
+            targets[i] = i % 5 == 4 ? -1 : i * 37 % CLASSES;
         for (size_t i = 0; i < CLASSES; i++) {
-            given[i] = logits[i] = i % 2 ? 1e4f : -1e4f;                           /* token 0: 50 equal winners */
-            given[CLASSES + i] = logits[CLASSES + i] = i == 37 ? 1e4f : -1e4f;     /* token 1: certain and right */
+            given[i] = logits[i] = i % 2 ? 1e4f : -1e4f;                          /* token 0: 50 equal winners */
+            given[CLASSES + i] = logits[CLASSES + i] = i == 37 ? 1e4f : -1e4f;    /* token 1: certain and right */
             given[2 * CLASSES + i] = logits[2 * CLASSES + i] = i == 3 ? 1e4f : 0; /* token 2: certain and wrong */
         }
         tiled_loss(ctx, logits, TOKENS, CLASSES, tiles[s], targets, losses);
         for (size_t t = 0; t < TOKENS; t++) {
             const float *row = given + t * CLASSES, *gradient = logits + t * CLASSES;
             if (targets[t] < 0) {
-                for (size_t i = 0; i < CLASSES; i++) CHECK(gradient[i] == 0);
+                for (size_t i = 0; i < CLASSES; i++)
+                    CHECK(gradient[i] == 0);
                 continue;
             }
             double expected = loss_reference(row, CLASSES, targets[t]);
@@ -236,8 +255,8 @@ static void check_loss(dqt_context *ctx) {
                 double slope = 0.5 * (exp((double)row[i] - log_sum) - (i == (size_t)targets[t] ? 1 : 0));
                 /* log_sum[t] is a float: half a unit of 1e4 is 5e-4 */
                 double tolerance = t < 3 ? 6e-4 : 2e-6;
-                CHECKF(close_to(slope, gradient[i], tolerance), "token %zu, class %zu: %g, %g", t, i, (double)gradient[i],
-                       slope);
+                CHECKF(close_to(slope, gradient[i], tolerance), "token %zu, class %zu: %g, %g", t, i,
+                       (double)gradient[i], slope);
             }
         }
         CHECK(losses[1] == 0);
@@ -302,7 +321,8 @@ static void test_threads(void) {
             if (!first) {
                 first = out;
             } else {
-                CHECKF(memcmp(first, out, (4 * SIZE + N) * sizeof *out) == 0, "isa %d, %d threads", every_isa[isa], threads);
+                CHECKF(memcmp(first, out, (4 * SIZE + N) * sizeof *out) == 0, "isa %d, %d threads", every_isa[isa],
+                       threads);
                 free(out);
             }
             free(x), free(dy), free(gain);

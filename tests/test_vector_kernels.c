@@ -122,29 +122,33 @@ static float apply(const struct vector_kernels *k, int op, size_t n, float *cons
 
 static void fill(float *const a[ARRAYS], size_t n, uint64_t seed) {
     for (size_t i = 0; i < ARRAYS; i++)
-        for (size_t j = 0; j < n; j++) a[i][j] = 4 * test_uniform(&seed);
+        for (size_t j = 0; j < n; j++)
+            a[i][j] = 4 * test_uniform(&seed);
 }
 
 static void test_sets_agree(void) {
     struct set sets[3];
     size_t count = all_sets(sets), room = page_floats();
     float *page[ARRAYS], *a[ARRAYS], expected[ARRAYS][MAX_N];
-    for (size_t i = 0; i < ARRAYS; i++) page[i] = guarded_page();
+    for (size_t i = 0; i < ARRAYS; i++)
+        page[i] = guarded_page();
     for (int op = 0; op < OPS; op++)
         for (size_t n = 0; n <= MAX_N; n++)
             for (int at_end = 0; at_end < 2; at_end++) {
                 float result = 0;
-                for (size_t i = 0; i < ARRAYS; i++) a[i] = at_end ? page[i] + room - n : page[i];
+                for (size_t i = 0; i < ARRAYS; i++)
+                    a[i] = at_end ? page[i] + room - n : page[i];
                 for (size_t s = 0; s < count; s++) {
                     fill(a, n, n * 100 + (size_t)op);
                     float r = apply(&sets[s].k, op, n, a);
                     if (s == 0) {
                         result = r;
-                        for (size_t i = 0; i < ARRAYS; i++) memcpy(expected[i], a[i], n * sizeof(float));
+                        for (size_t i = 0; i < ARRAYS; i++)
+                            memcpy(expected[i], a[i], n * sizeof(float));
                         continue;
                     }
-                    CHECKF(memcmp(&r, &result, 4) == 0, "%s: operation %d, n %zu: %.9g, scalar %.9g", sets[s].name, op, n,
-                           (double)r, (double)result);
+                    CHECKF(memcmp(&r, &result, 4) == 0, "%s: operation %d, n %zu: %.9g, scalar %.9g", sets[s].name, op,
+                           n, (double)r, (double)result);
                     for (size_t i = 0; i < ARRAYS; i++)
                         CHECKF(memcmp(expected[i], a[i], n * sizeof(float)) == 0, "%s: operation %d, n %zu, array %zu",
                                sets[s].name, op, n, i);
@@ -161,14 +165,17 @@ static void test_rope_rows(void) {
             size_t heads = 3, n = heads * 2 * half;
             float *x = page[0] + room - n, *cosines = page[1] + room - half, *sines = page[2] + room - half;
             uint64_t seed = half;
-            for (size_t i = 0; i < n; i++) x[i] = test_uniform(&seed);
+            for (size_t i = 0; i < n; i++)
+                x[i] = test_uniform(&seed);
             for (size_t i = 0; i < half; i++) {
                 cosines[i] = test_uniform(&seed);
                 sines[i] = test_uniform(&seed);
             }
             sets[s].k.rope_row(x, heads, half, cosines, sines, -1);
-            if (s == 0) memcpy(expected, x, n * sizeof *x);
-            else CHECKF(memcmp(expected, x, n * sizeof *x) == 0, "%s: half %zu", sets[s].name, half);
+            if (s == 0)
+                memcpy(expected, x, n * sizeof *x);
+            else
+                CHECKF(memcmp(expected, x, n * sizeof *x) == 0, "%s: half %zu", sets[s].name, half);
         }
 }
 
@@ -183,7 +190,8 @@ static void test_cached_kernels(void) {
                 size_t ld = size + 2, span = (keys - 1) * ld + size;
                 float *k = kp + room - span, *q = qp + room - size, *out = op + room - size, *scores = sp + room - keys;
                 uint64_t seed = size * 10 + keys;
-                for (size_t i = 0; i < span; i++) k[i] = test_uniform(&seed);
+                for (size_t i = 0; i < span; i++)
+                    k[i] = test_uniform(&seed);
                 for (size_t i = 0; i < size; i++) {
                     q[i] = test_uniform(&seed);
                     out[i] = 1;
@@ -191,13 +199,16 @@ static void test_cached_kernels(void) {
                 sets[s].k.attention_scores(q, k, ld, keys, size, 0.5f, scores);
                 for (size_t j = 0; j < keys; j++) {
                     double sum = 0;
-                    for (size_t i = 0; i < size; i++) sum += (double)q[i] * (double)k[j * ld + i];
-                    CHECKF(fabs(sum * 0.5 - (double)scores[j]) < 1e-5, "%s: head size %zu, key %zu", sets[s].name, size, j);
+                    for (size_t i = 0; i < size; i++)
+                        sum += (double)q[i] * (double)k[j * ld + i];
+                    CHECKF(fabs(sum * 0.5 - (double)scores[j]) < 1e-5, "%s: head size %zu, key %zu", sets[s].name, size,
+                           j);
                 }
                 sets[s].k.attention_mix(scores, k, ld, keys, size, 0.25f, out);
                 for (size_t i = 0; i < size; i++) {
                     double sum = 0.25;
-                    for (size_t j = 0; j < keys; j++) sum += (double)scores[j] * (double)k[j * ld + i];
+                    for (size_t j = 0; j < keys; j++)
+                        sum += (double)scores[j] * (double)k[j * ld + i];
                     CHECKF(fabs(sum - (double)out[i]) < 1e-5, "%s: head size %zu, column %zu", sets[s].name, size, i);
                 }
             }
@@ -211,7 +222,8 @@ static void test_transpose(void) {
         for (size_t rows = 1; rows <= 64; rows++)
             for (size_t cols = 1; cols * rows <= 1024 && cols <= 64; cols += rows > 8 ? 5 : 1) {
                 float *x = page + room - rows * cols;
-                for (size_t i = 0; i < rows * cols; i++) x[i] = (float)i + 1;
+                for (size_t i = 0; i < rows * cols; i++)
+                    x[i] = (float)i + 1;
                 memset(out, 0xff, sizeof out);
                 sets[s].k.attention_transpose(x, cols, rows, cols, 2, out, 64);
                 bool good = true;
@@ -222,6 +234,6 @@ static void test_transpose(void) {
             }
 }
 
-static const struct test tests[] = {TEST(test_exp), TEST(test_sets_agree), TEST(test_rope_rows), TEST(test_cached_kernels),
-                                    TEST(test_transpose)};
+static const struct test tests[] = {TEST(test_exp), TEST(test_sets_agree), TEST(test_rope_rows),
+                                    TEST(test_cached_kernels), TEST(test_transpose)};
 TEST_MAIN(tests)

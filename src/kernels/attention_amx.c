@@ -24,8 +24,8 @@ static void end(void) {
     _tile_release();
 }
 
-static void product(size_t rows, size_t cols, size_t depth, const uint16_t *a, size_t lda, const uint32_t *b, size_t ldb,
-                    float *c, size_t ldc, bool accumulate) {
+static void product(size_t rows, size_t cols, size_t depth, const uint16_t *a, size_t lda, const uint32_t *b,
+                    size_t ldb, float *c, size_t ldc, bool accumulate) {
     const size_t a_bytes = lda * sizeof *a, b_bytes = ldb * sizeof *b, c_bytes = ldc * sizeof *c;
     for (size_t j = 0; j < cols; j += 2 * LANES)
         for (size_t i = 0; i < rows; i += 2 * LANES) {
@@ -96,7 +96,8 @@ static float dot(const uint16_t *x, const float *y, size_t n) {
     for (size_t i = 0; i < n; i += LANES) {
         __mmask16 mask = first_lanes(n - i);
         __m512i words = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x + i));
-        sum = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(words, 16)), _mm512_maskz_loadu_ps(mask, y + i), sum);
+        sum =
+            _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(words, 16)), _mm512_maskz_loadu_ps(mask, y + i), sum);
     }
     return _mm512_reduce_add_ps(sum);
 }
@@ -105,7 +106,8 @@ static float dot(const uint16_t *x, const float *y, size_t n) {
 static inline void transpose_block(const uint32_t *x, size_t ldx, uint32_t *out, size_t ldo) {
     __m512i a[16], b[16];
 #pragma GCC unroll 16
-    for (size_t i = 0; i < 16; i++) a[i] = _mm512_loadu_si512(x + i * ldx);
+    for (size_t i = 0; i < 16; i++)
+        a[i] = _mm512_loadu_si512(x + i * ldx);
 #pragma GCC unroll 8
     for (size_t i = 0; i < 16; i += 2) {
         b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
@@ -133,7 +135,8 @@ static inline void transpose_block(const uint32_t *x, size_t ldx, uint32_t *out,
 
 static void transpose(const uint32_t *x, size_t ldx, size_t rows, size_t cols, uint32_t *out, size_t ldo) {
     for (size_t r = 0; r < rows; r += 16)
-        for (size_t c = 0; c < cols; c += 16) transpose_block(x + r * ldx + c, ldx, out + c * ldo + r, ldo);
+        for (size_t c = 0; c < cols; c += 16)
+            transpose_block(x + r * ldx + c, ldx, out + c * ldo + r, ldo);
 }
 
 /* 2^t for t <= 0 to about 2e-7, far below the rounding to bf16 that follows; below 2^-125 that value. NaN stays NaN. */

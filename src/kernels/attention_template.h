@@ -5,8 +5,8 @@
 
 enum { PANEL = 2 * VEC_WIDTH, LANES = 16, LANE_VECS = LANES / VEC_WIDTH };
 
-static inline void product_block(size_t depth, const float *a, size_t row_step, size_t depth_step, const float *b, size_t ldb,
-                                 float *c, size_t ldc, bool accumulate) {
+static inline void product_block(size_t depth, const float *a, size_t row_step, size_t depth_step, const float *b,
+                                 size_t ldb, float *c, size_t ldc, bool accumulate) {
     vec sums[PRODUCT_ROWS][2];
     UNROLL
     for (size_t i = 0; i < PRODUCT_ROWS; i++) {
@@ -31,8 +31,8 @@ static inline void product_block(size_t depth, const float *a, size_t row_step, 
     }
 }
 
-static void attention_product(size_t rows, size_t cols, size_t depth, const float *a, size_t row_step, size_t depth_step,
-                              const float *b, size_t ldb, float *c, size_t ldc, bool accumulate) {
+static void attention_product(size_t rows, size_t cols, size_t depth, const float *a, size_t row_step,
+                              size_t depth_step, const float *b, size_t ldb, float *c, size_t ldc, bool accumulate) {
     for (size_t j = 0; j < cols; j += PANEL)
         for (size_t i = 0; i < rows; i += PRODUCT_ROWS)
             product_block(depth, a + i * row_step, row_step, depth_step, b + j, ldb, c + i * ldc + j, ldc, accumulate);
@@ -61,17 +61,22 @@ static inline void transpose_block(const float *x, size_t ldx, float factor, flo
     }
 }
 
-static void attention_transpose(const float *x, size_t ldx, size_t rows, size_t cols, float factor, float *out, size_t ldo) {
+static void attention_transpose(const float *x, size_t ldx, size_t rows, size_t cols, float factor, float *out,
+                                size_t ldo) {
     size_t padded = (rows + ATTENTION_COLUMNS - 1) / ATTENTION_COLUMNS * ATTENTION_COLUMNS;
     size_t whole_rows = rows / 4 * 4, whole_cols = cols / 4 * 4;
     for (size_t r = 0; r < whole_rows; r += 4) {
-        for (size_t c = 0; c < whole_cols; c += 4) transpose_block(x + r * ldx + c, ldx, factor, out + c * ldo + r, ldo);
+        for (size_t c = 0; c < whole_cols; c += 4)
+            transpose_block(x + r * ldx + c, ldx, factor, out + c * ldo + r, ldo);
         for (size_t c = whole_cols; c < cols; c++)
-            for (size_t i = r; i < r + 4; i++) out[c * ldo + i] = x[i * ldx + c] * factor;
+            for (size_t i = r; i < r + 4; i++)
+                out[c * ldo + i] = x[i * ldx + c] * factor;
     }
     for (size_t c = 0; c < cols; c++) {
-        for (size_t r = whole_rows; r < rows; r++) out[c * ldo + r] = x[r * ldx + c] * factor;
-        for (size_t r = rows; r < padded; r++) out[c * ldo + r] = 0;
+        for (size_t r = whole_rows; r < rows; r++)
+            out[c * ldo + r] = x[r * ldx + c] * factor;
+        for (size_t r = rows; r < padded; r++)
+            out[c * ldo + r] = 0;
     }
 }
 
@@ -143,12 +148,15 @@ static void attention_scores(const float *q, const float *k, size_t ldk, size_t 
     size_t whole = head_size / VEC_WIDTH * VEC_WIDTH;
     for (size_t j = 0; j < keys; j++, k += ldk) {
         vec sum = vec_set(0);
-        for (size_t i = 0; i < whole; i += VEC_WIDTH) sum = vec_fma(vec_load(q + i), vec_load(k + i), sum);
+        for (size_t i = 0; i < whole; i += VEC_WIDTH)
+            sum = vec_fma(vec_load(q + i), vec_load(k + i), sum);
         float s[VEC_WIDTH];
         vec_store(s, sum);
         for (size_t w = VEC_WIDTH / 2; w; w /= 2)
-            for (size_t i = 0; i < w; i++) s[i] += s[i + w];
-        for (size_t i = whole; i < head_size; i++) s[0] += q[i] * k[i];
+            for (size_t i = 0; i < w; i++)
+                s[i] += s[i + w];
+        for (size_t i = whole; i < head_size; i++)
+            s[0] += q[i] * k[i];
         scores[j] = s[0] * factor;
     }
 }
@@ -158,12 +166,14 @@ static void attention_mix(const float *p, const float *v, size_t ldv, size_t key
     size_t i = 0;
     for (; i + VEC_WIDTH <= head_size; i += VEC_WIDTH) {
         vec sum = vec_load(out + i) * correction;
-        for (size_t j = 0; j < keys; j++) sum = vec_fma(vec_set(p[j]), vec_load(v + j * ldv + i), sum);
+        for (size_t j = 0; j < keys; j++)
+            sum = vec_fma(vec_set(p[j]), vec_load(v + j * ldv + i), sum);
         vec_store(out + i, sum);
     }
     for (; i < head_size; i++) {
         float sum = out[i] * correction;
-        for (size_t j = 0; j < keys; j++) sum += p[j] * v[j * ldv + i];
+        for (size_t j = 0; j < keys; j++)
+            sum += p[j] * v[j * ldv + i];
         out[i] = sum;
     }
 }

@@ -16,6 +16,7 @@ static inline vec vec_fma(vec a, vec b, vec c) {
 }
 
 #include "kernels/vector_template.h"
+
 #include "kernels/attention_template.h"
 
 void vector_kernels_avx2(struct vector_kernels *k) {

@@ -1,8 +1,8 @@
 /* Kernels of elementwise and row operations, softmax and attention tiles: contracts.
  *
- * None of them reads or writes a float outside the ranges named here, but attention tiles, which live in padded scratch.
- * All but the attention products (fused multiply-add) give the same bits on every instruction set: sums have 32 partial
- * sums, element i in partial sum i % 32, halved 32, 16, ... 1 at the end. */
+ * None of them reads or writes a float outside the ranges named here, but attention tiles, which live in padded
+ * scratch. All but the attention products (fused multiply-add) give the same bits on every instruction set: sums have
+ * 32 partial sums, element i in partial sum i % 32, halved 32, 16, ... 1 at the end. */
 #ifndef DQT_KERNELS_VECTOR_KERNELS_H
 #define DQT_KERNELS_VECTOR_KERNELS_H
 
@@ -12,23 +12,23 @@
 
 /* Granularity of attention tiles: what scratch is padded to. */
 enum {
-    ATTENTION_TILE = 64,  /* queries or keys per tile */
-    ATTENTION_ROWS = 8,   /* rows of a product come in multiples of this */
+    ATTENTION_TILE = 64,   /* queries or keys per tile */
+    ATTENTION_ROWS = 8,    /* rows of a product come in multiples of this */
     ATTENTION_COLUMNS = 32 /* and its columns in multiples of this */
 };
 
-/* Attention with bf16 operands, for instruction sets that multiply whole tiles of them; all slots NULL elsewhere. "Pairs"
- * are words of two bf16, the earlier row in the low half: pairs[r / 2][c] = (x[r][c], x[r + 1][c]). */
+/* Attention with bf16 operands, for instruction sets that multiply whole tiles of them; all slots NULL elsewhere.
+ * "Pairs" are words of two bf16, the earlier row in the low half: pairs[r / 2][c] = (x[r][c], x[r + 1][c]). */
 struct attention_bf16_kernels {
     /* Around a run of products on one thread: tile registers are configured, and released. */
     void (*begin)(void);
     void (*end)(void);
     /* C[i][j] (+)= sum_k a[i][k] * B[k][j], B as pairs b[depth / 2][ldb]. rows, cols, depth are multiples of
      * ATTENTION_COLUMNS. lda and ldb in elements of their own type. */
-    void (*product)(size_t rows, size_t cols, size_t depth, const uint16_t *a, size_t lda, const uint32_t *b, size_t ldb,
-                    float *c, size_t ldc, bool accumulate);
-    /* x[rows][cols], rounded to nearest, to out[padded_rows][padded_cols], or to pairs [padded_rows / 2][padded_cols]; the
-     * rest is 0. Padded sizes are multiples of ATTENTION_COLUMNS. */
+    void (*product)(size_t rows, size_t cols, size_t depth, const uint16_t *a, size_t lda, const uint32_t *b,
+                    size_t ldb, float *c, size_t ldc, bool accumulate);
+    /* x[rows][cols], rounded to nearest, to out[padded_rows][padded_cols], or to pairs [padded_rows / 2][padded_cols];
+     * the rest is 0. Padded sizes are multiples of ATTENTION_COLUMNS. */
     void (*pack_rows)(const float *x, size_t ldx, size_t rows, size_t cols, size_t padded_rows, size_t padded_cols,
                       uint16_t *out);
     void (*pack_pairs)(const float *x, size_t ldx, size_t rows, size_t cols, size_t padded_rows, size_t padded_cols,
@@ -37,11 +37,12 @@ struct attention_bf16_kernels {
     float (*dot)(const uint16_t *x, const float *y, size_t n);
     /* out[c][r] = x[r][c]; rows and cols are multiples of 16. */
     void (*transpose)(const uint32_t *x, size_t ldx, size_t rows, size_t cols, uint32_t *out, size_t ldo);
-    /* As attention_softmax below, of scores * scale; p as pairs of keys [keys / 2][ATTENTION_TILE]. keys and queries are
-     * multiples of ATTENTION_COLUMNS; diagonal: zeros as far as key (i | 31). maximum is of the unscaled scores. */
+    /* As attention_softmax below, of scores * scale; p as pairs of keys [keys / 2][ATTENTION_TILE]. keys and queries
+     * are multiples of ATTENTION_COLUMNS; diagonal: zeros as far as key (i | 31). maximum is of the unscaled scores. */
     void (*softmax)(const float *s, size_t keys, size_t queries, bool diagonal, float scale, float *maximum, float *sum,
                     float *correction, uint32_t *p);
-    /* p = exp(s * scale - log_sum[query]), ds = p * (dp - delta[query]) * scale: both as rows, ds also as pairs of keys. */
+    /* p = exp(s * scale - log_sum[query]), ds = p * (dp - delta[query]) * scale: both as rows, ds also as pairs of
+     * keys. */
     void (*softmax_gradient)(const float *s, const float *dp, size_t keys, size_t queries, bool diagonal, float scale,
                              const float *log_sum, const float *delta, uint16_t *p, uint16_t *ds, uint32_t *ds_pairs);
 };
@@ -78,15 +79,16 @@ struct vector_kernels {
     /* x = exp(x - log_sum) * factor, in place. */
     void (*softmax_scale)(float *x, size_t n, float log_sum, float factor);
 
-    /* C[i][j] (+)= sum_k a[i * row_step + k * depth_step] * b[k * ldb + j], j < cols. rows is a multiple of ATTENTION_ROWS,
-     * cols of ATTENTION_COLUMNS. */
-    void (*attention_product)(size_t rows, size_t cols, size_t depth, const float *a, size_t row_step, size_t depth_step,
-                              const float *b, size_t ldb, float *c, size_t ldc, bool accumulate);
+    /* C[i][j] (+)= sum_k a[i * row_step + k * depth_step] * b[k * ldb + j], j < cols. rows is a multiple of
+     * ATTENTION_ROWS, cols of ATTENTION_COLUMNS. */
+    void (*attention_product)(size_t rows, size_t cols, size_t depth, const float *a, size_t row_step,
+                              size_t depth_step, const float *b, size_t ldb, float *c, size_t ldc, bool accumulate);
     /* out[c][r] = x[r][c] * factor for r < rows; zero for r in [rows, round_up(rows, ATTENTION_COLUMNS)). */
-    void (*attention_transpose)(const float *x, size_t ldx, size_t rows, size_t cols, float factor, float *out, size_t ldo);
-    /* Scores s[keys][ATTENTION_TILE queries] of one tile become exp(score - maximum), with maximum[query] and sum[query]
-     * brought up to date; correction[query] = exp(old maximum - new). `queries` is rounded up to 16. diagonal: key j counts
-     * for query i only if j <= i; others become 0 as far as key (i | 15). */
+    void (*attention_transpose)(const float *x, size_t ldx, size_t rows, size_t cols, float factor, float *out,
+                                size_t ldo);
+    /* Scores s[keys][ATTENTION_TILE queries] of one tile become exp(score - maximum), with maximum[query] and
+     * sum[query] brought up to date; correction[query] = exp(old maximum - new). `queries` is rounded up to 16.
+     * diagonal: key j counts for query i only if j <= i; others become 0 as far as key (i | 15). */
     void (*attention_softmax)(float *s, size_t keys, size_t queries, bool diagonal, float *maximum, float *sum,
                               float *correction);
     /* s becomes p = exp(s - log_sum[query]), dp becomes p * (dp - delta[query]); the rest as above. */

@@ -43,8 +43,8 @@ static inline vec vec_max(vec a, vec b) {
 }
 
 /* exp within 1 unit in the last place (1.2e-7) over the whole range; results below 2^-126 are 0, NaN stays NaN.
- * x = n ln 2 + r, |r| <= ln(2)/2: exp(r) is a polynomial, 2^n goes into the exponent. 12582912 = 1.5 * 2^23 rounds to an
- * integer and leaves it in the low bits. ln2_hi has 9 significant bits, so n * ln2_hi is exact. */
+ * x = n ln 2 + r, |r| <= ln(2)/2: exp(r) is a polynomial, 2^n goes into the exponent. 12582912 = 1.5 * 2^23 rounds to
+ * an integer and leaves it in the low bits. ln2_hi has 9 significant bits, so n * ln2_hi is exact. */
 static inline vec vec_exp(vec x) {
     const float ln2_hi = 0.693359375f, ln2_lo = -2.12194440e-4f;
     vec shifted = x * 1.44269504f + 12582912.0f;
@@ -59,7 +59,7 @@ static inline vec vec_exp(vec x) {
     p = p * (r * r) + r + 1.0f;
     uvec bits = (uvec)p + (((uvec)shifted - 0x4B400000u) << 23);
     vec y = (vec)bits;
-    y = (vec)((ivec)y & ~(x < vec_set(-87.33654f)));                 /* ln 2^-126 */
+    y = (vec)((ivec)y & ~(x < vec_set(-87.33654f)));              /* ln 2^-126 */
     y = vec_select(x > vec_set(88.72283f), vec_set(INFINITY), y); /* ln FLT_MAX */
     return vec_select(x == x, y, x);
 }
@@ -68,11 +68,13 @@ static inline float sums_total(const vec *sums) {
     vec v[SUM_VECS];
     memcpy(v, sums, sizeof v);
     for (size_t w = SUM_VECS / 2; w; w /= 2)
-        for (size_t i = 0; i < w; i++) v[i] += v[i + w];
+        for (size_t i = 0; i < w; i++)
+            v[i] += v[i + w];
     float s[VEC_WIDTH];
     vec_store(s, v[0]);
     for (size_t w = VEC_WIDTH / 2; w; w /= 2)
-        for (size_t i = 0; i < w; i++) s[i] += s[i + w];
+        for (size_t i = 0; i < w; i++)
+            s[i] += s[i + w];
     return s[0];
 }
 
@@ -99,12 +101,15 @@ static float dot(const float *x, const float *y, size_t n) {
     size_t i = 0;
     for (; i + SUMS <= n; i += SUMS) {
         UNROLL
-        for (size_t j = 0; j < SUM_VECS; j++) sums[j] += vec_load(x + i + j * VEC_WIDTH) * vec_load(y + i + j * VEC_WIDTH);
+        for (size_t j = 0; j < SUM_VECS; j++)
+            sums[j] += vec_load(x + i + j * VEC_WIDTH) * vec_load(y + i + j * VEC_WIDTH);
     }
     for (size_t j = 0; i < n; j++, i += VEC_WIDTH) {
         size_t m = n - i;
-        if (m < VEC_WIDTH) sums[j] += vec_load_part(x + i, m, 0) * vec_load_part(y + i, m, 0);
-        else sums[j] += vec_load(x + i) * vec_load(y + i);
+        if (m < VEC_WIDTH)
+            sums[j] += vec_load_part(x + i, m, 0) * vec_load_part(y + i, m, 0);
+        else
+            sums[j] += vec_load(x + i) * vec_load(y + i);
     }
     return sums_total(sums);
 }
@@ -121,28 +126,34 @@ static float dot3(const float *x, const float *y, const float *z, size_t n) {
     }
     for (size_t j = 0; i < n; j++, i += VEC_WIDTH) {
         size_t m = n - i;
-        if (m < VEC_WIDTH) sums[j] += vec_load_part(x + i, m, 0) * vec_load_part(y + i, m, 0) * vec_load_part(z + i, m, 0);
-        else sums[j] += vec_load(x + i) * vec_load(y + i) * vec_load(z + i);
+        if (m < VEC_WIDTH)
+            sums[j] += vec_load_part(x + i, m, 0) * vec_load_part(y + i, m, 0) * vec_load_part(z + i, m, 0);
+        else
+            sums[j] += vec_load(x + i) * vec_load(y + i) * vec_load(z + i);
     }
     return sums_total(sums);
 }
 
 static float maximum(const float *x, size_t n) {
     vec best[SUM_VECS];
-    for (size_t j = 0; j < SUM_VECS; j++) best[j] = vec_set(-INFINITY);
+    for (size_t j = 0; j < SUM_VECS; j++)
+        best[j] = vec_set(-INFINITY);
     size_t i = 0;
     for (; i + SUMS <= n; i += SUMS) {
         UNROLL
-        for (size_t j = 0; j < SUM_VECS; j++) best[j] = vec_max(vec_load(x + i + j * VEC_WIDTH), best[j]);
+        for (size_t j = 0; j < SUM_VECS; j++)
+            best[j] = vec_max(vec_load(x + i + j * VEC_WIDTH), best[j]);
     }
     for (; i < n; i += VEC_WIDTH) {
         size_t m = n - i;
         best[0] = vec_max(m < VEC_WIDTH ? vec_load_part(x + i, m, -INFINITY) : vec_load(x + i), best[0]);
     }
-    for (size_t j = 1; j < SUM_VECS; j++) best[0] = vec_max(best[j], best[0]);
+    for (size_t j = 1; j < SUM_VECS; j++)
+        best[0] = vec_max(best[j], best[0]);
     float s[VEC_WIDTH], result = -INFINITY;
     vec_store(s, best[0]);
-    for (size_t j = 0; j < VEC_WIDTH; j++) result = s[j] > result ? s[j] : result;
+    for (size_t j = 0; j < VEC_WIDTH; j++)
+        result = s[j] > result ? s[j] : result;
     return result;
 }
 
@@ -160,8 +171,10 @@ static float exp_sum(const float *x, size_t n, float shift, float *out) {
     for (size_t j = 0; i < n; j++, i += VEC_WIDTH) {
         size_t m = n - i < VEC_WIDTH ? n - i : VEC_WIDTH;
         vec e = vec_set(0);
-        for (size_t l = 0; l < m; l++) e[l] = x[i + l] - shift;
-        for (size_t l = m; l < VEC_WIDTH; l++) e[l] = -INFINITY;
+        for (size_t l = 0; l < m; l++)
+            e[l] = x[i + l] - shift;
+        for (size_t l = m; l < VEC_WIDTH; l++)
+            e[l] = -INFINITY;
         e = vec_exp(e);
         sums[j] += e;
         if (out) vec_store_part(out + i, m, e);
@@ -171,7 +184,8 @@ static float exp_sum(const float *x, size_t n, float shift, float *out) {
 
 static void norm_row(const float *x, const float *gain, float r, size_t n, float *y) {
     size_t i = 0;
-    for (; i + VEC_WIDTH <= n; i += VEC_WIDTH) vec_store(y + i, vec_load(x + i) * r * vec_load(gain + i));
+    for (; i + VEC_WIDTH <= n; i += VEC_WIDTH)
+        vec_store(y + i, vec_load(x + i) * r * vec_load(gain + i));
     if (i < n) vec_store_part(y + i, n - i, vec_load_part(x + i, n - i, 0) * r * vec_load_part(gain + i, n - i, 0));
 }
 
@@ -187,30 +201,40 @@ static void norm_gradient_row(const float *dy, const float *x, const float *gain
         if (accumulate) result += part ? vec_load_part(dx + i, m, 0) : vec_load(dx + i);
         if (dgain) {
             vec sum = (part ? vec_load_part(dgain + i, m, 0) : vec_load(dgain + i)) + d * (a * r);
-            if (part) vec_store_part(dgain + i, m, sum);
-            else vec_store(dgain + i, sum);
+            if (part)
+                vec_store_part(dgain + i, m, sum);
+            else
+                vec_store(dgain + i, sum);
         }
-        if (part) vec_store_part(dx + i, m, result);
-        else vec_store(dx + i, result);
+        if (part)
+            vec_store_part(dx + i, m, result);
+        else
+            vec_store(dx + i, result);
     }
 }
 
 static void add(const float *x, size_t n, float *y) {
     size_t i = 0;
-    for (; i + VEC_WIDTH <= n; i += VEC_WIDTH) vec_store(y + i, vec_load(y + i) + vec_load(x + i));
-    for (; i < n; i++) y[i] += x[i];
+    for (; i + VEC_WIDTH <= n; i += VEC_WIDTH)
+        vec_store(y + i, vec_load(y + i) + vec_load(x + i));
+    for (; i < n; i++)
+        y[i] += x[i];
 }
 
 static void multiply(const float *x, size_t n, float *y) {
     size_t i = 0;
-    for (; i + VEC_WIDTH <= n; i += VEC_WIDTH) vec_store(y + i, vec_load(y + i) * vec_load(x + i));
-    for (; i < n; i++) y[i] *= x[i];
+    for (; i + VEC_WIDTH <= n; i += VEC_WIDTH)
+        vec_store(y + i, vec_load(y + i) * vec_load(x + i));
+    for (; i < n; i++)
+        y[i] *= x[i];
 }
 
 static void scale(const float *x, size_t n, float factor, float *y) {
     size_t i = 0;
-    for (; i + VEC_WIDTH <= n; i += VEC_WIDTH) vec_store(y + i, vec_load(x + i) * factor);
-    for (; i < n; i++) y[i] = x[i] * factor;
+    for (; i + VEC_WIDTH <= n; i += VEC_WIDTH)
+        vec_store(y + i, vec_load(x + i) * factor);
+    for (; i < n; i++)
+        y[i] = x[i] * factor;
 }
 
 static void rope_row(float *x, size_t heads, size_t half, const float *cosines, const float *sines, float sign) {
@@ -275,8 +299,10 @@ static void squared_relu(const float *up, size_t n, float *h) {
     for (size_t i = 0; i < n; i += VEC_WIDTH) {
         size_t m = n - i;
         vec u = relu(m < VEC_WIDTH ? vec_load_part(up + i, m, 0) : vec_load(up + i));
-        if (m < VEC_WIDTH) vec_store_part(h + i, m, u * u);
-        else vec_store(h + i, u * u);
+        if (m < VEC_WIDTH)
+            vec_store_part(h + i, m, u * u);
+        else
+            vec_store(h + i, u * u);
     }
 }
 
@@ -286,14 +312,17 @@ static void squared_relu_gradient(const float *up, const float *dh, size_t n, fl
         bool part = m < VEC_WIDTH;
         vec u = relu(part ? vec_load_part(up + i, m, 0) : vec_load(up + i));
         vec d = part ? vec_load_part(dh + i, m, 0) : vec_load(dh + i);
-        if (part) vec_store_part(dup + i, m, 2.0f * u * d);
-        else vec_store(dup + i, 2.0f * u * d);
+        if (part)
+            vec_store_part(dup + i, m, 2.0f * u * d);
+        else
+            vec_store(dup + i, 2.0f * u * d);
     }
 }
 
 static void softmax_scale(float *x, size_t n, float log_sum, float factor) {
     size_t i = 0;
-    for (; i + VEC_WIDTH <= n; i += VEC_WIDTH) vec_store(x + i, vec_exp(vec_load(x + i) - log_sum) * factor);
+    for (; i + VEC_WIDTH <= n; i += VEC_WIDTH)
+        vec_store(x + i, vec_exp(vec_load(x + i) - log_sum) * factor);
     if (i < n) vec_store_part(x + i, n - i, vec_exp(vec_load_part(x + i, n - i, 0) - log_sum) * factor);
 }
 

@@ -40,10 +40,10 @@ static void swiglu_gradient_chunk(void *arg, size_t item, int lane) {
                                   job->dup + i);
 }
 
-void swiglu_backward(const dqt_context *ctx, const float *gate, const float *up, const float *dh, size_t count, float *dgate,
-                     float *dup) {
-    struct job job = {.kernels = &ctx->kernels->vector, .gate = gate, .up = up, .dh = dh, .count = count, .dgate = dgate,
-                      .dup = dup};
+void swiglu_backward(const dqt_context *ctx, const float *gate, const float *up, const float *dh, size_t count,
+                     float *dgate, float *dup) {
+    struct job job = {
+        .kernels = &ctx->kernels->vector, .gate = gate, .up = up, .dh = dh, .count = count, .dgate = dgate, .dup = dup};
     run(ctx, swiglu_gradient_chunk, &job);
 }
 

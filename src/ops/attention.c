@@ -17,12 +17,18 @@
  *   cached    scores [TILE], maximum and sum [group] */
 enum { TILE = ATTENTION_TILE, ROWS = ATTENTION_ROWS, COLUMNS = ATTENTION_COLUMNS };
 
-static struct attention_job job_make(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s,
-                                     const float *q, const float *k, const float *v) {
-    struct attention_job job = {.kernels = &ctx->kernels->vector, .ws = ws, .s = *s,
-                                .depth = round_up(s->head_size, COLUMNS), .q_ld = s->heads * s->head_size,
-                                .k_ld = s->kv_heads * s->head_size, .scale = 1.0f / sqrtf((float)s->head_size), .q = q,
-                                .k = k, .v = v};
+static struct attention_job job_make(const dqt_context *ctx, const struct workspace *ws,
+                                     const struct attention_shape *s, const float *q, const float *k, const float *v) {
+    struct attention_job job = {.kernels = &ctx->kernels->vector,
+                                .ws = ws,
+                                .s = *s,
+                                .depth = round_up(s->head_size, COLUMNS),
+                                .q_ld = s->heads * s->head_size,
+                                .k_ld = s->kv_heads * s->head_size,
+                                .scale = 1.0f / sqrtf((float)s->head_size),
+                                .q = q,
+                                .k = k,
+                                .v = v};
     return job;
 }
 
@@ -30,22 +36,28 @@ void attention_scratch(const dqt_context *ctx, const struct attention_shape *s, 
     struct arena a = {NULL, 0};
     size_t depth = round_up(s->head_size, COLUMNS), sequence = SIZE_MAX;
     if (s->length <= SIZE_MAX - TILE) (void)size_mul(round_up(s->length, TILE), depth, &sequence);
-    for (int i = 0; i < 4; i++) arena_take(&a, sequence, sizeof(float));
-    for (int i = 0; i < 5; i++) arena_take(&a, TILE * depth, sizeof(float));
-    for (int i = 0; i < 2; i++) arena_take(&a, TILE * TILE, sizeof(float));
-    for (int i = 0; i < 3; i++) arena_take(&a, TILE, sizeof(float));
-    for (int i = 0; i < 2; i++) arena_take(&a, s->heads, sizeof(float));
+    for (int i = 0; i < 4; i++)
+        arena_take(&a, sequence, sizeof(float));
+    for (int i = 0; i < 5; i++)
+        arena_take(&a, TILE * depth, sizeof(float));
+    for (int i = 0; i < 2; i++)
+        arena_take(&a, TILE * TILE, sizeof(float));
+    for (int i = 0; i < 3; i++)
+        arena_take(&a, TILE, sizeof(float));
+    for (int i = 0; i < 2; i++)
+        arena_take(&a, s->heads, sizeof(float));
     scratch_max(need, 0, a.used, 0);
     if (ctx->kernels->vector.bf16.product) attention_bf16_scratch(s, need);
 }
 
 /* out[padded][depth] = x[rows][head_size] (leading dimension ld) * factor, zeros elsewhere. */
-static void copy_padded(const struct attention_job *job, const float *x, size_t ld, size_t rows, size_t padded, float factor,
-                        float *out) {
+static void copy_padded(const struct attention_job *job, const float *x, size_t ld, size_t rows, size_t padded,
+                        float factor, float *out) {
     size_t size = job->s.head_size, depth = job->depth;
     for (size_t r = 0; r < rows; r++) {
         job->kernels->scale(x + r * ld, size, factor, out + r * depth);
-        for (size_t i = size; i < depth; i++) out[r * depth + i] = 0;
+        for (size_t i = size; i < depth; i++)
+            out[r * depth + i] = 0;
     }
     memset(out + rows * depth, 0, (padded - rows) * depth * sizeof *out);
 }
@@ -55,7 +67,8 @@ static void score_tile(const struct attention_job *job, const float *keys, const
                        size_t query_count, bool diagonal, float *s) {
     size_t cols = round_up(query_count, COLUMNS), rows = round_up(key_count, ROWS);
     if (!diagonal) {
-        job->kernels->attention_product(rows, cols, job->s.head_size, keys, job->depth, 1, queries_t, TILE, s, TILE, false);
+        job->kernels->attention_product(rows, cols, job->s.head_size, keys, job->depth, 1, queries_t, TILE, s, TILE,
+                                        false);
         return;
     }
     for (size_t j = 0; j < rows; j += ROWS) {
@@ -66,8 +79,8 @@ static void score_tile(const struct attention_job *job, const float *keys, const
 }
 
 /* out[query][depth] (+)= sum over keys p[key][query] * values[key]. */
-static void mix_tile(const struct attention_job *job, const float *p, const float *values, size_t key_count, size_t query_count,
-                     bool diagonal, bool accumulate, float *out) {
+static void mix_tile(const struct attention_job *job, const float *p, const float *values, size_t key_count,
+                     size_t query_count, bool diagonal, bool accumulate, float *out) {
     size_t rows = round_up(query_count, ROWS), keys = round_up(key_count, ROWS), step = diagonal ? ROWS : rows;
     for (size_t i = 0; i < rows; i += step)
         job->kernels->attention_product(step, job->depth, diagonal ? min_size(i + ROWS, keys) : keys, p + i, 1, TILE,
@@ -75,8 +88,8 @@ static void mix_tile(const struct attention_job *job, const float *p, const floa
 }
 
 /* out[key][depth] += sum over queries p[key][query] * x[query]. */
-static void scatter_tile(const struct attention_job *job, const float *p, const float *x, size_t key_count, size_t query_count,
-                         bool diagonal, float *out) {
+static void scatter_tile(const struct attention_job *job, const float *p, const float *x, size_t key_count,
+                         size_t query_count, bool diagonal, float *out) {
     size_t rows = round_up(key_count, ROWS), queries = round_up(query_count, ROWS), step = diagonal ? ROWS : rows;
     for (size_t j = 0; j < rows; j += step) {
         size_t from = diagonal ? j : 0;
@@ -91,7 +104,8 @@ static void forward_head(void *arg, size_t item, int lane) {
     size_t sequence = item / job->s.heads, head = item % job->s.heads;
     size_t kv_head = head / (job->s.heads / job->s.kv_heads), token0 = sequence * length;
     struct arena a = {workspace_lane(job->ws, lane), 0};
-    float *keys = arena_take(&a, padded * depth, sizeof(float)), *values = arena_take(&a, padded * depth, sizeof(float));
+    float *keys = arena_take(&a, padded * depth, sizeof(float)),
+          *values = arena_take(&a, padded * depth, sizeof(float));
     float *queries_t = arena_take(&a, depth * TILE, sizeof(float)), *s = arena_take(&a, TILE * TILE, sizeof(float));
     float *mixed = arena_take(&a, TILE * depth, sizeof(float)), *maximum = arena_take(&a, TILE, sizeof(float));
     float *sum = arena_take(&a, TILE, sizeof(float)), *correction = arena_take(&a, TILE, sizeof(float));
@@ -121,17 +135,20 @@ static void forward_head(void *arg, size_t item, int lane) {
     }
 }
 
-void attention_forward(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s, const float *q,
-                       const float *k, const float *v, int precision, float *out, float *log_sum) {
+void attention_forward(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s,
+                       const float *q, const float *k, const float *v, int precision, float *out, float *log_sum) {
     struct attention_job job = job_make(ctx, ws, s, q, k, v);
     job.out = out;
     job.log_sum = log_sum;
-    bool bf16 = precision == DQT_PRECISION_BF16 && job.kernels->bf16.product; /* without such products f32 serves both */
+    bool bf16 =
+        precision == DQT_PRECISION_BF16 && job.kernels->bf16.product; /* without such products f32 serves both */
     parallel_run(ctx, s->batch * s->heads, bf16 ? attention_bf16_forward_head : forward_head, &job);
 }
 
-static void copy_out(const struct attention_job *job, const float *x, size_t rows, float factor, float *out, size_t ld) {
-    for (size_t r = 0; r < rows; r++) job->kernels->scale(x + r * job->depth, job->s.head_size, factor, out + r * ld);
+static void copy_out(const struct attention_job *job, const float *x, size_t rows, float factor, float *out,
+                     size_t ld) {
+    for (size_t r = 0; r < rows; r++)
+        job->kernels->scale(x + r * job->depth, job->s.head_size, factor, out + r * ld);
 }
 
 /* What backward keeps in a lane's scratch. */
@@ -144,15 +161,16 @@ struct backward_scratch {
 static struct backward_scratch backward_place(const struct attention_job *job, struct arena *a) {
     size_t sequence = round_up(job->s.length, TILE) * job->depth, tile = TILE * job->depth;
     struct backward_scratch m;
-    float **const parts[13] = {&m.keys, &m.values, &m.dkeys, &m.dvalues, &m.queries, &m.queries_t, &m.douts,
-                               &m.douts_t, &m.dqueries, &m.s, &m.ds, &m.log_sum, &m.delta};
+    float **const parts[13] = {&m.keys,    &m.values,   &m.dkeys, &m.dvalues, &m.queries, &m.queries_t, &m.douts,
+                               &m.douts_t, &m.dqueries, &m.s,     &m.ds,      &m.log_sum, &m.delta};
     for (int i = 0; i < 13; i++)
         *parts[i] = arena_take(a, i < 4 ? sequence : i < 9 ? tile : i < 11 ? TILE * TILE : TILE, sizeof(float));
     return m;
 }
 
 /* One tile of queries against all tiles of keys up to it. */
-static void backward_queries(const struct attention_job *job, const struct backward_scratch *m, size_t token0, size_t head, size_t q0) {
+static void backward_queries(const struct attention_job *job, const struct backward_scratch *m, size_t token0,
+                             size_t head, size_t q0) {
     size_t size = job->s.head_size, depth = job->depth, count = min_size(TILE, job->s.length - q0);
     size_t offset = (token0 + q0) * job->q_ld + head * size;
     copy_padded(job, job->q + offset, job->q_ld, count, TILE, job->scale, m->queries);
@@ -176,7 +194,8 @@ static void backward_queries(const struct attention_job *job, const struct backw
     copy_out(job, m->dqueries, count, job->scale, job->dq + offset, job->q_ld);
 }
 
-/* One kv head: its query heads in order, for each the tiles of queries in order, for each the tiles of keys in order. */
+/* One kv head: its query heads in order, for each the tiles of queries in order, for each the tiles of keys in order.
+ */
 static void backward_kv_head(void *arg, size_t item, int lane) {
     const struct attention_job *job = arg;
     size_t length = job->s.length, padded = round_up(length, TILE), group = job->s.heads / job->s.kv_heads;
@@ -189,14 +208,15 @@ static void backward_kv_head(void *arg, size_t item, int lane) {
     memset(m.dkeys, 0, padded * job->depth * sizeof *m.dkeys);
     memset(m.dvalues, 0, padded * job->depth * sizeof *m.dvalues);
     for (size_t head = kv_head * group; head < (kv_head + 1) * group; head++)
-        for (size_t q0 = 0; q0 < length; q0 += TILE) backward_queries(job, &m, token0, head, q0);
+        for (size_t q0 = 0; q0 < length; q0 += TILE)
+            backward_queries(job, &m, token0, head, q0);
     copy_out(job, m.dkeys, length, 1, job->dk + offset, job->k_ld);
     copy_out(job, m.dvalues, length, 1, job->dv + offset, job->k_ld);
 }
 
-void attention_backward(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s, const float *q,
-                        const float *k, const float *v, const float *out, const float *log_sum, const float *dout,
-                        int precision, float *dq, float *dk, float *dv) {
+void attention_backward(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s,
+                        const float *q, const float *k, const float *v, const float *out, const float *log_sum,
+                        const float *dout, int precision, float *dq, float *dk, float *dv) {
     struct attention_job job = job_make(ctx, ws, s, q, k, v);
     job.o = out;
     job.log_sum_in = log_sum;
@@ -222,7 +242,8 @@ static void cached_kv_head(void *arg, size_t item, int lane) {
     for (size_t k0 = 0; k0 < keys; k0 += TILE) {
         size_t count = min_size(TILE, keys - k0), at = k0 * job->k_ld + kv_head * size;
         for (size_t h = 0; h < group; h++) {
-            job->kernels->attention_scores(job->q + offset + h * size, job->k + at, job->k_ld, count, size, job->scale, scores);
+            job->kernels->attention_scores(job->q + offset + h * size, job->k + at, job->k_ld, count, size, job->scale,
+                                           scores);
             float best = job->kernels->maximum(scores, count), correction = 0;
             if (k0) {
                 if (!(best > maximum[h])) best = maximum[h];
@@ -236,11 +257,12 @@ static void cached_kv_head(void *arg, size_t item, int lane) {
             job->kernels->attention_mix(scores, job->v + at, job->k_ld, count, size, correction, out + h * size);
         }
     }
-    for (size_t h = 0; h < group; h++) job->kernels->scale(out + h * size, size, 1.0f / sum[h], out + h * size);
+    for (size_t h = 0; h < group; h++)
+        job->kernels->scale(out + h * size, size, 1.0f / sum[h], out + h * size);
 }
 
-void attention_cached(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s, const float *q,
-                      const float *k, const float *v, size_t first, size_t count, float *out) {
+void attention_cached(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s,
+                      const float *q, const float *k, const float *v, size_t first, size_t count, float *out) {
     struct attention_job job = job_make(ctx, ws, s, q, k, v);
     job.out = out;
     job.first = first;

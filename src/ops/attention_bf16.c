@@ -17,17 +17,17 @@
 enum { TILE = ATTENTION_TILE, COLUMNS = ATTENTION_COLUMNS };
 
 struct scratch {
-    uint16_t *keys, *values;             /* [P][D]; values only backward */
-    uint16_t *turned;                    /* [D][P]: values forward, keys backward */
-    float *dkeys, *dvalues;              /* [P][D], backward */
-    uint32_t *pairs, *dout_pairs;        /* [TILE / 2][D] of queries and douts */
-    uint32_t *query_words, *dout_words;  /* [D / 2][TILE] */
-    uint16_t *rows;                      /* [TILE][D], of queries, then of douts */
-    float *s, *ds;                       /* [TILE][TILE] */
-    uint16_t *p_rows, *ds_rows;          /* [TILE][TILE] */
-    uint32_t *p_pairs;                   /* [TILE / 2][TILE]: p forward, ds backward */
-    float *result_t, *result;            /* [D][TILE], [TILE][D]: out forward, dq backward */
-    float *maximum, *sum, *correction;   /* [TILE]; log-sum and delta in the first two for backward */
+    uint16_t *keys, *values;            /* [P][D]; values only backward */
+    uint16_t *turned;                   /* [D][P]: values forward, keys backward */
+    float *dkeys, *dvalues;             /* [P][D], backward */
+    uint32_t *pairs, *dout_pairs;       /* [TILE / 2][D] of queries and douts */
+    uint32_t *query_words, *dout_words; /* [D / 2][TILE] */
+    uint16_t *rows;                     /* [TILE][D], of queries, then of douts */
+    float *s, *ds;                      /* [TILE][TILE] */
+    uint16_t *p_rows, *ds_rows;         /* [TILE][TILE] */
+    uint32_t *p_pairs;                  /* [TILE / 2][TILE]: p forward, ds backward */
+    float *result_t, *result;           /* [D][TILE], [TILE][D]: out forward, dq backward */
+    float *maximum, *sum, *correction;  /* [TILE]; log-sum and delta in the first two for backward */
 };
 
 static struct scratch place(size_t length, size_t depth, struct arena *a) {
@@ -64,8 +64,8 @@ void attention_bf16_scratch(const struct attention_shape *s, struct scratch_need
 }
 
 /* out[column][token]: pairs of tokens are words, and words change places. */
-static void turn(const struct attention_job *job, const float *x, size_t ld, size_t length, size_t padded, uint32_t *pairs,
-                 uint16_t *out) {
+static void turn(const struct attention_job *job, const float *x, size_t ld, size_t length, size_t padded,
+                 uint32_t *pairs, uint16_t *out) {
     const struct attention_bf16_kernels *k = &job->kernels->bf16;
     uint32_t *words = (uint32_t *)(void *)out;
     for (size_t t = 0; t < length; t += TILE) {
@@ -88,18 +88,18 @@ static void score_tile(const struct attention_job *job, const uint16_t *keys, co
     size_t step = diagonal ? COLUMNS : key_count;
     for (size_t j = 0; j < key_count; j += step) {
         size_t from = diagonal ? j : 0;
-        job->kernels->bf16.product(step, query_count - from, job->depth, keys + j * job->depth, job->depth, words + from, TILE,
-                                   s + j * TILE + from, TILE, false);
+        job->kernels->bf16.product(step, query_count - from, job->depth, keys + j * job->depth, job->depth,
+                                   words + from, TILE, s + j * TILE + from, TILE, false);
     }
 }
 
 /* result_t[column][query] (+)= sum over keys turned[column][key] * p[key][query]. */
-static void mix_tile(const struct attention_job *job, const struct scratch *m, size_t k0, size_t padded, size_t key_count,
-                     size_t query_count, bool diagonal) {
+static void mix_tile(const struct attention_job *job, const struct scratch *m, size_t k0, size_t padded,
+                     size_t key_count, size_t query_count, bool diagonal) {
     size_t step = diagonal ? COLUMNS : query_count;
     for (size_t i = 0; i < query_count; i += step)
-        job->kernels->bf16.product(job->depth, step, diagonal ? min_size(i + COLUMNS, key_count) : key_count, m->turned + k0,
-                                   padded, m->p_pairs + i, TILE, m->result_t + i, TILE, k0 > 0);
+        job->kernels->bf16.product(job->depth, step, diagonal ? min_size(i + COLUMNS, key_count) : key_count,
+                                   m->turned + k0, padded, m->p_pairs + i, TILE, m->result_t + i, TILE, k0 > 0);
 }
 
 /* out[key][column] += sum over queries p[key][query] * x[query][column]. */
@@ -145,11 +145,14 @@ void attention_bf16_forward_head(void *arg, size_t item, int lane) {
             bool diagonal = k0 == q0;
             score_tile(job, m.keys + k0 * depth, m.query_words, key_count, query_count, diagonal, m.s);
             k->softmax(m.s, key_count, query_count, diagonal, job->scale, m.maximum, m.sum, m.correction, m.p_pairs);
-            for (size_t c = 0; k0 && c < depth; c++) job->kernels->multiply(m.correction, TILE, m.result_t + c * TILE);
+            for (size_t c = 0; k0 && c < depth; c++)
+                job->kernels->multiply(m.correction, TILE, m.result_t + c * TILE);
             mix_tile(job, &m, k0, padded, key_count, query_count, diagonal);
         }
-        for (size_t i = 0; i < TILE; i++) m.correction[i] = i < queries ? 1.0f / m.sum[i] : 0;
-        for (size_t c = 0; c < depth; c++) job->kernels->multiply(m.correction, query_count, m.result_t + c * TILE);
+        for (size_t i = 0; i < TILE; i++)
+            m.correction[i] = i < queries ? 1.0f / m.sum[i] : 0;
+        for (size_t c = 0; c < depth; c++)
+            job->kernels->multiply(m.correction, query_count, m.result_t + c * TILE);
         write_result(job, &m, queries, job->out + offset);
         for (size_t i = 0; job->log_sum && i < queries; i++)
             job->log_sum[(token0 + q0 + i) * job->s.heads + head] = m.maximum[i] * job->scale + logf(m.sum[i]);
@@ -157,8 +160,8 @@ void attention_bf16_forward_head(void *arg, size_t item, int lane) {
     k->end();
 }
 
-static void backward_queries(const struct attention_job *job, const struct scratch *m, size_t token0, size_t head, size_t q0,
-                             size_t padded) {
+static void backward_queries(const struct attention_job *job, const struct scratch *m, size_t token0, size_t head,
+                             size_t q0, size_t padded) {
     const struct attention_bf16_kernels *k = &job->kernels->bf16;
     size_t size = job->s.head_size, depth = job->depth, queries = min_size(TILE, job->s.length - q0);
     size_t offset = (token0 + q0) * job->q_ld + head * size, query_count = round_up(queries, COLUMNS);
@@ -202,7 +205,8 @@ void attention_bf16_backward_kv_head(void *arg, size_t item, int lane) {
     memset(m.dvalues, 0, padded * depth * sizeof *m.dvalues);
     k->begin();
     for (size_t head = kv_head * group; head < (kv_head + 1) * group; head++)
-        for (size_t q0 = 0; q0 < length; q0 += TILE) backward_queries(job, &m, token0, head, q0, padded);
+        for (size_t q0 = 0; q0 < length; q0 += TILE)
+            backward_queries(job, &m, token0, head, q0, padded);
     k->end();
     for (size_t t = 0; t < length; t++) {
         memcpy(job->dk + offset + t * job->k_ld, m.dkeys + t * depth, size * sizeof(float));

@@ -58,8 +58,10 @@ static void loss_chunk(void *arg, size_t item, int lane) {
     (void)lane;
     size_t end = (item + 1) * CHUNK_TOKENS < job->tokens ? (item + 1) * CHUNK_TOKENS : job->tokens;
     for (size_t t = item * CHUNK_TOKENS; t < end; t++) {
-        if (job->gradient) gradient_token(job, t);
-        else loss_token(job, t);
+        if (job->gradient)
+            gradient_token(job, t);
+        else
+            loss_token(job, t);
     }
 }
 
@@ -69,14 +71,29 @@ static void run(const dqt_context *ctx, struct job *job) {
 
 void loss_tile(const dqt_context *ctx, const float *logits, size_t ld, size_t tokens, size_t first, size_t count,
                const int32_t *targets, float *maximum, float *sum, float *target_logit) {
-    struct job job = {.kernels = &ctx->kernels->vector, .logits = logits, .ld = ld, .tokens = tokens, .first = first,
-                      .count = count, .targets = targets, .maximum = maximum, .sum = sum, .target_logit = target_logit};
+    struct job job = {.kernels = &ctx->kernels->vector,
+                      .logits = logits,
+                      .ld = ld,
+                      .tokens = tokens,
+                      .first = first,
+                      .count = count,
+                      .targets = targets,
+                      .maximum = maximum,
+                      .sum = sum,
+                      .target_logit = target_logit};
     run(ctx, &job);
 }
 
 void loss_tile_backward(const dqt_context *ctx, float *logits, size_t ld, size_t tokens, size_t first, size_t count,
                         const int32_t *targets, const float *log_sum, float scale) {
-    struct job job = {.kernels = &ctx->kernels->vector, .gradient = logits, .ld = ld, .tokens = tokens, .first = first,
-                      .count = count, .targets = targets, .log_sum = log_sum, .scale = scale};
+    struct job job = {.kernels = &ctx->kernels->vector,
+                      .gradient = logits,
+                      .ld = ld,
+                      .tokens = tokens,
+                      .first = first,
+                      .count = count,
+                      .targets = targets,
+                      .log_sum = log_sum,
+                      .scale = scale};
     run(ctx, &job);
 }

@@ -83,9 +83,19 @@ static void sum_chunks(void *arg, size_t item, int lane) {
         job->kernels->add(job->partial + i * job->features + first, count, job->dgain + first);
 }
 
-void norm_backward(const dqt_context *ctx, const struct workspace *ws, const float *dy, const float *x, const float *gain,
-                   const float *inverse_rms, size_t tokens, size_t features, bool accumulate, float *dx, float *dgain) {
-    struct backward_job job = {&ctx->kernels->vector, dy, x, gain, inverse_rms, tokens, features, accumulate, dx, dgain,
+void norm_backward(const dqt_context *ctx, const struct workspace *ws, const float *dy, const float *x,
+                   const float *gain, const float *inverse_rms, size_t tokens, size_t features, bool accumulate,
+                   float *dx, float *dgain) {
+    struct backward_job job = {&ctx->kernels->vector,
+                               dy,
+                               x,
+                               gain,
+                               inverse_rms,
+                               tokens,
+                               features,
+                               accumulate,
+                               dx,
+                               dgain,
                                dgain ? workspace_shared(ws) : NULL};
     parallel_run(ctx, chunks_of(tokens, CHUNK_TOKENS), backward_chunk, &job);
     if (dgain) parallel_run(ctx, chunks_of(features, CHUNK_FEATURES), sum_chunks, &job);

@@ -36,9 +36,9 @@ static void rotate_chunk(void *arg, size_t item, int lane) {
     }
 }
 
-void rope_apply(const dqt_context *ctx, float *x, size_t batch, size_t length, size_t heads, size_t head_size, size_t first,
-                const float *cosines, const float *sines, bool inverse) {
-    struct job job = {&ctx->kernels->vector, x, batch * length, length, heads, head_size / 2, first, cosines, sines,
-                      inverse ? -1.0f : 1.0f};
+void rope_apply(const dqt_context *ctx, float *x, size_t batch, size_t length, size_t heads, size_t head_size,
+                size_t first, const float *cosines, const float *sines, bool inverse) {
+    struct job job = {&ctx->kernels->vector, x,     batch * length, length, heads,
+                      head_size / 2,         first, cosines,        sines,  inverse ? -1.0f : 1.0f};
     parallel_run(ctx, (job.tokens + CHUNK_TOKENS - 1) / CHUNK_TOKENS, rotate_chunk, &job);
 }
