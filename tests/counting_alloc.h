@@ -64,7 +64,7 @@ static dqt_context_options counting_options(struct counting *c) {
 }
 
 /* A serial context that allocates through `c`. */
-static dqt_context *counting_context(struct counting *c) {
+static inline dqt_context *counting_context(struct counting *c) {
     *c = counting_new();
     const dqt_context_options o = counting_options(c);
     dqt_context *ctx = NULL;
@@ -73,7 +73,7 @@ static dqt_context *counting_context(struct counting *c) {
 }
 
 /* Destroys the context and demands that nothing is left. */
-static void counting_end(dqt_context *ctx, const struct counting *c) {
+static inline void counting_end(dqt_context *ctx, const struct counting *c) {
     CHECKF(dqt_context_allocated(ctx) == c->bytes, "%zu and %zu bytes", dqt_context_allocated(ctx), c->bytes);
     dqt_context_destroy(ctx);
     CHECKF(c->bytes == 0 && c->blocks == 0, "%zu bytes in %zu blocks are left", c->bytes, c->blocks);
