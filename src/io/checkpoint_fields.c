@@ -1,0 +1,141 @@
+/* What writing and reading a checkpoint share: members of structs, lists of parameters, checks of numbers. */
+#include <math.h>
+
+#include "io/checkpoint.h"
+
+const unsigned char checkpoint_magic[8] = {'D', 'Q', 'T', 'M', 'O', 'D', 'E', 'L'};
+
+static uint64_t number(struct fields *f, uint64_t value, size_t bytes) {
+    if (f->reading)
+        value = get_le(f->bytes + f->used, bytes);
+    else
+        put_le(f->bytes + f->used, value, bytes);
+    f->used += bytes;
+    return value;
+}
+
+static void field_int(struct fields *f, int32_t *x) {
+    *x = (int32_t)(uint32_t)number(f, (uint32_t)*x, 4);
+}
+
+static void field_u64(struct fields *f, uint64_t *x) {
+    *x = number(f, *x, 8);
+}
+
+static void field_size(struct fields *f, size_t *x) {
+    const uint64_t value = number(f, *x, 8);
+    if (value > SIZE_MAX) f->bad = true;
+    *x = (size_t)value;
+}
+
+static void field_float(struct fields *f, float *x) {
+    *x = f32_from_bits((uint32_t)number(f, f32_bits(*x), 4));
+}
+
+static void fields_tensor(struct fields *f, dqt_tensor_options *o) {
+    field_int(f, &o->storage);
+    field_int(f, &o->compute);
+    field_int(f, &o->scale_rule);
+    field_int(f, &o->scale_axis);
+    field_float(f, &o->sigma);
+    field_int(f, &o->train_scale);
+}
+
+void fields_config(struct fields *f, dqt_llama_config *c) {
+    field_int(f, &c->mlp);
+    field_size(f, &c->vocab_size);
+    field_size(f, &c->hidden_size);
+    field_size(f, &c->intermediate_size);
+    field_size(f, &c->num_layers);
+    field_size(f, &c->num_heads);
+    field_size(f, &c->num_kv_heads);
+    field_float(f, &c->norm_eps);
+    field_float(f, &c->rope_theta);
+    field_float(f, &c->init_std);
+    field_int(f, &c->sub_norms);
+    field_int(f, &c->tie_embeddings);
+    field_int(f, &c->activation);
+    field_int(f, &c->head_activation);
+    field_int(f, &c->shape_only);
+    fields_tensor(f, &c->linear);
+    fields_tensor(f, &c->embedding);
+    fields_tensor(f, &c->head);
+    field_u64(f, &c->seed);
+}
+
+void fields_options(struct fields *f, dqt_updater_options *o) {
+    field_int(f, &o->optimizer);
+    field_int(f, &o->rounding);
+    field_int(f, &o->momentum_state);
+    field_int(f, &o->variance_state);
+    field_float(f, &o->beta1);
+    field_float(f, &o->beta2);
+    field_float(f, &o->eps);
+    field_float(f, &o->weight_decay);
+    field_int(f, &o->clip);
+    field_float(f, &o->clip_norm);
+    field_float(f, &o->update_clip);
+    field_int(f, &o->lagged);
+    field_float(f, &o->scale_lr);
+    field_u64(f, &o->seed);
+}
+
+void fields_rule(struct fields *f, struct update_rule *r) {
+    field_float(f, &r->lr_factor);
+    field_float(f, &r->weight_decay);
+    field_int(f, &r->rounding);
+}
+
+dqt_tensor **parameter_place(dqt_layer *layer, size_t index) {
+    for (int i = 0; i < MAX_WEIGHTS; i++)
+        if (layer->weight[i] && !layer->tied && index-- == 0) return &layer->weight[i];
+    for (int i = 0; i < BLOCK_PARTS; i++) {
+        const size_t n = layer->part[i] ? layer_num_parameters(layer->part[i]) : 0;
+        if (index < n) return parameter_place(layer->part[i], index);
+        index -= n;
+    }
+    return NULL;
+}
+
+struct update_target *model_targets(dqt_llama *model, size_t *count) {
+    size_t n = 0, k = 0;
+    for (size_t i = 0; i < model->num_layers; i++) n += layer_num_parameters(model->layers[i]);
+    struct update_target *targets = memory_alloc(model->ctx, n * sizeof *targets);
+    *count = n;
+    if (!targets) return NULL;
+    for (size_t i = 0; i < model->num_layers; i++)
+        for (size_t p = 0; p < layer_num_parameters(model->layers[i]); p++) {
+            const struct layer_parameter l = layer_parameter(model->layers[i], p);
+            targets[k++] = (struct update_target){l.name, l.parameter_class, l.tensor};
+        }
+    return targets;
+}
+
+void model_targets_free(dqt_context *ctx, struct update_target *targets, size_t count) {
+    memory_free(ctx, targets, count * sizeof *targets);
+}
+
+bool numbers_valid(const void *data, size_t count, size_t size, bool negative) {
+    for (size_t i = 0; i < count; i++) {
+        double x;
+        if (size == 8) {
+            x = ((const double *)data)[i];
+        } else {
+            x = (double)(size == 4 ? ((const float *)data)[i] : bf16_to_f32(((const uint16_t *)data)[i]));
+        }
+        if (!isfinite(x) || (!negative && x < 0)) return false;
+    }
+    return true;
+}
+
+bool scales_valid(const dqt_tensor *t) {
+    for (size_t i = 0; i < t->num_scales; i++)
+        if (!isfinite(t->scales[i]) || !(t->scales[i] > 0)) return false;
+    return true;
+}
+
+bool state_valid(const char *label, const void *data, size_t count, size_t size) {
+    if (size == 1 || strcmp(label, "step") == 0) return true;
+    const char *dot = strchr(label, '.'), *what = dot ? dot + 1 : label;
+    return numbers_valid(data, count, size, strcmp(what, "m") == 0 || strcmp(what, "scale_m") == 0);
+}

@@ -1,0 +1,76 @@
+/* Buffered, little-endian, checksummed reading and writing over host callbacks. Neither seeks. */
+#ifndef DQT_IO_STREAM_H
+#define DQT_IO_STREAM_H
+
+#include <string.h>
+
+#include "core/memory.h"
+#include "io/crc32c.h"
+
+enum { STREAM_BUFFER = 1 << 16 };
+
+/* Little-endian numbers in memory. */
+void put_le(unsigned char *out, uint64_t value, size_t bytes);
+uint64_t get_le(const unsigned char *in, size_t bytes);
+
+static inline uint32_t f32_bits(float f) {
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    return u;
+}
+static inline float f32_from_bits(uint32_t u) {
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
+/* Where bytes go. With write NULL it only counts them. */
+struct sink {
+    dqt_context *ctx;
+    dqt_write_fn write;
+    void *user_data;
+    uint64_t written; /* bytes so far, buffered ones included */
+    uint32_t crc;     /* of the bytes since the user set it to 0 */
+    size_t used;
+    struct crc32c table;
+    unsigned char buffer[STREAM_BUFFER];
+};
+
+dqt_status sink_create(dqt_context *ctx, struct sink **out);
+void sink_destroy(struct sink *s);
+/* Starts again at byte 0 with this target. */
+void sink_begin(struct sink *s, dqt_write_fn write, void *user_data);
+
+dqt_status sink_bytes(struct sink *s, const void *data, size_t n);
+dqt_status sink_zeros(struct sink *s, size_t n);
+/* The low `bytes` bytes of value. */
+dqt_status sink_number(struct sink *s, uint64_t value, size_t bytes);
+/* count elements of 1, 2, 4 or 8 bytes, in the host's byte order. */
+dqt_status sink_elements(struct sink *s, const void *data, size_t count, size_t size);
+dqt_status sink_flush(struct sink *s);
+
+/* Where bytes come from; `limit` is the number of bytes that may be asked of the callback, so that a stream is never read
+ * beyond the end of the file it carries. */
+struct source {
+    dqt_context *ctx;
+    const char *what; /* "checkpoint": begins the sentences */
+    dqt_read_fn read;
+    void *user_data;
+    uint64_t consumed, fetched, limit;
+    uint32_t crc;
+    size_t begin, end;
+    struct crc32c table;
+    unsigned char buffer[STREAM_BUFFER];
+};
+
+dqt_status source_create(dqt_context *ctx, const char *what, dqt_read_fn read, void *user_data, struct source **out);
+void source_destroy(struct source *s);
+
+/* DQT_E_FORMAT if fewer than n bytes come; DQT_E_IO if the callback fails. */
+dqt_status source_bytes(struct source *s, void *out, size_t n);
+dqt_status source_number(struct source *s, size_t bytes, uint64_t *value);
+/* Into the host's byte order. */
+dqt_status source_elements(struct source *s, void *out, size_t count, size_t size);
+dqt_status source_skip(struct source *s, uint64_t n);
+
+#endif
