@@ -72,11 +72,16 @@ static void tied_tile(void *arg, size_t row, size_t rows, float *tile, size_t ld
     const struct tied_job *job = arg;
     const struct slot *s = job->scatter.s;
     const size_t cols = s->layer->weight[W]->cols, first = job->first + row;
-    for (size_t r = 0; r < rows; r++)
+    float *sum = workspace_consumer(&job->scatter.t->workspace, lane); /* apart, as without fusion: the same bits */
+    for (size_t r = 0; r < rows; r++) {
+        if (s->start[first + r] == s->start[first + r + 1]) continue;
+        memset(sum, 0, cols * sizeof *sum);
         for (int32_t i = s->start[first + r]; i < s->start[first + r + 1]; i++) {
             const float *d = job->scatter.dy + (size_t)s->order[i] * cols;
-            for (size_t c = 0; c < cols; c++) tile[r * ld + c] += d[c];
+            for (size_t c = 0; c < cols; c++) sum[c] += d[c];
         }
+        for (size_t c = 0; c < cols; c++) tile[r * ld + c] += sum[c];
+    }
     tape_add_gradient(job->scatter.t, s->parameter[W], first, rows, tile, ld, lane);
 }
 
