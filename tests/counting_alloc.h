@@ -42,8 +42,10 @@ static void counting_free(void *user_data, void *ptr, size_t size, size_t align)
         printf("free of %zu bytes aligned to %zu; it was %zu and %zu\n", size, align, had_size, had_align);
         c->errors++;
     }
-    for (size_t i = 2 * sizeof(size_t); i < COUNTING_GUARD; i++) c->errors += p[i] != COUNTING_FILL;
-    for (size_t i = 0; i < COUNTING_GUARD; i++) c->errors += p[COUNTING_GUARD + had_size + i] != COUNTING_FILL;
+    for (size_t i = 2 * sizeof(size_t); i < COUNTING_GUARD; i++)
+        c->errors += p[i] != COUNTING_FILL;
+    for (size_t i = 0; i < COUNTING_GUARD; i++)
+        c->errors += p[COUNTING_GUARD + had_size + i] != COUNTING_FILL;
     c->bytes -= had_size;
     c->blocks--;
     free(p);

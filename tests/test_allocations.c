@@ -1,5 +1,5 @@
-/* Training, generation and inspection allocate nothing: neither through the context's allocator nor, where this program can
- * watch it, from the C library behind the context's back. */
+/* Training, generation and inspection allocate nothing: neither through the context's allocator nor, where this program
+ * can watch it, from the C library behind the context's back. */
 #include "counting_alloc.h"
 #include "test.h"
 
@@ -64,17 +64,18 @@ static void disarm(const char *what) {
 }
 
 /* The call succeeds and allocates nothing. */
-#define NOTHING(call)                                                                                                    \
-    do {                                                                                                                 \
-        arm();                                                                                                           \
-        const dqt_status nothing_status = (call);                                                                        \
-        disarm(#call);                                                                                                   \
-        CHECKF(nothing_status == DQT_OK, "%s: %s", #call, dqt_last_error(ctx));                                          \
+#define NOTHING(call)                                                                                                  \
+    do {                                                                                                               \
+        arm();                                                                                                         \
+        const dqt_status nothing_status = (call);                                                                      \
+        disarm(#call);                                                                                                 \
+        CHECKF(nothing_status == DQT_OK, "%s: %s", #call, dqt_last_error(ctx));                                        \
     } while (0)
 
 static void plain_for(void *user_data, size_t count, dqt_task_fn task, void *task_data) {
     (void)user_data;
-    for (size_t i = 0; i < count; i++) task(task_data, i);
+    for (size_t i = 0; i < count; i++)
+        task(task_data, i);
 }
 
 static dqt_context *begin(void) {
@@ -154,7 +155,8 @@ static void train_variant(unsigned v) {
         tokens[i] = (int32_t)(test_random(&seed) % VOCAB);
         targets[i] = i % 5 ? (int32_t)(test_random(&seed) % VOCAB) : -1;
     }
-    for (size_t i = 0; i < TOKENS * 64; i++) stream[i] = test_uniform(&seed);
+    for (size_t i = 0; i < TOKENS * 64; i++)
+        stream[i] = test_uniform(&seed);
     dqt_step_stats stats = {.struct_size = sizeof stats};
     for (int step = 0; step < 2; step++) {
         NOTHING(dqt_llama_forward(model, tape, tokens, BATCH, LENGTH, logits));
@@ -178,7 +180,8 @@ static void train_variant(unsigned v) {
 }
 
 static void training(void) {
-    for (unsigned v = 0; v < 12; v++) train_variant(v);
+    for (unsigned v = 0; v < 12; v++)
+        train_variant(v);
 }
 
 static void generation(void) {
@@ -198,7 +201,8 @@ static void generation(void) {
     int32_t prompt[70], token = 1;
     float logits[256];
     size_t length;
-    for (int i = 0; i < 70; i++) prompt[i] = i;
+    for (int i = 0; i < 70; i++)
+        prompt[i] = i;
     NOTHING(dqt_session_append(session, prompt, 70, logits));
     for (int i = 0; i < 20; i++) {
         NOTHING(dqt_sampler_sample(sampler, logits, &token));
@@ -230,16 +234,20 @@ static void layers(void) {
     enum { N = 11 };
     float x[N * 24], y[N * 24], logits[N * 50], loss;
     int32_t tokens[N];
-    for (int i = 0; i < N; i++) tokens[i] = i;
+    for (int i = 0; i < N; i++)
+        tokens[i] = i;
     NOTHING(dqt_embedding_forward(embedding, tape, 1, N, tokens, x));
-    for (int i = 0; i < 4; i++) NOTHING(dqt_layer_forward(l[i], tape, 1, N, x, y));
+    for (int i = 0; i < 4; i++)
+        NOTHING(dqt_layer_forward(l[i], tape, 1, N, x, y));
     NOTHING(dqt_head_logits(head, tape, 1, N, y, logits));
     NOTHING(dqt_head_loss(head, tape, 1, N, y, tokens, &loss, NULL));
     NOTHING(dqt_head_backward(head, tape, 1, x));
-    for (int i = 3; i >= 0; i--) NOTHING(dqt_layer_backward(l[i], tape, x, y));
+    for (int i = 3; i >= 0; i--)
+        NOTHING(dqt_layer_backward(l[i], tape, x, y));
     NOTHING(dqt_embedding_backward(embedding, tape, y));
     dqt_tape_destroy(tape);
-    for (int i = 0; i < 6; i++) dqt_layer_destroy(all[i]);
+    for (int i = 0; i < 6; i++)
+        dqt_layer_destroy(all[i]);
     counting_end(ctx, &memory);
 }
 
@@ -261,7 +269,8 @@ static void tensors(void) {
             size_t bytes;
             dqt_tensor_info info = {.struct_size = sizeof info};
             dqt_tensor_stats stats = {.struct_size = sizeof stats};
-            for (int i = 0; i < ROWS * COLS; i++) w[i] = test_uniform(&seed);
+            for (int i = 0; i < ROWS * COLS; i++)
+                w[i] = test_uniform(&seed);
             OK(ctx, dqt_tensor_create(ctx, ROWS, COLS, &o, &t));
             NOTHING(dqt_tensor_quantize(t, w, DQT_ROUND_STOCHASTIC, 1));
             NOTHING(dqt_tensor_dequantize(t, 0, ROWS, w));

@@ -1,4 +1,5 @@
-/* Contexts: threading, instruction sets, host callbacks, logs, last errors, NULL handles, status and version strings. */
+/* Contexts: threading, instruction sets, host callbacks, logs, last errors, NULL handles, status and version strings.
+ */
 #define _POSIX_C_SOURCE 200809L
 #include <pthread.h>
 
@@ -99,7 +100,8 @@ static void null_handles(void) {
 
 static void plain_for(void *user_data, size_t count, dqt_task_fn task, void *task_data) {
     (void)user_data;
-    for (size_t i = 0; i < count; i++) task(task_data, i);
+    for (size_t i = 0; i < count; i++)
+        task(task_data, i);
 }
 
 static void threading(void) {
@@ -107,8 +109,9 @@ static void threading(void) {
         int32_t threading, given, threads;
         bool host;
     } good[] = {
-        {DQT_THREADING_SERIAL, 0, 1, false}, {DQT_THREADING_SERIAL, 8, 1, false}, {DQT_THREADING_HOST, 0, 1, true},
-        {DQT_THREADING_HOST, 5, 5, true},    {DQT_THREADING_AUTO, 7, 7, true},    {DQT_THREADING_HOST, 1024, 1024, true},
+        {DQT_THREADING_SERIAL, 0, 1, false}, {DQT_THREADING_SERIAL, 8, 1, false},
+        {DQT_THREADING_HOST, 0, 1, true},    {DQT_THREADING_HOST, 5, 5, true},
+        {DQT_THREADING_AUTO, 7, 7, true},    {DQT_THREADING_HOST, 1024, 1024, true},
     };
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         dqt_context_options o = defaults();
@@ -175,7 +178,8 @@ static void host_for(void *user_data, size_t count, dqt_task_fn task, void *task
     h->tasks += count;
     if (count > h->most) h->most = count;
     if (!h->threads) {
-        for (size_t i = count; i-- > 0;) task(task_data, i);
+        for (size_t i = count; i-- > 0;)
+            task(task_data, i);
         return;
     }
     pthread_t thread[16];
@@ -185,7 +189,8 @@ static void host_for(void *user_data, size_t count, dqt_task_fn task, void *task
         s[i] = (struct started){task, task_data, i};
         CHECK(pthread_create(&thread[i], NULL, start, &s[i]) == 0);
     }
-    for (size_t i = 0; i < count; i++) pthread_join(thread[i], NULL);
+    for (size_t i = 0; i < count; i++)
+        pthread_join(thread[i], NULL);
 }
 
 enum { BATCH = 2, LENGTH = 12, TOKENS = BATCH * LENGTH, STEPS = 2 };
@@ -232,7 +237,8 @@ static void train(dqt_context *ctx, float losses[STEPS], uint64_t *codes) {
         void *data = NULL;
         size_t bytes = 0;
         OK(ctx, dqt_tensor_data(p.tensor, &data, &bytes));
-        for (size_t b = 0; b < bytes; b++) *codes = (*codes ^ ((unsigned char *)data)[b]) * 1099511628211u;
+        for (size_t b = 0; b < bytes; b++)
+            *codes = (*codes ^ ((unsigned char *)data)[b]) * 1099511628211u;
     }
     dqt_updater_destroy(updater);
     dqt_tape_destroy(tape);
@@ -260,8 +266,8 @@ static void host_parallel_for(void) {
             dqt_context_destroy(ctx);
             CHECKF(h.most <= (size_t)threads, "%zu tasks for %d threads", h.most, threads);
             CHECK(threads == 1 || (h.calls > 0 && h.most == (size_t)threads && h.tasks >= 2 * h.calls));
-            CHECKF(memcmp(serial, losses, sizeof losses) == 0 && codes == serial_codes, "%d threads: loss %.9g, serial %.9g",
-                   threads, (double)losses[STEPS - 1], (double)serial[STEPS - 1]);
+            CHECKF(memcmp(serial, losses, sizeof losses) == 0 && codes == serial_codes,
+                   "%d threads: loss %.9g, serial %.9g", threads, (double)losses[STEPS - 1], (double)serial[STEPS - 1]);
         }
 }
 
@@ -344,8 +350,8 @@ static void isa_override(void) {
             dqt_context *ctx = create(&o);
             const int32_t got = dqt_context_isa(ctx);
             dqt_context_destroy(ctx);
-            CHECKF(got == DQT_ISA_SCALAR || (got <= isas[i] && (k < 0 || got <= isas[k])), "DQT_ISA=%s, isa %d: %d", isa_names[i],
-                   o.isa, got);
+            CHECKF(got == DQT_ISA_SCALAR || (got <= isas[i] && (k < 0 || got <= isas[k])), "DQT_ISA=%s, isa %d: %d",
+                   isa_names[i], o.isa, got);
             if (!here(i)) continue;
             unsetenv("DQT_ISA");
             o.isa = k >= 0 && isas[k] < isas[i] ? isas[k] : isas[i];
@@ -354,7 +360,8 @@ static void isa_override(void) {
             dqt_context_destroy(ctx);
         }
     o.isa = DQT_ISA_AUTO;
-    static const char *const wrong[] = {"sse9", "AVX2", "scalar ", "a very long name that is no instruction set at all"};
+    static const char *const wrong[] = {"sse9", "AVX2", "scalar ",
+                                        "a very long name that is no instruction set at all"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         setenv("DQT_ISA", wrong[i], 1);
         refuse(&o, DQT_E_ARGUMENT, "DQT_ISA");

@@ -1,5 +1,5 @@
-/* Allocation faults: every function that allocates is called with allocation 0, 1, 2, ... failing, until it succeeds. And
- * planned memory: what *_memory functions foretell is what the allocator counts, to the byte. */
+/* Allocation faults: every function that allocates is called with allocation 0, 1, 2, ... failing, until it succeeds.
+ * And planned memory: what *_memory functions foretell is what the allocator counts, to the byte. */
 #include "counting_alloc.h"
 #include "test.h"
 
@@ -52,7 +52,8 @@ static void world_end(struct world *w) {
 }
 
 static uint64_t hash_bytes(uint64_t h, const void *data, size_t bytes) {
-    for (size_t i = 0; i < bytes; i++) h = (h ^ ((const unsigned char *)data)[i]) * 1099511628211u;
+    for (size_t i = 0; i < bytes; i++)
+        h = (h ^ ((const unsigned char *)data)[i]) * 1099511628211u;
     return h;
 }
 
@@ -106,7 +107,9 @@ static dqt_status tensor_convert(struct world *w, void **out) {
     const dqt_tensor_options o = tensor_options(DQT_FORMAT_BF16, DQT_FORMAT_SAME, DQT_AXIS_TENSOR);
     return dqt_tensor_convert(w->tensor, &o, DQT_ROUND_STOCHASTIC, 3, (dqt_tensor **)out);
 }
-static void destroy_tensor(void *t) { dqt_tensor_destroy(t); }
+static void destroy_tensor(void *t) {
+    dqt_tensor_destroy(t);
+}
 
 static dqt_layer_options layer_options(void) {
     dqt_layer_options o;
@@ -152,7 +155,9 @@ static dqt_status layer_shape_only(struct world *w, void **out) {
     o.shape_only = 1;
     return dqt_block_create(w->ctx, 24, 40, 4, 2, &o, (dqt_layer **)out);
 }
-static void destroy_layer(void *l) { dqt_layer_destroy(l); }
+static void destroy_layer(void *l) {
+    dqt_layer_destroy(l);
+}
 
 static dqt_status llama(struct world *w, void **out) {
     const dqt_llama_config c = small_config();
@@ -169,7 +174,9 @@ static dqt_status llama_shape_only(struct world *w, void **out) {
     c.shape_only = 1;
     return dqt_llama_create(w->ctx, &c, (dqt_llama **)out);
 }
-static void destroy_llama(void *m) { dqt_llama_destroy(m); }
+static void destroy_llama(void *m) {
+    dqt_llama_destroy(m);
+}
 
 static dqt_status tape_with(struct world *w, int which, void **out) {
     dqt_tape_options o;
@@ -183,14 +190,30 @@ static dqt_status tape_with(struct world *w, int which, void **out) {
     o.gradient_format = which == 5 ? DQT_FLOAT_FP8_E4M3 : which == 6 ? DQT_FLOAT_BF16 : DQT_FLOAT_F32;
     return dqt_tape_create(w->ctx, w->layers, w->num_layers, &o, (dqt_tape **)out);
 }
-static dqt_status tape_plain(struct world *w, void **out) { return tape_with(w, 0, out); }
-static dqt_status tape_fused(struct world *w, void **out) { return tape_with(w, 1, out); }
-static dqt_status tape_inference(struct world *w, void **out) { return tape_with(w, 2, out); }
-static dqt_status tape_recompute(struct world *w, void **out) { return tape_with(w, 3, out); }
-static dqt_status tape_checkpoint(struct world *w, void **out) { return tape_with(w, 4, out); }
-static dqt_status tape_fp8(struct world *w, void **out) { return tape_with(w, 5, out); }
-static dqt_status tape_bf16(struct world *w, void **out) { return tape_with(w, 6, out); }
-static void destroy_tape(void *t) { dqt_tape_destroy(t); }
+static dqt_status tape_plain(struct world *w, void **out) {
+    return tape_with(w, 0, out);
+}
+static dqt_status tape_fused(struct world *w, void **out) {
+    return tape_with(w, 1, out);
+}
+static dqt_status tape_inference(struct world *w, void **out) {
+    return tape_with(w, 2, out);
+}
+static dqt_status tape_recompute(struct world *w, void **out) {
+    return tape_with(w, 3, out);
+}
+static dqt_status tape_checkpoint(struct world *w, void **out) {
+    return tape_with(w, 4, out);
+}
+static dqt_status tape_fp8(struct world *w, void **out) {
+    return tape_with(w, 5, out);
+}
+static dqt_status tape_bf16(struct world *w, void **out) {
+    return tape_with(w, 6, out);
+}
+static void destroy_tape(void *t) {
+    dqt_tape_destroy(t);
+}
 
 static dqt_status updater_with(struct world *w, int optimizer, int state, float beta1, void **out) {
     dqt_updater_options o;
@@ -209,16 +232,22 @@ static dqt_status updater_adamw(struct world *w, void **out) {
 static dqt_status updater_adafactor(struct world *w, void **out) {
     return updater_with(w, DQT_OPTIMIZER_ADAFACTOR, DQT_STATE_BF16, 0, out);
 }
-static void destroy_updater(void *u) { dqt_updater_destroy(u); }
+static void destroy_updater(void *u) {
+    dqt_updater_destroy(u);
+}
 
 static dqt_status session(struct world *w, void **out) {
     return dqt_session_create(w->model, 100, (dqt_session **)out);
 }
-static void destroy_session(void *s) { dqt_session_destroy(s); }
+static void destroy_session(void *s) {
+    dqt_session_destroy(s);
+}
 static dqt_status sampler(struct world *w, void **out) {
     return dqt_sampler_create(w->ctx, 40, NULL, (dqt_sampler **)out);
 }
-static void destroy_sampler(void *s) { dqt_sampler_destroy(s); }
+static void destroy_sampler(void *s) {
+    dqt_sampler_destroy(s);
+}
 
 /* Functions that allocate only while they run. */
 static dqt_status llama_plan(struct world *w, void **out) {
@@ -240,7 +269,9 @@ static dqt_status updater_plan(struct world *w, void **out) {
     *out = status == DQT_OK ? w : NULL;
     return status;
 }
-static void destroy_nothing(void *p) { (void)p; }
+static void destroy_nothing(void *p) {
+    (void)p;
+}
 
 static const struct creation {
     const char *name;
@@ -306,14 +337,15 @@ static void fault_loop(bool persistent) {
             }
             CHECKF(status == DQT_E_MEMORY, "%s, allocation %zu: %s", c->name, n, dqt_status_string(status));
             CHECKF(object == NULL, "%s, allocation %zu: out is not NULL", c->name, n);
-            CHECKF(w.memory.bytes == bytes && w.memory.blocks == blocks, "%s, allocation %zu: %zu bytes are left", c->name, n,
-                   w.memory.bytes - bytes);
+            CHECKF(w.memory.bytes == bytes && w.memory.blocks == blocks, "%s, allocation %zu: %zu bytes are left",
+                   c->name, n, w.memory.bytes - bytes);
             CHECKF(strstr(dqt_last_error(w.ctx), "memory"), "%s: %s", c->name, dqt_last_error(w.ctx));
             CHECK(dqt_context_allocated(w.ctx) == w.memory.bytes);
             if (status != DQT_E_MEMORY || n > 1000) break;
         }
         CHECKF(n >= c->allocations, "%s: only %zu allocations", c->name, n);
-        CHECKF(w.memory.bytes == bytes && w.memory.blocks == blocks, "%s leaks %zu bytes", c->name, w.memory.bytes - bytes);
+        CHECKF(w.memory.bytes == bytes && w.memory.blocks == blocks, "%s leaks %zu bytes", c->name,
+               w.memory.bytes - bytes);
         CHECKF(w.memory.errors == 0, "%s", c->name);
     }
     CHECK(world_hash(&w) == before);
@@ -350,7 +382,8 @@ static void context_creation_fails(void) {
 
 static void plain_for(void *user_data, size_t count, dqt_task_fn task, void *task_data) {
     (void)user_data;
-    for (size_t i = 0; i < count; i++) task(task_data, i);
+    for (size_t i = 0; i < count; i++)
+        task(task_data, i);
 }
 
 /* A context of several threads: workspaces grow with them. */
@@ -367,7 +400,8 @@ static dqt_context *threads_context(struct counting *memory, int threads) {
 
 /* Configuration number i of a grid over every field that decides about memory. */
 static dqt_llama_config grid_config(unsigned i) {
-    static const int storage[] = {DQT_FORMAT_TERNARY, DQT_FORMAT_F32, DQT_FORMAT_INT8, DQT_FORMAT_BF16, DQT_FORMAT_INT3};
+    static const int storage[] = {DQT_FORMAT_TERNARY, DQT_FORMAT_F32, DQT_FORMAT_INT8, DQT_FORMAT_BF16,
+                                  DQT_FORMAT_INT3};
     dqt_llama_config c;
     CHECK(dqt_llama_config_init(&c, sizeof c) == DQT_OK);
     c.mlp = i & 1 ? DQT_MLP_SQUARED_RELU : DQT_MLP_SWIGLU;
@@ -390,8 +424,8 @@ static dqt_llama_config grid_config(unsigned i) {
 
 enum { GRID = 32 };
 
-static void check_tapes(dqt_context *ctx, const struct counting *memory, dqt_layer *const *plan, dqt_layer *const *layers,
-                        size_t n, unsigned i) {
+static void check_tapes(dqt_context *ctx, const struct counting *memory, dqt_layer *const *plan,
+                        dqt_layer *const *layers, size_t n, unsigned i) {
     for (unsigned k = 0; k < 12; k++) {
         dqt_tape_options o;
         CHECK(dqt_tape_options_init(&o, sizeof o) == DQT_OK);
@@ -411,8 +445,8 @@ static void check_tapes(dqt_context *ctx, const struct counting *memory, dqt_lay
         CHECK(memory->bytes == before);
         dqt_tape *tape = NULL;
         OK(ctx, dqt_tape_create(ctx, layers, n, &o, &tape));
-        CHECKF(memory->bytes - before == planned.total, "model %u, tape %u: %zu bytes, planned %zu", i, k, memory->bytes - before,
-               planned.total);
+        CHECKF(memory->bytes - before == planned.total, "model %u, tape %u: %zu bytes, planned %zu", i, k,
+               memory->bytes - before, planned.total);
         CHECK(planned.total == planned.activations + planned.gradients + planned.workspace + planned.other);
         CHECK((planned.gradients > 0) == (o.gradients && !o.inference));
         dqt_tape_destroy(tape);
@@ -420,8 +454,8 @@ static void check_tapes(dqt_context *ctx, const struct counting *memory, dqt_lay
     }
 }
 
-static void check_updaters(dqt_context *ctx, const struct counting *memory, dqt_layer *const *plan, dqt_layer *const *layers,
-                           size_t n, unsigned i) {
+static void check_updaters(dqt_context *ctx, const struct counting *memory, dqt_layer *const *plan,
+                           dqt_layer *const *layers, size_t n, unsigned i) {
     for (int optimizer = DQT_OPTIMIZER_SGD; optimizer <= DQT_OPTIMIZER_ADAFACTOR; optimizer++)
         for (int state = DQT_STATE_F32; state <= DQT_STATE_INT8; state++)
             for (int moment = 0; moment <= 1; moment++) {
@@ -449,7 +483,8 @@ static void check_updaters(dqt_context *ctx, const struct counting *memory, dqt_
             }
 }
 
-static size_t count_weights(dqt_context *ctx, dqt_layer *const *layers, size_t n, int32_t first, int32_t last, size_t *bytes) {
+static size_t count_weights(dqt_context *ctx, dqt_layer *const *layers, size_t n, int32_t first, int32_t last,
+                            size_t *bytes) {
     size_t weights = 0;
     *bytes = 0;
     for (size_t i = 0; i < n; i++) {
@@ -478,7 +513,8 @@ static void check_model(int threads, unsigned i) {
     CHECK(memory.bytes == before);
     dqt_llama *model = NULL, *plan = NULL;
     OK(ctx, dqt_llama_create(ctx, &c, &model));
-    CHECKF(memory.bytes - before == planned.total, "model %u: %zu bytes, planned %zu", i, memory.bytes - before, planned.total);
+    CHECKF(memory.bytes - before == planned.total, "model %u: %zu bytes, planned %zu", i, memory.bytes - before,
+           planned.total);
     CHECK(planned.total == planned.linear_bytes + planned.embedding_bytes + planned.head_bytes + planned.other_bytes);
     c.shape_only = 1;
     OK(ctx, dqt_llama_create(ctx, &c, &plan));
@@ -502,7 +538,8 @@ static void check_model(int threads, unsigned i) {
 }
 
 static void planned_memory(void) {
-    for (unsigned i = 0; i < GRID; i++) check_model(1 + (int)(i % 4), i);
+    for (unsigned i = 0; i < GRID; i++)
+        check_model(1 + (int)(i % 4), i);
 }
 
 /* The same for lists of layers that a host made itself. */
@@ -524,7 +561,8 @@ static void planned_memory_of_layers(void) {
     }
     check_tapes(ctx, &memory, layers[1], layers[0], 7, 0);
     check_updaters(ctx, &memory, layers[1], layers[0], 7, 0);
-    for (size_t i = 0; i < 7; i++) check_tapes(ctx, &memory, &layers[1][i == 6 ? 5 : i], &layers[0][i == 6 ? 5 : i], i >= 5 ? 2 : 1, 1);
+    for (size_t i = 0; i < 7; i++)
+        check_tapes(ctx, &memory, &layers[1][i == 6 ? 5 : i], &layers[0][i == 6 ? 5 : i], i >= 5 ? 2 : 1, 1);
     for (size_t i = 7; i-- > 0;) {
         dqt_layer_destroy(layers[0][i]);
         dqt_layer_destroy(layers[1][i]);

@@ -1,5 +1,5 @@
-/* Versioned structs: every *_init, every function that reads options and every one that fills a result, with callers that
- * are older (smaller structs), newer (larger ones) or wrong. */
+/* Versioned structs: every *_init, every function that reads options and every one that fills a result, with callers
+ * that are older (smaller structs), newer (larger ones) or wrong. */
 #include "counting_alloc.h"
 #include "test.h"
 
@@ -52,14 +52,30 @@ static void end(void) {
 
 /* ---- Defaults ------------------------------------------------------------------------------------------------ */
 
-static dqt_status init_context(void *o, size_t size) { return dqt_context_options_init(o, size); }
-static dqt_status init_tensor(void *o, size_t size) { return dqt_tensor_options_init(o, size); }
-static dqt_status init_layer(void *o, size_t size) { return dqt_layer_options_init(o, size); }
-static dqt_status init_tape(void *o, size_t size) { return dqt_tape_options_init(o, size); }
-static dqt_status init_llama(void *o, size_t size) { return dqt_llama_config_init(o, size); }
-static dqt_status init_updater(void *o, size_t size) { return dqt_updater_options_init(o, size); }
-static dqt_status init_group(void *o, size_t size) { return dqt_group_options_init(o, size); }
-static dqt_status init_sampler(void *o, size_t size) { return dqt_sampler_options_init(o, size); }
+static dqt_status init_context(void *o, size_t size) {
+    return dqt_context_options_init(o, size);
+}
+static dqt_status init_tensor(void *o, size_t size) {
+    return dqt_tensor_options_init(o, size);
+}
+static dqt_status init_layer(void *o, size_t size) {
+    return dqt_layer_options_init(o, size);
+}
+static dqt_status init_tape(void *o, size_t size) {
+    return dqt_tape_options_init(o, size);
+}
+static dqt_status init_llama(void *o, size_t size) {
+    return dqt_llama_config_init(o, size);
+}
+static dqt_status init_updater(void *o, size_t size) {
+    return dqt_updater_options_init(o, size);
+}
+static dqt_status init_group(void *o, size_t size) {
+    return dqt_group_options_init(o, size);
+}
+static dqt_status init_sampler(void *o, size_t size) {
+    return dqt_sampler_options_init(o, size);
+}
 
 /* Users: create what the options are for and destroy it again. */
 static dqt_status use_context(const void *o) {
@@ -212,7 +228,8 @@ static void init_fills_struct_size(void) {
             CHECKF(stored == size, "%s: struct_size %u, not %zu", c->name, (unsigned)stored, size);
             const size_t known = size < c->size ? size : c->size;
             CHECK(memcmp(buffer + 4, full + 4, known - 4) == 0);
-            for (size_t k = known; k < size; k++) CHECK(buffer[k] == 0);
+            for (size_t k = known; k < size; k++)
+                CHECK(buffer[k] == 0);
             for (size_t k = size; k < sizeof buffer; k++)
                 CHECKF(buffer[k] == 0xCC, "%s: byte %zu of a struct of %zu bytes was written", c->name, k, size);
         }
@@ -229,7 +246,8 @@ static void init_refuses(void) {
             CHECK(c->init(buffer, wrong[k]) == DQT_E_ARGUMENT);
             CHECK(strstr(dqt_last_error(NULL), c->name) && strstr(dqt_last_error(NULL), "struct_size"));
         }
-        for (size_t k = 0; k < sizeof buffer; k++) CHECK(buffer[k] == 0xCC);
+        for (size_t k = 0; k < sizeof buffer; k++)
+            CHECK(buffer[k] == 0xCC);
         CHECK(c->init(NULL, c->size) == DQT_E_ARGUMENT);
         CHECK(strstr(dqt_last_error(NULL), c->name) && strstr(dqt_last_error(NULL), "NULL"));
     }
@@ -283,7 +301,8 @@ static void newer_callers(void) {
             CHECKF(c->use(buffer) == DQT_OK, "%s of %zu bytes: %s", c->name, c->size + more, dqt_last_error(ctx));
             for (size_t k = 0; k < more; k++) {
                 buffer[c->size + k] = 1;
-                CHECKF(c->use(buffer) == DQT_E_ARGUMENT, "%s of %zu bytes, byte %zu", c->name, c->size + more, c->size + k);
+                CHECKF(c->use(buffer) == DQT_E_ARGUMENT, "%s of %zu bytes, byte %zu", c->name, c->size + more,
+                       c->size + k);
                 const char *error = dqt_last_error(c->use == use_context ? NULL : ctx);
                 CHECKF(strstr(error, c->name), "%s: %s", c->name, error);
                 buffer[c->size + k] = 0;
@@ -314,16 +333,36 @@ static void uninitialised_structs(void) {
 
 /* ---- Results ------------------------------------------------------------------------------------------------- */
 
-static dqt_status get_tensor_info(void *r) { return dqt_tensor_get_info(tensor, r); }
-static dqt_status get_tensor_stats(void *r) { return dqt_tensor_get_stats(tensor, r); }
-static dqt_status get_layer_info(void *r) { return dqt_layer_get_info(linear, r); }
-static dqt_status get_parameter(void *r) { return dqt_layer_parameter(linear, 0, r); }
-static dqt_status get_tape_parameter(void *r) { return dqt_tape_parameter(tape, 0, r); }
-static dqt_status get_tape_memory(void *r) { return dqt_tape_memory(ctx, &linear, 1, NULL, r); }
-static dqt_status get_llama_memory(void *r) { return dqt_llama_memory(ctx, NULL, r); }
-static dqt_status get_config(void *r) { return dqt_llama_get_config(model, r); }
-static dqt_status get_updater_memory(void *r) { return dqt_updater_memory(ctx, &linear, 1, NULL, r); }
-static dqt_status get_updater_options(void *r) { return dqt_updater_get_options(updater, r); }
+static dqt_status get_tensor_info(void *r) {
+    return dqt_tensor_get_info(tensor, r);
+}
+static dqt_status get_tensor_stats(void *r) {
+    return dqt_tensor_get_stats(tensor, r);
+}
+static dqt_status get_layer_info(void *r) {
+    return dqt_layer_get_info(linear, r);
+}
+static dqt_status get_parameter(void *r) {
+    return dqt_layer_parameter(linear, 0, r);
+}
+static dqt_status get_tape_parameter(void *r) {
+    return dqt_tape_parameter(tape, 0, r);
+}
+static dqt_status get_tape_memory(void *r) {
+    return dqt_tape_memory(ctx, &linear, 1, NULL, r);
+}
+static dqt_status get_llama_memory(void *r) {
+    return dqt_llama_memory(ctx, NULL, r);
+}
+static dqt_status get_config(void *r) {
+    return dqt_llama_get_config(model, r);
+}
+static dqt_status get_updater_memory(void *r) {
+    return dqt_updater_memory(ctx, &linear, 1, NULL, r);
+}
+static dqt_status get_updater_options(void *r) {
+    return dqt_updater_get_options(updater, r);
+}
 /* Always the first step, with zero gradients. */
 static dqt_status get_step_stats(void *r) {
     OK(ctx, dqt_updater_set_step(updater, 0));
@@ -373,9 +412,11 @@ static void results_fill_struct_size(void) {
             CHECK(memcmp(buffer, &size, sizeof size) == 0);
             const size_t known = size < c->size ? size : c->size;
             CHECKF(memcmp(buffer + 4, full + 4, known - 4) == 0, "%s of %u bytes", c->name, (unsigned)size);
-            for (size_t k = known; k < size; k++) CHECK(buffer[k] == 0);
+            for (size_t k = known; k < size; k++)
+                CHECK(buffer[k] == 0);
             for (size_t k = size; k < sizeof buffer; k++)
-                CHECKF(buffer[k] == 0xCC, "%s: byte %zu of a struct of %u bytes was written", c->name, k, (unsigned)size);
+                CHECKF(buffer[k] == 0xCC, "%s: byte %zu of a struct of %u bytes was written", c->name, k,
+                       (unsigned)size);
         }
     }
     end();
@@ -393,7 +434,8 @@ static void results_refuse(void) {
             memcpy(buffer, &wrong[k], sizeof wrong[k]);
             CHECK(c->get(buffer) == DQT_E_ARGUMENT);
             CHECKF(strstr(dqt_last_error(ctx), c->name), "%s: %s", c->name, dqt_last_error(ctx));
-            for (size_t b = 4; b < sizeof buffer; b++) CHECK(buffer[b] == 0xCC);
+            for (size_t b = 4; b < sizeof buffer; b++)
+                CHECK(buffer[b] == 0xCC);
             uint64_t step = 99;
             OK(ctx, dqt_updater_get_step(c->get == get_fused_stats ? model_updater : updater, &step));
             if (c->get == get_step_stats || c->get == get_fused_stats) CHECKF(step == 0, "%s", c->name);
@@ -407,8 +449,8 @@ static void results_refuse(void) {
 }
 
 static const struct test tests[] = {
-    TEST(init_fills_struct_size), TEST(init_refuses),          TEST(older_callers),
-    TEST(older_fields_count),     TEST(newer_callers),         TEST(uninitialised_structs),
+    TEST(init_fills_struct_size),   TEST(init_refuses),   TEST(older_callers),
+    TEST(older_fields_count),       TEST(newer_callers),  TEST(uninitialised_structs),
     TEST(results_fill_struct_size), TEST(results_refuse),
 };
 TEST_MAIN(tests)

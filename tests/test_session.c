@@ -1,4 +1,5 @@
-/* Sessions: incremental logits against the full forward pass, the cache's limits; samplers: distributions, seeds, refusals. */
+/* Sessions: incremental logits against the full forward pass, the cache's limits; samplers: distributions, seeds,
+ * refusals. */
 #include <pthread.h>
 
 #include "counting_alloc.h"
@@ -22,7 +23,8 @@ static const struct variant {
     const char *name;
     int32_t storage, compute, activation, mlp, tied, sub_norms;
     size_t kv_heads;
-    double tolerance; /* of the largest logit; a last bit can turn into a step of an int8 activation, and what follows sees it */
+    double tolerance; /* of the largest logit; a last bit can turn into a step of an int8 activation, and what follows
+                         sees it */
 } variants[] = {
     {"f32", DQT_FORMAT_F32, 0, DQT_ACTIVATION_NONE, DQT_MLP_SWIGLU, 0, 0, 4, 3e-5},
     {"f32, grouped kv heads", DQT_FORMAT_F32, 0, DQT_ACTIVATION_NONE, DQT_MLP_SWIGLU, 0, 1, 2, 3e-5},
@@ -30,7 +32,8 @@ static const struct variant {
     {"bf16, tied", DQT_FORMAT_BF16, 0, DQT_ACTIVATION_NONE, DQT_MLP_SWIGLU, 1, 1, 1, 3e-5},
     {"ternary without rounded activations", DQT_FORMAT_TERNARY, 0, DQT_ACTIVATION_NONE, DQT_MLP_SWIGLU, 0, 1, 4, 3e-5},
     {"ternary", DQT_FORMAT_TERNARY, 0, DQT_ACTIVATION_INT8, DQT_MLP_SWIGLU, 0, 1, 4, 0.15},
-    {"ternary, grouped, squared ReLU, tied", DQT_FORMAT_TERNARY, 0, DQT_ACTIVATION_INT8, DQT_MLP_SQUARED_RELU, 1, 1, 2, 0.15},
+    {"ternary, grouped, squared ReLU, tied", DQT_FORMAT_TERNARY, 0, DQT_ACTIVATION_INT8, DQT_MLP_SQUARED_RELU, 1, 1, 2,
+     0.15},
     {"int8", DQT_FORMAT_INT8, 0, DQT_ACTIVATION_INT8, DQT_MLP_SWIGLU, 0, 0, 2, 0.15},
     {"int8 read as ternary", DQT_FORMAT_INT8, DQT_FORMAT_TERNARY, DQT_ACTIVATION_INT8, DQT_MLP_SWIGLU, 0, 1, 4, 0.15},
     {"int3", DQT_FORMAT_INT3, 0, DQT_ACTIVATION_INT8, DQT_MLP_SWIGLU, 0, 1, 4, 0.15},
@@ -60,7 +63,8 @@ static dqt_llama *create_model(const struct variant *v) {
 }
 
 static void make_tokens(int32_t *tokens, size_t count, uint64_t seed) {
-    for (size_t i = 0; i < count; i++) tokens[i] = (int32_t)(test_random(&seed) % VOCAB);
+    for (size_t i = 0; i < count; i++)
+        tokens[i] = (int32_t)(test_random(&seed) % VOCAB);
 }
 
 /* Logits of every position by the whole-sequence pass. */
@@ -81,15 +85,16 @@ static float *full_logits(dqt_llama *model, const int32_t *tokens, size_t length
     return logits;
 }
 
-static void compare(const struct variant *v, const char *how, const float *got, const float *expected, size_t position) {
+static void compare(const struct variant *v, const char *how, const float *got, const float *expected,
+                    size_t position) {
     double largest = 0, difference = 0;
     for (size_t i = 0; i < VOCAB; i++) {
         const double d = fabs((double)got[i] - (double)expected[i]);
         largest = fmax(largest, fabs((double)expected[i]));
         if (!(d <= difference)) difference = d; /* a NaN stays */
     }
-    CHECKF(difference <= v->tolerance * largest, "%s, %s, position %zu: off by %g of %g", v->name, how, position, difference,
-           largest);
+    CHECKF(difference <= v->tolerance * largest, "%s, %s, position %zu: off by %g of %g", v->name, how, position,
+           difference, largest);
 }
 
 static void token_by_token(void) {
@@ -117,7 +122,8 @@ static void token_by_token(void) {
 /* Pieces that end before, at and after multiples of 64, the number of tokens that run through the layers at once. */
 static void in_pieces(void) {
     begin();
-    static const size_t pieces[][8] = {{160}, {1, 159}, {64, 64, 32}, {63, 1, 1, 65, 30}, {65, 64, 31}, {130, 1, 1, 28}, {5, 80, 75}};
+    static const size_t pieces[][8] = {{160},        {1, 159},        {64, 64, 32}, {63, 1, 1, 65, 30},
+                                       {65, 64, 31}, {130, 1, 1, 28}, {5, 80, 75}};
     for (size_t i = 0; i < VARIANTS; i++) {
         const struct variant *v = &variants[i];
         int32_t tokens[MAX_LENGTH];
@@ -223,13 +229,15 @@ static void cache_limits(void) {
     CHECK(length == 5);
     OK(ctx, dqt_session_append(s, tokens + 5, 4, NULL));
     OK(ctx, dqt_session_append(s, tokens + 9, 1, again));
-    for (size_t i = 0; i < VOCAB; i++) CHECK(fabsf(logits[i] - again[i]) <= 1e-4f * fabsf(logits[i]) + 1e-4f);
+    for (size_t i = 0; i < VOCAB; i++)
+        CHECK(fabsf(logits[i] - again[i]) <= 1e-4f * fabsf(logits[i]) + 1e-4f);
 
     CHECK(dqt_session_length(s, NULL) == DQT_E_ARGUMENT && dqt_session_length(NULL, &length) == DQT_E_ARGUMENT);
-    CHECK(dqt_session_truncate(NULL, 0) == DQT_E_ARGUMENT && dqt_session_append(NULL, tokens, 1, logits) == DQT_E_ARGUMENT);
-    CHECK(dqt_session_create(NULL, 5, &s) == DQT_E_ARGUMENT);
-    CHECK(dqt_session_create(model, 5, NULL) == DQT_E_ARGUMENT);
+    CHECK(dqt_session_truncate(NULL, 0) == DQT_E_ARGUMENT &&
+          dqt_session_append(NULL, tokens, 1, logits) == DQT_E_ARGUMENT);
     dqt_session_destroy(s);
+    CHECK(dqt_session_create(NULL, 5, &s) == DQT_E_ARGUMENT && !s);
+    CHECK(dqt_session_create(model, 5, NULL) == DQT_E_ARGUMENT);
     dqt_llama_config c;
     CHECK(dqt_llama_config_init(&c, sizeof c) == DQT_OK);
     c.shape_only = 1;
@@ -251,7 +259,8 @@ struct run {
 static void *run(void *data) {
     struct run *r = data;
     r->status = dqt_session_append(r->session, r->tokens, 70, NULL);
-    for (size_t i = 70; i < 80 && r->status == DQT_OK; i++) r->status = dqt_session_append(r->session, &r->tokens[i], 1, r->logits);
+    for (size_t i = 70; i < 80 && r->status == DQT_OK; i++)
+        r->status = dqt_session_append(r->session, &r->tokens[i], 1, r->logits);
     return NULL;
 }
 
@@ -265,8 +274,10 @@ static void sessions_are_independent(void) {
         make_tokens(runs[i].tokens, 80, i);
         OK(ctx, dqt_session_create(model, 80, &runs[i].session));
     }
-    for (size_t i = 0; i < COUNT; i++) CHECK(pthread_create(&thread[i], NULL, run, &runs[i]) == 0);
-    for (size_t i = 0; i < COUNT; i++) pthread_join(thread[i], NULL);
+    for (size_t i = 0; i < COUNT; i++)
+        CHECK(pthread_create(&thread[i], NULL, run, &runs[i]) == 0);
+    for (size_t i = 0; i < COUNT; i++)
+        pthread_join(thread[i], NULL);
     for (size_t i = 0; i < COUNT; i++) {
         static struct run alone;
         alone = runs[i];
@@ -299,7 +310,8 @@ static dqt_sampler *create_sampler(size_t vocab, float temperature, size_t top_k
     return s;
 }
 
-/* Chi-square of counts against expectations, and the value that chance exceeds once in a million (Wilson and Hilferty). */
+/* Chi-square of counts against expectations, and the value that chance exceeds once in a million (Wilson and Hilferty).
+ */
 static void check_counts(const char *what, const size_t *counts, const double *p, size_t cells, size_t draws) {
     double chi = 0, degrees = -1;
     for (size_t i = 0; i < cells; i++) {
@@ -323,7 +335,8 @@ static const float scores[CELLS] = {1.0f, -0.5f, 2.0f, 0.25f, 2.0f, -2.0f, 0.0f,
 static void expected_distribution(float temperature, size_t top_k, float top_p, double p[CELLS]) {
     double weight[CELLS], total = 0, mass = 0;
     bool kept[CELLS] = {false};
-    for (size_t i = 0; i < CELLS; i++) total += weight[i] = exp((double)scores[i] / (double)temperature);
+    for (size_t i = 0; i < CELLS; i++)
+        total += weight[i] = exp((double)scores[i] / (double)temperature);
     for (size_t k = 0; k < CELLS && (top_k == 0 || k < top_k) && (k == 0 || mass < (double)top_p * total); k++) {
         size_t best = CELLS;
         for (size_t i = 0; i < CELLS; i++)
@@ -331,7 +344,8 @@ static void expected_distribution(float temperature, size_t top_k, float top_p, 
         kept[best] = true;
         mass += weight[best];
     }
-    for (size_t i = 0; i < CELLS; i++) p[i] = kept[i] ? weight[i] / mass : 0;
+    for (size_t i = 0; i < CELLS; i++)
+        p[i] = kept[i] ? weight[i] / mass : 0;
 }
 
 static void distributions(void) {
@@ -340,8 +354,9 @@ static void distributions(void) {
         float temperature;
         size_t top_k;
         float top_p;
-    } cases[] = {{1, 0, 1},    {0.5f, 0, 1}, {2.5f, 0, 1}, {1, 1, 1},       {1, 2, 1},    {1, 3, 1},       {1, 5, 1},
-                 {1, 100, 1},  {1, 0, 0.9f}, {1, 0, 0.5f}, {1, 0, 0.0001f}, {2, 4, 0.8f}, {0.7f, 3, 0.7f}, {1, 0, 0.9999f}};
+    } cases[] = {{1, 0, 1},       {0.5f, 0, 1}, {2.5f, 0, 1},    {1, 1, 1},      {1, 2, 1},
+                 {1, 3, 1},       {1, 5, 1},    {1, 100, 1},     {1, 0, 0.9f},   {1, 0, 0.5f},
+                 {1, 0, 0.0001f}, {2, 4, 0.8f}, {0.7f, 3, 0.7f}, {1, 0, 0.9999f}};
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         double p[CELLS];
         size_t counts[CELLS] = {0};
@@ -368,7 +383,8 @@ static void draws_are_independent(void) {
     static const float flat[4] = {0, 0, 0, 0};
     double p[16];
     size_t pairs[16] = {0}, seeds[16] = {0};
-    for (size_t i = 0; i < 16; i++) p[i] = 1.0 / 16;
+    for (size_t i = 0; i < 16; i++)
+        p[i] = 1.0 / 16;
     dqt_sampler *s = create_sampler(4, 1, 0, 1, 9);
     int32_t a = 0, b = 0;
     for (size_t i = 0; i < DRAWS; i++) {
@@ -432,7 +448,8 @@ static void greedy_and_ties(void) {
     dqt_sampler_destroy(s);
     /* Hardly warm is greedy; large logits do not overflow; one token is all there is. */
     s = create_sampler(3, 1e-30f, 0, 1, 1);
-    const float close[3] = {1.0f, 1.0000001f, 0.5f}, large[3] = {-3e38f, -3e38f, 3e38f}, lone[3] = {-INFINITY, -1e30f, -INFINITY};
+    const float close[3] = {1.0f, 1.0000001f, 0.5f}, large[3] = {-3e38f, -3e38f, 3e38f},
+                lone[3] = {-INFINITY, -1e30f, -INFINITY};
     OK(ctx, dqt_sampler_sample(s, close, &token));
     CHECK(token == 1);
     OK(ctx, dqt_sampler_sample(s, large, &token));
@@ -452,8 +469,9 @@ static void sampler_refusals(void) {
     static const struct {
         float temperature, top_p;
         const char *word;
-    } wrong[] = {{-1, 1, "temperature"}, {NAN, 1, "temperature"}, {INFINITY, 1, "temperature"}, {1, 0, "top_p"},
-                 {1, -0.5f, "top_p"},    {1, 1.01f, "top_p"},     {1, NAN, "top_p"}};
+    } wrong[] = {{-1, 1, "temperature"}, {NAN, 1, "temperature"}, {INFINITY, 1, "temperature"},
+                 {1, 0, "top_p"},        {1, -0.5f, "top_p"},     {1, 1.01f, "top_p"},
+                 {1, NAN, "top_p"}};
     dqt_sampler *s = NULL;
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         const dqt_sampler_options o = sampler_options(wrong[i].temperature, 0, wrong[i].top_p, 1);
@@ -462,7 +480,7 @@ static void sampler_refusals(void) {
     }
     CHECK(dqt_sampler_create(ctx, 0, NULL, &s) == DQT_E_SHAPE);
     CHECK(dqt_sampler_create(ctx, (size_t)INT32_MAX + 1, NULL, &s) == DQT_E_SHAPE);
-    CHECK(dqt_sampler_create(NULL, CELLS, NULL, &s) == DQT_E_ARGUMENT);
+    CHECK(dqt_sampler_create(NULL, CELLS, NULL, &s) == DQT_E_ARGUMENT && !s);
     CHECK(dqt_sampler_create(ctx, CELLS, NULL, NULL) == DQT_E_ARGUMENT);
     OK(ctx, dqt_sampler_create(ctx, 3, NULL, &s));
     const float nan[3] = {0, NAN, 1}, infinite[3] = {0, 1, INFINITY}, none[3] = {-INFINITY, -INFINITY, -INFINITY};
@@ -480,8 +498,8 @@ static void sampler_refusals(void) {
 }
 
 static const struct test tests[] = {
-    TEST(token_by_token),        TEST(in_pieces),       TEST(after_truncation), TEST(cache_limits),
-    TEST(sessions_are_independent), TEST(distributions), TEST(draws_are_independent),
-    TEST(seeds_reproduce),       TEST(greedy_and_ties), TEST(sampler_refusals),
+    TEST(token_by_token),           TEST(in_pieces),        TEST(after_truncation),      TEST(cache_limits),
+    TEST(sessions_are_independent), TEST(distributions),    TEST(draws_are_independent), TEST(seeds_reproduce),
+    TEST(greedy_and_ties),          TEST(sampler_refusals),
 };
 TEST_MAIN(tests)

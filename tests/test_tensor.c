@@ -56,7 +56,8 @@ static float normal(uint64_t *seed) {
 
 static float *normals(size_t count, uint64_t seed) {
     float *w = malloc(count * sizeof *w);
-    for (size_t i = 0; i < count; i++) w[i] = normal(&seed);
+    for (size_t i = 0; i < count; i++)
+        w[i] = normal(&seed);
     return w;
 }
 
@@ -130,13 +131,15 @@ static void golden_bytes(void) {
     begin();
     static const struct {
         int format;
-        int8_t code;       /* at position 37 among zeros */
-        size_t byte;       /* that differs from the zero byte */
+        int8_t code; /* at position 37 among zeros */
+        size_t byte; /* that differs from the zero byte */
         unsigned char zero, value;
     } cases[] = {
-        {DQT_FORMAT_TERNARY, 1, 5, 0x55, 0x65},  {DQT_FORMAT_TERNARY, -1, 5, 0x55, 0x45}, {DQT_FORMAT_INT2, -2, 5, 0xAA, 0x8A},
-        {DQT_FORMAT_INT2, 1, 5, 0xAA, 0xBA},     {DQT_FORMAT_INT4, 7, 5, 0x88, 0xF8},     {DQT_FORMAT_INT4, -8, 5, 0x88, 0x08},
-        {DQT_FORMAT_INT8, -128, 37, 0x00, 0x80}, {DQT_FORMAT_INT3, 3, 5, 0x00, 0x30},     {DQT_FORMAT_INT3, -4, 20, 0xFF, 0xDF},
+        {DQT_FORMAT_TERNARY, 1, 5, 0x55, 0x65},  {DQT_FORMAT_TERNARY, -1, 5, 0x55, 0x45},
+        {DQT_FORMAT_INT2, -2, 5, 0xAA, 0x8A},    {DQT_FORMAT_INT2, 1, 5, 0xAA, 0xBA},
+        {DQT_FORMAT_INT4, 7, 5, 0x88, 0xF8},     {DQT_FORMAT_INT4, -8, 5, 0x88, 0x08},
+        {DQT_FORMAT_INT8, -128, 37, 0x00, 0x80}, {DQT_FORMAT_INT3, 3, 5, 0x00, 0x30},
+        {DQT_FORMAT_INT3, -4, 20, 0xFF, 0xDF},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         dqt_tensor *t = make(1, 64, cases[i].format, DQT_SCALE_ABSMEAN, DQT_AXIS_TENSOR);
@@ -148,7 +151,8 @@ static void golden_bytes(void) {
         for (size_t b = 0; b < bytes; b++) {
             unsigned char zero = cases[i].zero;
             if (cases[i].format == DQT_FORMAT_INT3) zero = b < 16 ? 0x00 : 0xFF;
-            CHECKF(data[b] == (b == cases[i].byte ? cases[i].value : zero), "case %zu, byte %zu is %02x", i, b, data[b]);
+            CHECKF(data[b] == (b == cases[i].byte ? cases[i].value : zero), "case %zu, byte %zu is %02x", i, b,
+                   data[b]);
         }
         dqt_tensor_destroy(t);
     }
@@ -162,14 +166,16 @@ static void new_is_zero(void) {
         dqt_tensor *t = make(2, 67, formats[f], DQT_SCALE_ABSMAX, DQT_AXIS_ROW);
         float out[2 * 67], scales[2] = {1, 1};
         OK(ctx, dqt_tensor_dequantize(t, 0, 2, out));
-        for (size_t i = 0; i < 2 * 67; i++) CHECK(out[i] >= 0 && out[i] <= 0);
+        for (size_t i = 0; i < 2 * 67; i++)
+            CHECK(out[i] >= 0 && out[i] <= 0);
         if (f >= FIRST_CODE) OK(ctx, dqt_tensor_get_scales(t, scales));
         CHECK(scales[0] >= 1 && scales[0] <= 1 && scales[1] >= 1 && scales[1] <= 1);
         if (f >= FIRST_CODE) { /* padding holds code 0 */
             int8_t codes[128];
             memset(codes, 77, sizeof codes);
             tensor_unpack_codes(t, 1, codes);
-            for (int k = 0; k < 128; k++) CHECK(codes[k] == 0);
+            for (int k = 0; k < 128; k++)
+                CHECK(codes[k] == 0);
         }
         dqt_tensor_destroy(t);
     }
@@ -186,7 +192,8 @@ static void codes_round_trip(void) {
             int8_t codes[5 * 129], got[5 * 129 + 1];
             uint64_t seed = n;
             const unsigned span = (unsigned)(highest[f] - lowest[f] + 1);
-            for (size_t k = 0; k < 5 * n; k++) codes[k] = (int8_t)(lowest[f] + (int)(test_random(&seed) % span));
+            for (size_t k = 0; k < 5 * n; k++)
+                codes[k] = (int8_t)(lowest[f] + (int)(test_random(&seed) % span));
             OK(ctx, dqt_tensor_set_codes(t, 0, 5, codes));
             OK(ctx, dqt_tensor_set_codes(t, 2, 2, codes)); /* rows 2 and 3 are now rows 0 and 1 */
             memcpy(codes + 2 * n, codes, 2 * n);
@@ -213,7 +220,8 @@ static double rule_scale(const float *w, size_t count, int rule, double sigma, i
     }
     return (rule == DQT_SCALE_ABSMEAN ? abs / (double)count
             : rule == DQT_SCALE_SIGMA ? sigma * sqrt(square / (double)count)
-                                      : max) / qp;
+                                      : max) /
+           qp;
 }
 
 static void check_quantized(dqt_tensor *t, int f, int rule, int axis, const float *w, size_t rows, size_t cols) {
@@ -234,7 +242,8 @@ static void check_quantized(dqt_tensor *t, int f, int rule, int axis, const floa
             double q = rint(x);
             q = q < lowest[f] ? lowest[f] : q > highest[f] ? highest[f] : q;
             const bool tie = fabs(fabs(x - floor(x)) - 0.5) < 1e-4;
-            CHECKF(codes[i] == (int)q || (tie && fabs(codes[i] - x) < 0.6), "format %d: code %d of %g", formats[f], codes[i], x);
+            CHECKF(codes[i] == (int)q || (tie && fabs(codes[i] - x) < 0.6), "format %d: code %d of %g", formats[f],
+                   codes[i], x);
             CHECK(out[i] >= s * (float)codes[i] && out[i] <= s * (float)codes[i]);
         }
     }
@@ -250,7 +259,8 @@ static void quantize_nearest(void) {
                     const size_t rows = 7;
                     float *w = normals(rows * cols[i], 5 + i);
                     for (size_t r = 0; r < rows; r++) /* rows of different size show a mixed-up axis */
-                        for (size_t c = 0; c < cols[i]; c++) w[r * cols[i] + c] *= (float)(1 + r);
+                        for (size_t c = 0; c < cols[i]; c++)
+                            w[r * cols[i] + c] *= (float)(1 + r);
                     dqt_tensor *t = make(rows, cols[i], formats[f], rule, axis);
                     OK(ctx, dqt_tensor_quantize(t, w, DQT_ROUND_NEAREST, 1));
                     check_quantized(t, f, rule, axis, w, rows, cols[i]);
@@ -274,8 +284,8 @@ static void nearest_ties(void) {
     end();
 }
 
-/* With a weight of 127 the scale is exactly 1, and a code of x is floor(x) + 1 with probability x - floor(x). The count of
- * N trials is within 5 standard deviations but for a chance of 6e-7 each; the seed is fixed. */
+/* With a weight of 127 the scale is exactly 1, and a code of x is floor(x) + 1 with probability x - floor(x). The count
+ * of N trials is within 5 standard deviations but for a chance of 6e-7 each; the seed is fixed. */
 static void stochastic_is_unbiased(void) {
     begin();
     enum { ROWS = 400, COLS = 251, N = ROWS * COLS - 1 };
@@ -286,7 +296,8 @@ static void stochastic_is_unbiased(void) {
     for (size_t v = 0; v < sizeof values / sizeof *values; v++) {
         const double x = (double)values[v], low = floor(x), p = x - low;
         w[0] = 127;
-        for (size_t i = 1; i <= N; i++) w[i] = values[v];
+        for (size_t i = 1; i <= N; i++)
+            w[i] = values[v];
         OK(ctx, dqt_tensor_quantize(t, w, DQT_ROUND_STOCHASTIC, 7 + v));
         OK(ctx, dqt_tensor_get_codes(t, 0, ROWS, codes));
         size_t up = 0, other = 0;
@@ -315,7 +326,8 @@ static void bf16_rounding(void) {
     begin();
     enum { N = 50000 };
     float *w = malloc(N * sizeof *w), *out = malloc(N * sizeof *out);
-    for (size_t i = 0; i < N; i++) w[i] = i % 2 ? 1.0f + 0x1p-10f : -1.0f - 0x1p-10f;
+    for (size_t i = 0; i < N; i++)
+        w[i] = i % 2 ? 1.0f + 0x1p-10f : -1.0f - 0x1p-10f;
     dqt_tensor *t = make(1, N, DQT_FORMAT_BF16, DQT_SCALE_ABSMEAN, DQT_AXIS_TENSOR);
     OK(ctx, dqt_tensor_quantize(t, w, DQT_ROUND_STOCHASTIC, 3));
     OK(ctx, dqt_tensor_dequantize(t, 0, 1, out));
@@ -328,7 +340,8 @@ static void bf16_rounding(void) {
     CHECKF(fabs((double)up - N / 8.0) <= 5 * sqrt(N * 7.0 / 64), "%zu of %d", up, N);
     OK(ctx, dqt_tensor_quantize(t, w, DQT_ROUND_NEAREST, 3));
     OK(ctx, dqt_tensor_dequantize(t, 0, 1, out));
-    for (size_t i = 0; i < N; i++) CHECK(fabsf(out[i]) >= 1 && fabsf(out[i]) <= 1);
+    for (size_t i = 0; i < N; i++)
+        CHECK(fabsf(out[i]) >= 1 && fabsf(out[i]) <= 1);
     dqt_tensor_destroy(t);
     t = make(1, N, DQT_FORMAT_F32, DQT_SCALE_ABSMEAN, DQT_AXIS_TENSOR);
     OK(ctx, dqt_tensor_quantize(t, w, DQT_ROUND_STOCHASTIC, 3));
@@ -345,8 +358,8 @@ static double tail(double z) {
     return 0.5 * erfc(z * 0.7071067811865476);
 }
 
-/* Codes at Qn or Qp of a Gaussian quantised to nearest, against the exact share: 5 standard deviations of the count, and
- * some for the scale, which is itself estimated from the sample. `span` is Qp * scale in standard deviations. */
+/* Codes at Qn or Qp of a Gaussian quantised to nearest, against the exact share: 5 standard deviations of the count,
+ * and some for the scale, which is itself estimated from the sample. `span` is Qp * scale in standard deviations. */
 static void check_saturated(int f, int rule, float sigma, double span) {
     enum { ROWS = 300, COLS = 400, N = ROWS * COLS };
     float *w = normals(N, 11);
@@ -359,8 +372,8 @@ static void check_saturated(int f, int rule, float sigma, double span) {
     OK(ctx, dqt_tensor_get_stats(t, &s));
     const double step = span / highest[f];
     const double p = tail((highest[f] - 0.5) * step) + tail((-lowest[f] - 0.5) * step);
-    CHECKF(fabs((double)s.saturated - N * p) <= 5 * sqrt(N * p * (1 - p)) + 0.01 * N * p, "format %d: %g of %g", formats[f],
-           (double)s.saturated / N, p);
+    CHECKF(fabs((double)s.saturated - N * p) <= 5 * sqrt(N * p * (1 - p)) + 0.01 * N * p, "format %d: %g of %g",
+           formats[f], (double)s.saturated / N, p);
     dqt_tensor_destroy(t);
     free(w);
 }
@@ -386,13 +399,14 @@ static void extreme_weights(void) {
         for (int rule = DQT_SCALE_ABSMEAN; rule <= DQT_SCALE_ABSMAX; rule++)
             for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
                 float w[66], out[66];
-                for (int k = 0; k < 66; k++) w[k] = k % 2 ? sizes[i] : -sizes[i];
+                for (int k = 0; k < 66; k++)
+                    w[k] = k % 2 ? sizes[i] : -sizes[i];
                 dqt_tensor *t = make(1, 66, formats[f], rule, DQT_AXIS_TENSOR);
                 OK(ctx, dqt_tensor_quantize(t, w, DQT_ROUND_NEAREST, 0));
                 OK(ctx, dqt_tensor_dequantize(t, 0, 1, out));
                 for (int k = 0; k < 66; k++)
-                    CHECKF(isfinite(out[k]) || f == 1, "format %d, rule %d: %g became %g", formats[f], rule, (double)w[k],
-                           (double)out[k]);
+                    CHECKF(isfinite(out[k]) || f == 1, "format %d, rule %d: %g became %g", formats[f], rule,
+                           (double)w[k], (double)out[k]);
                 if (f >= FIRST_CODE) {
                     float s;
                     OK(ctx, dqt_tensor_get_scales(t, &s));
@@ -409,7 +423,8 @@ static void statistics(void) {
     begin();
     enum { ROWS = 9, COLS = 70, N = ROWS * COLS };
     float *w = normals(N, 3), *out = malloc(N * sizeof *out);
-    for (size_t i = 0; i < N; i += 5) w[i] = 0;
+    for (size_t i = 0; i < N; i += 5)
+        w[i] = 0;
     for (int f = 0; f < FORMATS; f++) {
         dqt_tensor *t = make(ROWS, COLS, formats[f], DQT_SCALE_ABSMEAN, DQT_AXIS_ROW);
         OK(ctx, dqt_tensor_quantize(t, w, DQT_ROUND_STOCHASTIC, 5));
@@ -495,7 +510,8 @@ static void ranges(void) {
                 CHECK(status == (row + count <= ROWS ? DQT_OK : DQT_E_ARGUMENT));
                 if (status == DQT_OK) CHECK(memcmp(part, all + row * COLS, count * COLS * sizeof *part) == 0);
                 const size_t written = status == DQT_OK ? count * COLS : 0;
-                for (size_t i = written; i < ROWS * COLS; i++) CHECK(((unsigned char *)&part[i])[0] == 0x7f);
+                for (size_t i = written; i < ROWS * COLS; i++)
+                    CHECK(((unsigned char *)&part[i])[0] == 0x7f);
             }
         CHECK(dqt_tensor_dequantize(t, 2, SIZE_MAX, part) == DQT_E_ARGUMENT);
         CHECK(dqt_tensor_dequantize(t, SIZE_MAX, 2, part) == DQT_E_ARGUMENT);
@@ -511,8 +527,8 @@ static void ranges(void) {
 
 /* ---- Compute format ------------------------------------------------------------------------------------------ */
 
-/* What layers read from a wider storage: the stored weights quantised to nearest with AbsMean for ternary and the tensor's
- * rule for other formats, one scale. */
+/* What layers read from a wider storage: the stored weights quantised to nearest with AbsMean for ternary and the
+ * tensor's rule for other formats, one scale. */
 static void reading_another_format(void) {
     begin();
     enum { ROWS = 6, COLS = 130, N = ROWS * COLS };
@@ -542,8 +558,8 @@ static void reading_another_format(void) {
                     double q = rint(x);
                     q = q < lowest[g] ? lowest[g] : q > highest[g] ? highest[g] : q;
                     const bool tie = fabs(fabs(x - floor(x)) - 0.5) < 1e-4;
-                    CHECKF(codes[c] == (int)q || (tie && fabs(codes[c] - x) < 0.6), "%d read as %d: %d of %g", formats[f],
-                           formats[g], codes[c], x);
+                    CHECKF(codes[c] == (int)q || (tie && fabs(codes[c] - x) < 0.6), "%d read as %d: %d of %g",
+                           formats[f], formats[g], codes[c], x);
                     if (c >= 64) CHECK(fabs((double)read[c - 64] - codes[c] * scale) <= 1e-6 * scale * 128);
                 }
             }
@@ -576,7 +592,8 @@ static void layer_reads_compute_format(void) {
     float stored[OUT * IN], x[IN * IN] = {0}, y[IN * OUT];
     OK(ctx, dqt_tensor_dequantize(p.tensor, 0, OUT, stored));
     const double scale = rule_scale(stored, OUT * IN, DQT_SCALE_ABSMEAN, 0, 1);
-    for (size_t i = 0; i < IN; i++) x[i * IN + i] = 1;
+    for (size_t i = 0; i < IN; i++)
+        x[i * IN + i] = 1;
     OK(ctx, dqt_layer_forward(layer, tape, 1, IN, x, y));
     size_t values = 0;
     for (size_t r = 0; r < OUT; r++)
@@ -630,7 +647,8 @@ static void refusals_change_nothing(void) {
         static const float bad[] = {NAN, INFINITY, -INFINITY};
         for (size_t i = 0; i < 3; i++) {
             float v[N];
-            for (size_t k = 0; k < N; k++) v[k] = 9;
+            for (size_t k = 0; k < N; k++)
+                v[k] = 9;
             v[N - 1] = bad[i];
             CHECK(dqt_tensor_quantize(t, v, DQT_ROUND_NEAREST, 0) == DQT_E_NUMERIC);
             CHECK(strstr(dqt_last_error(ctx), "weights[197]"));

@@ -20,13 +20,15 @@ dqt_status dqt_layer_options_init(dqt_layer_options *options, size_t struct_size
 
 /* What all creation functions begin with. */
 static dqt_status read_options(dqt_context *ctx, const dqt_layer_options *options, dqt_layer **out, dqt_layer_options *o) {
+    if (out) *out = NULL;
     TRY(check_object(ctx, "ctx"));
     TRY(check_pointer(ctx, out, "out"));
-    *out = NULL;
     *o = layer_defaults();
     TRY(options_read(ctx, o, sizeof *o, options, "dqt_layer_options"));
     if ((o->sub_norm != 0 && o->sub_norm != 1) || (o->shape_only != 0 && o->shape_only != 1))
         return fail(ctx, DQT_E_ARGUMENT, "sub_norm %d and shape_only %d must be 0 or 1", o->sub_norm, o->shape_only);
+    if (o->name && strlen(o->name) >= NAME_BYTES)
+        return fail(ctx, DQT_E_ARGUMENT, "name has %zu bytes; it may have %d", strlen(o->name), NAME_BYTES - 1);
     return DQT_OK;
 }
 
@@ -97,9 +99,9 @@ dqt_status dqt_layer_get_info(const dqt_layer *layer, dqt_layer_info *info) {
 }
 
 dqt_status dqt_layer_part(dqt_layer *layer, size_t index, dqt_layer **part) {
+    if (part) *part = NULL;
     TRY(check_object(layer, "layer"));
     TRY(check_pointer(layer->ctx, part, "part"));
-    *part = NULL;
     TRY(check_index(layer->ctx, index, layer->kind == DQT_LAYER_BLOCK ? BLOCK_PARTS : 0, "part index"));
     *part = layer->part[index];
     return DQT_OK;

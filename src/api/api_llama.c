@@ -42,9 +42,9 @@ dqt_status dqt_llama_memory(dqt_context *ctx, const dqt_llama_config *config, dq
 }
 
 dqt_status dqt_llama_create(dqt_context *ctx, const dqt_llama_config *config, dqt_llama **out) {
+    if (out) *out = NULL;
     TRY(check_object(ctx, "ctx"));
     TRY(check_pointer(ctx, out, "out"));
-    *out = NULL;
     dqt_llama_config c = config_defaults();
     TRY(options_read(ctx, &c, sizeof c, config, "dqt_llama_config"));
     return llama_create(ctx, &c, out);
@@ -108,7 +108,11 @@ dqt_status dqt_llama_loss(dqt_llama *model, dqt_tape *tape, const int32_t *token
 static dqt_status check_backward(const dqt_llama *model, const dqt_tape *tape) {
     TRY(check_pair(model, tape));
     if (tape->options.inference) return fail(model->ctx, DQT_E_STATE, "this tape was made for inference");
-    if (llama_head_slot(tape)->length == 0) return fail(model->ctx, DQT_E_STATE, "there is no loss to go back from");
+    const struct slot *head = llama_head_slot(tape);
+    if (head->length == 0) return fail(model->ctx, DQT_E_STATE, "there is no loss to go back from");
+    for (size_t i = 0; i < tape->num_slots; i++)
+        if (tape->slots[i].batch != head->batch || tape->slots[i].length != head->length)
+            return fail(model->ctx, DQT_E_STATE, "layer %s was used otherwise since the loss", tape->slots[i].layer->name);
     return DQT_OK;
 }
 

@@ -5,9 +5,9 @@
 #include "nn/session.h"
 
 dqt_status dqt_session_create(dqt_llama *model, size_t max_length, dqt_session **out) {
+    if (out) *out = NULL;
     TRY(check_object(model, "model"));
     TRY(check_pointer(model->ctx, out, "out"));
-    *out = NULL;
     if (max_length == 0 || max_length > INT32_MAX)
         return fail(model->ctx, DQT_E_SHAPE, "max_length is %zu; it must be 1 to %d", max_length, INT32_MAX);
     if (model->config.shape_only) return fail(model->ctx, DQT_E_STATE, "the model is shape-only: it has no weights");
@@ -54,9 +54,9 @@ dqt_status dqt_sampler_options_init(dqt_sampler_options *options, size_t struct_
 }
 
 dqt_status dqt_sampler_create(dqt_context *ctx, size_t vocab_size, const dqt_sampler_options *options, dqt_sampler **out) {
+    if (out) *out = NULL;
     TRY(check_object(ctx, "ctx"));
     TRY(check_pointer(ctx, out, "out"));
-    *out = NULL;
     dqt_sampler_options o = sampler_defaults;
     TRY(options_read(ctx, &o, sizeof o, options, "dqt_sampler_options"));
     if (vocab_size == 0 || vocab_size > INT32_MAX)

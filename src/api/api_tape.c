@@ -27,13 +27,23 @@ dqt_status dqt_tape_memory(dqt_context *ctx, dqt_layer *const *layers, size_t nu
     return options_return(ctx, memory, &m, sizeof m, "dqt_tape_memory_info");
 }
 
+/* Only memory can be planned with shape-only layers. */
+static dqt_status check_weights(const dqt_context *ctx, dqt_layer *const *layers, size_t num_layers) {
+    for (size_t i = 0; i < num_layers; i++)
+        for (size_t p = 0; p < layer_num_parameters(layers[i]); p++)
+            if (!layer_parameter(layers[i], p).tensor->data)
+                return fail(ctx, DQT_E_STATE, "layers[%zu] is shape-only: it has no weights", i);
+    return DQT_OK;
+}
+
 dqt_status dqt_tape_create(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_tape_options *options,
                            dqt_tape **out) {
+    if (out) *out = NULL;
     TRY(check_object(ctx, "ctx"));
     TRY(check_pointer(ctx, out, "out"));
-    *out = NULL;
     dqt_tape_options o;
     TRY(read_options(ctx, layers, num_layers, options, &o));
+    TRY(check_weights(ctx, layers, num_layers));
     return tape_create(ctx, layers, num_layers, &o, o.max_length, out);
 }
 

@@ -11,9 +11,9 @@ dqt_status dqt_tensor_options_init(dqt_tensor_options *options, size_t struct_si
 }
 
 dqt_status dqt_tensor_create(dqt_context *ctx, size_t rows, size_t cols, const dqt_tensor_options *options, dqt_tensor **out) {
+    if (out) *out = NULL;
     TRY(check_object(ctx, "ctx"));
     TRY(check_pointer(ctx, out, "out"));
-    *out = NULL;
     dqt_tensor_options o = tensor_defaults;
     TRY(options_read(ctx, &o, sizeof o, options, "dqt_tensor_options"));
     return tensor_create(ctx, rows, cols, &o, false, out);
@@ -185,10 +185,10 @@ dqt_status dqt_tensor_get_stats(const dqt_tensor *tensor, dqt_tensor_stats *stat
 
 dqt_status dqt_tensor_convert(const dqt_tensor *source, const dqt_tensor_options *options, int32_t rounding, uint64_t seed,
                               dqt_tensor **out) {
+    if (out) *out = NULL;
     TRY(check_tensor(source));
     dqt_context *ctx = source->ctx;
     TRY(check_pointer(ctx, out, "out"));
-    *out = NULL;
     TRY(check_rounding(ctx, rounding));
     dqt_tensor_options o = tensor_defaults;
     TRY(options_read(ctx, &o, sizeof o, options, "dqt_tensor_options"));

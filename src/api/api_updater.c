@@ -26,7 +26,7 @@ static dqt_status prepare(dqt_context *ctx, dqt_layer *const *layers, size_t num
     TRY(check_pointer(ctx, layers, "layers"));
     if (num_layers == 0) return fail(ctx, DQT_E_ARGUMENT, "num_layers is 0; an updater needs at least one layer");
     for (size_t i = 0; i < num_layers; i++) {
-        TRY(check_pointer(ctx, layers[i], "a layer"));
+        if (!layers[i]) return fail(ctx, DQT_E_ARGUMENT, "layers[%zu] is NULL", i);
         if (layers[i]->ctx != ctx) return fail(ctx, DQT_E_ARGUMENT, "layers[%zu] belongs to another context", i);
     }
     *o = updater_defaults;
@@ -55,9 +55,9 @@ dqt_status dqt_updater_memory(dqt_context *ctx, dqt_layer *const *layers, size_t
 
 dqt_status dqt_updater_create(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_updater_options *options,
                               dqt_updater **out) {
+    if (out) *out = NULL;
     TRY(check_object(ctx, "ctx"));
     TRY(check_pointer(ctx, out, "out"));
-    *out = NULL;
     dqt_updater_options o;
     struct update_target *targets;
     size_t count;

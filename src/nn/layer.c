@@ -17,8 +17,6 @@ static dqt_status check_options(dqt_context *ctx, const dqt_layer_options *o) {
         return fail(ctx, DQT_E_ARGUMENT, "norm_eps is %g; it must be finite and above 0", (double)o->norm_eps);
     if (!(o->rope_theta > 0) || !isfinite(o->rope_theta))
         return fail(ctx, DQT_E_ARGUMENT, "rope_theta is %g; it must be finite and above 0", (double)o->rope_theta);
-    if (o->name && strlen(o->name) >= NAME_BYTES)
-        return fail(ctx, DQT_E_ARGUMENT, "name has %zu bytes; it may have %d", strlen(o->name), NAME_BYTES - 1);
     return DQT_OK;
 }
 

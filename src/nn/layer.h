@@ -4,7 +4,9 @@
 
 #include "quant/tensor.h"
 
-enum { NAME_BYTES = 48, PARAMETER_NAME_BYTES = 80, MAX_WEIGHTS = 5, BLOCK_PARTS = 4 };
+/* A host's name, that name with a part of a block behind it, and that with a weight behind it; each with its final zero. */
+enum { NAME_BYTES = 48, LAYER_NAME_BYTES = 64, PARAMETER_NAME_BYTES = 80 };
+enum { MAX_WEIGHTS = 5, BLOCK_PARTS = 4 };
 
 /* Index into weight[] by kind. Embedding, linear, RMSNorm and head have one weight, W. */
 enum { W = 0 };
@@ -15,7 +17,7 @@ enum { BLOCK_NORM1, BLOCK_ATTENTION, BLOCK_NORM2, BLOCK_MLP };
 struct dqt_layer {
     dqt_context *ctx;
     int kind; /* DQT_LAYER_* */
-    char name[NAME_BYTES];
+    char name[LAYER_NAME_BYTES];
     size_t in, out;
     size_t intermediate;                 /* MLP, block */
     size_t heads, kv_heads, head_size;   /* attention, block */

@@ -5,6 +5,13 @@
 
 #include "core/status.h"
 
+/* A tied head has no weights of its own: its options must say what the embedding's do. */
+static bool same_weights(const dqt_tensor_options *a, const dqt_tensor_options *b) {
+    const int compute_a = a->compute ? a->compute : a->storage, compute_b = b->compute ? b->compute : b->storage;
+    return a->storage == b->storage && compute_a == compute_b && a->scale_rule == b->scale_rule &&
+           a->scale_axis == b->scale_axis && a->sigma >= b->sigma && a->sigma <= b->sigma && a->train_scale == b->train_scale;
+}
+
 static dqt_status check_config(dqt_context *ctx, const dqt_llama_config *c) {
     const size_t kv_heads = c->num_kv_heads ? c->num_kv_heads : c->num_heads;
     if (c->num_layers == 0 || c->num_layers > 100000)
@@ -18,6 +25,8 @@ static dqt_status check_config(dqt_context *ctx, const dqt_llama_config *c) {
         if (flags[i] != 0 && flags[i] != 1)
             return fail(ctx, DQT_E_ARGUMENT, "sub_norms %d, tie_embeddings %d and shape_only %d must be 0 or 1", c->sub_norms,
                         c->tie_embeddings, c->shape_only);
+    if (c->tie_embeddings && !same_weights(&c->embedding, &c->head))
+        return fail(ctx, DQT_E_ARGUMENT, "tie_embeddings is 1, but the options of head are not those of embedding");
     return DQT_OK;
 }
 

@@ -14,6 +14,13 @@ static size_t line(size_t count) {
     return round_up(count, ALIGNMENT / sizeof(float));
 }
 
+/* Blocks bring their parts. */
+static bool is_part_of(const dqt_layer *part, const dqt_layer *layer) {
+    for (int i = 0; i < BLOCK_PARTS; i++)
+        if (layer->part[i] == part) return true;
+    return false;
+}
+
 static dqt_status check_layers(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers) {
     if (num_layers == 0) return fail(ctx, DQT_E_ARGUMENT, "num_layers is 0; a tape needs at least one layer");
     for (size_t i = 0; i < num_layers; i++) {
@@ -22,6 +29,8 @@ static dqt_status check_layers(dqt_context *ctx, dqt_layer *const *layers, size_
         bool tied_found = !layers[i]->tied;
         for (size_t j = 0; j < i; j++) {
             if (layers[j] == layers[i]) return fail(ctx, DQT_E_ARGUMENT, "layers[%zu] and layers[%zu] are the same", j, i);
+            if (is_part_of(layers[j], layers[i]) || is_part_of(layers[i], layers[j]))
+                return fail(ctx, DQT_E_ARGUMENT, "of layers[%zu] and layers[%zu] one is a part of the other, and comes with it", j, i);
             if (layers[j] == layers[i]->tied) tied_found = true;
         }
         if (!tied_found) return fail(ctx, DQT_E_ARGUMENT, "layers[%zu] is a tied head whose embedding is not before it", i);
@@ -43,6 +52,8 @@ dqt_status tape_check(dqt_context *ctx, dqt_layer *const *layers, size_t num_lay
                     o->recompute);
     if (o->gradient_format < DQT_FLOAT_F32 || o->gradient_format > DQT_FLOAT_FP8_E5M2)
         return fail(ctx, DQT_E_ARGUMENT, "gradient_format is %d; it must be a DQT_FLOAT_* value", o->gradient_format);
+    if (o->checkpoint_format < DQT_FLOAT_F32 || o->checkpoint_format > DQT_FLOAT_FP8_E5M2)
+        return fail(ctx, DQT_E_ARGUMENT, "checkpoint_format is %d; it must be a DQT_FLOAT_* value", o->checkpoint_format);
     if (o->checkpoint_format != DQT_FLOAT_F32 && o->checkpoint_format != DQT_FLOAT_BF16)
         return fail(ctx, DQT_E_UNSUPPORTED, "checkpoint_format is %d; F32 and BF16 are supported", o->checkpoint_format);
     if (o->max_batch == 0 || o->max_length == 0 || !size_mul(o->max_batch, o->max_length, &tokens) || tokens > INT32_MAX)
