@@ -706,6 +706,46 @@ DQT_API dqt_status dqt_llama_read(dqt_context *ctx, dqt_read_fn read, void *user
                                   dqt_updater **updater, void **host, size_t *host_size);
 DQT_API void dqt_host_bytes_free(dqt_context *ctx, void *host, size_t host_size);
 
+/* Weight types of GGUF files. AUTO takes what holds the compute format's codes exactly: ternary TQ2_0, 2 to 4 bits Q4_0,
+ * 8 bits Q8_0, bf16 F16, f32 F32; for the embedding and an untied head Q8_0, F16 or F32. */
+enum {
+    DQT_GGUF_AUTO = 0,
+    DQT_GGUF_F32 = 1,
+    DQT_GGUF_F16 = 2,
+    DQT_GGUF_Q8_0 = 3,  /* 8.5 bits per weight */
+    DQT_GGUF_Q4_0 = 4,  /* 4.5 bits; up to 4-bit codes */
+    DQT_GGUF_TQ1_0 = 5, /* 1.69 bits; ternary */
+    DQT_GGUF_TQ2_0 = 6  /* 2.06 bits; ternary */
+};
+
+typedef struct dqt_gguf_options {
+    uint32_t struct_size;
+    int32_t linear_type;       /* DQT_GGUF_* of the blocks' weights; a tensor whose rows are not whole blocks (256 weights
+                                  for TQ, 32 for Q) goes out as F16 */
+    int32_t embedding_type;    /* AUTO, F32, F16 or Q8_0; of the embedding and an untied head */
+    int32_t bos_token, eos_token, unknown_token; /* default 0; -1: the file names none */
+    int32_t add_bos;           /* 1: readers put bos_token before a text; default 0 */
+    int32_t add_space_prefix;  /* 1: readers put a space before a text; default 0 */
+    size_t context_length;     /* default 2048 */
+    const char *const *tokens; /* [num_tokens], UTF-8, in the notation of a "llama" tokenizer; NULL: the 256 bytes */
+    const float *scores;       /* [num_tokens]; NULL: zeros */
+    const int32_t *types;      /* [num_tokens], 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte; NULL: 1 */
+    size_t num_tokens;         /* the vocabulary's size, or 0 with tokens NULL */
+} dqt_gguf_options;
+
+DQT_API dqt_status dqt_gguf_options_init(dqt_gguf_options *options, size_t struct_size);
+
+/* Writes the model as a GGUF file (version 3) that llama.cpp and its clients run; options NULL: defaults. A model with
+ * sub-norms becomes architecture `bitnet`, one without `llama`. What the layers read is written: the compute codes. In
+ * bitnet files one scale per tensor is kept exactly, as a tensor of its own; other scales become the blocks' fp16 scales.
+ * DQT_E_UNSUPPORTED, with the reason, for what a file cannot express: sub-norms without tied embeddings, squared ReLU, a
+ * type too narrow for the codes, a scale that fp16 cannot hold. Readers quantise activations in blocks where libdqt does so
+ * per token, so logits agree closely, not exactly. Paths are written as in dqt_llama_save. DQT_E_ARGUMENT, DQT_E_NUMERIC,
+ * DQT_E_IO, DQT_E_STATE, DQT_E_MEMORY. Allocates a buffer of bounded size while it runs. Since 0.1. */
+DQT_API dqt_status dqt_llama_export_gguf(const dqt_llama *model, const dqt_gguf_options *options, const char *path);
+DQT_API dqt_status dqt_llama_write_gguf(const dqt_llama *model, const dqt_gguf_options *options, dqt_write_fn write,
+                                        void *user_data);
+
 #ifdef __cplusplus
 }
 #endif

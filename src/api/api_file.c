@@ -1,7 +1,8 @@
-/* Files: checkpoints. */
+/* Files: checkpoints and exchange with other programs. */
 #include "api/check.h"
 #include "io/checkpoint.h"
 #include "io/file.h"
+#include "io/gguf.h"
 
 static dqt_status check_model(const dqt_llama *model) {
     TRY(check_object(model, "model"));
@@ -55,11 +56,11 @@ dqt_status dqt_llama_write(dqt_llama *model, dqt_updater *updater, const void *h
 }
 
 static dqt_status check_load(dqt_context *ctx, dqt_llama **model, dqt_updater **updater, void **host, size_t *host_size) {
-    TRY(check_object(ctx, "ctx"));
     if (model) *model = NULL;
     if (updater) *updater = NULL;
     if (host) *host = NULL;
     if (host_size) *host_size = 0;
+    TRY(check_object(ctx, "ctx"));
     TRY(check_pointer(ctx, model, "model"));
     return host ? check_pointer(ctx, host_size, "host_size") : DQT_OK;
 }
@@ -95,4 +96,38 @@ dqt_status dqt_llama_read(dqt_context *ctx, dqt_read_fn read, void *user_data, d
 
 void dqt_host_bytes_free(dqt_context *ctx, void *host, size_t host_size) {
     if (ctx) memory_free(ctx, host, host_size);
+}
+
+/* ---- GGUF ----------------------------------------------------------------------------------------------------- */
+
+static const dqt_gguf_options gguf_defaults = {.struct_size = sizeof(dqt_gguf_options), .context_length = 2048};
+
+dqt_status dqt_gguf_options_init(dqt_gguf_options *options, size_t struct_size) {
+    return options_init(options, struct_size, &gguf_defaults, sizeof gguf_defaults, "dqt_gguf_options");
+}
+
+struct gguf_export {
+    const dqt_llama *model;
+    dqt_gguf_options options;
+};
+
+static dqt_status gguf_to(void *arg, dqt_write_fn write, void *user_data) {
+    const struct gguf_export *e = arg;
+    return gguf_write(e->model, &e->options, write, user_data);
+}
+
+dqt_status dqt_llama_export_gguf(const dqt_llama *model, const dqt_gguf_options *options, const char *path) {
+    TRY(check_model(model));
+    TRY(check_pointer(model->ctx, path, "path"));
+    struct gguf_export e = {model, gguf_defaults};
+    TRY(options_read(model->ctx, &e.options, sizeof e.options, options, "dqt_gguf_options"));
+    return file_replace(model->ctx, path, gguf_to, &e);
+}
+
+dqt_status dqt_llama_write_gguf(const dqt_llama *model, const dqt_gguf_options *options, dqt_write_fn write, void *user_data) {
+    TRY(check_model(model));
+    if (!write) return fail(model->ctx, DQT_E_ARGUMENT, "write is NULL");
+    struct gguf_export e = {model, gguf_defaults};
+    TRY(options_read(model->ctx, &e.options, sizeof e.options, options, "dqt_gguf_options"));
+    return gguf_to(&e, write, user_data);
 }

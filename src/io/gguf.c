@@ -1,0 +1,416 @@
+/* The file is walked three times: to count and check, to list the tensors with their offsets, and to write their data. */
+#include "io/gguf.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "core/status.h"
+
+enum { NAME_ROOM = 64, DATA_ALIGNMENT = 32, RUN = 256 /* weights that are converted at a time */ };
+enum { VALUE_U32 = 4, VALUE_I32 = 5, VALUE_F32 = 6, VALUE_BOOL = 7, VALUE_STRING = 8, VALUE_ARRAY = 9 };
+
+/* By DQT_GGUF_*. `file` is what general.file_type calls a model of such weights. */
+static const struct {
+    const char *name;
+    unsigned type, file, block, bytes;
+} types[] = {
+    [DQT_GGUF_F32] = {"F32", 0, 0, 1, 4},
+    [DQT_GGUF_F16] = {"F16", 1, 1, 1, 2},
+    [DQT_GGUF_Q8_0] = {"Q8_0", 8, 7, Q_BLOCK, Q8_0_BYTES},
+    [DQT_GGUF_Q4_0] = {"Q4_0", 2, 2, Q_BLOCK, Q4_0_BYTES},
+    [DQT_GGUF_TQ1_0] = {"TQ1_0", 34, 36, TQ_BLOCK, TQ1_0_BYTES},
+    [DQT_GGUF_TQ2_0] = {"TQ2_0", 35, 37, TQ_BLOCK, TQ2_0_BYTES},
+};
+
+struct entry {
+    char name[NAME_ROOM];
+    const dqt_tensor *tensor;
+    int type;          /* DQT_GGUF_* */
+    bool vector;       /* a gain, or a scale: one dimension */
+    bool scale_only;   /* the tensor's scale, one float */
+    bool scale_apart;  /* the tensor's scale is an entry of its own: block scales are 1 */
+    size_t heads;      /* > 0: rows are permuted within this many heads */
+};
+
+struct gguf {
+    const dqt_llama *model;
+    const dqt_gguf_options *options;
+    struct sink *sink;
+    bool bitnet;
+    uint64_t entries, offset;
+};
+typedef dqt_status (*entry_fn)(struct gguf *g, const struct entry *e);
+
+/* ---- Types --------------------------------------------------------------------------------------------------- */
+
+static int automatic_type(int format, bool linear) {
+    switch (format) {
+    case DQT_FORMAT_F32: return DQT_GGUF_F32;
+    case DQT_FORMAT_BF16: return DQT_GGUF_F16;
+    case DQT_FORMAT_INT8: return DQT_GGUF_Q8_0;
+    case DQT_FORMAT_TERNARY: return linear ? DQT_GGUF_TQ2_0 : DQT_GGUF_Q8_0;
+    default: return linear ? DQT_GGUF_Q4_0 : DQT_GGUF_Q8_0;
+    }
+}
+
+/* The type can hold every weight of the format. */
+static bool type_holds(int type, int format) {
+    switch (type) {
+    case DQT_GGUF_Q8_0: return format_is_code(format);
+    case DQT_GGUF_Q4_0: return format_is_code(format) && format != DQT_FORMAT_INT8;
+    case DQT_GGUF_TQ1_0:
+    case DQT_GGUF_TQ2_0: return format == DQT_FORMAT_TERNARY;
+    default: return true;
+    }
+}
+
+/* A row that is not whole blocks goes out as F16. */
+static int entry_type(const dqt_tensor *t, int wanted, bool linear) {
+    const int type = wanted == DQT_GGUF_AUTO ? automatic_type(t->compute, linear) : wanted;
+    return t->cols % types[type].block ? DQT_GGUF_F16 : type;
+}
+
+static bool one_scale(const dqt_tensor *t) {
+    return t->compute != t->storage || t->num_scales == 1;
+}
+
+/* ---- Tensors ------------------------------------------------------------------------------------------------- */
+
+static dqt_status visit_gain(struct gguf *g, entry_fn visit, const char *name, const dqt_tensor *t) {
+    struct entry e = {.tensor = t, .type = DQT_GGUF_F32, .vector = true};
+    snprintf(e.name, sizeof e.name, "%s", name);
+    return visit(g, &e);
+}
+
+static dqt_status visit_wide(struct gguf *g, entry_fn visit, const char *name, const dqt_tensor *t) {
+    struct entry e = {.tensor = t, .type = entry_type(t, g->options->embedding_type, false)};
+    snprintf(e.name, sizeof e.name, "%s", name);
+    return visit(g, &e);
+}
+
+static dqt_status visit_block_gain(struct gguf *g, entry_fn visit, size_t block, const char *name, const dqt_tensor *t) {
+    char full[NAME_ROOM];
+    snprintf(full, sizeof full, "blk.%zu.%s.weight", block, name);
+    return visit_gain(g, visit, full, t);
+}
+
+static dqt_status visit_linear(struct gguf *g, entry_fn visit, size_t block, const char *name, const dqt_tensor *t, size_t heads) {
+    struct entry e = {.tensor = t, .type = entry_type(t, g->options->linear_type, true), .heads = g->bitnet ? 0 : heads};
+    e.scale_apart = g->bitnet && format_is_code(t->compute) && one_scale(t) && e.type != DQT_GGUF_F32;
+    snprintf(e.name, sizeof e.name, "blk.%zu.%s.weight", block, name);
+    TRY(visit(g, &e));
+    if (!e.scale_apart) return DQT_OK;
+    struct entry scale = {.tensor = t, .type = DQT_GGUF_F32, .vector = true, .scale_only = true};
+    snprintf(scale.name, sizeof scale.name, "blk.%zu.%s.scale", block, name);
+    return visit(g, &scale);
+}
+
+static dqt_status visit_block(struct gguf *g, entry_fn visit, size_t i, const dqt_layer *block) {
+    const dqt_layer *a = block->part[BLOCK_ATTENTION], *m = block->part[BLOCK_MLP];
+    TRY(visit_block_gain(g, visit, i, "attn_norm", block->part[BLOCK_NORM1]->weight[W]));
+    TRY(visit_linear(g, visit, i, "attn_q", a->weight[ATTENTION_Q], a->heads));
+    TRY(visit_linear(g, visit, i, "attn_k", a->weight[ATTENTION_K], a->kv_heads));
+    TRY(visit_linear(g, visit, i, "attn_v", a->weight[ATTENTION_V], 0));
+    if (g->bitnet) TRY(visit_block_gain(g, visit, i, "attn_sub_norm", a->weight[ATTENTION_NORM]));
+    TRY(visit_linear(g, visit, i, "attn_output", a->weight[ATTENTION_O], 0));
+    TRY(visit_block_gain(g, visit, i, "ffn_norm", block->part[BLOCK_NORM2]->weight[W]));
+    TRY(visit_linear(g, visit, i, "ffn_gate", m->weight[MLP_GATE], 0));
+    TRY(visit_linear(g, visit, i, "ffn_up", m->weight[MLP_UP], 0));
+    if (g->bitnet) TRY(visit_block_gain(g, visit, i, "ffn_sub_norm", m->weight[MLP_NORM]));
+    return visit_linear(g, visit, i, "ffn_down", m->weight[MLP_DOWN], 0);
+}
+
+static dqt_status each_entry(struct gguf *g, entry_fn visit) {
+    const dqt_llama *m = g->model;
+    TRY(visit_wide(g, visit, "token_embd.weight", m->layers[0]->weight[W]));
+    for (size_t i = 0; i < m->config.num_layers; i++) TRY(visit_block(g, visit, i, m->layers[1 + i]));
+    TRY(visit_gain(g, visit, "output_norm.weight", m->layers[m->num_layers - 2]->weight[W]));
+    if (m->config.tie_embeddings) return DQT_OK; /* llama.cpp then takes the embedding */
+    return visit_wide(g, visit, "output.weight", m->layers[m->num_layers - 1]->weight[W]);
+}
+
+static uint64_t entry_bytes(const struct entry *e) {
+    if (e->scale_only) return 4;
+    return (uint64_t)e->tensor->rows * (e->tensor->cols / types[e->type].block) * types[e->type].bytes;
+}
+
+static uint64_t padding(uint64_t n) {
+    return (DATA_ALIGNMENT - n % DATA_ALIGNMENT) % DATA_ALIGNMENT;
+}
+
+/* ---- Checks -------------------------------------------------------------------------------------------------- */
+
+/* fp16 keeps 11 bits of a scale of at least 2^-14, fewer of smaller ones. */
+static bool f16_good(float scale) {
+    const float kept = f16_to_f32(f32_to_f16(scale));
+    return isfinite(kept) && fabsf(kept - scale) <= scale * 0x1p-9f;
+}
+
+static dqt_status check_rows(struct gguf *g, const struct entry *e) {
+    const dqt_tensor *t = e->tensor;
+    const dqt_context *ctx = g->model->ctx;
+    float values[RUN];
+    for (size_t r = 0; r < t->rows; r++)
+        for (size_t c = 0; c < t->cols; c += RUN) {
+            const size_t n = t->cols - c < RUN ? t->cols - c : RUN;
+            tensor_read_floats(t, r, c, n, values);
+            for (size_t k = 0; k < n; k++) {
+                if (!isfinite(values[k]))
+                    return fail(ctx, DQT_E_NUMERIC, "%s: the weight at row %zu, column %zu is %g", e->name, r, c + k, (double)values[k]);
+                if (e->type == DQT_GGUF_F16 && !e->scale_apart && fabsf(values[k]) >= 65520.0f)
+                    return fail(ctx, DQT_E_UNSUPPORTED, "%s: the weight %g at row %zu, column %zu does not fit fp16", e->name,
+                                (double)values[k], r, c + k);
+            }
+        }
+    return DQT_OK;
+}
+
+static dqt_status check_entry(struct gguf *g, const struct entry *e) {
+    const dqt_tensor *t = e->tensor;
+    g->entries++;
+    if (e->scale_only) return DQT_OK;
+    if (!type_holds(e->type, t->compute))
+        return fail(g->model->ctx, DQT_E_UNSUPPORTED, "%s: type %s cannot hold %s weights", e->name, types[e->type].name,
+                    format_name(t->compute));
+    if (e->type != DQT_GGUF_F32 && format_is_code(t->compute) && !e->scale_apart)
+        for (size_t r = 0; r < (one_scale(t) ? 1 : t->rows); r++)
+            if (!f16_good(tensor_compute_scale(t, r)))
+                return fail(g->model->ctx, DQT_E_UNSUPPORTED, "%s: the scale %g of row %zu would lose its accuracy as fp16; export as F32",
+                            e->name, (double)tensor_compute_scale(t, r), r);
+    return !format_is_code(t->compute) || e->type == DQT_GGUF_F16 ? check_rows(g, e) : DQT_OK;
+}
+
+static dqt_status check_tokens_given(const dqt_llama *m, const dqt_gguf_options *o) {
+    const dqt_context *ctx = m->ctx;
+    const size_t vocab = m->config.vocab_size;
+    if (!o->tokens) {
+        if (o->scores || o->types || o->num_tokens)
+            return fail(ctx, DQT_E_ARGUMENT, "scores, types and num_tokens describe tokens, but tokens is NULL");
+        if (vocab != 256)
+            return fail(ctx, DQT_E_ARGUMENT, "tokens is NULL, which means bytes, but the vocabulary has %zu tokens instead of 256", vocab);
+    } else {
+        if (o->num_tokens != vocab) return fail(ctx, DQT_E_ARGUMENT, "num_tokens is %zu; the vocabulary has %zu", o->num_tokens, vocab);
+        for (size_t i = 0; i < vocab; i++) {
+            if (!o->tokens[i]) return fail(ctx, DQT_E_ARGUMENT, "tokens[%zu] is NULL", i);
+            if (o->scores && !isfinite(o->scores[i])) return fail(ctx, DQT_E_ARGUMENT, "scores[%zu] is %g", i, (double)o->scores[i]);
+            if (o->types && (o->types[i] < 1 || o->types[i] > 6))
+                return fail(ctx, DQT_E_ARGUMENT, "types[%zu] is %d; it must be 1 to 6", i, o->types[i]);
+        }
+    }
+    const int32_t ids[] = {o->bos_token, o->eos_token, o->unknown_token};
+    for (size_t i = 0; i < 3; i++)
+        if (ids[i] < -1 || (ids[i] >= 0 && (size_t)ids[i] >= vocab))
+            return fail(ctx, DQT_E_ARGUMENT, "a special token is %d; it must be -1 to %zu", ids[i], vocab - 1);
+    if ((o->add_bos != 0 && o->add_bos != 1) || (o->add_space_prefix != 0 && o->add_space_prefix != 1))
+        return fail(ctx, DQT_E_ARGUMENT, "add_bos %d and add_space_prefix %d must be 0 or 1", o->add_bos, o->add_space_prefix);
+    return DQT_OK;
+}
+
+static dqt_status check_model(const dqt_llama *m, const dqt_gguf_options *o) {
+    const dqt_context *ctx = m->ctx;
+    const dqt_llama_config *c = &m->config;
+    const size_t sizes[] = {o->context_length, c->hidden_size, c->intermediate_size, c->vocab_size};
+    if (o->linear_type < DQT_GGUF_AUTO || o->linear_type > DQT_GGUF_TQ2_0)
+        return fail(ctx, DQT_E_ARGUMENT, "linear_type is %d; it must be a DQT_GGUF_* value", o->linear_type);
+    if (o->embedding_type < DQT_GGUF_AUTO || o->embedding_type > DQT_GGUF_Q8_0)
+        return fail(ctx, DQT_E_ARGUMENT, "embedding_type is %d; it must be AUTO, F32, F16 or Q8_0", o->embedding_type);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        if (sizes[i] == 0 || sizes[i] > INT32_MAX)
+            return fail(ctx, DQT_E_ARGUMENT, "context_length and the model's sizes must be 1 to %d; one is %zu", INT32_MAX, sizes[i]);
+    if (c->mlp != DQT_MLP_SWIGLU)
+        return fail(ctx, DQT_E_UNSUPPORTED, "llama.cpp has no architecture with this model's squared ReLU: only SWIGLU can be exported");
+    if (c->sub_norms && !c->tie_embeddings)
+        return fail(ctx, DQT_E_UNSUPPORTED,
+                    "with sub-norms the architecture is bitnet, which uses the embedding as its head: train with tie_embeddings, or "
+                    "without sub_norms");
+    return check_tokens_given(m, o);
+}
+
+/* ---- Keys ---------------------------------------------------------------------------------------------------- */
+
+static dqt_status put_string(struct sink *s, const char *text) {
+    TRY(sink_number(s, strlen(text), 8));
+    return sink_bytes(s, text, strlen(text));
+}
+
+static dqt_status put_key(struct sink *s, const char *key, unsigned type) {
+    TRY(put_string(s, key));
+    return sink_number(s, type, 4);
+}
+
+static dqt_status put_string_key(struct sink *s, const char *key, const char *text) {
+    TRY(put_key(s, key, VALUE_STRING));
+    return put_string(s, text);
+}
+
+static dqt_status put_number_key(struct sink *s, const char *key, unsigned type, uint64_t value) {
+    TRY(put_key(s, key, type));
+    return sink_number(s, value, type == VALUE_BOOL ? 1 : 4);
+}
+
+static dqt_status put_model_key(const struct gguf *g, const char *key, unsigned type, uint64_t value) {
+    char full[NAME_ROOM];
+    snprintf(full, sizeof full, "%s.%s", g->bitnet ? "bitnet" : "llama", key);
+    return put_number_key(g->sink, full, type, value);
+}
+
+static dqt_status put_array_key(struct sink *s, const char *key, unsigned type, size_t count) {
+    TRY(put_key(s, key, VALUE_ARRAY));
+    TRY(sink_number(s, type, 4));
+    return sink_number(s, count, 8);
+}
+
+/* Bytes are <0x00> to <0xFF> of type 6 (byte), but the space is U+2581 of type 1, as the tokenizer writes it. */
+static void byte_token(size_t i, char out[8]) {
+    if (i == ' ')
+        snprintf(out, 8, "\xE2\x96\x81");
+    else
+        snprintf(out, 8, "<0x%02X>", (unsigned)i);
+}
+
+static dqt_status write_tokenizer(const struct gguf *g) {
+    const dqt_gguf_options *o = g->options;
+    struct sink *s = g->sink;
+    const size_t count = g->model->config.vocab_size;
+    char text[8];
+    TRY(put_string_key(s, "tokenizer.ggml.model", "llama"));
+    TRY(put_array_key(s, "tokenizer.ggml.tokens", VALUE_STRING, count));
+    for (size_t i = 0; i < count; i++) {
+        if (!o->tokens) byte_token(i, text);
+        TRY(put_string(s, o->tokens ? o->tokens[i] : text));
+    }
+    TRY(put_array_key(s, "tokenizer.ggml.scores", VALUE_F32, count));
+    for (size_t i = 0; i < count; i++) TRY(sink_number(s, f32_bits(o->scores ? o->scores[i] : 0.0f), 4));
+    TRY(put_array_key(s, "tokenizer.ggml.token_type", VALUE_I32, count));
+    for (size_t i = 0; i < count; i++) {
+        const int32_t type = o->types ? o->types[i] : o->tokens || i == ' ' ? 1 : 6;
+        TRY(sink_number(s, (uint32_t)type, 4));
+    }
+    if (o->bos_token >= 0) TRY(put_number_key(s, "tokenizer.ggml.bos_token_id", VALUE_U32, (uint32_t)o->bos_token));
+    if (o->eos_token >= 0) TRY(put_number_key(s, "tokenizer.ggml.eos_token_id", VALUE_U32, (uint32_t)o->eos_token));
+    if (o->unknown_token >= 0) TRY(put_number_key(s, "tokenizer.ggml.unknown_token_id", VALUE_U32, (uint32_t)o->unknown_token));
+    TRY(put_number_key(s, "tokenizer.ggml.add_bos_token", VALUE_BOOL, (uint64_t)o->add_bos));
+    return put_number_key(s, "tokenizer.ggml.add_space_prefix", VALUE_BOOL, (uint64_t)o->add_space_prefix);
+}
+
+static size_t num_keys(const struct gguf *g) {
+    const dqt_gguf_options *o = g->options;
+    return 20 - (size_t)(o->bos_token < 0) - (size_t)(o->eos_token < 0) - (size_t)(o->unknown_token < 0);
+}
+
+static dqt_status write_keys(const struct gguf *g) {
+    const dqt_llama_config *c = &g->model->config;
+    const int linear = g->options->linear_type ? g->options->linear_type
+                                               : automatic_type(c->linear.compute ? c->linear.compute : c->linear.storage, true);
+    TRY(put_string_key(g->sink, "general.architecture", g->bitnet ? "bitnet" : "llama"));
+    TRY(put_number_key(g->sink, "general.file_type", VALUE_U32, types[linear].file));
+    TRY(put_model_key(g, "context_length", VALUE_U32, g->options->context_length));
+    TRY(put_model_key(g, "embedding_length", VALUE_U32, c->hidden_size));
+    TRY(put_model_key(g, "block_count", VALUE_U32, c->num_layers));
+    TRY(put_model_key(g, "feed_forward_length", VALUE_U32, c->intermediate_size));
+    TRY(put_model_key(g, "attention.head_count", VALUE_U32, c->num_heads));
+    TRY(put_model_key(g, "attention.head_count_kv", VALUE_U32, c->num_kv_heads ? c->num_kv_heads : c->num_heads));
+    TRY(put_model_key(g, "vocab_size", VALUE_U32, c->vocab_size));
+    TRY(put_model_key(g, "attention.layer_norm_rms_epsilon", VALUE_F32, f32_bits(c->norm_eps)));
+    TRY(put_model_key(g, "rope.freq_base", VALUE_F32, f32_bits(c->rope_theta)));
+    return write_tokenizer(g);
+}
+
+/* ---- Data ---------------------------------------------------------------------------------------------------- */
+
+static dqt_status write_info(struct gguf *g, const struct entry *e) {
+    struct sink *s = g->sink;
+    TRY(put_string(s, e->name));
+    TRY(sink_number(s, e->vector ? 1 : 2, 4));
+    TRY(sink_number(s, e->scale_only ? 1 : e->tensor->cols, 8));
+    if (!e->vector) TRY(sink_number(s, e->tensor->rows, 8));
+    TRY(sink_number(s, types[e->type].type, 4));
+    TRY(sink_number(s, g->offset, 8));
+    g->offset += entry_bytes(e);
+    g->offset += padding(g->offset);
+    return DQT_OK;
+}
+
+/* llama.cpp rotates neighbours in the llama architecture, libdqt halves: row (half, i) of a head becomes row (i, half). */
+static size_t source_row(const struct entry *e, size_t row) {
+    if (e->heads == 0) return row;
+    const size_t size = e->tensor->rows / e->heads, at = row % size;
+    return row - at + at % 2 * (size / 2) + at / 2;
+}
+
+static dqt_status write_blocks(struct sink *s, const struct entry *e, const int8_t *codes, size_t count, uint16_t d) {
+    unsigned char out[TQ2_0_BYTES];
+    for (size_t i = 0; i < count; i += types[e->type].block) {
+        switch (e->type) {
+        case DQT_GGUF_TQ2_0: pack_tq2_0(codes + i, d, out); break;
+        case DQT_GGUF_TQ1_0: pack_tq1_0(codes + i, d, out); break;
+        case DQT_GGUF_Q4_0: pack_q4_0(codes + i, d, out); break;
+        default: pack_q8_0(codes + i, d, out);
+        }
+        TRY(sink_bytes(s, out, types[e->type].bytes));
+    }
+    return DQT_OK;
+}
+
+static dqt_status write_floats(struct sink *s, const struct entry *e, const float *values, size_t count) {
+    if (e->type == DQT_GGUF_F32) return sink_elements(s, values, count, 4);
+    uint16_t halves[RUN];
+    for (size_t k = 0; k < count; k++) halves[k] = f32_to_f16(values[k]);
+    return sink_elements(s, halves, count, 2);
+}
+
+static dqt_status write_row(struct sink *s, const struct entry *e, size_t row) {
+    const dqt_tensor *t = e->tensor;
+    const bool blocks = types[e->type].block > 1;
+    const uint16_t d = f32_to_f16(e->scale_apart ? 1.0f : tensor_compute_scale(t, row));
+    int8_t codes[RUN];
+    float values[RUN];
+    for (size_t c = 0; c < t->cols; c += RUN) {
+        const size_t n = t->cols - c < RUN ? t->cols - c : RUN;
+        if (blocks || e->scale_apart)
+            tensor_read_codes(t, row, c, n, codes);
+        else
+            tensor_read_floats(t, row, c, n, values);
+        if (blocks) {
+            TRY(write_blocks(s, e, codes, n, d));
+            continue;
+        }
+        if (e->scale_apart)
+            for (size_t k = 0; k < n; k++) values[k] = (float)codes[k];
+        TRY(write_floats(s, e, values, n));
+    }
+    return DQT_OK;
+}
+
+static dqt_status write_data(struct gguf *g, const struct entry *e) {
+    if (e->scale_only) {
+        TRY(sink_number(g->sink, f32_bits(tensor_compute_scale(e->tensor, 0)), 4));
+    } else {
+        for (size_t r = 0; r < e->tensor->rows; r++) TRY(write_row(g->sink, e, source_row(e, r)));
+    }
+    return sink_zeros(g->sink, (size_t)padding(entry_bytes(e)));
+}
+
+static dqt_status write_file(struct gguf *g) {
+    struct sink *s = g->sink;
+    TRY(sink_bytes(s, "GGUF", 4));
+    TRY(sink_number(s, 3, 4));
+    TRY(sink_number(s, g->entries, 8));
+    TRY(sink_number(s, num_keys(g), 8));
+    TRY(write_keys(g));
+    TRY(each_entry(g, write_info));
+    TRY(sink_zeros(s, (size_t)padding(s->written)));
+    TRY(each_entry(g, write_data));
+    return sink_flush(s);
+}
+
+dqt_status gguf_write(const dqt_llama *model, const dqt_gguf_options *o, dqt_write_fn write, void *user_data) {
+    struct gguf g = {.model = model, .options = o, .bitnet = model->config.sub_norms != 0};
+    TRY(check_model(model, o));
+    TRY(each_entry(&g, check_entry));
+    TRY(sink_create(model->ctx, &g.sink));
+    sink_begin(g.sink, write, user_data);
+    dqt_status status = write_file(&g);
+    sink_destroy(g.sink);
+    return status;
+}

@@ -1,0 +1,18 @@
+/* GGUF files of the llama and bitnet architectures, as llama.cpp reads them (ggml/include/gguf.h, llama-model.cpp). */
+#ifndef DQT_IO_GGUF_H
+#define DQT_IO_GGUF_H
+
+#include "io/half.h"
+#include "nn/llama.h"
+
+/* Blocks of ggml-common.h, with their fp16 scale `d`: q holds codes, one per weight. */
+enum { TQ_BLOCK = 256, Q_BLOCK = 32, TQ2_0_BYTES = 66, TQ1_0_BYTES = 54, Q4_0_BYTES = 18, Q8_0_BYTES = 34 };
+void pack_tq2_0(const int8_t q[TQ_BLOCK], uint16_t d, unsigned char out[TQ2_0_BYTES]);
+void pack_tq1_0(const int8_t q[TQ_BLOCK], uint16_t d, unsigned char out[TQ1_0_BYTES]);
+void pack_q4_0(const int8_t q[Q_BLOCK], uint16_t d, unsigned char out[Q4_0_BYTES]);
+void pack_q8_0(const int8_t q[Q_BLOCK], uint16_t d, unsigned char out[Q8_0_BYTES]);
+
+/* `o` is complete. DQT_E_UNSUPPORTED or DQT_E_ARGUMENT for what such a file cannot express; then nothing is written. */
+dqt_status gguf_write(const dqt_llama *model, const dqt_gguf_options *o, dqt_write_fn write, void *user_data);
+
+#endif
