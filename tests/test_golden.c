@@ -307,12 +307,14 @@ static void check_case(dqt_context *ctx, int isa, const struct golden *g, const 
         check_steps(&r, "1");
     }
     close_model(&r);
-    /* bf16 has 8 bits, so relative errors of 2^-9 and, where activations are int8, codes that tip over. */
+    /* bf16 has 8 bits: relative errors of 2^-9. Where activations are int8, their codes tip over, which makes up to 0.061 of
+     * the logits and 0.167 of a gradient with bf16 attention, in PyTorch as here. */
     snprintf(what, sizeof what, "%s, isa %d, bf16", name, isa);
     if (open_model(&r, g, what, ctx, DQT_PRECISION_BF16)) {
+        const bool plain = strcmp(name, "f32") == 0;
         set_weights(&r, false);
-        check_logits(&r, 0.03);
-        check_gradients(&r, 0.01, 0.06);
+        check_logits(&r, plain ? 0.03 : 0.12);
+        check_gradients(&r, 0.02, plain ? 0.06 : 0.3);
     }
     close_model(&r);
 }
