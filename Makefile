@@ -104,6 +104,9 @@ check-sanitize:
 bench: $(BENCHES)
 	$(B)/bench/bench
 
+bench-memory: $(B)/bench/memory
+	$(B)/bench/memory
+
 # ---- Installation ----
 pkgconfig/dqt.pc: pkgconfig/dqt.pc.in Makefile
 	sed -e 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|; s|@OMP@|$(if $(OMP), $(OMP))|' $< > $@
@@ -122,4 +125,4 @@ clean:
 
 .SECONDARY:
 -include $(OBJ:.o=.d)
-.PHONY: all lib examples cpp demo check check-c check-sanitize bench install clean
+.PHONY: all lib examples cpp demo check check-c check-sanitize bench bench-memory install clean
