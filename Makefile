@@ -6,6 +6,7 @@ CC ?= gcc
 OPENMP ?= 1
 CFLAGS ?= -O3 -g
 AR ?= ar
+OBJCOPY ?= objcopy
 B ?= build
 
 WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes
@@ -108,14 +109,23 @@ bench-memory: $(B)/bench/memory
 	$(B)/bench/memory
 
 # ---- Installation ----
-pkgconfig/dqt.pc: pkgconfig/dqt.pc.in Makefile
+pkgconfig/dqt.pc: pkgconfig/dqt.pc.in # made anew each time, for PREFIX may be another
 	sed -e 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|; s|@OMP@|$(if $(OMP), $(OMP))|' $< > $@
 
-install: lib pkgconfig/dqt.pc
+# The installed archive is one object whose internal names are local, as the shared library's are: they cannot clash with
+# a host's own.
+$(B)/install/libdqt.a: $(OBJ)
+	@mkdir -p $(@D)
+	$(CC) -r -nostdlib -o $(B)/install/dqt.o $(OBJ)
+	$(OBJCOPY) --localize-hidden $(B)/install/dqt.o
+	rm -f $@
+	$(AR) rcs $@ $(B)/install/dqt.o
+
+install: lib $(B)/install/libdqt.a pkgconfig/dqt.pc
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig
 	install -m 644 include/dqt.h $(DESTDIR)$(PREFIX)/include/
 	install -m 755 $(SO) $(DESTDIR)$(PREFIX)/lib/
-	install -m 644 $(LIBDIR)/libdqt.a $(DESTDIR)$(PREFIX)/lib/
+	install -m 644 $(B)/install/libdqt.a $(DESTDIR)$(PREFIX)/lib/
 	ln -sf libdqt.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libdqt.so.$(SOVERSION)
 	ln -sf libdqt.so.$(SOVERSION) $(DESTDIR)$(PREFIX)/lib/libdqt.so
 	install -m 644 pkgconfig/dqt.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/
@@ -125,4 +135,4 @@ clean:
 
 .SECONDARY:
 -include $(OBJ:.o=.d)
-.PHONY: all lib examples cpp demo check check-c check-sanitize bench bench-memory install clean
+.PHONY: all lib examples cpp demo check check-c check-sanitize bench bench-memory install clean pkgconfig/dqt.pc

@@ -1,0 +1,59 @@
+#!/bin/sh
+# The library never prints, exits, aborts, reads the environment or calls the C library's allocator, but for the places that
+# are there for it; and what review cannot be bothered with.
+. "$(dirname "$0")/common"
+
+# Code without comments and strings, each line with its file's name before it.
+for file in src/*/*.c src/*/*.h; do
+    $CC -fpreprocessed -E -P "$file" 2>/dev/null | sed 's/"[^"]*"/""/g' | sed "s|^|$file: |"
+done >"$tmp/code"
+check "there is code to look at" test "$(wc -l <"$tmp/code")" -gt 5000
+
+# calls "what it is" "allowed files" "names": a call of one of the names, that is not a member's.
+calls() {
+    grep -E "(^|[^A-Za-z0-9_.>])($3)[[:space:]]*\\(" "$tmp/code" | grep -vE "^($2):" >"$tmp/calls"
+    empty "$1" "$tmp/calls"
+}
+calls "printing" none 'printf|fprintf|vprintf|vfprintf|dprintf|puts|fputs|putchar|putc|fputc|fwrite|perror'
+calls "leaving" none 'exit|_exit|_Exit|quick_exit|atexit|abort|assert|raise|kill|longjmp|setjmp|__builtin_trap'
+calls "the C library's allocator" 'src/api/api_context.c' 'malloc|calloc|realloc|reallocarray|aligned_alloc|posix_memalign|memalign|valloc|free|strdup|strndup|alloca|mmap|munmap|brk'
+calls "the environment" 'src/api/api_context.c' 'getenv|secure_getenv'
+calls "changing the process" none 'setenv|putenv|unsetenv|setlocale|signal|sigaction|system|popen|fork|chdir|umask|srand|rand|random|fesetround|feenableexcept|_mm_setcsr|_mm_getcsr'
+calls "threads and clocks" none 'pthread_create|thrd_create|time|clock|clock_gettime|gettimeofday|sleep|usleep|nanosleep|omp_set_num_threads'
+calls "files" 'src/io/file.c' 'fopen|fclose|open|openat|close|unlink|rename|fsync|lseek|read|fstat'
+# One call of the environment, for the documented variable.
+check "only DQT_ISA is read from the environment" test \
+    "$(grep -c 'getenv(' src/api/api_context.c)" -eq 1 -a "$(grep -c 'getenv("DQT_ISA")' src/api/api_context.c)" -eq 1
+
+# The linked library agrees: what it takes from outside.
+nm -D --undefined-only "$LIBDIR/libdqt.so" | awk '{ sub(/@.*/, "", $NF); print $NF }' |
+    grep -E '^(v?f?printf|puts|putchar|perror|_?exit|abort|__assert_fail|malloc|calloc|realloc|strdup|pthread_create|rand|srand|time|signal|setenv|system)$' >"$tmp/undefined"
+empty "the shared library calls what it must not" "$tmp/undefined"
+
+find src include -name '*.[ch]' -exec awk 'END { if (NR > 700) print FILENAME, NR }' {} \; |
+    grep -v '^include/dqt.h ' >"$tmp/long"
+empty "source files of more than 700 lines" "$tmp/long"
+grep -nwE 'TODO|FIXME|XXX|HACK' src/*/* include/* tests/*.[ch] examples/*.c* >"$tmp/todo"
+empty "things left to do" "$tmp/todo"
+grep -nE "$(printf '\t')|$(printf '\r')|[[:space:]]$" src/*/*.[ch] include/* tests/*.[ch] >"$tmp/blank"
+empty "tabs, carriage returns or blanks at the end of a line" "$tmp/blank"
+
+# A file of one instruction set is empty on other architectures.
+for file in src/kernels/*_avx2.c src/kernels/*_avx512.c src/kernels/*_vnni.c src/kernels/*_bf16.c src/kernels/*_amx.c; do
+    [ -f "$file" ] && ! grep -q '^#if defined(__x86_64__)' "$file" && echo "$file"
+done >"$tmp/unguarded"
+for file in src/kernels/*_neon.c src/kernels/*_dotprod.c; do
+    [ -f "$file" ] && ! grep -q '^#if defined(__aarch64__)' "$file" && echo "$file"
+done >>"$tmp/unguarded"
+empty "kernels that are not wholly inside their architecture's #if" "$tmp/unguarded"
+
+# Every header has a guard of its own, but templates, which are included several times.
+for file in include/*.h $(ls src/*/*.h | grep -v '_template\.h$'); do
+    guard=$(sed -n 's/^#ifndef \([A-Z0-9_]*_H\)$/\1/p' "$file" | head -n 1)
+    grep -q "^#define $guard\$" "$file" && [ -n "$guard" ] || echo "$file"
+    echo "$guard" >>"$tmp/guards"
+done >"$tmp/guardless"
+empty "headers without a guard" "$tmp/guardless"
+sort "$tmp/guards" | uniq -d >"$tmp/same"
+empty "guards that two headers share" "$tmp/same"
+finish
