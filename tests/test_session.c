@@ -377,19 +377,22 @@ static void distributions(void) {
     end();
 }
 
-/* Neighbouring draws of one seed, and first draws of neighbouring seeds, are independent: 4 x 4 cells. */
+/* Draws of one seed, one to five apart, and first draws of neighbouring seeds are independent: 4 x 4 cells. */
 static void draws_are_independent(void) {
     begin();
+    enum { LAGS = 5 };
     static const float flat[4] = {0, 0, 0, 0};
     double p[16];
-    size_t pairs[16] = {0}, seeds[16] = {0};
+    size_t pairs[LAGS][16] = {{0}}, seeds[16] = {0};
     for (size_t i = 0; i < 16; i++)
         p[i] = 1.0 / 16;
     dqt_sampler *s = create_sampler(4, 1, 0, 1, 9);
-    int32_t a = 0, b = 0;
-    for (size_t i = 0; i < DRAWS; i++) {
-        CHECK(dqt_sampler_sample(s, flat, &a) == DQT_OK && dqt_sampler_sample(s, flat, &b) == DQT_OK);
-        pairs[4 * a + b]++;
+    int32_t a = 0, b = 0, drawn[2 * LAGS];
+    for (size_t i = 0; i < DRAWS; i++) { /* pairs that do not overlap */
+        for (size_t k = 0; k < 2 * LAGS; k++)
+            CHECK(dqt_sampler_sample(s, flat, &drawn[k]) == DQT_OK);
+        for (size_t lag = 1; lag <= LAGS; lag++)
+            pairs[lag - 1][4 * drawn[0] + drawn[lag]]++;
     }
     dqt_sampler_destroy(s);
     for (uint64_t seed = 0; seed < 4000; seed++) {
@@ -399,7 +402,8 @@ static void draws_are_independent(void) {
         b = a;
         dqt_sampler_destroy(s);
     }
-    check_counts("successive draws", pairs, p, 16, DRAWS);
+    for (size_t lag = 0; lag < LAGS; lag++)
+        check_counts("draws of one seed", pairs[lag], p, 16, DRAWS);
     check_counts("successive seeds", seeds, p, 16, 2000);
     end();
 }
