@@ -365,6 +365,10 @@ static void files(void) {
     NOT_CREATED(ctx, DQT_E_ARGUMENT, "read", model, dqt_llama_read(ctx, NULL, NULL, &model, NULL, NULL, NULL));
     NOT_CREATED(ctx, DQT_E_FORMAT, "checkpoint", model,
                 dqt_llama_read(ctx, read_nothing, NULL, &model, NULL, NULL, NULL));
+    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_export_gguf(NULL, NULL, "x"));
+    REFUSED(ctx, DQT_E_ARGUMENT, "path", dqt_llama_export_gguf(w.model, NULL, NULL));
+    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_write_gguf(NULL, NULL, write_nothing, NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "write", dqt_llama_write_gguf(w.model, NULL, NULL, NULL));
     dqt_host_bytes_free(NULL, NULL, 0);
     dqt_host_bytes_free(ctx, NULL, 0);
     end(&w);

@@ -1,6 +1,7 @@
 /* Allocation faults: every function that allocates is called with allocation 0, 1, 2, ... failing, until it succeeds.
  * And planned memory: what *_memory functions foretell is what the allocator counts, to the byte. */
 #include "counting_alloc.h"
+#include "memory_file.h"
 #include "test.h"
 
 /* What creation functions are given; all of it must come out of a failure unchanged. */
@@ -14,6 +15,7 @@ struct world {
     size_t num_layers;
     dqt_tape *tape;
     dqt_updater *updater;
+    struct memory_file file; /* a checkpoint of model and updater, with bytes of the host */
 };
 
 static dqt_llama_config small_config(void) {
@@ -31,7 +33,9 @@ static dqt_llama_config small_config(void) {
 static void world_begin(struct world *w) {
     *w = (struct world){0};
     w->ctx = counting_context(&w->memory);
-    const dqt_llama_config c = small_config();
+    dqt_llama_config c = small_config();
+    c.vocab_size = 256;
+    c.tie_embeddings = 1;
     OK(w->ctx, dqt_tensor_create(w->ctx, 5, 70, NULL, &w->tensor));
     OK(w->ctx, dqt_embedding_create(w->ctx, 12, 16, NULL, &w->embedding));
     OK(w->ctx, dqt_linear_create(w->ctx, 16, 12, NULL, &w->linear));
@@ -39,9 +43,12 @@ static void world_begin(struct world *w) {
     OK(w->ctx, dqt_llama_layers(w->model, &w->layers, &w->num_layers));
     OK(w->ctx, dqt_tape_create(w->ctx, w->layers, w->num_layers, NULL, &w->tape));
     OK(w->ctx, dqt_updater_create(w->ctx, w->layers, w->num_layers, NULL, &w->updater));
+    w->file = memory_new();
+    OK(w->ctx, dqt_llama_write(w->model, w->updater, "host", 4, memory_write, &w->file));
 }
 
 static void world_end(struct world *w) {
+    free(w->file.bytes);
     dqt_updater_destroy(w->updater);
     dqt_tape_destroy(w->tape);
     dqt_llama_destroy(w->model);
@@ -269,6 +276,49 @@ static dqt_status updater_plan(struct world *w, void **out) {
     *out = status == DQT_OK ? w : NULL;
     return status;
 }
+static int32_t write_away(void *user_data, const void *buffer, size_t size) {
+    (void)user_data;
+    (void)buffer;
+    (void)size;
+    return 0;
+}
+static dqt_status write_checkpoint(struct world *w, void **out) {
+    const dqt_status status = dqt_llama_write(w->model, w->updater, "host", 4, write_away, NULL);
+    *out = status == DQT_OK ? w : NULL;
+    return status;
+}
+static dqt_status write_gguf(struct world *w, void **out) {
+    const dqt_status status = dqt_llama_write_gguf(w->model, NULL, write_away, NULL);
+    *out = status == DQT_OK ? w : NULL;
+    return status;
+}
+
+/* What dqt_llama_read makes. */
+static struct loaded {
+    dqt_context *ctx;
+    dqt_llama *model;
+    dqt_updater *updater;
+    void *host;
+    size_t host_size;
+} loaded;
+
+static dqt_status read_checkpoint(struct world *w, void **out) {
+    loaded = (struct loaded){.ctx = w->ctx};
+    w->file.position = 0;
+    const dqt_status status =
+        dqt_llama_read(w->ctx, memory_read, &w->file, &loaded.model, &loaded.updater, &loaded.host, &loaded.host_size);
+    *out = status == DQT_OK ? &loaded : NULL;
+    CHECK((status == DQT_OK) == (loaded.model != NULL) && !loaded.model == !loaded.updater &&
+          !loaded.model == !loaded.host);
+    return status;
+}
+static void destroy_loaded(void *p) {
+    struct loaded *l = p;
+    dqt_host_bytes_free(l->ctx, l->host, l->host_size);
+    dqt_updater_destroy(l->updater);
+    dqt_llama_destroy(l->model);
+}
+
 static void destroy_nothing(void *p) {
     (void)p;
 }
@@ -310,6 +360,9 @@ static const struct creation {
     {"llama_memory", llama_plan, destroy_nothing, 30},
     {"tape_memory", tape_plan, destroy_nothing, 1},
     {"updater_memory", updater_plan, destroy_nothing, 1},
+    {"llama_write", write_checkpoint, destroy_nothing, 1},
+    {"llama_read", read_checkpoint, destroy_loaded, 30},
+    {"llama_write_gguf", write_gguf, destroy_nothing, 1},
 };
 
 /* persistent: every later allocation fails too, as when memory has really run out. */

@@ -21,7 +21,8 @@ static void begin(void) {
     size_t n;
     dqt_llama_config c;
     dqt_llama_config_init(&c, sizeof c);
-    c.vocab_size = 16;
+    c.vocab_size = 256;
+    c.tie_embeddings = 1; /* a GGUF file wants it */
     c.hidden_size = 16;
     c.intermediate_size = 24;
     c.num_layers = 1;
@@ -75,6 +76,9 @@ static dqt_status init_group(void *o, size_t size) {
 }
 static dqt_status init_sampler(void *o, size_t size) {
     return dqt_sampler_options_init(o, size);
+}
+static dqt_status init_gguf(void *o, size_t size) {
+    return dqt_gguf_options_init(o, size);
 }
 
 /* Users: create what the options are for and destroy it again. */
@@ -183,6 +187,16 @@ static dqt_status use_sampler(const void *o) {
     return status;
 }
 
+static int32_t write_away(void *user_data, const void *buffer, size_t size) {
+    (void)user_data;
+    (void)buffer;
+    (void)size;
+    return 0;
+}
+static dqt_status use_gguf(const void *o) {
+    return dqt_llama_write_gguf(model, o, write_away, NULL);
+}
+
 static const struct options_case {
     const char *name;
     size_t size;
@@ -208,6 +222,7 @@ static const struct options_case {
     {"dqt_updater_options", sizeof(dqt_updater_options), init_updater, use_updater_memory, 4},
     {"dqt_group_options", sizeof(dqt_group_options), init_group, use_group, 4},
     {"dqt_sampler_options", sizeof(dqt_sampler_options), init_sampler, use_sampler, 4},
+    {"dqt_gguf_options", sizeof(dqt_gguf_options), init_gguf, use_gguf, 4},
 };
 enum { CASES = sizeof cases / sizeof *cases };
 
