@@ -746,6 +746,41 @@ DQT_API dqt_status dqt_llama_export_gguf(const dqt_llama *model, const dqt_gguf_
 DQT_API dqt_status dqt_llama_write_gguf(const dqt_llama *model, const dqt_gguf_options *options, dqt_write_fn write,
                                         void *user_data);
 
+enum {
+    DQT_SAFETENSORS_F32 = 0,
+    DQT_SAFETENSORS_BF16 = 1, /* gains stay F32 */
+    DQT_SAFETENSORS_CODES = 2 /* the packed storage: U8 [rows][row_bytes], and scales, NAME_scale F32 [1] or [rows] */
+};
+
+typedef struct dqt_safetensors_options {
+    uint32_t struct_size;
+    int32_t dtype;    /* DQT_SAFETENSORS_*; default F32 */
+    int32_t stored;   /* 0 (default): the weights that layers read (compute format); 1: those that the updater writes
+                         (storage format). CODES are always the latter */
+    int32_t reserved; /* zero */
+} dqt_safetensors_options;
+
+DQT_API dqt_status dqt_safetensors_options_init(dqt_safetensors_options *options, size_t struct_size);
+
+/* Writes the weights as a safetensors file with the names of Hugging Face's LlamaForCausalLM ("model.layers.0.self_attn.
+ * q_proj.weight"), sub-norms as self_attn.inner_attn_ln and mlp.ffn_layernorm. A tied head is not listed. options NULL:
+ * defaults. Paths are written as in dqt_llama_save. DQT_E_ARGUMENT, DQT_E_NUMERIC (a weight that is not finite), DQT_E_IO,
+ * DQT_E_STATE, DQT_E_MEMORY. Allocates a buffer of bounded size while it runs. Since 0.1. */
+DQT_API dqt_status dqt_llama_export_safetensors(dqt_llama *model, const dqt_safetensors_options *options, const char *path);
+DQT_API dqt_status dqt_llama_write_safetensors(dqt_llama *model, const dqt_safetensors_options *options, dqt_write_fn write,
+                                               void *user_data);
+
+/* Reads weights with such names, F32, BF16, F16 or CODES, into a model of the same shape; an updater's state is left alone.
+ * Where all weights of a tensor (of each row, with AXIS_ROW) are integers of the storage format times one scale, rounded
+ * to the file's type, exactly these codes and the coarsest such scale are taken: F32 files of this library come back bit
+ * for bit, unless every code of a tensor has a common factor. (BF16 and F16 files: codes of up to 4 bits; 8 bits are more
+ * than their numbers tell apart.) Otherwise the tensor is quantised by its own rule with
+ * `rounding`, STOCHASTIC (seeded) or NEAREST. Names that the model does not have, or lacks: DQT_E_FORMAT; other shapes:
+ * DQT_E_SHAPE; a file that is damaged, hostile or not finite: DQT_E_FORMAT. Then the model is unchanged. DQT_E_ARGUMENT,
+ * DQT_E_IO, DQT_E_STATE, DQT_E_MEMORY. Allocates the model's weights a second time and the largest of them as floats while
+ * it runs. Since 0.1. */
+DQT_API dqt_status dqt_llama_import_safetensors(dqt_llama *model, const char *path, int32_t rounding, uint64_t seed);
+
 #ifdef __cplusplus
 }
 #endif

@@ -3,6 +3,7 @@
 #include "io/checkpoint.h"
 #include "io/file.h"
 #include "io/gguf.h"
+#include "io/safetensors.h"
 
 static dqt_status check_model(const dqt_llama *model) {
     TRY(check_object(model, "model"));
@@ -130,4 +131,58 @@ dqt_status dqt_llama_write_gguf(const dqt_llama *model, const dqt_gguf_options *
     struct gguf_export e = {model, gguf_defaults};
     TRY(options_read(model->ctx, &e.options, sizeof e.options, options, "dqt_gguf_options"));
     return gguf_to(&e, write, user_data);
+}
+
+/* ---- safetensors ---------------------------------------------------------------------------------------------- */
+
+static const dqt_safetensors_options safetensors_defaults = {.struct_size = sizeof(dqt_safetensors_options)};
+
+dqt_status dqt_safetensors_options_init(dqt_safetensors_options *options, size_t struct_size) {
+    return options_init(options, struct_size, &safetensors_defaults, sizeof safetensors_defaults, "dqt_safetensors_options");
+}
+
+struct safetensors_export {
+    dqt_llama *model;
+    dqt_safetensors_options options;
+};
+
+static dqt_status safetensors_to(void *arg, dqt_write_fn write, void *user_data) {
+    const struct safetensors_export *e = arg;
+    return safetensors_write(e->model, &e->options, write, user_data);
+}
+
+static dqt_status prepare_safetensors(dqt_llama *model, const dqt_safetensors_options *options, struct safetensors_export *e) {
+    *e = (struct safetensors_export){model, safetensors_defaults};
+    TRY(options_read(model->ctx, &e->options, sizeof e->options, options, "dqt_safetensors_options"));
+    if (e->options.reserved) return fail(model->ctx, DQT_E_ARGUMENT, "reserved of dqt_safetensors_options is not 0");
+    return DQT_OK;
+}
+
+dqt_status dqt_llama_export_safetensors(dqt_llama *model, const dqt_safetensors_options *options, const char *path) {
+    TRY(check_model(model));
+    TRY(check_pointer(model->ctx, path, "path"));
+    struct safetensors_export e;
+    TRY(prepare_safetensors(model, options, &e));
+    return file_replace(model->ctx, path, safetensors_to, &e);
+}
+
+dqt_status dqt_llama_write_safetensors(dqt_llama *model, const dqt_safetensors_options *options, dqt_write_fn write,
+                                       void *user_data) {
+    TRY(check_model(model));
+    if (!write) return fail(model->ctx, DQT_E_ARGUMENT, "write is NULL");
+    struct safetensors_export e;
+    TRY(prepare_safetensors(model, options, &e));
+    return safetensors_to(&e, write, user_data);
+}
+
+dqt_status dqt_llama_import_safetensors(dqt_llama *model, const char *path, int32_t rounding, uint64_t seed) {
+    TRY(check_model(model));
+    TRY(check_pointer(model->ctx, path, "path"));
+    if (rounding != DQT_ROUND_STOCHASTIC && rounding != DQT_ROUND_NEAREST)
+        return fail(model->ctx, DQT_E_ARGUMENT, "rounding is %d; it must be STOCHASTIC or NEAREST", rounding);
+    struct input_file file;
+    TRY(file_open(model->ctx, path, &file));
+    dqt_status status = safetensors_read(model, &file, rounding == DQT_ROUND_STOCHASTIC, seed);
+    file_close(&file);
+    return status;
 }

@@ -7,7 +7,7 @@
 #ifndef DQT_IO_CHECKPOINT_H
 #define DQT_IO_CHECKPOINT_H
 
-#include "io/stream.h"
+#include "io/weights.h"
 #include "nn/llama.h"
 
 enum {
@@ -40,10 +40,6 @@ dqt_tensor **parameter_place(dqt_layer *layer, size_t index);
 struct update_target *model_targets(dqt_llama *model, size_t *count);
 void model_targets_free(dqt_context *ctx, struct update_target *targets, size_t count);
 
-/* False for an infinity, a NaN, or a negative number where `negative` is false. size 2: bf16, 4: float, 8: double. */
-bool numbers_valid(const void *data, size_t count, size_t size, bool negative);
-/* All above 0. */
-bool scales_valid(const dqt_tensor *t);
 /* What updater_visit_state shows under this label: a count of steps, or numbers of which only first moments may be
  * negative. Codes (size 1) are all valid. */
 bool state_valid(const char *label, const void *data, size_t count, size_t size);

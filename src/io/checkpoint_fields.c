@@ -1,6 +1,4 @@
 /* What writing and reading a checkpoint share: members of structs, lists of parameters, checks of numbers. */
-#include <math.h>
-
 #include "io/checkpoint.h"
 
 const unsigned char checkpoint_magic[8] = {'D', 'Q', 'T', 'M', 'O', 'D', 'E', 'L'};
@@ -113,25 +111,6 @@ struct update_target *model_targets(dqt_llama *model, size_t *count) {
 
 void model_targets_free(dqt_context *ctx, struct update_target *targets, size_t count) {
     memory_free(ctx, targets, count * sizeof *targets);
-}
-
-bool numbers_valid(const void *data, size_t count, size_t size, bool negative) {
-    for (size_t i = 0; i < count; i++) {
-        double x;
-        if (size == 8) {
-            x = ((const double *)data)[i];
-        } else {
-            x = (double)(size == 4 ? ((const float *)data)[i] : bf16_to_f32(((const uint16_t *)data)[i]));
-        }
-        if (!isfinite(x) || (!negative && x < 0)) return false;
-    }
-    return true;
-}
-
-bool scales_valid(const dqt_tensor *t) {
-    for (size_t i = 0; i < t->num_scales; i++)
-        if (!isfinite(t->scales[i]) || !(t->scales[i] > 0)) return false;
-    return true;
 }
 
 bool state_valid(const char *label, const void *data, size_t count, size_t size) {

@@ -135,19 +135,6 @@ static dqt_status read_config(struct reader *r) {
     return DQT_OK;
 }
 
-static bool codes_valid(const dqt_tensor *t) {
-    const int low = format_min(t->storage), high = format_max(t->storage);
-    const size_t unit = format_unit_bytes(t->storage);
-    int8_t codes[UNIT];
-    for (size_t r = 0; r < t->rows; r++)
-        for (size_t c = 0; c < t->cols; c += UNIT) {
-            unit_unpack(t->storage, tensor_row(t, r) + c / UNIT * unit, codes);
-            for (size_t k = 0; k < UNIT; k++)
-                if (codes[k] < low || codes[k] > high || (c + k >= t->cols && codes[k])) return false;
-        }
-    return true;
-}
-
 static dqt_status check_parameter(struct reader *r, const dqt_tensor *t) {
     const uint64_t expected[] = {t->rows, t->cols, t->num_scales, (uint64_t)t->storage, (uint64_t)t->compute,
                                  (uint64_t)t->scale_rule, (uint64_t)t->scale_axis};
@@ -177,12 +164,12 @@ static dqt_status read_parameter(struct reader *r, dqt_layer *layer, size_t inde
     if (status != DQT_OK) return creation_failed(r, status, r->head.label);
     tensor_destroy(t);
     *place = t = full;
-    const size_t size = t->storage == DQT_FORMAT_F32 ? 4 : t->storage == DQT_FORMAT_BF16 ? 2 : 0;
+    const size_t size = float_bytes(t);
     TRY(source_elements(r->source, t->scales, t->num_scales, 4));
     TRY(source_elements(r->source, t->data, t->data_bytes / (size ? size : 1), size ? size : 1));
     TRY(end_section(r));
     if (!scales_valid(t))
-        return fail(r->ctx, DQT_E_FORMAT, "checkpoint: a scale of %s is not finite and above 0", r->head.label);
+        return fail(r->ctx, DQT_E_FORMAT, "checkpoint: a scale of %s is out of range", r->head.label);
     if (size ? !numbers_valid(t->data, t->rows * t->cols, size, true) : !codes_valid(t))
         return fail(r->ctx, DQT_E_FORMAT, "checkpoint: %s holds a weight outside its format's range", r->head.label);
     tensor_refresh(t);

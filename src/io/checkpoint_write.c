@@ -40,27 +40,10 @@ static dqt_status not_finite(const dqt_context *ctx, const char *name) {
                 name);
 }
 
-/* Packed rows; codes that only fill up the last unit are written as 0, whatever they are in memory. */
-static dqt_status write_codes(struct sink *s, const dqt_tensor *t) {
-    const size_t unit = format_unit_bytes(t->storage), tail = t->cols % UNIT;
-    for (size_t r = 0; r < t->rows; r++) {
-        const unsigned char *row = tensor_row(t, r);
-        TRY(sink_bytes(s, row, t->row_bytes - (tail ? unit : 0)));
-        if (!tail) continue;
-        int8_t codes[UNIT];
-        unsigned char packed[UNIT];
-        unit_unpack(t->storage, row + t->row_bytes - unit, codes);
-        memset(codes + tail, 0, UNIT - tail);
-        unit_pack(t->storage, codes, packed);
-        TRY(sink_bytes(s, packed, unit));
-    }
-    return DQT_OK;
-}
-
 static dqt_status write_parameter(struct writer *w, const struct layer_parameter *p) {
     struct sink *s = w->sink;
     const dqt_tensor *t = p->tensor;
-    const size_t size = t->storage == DQT_FORMAT_F32 ? 4 : t->storage == DQT_FORMAT_BF16 ? 2 : 0;
+    const size_t size = float_bytes(t);
     TRY(begin_section(w, "PARM", p->name, PARAMETER_BYTES + 4 * (uint64_t)t->num_scales + t->data_bytes));
     TRY(sink_number(s, t->rows, 8));
     TRY(sink_number(s, t->cols, 8));

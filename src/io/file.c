@@ -102,10 +102,6 @@ size_t file_read(void *file, void *buffer, size_t size) {
     return n < 0 ? SIZE_MAX : (size_t)n;
 }
 
-bool file_seek(struct input_file *file, uint64_t offset) {
-    return offset <= (uint64_t)INT64_MAX && lseek(file->descriptor, (off_t)offset, SEEK_SET) == (off_t)offset;
-}
-
 void file_close(struct input_file *file) {
     close(file->descriptor);
 }

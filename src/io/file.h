@@ -15,8 +15,6 @@ struct input_file {
 };
 dqt_status file_open(dqt_context *ctx, const char *path, struct input_file *out);
 size_t file_read(void *file, void *buffer, size_t size);
-/* The next read starts at byte `offset`; false if that cannot be. */
-bool file_seek(struct input_file *file, uint64_t offset);
 void file_close(struct input_file *file);
 
 #endif

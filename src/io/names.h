@@ -1,0 +1,27 @@
+/* The names that Hugging Face's LlamaForCausalLM (and BitNet's, with sub-norms) gives to a model's parameters. */
+#ifndef DQT_IO_NAMES_H
+#define DQT_IO_NAMES_H
+
+#include "nn/llama.h"
+
+enum { FOREIGN_NAME_BYTES = 96 };
+
+/* One number for every parameter: those of layer 0, then layer 1, ... */
+struct parameter_list {
+    dqt_llama *model;
+    size_t count;     /* of all parameters */
+    size_t per_block; /* parameters of a block; the embedding comes before the blocks, norm and head after them */
+};
+struct parameter_list parameter_list(dqt_llama *model);
+struct layer_parameter list_parameter(const struct parameter_list *list, size_t index);
+
+/* "model.layers.0.self_attn.q_proj.weight" */
+void foreign_name(const struct parameter_list *list, size_t index, char out[FOREIGN_NAME_BYTES]);
+
+/* SIZE_MAX if no parameter has this name. A few other names for the same are known too. */
+size_t foreign_index(const struct parameter_list *list, const char *name);
+
+/* The block of "model.layers.N.", and the rest of the name; SIZE_MAX if it does not begin so or there is no such block. */
+size_t foreign_block(const struct parameter_list *list, const char *name, const char **rest);
+
+#endif

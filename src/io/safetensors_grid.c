@@ -1,0 +1,69 @@
+/* Which floats are codes times one scale? The smallest magnitude is j codes, for some j. Each weight then bounds the scale
+ * from both sides by half a unit in the last place of its type; if the bounds still leave a scale in the end, it is tried. */
+#include <math.h>
+
+#include "io/safetensors.h"
+
+/* In 16-bit types only codes of up to 4 bits are looked for: ratios of two such codes differ by 1/56 or more, which even
+ * bf16's 8 bits tell apart; ratios of 8-bit codes can look the same. */
+enum { MOST_NARROW = 8 };
+
+static float rounded(float x, enum element_type type) {
+    return type == TYPE_BF16 ? bf16_to_f32(f32_to_bf16(x)) : type == TYPE_F16 ? f16_to_f32(f32_to_f16(x)) : x;
+}
+
+/* Half the distance to the next number of this type. */
+static double half_unit(float magnitude, enum element_type type) {
+    const int bits = type == TYPE_F32 ? 24 : type == TYPE_BF16 ? 8 : 11, lowest = type == TYPE_F16 ? -24 : type == TYPE_BF16 ? -133 : -149;
+    int exponent;
+    frexp((double)magnitude, &exponent);
+    return ldexp(1.0, (exponent - bits < lowest ? lowest : exponent - bits) - 1);
+}
+
+static bool all_on(const float *w, size_t count, enum element_type type, int low, int high, float scale) {
+    if (!(scale >= 0x1p-126f)) return false;
+    for (size_t i = 0; i < count; i++) {
+        const float q = rintf(w[i] / scale);
+        /* -0 is not a code times a scale, but it is the same weight. */
+        const float expected = rounded(scale * q, type);
+        if (q < (float)low || q > (float)high || expected < w[i] || expected > w[i]) return false;
+    }
+    return true;
+}
+
+/* The bounds of the scale if the smallest magnitude is j codes; false as soon as they exclude each other. */
+static bool bound(const float *w, size_t count, enum element_type type, double smallest, int j, int most, float *scale) {
+    const double margin = half_unit((float)smallest, type);
+    double low = (smallest - margin) / j, high = (smallest + margin) / j;
+    for (size_t i = 0; i < count; i++) {
+        const double a = fabs((double)w[i]), q = rint(2 * a / (low + high));
+        if (a > 0 && (q < 1 || q > most)) return false;
+        if (!(a > 0)) continue;
+        const double half = half_unit((float)a, type), from = (a - half) / q, to = (a + half) / q;
+        if (from > low) low = from;
+        if (to < high) high = to;
+        if (low > high) return false;
+    }
+    *scale = (float)((low + high) / 2);
+    return true;
+}
+
+bool grid_find(const float *weights, size_t count, enum element_type type, int low, int high, float *scale) {
+    const int most = -low > high ? -low : high;
+    if (type != TYPE_F32 && most > MOST_NARROW) return false;
+    float smallest = INFINITY;
+    for (size_t i = 0; i < count; i++)
+        if (fabsf(weights[i]) > 0 && fabsf(weights[i]) < smallest) smallest = fabsf(weights[i]);
+    if (!isfinite(smallest)) return false;
+    for (int j = 1; j <= most; j++) {
+        float s;
+        if (!bound(weights, count, type, (double)smallest, j, most, &s)) continue;
+        const float tries[] = {s, nextafterf(s, 0), nextafterf(s, INFINITY)};
+        for (int i = 0; i < 3; i++)
+            if (all_on(weights, count, type, low, high, tries[i])) {
+                *scale = tries[i];
+                return true;
+            }
+    }
+    return false;
+}

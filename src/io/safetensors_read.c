@@ -1,0 +1,322 @@
+/* The header says where each tensor is; then the data are read once, from begin to end, into tensors beside the model's.
+ * Only when all of it has been found good are the model's own weights overwritten. */
+#include <math.h>
+#include <stdio.h>
+
+#include "core/status.h"
+#include "io/safetensors.h"
+
+/* Slots of a file: the weights of all parameters, then scales of packed ones, then what is known but not used: one table
+ * of rotary frequencies per block and the head of a tied model. */
+struct slot_of_file {
+    bool seen;
+    enum element_type type;
+    uint64_t begin, end;
+};
+
+struct importer {
+    dqt_llama *model;
+    dqt_context *ctx;
+    struct parameter_list list;
+    struct source *source;
+    struct slot_of_file *slots;
+    size_t *order;           /* the slots that were seen, by `begin` */
+    dqt_tensor **tensors;    /* the new weights */
+    size_t num_slots, num_seen;
+    size_t bytes;            /* of the one block that begins with slots */
+    float *weights;          /* of one tensor */
+    size_t weights_bytes;
+    char formats[3][16];     /* metadata: of embedding, linear, head */
+    uint64_t data_bytes;
+    bool stochastic;
+    uint64_t seed;
+};
+
+static const char *const class_names[] = {"dqt.embedding", "dqt.linear", "dqt.head"};
+
+static dqt_status refuse(const struct importer *m, const char *name, const char *why) {
+    return fail(m->ctx, DQT_E_FORMAT, "safetensors: %s %s", name, why);
+}
+
+/* ---- Header -------------------------------------------------------------------------------------------------- */
+
+static size_t slot_index(const struct importer *m, const char *name) {
+    static const char scale[] = "_scale";
+    const size_t count = m->list.count, n = strlen(name);
+    char weight[FOREIGN_NAME_BYTES];
+    const char *rest;
+    size_t index = foreign_index(&m->list, name);
+    if (index != SIZE_MAX) return index;
+    if (n >= sizeof scale && strcmp(name + n - (sizeof scale - 1), scale) == 0) {
+        memcpy(weight, name, n - (sizeof scale - 1));
+        weight[n - (sizeof scale - 1)] = '\0';
+        index = foreign_index(&m->list, weight);
+        return index == SIZE_MAX ? SIZE_MAX : count + index;
+    }
+    index = foreign_block(&m->list, name, &rest);
+    if (index != SIZE_MAX && strcmp(rest, "self_attn.rotary_emb.inv_freq") == 0) return 2 * count + index;
+    if (m->model->config.tie_embeddings && strcmp(name, "lm_head.weight") == 0) return m->num_slots - 1;
+    return SIZE_MAX;
+}
+
+static dqt_status check_shape(const struct importer *m, const struct listing *l, size_t slot) {
+    const size_t count = m->list.count;
+    const dqt_tensor *t = list_parameter(&m->list, slot % count).tensor;
+    const bool scale = slot >= count, gain = list_parameter(&m->list, slot % count).parameter_class == DQT_CLASS_NORM;
+    if (scale ? l->type != TYPE_F32 || !format_is_code(t->storage)
+              : l->type == TYPE_OTHER || (l->type == TYPE_U8 && !format_is_code(t->storage)))
+        return refuse(m, l->name, "has a dtype that cannot be read into this parameter");
+    const uint64_t rows = t->rows, cols = scale ? t->num_scales : l->type == TYPE_U8 ? t->row_bytes : t->cols;
+    if (scale || gain ? l->dims != 1 || l->shape[0] != cols : l->dims != 2 || l->shape[0] != rows || l->shape[1] != cols)
+        return fail(m->ctx, DQT_E_SHAPE, "safetensors: %s has another shape than the model's %zu x %zu", l->name, t->rows, t->cols);
+    const uint64_t elements = scale ? cols : rows * cols; /* the tensor exists, so this fits */
+    if (l->end - l->begin != elements * element_bytes(l->type)) return refuse(m, l->name, "has offsets that do not fit its shape");
+    return DQT_OK;
+}
+
+static dqt_status on_tensor(void *arg, const struct listing *l) {
+    struct importer *m = arg;
+    const size_t slot = slot_index(m, l->name);
+    if (slot == SIZE_MAX) return refuse(m, l->name, "is no parameter of this model");
+    if (m->slots[slot].seen) return refuse(m, l->name, "is there twice");
+    if (l->end > m->data_bytes) return refuse(m, l->name, "goes beyond the end of the file");
+    if (slot < 2 * m->list.count) TRY(check_shape(m, l, slot));
+    m->slots[slot] = (struct slot_of_file){true, l->type, l->begin, l->end};
+    m->order[m->num_seen++] = slot;
+    return DQT_OK;
+}
+
+static void on_metadata(void *arg, const char *key, const char *value) {
+    struct importer *m = arg;
+    for (int i = 0; i < 3; i++)
+        if (strcmp(key, class_names[i]) == 0) snprintf(m->formats[i], sizeof m->formats[i], "%.15s", value);
+}
+
+static bool before(const struct importer *m, size_t a, size_t b) {
+    const struct slot_of_file *x = &m->slots[a], *y = &m->slots[b];
+    return x->begin != y->begin ? x->begin < y->begin : x->end < y->end;
+}
+
+/* Heap sort: no recursion, no memory, no input that makes it slow. */
+static void sink_down(const struct importer *m, size_t root, size_t count) {
+    size_t *order = m->order;
+    for (size_t child; (child = 2 * root + 1) < count; root = child) {
+        if (child + 1 < count && before(m, order[child], order[child + 1])) child++;
+        if (!before(m, order[root], order[child])) return;
+        const size_t t = order[root];
+        order[root] = order[child];
+        order[child] = t;
+    }
+}
+
+static void sort_order(const struct importer *m) {
+    for (size_t i = m->num_seen / 2; i-- > 0;) sink_down(m, i, m->num_seen);
+    for (size_t n = m->num_seen; n > 1; n--) {
+        const size_t t = m->order[0];
+        m->order[0] = m->order[n - 1];
+        m->order[n - 1] = t;
+        sink_down(m, 0, n - 1);
+    }
+}
+
+static const char *format_of_class(const struct importer *m, int parameter_class) {
+    return m->formats[parameter_class == DQT_CLASS_EMBEDDING ? 0 : parameter_class == DQT_CLASS_HEAD ? 2 : 1];
+}
+
+/* Everything is there, and the data are covered without holes and overlaps. */
+static dqt_status check_listing(const struct importer *m) {
+    char name[FOREIGN_NAME_BYTES];
+    uint64_t at = 0;
+    for (size_t i = 0; i < m->num_seen; i++) {
+        const struct slot_of_file *s = &m->slots[m->order[i]];
+        if (s->begin != at)
+            return fail(m->ctx, DQT_E_FORMAT, "safetensors: a tensor begins at byte %llu of the data where byte %llu is next",
+                        (unsigned long long)s->begin, (unsigned long long)at);
+        at = s->end;
+    }
+    if (at != m->data_bytes)
+        return fail(m->ctx, DQT_E_FORMAT, "safetensors: the tensors end at byte %llu of %llu bytes of data", (unsigned long long)at,
+                    (unsigned long long)m->data_bytes);
+    for (size_t i = 0; i < m->list.count; i++) {
+        const struct layer_parameter p = list_parameter(&m->list, i);
+        const struct slot_of_file *weight = &m->slots[i], *scale = &m->slots[m->list.count + i];
+        foreign_name(&m->list, i, name);
+        if (!weight->seen) return refuse(m, name, "is missing");
+        if ((weight->type == TYPE_U8) != scale->seen) return refuse(m, name, "has codes without scales, or scales without codes");
+        if (weight->type == TYPE_U8 && strcmp(format_of_class(m, p.parameter_class), format_name(p.tensor->storage)) != 0)
+            return fail(m->ctx, DQT_E_FORMAT, "safetensors: %s has codes of format \"%s\"; the model's storage is %s", name,
+                        format_of_class(m, p.parameter_class), format_name(p.tensor->storage));
+    }
+    return DQT_OK;
+}
+
+static dqt_status read_header(struct importer *m, uint64_t file_size) {
+    struct source *s = m->source;
+    const struct header_visitor visitor = {on_tensor, on_metadata, m};
+    uint64_t length;
+    s->limit = 8;
+    TRY(source_number(s, 8, &length));
+    if (length > HEADER_MOST || length > file_size - 8)
+        return fail(m->ctx, DQT_E_FORMAT, "safetensors: a header of %llu bytes; the file has %llu and the format allows %d",
+                    (unsigned long long)length, (unsigned long long)file_size, HEADER_MOST);
+    s->limit = file_size;
+    m->data_bytes = file_size - 8 - length;
+    const size_t room = length ? (size_t)length : 1;
+    char *text = memory_alloc(m->ctx, room);
+    if (!text) return fail(m->ctx, DQT_E_MEMORY, "no memory for a header of %zu bytes", room);
+    dqt_status status = source_bytes(s, text, (size_t)length);
+    if (status == DQT_OK) status = header_read(m->ctx, text, (size_t)length, &visitor);
+    memory_free(m->ctx, text, room);
+    if (status != DQT_OK) return status;
+    sort_order(m);
+    return check_listing(m);
+}
+
+/* ---- Data ---------------------------------------------------------------------------------------------------- */
+
+/* The new tensor of a parameter; made when the first of its data come. */
+static dqt_status new_tensor(struct importer *m, size_t index, dqt_tensor **out) {
+    const dqt_tensor *t = list_parameter(&m->list, index).tensor;
+    const dqt_tensor_options o = {.struct_size = sizeof o,
+                                  .storage = t->storage,
+                                  .scale_rule = t->scale_rule,
+                                  .scale_axis = t->scale_axis,
+                                  .sigma = t->sigma};
+    if (!m->tensors[index]) TRY(tensor_create(m->ctx, t->rows, t->cols, &o, false, &m->tensors[index]));
+    *out = m->tensors[index];
+    return DQT_OK;
+}
+
+/* Codes and scales if all weights are on grids; false: the tensor is as it was, but for its scales. */
+static bool store_on_grid(dqt_tensor *t, const float *weights, enum element_type type) {
+    const int low = format_min(t->storage), high = format_max(t->storage);
+    const size_t count = t->num_scales == 1 ? t->rows * t->cols : t->cols;
+    for (size_t i = 0; i < t->num_scales; i++) {
+        const float *w = weights + i * count;
+        if (grid_find(w, count, type, low, high, &t->scales[i])) continue;
+        for (size_t k = 0; k < count; k++)
+            if (w[k] < 0 || w[k] > 0) return false;
+        t->scales[i] = 1; /* zeros have any scale */
+    }
+    const size_t unit = format_unit_bytes(t->storage);
+    for (size_t r = 0; r < t->rows; r++)
+        for (size_t c = 0; c < t->cols; c += UNIT) {
+            int8_t codes[UNIT] = {0};
+            for (size_t k = 0; k < UNIT && c + k < t->cols; k++)
+                codes[k] = (int8_t)rintf(weights[r * t->cols + c + k] / tensor_scale(t, r));
+            unit_pack(t->storage, codes, tensor_row(t, r) + c / UNIT * unit);
+        }
+    return true;
+}
+
+/* Into m->weights. */
+static dqt_status read_floats(struct importer *m, size_t count, enum element_type type) {
+    if (type == TYPE_F32) return source_elements(m->source, m->weights, count, 4);
+    uint16_t part[1024];
+    for (size_t i = 0; i < count;) {
+        const size_t n = count - i < 1024 ? count - i : 1024;
+        TRY(source_elements(m->source, part, n, 2));
+        for (size_t k = 0; k < n; k++) m->weights[i + k] = type == TYPE_BF16 ? bf16_to_f32(part[k]) : f16_to_f32(part[k]);
+        i += n;
+    }
+    return DQT_OK;
+}
+
+static dqt_status read_weight(struct importer *m, size_t index) {
+    const enum element_type type = m->slots[index].type;
+    char name[FOREIGN_NAME_BYTES];
+    dqt_tensor *t;
+    foreign_name(&m->list, index, name);
+    TRY(new_tensor(m, index, &t));
+    if (type == TYPE_U8) {
+        TRY(source_bytes(m->source, t->data, t->data_bytes));
+        return codes_valid(t) ? DQT_OK : refuse(m, name, "has a code outside its format's range");
+    }
+    TRY(read_floats(m, t->rows * t->cols, type));
+    if (!numbers_valid(m->weights, t->rows * t->cols, 4, true)) return refuse(m, name, "has a weight that is not finite");
+    if (format_is_code(t->storage) && store_on_grid(t, m->weights, type)) return DQT_OK;
+    tensor_quantize(t, m->weights, m->stochastic, m->seed + 0x9E3779B97F4A7C15u * index);
+    if (t->storage == DQT_FORMAT_BF16 && !numbers_valid(t->data, t->rows * t->cols, 2, true))
+        return refuse(m, name, "has a weight that bf16 cannot hold");
+    return DQT_OK;
+}
+
+static dqt_status read_scales(struct importer *m, size_t index) {
+    char name[FOREIGN_NAME_BYTES];
+    dqt_tensor *t;
+    foreign_name(&m->list, index, name);
+    TRY(new_tensor(m, index, &t));
+    TRY(source_elements(m->source, t->scales, t->num_scales, 4));
+    return scales_valid(t) ? DQT_OK : refuse(m, name, "has a scale that is not finite and above 0");
+}
+
+static dqt_status read_data(struct importer *m) {
+    const size_t count = m->list.count;
+    for (size_t i = 0; i < m->num_seen; i++) {
+        const size_t slot = m->order[i];
+        if (slot < count)
+            TRY(read_weight(m, slot));
+        else if (slot < 2 * count)
+            TRY(read_scales(m, slot - count));
+        else
+            TRY(source_skip(m->source, m->slots[slot].end - m->slots[slot].begin));
+    }
+    return DQT_OK;
+}
+
+/* The model's tensors stay where they are: updaters and tapes know them. */
+static void take_over(struct importer *m) {
+    for (size_t i = 0; i < m->list.count; i++) {
+        dqt_tensor *t = list_parameter(&m->list, i).tensor;
+        const dqt_tensor *from = m->tensors[i];
+        memcpy(t->data, from->data, t->data_bytes);
+        if (t->num_scales) memcpy(t->scales, from->scales, t->num_scales * sizeof *t->scales);
+        tensor_refresh(t);
+    }
+}
+
+/* ---- Whole --------------------------------------------------------------------------------------------------- */
+
+static dqt_status allocate(struct importer *m) {
+    const size_t count = m->list.count;
+    size_t most = 0;
+    m->num_slots = 2 * count + m->model->config.num_layers + 1;
+    struct arena a = {0};
+    for (int pass = 0; pass < 2; pass++) {
+        a.used = 0;
+        m->slots = arena_take(&a, m->num_slots, sizeof *m->slots);
+        m->order = arena_take(&a, m->num_slots, sizeof *m->order);
+        m->tensors = arena_take(&a, count, sizeof(dqt_tensor *));
+        m->bytes = a.used;
+        if (pass == 0) a.base = memory_alloc(m->ctx, a.used);
+        if (!a.base) return fail(m->ctx, DQT_E_MEMORY, "no memory for a list of %zu tensors", m->num_slots);
+    }
+    for (size_t i = 0; i < count; i++) {
+        const dqt_tensor *t = list_parameter(&m->list, i).tensor;
+        if (t->rows * t->cols > most) most = t->rows * t->cols;
+    }
+    if (size_mul(most, sizeof *m->weights, &m->weights_bytes)) m->weights = memory_alloc_raw(m->ctx, m->weights_bytes);
+    if (!m->weights) return fail(m->ctx, DQT_E_MEMORY, "no memory for %zu weights", most);
+    return DQT_OK;
+}
+
+static dqt_status import(struct importer *m, struct input_file *file) {
+    if (file->size == UINT64_MAX) return fail(m->ctx, DQT_E_IO, "safetensors are read from regular files only");
+    if (file->size < 8) return fail(m->ctx, DQT_E_FORMAT, "safetensors: the file has %llu bytes", (unsigned long long)file->size);
+    TRY(allocate(m));
+    TRY(source_create(m->ctx, "safetensors", file_read, file, &m->source));
+    TRY(read_header(m, file->size));
+    TRY(read_data(m));
+    take_over(m);
+    return DQT_OK;
+}
+
+dqt_status safetensors_read(dqt_llama *model, struct input_file *file, bool stochastic, uint64_t seed) {
+    struct importer m = {.model = model, .ctx = model->ctx, .list = parameter_list(model), .stochastic = stochastic, .seed = seed};
+    dqt_status status = import(&m, file);
+    for (size_t i = 0; m.tensors && i < m.list.count; i++) tensor_destroy(m.tensors[i]);
+    memory_free(m.ctx, m.weights, m.weights_bytes);
+    memory_free(m.ctx, m.slots, m.bytes);
+    source_destroy(m.source);
+    return status;
+}

@@ -1,0 +1,158 @@
+/* The header is made twice, once to learn its length; then the data follow in the same order: floats first, so that they
+ * are aligned. */
+#include <math.h>
+#include <stdio.h>
+
+#include "core/status.h"
+#include "io/safetensors.h"
+
+enum { RUN = 256, LINE_BYTES = 320 };
+
+struct writer {
+    struct parameter_list list;
+    int dtype;
+    bool stored; /* storage, not compute formats */
+    struct sink *sink;
+    uint64_t offset;
+    bool first;
+};
+
+struct item {
+    char name[FOREIGN_NAME_BYTES + 8];
+    dqt_tensor tensor; /* with the compute format that is to be read */
+    enum element_type type;
+    bool scales, vector;
+    size_t rows, cols; /* of the listing */
+};
+typedef dqt_status (*item_fn)(struct writer *w, const struct item *item);
+
+static bool packed(const struct writer *w, const dqt_tensor *t) {
+    return w->dtype == DQT_SAFETENSORS_CODES && format_is_code(t->storage);
+}
+
+static enum element_type type_in(const struct writer *w, const struct layer_parameter *p) {
+    const dqt_tensor *t = p->tensor;
+    if (packed(w, t)) return TYPE_U8;
+    if (p->parameter_class == DQT_CLASS_NORM) return TYPE_F32;
+    if (w->dtype == DQT_SAFETENSORS_CODES) return t->storage == DQT_FORMAT_BF16 ? TYPE_BF16 : TYPE_F32;
+    return w->dtype == DQT_SAFETENSORS_BF16 ? TYPE_BF16 : TYPE_F32;
+}
+
+static dqt_status visit_parameter(struct writer *w, item_fn visit, size_t index, bool f32) {
+    const struct layer_parameter p = list_parameter(&w->list, index);
+    struct item item = {.tensor = *p.tensor, .type = type_in(w, &p), .vector = p.parameter_class == DQT_CLASS_NORM};
+    if (w->stored) item.tensor.compute = item.tensor.storage;
+    item.rows = p.tensor->rows;
+    item.cols = item.type == TYPE_U8 ? p.tensor->row_bytes : p.tensor->cols;
+    foreign_name(&w->list, index, item.name);
+    if ((item.type == TYPE_F32) == f32) TRY(visit(w, &item));
+    if (!packed(w, p.tensor) || !f32) return DQT_OK;
+    strcat(item.name, "_scale");
+    item.type = TYPE_F32;
+    item.scales = item.vector = true;
+    item.cols = p.tensor->num_scales;
+    return visit(w, &item);
+}
+
+static dqt_status each_item(struct writer *w, item_fn visit) {
+    for (int pass = 0; pass < 2; pass++)
+        for (size_t i = 0; i < w->list.count; i++) TRY(visit_parameter(w, visit, i, pass == 0));
+    return DQT_OK;
+}
+
+static dqt_status check_item(struct writer *w, const struct item *item) {
+    const dqt_tensor *t = &item->tensor;
+    const dqt_context *ctx = w->list.model->ctx;
+    float values[RUN];
+    if (!scales_valid(t)) return fail(ctx, DQT_E_NUMERIC, "%s: a scale is out of range", item->name);
+    if (format_is_code(t->storage)) return DQT_OK;
+    for (size_t r = 0; r < t->rows; r++)
+        for (size_t c = 0; c < t->cols; c += RUN) {
+            const size_t n = t->cols - c < RUN ? t->cols - c : RUN;
+            tensor_read_floats(t, r, c, n, values);
+            for (size_t k = 0; k < n; k++)
+                if (!isfinite(item->type == TYPE_BF16 ? bf16_to_f32(f32_to_bf16(values[k])) : values[k]))
+                    return fail(ctx, DQT_E_NUMERIC, "%s: the weight at row %zu, column %zu is %g", item->name, r, c + k,
+                                (double)values[k]);
+        }
+    return DQT_OK;
+}
+
+static dqt_status list_item(struct writer *w, const struct item *item) {
+    static const char *const names[] = {"F32", "BF16", "F16", "U8"};
+    char line[LINE_BYTES], shape[64];
+    const uint64_t bytes = (uint64_t)item->rows * item->cols * element_bytes(item->type);
+    const uint64_t begin = w->offset;
+    w->offset += item->scales ? (uint64_t)item->cols * 4 : bytes;
+    if (item->vector)
+        snprintf(shape, sizeof shape, "%zu", item->cols);
+    else
+        snprintf(shape, sizeof shape, "%zu,%zu", item->rows, item->cols);
+    snprintf(line, sizeof line, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%llu,%llu]}", item->name,
+             names[item->type], shape, (unsigned long long)begin, (unsigned long long)w->offset);
+    return sink_bytes(w->sink, line, strlen(line));
+}
+
+/* "format" is what transformers asks for; the rest tells readers of codes what they are. */
+static dqt_status write_header(struct writer *w) {
+    static const char *const classes[] = {"embedding", "linear", "head"};
+    const dqt_llama_config *c = &w->list.model->config;
+    const int formats[] = {c->embedding.storage, c->linear.storage, c->head.storage};
+    char line[LINE_BYTES];
+    w->offset = 0;
+    snprintf(line, sizeof line, "{\"__metadata__\":{\"format\":\"pt\"");
+    TRY(sink_bytes(w->sink, line, strlen(line)));
+    for (int i = 0; i < 3 && w->dtype == DQT_SAFETENSORS_CODES; i++) {
+        snprintf(line, sizeof line, ",\"dqt.%s\":\"%s\"", classes[i], format_name(formats[i]));
+        TRY(sink_bytes(w->sink, line, strlen(line)));
+    }
+    TRY(sink_bytes(w->sink, "}", 1));
+    TRY(each_item(w, list_item));
+    return sink_bytes(w->sink, "}", 1);
+}
+
+static dqt_status write_item(struct writer *w, const struct item *item) {
+    const dqt_tensor *t = &item->tensor;
+    float values[RUN];
+    uint16_t halves[RUN];
+    if (item->scales) return sink_elements(w->sink, t->scales, t->num_scales, 4);
+    if (item->type == TYPE_U8) return write_codes(w->sink, t);
+    for (size_t r = 0; r < t->rows; r++)
+        for (size_t c = 0; c < t->cols; c += RUN) {
+            const size_t n = t->cols - c < RUN ? t->cols - c : RUN;
+            tensor_read_floats(t, r, c, n, values);
+            if (item->type == TYPE_F32) {
+                TRY(sink_elements(w->sink, values, n, 4));
+                continue;
+            }
+            for (size_t k = 0; k < n; k++) halves[k] = f32_to_bf16(values[k]);
+            TRY(sink_elements(w->sink, halves, n, 2));
+        }
+    return DQT_OK;
+}
+
+static dqt_status write_file(struct writer *w, dqt_write_fn write, void *user_data) {
+    struct sink *s = w->sink;
+    sink_begin(s, NULL, NULL);
+    TRY(write_header(w));
+    const uint64_t length = (s->written + 7) / 8 * 8;
+    sink_begin(s, write, user_data);
+    TRY(sink_number(s, length, 8));
+    TRY(write_header(w));
+    while (s->written < 8 + length) TRY(sink_bytes(s, " ", 1));
+    TRY(each_item(w, write_item));
+    return sink_flush(s);
+}
+
+dqt_status safetensors_write(dqt_llama *model, const dqt_safetensors_options *o, dqt_write_fn write, void *user_data) {
+    struct writer w = {.list = parameter_list(model), .dtype = o->dtype, .stored = o->stored != 0};
+    if (o->dtype < DQT_SAFETENSORS_F32 || o->dtype > DQT_SAFETENSORS_CODES)
+        return fail(model->ctx, DQT_E_ARGUMENT, "dtype is %d; it must be a DQT_SAFETENSORS_* value", o->dtype);
+    if (o->stored != 0 && o->stored != 1) return fail(model->ctx, DQT_E_ARGUMENT, "stored is %d; it must be 0 or 1", o->stored);
+    if (o->dtype == DQT_SAFETENSORS_CODES) w.stored = true;
+    TRY(each_item(&w, check_item));
+    TRY(sink_create(model->ctx, &w.sink));
+    dqt_status status = write_file(&w, write, user_data);
+    sink_destroy(w.sink);
+    return status;
+}

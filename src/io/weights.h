@@ -1,0 +1,23 @@
+/* What is in a tensor, checked on its way into a file or out of one. */
+#ifndef DQT_IO_WEIGHTS_H
+#define DQT_IO_WEIGHTS_H
+
+#include "io/stream.h"
+#include "quant/tensor.h"
+
+/* False for an infinity, a NaN, or a negative number where `negative` is false. size 2: bf16, 4: float, 8: double. */
+bool numbers_valid(const void *data, size_t count, size_t size, bool negative);
+/* Normal numbers above 0 that no code times them makes infinite. */
+bool scales_valid(const dqt_tensor *t);
+/* All within Qn..Qp, and those that only fill up a row's last unit 0. */
+bool codes_valid(const dqt_tensor *t);
+
+/* Bytes of a number of a float storage format, 0 of a code format. */
+static inline size_t float_bytes(const dqt_tensor *t) {
+    return t->storage == DQT_FORMAT_F32 ? 4 : t->storage == DQT_FORMAT_BF16 ? 2 : 0;
+}
+
+/* Packed rows; codes that only fill up the last unit are written as 0, whatever they are in memory. */
+dqt_status write_codes(struct sink *s, const dqt_tensor *t);
+
+#endif
