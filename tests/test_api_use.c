@@ -253,6 +253,14 @@ static void updater_steps(void) {
             dqt_llama_backward_update(w.model, w.tape, w.updater, 1e-3f, NULL));
     REFUSED(ctx, DQT_E_STATE, "loss", dqt_llama_backward_update(w.model, w.without, w.fused, 1e-3f, NULL));
     REFUSED(ctx, DQT_E_STATE, "tape", dqt_llama_backward_update(w.model, w.own_tape, w.fused, 1e-3f, NULL));
+    dqt_layer *reversed[8];
+    for (size_t i = 0; i < w.num_layers; i++)
+        reversed[i] = w.layers[w.num_layers - 1 - i];
+    u = updater_options();
+    u.clip = DQT_CLIP_NONE;
+    OK(ctx, dqt_updater_create(ctx, reversed, w.num_layers, &u, &same_number));
+    REFUSED(ctx, DQT_E_STATE, "parameter 0", dqt_llama_backward_update(w.model, w.tape, same_number, 1e-3f, NULL));
+    dqt_updater_destroy(same_number);
     CHECK(hash_world(&w) == before);
     OK(ctx, dqt_llama_backward_update(w.model, w.tape, w.fused, 1e-3f, NULL));
     REFUSED(ctx, DQT_E_STATE, "loss", dqt_llama_backward_update(w.model, w.tape, w.fused, 1e-3f, NULL));

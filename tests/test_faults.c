@@ -645,6 +645,24 @@ static void planning_large_models(void) {
     c.hidden_size = (size_t)1 << 40;
     c.activation = DQT_ACTIVATION_NONE;
     CHECK(dqt_llama_memory(ctx, &c, &m) == DQT_E_SHAPE);
+
+    dqt_layer_options l = layer_options();
+    l.activation = DQT_ACTIVATION_NONE;
+    l.shape_only = 1;
+    dqt_layer *wide = NULL;
+    OK(ctx, dqt_linear_create(ctx, (size_t)1 << 40, 2, &l, &wide));
+    dqt_tape_options o;
+    CHECK(dqt_tape_options_init(&o, sizeof o) == DQT_OK);
+    dqt_tape_memory_info t = {.struct_size = sizeof t};
+    o.max_batch = 1024;
+    o.max_length = 2;
+    OK(ctx, dqt_tape_memory(ctx, &wide, 1, &o, &t));
+    CHECK(t.total >= (size_t)1 << 52);
+    o.max_batch = INT32_MAX;
+    o.max_length = 1;
+    CHECK(dqt_tape_memory(ctx, &wide, 1, &o, &t) == DQT_E_SHAPE);
+    CHECK(strstr(dqt_last_error(ctx), "too large"));
+    dqt_layer_destroy(wide);
     counting_end(ctx, &memory);
 }
 

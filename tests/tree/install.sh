@@ -43,7 +43,7 @@ consume() {
 }
 for standard in c99 c11; do consume "$CC" $standard tests/consumers/consumer.c; done
 if have "${CXX%% *}"; then
-    for standard in c++11 c++17; do consume "$CXX" $standard tests/consumers/consumer.cpp; done
+    for standard in c++11 c++17; do consume "$CXX -pthread" $standard tests/consumers/consumer.cpp; done
 else
     for standard in c++11 c++17; do skip "no $CXX: $standard"; done
 fi
