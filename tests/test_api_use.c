@@ -377,6 +377,13 @@ static void files(void) {
     REFUSED(ctx, DQT_E_ARGUMENT, "path", dqt_llama_export_gguf(w.model, NULL, NULL));
     REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_write_gguf(NULL, NULL, write_nothing, NULL));
     REFUSED(ctx, DQT_E_ARGUMENT, "write", dqt_llama_write_gguf(w.model, NULL, NULL, NULL));
+    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_export_safetensors(NULL, NULL, "x"));
+    REFUSED(ctx, DQT_E_ARGUMENT, "path", dqt_llama_export_safetensors(w.model, NULL, NULL));
+    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_write_safetensors(NULL, NULL, write_nothing, NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "write", dqt_llama_write_safetensors(w.model, NULL, NULL, NULL));
+    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_import_safetensors(NULL, "x", DQT_ROUND_NEAREST, 0));
+    REFUSED(ctx, DQT_E_ARGUMENT, "path", dqt_llama_import_safetensors(w.model, NULL, DQT_ROUND_NEAREST, 0));
+    REFUSED(ctx, DQT_E_ARGUMENT, "rounding", dqt_llama_import_safetensors(w.model, "x", DQT_ROUND_ECO_NEAREST, 0));
     dqt_host_bytes_free(NULL, NULL, 0);
     dqt_host_bytes_free(ctx, NULL, 0);
     end(&w);

@@ -292,6 +292,11 @@ static dqt_status write_gguf(struct world *w, void **out) {
     *out = status == DQT_OK ? w : NULL;
     return status;
 }
+static dqt_status write_safetensors(struct world *w, void **out) {
+    const dqt_status status = dqt_llama_write_safetensors(w->model, NULL, write_away, NULL);
+    *out = status == DQT_OK ? w : NULL;
+    return status;
+}
 
 /* What dqt_llama_read makes. */
 static struct loaded {
@@ -363,6 +368,7 @@ static const struct creation {
     {"llama_write", write_checkpoint, destroy_nothing, 1},
     {"llama_read", read_checkpoint, destroy_loaded, 30},
     {"llama_write_gguf", write_gguf, destroy_nothing, 1},
+    {"llama_write_safetensors", write_safetensors, destroy_nothing, 1},
 };
 
 /* persistent: every later allocation fails too, as when memory has really run out. */

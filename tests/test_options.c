@@ -77,6 +77,9 @@ static dqt_status init_group(void *o, size_t size) {
 static dqt_status init_sampler(void *o, size_t size) {
     return dqt_sampler_options_init(o, size);
 }
+static dqt_status init_safetensors(void *o, size_t size) {
+    return dqt_safetensors_options_init(o, size);
+}
 static dqt_status init_gguf(void *o, size_t size) {
     return dqt_gguf_options_init(o, size);
 }
@@ -196,6 +199,9 @@ static int32_t write_away(void *user_data, const void *buffer, size_t size) {
 static dqt_status use_gguf(const void *o) {
     return dqt_llama_write_gguf(model, o, write_away, NULL);
 }
+static dqt_status use_safetensors(const void *o) {
+    return dqt_llama_write_safetensors(model, o, write_away, NULL);
+}
 
 static const struct options_case {
     const char *name;
@@ -223,6 +229,7 @@ static const struct options_case {
     {"dqt_group_options", sizeof(dqt_group_options), init_group, use_group, 4},
     {"dqt_sampler_options", sizeof(dqt_sampler_options), init_sampler, use_sampler, 4},
     {"dqt_gguf_options", sizeof(dqt_gguf_options), init_gguf, use_gguf, 4},
+    {"dqt_safetensors_options", sizeof(dqt_safetensors_options), init_safetensors, use_safetensors, 4},
 };
 enum { CASES = sizeof cases / sizeof *cases };
 
