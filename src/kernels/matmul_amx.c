@@ -50,19 +50,47 @@ static inline void zero_sums(void) {
     _tile_zero(3);
 }
 
-/* Both engines: `integer` is a constant where this is inlined. */
-static inline void block(const struct matmul_block *b, int integer) {
-    const size_t steps = b->k / (integer ? 64 : 32);
-    for (size_t n = 0; n < b->n; n += 32) {
-        const unsigned char *a = b->a, *b0 = (const unsigned char *)b->b + n / PANEL * b->panel_stride;
-        const unsigned char *b1 = b0 + b->panel_stride;
+/* A finished pair of panels on its way from its tiles to y. */
+struct done {
+    const unsigned char *sums; /* NULL: none */
+    size_t n;
+    struct columns16 c0, c1;
+    bool whole;
+};
+
+static inline void finish_rows(const struct finish *f, const struct done *d, size_t row, size_t last, bool integer,
+                               bool whole) {
+    const struct columns16 c0 = d->c0, c1 = d->c1;
+    for (size_t i = row; i < last; i++) {
+        const unsigned char *from = d->sums + i / 16 * 2 * TILE + i % 16 * 64;
+        if (integer) {
+            finish_int(f, i, d->n, c0, _mm512_load_si512(from), whole);
+            finish_int(f, i, d->n + PANEL, c1, _mm512_load_si512(from + TILE), whole);
+        } else {
+            finish_float(f, i, d->n, c0, _mm512_load_ps(from), whole);
+            finish_float(f, i, d->n + PANEL, c1, _mm512_load_ps(from + TILE), whole);
+        }
+    }
+}
+
+/* Both engines: `integer` is a constant where this is inlined. While the tile unit works on a pair of panels, the vector
+ * units finish the pair before it, a few rows a step. */
+static inline void block(const struct matmul_block *b, bool integer) {
+    const size_t steps = b->k / (integer ? 64 : 32), rows_per_step = (ROWS + steps - 1) / steps, m = b->m;
+    const size_t stride = b->panel_stride, columns = b->n;
+    const bool first = b->first, last = b->last, accumulate = b->accumulate;
+    const unsigned char *const a0 = b->a;
+    const struct finish f = finish_begin(b);
+    struct done d = {.sums = NULL};
+    for (size_t n = 0; n < columns; n += 32) {
+        const unsigned char *a = a0, *b0 = (const unsigned char *)b->b + n / PANEL * stride, *b1 = b0 + stride;
         unsigned char *sums = (unsigned char *)b->partial + n / 32 * 4 * TILE;
-        if (b->first) {
+        if (first) {
             zero_sums();
         } else {
             load_sums(sums);
         }
-        for (size_t s = 0; s < steps; s++, a += 2 * TILE, b0 += TILE, b1 += TILE) {
+        for (size_t s = 0, row = 0; s < steps; s++, a += 2 * TILE, b0 += TILE, b1 += TILE) {
             _tile_loadd(6, b0, 64);
             _tile_loadd(4, a, 64);
             _tile_loadd(7, b1, 64);
@@ -78,29 +106,34 @@ static inline void block(const struct matmul_block *b, int integer) {
                 _tile_dpbf16ps(2, 5, 6);
                 _tile_dpbf16ps(3, 5, 7);
             }
-        }
-        store_sums(sums);
-        if (!b->last) continue;
-        const struct columns16 c0 = columns_load(b, n), c1 = columns_load(b, n + PANEL);
-        for (size_t i = 0; i < b->m; i++) {
-            const unsigned char *row = sums + i / 16 * 2 * TILE + i % 16 * 64;
-            if (integer) {
-                finish_int(b, i, n, c0, _mm512_load_si512(row));
-                finish_int(b, i, n + PANEL, c1, _mm512_load_si512(row + TILE));
-            } else {
-                finish_float(b, i, n, c0, _mm512_load_ps(row));
-                finish_float(b, i, n + PANEL, c1, _mm512_load_ps(row + TILE));
+            if (d.sums && row < m) {
+                const size_t end = row + rows_per_step < m ? row + rows_per_step : m;
+                if (d.whole) {
+                    finish_rows(&f, &d, row, end, integer, true);
+                } else {
+                    finish_rows(&f, &d, row, end, integer, false);
+                }
+                row = end;
             }
         }
+        store_sums(sums);
+        if (last) {
+            d.sums = sums;
+            d.n = n;
+            d.c0 = columns_load(b, n);
+            d.c1 = columns_load(b, n + PANEL);
+            d.whole = n + 32 <= columns && !accumulate;
+        }
     }
+    if (d.sums) finish_rows(&f, &d, 0, m, integer, false);
 }
 
 static void block_int8(const struct matmul_block *b) {
-    block(b, 1);
+    block(b, true);
 }
 
 static void block_bf16(const struct matmul_block *b) {
-    block(b, 0);
+    block(b, false);
 }
 
 /* [K / 64][32][64 bytes]: 1 KiB tiles. */

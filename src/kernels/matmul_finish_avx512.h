@@ -19,22 +19,37 @@ static inline struct columns16 columns_load(const struct matmul_block *b, size_t
     return c;
 }
 
-/* y[i][n..] from 16 sums. */
-static inline void finish_float(const struct matmul_block *b, size_t i, size_t n, struct columns16 c, __m512 sum) {
-    float *y = b->y + i * b->ld_y + n;
-    const __m512 scale = b->row_scale ? _mm512_mul_ps(_mm512_set1_ps(b->row_scale[i]), c.scale) : c.scale;
-    __m512 value = _mm512_mul_ps(sum, scale);
-    if (c.mask == 0xffff) {
-        if (b->accumulate) value = _mm512_add_ps(_mm512_loadu_ps(y), value);
+/* The block's fields in registers: vector stores may alias anything, so they would be read again for each row. */
+struct finish {
+    float *y;
+    size_t ld_y;
+    const float *row_scale;
+    const int32_t *row_add;
+    bool accumulate;
+};
+
+static const float finish_ones[32] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+                                      1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+
+static inline struct finish finish_begin(const struct matmul_block *b) {
+    const struct finish f = {b->y, b->ld_y, b->row_scale ? b->row_scale : finish_ones, b->row_add, b->accumulate};
+    return f;
+}
+
+/* y[i][n..] from 16 sums. `whole` (a constant where this is inlined): all columns exist and y is set, not added to. */
+static inline void finish_float(const struct finish *f, size_t i, size_t n, struct columns16 c, __m512 sum, bool whole) {
+    float *y = f->y + i * f->ld_y + n;
+    __m512 value = _mm512_mul_ps(sum, _mm512_mul_ps(_mm512_set1_ps(f->row_scale[i]), c.scale));
+    if (whole) {
         _mm512_storeu_ps(y, value);
-    } else if (c.mask) {
-        if (b->accumulate) value = _mm512_add_ps(_mm512_maskz_loadu_ps(c.mask, y), value);
+    } else {
+        if (f->accumulate) value = _mm512_add_ps(_mm512_maskz_loadu_ps(c.mask, y), value);
         _mm512_mask_storeu_ps(y, c.mask, value);
     }
 }
 
-static inline void finish_int(const struct matmul_block *b, size_t i, size_t n, struct columns16 c, __m512i sum) {
-    finish_float(b, i, n, c, _mm512_cvtepi32_ps(_mm512_add_epi32(sum, _mm512_set1_epi32(b->row_add[i]))));
+static inline void finish_int(const struct finish *f, size_t i, size_t n, struct columns16 c, __m512i sum, bool whole) {
+    finish_float(f, i, n, c, _mm512_cvtepi32_ps(_mm512_add_epi32(sum, _mm512_set1_epi32(f->row_add[i]))), whole);
 }
 
 #endif

@@ -38,10 +38,16 @@ void block_place(const struct matmul_engine *e, size_t padded_k, size_t columns,
     s->chunk = arena_take(a, most(columns, e->rows) * UNIT, sizeof(float));
 }
 
+/* Equal pieces of at most K_BYTES a row. */
+static size_t piece_of_k(const struct matmul_engine *e, size_t padded_k) {
+    const size_t pieces = (padded_k * e->size + K_BYTES - 1) / K_BYTES;
+    return round_up((padded_k + pieces - 1) / pieces, MATMUL_K_UNIT);
+}
+
 void block_multiply(const struct operand *o, const void *b, size_t n, void *partial, const float *col_scale, float *y,
                     size_t ld_y, bool accumulate) {
     const struct matmul_engine *e = o->e;
-    const size_t kc = K_BYTES / e->size;
+    const size_t kc = piece_of_k(e, o->padded_k);
     struct matmul_block block = {.panel_stride = o->padded_k * PANEL * e->size, .n = n, .partial = partial,
                                  .col_scale = col_scale, .ld_y = ld_y, .accumulate = accumulate};
     if (e->begin) e->begin();

@@ -39,10 +39,10 @@ void matmul_input_gradient(const dqt_context *ctx, const struct workspace *ws, c
 
 /* dW[r][c] = sum_t dy[t][r] * x[t][c], made in tiles of whole rows in a lane's scratch and handed to `consume` there, at
  * most MATMUL_TILE_ROWS rows at a time, tile boundaries at multiples of MATMUL_TILE_ROWS (whatever the thread count).
- * consume may use workspace_consumer(ws, lane); it runs on several lanes at once for different rows. Token steps are
- * folded into dy before it is rounded to bf16, so that codes enter exactly. */
+ * consume may change the tile and use workspace_consumer(ws, lane); it runs on several lanes at once for different rows.
+ * Token steps are folded into dy before it is rounded to bf16, so that codes enter exactly. */
 enum { MATMUL_TILE_ROWS = 64 };
-typedef void (*tile_fn)(void *arg, size_t row, size_t rows, const float *tile, size_t ld, int lane);
+typedef void (*tile_fn)(void *arg, size_t row, size_t rows, float *tile, size_t ld, int lane);
 void matmul_weight_gradient(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy, size_t rows,
                             const struct activations *x, int precision, tile_fn consume, void *arg);
 

@@ -1,0 +1,118 @@
+/* Measurements: each program in bench/ includes this, times closures and reports them.
+ *
+ *     struct bench b = bench_begin(argc, argv);              // arguments: words; only names that contain one are run
+ *     if (bench_wants(&b, "updater")) {
+ *         struct bench_times t = bench_time(step, &argument); // median of at least 5 runs
+ *         bench_rate(&b, "updater", "4096x4096", isa, threads, &t, 16.8e6, 1e-9, "Gweight/s", limit);
+ *     }
+ *     bench_end(&b);
+ *
+ * A line of JSON per measurement is appended to build/bench.jsonl (bench.c, run first by `make bench`, empties it). */
+#ifndef BENCH_H
+#define BENCH_H
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "dqt.h"
+
+struct bench {
+    FILE *json;
+    char **words;
+    int num_words;
+};
+
+struct bench_times {
+    double median, min, max; /* seconds */
+};
+
+static inline struct bench bench_begin(int argc, char **argv, bool empty) {
+    struct bench b = {fopen("build/bench.jsonl", empty && argc == 1 ? "w" : "a"), argv + 1, argc - 1};
+    printf("%-22s %-20s %-7s %7s %12s %12s  %-10s %s\n", "name", "shape", "isa", "threads", "median", "min", "unit",
+           "of limit");
+    return b;
+}
+
+static inline void bench_end(struct bench *b) {
+    if (b->json) fclose(b->json);
+}
+
+static inline bool bench_wants(const struct bench *b, const char *name) {
+    for (int i = 0; i < b->num_words; i++)
+        if (strstr(name, b->words[i])) return true;
+    return b->num_words == 0;
+}
+
+static inline double bench_now(void) {
+    struct timespec t;
+    timespec_get(&t, TIME_UTC);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static inline int bench_compare(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* One run to warm up, then 5 to 101 runs within about a quarter of a second. */
+static inline struct bench_times bench_time(void (*fn)(void *), void *arg) {
+    double t[101];
+    int count = 0;
+    fn(arg);
+    const double start = bench_now();
+    do {
+        const double before = bench_now();
+        fn(arg);
+        t[count++] = bench_now() - before;
+    } while (count < 5 || (count < 101 && bench_now() - start < 0.25));
+    qsort(t, (size_t)count, sizeof *t, bench_compare);
+    const struct bench_times r = {t[count / 2], t[0], t[count - 1]};
+    return r;
+}
+
+static inline const char *bench_isa_name(int isa) {
+    switch (isa) {
+    case DQT_ISA_SCALAR: return "scalar";
+    case DQT_ISA_AVX2: return "avx2";
+    case DQT_ISA_AVX512: return "avx512";
+    case DQT_ISA_VNNI: return "vnni";
+    case DQT_ISA_AMX: return "amx";
+    case DQT_ISA_NEON: return "neon";
+    default: return "auto";
+    }
+}
+
+static inline void bench_line(struct bench *b, const char *name, const char *shape, int isa, int threads, double median,
+                              double min, const char *unit, double fraction) {
+    printf("%-22s %-20s %-7s %7d %12.4g %12.4g  %-10s", name, shape, bench_isa_name(isa), threads, median, min, unit);
+    if (fraction > 0) printf(" %.2f", fraction);
+    printf("\n");
+    fflush(stdout);
+    if (!b->json) return;
+    fprintf(b->json, "{\"name\":\"%s\",\"shape\":\"%s\",\"isa\":\"%s\",\"threads\":%d,\"median\":%.6g,\"min\":%.6g,"
+            "\"unit\":\"%s\",\"fraction_of_limit\":", name, shape, bench_isa_name(isa), threads, median, min, unit);
+    if (fraction > 0) {
+        fprintf(b->json, "%.4f}\n", fraction);
+    } else {
+        fprintf(b->json, "null}\n");
+    }
+}
+
+/* `work` units per run, times `factor`: 1e-12 and "TOP/s", say. limit: in the same unit, 0: unknown. min: the slowest. */
+static inline double bench_rate(struct bench *b, const char *name, const char *shape, int isa, int threads,
+                                const struct bench_times *t, double work, double factor, const char *unit, double limit) {
+    const double median = work / t->median * factor;
+    bench_line(b, name, shape, isa, threads, median, work / t->max * factor, unit, limit > 0 ? median / limit : 0);
+    return median;
+}
+
+/* Microseconds; limit: the least possible, 0: unknown. min: the fastest. */
+static inline void bench_microseconds(struct bench *b, const char *name, const char *shape, int isa, int threads,
+                                      const struct bench_times *t, double limit) {
+    bench_line(b, name, shape, isa, threads, t->median * 1e6, t->min * 1e6, "us", limit > 0 ? limit / (t->median * 1e6) : 0);
+}
+
+#endif
