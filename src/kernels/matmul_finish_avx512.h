@@ -4,7 +4,7 @@
 
 #include <immintrin.h>
 
-#include "kernels/matmul_kernels.h"
+#include "kernels/matmul_finish.h"
 
 /* Columns n .. n + 15 of the block: those that exist, and their scales. */
 struct columns16 {
@@ -17,23 +17,6 @@ static inline struct columns16 columns_load(const struct matmul_block *b, size_t
     struct columns16 c = {(__mmask16)(count >= 16 ? 0xffff : (1u << count) - 1), _mm512_set1_ps(1.0f)};
     if (b->col_scale && count) c.scale = _mm512_maskz_loadu_ps(c.mask, b->col_scale + n);
     return c;
-}
-
-/* The block's fields in registers: vector stores may alias anything, so they would be read again for each row. */
-struct finish {
-    float *y;
-    size_t ld_y;
-    const float *row_scale;
-    const int32_t *row_add;
-    bool accumulate;
-};
-
-static const float finish_ones[32] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
-                                      1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
-
-static inline struct finish finish_begin(const struct matmul_block *b) {
-    const struct finish f = {b->y, b->ld_y, b->row_scale ? b->row_scale : finish_ones, b->row_add, b->accumulate};
-    return f;
 }
 
 /* y[i][n..] from 16 sums. `whole` (a constant where this is inlined): all columns exist and y is set, not added to. */
@@ -50,6 +33,20 @@ static inline void finish_float(const struct finish *f, size_t i, size_t n, stru
 
 static inline void finish_int(const struct finish *f, size_t i, size_t n, struct columns16 c, __m512i sum, bool whole) {
     finish_float(f, i, n, c, _mm512_cvtepi32_ps(_mm512_add_epi32(sum, _mm512_set1_epi32(f->row_add[i]))), whole);
+}
+
+/* The same for whole vectors that may be added to. */
+static inline void finish16_float(const struct finish *f, size_t i, size_t n, __m512 sum) {
+    const struct columns16 c = {0xffff, f->col_scale ? _mm512_loadu_ps(f->col_scale + n) : _mm512_set1_ps(1.0f)};
+    if (f->accumulate) {
+        finish_float(f, i, n, c, sum, false);
+    } else {
+        finish_float(f, i, n, c, sum, true);
+    }
+}
+
+static inline void finish16_int(const struct finish *f, size_t i, size_t n, __m512i sum) {
+    finish16_float(f, i, n, _mm512_cvtepi32_ps(_mm512_add_epi32(sum, _mm512_set1_epi32(f->row_add[i]))));
 }
 
 #endif

@@ -3,10 +3,23 @@
 
 /* Engines first, then the packing that depends on their layouts. */
 void matmul_kernels_select(struct matmul_kernels *k, int isa, uint64_t features) {
-    (void)features;
     matmul_scalar_set(k);
 #if defined(__x86_64__)
+    if (isa < DQT_ISA_AVX2 || isa > DQT_ISA_AMX) return;
+    const bool bf16 = isa >= DQT_ISA_VNNI && (features & DQT_CPU_AVX512_BF16);
+    if (isa == DQT_ISA_AVX2) matmul_avx2_set(k);
+    if (isa >= DQT_ISA_AVX512) matmul_avx512_set(k);
+    if (isa == DQT_ISA_VNNI) matmul_vnni_set(k);
+    if (isa == DQT_ISA_VNNI && bf16) matmul_bf16_set(k);
     if (isa == DQT_ISA_AMX) matmul_amx_set(k);
-    if (isa >= DQT_ISA_AVX512 && isa <= DQT_ISA_AMX) unpack_avx512_set(k);
+    unpack_avx2_set(k);
+    if (isa >= DQT_ISA_AVX512) unpack_avx512_set(k);
+#elif defined(__aarch64__)
+    if (isa != DQT_ISA_NEON) return;
+    matmul_neon_set(k);
+    if (features & DQT_CPU_NEON_DOTPROD) matmul_dotprod_set(k);
+#else
+    (void)isa;
+    (void)features;
 #endif
 }

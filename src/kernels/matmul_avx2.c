@@ -1,0 +1,138 @@
+/* AVX2 and FMA: 12 vectors of sums, 2 of B, one of A, one to spare. */
+typedef int matmul_avx2_unit; /* not empty elsewhere */
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#include <string.h>
+
+#include "kernels/matmul_finish.h"
+
+static inline void finish8_float(const struct finish *f, size_t i, size_t n, __m256 sum) {
+    float *y = f->y + i * f->ld_y + n;
+    __m256 scale = _mm256_set1_ps(f->row_scale[i]);
+    if (f->col_scale) scale = _mm256_mul_ps(scale, _mm256_loadu_ps(f->col_scale + n));
+    __m256 value = _mm256_mul_ps(sum, scale);
+    if (f->accumulate) value = _mm256_add_ps(_mm256_loadu_ps(y), value);
+    _mm256_storeu_ps(y, value);
+}
+
+static inline void finish8_int(const struct finish *f, size_t i, size_t n, __m256i sum) {
+    finish8_float(f, i, n, _mm256_cvtepi32_ps(_mm256_add_epi32(sum, _mm256_set1_epi32(f->row_add[i]))));
+}
+
+static inline __m256i load_int(const void *p) {
+    return _mm256_loadu_si256((const __m256i *)p);
+}
+
+static inline void store_int(void *p, __m256i v) {
+    _mm256_storeu_si256((__m256i *)p, v);
+}
+
+static inline __m256 load_float(const char *p) {
+    return _mm256_loadu_ps((const float *)(const void *)p);
+}
+
+static inline __m256 broadcast_float(const char *p) {
+    float v;
+    memcpy(&v, p, sizeof v);
+    return _mm256_set1_ps(v);
+}
+
+static inline __m256 dot_float(__m256 sum, __m256 a, __m256 b) {
+    return _mm256_fmadd_ps(a, b, sum);
+}
+
+#define BLOCK block_f32
+#define ROWS 6
+#define GROUP 1
+#define BROADCAST broadcast_float
+#define DOT dot_float
+#define VECTORS 2
+#define LANES 8
+#define SUM __m256
+#define ZERO _mm256_setzero_ps
+#define LOAD _mm256_load_ps
+#define STORE _mm256_store_ps
+#define OPERAND __m256
+#define LOAD_B load_float
+#define NUMBER float
+#define FINISH finish8_float
+#define FINISH_NUMBER finish_number_float
+#include "kernels/matmul_block_template.h"
+
+static inline __m256i broadcast(const char *p) {
+    int32_t v;
+    memcpy(&v, p, sizeof v);
+    return _mm256_set1_epi32(v);
+}
+
+/* Codes below 8 bits: u <= 15, so |u0 x0 + u1 x1| <= 2 * 15 * 128 and 8 of them fit 16 bits. */
+static inline __m256i short_dot(__m256i sum, __m256i a, __m256i b) {
+    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(b, a));
+}
+
+static inline __m256i widen(__m256i sum, __m256i short_sum) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(short_sum, _mm256_set1_epi16(1)));
+}
+
+#define BLOCK block_code
+#define ROWS 6
+#define GROUP 4
+#define BROADCAST broadcast
+#define WIDEN_STEPS 8
+#define SHORT_DOT short_dot
+#define WIDEN widen
+#define VECTORS 2
+#define LANES 8
+#define SUM __m256i
+#define ZERO _mm256_setzero_si256
+#define LOAD load_int
+#define STORE store_int
+#define OPERAND __m256i
+#define LOAD_B load_int
+#define NUMBER int32_t
+#define FINISH finish8_int
+#define FINISH_NUMBER finish_number_int
+#include "kernels/matmul_block_template.h"
+
+/* INT8: both operands as 16-bit numbers. */
+static inline __m256i dot16(__m256i sum, __m256i a, __m256i b) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+}
+
+#define BLOCK block_int8
+#define ROWS 6
+#define GROUP 2
+#define BROADCAST broadcast
+#define DOT dot16
+#define VECTORS 2
+#define LANES 8
+#define SUM __m256i
+#define ZERO _mm256_setzero_si256
+#define LOAD load_int
+#define STORE store_int
+#define OPERAND __m256i
+#define LOAD_B load_int
+#define NUMBER int32_t
+#define FINISH finish8_int
+#define FINISH_NUMBER finish_number_int
+#include "kernels/matmul_block_template.h"
+
+void matmul_avx2_set(struct matmul_kernels *k) {
+    k->code.rows = 6;
+    k->code.group = 4;
+    k->code.size = 1;
+    k->code.k_unit = 4;
+    k->code.block = block_code;
+    k->int8 = k->code;
+    k->int8.group = 2;
+    k->int8.size = 2;
+    k->int8.k_unit = 2;
+    k->int8.int8_bias = 0;
+    k->int8.block = block_int8;
+    k->f32.rows = 6;
+    k->f32.block = block_f32;
+    k->bf16 = k->f32;
+    k->bf16.rounded = true;
+}
+#endif

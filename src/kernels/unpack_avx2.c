@@ -1,0 +1,196 @@
+/* AVX2: packed codes to rows and panels, activations to codes. As unpack_avx512.c, with half the width. */
+typedef int unpack_avx2_unit; /* not empty elsewhere */
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#include <string.h>
+
+#include "kernels/matmul_kernels.h"
+#include "quant/format.h"
+
+static inline __m256i load(const void *p) {
+    return _mm256_loadu_si256((const __m256i *)p);
+}
+
+static inline void store(void *p, __m256i v) {
+    _mm256_storeu_si256((__m256i *)p, v);
+}
+
+/* 32 bits to 32 bytes of 0 or 4. */
+static inline __m256i third_bits(uint32_t bits) {
+    const __m256i order = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3,
+                                           3, 3, 3, 3);
+    const __m256i bit = _mm256_set1_epi64x((int64_t)0x8040201008040201);
+    const __m256i v = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), order), bit);
+    return _mm256_and_si256(_mm256_cmpeq_epi8(v, bit), _mm256_set1_epi8(4));
+}
+
+/* One unit minus the format's bias: 0 .. 2^bits - 1; INT8 as it is. */
+static inline void unpack_unit(int format, const uint8_t *p, __m256i out[2]) {
+    if (format == DQT_FORMAT_INT8) {
+        out[0] = load(p);
+        out[1] = load(p + 32);
+    } else if (format == DQT_FORMAT_INT4) {
+        const __m256i v = load(p), mask = _mm256_set1_epi8(15);
+        out[0] = _mm256_and_si256(v, mask);
+        out[1] = _mm256_and_si256(_mm256_srli_epi16(v, 4), mask);
+    } else {
+        const __m256i v = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)p));
+        const __m256i mask = _mm256_set1_epi8(3);
+        out[0] = _mm256_and_si256(_mm256_srlv_epi32(v, _mm256_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2)), mask);
+        out[1] = _mm256_and_si256(_mm256_srlv_epi32(v, _mm256_setr_epi32(4, 4, 4, 4, 6, 6, 6, 6)), mask);
+        if (format == DQT_FORMAT_INT3) {
+            uint32_t bits[2];
+            memcpy(bits, p + 16, sizeof bits);
+            out[0] = _mm256_or_si256(out[0], third_bits(bits[0]));
+            out[1] = _mm256_or_si256(out[1], third_bits(bits[1]));
+        }
+    }
+}
+
+static void unpack(int format, const uint8_t *packed, size_t units, int8_t *codes) {
+    const size_t unit_bytes = format_unit_bytes(format);
+    const __m256i bias = _mm256_set1_epi8((char)(format == DQT_FORMAT_INT8 ? 0 : -format_min(format)));
+    for (size_t u = 0; u < units; u++) {
+        __m256i v[2];
+        unpack_unit(format, packed + u * unit_bytes, v);
+        store(codes + u * UNIT, _mm256_sub_epi8(v[0], bias));
+        store(codes + u * UNIT + 32, _mm256_sub_epi8(v[1], bias));
+    }
+}
+
+/* 16 bytes of each of 8 rows: out[j] has dword j of row n in dword n. */
+static inline void gather4(const uint8_t *const rows[8], size_t offset, __m256i out[4]) {
+    __m256i z[4];
+    for (int i = 0; i < 4; i++) /* lane l of z[i]: row 4 l + i */
+        z[i] = _mm256_inserti128_si256(
+            _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)(rows[i] + offset))),
+            _mm_loadu_si128((const __m128i *)(const void *)(rows[4 + i] + offset)), 1);
+    const __m256i t0 = _mm256_unpacklo_epi32(z[0], z[1]), t1 = _mm256_unpackhi_epi32(z[0], z[1]);
+    const __m256i t2 = _mm256_unpacklo_epi32(z[2], z[3]), t3 = _mm256_unpackhi_epi32(z[2], z[3]);
+    out[0] = _mm256_unpacklo_epi64(t0, t2);
+    out[1] = _mm256_unpackhi_epi64(t0, t2);
+    out[2] = _mm256_unpacklo_epi64(t1, t3);
+    out[3] = _mm256_unpackhi_epi64(t1, t3);
+}
+
+/* [K / 4][16][4] bytes: 2 and 4 bits are transposed as packed bytes, 3 bits after unpacking. */
+static void pack_b_packed(const struct matmul_engine *e, int format, const uint8_t *src, size_t stride, size_t n, size_t units,
+                          void *panel) {
+    const __m256i mask2 = _mm256_set1_epi8(3), mask4 = _mm256_set1_epi8(15);
+    const __m256i bias = _mm256_set1_epi8((char)e->int8_bias);
+    const size_t unit_bytes = format_unit_bytes(format);
+    for (size_t half = 0; half < 2; half++) {
+        const uint8_t *rows[8];
+        for (size_t i = 0; i < 8; i++) rows[i] = src + (8 * half + i < n ? 8 * half + i : n - 1) * stride;
+        uint8_t *out = (uint8_t *)panel + half * 32;
+        for (size_t u = 0; u < units; u++, out += UNIT * PANEL) {
+            const size_t offset = u * unit_bytes;
+            __m256i d[4];
+            if (format == DQT_FORMAT_INT8) {
+                for (size_t h = 0; h < 4; h++) {
+                    gather4(rows, offset + 16 * h, d);
+                    for (size_t j = 0; j < 4; j++) store(out + (4 * h + j) * 64, _mm256_sub_epi8(d[j], bias));
+                }
+            } else if (format == DQT_FORMAT_INT4) {
+                for (size_t h = 0; h < 2; h++) {
+                    gather4(rows, offset + 16 * h, d);
+                    for (size_t j = 0; j < 4; j++) {
+                        store(out + (4 * h + j) * 64, _mm256_and_si256(d[j], mask4));
+                        store(out + (8 + 4 * h + j) * 64, _mm256_and_si256(_mm256_srli_epi32(d[j], 4), mask4));
+                    }
+                }
+            } else if (format == DQT_FORMAT_INT3) {
+                uint8_t codes[8][UNIT];
+                const uint8_t *code_rows[8];
+                for (size_t i = 0; i < 8; i++) {
+                    unpack_unit(format, rows[i] + offset, d);
+                    store(codes[i], d[0]);
+                    store(codes[i] + 32, d[1]);
+                    code_rows[i] = codes[i];
+                }
+                for (size_t h = 0; h < 4; h++) {
+                    gather4(code_rows, 16 * h, d);
+                    for (size_t j = 0; j < 4; j++) store(out + (4 * h + j) * 64, d[j]);
+                }
+            } else {
+                gather4(rows, offset, d);
+                for (int p = 0; p < 4; p++)
+                    for (int j = 0; j < 4; j++)
+                        store(out + (4 * p + j) * 64, _mm256_and_si256(_mm256_srli_epi32(d[j], 2 * p), mask2));
+            }
+        }
+    }
+}
+
+/* [K / 2][16][2] 16-bit numbers from INT8 rows: a dword of four codes makes two of two. */
+static void pack_b_packed16(const struct matmul_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
+                            size_t units, void *panel) {
+    (void)e;
+    (void)format; /* INT8 */
+    const __m256i first = _mm256_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1, 0, -1, 1, -1, 4, -1, 5,
+                                           -1, 8, -1, 9, -1, 12, -1, 13);
+    const __m256i second = _mm256_setr_epi8(-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15, -1, 2, -1, 3, -1, 6,
+                                            -1, 7, -1, 10, -1, 11, -1, 14, -1, 15);
+    for (size_t half = 0; half < 2; half++) {
+        const uint8_t *rows[8];
+        for (size_t i = 0; i < 8; i++) rows[i] = src + (8 * half + i < n ? 8 * half + i : n - 1) * stride;
+        uint8_t *out = (uint8_t *)panel + half * 32;
+        for (size_t q = 0; q < units * 4; q++) {
+            __m256i d[4];
+            gather4(rows, q * 16, d);
+            for (size_t j = 0; j < 4; j++, out += 128) {
+                store(out, _mm256_srai_epi16(_mm256_shuffle_epi8(d[j], first), 8));
+                store(out + 64, _mm256_srai_epi16(_mm256_shuffle_epi8(d[j], second), 8));
+            }
+        }
+    }
+}
+
+static void pack_b_codes_f32(const struct matmul_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
+    (void)e;
+    float *out = panel;
+    for (size_t c = 0; c < k; c++, out += PANEL) {
+        for (size_t i = 0; i < PANEL; i += 8) {
+            int64_t eight;
+            memcpy(&eight, src + c * ld + i, sizeof eight);
+            _mm256_storeu_ps(out + i, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(eight))));
+        }
+    }
+}
+
+static float quantize(const float *x, size_t cols, int8_t *codes) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    __m256 most = _mm256_set1_ps(1e-5f);
+    size_t c = 0;
+    for (; c + 8 <= cols; c += 8) most = _mm256_max_ps(_mm256_andnot_ps(sign, _mm256_loadu_ps(x + c)), most); /* NaN: most */
+    float part[8], amax = 1e-5f;
+    _mm256_storeu_ps(part, most);
+    for (int i = 0; i < 8; i++) amax = part[i] > amax ? part[i] : amax;
+    for (; c < cols; c++) {
+        const float v = x[c] < 0 ? -x[c] : x[c];
+        amax = v > amax ? v : amax;
+    }
+    const __m256 factor = _mm256_set1_ps(127.0f / amax);
+    for (c = 0; c < cols; c += 8) {
+        float in[8] = {0};
+        const size_t count = cols - c < 8 ? cols - c : 8;
+        if (count < 8) memcpy(in, x + c, count * sizeof *in);
+        const __m256 v = count < 8 ? _mm256_loadu_ps(in) : _mm256_loadu_ps(x + c);
+        const __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(v, factor)); /* nearest even; NaN: INT_MIN, then -128 */
+        const __m128i w = _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
+        const int64_t eight = _mm_cvtsi128_si64(_mm_packs_epi16(w, w));
+        memcpy(codes + c, &eight, count);
+    }
+    return amax / 127.0f;
+}
+
+void unpack_avx2_set(struct matmul_kernels *k) {
+    struct matmul_engine *const integer[] = {&k->code, &k->int8};
+    for (int i = 0; i < 2; i++) integer[i]->pack_b_packed = integer[i]->size == 2 ? pack_b_packed16 : pack_b_packed;
+    if (k->bf16.size == 4) k->bf16.pack_b_codes = pack_b_codes_f32;
+    k->f32.pack_b_codes = pack_b_codes_f32;
+    k->unpack = unpack;
+    k->quantize = quantize;
+}
+#endif
