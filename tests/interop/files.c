@@ -1,0 +1,228 @@
+/* Files for the readers of others, and what libdqt itself makes of the same models.
+ *
+ *   files make DIR TEXT   trains two small byte models on TEXT: `bitnet` (ternary, sub-norms, tied: as architecture bitnet)
+ *                         and `llama` (int4, row scales, untied). Of each, in DIR: NAME.dqt; NAME-TYPE.gguf;
+ *                         NAME-DTYPE.safetensors; NAME.weights (what the layers read: lines "NAME ROWS COLS", each followed
+ *                         by the floats); NAME.reference (prompt and greedy continuation, one "TOKEN BEST MARGIN" a line:
+ *                         the token, the best next one and how far its logit is above the second)
+ *   files import MODEL.dqt FILE.safetensors OUT.dqt
+ *                         reads the weights into a model of this config and other weights */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "dqt.h"
+
+enum { BATCH = 8, LENGTH = 96, PROMPT = 128, CONTINUATION = 96, STEPS = 250 };
+
+static dqt_context *ctx;
+
+static void ok(dqt_status status, const char *what) {
+    if (status == DQT_OK) return;
+    fprintf(stderr, "%s: %s: %s\n", what, dqt_status_string(status), dqt_last_error(ctx));
+    exit(1);
+}
+
+static void *need(void *p, const char *what) {
+    if (!p) {
+        fprintf(stderr, "cannot have %s\n", what);
+        exit(1);
+    }
+    return p;
+}
+
+static unsigned char *read_text(const char *path, size_t *size) {
+    FILE *f = need(fopen(path, "rb"), path);
+    const size_t room = 1 << 20;
+    unsigned char *text = need(malloc(room), "memory");
+    *size = fread(text, 1, room, f);
+    fclose(f);
+    if (*size < 10 * LENGTH) need(NULL, "enough text");
+    return text;
+}
+
+static void train(dqt_llama *model, const unsigned char *text, size_t size) {
+    dqt_layer *const *layers;
+    size_t count;
+    dqt_tape *tape;
+    dqt_updater *updater;
+    dqt_tape_options t;
+    dqt_updater_options u;
+    ok(dqt_llama_layers(model, &layers, &count), "layers");
+    ok(dqt_tape_options_init(&t, sizeof t), "options");
+    t.max_batch = BATCH;
+    t.max_length = LENGTH;
+    ok(dqt_tape_create(ctx, layers, count, &t, &tape), "tape");
+    ok(dqt_updater_options_init(&u, sizeof u), "options");
+    u.rounding = DQT_ROUND_ECO_STOCHASTIC;
+    u.beta1 = 0.8f;
+    ok(dqt_updater_create(ctx, layers, count, &u, &updater), "updater");
+    int32_t tokens[BATCH * LENGTH], targets[BATCH * LENGTH];
+    uint64_t random = 1;
+    float loss = 0;
+    for (uint64_t step = 0; step < STEPS; step++) {
+        for (size_t b = 0; b < BATCH; b++) {
+            random = random * 6364136223846793005u + 1442695040888963407u;
+            const unsigned char *from = text + (random >> 33) % (size - LENGTH - 1);
+            for (size_t i = 0; i < LENGTH; i++) {
+                tokens[b * LENGTH + i] = from[i];
+                targets[b * LENGTH + i] = from[i + 1];
+            }
+        }
+        ok(dqt_tape_zero_gradients(tape), "zero");
+        ok(dqt_llama_loss(model, tape, tokens, targets, BATCH, LENGTH, &loss, NULL), "loss");
+        ok(dqt_llama_backward(model, tape, 1), "backward");
+        ok(dqt_updater_step(updater, tape, dqt_schedule_cosine(step, 10, STEPS, 3e-3f, 0.1f), NULL), "step");
+    }
+    printf("%.3f bits per byte after %d steps\n", (double)loss / log(2.0), STEPS);
+    dqt_updater_destroy(updater);
+    dqt_tape_destroy(tape);
+}
+
+static void write_weights(dqt_llama *model, const char *path) {
+    FILE *f = need(fopen(path, "wb"), path);
+    dqt_layer *const *layers;
+    size_t count;
+    ok(dqt_llama_layers(model, &layers, &count), "layers");
+    for (size_t i = 0; i < count; i++) {
+        dqt_layer_info info = {.struct_size = sizeof info};
+        ok(dqt_layer_get_info(layers[i], &info), "info");
+        for (size_t p = 0; p < info.num_parameters; p++) {
+            dqt_parameter q = {.struct_size = sizeof q};
+            ok(dqt_layer_parameter(layers[i], p, &q), "parameter");
+            float *row = need(malloc(q.cols * sizeof *row), "memory");
+            fprintf(f, "%s %zu %zu\n", q.name, q.rows, q.cols);
+            for (size_t r = 0; r < q.rows; r++) {
+                ok(dqt_tensor_dequantize(q.tensor, r, 1, row), "dequantize");
+                fwrite(row, sizeof *row, q.cols, f);
+            }
+            free(row);
+        }
+    }
+    fclose(f);
+}
+
+static void write_reference(dqt_llama *model, const unsigned char *text, const char *path) {
+    FILE *f = need(fopen(path, "w"), path);
+    dqt_session *session;
+    float logits[256];
+    ok(dqt_session_create(model, PROMPT + CONTINUATION, &session), "session");
+    int32_t token = text[0];
+    for (size_t i = 0; i < PROMPT + CONTINUATION; i++) {
+        ok(dqt_session_append(session, &token, 1, logits), "append");
+        int best = 0, second = 1;
+        for (int k = 1; k < 256; k++) {
+            if (logits[k] > logits[best]) {
+                second = best;
+                best = k;
+            } else if (logits[k] > logits[second] || second == best) {
+                second = k;
+            }
+        }
+        fprintf(f, "%d %d %.6f\n", token, best, (double)(logits[best] - logits[second]));
+        token = i + 1 < PROMPT ? text[i + 1] : best;
+    }
+    dqt_session_destroy(session);
+    fclose(f);
+}
+
+static const char *in(const char *dir, const char *name, const char *rest) {
+    static char path[1024];
+    snprintf(path, sizeof path, "%s/%s%s", dir, name, rest);
+    return path;
+}
+
+static void export_all(dqt_llama *model, const char *dir, const char *name, int ternary) {
+    static const struct {
+        const char *suffix;
+        int32_t linear, embedding;
+        int ternary; /* only then */
+    } ggufs[] = {{"-auto.gguf", DQT_GGUF_AUTO, DQT_GGUF_AUTO, 0},
+                 {"-tq1_0.gguf", DQT_GGUF_TQ1_0, DQT_GGUF_F16, 1},
+                 {"-q8_0.gguf", DQT_GGUF_Q8_0, DQT_GGUF_Q8_0, 0},
+                 {"-q4_0.gguf", DQT_GGUF_Q4_0, DQT_GGUF_F32, 0},
+                 {"-f16.gguf", DQT_GGUF_F16, DQT_GGUF_F16, 0},
+                 {"-f32.gguf", DQT_GGUF_F32, DQT_GGUF_F32, 0}};
+    static const char *const tensors[] = {"-f32.safetensors", "-bf16.safetensors", "-codes.safetensors"};
+    for (size_t i = 0; i < sizeof ggufs / sizeof *ggufs; i++) {
+        dqt_gguf_options o;
+        ok(dqt_gguf_options_init(&o, sizeof o), "options");
+        o.linear_type = ggufs[i].linear;
+        o.embedding_type = ggufs[i].embedding;
+        o.context_length = 512;
+        if (ternary || !ggufs[i].ternary) ok(dqt_llama_export_gguf(model, &o, in(dir, name, ggufs[i].suffix)), "GGUF");
+    }
+    for (int32_t i = 0; i < 3; i++) {
+        dqt_safetensors_options o;
+        ok(dqt_safetensors_options_init(&o, sizeof o), "options");
+        o.dtype = i;
+        ok(dqt_llama_export_safetensors(model, &o, in(dir, name, tensors[i])), "safetensors");
+    }
+}
+
+static void make(const char *dir, const char *name, int bitnet, const unsigned char *text, size_t size) {
+    dqt_llama_config c;
+    dqt_llama *model;
+    ok(dqt_llama_config_init(&c, sizeof c), "config");
+    c.hidden_size = 256;
+    c.intermediate_size = 512;
+    c.num_heads = 8;
+    c.num_kv_heads = 4;
+    c.sub_norms = c.tie_embeddings = bitnet;
+    if (!bitnet) {
+        c.linear.storage = DQT_FORMAT_INT4;
+        c.linear.scale_rule = DQT_SCALE_SIGMA;
+        c.linear.sigma = 2.5f;
+        c.linear.scale_axis = DQT_AXIS_ROW;
+    }
+    ok(dqt_llama_create(ctx, &c, &model), "model");
+    printf("%s: ", name);
+    fflush(stdout);
+    train(model, text, size);
+    ok(dqt_llama_save(model, NULL, NULL, 0, in(dir, name, ".dqt")), "checkpoint");
+    write_weights(model, in(dir, name, ".weights"));
+    write_reference(model, text + size / 2, in(dir, name, ".reference"));
+    export_all(model, dir, name, bitnet);
+    dqt_llama_destroy(model);
+}
+
+static void import(const char *checkpoint, const char *tensors, const char *out) {
+    dqt_llama *model;
+    ok(dqt_llama_load(ctx, checkpoint, &model, NULL, NULL, NULL), checkpoint);
+    dqt_layer *const *layers;
+    size_t count;
+    ok(dqt_llama_layers(model, &layers, &count), "layers");
+    for (size_t i = 0; i < count; i++) { /* other weights: all that is to come back must come from the file */
+        dqt_layer_info info = {.struct_size = sizeof info};
+        ok(dqt_layer_get_info(layers[i], &info), "info");
+        for (size_t p = 0; p < info.num_parameters; p++) {
+            dqt_parameter q = {.struct_size = sizeof q};
+            ok(dqt_layer_parameter(layers[i], p, &q), "parameter");
+            float *zeros = need(calloc(q.rows * q.cols, sizeof *zeros), "memory");
+            ok(dqt_tensor_quantize(q.tensor, zeros, DQT_ROUND_NEAREST, 0), "quantize");
+            free(zeros);
+        }
+    }
+    ok(dqt_llama_import_safetensors(model, tensors, DQT_ROUND_NEAREST, 0), tensors);
+    ok(dqt_llama_save(model, NULL, NULL, 0, out), out);
+    dqt_llama_destroy(model);
+}
+
+int main(int argc, char **argv) {
+    ok(dqt_context_create(NULL, &ctx), "context");
+    if (argc == 4 && strcmp(argv[1], "make") == 0) {
+        size_t size;
+        unsigned char *text = read_text(argv[3], &size);
+        make(argv[2], "bitnet", 1, text, size);
+        make(argv[2], "llama", 0, text, size);
+        free(text);
+    } else if (argc == 5 && strcmp(argv[1], "import") == 0) {
+        import(argv[2], argv[3], argv[4]);
+    } else {
+        fprintf(stderr, "usage: files make DIR TEXT | files import MODEL.dqt FILE.safetensors OUT.dqt\n");
+        return 2;
+    }
+    dqt_context_destroy(ctx);
+    return 0;
+}

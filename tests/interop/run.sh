@@ -1,0 +1,41 @@
+#!/bin/sh
+# Other people's readers on libdqt's files: PyPI's gguf and safetensors, and llama.cpp in npm's node-llama-cpp. Installs
+# them into build/interop (needs the network the first time), trains two small models there and compares.
+# usage, from the project's folder after `make lib`: tests/interop/run.sh
+# LIBDIR, OUT, CC, PYTHON, NODE and NPM may be set.
+set -eu
+here=$(dirname "$0")
+LIBDIR=${LIBDIR:-lib} OUT=${OUT:-build/interop} CC=${CC:-cc} PYTHON=${PYTHON:-python3} NODE=${NODE:-node} NPM=${NPM:-npm}
+mkdir -p "$OUT/files"
+
+if ! "$OUT/venv/bin/python" -c 'import gguf, numpy, safetensors' 2>/dev/null; then
+    "$PYTHON" -m venv "$OUT/venv"
+    "$OUT/venv/bin/pip" install -q 'gguf==0.19.0' 'safetensors==0.8.0' numpy
+fi
+# Without the packages for GPUs, and without scripts: the prebuilt llama.cpp for this machine comes as a package.
+case "$(uname -s)-$(uname -m)" in
+Linux-x86_64) binary=linux-x64 ;;
+Linux-aarch64) binary=linux-arm64 ;;
+*) binary= ;;
+esac
+if [ -n "$binary" ] && [ ! -d "$OUT/node_modules/@node-llama-cpp/$binary" ]; then
+    echo '{"private": true}' > "$OUT/package.json"
+    "$NPM" install --prefix "$OUT" --ignore-scripts --omit=optional --no-audit --no-fund --loglevel=error \
+        node-llama-cpp@3.22.1 "@node-llama-cpp/$binary@3.22.1"
+fi
+
+"$CC" -std=c11 -O2 -Wall -Wextra -Iinclude -o "$OUT/files/files" "$here/files.c" -L"$LIBDIR" -ldqt \
+    "-Wl,-rpath,$(cd "$LIBDIR" && pwd)" -lm
+find README.md docs include src tests -type f \( -name '*.md' -o -name '*.h' -o -name '*.c' \) | LC_ALL=C sort |
+    xargs cat | tr -s ' ' > "$OUT/files/text"
+"$OUT/files/files" make "$OUT/files" "$OUT/files/text"
+
+status=0
+"$OUT/venv/bin/python" "$here/check_gguf.py" "$OUT/files" || status=1
+"$OUT/venv/bin/python" "$here/check_safetensors.py" "$OUT/files" "$OUT/files/files" || status=1
+if [ -n "$binary" ]; then
+    "$NODE" "$here/gguf_client.mjs" "$OUT/files" || status=1
+else
+    echo "gguf_client.mjs: 0 passed, 0 failed, 1 skipped"
+fi
+exit $status
