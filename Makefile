@@ -80,17 +80,17 @@ $(B)/examples/%: examples/%.c $(SUPPORT) $(SO)
 	@mkdir -p $(@D)
 	$(CC) $(EXAMPLE_FLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(SUPPORT) -L$(LIBDIR) -ldqt -Wl,-rpath,'$$ORIGIN/../../lib' $(LIBS)
 
-# C++ is not needed for the library: its example is built where a C++ compiler is.
-$(B)/examples/%: examples/%.cpp $(SO)
+# C++ is not needed for the library: its examples are built where a C++ compiler is.
+$(B)/examples/cpp/%: examples/cpp/%.cpp examples/cpp/dqt.hpp $(SO)
 	@mkdir -p $(@D)
-	$(CXX) -std=c++17 -Iinclude -Wall -Wextra -Wpedantic -O2 -o $@ $< -L$(LIBDIR) -ldqt -Wl,-rpath,'$$ORIGIN/../../lib' -pthread
-cpp: $(patsubst examples/%.cpp,$(B)/examples/%,$(wildcard examples/*.cpp))
+	$(CXX) -std=c++17 -Iinclude -Wall -Wextra -Wpedantic -O2 -o $@ $< -L$(LIBDIR) -ldqt -Wl,-rpath,'$$ORIGIN/../../../lib' -pthread
+cpp: $(patsubst examples/%.cpp,$(B)/examples/%,$(wildcard examples/cpp/*.cpp))
 
 # ---- The main job, the tests, the measurements ----
 demo: $(EXAMPLES)
 	sh examples/demo.sh
 
-SCRIPTS := $(sort $(wildcard tests/tree/*.sh))
+SCRIPTS := $(sort $(wildcard tests/tree/*.sh)) $(sort $(wildcard tests/bindings/*.sh))
 check: lib examples $(TESTS)
 	@CC="$(CC)" B=$(B) tests/run.sh $(TESTS) $(SCRIPTS)
 

@@ -33,7 +33,7 @@ empty "the shared library calls what it must not" "$tmp/undefined"
 find src include -name '*.[ch]' -exec awk 'END { if (NR > 700) print FILENAME, NR }' {} \; |
     grep -v '^include/dqt.h ' >"$tmp/long"
 empty "source files of more than 700 lines" "$tmp/long"
-grep -nwE 'TODO|FIXME|XXX|HACK' src/*/* include/* tests/*.[ch] examples/*.c* >"$tmp/todo"
+grep -nwE 'TODO|FIXME|XXX|HACK' src/*/* include/* tests/*.[ch] examples/*.c examples/*/*.* >"$tmp/todo"
 empty "things left to do" "$tmp/todo"
 grep -nE "$(printf '\t')|$(printf '\r')|[[:space:]]$" src/*/*.[ch] include/* tests/*.[ch] >"$tmp/blank"
 empty "tabs, carriage returns or blanks at the end of a line" "$tmp/blank"

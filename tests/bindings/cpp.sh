@@ -1,0 +1,38 @@
+#!/bin/sh
+# examples/cpp: the C++17 header, its two programs in this tree and against an installation.
+. "$(dirname "$0")/common"
+if ! have "${CXX%% *}"; then
+    skip "no $CXX"
+    finish
+fi
+reference
+# build OUT SOURCE FLAGS ...: with strict warnings.
+build() {
+    out=$1 source=$2
+    shift 2
+    $CXX -std=c++17 -O1 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wold-style-cast -Werror -pthread \
+        "$source" -o "$tmp/$out" "$@"
+}
+for program in train generate; do
+    check "$program builds" build $program examples/cpp/$program.cpp -Iinclude -L"$LIBDIR" -ldqt
+done
+same "C++" "$tmp/train"
+check "generate runs" "$tmp/generate" "$tmp/generate.dqt"
+check "make cpp" $MAKE -s cpp B="$B" LIBDIR="$LIBDIR" CC="$CC" CXX="$CXX"
+
+# Destroying in the wrong order, or twice, would be seen.
+if printf 'int main() {}\n' >"$tmp/empty.cpp" && $CXX -fsanitize=address "$tmp/empty.cpp" -o "$tmp/empty" 2>"$tmp/no" && "$tmp/empty"; then
+    check "generate builds with the address sanitizer" build checked examples/cpp/generate.cpp -Iinclude -L"$LIBDIR" -ldqt \
+        -fsanitize=address
+    check "generate is clean under the address sanitizer" env ASAN_OPTIONS=detect_leaks=0 "$tmp/checked" "$tmp/generate.dqt"
+fi
+
+if ! have pkg-config; then
+    skip "no pkg-config: installation"
+    finish
+fi
+installed
+cp examples/cpp/dqt.hpp examples/cpp/train.cpp "$tmp/"
+check "train builds against an installation" build installed "$tmp/train.cpp" $(pkg-config --cflags --libs dqt)
+same "C++, installed" "$tmp/installed"
+finish
