@@ -243,7 +243,7 @@ static void compare(struct reader *r, dqt_context *ctx, dqt_llama *model, const 
             at = h * d + 2 * k + half;
         }
         for (size_t c = 0; c < t->cols; c++)
-            wrong += !(fabsf(stored_weight(&s, at, c) * factor - row[c]) <= error * fabsf(row[c]) + (error > 0 ? 0x1p-24f : 0));
+            if (!(fabsf(stored_weight(&s, at, c) * factor - row[c]) <= error * fabsf(row[c]) + (error > 0 ? 0x1p-24f : 0))) wrong++;
     }
     CHECKF(wrong == 0, "%s: %zu of %zu weights differ", stored_name, wrong, t->rows * t->cols);
 }
