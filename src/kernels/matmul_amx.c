@@ -6,7 +6,7 @@ typedef int matmul_amx_unit; /* not empty elsewhere */
 #include <immintrin.h>
 
 #include "kernels/matmul_finish_avx512.h"
-#include "kernels/matmul_kernels.h"
+#include "kernels/matmul_transpose_avx512.h"
 
 enum { TILE = 1024, ROWS = 32 };
 
@@ -158,10 +158,6 @@ static inline __m512 load_scaled(const float *src, const float *k_scale, __mmask
     return k_scale ? _mm512_mul_ps(v, _mm512_maskz_loadu_ps(mask, k_scale)) : v;
 }
 
-static inline __mmask16 first_lanes(size_t count) {
-    return (__mmask16)(count >= 16 ? 0xffff : (1u << count) - 1);
-}
-
 /* [K / 32][32][32]. */
 static void pack_a(const struct matmul_engine *e, const float *src, size_t ld, size_t m, size_t k, const float *k_scale,
                    void *out) {
@@ -178,33 +174,6 @@ static void pack_a(const struct matmul_engine *e, const float *src, size_t ld, s
             }
             _mm512_store_si512(to + c * ROWS * 2, (__m512i)_mm512_cvtne2ps_pbh(high, low));
         }
-    }
-}
-
-/* Dwords: row i of the result is column i of the 16 rows. */
-static inline void transpose16(__m512i r[16]) {
-    __m512i t[16];
-    for (int i = 0; i < 8; i++) {
-        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
-        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
-    }
-    for (int i = 0; i < 4; i++) {
-        r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
-        r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
-        r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
-        r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
-    }
-    for (int i = 0; i < 4; i++) { /* r[4 q + i], lane l: dword 4 l + i of rows 4 q .. 4 q + 3 */
-        t[i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0x88);
-        t[4 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0x88);
-        t[8 + i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0xdd);
-        t[12 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0xdd);
-    }
-    for (int i = 0; i < 4; i++) {
-        r[i] = _mm512_shuffle_i32x4(t[i], t[4 + i], 0x88);
-        r[8 + i] = _mm512_shuffle_i32x4(t[i], t[4 + i], 0xdd);
-        r[4 + i] = _mm512_shuffle_i32x4(t[8 + i], t[12 + i], 0x88);
-        r[12 + i] = _mm512_shuffle_i32x4(t[8 + i], t[12 + i], 0xdd);
     }
 }
 
@@ -237,6 +206,35 @@ static void pack_a_transposed(const struct matmul_engine *e, const float *src, s
     }
 }
 
+/* [K / 2][16][2] from rows of K: src[k][ld]. */
+static void pack_b(const struct matmul_engine *e, const float *src, size_t ld, size_t n, size_t k, void *panel) {
+    const __mmask16 mask = first_lanes(n);
+    const size_t padded = (k + e->k_unit - 1) / e->k_unit * e->k_unit;
+    unsigned char *to = panel;
+    for (size_t c = 0; c < padded; c += 2, to += 64)
+        _mm512_store_si512(to, pair(row_scaled(src, ld, c, k, NULL, mask), row_scaled(src, ld, c + 1, k, NULL, mask)));
+}
+
+/* The same from columns: src[n][ld]. */
+static void pack_b_transposed(const struct matmul_engine *e, const float *src, size_t ld, size_t n, size_t k, void *panel) {
+    (void)e;
+    unsigned char *to = panel;
+    for (size_t c = 0; c < k; c += 32, to += TILE) {
+        const __mmask16 m0 = first_lanes(k - c), m1 = first_lanes(k - c > 16 ? k - c - 16 : 0);
+        __m512i r[16];
+        for (size_t i = 0; i < 16; i++) {
+            __m512 low = _mm512_setzero_ps(), high = low;
+            if (i < n) {
+                low = _mm512_maskz_loadu_ps(m0, src + i * ld + c);
+                if (m1) high = _mm512_maskz_loadu_ps(m1, src + i * ld + c + 16);
+            }
+            r[i] = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+        }
+        transpose16(r);
+        for (size_t i = 0; i < 16; i++) _mm512_store_si512(to + i * 64, r[i]);
+    }
+}
+
 void matmul_amx_set(struct matmul_kernels *k) {
     k->code.rows = ROWS;
     k->code.columns = 32;
@@ -260,5 +258,7 @@ void matmul_amx_set(struct matmul_kernels *k) {
     k->bf16.block = block_bf16;
     k->bf16.pack_a = pack_a;
     k->bf16.pack_a_transposed = pack_a_transposed;
+    k->bf16.pack_b = pack_b;
+    k->bf16.pack_b_transposed = pack_b_transposed;
 }
 #endif

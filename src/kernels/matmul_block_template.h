@@ -24,9 +24,14 @@ static void BLOCK(const struct matmul_block *b) {
     for (size_t n = 0; n < columns; n += COLUMNS) {
         const char *a = b->a, *panel = (const char *)b->b + n / PANEL * stride;
         NUMBER *partial = (NUMBER *)b->partial + n * ROWS;
-        SUM sum[ROWS][VECTORS];
-        for (size_t i = 0; i < ROWS; i++)
-            for (size_t v = 0; v < VECTORS; v++) sum[i][v] = first ? ZERO() : LOAD(partial + (i * VECTORS + v) * LANES);
+        SUM sum[ROWS][VECTORS]; /* in registers: only touched by loops of constant length, without branches */
+        if (first) {
+            for (size_t i = 0; i < ROWS; i++)
+                for (size_t v = 0; v < VECTORS; v++) sum[i][v] = ZERO();
+        } else {
+            for (size_t i = 0; i < ROWS; i++)
+                for (size_t v = 0; v < VECTORS; v++) sum[i][v] = LOAD(partial + (i * VECTORS + v) * LANES);
+        }
 #ifdef WIDEN_STEPS
         for (size_t s = 0; s < steps; s += WIDEN_STEPS) {
             const size_t part = steps - s < WIDEN_STEPS ? steps - s : WIDEN_STEPS;
@@ -56,16 +61,15 @@ static void BLOCK(const struct matmul_block *b) {
             }
         }
 #endif
-        for (size_t i = 0; i < ROWS; i++) {
-            if (!last) {
-                for (size_t v = 0; v < VECTORS; v++) STORE(partial + (i * VECTORS + v) * LANES, sum[i][v]);
-            } else if (i < m && n + COLUMNS <= columns) {
-                for (size_t v = 0; v < VECTORS; v++) FINISH(&f, i, n + v * LANES, sum[i][v]);
-            } else if (i < m) {
-                NUMBER row[COLUMNS];
-                for (size_t v = 0; v < VECTORS; v++) STORE(row + v * LANES, sum[i][v]);
-                for (size_t c = 0; n + c < columns; c++)
-                    finish_one(&f, i, n + c, FINISH_NUMBER(&f, i, row[c]));
+        for (size_t i = 0; i < ROWS; i++)
+            for (size_t v = 0; v < VECTORS; v++) STORE(partial + (i * VECTORS + v) * LANES, sum[i][v]);
+        if (!last) continue;
+        for (size_t i = 0; i < m; i++) {
+            const NUMBER *row = partial + i * COLUMNS;
+            if (n + COLUMNS <= columns) {
+                for (size_t v = 0; v < VECTORS; v++) FINISH(&f, i, n + v * LANES, LOAD(row + v * LANES));
+            } else {
+                for (size_t c = 0; n + c < columns; c++) finish_one(&f, i, n + c, FINISH_NUMBER(&f, i, row[c]));
             }
         }
     }

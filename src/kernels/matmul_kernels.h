@@ -93,7 +93,6 @@ void matmul_scalar_set(struct matmul_kernels *k);
 void matmul_avx2_set(struct matmul_kernels *k);
 void matmul_avx512_set(struct matmul_kernels *k);
 void matmul_vnni_set(struct matmul_kernels *k);
-void matmul_bf16_set(struct matmul_kernels *k);
 void matmul_amx_set(struct matmul_kernels *k);
 void matmul_neon_set(struct matmul_kernels *k);
 void matmul_dotprod_set(struct matmul_kernels *k);

@@ -1,16 +1,16 @@
 #include "dqt.h"
 #include "kernels/matmul_kernels.h"
 
-/* Engines first, then the packing that depends on their layouts. */
+/* Engines first, then the packing that depends on their layouts. AVX512_BF16 is not used: vdpbf16ps has half the rate of two
+ * f32 multiply-adds on the Intel cores that have it (0.125 against 0.249 TFLOP/s measured; docs/performance.md). */
 void matmul_kernels_select(struct matmul_kernels *k, int isa, uint64_t features) {
     matmul_scalar_set(k);
 #if defined(__x86_64__)
     if (isa < DQT_ISA_AVX2 || isa > DQT_ISA_AMX) return;
-    const bool bf16 = isa >= DQT_ISA_VNNI && (features & DQT_CPU_AVX512_BF16);
+    (void)features;
     if (isa == DQT_ISA_AVX2) matmul_avx2_set(k);
     if (isa >= DQT_ISA_AVX512) matmul_avx512_set(k);
     if (isa == DQT_ISA_VNNI) matmul_vnni_set(k);
-    if (isa == DQT_ISA_VNNI && bf16) matmul_bf16_set(k);
     if (isa == DQT_ISA_AMX) matmul_amx_set(k);
     unpack_avx2_set(k);
     if (isa >= DQT_ISA_AVX512) unpack_avx512_set(k);

@@ -8,6 +8,7 @@ typedef int unpack_avx512_unit; /* not empty elsewhere */
 #include <string.h>
 
 #include "kernels/matmul_kernels.h"
+#include "kernels/matmul_transpose_avx512.h"
 #include "quant/format.h"
 
 static inline __m512i unpack_unit(int format, const uint8_t *p) {
@@ -135,6 +136,70 @@ static void pack_b_codes_f32(const struct matmul_engine *e, const int8_t *src, s
     for (size_t c = 0; c < k; c++) _mm512_storeu_ps(out + c * PANEL, codes_to_floats(src + c * ld));
 }
 
+/* f32 that holds bf16 values: nearest, ties to even, as f32_to_bf16 for numbers; NaN stays NaN. */
+static inline __m512i rounded_bits(__m512 v) {
+    const __m512i u = _mm512_castps_si512(v), one = _mm512_set1_epi32(1);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), one);
+    const __m512i r = _mm512_add_epi32(u, _mm512_add_epi32(_mm512_set1_epi32(0x7fff), odd));
+    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    return _mm512_and_si512(_mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x400000)), _mm512_set1_epi32((int)0xffff0000));
+}
+
+/* 16 rows of 16 floats from src[rows][ld], scaled and rounded as asked, transposed. */
+static inline void load_transposed(const float *src, size_t ld, size_t rows, __mmask16 mask, const float *k_scale,
+                                   bool rounded, __m512i r[16]) {
+    const __m512 scale = k_scale ? _mm512_maskz_loadu_ps(mask, k_scale) : _mm512_set1_ps(1.0f);
+    for (size_t i = 0; i < 16; i++) {
+        __m512 v = i < rows ? _mm512_maskz_loadu_ps(mask, src + i * ld) : _mm512_setzero_ps();
+        if (k_scale) v = _mm512_mul_ps(v, scale);
+        r[i] = rounded ? rounded_bits(v) : _mm512_castps_si512(v);
+    }
+    transpose16(r);
+}
+
+/* [K][rows] for engines of at most 16 rows. */
+static void pack_a_f32(const struct matmul_engine *e, const float *src, size_t ld, size_t m, size_t k, const float *k_scale,
+                       void *out) {
+    const __mmask16 rows = first_lanes(e->rows);
+    float *to = out;
+    for (size_t c = 0; c < k; c += 16) {
+        __m512i r[16];
+        load_transposed(src + c, ld, m, first_lanes(k - c), k_scale ? k_scale + c : NULL, e->rounded, r);
+        for (size_t i = 0; i < 16 && c + i < k; i++, to += e->rows) _mm512_mask_storeu_epi32(to, rows, r[i]);
+    }
+}
+
+static void pack_a_transposed_f32(const struct matmul_engine *e, const float *src, size_t ld, size_t m, size_t k,
+                                  const float *k_scale, void *out) {
+    const __mmask16 rows = first_lanes(e->rows), valid = first_lanes(m);
+    float *to = out;
+    for (size_t c = 0; c < k; c++, to += e->rows) {
+        __m512 v = _mm512_maskz_loadu_ps(valid, src + c * ld);
+        if (k_scale) v = _mm512_mul_ps(v, _mm512_set1_ps(k_scale[c]));
+        _mm512_mask_storeu_epi32(to, rows, e->rounded ? rounded_bits(v) : _mm512_castps_si512(v));
+    }
+}
+
+/* [K][16]. */
+static void pack_b_f32(const struct matmul_engine *e, const float *src, size_t ld, size_t n, size_t k, void *panel) {
+    const __mmask16 mask = first_lanes(n);
+    float *to = panel;
+    for (size_t c = 0; c < k; c++) {
+        const __m512 v = _mm512_maskz_loadu_ps(mask, src + c * ld);
+        _mm512_storeu_si512(to + c * PANEL, e->rounded ? rounded_bits(v) : _mm512_castps_si512(v));
+    }
+}
+
+static void pack_b_transposed_f32(const struct matmul_engine *e, const float *src, size_t ld, size_t n, size_t k,
+                                  void *panel) {
+    float *to = panel;
+    for (size_t c = 0; c < k; c += 16) {
+        __m512i r[16];
+        load_transposed(src + c, ld, n, first_lanes(k - c), NULL, e->rounded, r);
+        for (size_t i = 0; i < 16 && c + i < k; i++, to += PANEL) _mm512_storeu_si512(to, r[i]);
+    }
+}
+
 static float quantize(const float *x, size_t cols, int8_t *codes) {
     __m512 most = _mm512_set1_ps(1e-5f);
     for (size_t c = 0; c < cols; c += 16) { /* max(NaN, most) is most, as in plain C */
@@ -155,9 +220,18 @@ void unpack_avx512_set(struct matmul_kernels *k) {
     struct matmul_engine *const integer[] = {&k->code, &k->int8};
     for (int i = 0; i < 2; i++)
         if (integer[i]->group == 4 && integer[i]->int8_bias == -128) integer[i]->pack_b_packed = pack_b_packed;
-    if (k->bf16.size == 2) k->bf16.pack_b_codes = pack_b_codes_bf16;
-    if (k->bf16.size == 4) k->bf16.pack_b_codes = pack_b_codes_f32;
-    k->f32.pack_b_codes = pack_b_codes_f32;
+    struct matmul_engine *const floats[] = {&k->bf16, &k->f32};
+    for (int i = 0; i < 2; i++) {
+        if (floats[i]->size == 2) {
+            floats[i]->pack_b_codes = pack_b_codes_bf16;
+            continue;
+        }
+        floats[i]->pack_a = pack_a_f32;
+        floats[i]->pack_a_transposed = pack_a_transposed_f32;
+        floats[i]->pack_b = pack_b_f32;
+        floats[i]->pack_b_transposed = pack_b_transposed_f32;
+        floats[i]->pack_b_codes = pack_b_codes_f32;
+    }
     k->unpack = unpack;
     k->quantize = quantize;
 }

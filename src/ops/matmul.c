@@ -150,7 +150,12 @@ static void forward_panel(const struct product *p, size_t n, unsigned char *pane
                 tensor_read_floats(w, row + i, k, depth, (float *)chunk + i * UNIT);
                 continue;
             }
-            tensor_read_codes(w, row + i, k, depth, codes);
+            if (w->compute == w->storage) {
+                p->ctx->kernels->matmul.unpack(w->storage, tensor_row(w, row + i) + k / UNIT * format_unit_bytes(w->storage), 1,
+                                               codes);
+            } else {
+                tensor_read_codes(w, row + i, k, depth, codes);
+            }
             if (p->o.row_add) {
                 memcpy((int8_t *)chunk + i * UNIT, codes, UNIT);
             } else {
