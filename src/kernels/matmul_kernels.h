@@ -26,6 +26,8 @@ enum {
 /* One block of A times consecutive panels of B. */
 struct matmul_block {
     const void *a, *b;      /* both at the first k of this call */
+    const void *ahead;      /* a hint: bytes that a later call will read, to be fetched into L2 */
+    size_t ahead_bytes;
     size_t panel_stride;    /* bytes from a panel to the next; panels exist up to a multiple of the engine's columns */
     size_t m, n;            /* valid rows and columns: 1 <= m <= rows, n >= 1 */
     size_t k;               /* a multiple of k_unit */
@@ -34,6 +36,7 @@ struct matmul_block {
     const int32_t *row_add; /* [m]; integer engines */
     const float *row_scale; /* [m]; NULL: 1 */
     const float *col_scale; /* [n]; NULL: 1 */
+    bool stream;            /* a hint: y is too large to stay in a cache */
     float *y;               /* y = or += (float)sum * (row_scale * col_scale), each product and sum rounded */
     size_t ld_y;
     bool accumulate;

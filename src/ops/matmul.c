@@ -24,11 +24,12 @@ struct product {
     size_t ld_y;
 };
 
-size_t block_columns(const struct matmul_engine *e, size_t n, size_t padded_k, size_t smallest, int threads) {
-    size_t columns = BLOCK_COLUMNS;
-    while (columns > smallest && columns * padded_k * e->size > BLOCK_BYTES) columns /= 2;
-    while (columns > smallest && n < columns * 3 * (size_t)threads && threads > 1) columns /= 2; /* three items a lane */
-    return columns;
+size_t block_columns(const struct matmul_engine *e, size_t n, size_t padded_k, size_t smallest, size_t bytes, int threads) {
+    size_t most_columns = BLOCK_COLUMNS;
+    while (most_columns > smallest && most_columns * padded_k * e->size > bytes) most_columns /= 2;
+    const size_t rounds = (n + most_columns * (size_t)threads - 1) / (most_columns * (size_t)threads);
+    const size_t items = rounds * (size_t)threads;
+    return least(round_up((n + items - 1) / items, smallest), most_columns);
 }
 
 void block_place(const struct matmul_engine *e, size_t padded_k, size_t columns, struct arena *a, struct block_scratch *s) {
@@ -44,12 +45,18 @@ static size_t piece_of_k(const struct matmul_engine *e, size_t padded_k) {
     return round_up((padded_k + pieces - 1) / pieces, MATMUL_K_UNIT);
 }
 
+size_t block_calls(const struct operand *o) {
+    const size_t kc = piece_of_k(o->e, o->padded_k);
+    return (o->m + o->e->rows - 1) / o->e->rows * ((o->padded_k + kc - 1) / kc);
+}
+
 void block_multiply(const struct operand *o, const void *b, size_t n, void *partial, const float *col_scale, float *y,
                     size_t ld_y, bool accumulate) {
     const struct matmul_engine *e = o->e;
     const size_t kc = piece_of_k(e, o->padded_k);
     struct matmul_block block = {.panel_stride = o->padded_k * PANEL * e->size, .n = n, .partial = partial,
                                  .col_scale = col_scale, .ld_y = ld_y, .accumulate = accumulate};
+    size_t calls = 0;
     if (e->begin) e->begin();
     for (size_t i = 0; i < o->m; i += e->rows) {
         block.m = least(e->rows, o->m - i);
@@ -57,9 +64,17 @@ void block_multiply(const struct operand *o, const void *b, size_t n, void *part
         block.row_scale = o->row_scale ? o->row_scale + i : NULL;
         block.y = y + i * ld_y;
         for (size_t k = 0; k < o->padded_k; k += kc) {
+            block.k = least(kc, o->padded_k - k);
             block.a = (const char *)o->a + (i * o->padded_k + k * e->rows) * e->size;
             block.b = (const char *)b + k * PANEL * e->size;
-            block.k = least(kc, o->padded_k - k);
+            if (o->next) { /* A stays in L2: fetch what follows B, an equal part each call */
+                block.ahead = (const char *)o->next + calls * o->next_bytes;
+                block.ahead_bytes = o->next_bytes;
+                calls++;
+            } else { /* the same piece of the next block of A */
+                block.ahead = (const char *)block.a + e->rows * o->padded_k * e->size;
+                block.ahead_bytes = i + e->rows < o->m ? e->rows * block.k * e->size : 0;
+            }
             block.first = k == 0;
             block.last = k + kc >= o->padded_k;
             e->block(&block);
@@ -227,7 +242,7 @@ static void run(struct product *p, size_t tokens, size_t smallest) {
     const struct matmul_engine *e = p->o.e;
     const float *row_scale = p->o.row_scale;
     const size_t chunk = chunk_tokens(e, p->o.padded_k);
-    p->columns = block_columns(e, p->n, p->o.padded_k, smallest, p->ctx->num_threads);
+    p->columns = block_columns(e, p->n, p->o.padded_k, smallest, BLOCK_BYTES, p->ctx->num_threads);
     for (p->first = 0; p->first < tokens; p->first += chunk) {
         p->o.m = least(chunk, tokens - p->first);
         p->o.row_scale = row_scale ? row_scale + p->first : NULL;

@@ -11,7 +11,7 @@
 #include "ops/matmul.h"
 
 enum {
-    BLOCK_COLUMNS = 128,
+    BLOCK_COLUMNS = 256,
     BLOCK_BYTES = 1 << 20, /* of B, of 2 MiB of L2 */
     K_BYTES = 1024,        /* of a row of A: 32 rows make 32 KiB, of 48 KiB of L1 */
     A_BYTES = 8 << 20,     /* of packed A, unless A_ROWS rows need more */
@@ -32,6 +32,8 @@ struct operand {
     size_t m, padded_k;
     const int32_t *row_add;
     const float *row_scale;
+    const void *next; /* bytes to fetch ahead, next_bytes each call; NULL: the next block of A */
+    size_t next_bytes;
 };
 
 /* One lane's scratch for a block of B. */
@@ -42,12 +44,17 @@ struct block_scratch {
     void *chunk; /* 64 rows of a block of B before packing, as int8 or float */
 };
 
-size_t block_columns(const struct matmul_engine *e, size_t n, size_t padded_k, size_t smallest, int threads);
+/* Columns of an item: at most BLOCK_COLUMNS, at most `bytes` of B unless it is `smallest` (which it is a multiple of), and
+ * equal shares for the threads. */
+size_t block_columns(const struct matmul_engine *e, size_t n, size_t padded_k, size_t smallest, size_t bytes, int threads);
 void block_place(const struct matmul_engine *e, size_t padded_k, size_t columns, struct arena *a, struct block_scratch *s);
 
 /* y[m][n] from all of A and a packed block of B with n columns. */
 void block_multiply(const struct operand *o, const void *b, size_t n, void *partial, const float *col_scale, float *y,
                     size_t ld_y, bool accumulate);
+
+/* Calls of the kernel that block_multiply makes. */
+size_t block_calls(const struct operand *o);
 
 void weight_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols, struct scratch_need *need);
 

@@ -82,14 +82,20 @@ static void multiply_item(void *arg, size_t item, int lane) {
     struct arena arena = {workspace_lane(g->ws, lane), 0};
     struct lane_scratch s;
     lane_place(e, g->rows, x->cols, g->padded_k, g->columns, &arena, &s);
-    for (size_t i = 0; i < rows; i += e->rows)
-        e->pack_a_transposed(e, g->dy + row + i, g->ld_dy, least(e->rows, rows - i), x->tokens, x->codes ? x->step : NULL,
-                             s.a + i * g->padded_k * e->size);
-    const struct operand o = {.e = e, .a = s.a, .m = rows, .padded_k = g->padded_k};
+    for (size_t t = 0; t < x->tokens; t += UNIT) /* a token's row of dy is read whole: 128 rows are 512 bytes */
+        for (size_t i = 0; i < rows; i += e->rows)
+            e->pack_a_transposed(e, g->dy + t * g->ld_dy + row + i, g->ld_dy, least(e->rows, rows - i), least(UNIT, x->tokens - t),
+                                 x->codes ? x->step + t : NULL, s.a + (i * g->padded_k + t * e->rows) * e->size);
+    struct operand o = {.e = e, .a = s.a, .m = rows, .padded_k = g->padded_k};
+    const size_t panel_bytes = g->padded_k * e->size, calls = block_calls(&o);
     for (size_t n = 0; n < x->cols; n += g->columns) {
-        const size_t count = least(g->columns, x->cols - n);
-        const unsigned char *b = g->shared ? g->shared + n * g->padded_k * e->size : s.block.b;
+        const size_t count = least(g->columns, x->cols - n), after = n + count;
+        const unsigned char *b = g->shared ? g->shared + n * panel_bytes : s.block.b;
         if (!g->shared) pack_panels(g, n, count, s.block.b);
+        if (g->shared) {
+            o.next = g->shared + after * panel_bytes;
+            o.next_bytes = least(g->columns, x->cols - after) * panel_bytes / calls;
+        }
         block_multiply(&o, b, count, s.block.partial, NULL, s.tile + n, ld, false);
     }
     for (size_t i = 0; i < rows; i += MATMUL_TILE_ROWS)
@@ -103,7 +109,7 @@ void matmul_weight_gradient(const dqt_context *ctx, const struct workspace *ws, 
                                 .arg = arg, .ld_tile = round_up(x->cols, PANEL)};
     g.e = precision == DQT_PRECISION_BF16 ? &kernels->bf16 : &kernels->f32;
     g.padded_k = round_up(x->tokens, g.e->k_unit);
-    g.columns = block_columns(g.e, x->cols, g.padded_k, UNIT, 1);
+    g.columns = block_columns(g.e, x->cols, g.padded_k, UNIT, BLOCK_BYTES / 2, 1); /* A is in L2, too */
     if (shares_panels(g.e)) {
         g.shared = workspace_shared(ws);
         parallel_run(ctx, (x->cols + UNIT - 1) / UNIT, pack_item, &g);
