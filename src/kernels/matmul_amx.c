@@ -271,5 +271,6 @@ void matmul_amx_set(struct matmul_kernels *k) {
     k->bf16.pack_a_transposed = pack_a_transposed;
     k->bf16.pack_b = pack_b;
     k->bf16.pack_b_transposed = pack_b_transposed;
+    k->few_tokens = 4;
 }
 #endif

@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 enum {
+    ARRANGE = 4,       /* units of a group that dot_packed reads */
     PANEL = 16,        /* columns of a panel */
     MATMUL_K_UNIT = 64 /* every k_unit divides it */
 };
@@ -36,7 +37,6 @@ struct matmul_block {
     const int32_t *row_add; /* [m]; integer engines */
     const float *row_scale; /* [m]; NULL: 1 */
     const float *col_scale; /* [n]; NULL: 1 */
-    bool stream;            /* a hint: y is too large to stay in a cache */
     float *y;               /* y = or += (float)sum * (row_scale * col_scale), each product and sum rounded */
     size_t ld_y;
     bool accumulate;
@@ -74,11 +74,26 @@ struct matmul_engine {
                          void *panel); /* src[k][ld], 16 columns readable */
 };
 
+enum { DOT_ROWS = 4 };
+
 struct matmul_kernels {
     struct matmul_engine code; /* int8 activations x formats below 8 bits */
     struct matmul_engine int8; /* int8 activations x INT8 */
     struct matmul_engine bf16; /* operands rounded to bf16, f32 sums */
     struct matmul_engine f32;
+
+    /* For few tokens: products of a vector with rows, each byte of the weights read once from memory.
+     * arrange puts the codes of x[units * 64] into the order that dot_packed reads (whole groups, up to ARRANGE units more
+     * than `units`, zeros there). dot_packed: sums[i] = x . row i for DOT_ROWS packed rows of the formats below 8 bits
+     * except INT3; x_sum is the sum of x. Both NULL: rows are unpacked and dot_codes is used. */
+    void (*arrange)(int format, const int8_t *x, size_t units, int8_t *out);
+    void (*dot_packed)(int format, const uint8_t *const rows[DOT_ROWS], size_t units, const int8_t *x, int32_t x_sum,
+                       int32_t sums[DOT_ROWS]);
+    int32_t (*dot_codes)(const int8_t *a, const int8_t *b, size_t n); /* n a multiple of 64 */
+    float (*dot_code_float)(const int8_t *codes, const float *x, size_t n);
+    float (*dot_bf16_float)(const uint16_t *w, const float *x, size_t n);
+    float (*dot_float)(const float *w, const float *x, size_t n);
+    size_t few_tokens; /* at most so many tokens are taken one by one */
 
     /* A packed row of `units` units to codes. */
     void (*unpack)(int format, const uint8_t *packed, size_t units, int8_t *codes);
@@ -99,6 +114,7 @@ void matmul_vnni_set(struct matmul_kernels *k);
 void matmul_amx_set(struct matmul_kernels *k);
 void matmul_neon_set(struct matmul_kernels *k);
 void matmul_dotprod_set(struct matmul_kernels *k);
+void matmul_dot_vnni_set(struct matmul_kernels *k);
 void unpack_avx2_set(struct matmul_kernels *k);
 void unpack_avx512_set(struct matmul_kernels *k);
 void unpack_neon_set(struct matmul_kernels *k);

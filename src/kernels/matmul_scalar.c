@@ -77,6 +77,46 @@ static float quantize(const float *x, size_t cols, int8_t *codes) {
     return amax / 127.0f;
 }
 
+static int32_t dot_codes(const int8_t *a, const int8_t *b, size_t n) {
+    int32_t sum = 0;
+    for (size_t i = 0; i < n; i++) sum += a[i] * b[i];
+    return sum;
+}
+
+/* Eight sums, so that compilers may use vectors and long sums lose less. */
+enum { PARTS = 8 };
+
+static float add_parts(const float sum[PARTS]) {
+    return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+}
+
+static float dot_code_float(const int8_t *codes, const float *x, size_t n) {
+    float sum[PARTS] = {0};
+    size_t i = 0;
+    for (; i + PARTS <= n; i += PARTS)
+        for (size_t j = 0; j < PARTS; j++) sum[j] += (float)codes[i + j] * x[i + j];
+    for (; i < n; i++) sum[i % PARTS] += (float)codes[i] * x[i];
+    return add_parts(sum);
+}
+
+static float dot_bf16_float(const uint16_t *w, const float *x, size_t n) {
+    float sum[PARTS] = {0};
+    size_t i = 0;
+    for (; i + PARTS <= n; i += PARTS)
+        for (size_t j = 0; j < PARTS; j++) sum[j] += bf16_to_f32(w[i + j]) * x[i + j];
+    for (; i < n; i++) sum[i % PARTS] += bf16_to_f32(w[i]) * x[i];
+    return add_parts(sum);
+}
+
+static float dot_float(const float *w, const float *x, size_t n) {
+    float sum[PARTS] = {0};
+    size_t i = 0;
+    for (; i + PARTS <= n; i += PARTS)
+        for (size_t j = 0; j < PARTS; j++) sum[j] += w[i + j] * x[i + j];
+    for (; i < n; i++) sum[i % PARTS] += w[i] * x[i];
+    return add_parts(sum);
+}
+
 void matmul_scalar_set(struct matmul_kernels *k) {
     const struct matmul_engine code = {.rows = ROWS, .columns = PANEL, .group = 1, .size = 1, .k_unit = 1, .int8_bias = -128,
                                        .block = block_code};
@@ -88,6 +128,13 @@ void matmul_scalar_set(struct matmul_kernels *k) {
     matmul_pack_set(&k->int8);
     matmul_pack_set(&k->bf16);
     matmul_pack_set(&k->f32);
+    k->arrange = NULL;
+    k->dot_packed = NULL;
+    k->dot_codes = dot_codes;
+    k->dot_code_float = dot_code_float;
+    k->dot_bf16_float = dot_bf16_float;
+    k->dot_float = dot_float;
+    k->few_tokens = 8;
     k->unpack = unpack;
     k->quantize = quantize;
 }

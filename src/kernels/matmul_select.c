@@ -8,9 +8,10 @@ void matmul_kernels_select(struct matmul_kernels *k, int isa, uint64_t features)
 #if defined(__x86_64__)
     if (isa < DQT_ISA_AVX2 || isa > DQT_ISA_AMX) return;
     (void)features;
-    if (isa == DQT_ISA_AVX2) matmul_avx2_set(k);
+    matmul_avx2_set(k);
     if (isa >= DQT_ISA_AVX512) matmul_avx512_set(k);
     if (isa == DQT_ISA_VNNI) matmul_vnni_set(k);
+    if (isa >= DQT_ISA_VNNI) matmul_dot_vnni_set(k);
     if (isa == DQT_ISA_AMX) matmul_amx_set(k);
     unpack_avx2_set(k);
     if (isa >= DQT_ISA_AVX512) unpack_avx512_set(k);

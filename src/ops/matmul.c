@@ -113,6 +113,7 @@ void matmul_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t c
     product_scratch(&k->int8, tokens, cols, need);
     product_scratch(&k->bf16, tokens, most(rows, cols), need);
     product_scratch(&k->f32, tokens, most(rows, cols), need);
+    few_scratch(ctx, tokens, cols, need);
     weight_gradient_scratch(ctx, tokens, rows, cols, need);
 }
 
@@ -254,6 +255,10 @@ static void run(struct product *p, size_t tokens, size_t smallest) {
 void matmul_forward(const dqt_context *ctx, const struct workspace *ws, const struct activations *x, const dqt_tensor *w,
                     size_t row, size_t rows, int precision, bool accumulate, float *y, size_t ld_y) {
     const struct matmul_kernels *kernels = &ctx->kernels->matmul;
+    if (x->tokens <= kernels->few_tokens) {
+        few_forward(ctx, ws, x, w, row, rows, accumulate, y, ld_y);
+        return;
+    }
     const bool integer = x->codes && format_is_code(w->compute);
     const int format = w->compute == w->storage ? w->storage : DQT_FORMAT_INT8; /* of the bytes that are packed */
     struct product p = {.ctx = ctx, .ws = ws, .x = x, .w = w, .row = row, .k = x->cols, .n = rows, .accumulate = accumulate,

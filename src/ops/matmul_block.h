@@ -58,4 +58,9 @@ size_t block_calls(const struct operand *o);
 
 void weight_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols, struct scratch_need *need);
 
+/* Forward products of at most kernels.few_tokens tokens, any formats. */
+void few_scratch(const dqt_context *ctx, size_t tokens, size_t cols, struct scratch_need *need);
+void few_forward(const dqt_context *ctx, const struct workspace *ws, const struct activations *x, const dqt_tensor *w,
+                 size_t row, size_t rows, bool accumulate, float *y, size_t ld_y);
+
 #endif
