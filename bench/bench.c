@@ -225,7 +225,7 @@ int main(int argc, char **argv) {
     }
     for (int threads = 1; threads <= MAX_THREADS; threads++) measure_memory(&b, threads);
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
-        for (int threads = 1; threads <= (getenv("T1")?1:MAX_THREADS) && (!only || only == isas[i]); threads++) {
+        for (int threads = 1; threads <= ((getenv("T1")?1:MAX_THREADS)) && (!only || only == isas[i]); threads++) {
             measure_limits(&b, isas[i], threads);
             products(&b, isas[i], threads);
         }

@@ -190,8 +190,9 @@ static void pack_a(const struct matmul_engine *e, const float *src, size_t ld, s
 
 /* Two rows of floats to dwords of bf16 pairs (first row low). */
 static inline __m512i pair(__m512 low, __m512 high) {
-    const __m256i l = (__m256i)_mm512_cvtneps_pbh(low), h = (__m256i)_mm512_cvtneps_pbh(high);
-    return _mm512_or_si512(_mm512_cvtepu16_epi32(l), _mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20,
+                                           4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(high, low));
 }
 
 static inline __m512 row_scaled(const float *src, size_t ld, size_t c, size_t k, const float *k_scale, __mmask16 mask) {

@@ -37,12 +37,14 @@ static void dot_2bit(const uint8_t *const rows[DOT_ROWS], size_t bytes, const in
     __m512i s[DOT_ROWS][4];
     for (int r = 0; r < DOT_ROWS; r++)
         for (int p = 0; p < 4; p++) s[r][p] = _mm512_setzero_si512();
+    const size_t ahead = DOT_ROWS * (size_t)(rows[1] - rows[0]); /* the rows after these: streams this short defeat hardware */
     for (size_t i = 0; i < bytes; i += 64, x += 256) {
         const __mmask64 mask = first_bytes(bytes - i);
         const __m512i x0 = _mm512_loadu_si512(x), x1 = _mm512_loadu_si512(x + 64), x2 = _mm512_loadu_si512(x + 128),
                       x3 = _mm512_loadu_si512(x + 192);
         for (int r = 0; r < DOT_ROWS; r++) {
             const __m512i v = _mm512_maskz_loadu_epi8(mask, rows[r] + i);
+            _mm_prefetch((const char *)((uintptr_t)rows[r] + i + ahead), _MM_HINT_T0);
             s[r][0] = _mm512_dpbusd_epi32(s[r][0], _mm512_and_si512(v, m0), x0);
             s[r][1] = _mm512_dpbusd_epi32(s[r][1], _mm512_and_si512(v, m1), x1);
             s[r][2] = _mm512_dpbusd_epi32(s[r][2], _mm512_and_si512(v, m2), x2);
@@ -102,5 +104,6 @@ void matmul_dot_vnni_set(struct matmul_kernels *k) {
     k->arrange = arrange;
     k->dot_packed = dot_packed;
     k->dot_codes = dot_codes;
+    k->few_tokens = 6;
 }
 #endif

@@ -134,7 +134,7 @@ void matmul_scalar_set(struct matmul_kernels *k) {
     k->dot_code_float = dot_code_float;
     k->dot_bf16_float = dot_bf16_float;
     k->dot_float = dot_float;
-    k->few_tokens = 8;
+    k->few_tokens = 2;
     k->unpack = unpack;
     k->quantize = quantize;
 }
