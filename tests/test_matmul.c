@@ -349,6 +349,48 @@ static void integer_products_are_bit_identical(void) {
     }
 }
 
+/* The largest sums that 16 bits, 32 bits and the bias of unsigned codes have to bear: all codes and activations at an end. */
+static void extreme_values_are_exact(void) {
+    for (size_t k = 0; k < sizeof isas / sizeof *isas; k++) {
+        for (size_t f = 0; f < 5; f++) {
+            dqt_context *ctx = context(isas[k].isa, 1);
+            if (!ctx) continue;
+            const size_t tokens = 9, rows = 33, cols = 1000, ld = round_up(cols, UNIT);
+            const int low = format_min(formats[f].storage), high = format_max(formats[f].storage);
+            dqt_tensor *t = weights(ctx, formats[f].storage, 0, rows, cols, 5);
+            int8_t *codes = calloc(tokens * ld, 1), *w = calloc(ld, 1);
+            float step[9], y[9 * 33];
+            for (size_t r = 0; r < rows; r++) {
+                memset(w, r % 2 ? low : high, cols);
+                tensor_pack_codes(t, r, w);
+                t->scales[r] = 1.0f;
+            }
+            for (size_t i = 0; i < tokens; i++) {
+                memset(codes + i * ld, i % 2 ? -128 : 127, cols);
+                step[i] = 1.0f;
+            }
+            struct workspace ws = workspace(ctx, tokens, rows, cols);
+            for (size_t n = 1; n <= tokens; n += tokens - 1) {
+                const struct activations x = {.tokens = n, .cols = cols, .codes = codes, .step = step, .ld = ld};
+                matmul_forward(ctx, &ws, &x, t, 0, rows, DQT_PRECISION_F32, false, y, rows);
+                for (size_t i = 0; i < n; i++) {
+                    for (size_t r = 0; r < rows; r++) {
+                        const int want = (int)cols * (i % 2 ? -128 : 127) * (r % 2 ? low : high);
+                        CHECKF(y[i * rows + r] == (float)want, "%s %s: %g, not %d", isas[k].name,
+                               format_name(formats[f].storage), (double)y[i * rows + r], want);
+                    }
+                }
+            }
+            workspace_destroy(ctx, &ws);
+            free(codes);
+            free(w);
+            tensor_destroy(t);
+            guard_free_all();
+            dqt_context_destroy(ctx);
+        }
+    }
+}
+
 /* A host's parallel_for that runs the lanes in reverse order: any order must do. */
 static void reversed(void *user_data, size_t count, dqt_task_fn task, void *task_data) {
     (void)user_data;
@@ -470,6 +512,7 @@ static const struct test tests[] = {TEST(scalar),
                                     TEST(amx),
                                     TEST(neon),
                                     TEST(integer_products_are_bit_identical),
+                                    TEST(extreme_values_are_exact),
                                     TEST(threads_do_not_matter),
                                     TEST(large_products_are_chunked),
                                     TEST(quantizing_activations)};

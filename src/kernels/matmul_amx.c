@@ -198,7 +198,7 @@ static inline __m512i pair(__m512 low, __m512 high) {
 static inline __m512 row_scaled(const float *src, size_t ld, size_t c, size_t k, const float *k_scale, __mmask16 mask) {
     if (c >= k || !mask) return _mm512_setzero_ps();
     const __m512 v = _mm512_maskz_loadu_ps(mask, src + c * ld);
-    return k_scale ? _mm512_mul_ps(v, _mm512_set1_ps(k_scale[c])) : v;
+    return k_scale ? _mm512_maskz_mul_ps(mask, v, _mm512_set1_ps(k_scale[c])) : v;
 }
 
 static void pack_a_transposed(const struct matmul_engine *e, const float *src, size_t ld, size_t m, size_t k,

@@ -151,7 +151,7 @@ static inline void load_transposed(const float *src, size_t ld, size_t rows, __m
     const __m512 scale = k_scale ? _mm512_maskz_loadu_ps(mask, k_scale) : _mm512_set1_ps(1.0f);
     for (size_t i = 0; i < 16; i++) {
         __m512 v = i < rows ? _mm512_maskz_loadu_ps(mask, src + i * ld) : _mm512_setzero_ps();
-        if (k_scale) v = _mm512_mul_ps(v, scale);
+        if (k_scale && i < rows) v = _mm512_mul_ps(v, scale);
         r[i] = rounded ? rounded_bits(v) : _mm512_castps_si512(v);
     }
     transpose16(r);
@@ -175,7 +175,7 @@ static void pack_a_transposed_f32(const struct matmul_engine *e, const float *sr
     float *to = out;
     for (size_t c = 0; c < k; c++, to += e->rows) {
         __m512 v = _mm512_maskz_loadu_ps(valid, src + c * ld);
-        if (k_scale) v = _mm512_mul_ps(v, _mm512_set1_ps(k_scale[c]));
+        if (k_scale) v = _mm512_maskz_mul_ps(valid, v, _mm512_set1_ps(k_scale[c]));
         _mm512_mask_storeu_epi32(to, rows, e->rounded ? rounded_bits(v) : _mm512_castps_si512(v));
     }
 }
