@@ -19,6 +19,7 @@ void matmul_kernels_select(struct matmul_kernels *k, int isa, uint64_t features)
     if (isa != DQT_ISA_NEON) return;
     matmul_neon_set(k);
     if (features & DQT_CPU_NEON_DOTPROD) matmul_dotprod_set(k);
+    unpack_neon_set(k);
 #else
     (void)isa;
     (void)features;
