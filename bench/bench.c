@@ -1,4 +1,6 @@
-/* Limits of the machine and the products of ops/matmul.h, per instruction set, on one and two threads. */
+/* Limits of the machine and the products of ops/matmul.h, per instruction set, on one and two threads.
+ *
+ *     build/bench/bench [instruction set] [threads] [words that names contain ...] */
 #include "bench.h"
 
 #include "core/memory.h"
@@ -216,16 +218,19 @@ static void products(struct bench *b, int isa, int threads) {
 int main(int argc, char **argv) {
     static const int isas[] = {DQT_ISA_AMX, DQT_ISA_VNNI, DQT_ISA_AVX512, DQT_ISA_AVX2, DQT_ISA_NEON, DQT_ISA_SCALAR};
     struct bench b = bench_begin(argc, argv, true);
-    int only = 0; /* a first word that names an instruction set selects it */
+    int only = 0, only_threads = 0; /* first words that name an instruction set or a number of threads */
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++)
         if (b.num_words && strcmp(b.words[0], bench_isa_name(isas[i])) == 0) only = isas[i];
-    if (only) {
-        b.words++;
-        b.num_words--;
+    if (only) bench_next_word(&b);
+    if (b.num_words && atoi(b.words[0]) > 0) {
+        only_threads = atoi(b.words[0]);
+        bench_next_word(&b);
     }
     for (int threads = 1; threads <= MAX_THREADS; threads++) measure_memory(&b, threads);
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
-        for (int threads = 1; threads <= ((getenv("T1")?1:MAX_THREADS)) && (!only || only == isas[i]); threads++) {
+        if (only && only != isas[i]) continue;
+        for (int threads = 1; threads <= MAX_THREADS; threads++) {
+            if (only_threads && only_threads != threads) continue;
             measure_limits(&b, isas[i], threads);
             products(&b, isas[i], threads);
         }

@@ -1,13 +1,13 @@
 /* Measurements: each program in bench/ includes this, times closures and reports them.
  *
- *     struct bench b = bench_begin(argc, argv);              // arguments: words; only names that contain one are run
+ *     struct bench b = bench_begin(argc, argv, false);       // arguments: words; only names that contain one are run
  *     if (bench_wants(&b, "updater")) {
  *         struct bench_times t = bench_time(step, &argument); // median of at least 5 runs
  *         bench_rate(&b, "updater", "4096x4096", isa, threads, &t, 16.8e6, 1e-9, "Gweight/s", limit);
  *     }
  *     bench_end(&b);
  *
- * A line of JSON per measurement is appended to build/bench.jsonl (bench.c, run first by `make bench`, empties it). */
+ * A line of JSON per measurement is appended to build/bench.jsonl; a run of bench.c without arguments empties it first. */
 #ifndef BENCH_H
 #define BENCH_H
 
@@ -44,6 +44,11 @@ static inline bool bench_wants(const struct bench *b, const char *name) {
     for (int i = 0; i < b->num_words; i++)
         if (strstr(name, b->words[i])) return true;
     return b->num_words == 0;
+}
+
+static inline void bench_next_word(struct bench *b) {
+    b->words++;
+    b->num_words--;
 }
 
 static inline double bench_now(void) {

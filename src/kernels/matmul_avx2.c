@@ -76,7 +76,7 @@ static inline __m256i widen(__m256i sum, __m256i short_sum) {
 }
 
 #define BLOCK block_code
-#define ROWS 6
+#define ROWS 4
 #define GROUP 4
 #define BROADCAST broadcast
 #define WIDEN_STEPS 8
@@ -184,12 +184,13 @@ static int32_t dot_codes(const int8_t *a, const int8_t *b, size_t n) {
 }
 
 void matmul_avx2_set(struct matmul_kernels *k) {
-    k->code.rows = 6;
+    k->code.rows = 4;
     k->code.group = 4;
     k->code.size = 1;
     k->code.k_unit = 4;
     k->code.block = block_code;
     k->int8 = k->code;
+    k->int8.rows = 6;
     k->int8.group = 2;
     k->int8.size = 2;
     k->int8.k_unit = 2;

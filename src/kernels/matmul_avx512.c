@@ -50,7 +50,7 @@ static inline __m512i widen(__m512i sum, __m512i short_sum) {
 }
 
 #define BLOCK block_code
-#define ROWS 12
+#define ROWS 8
 #define GROUP 4
 #define BROADCAST broadcast
 #define WIDEN_STEPS 8
@@ -132,13 +132,14 @@ static float dot_float_row(const float *w, const float *x, size_t n) {
 }
 
 void matmul_avx512_set(struct matmul_kernels *k) {
-    k->code.rows = 12;
+    k->code.rows = 8;
     k->code.columns = 32;
     k->code.group = 4;
     k->code.size = 1;
     k->code.k_unit = 4;
     k->code.block = block_code;
     k->int8 = k->code;
+    k->int8.rows = 12;
     k->int8.group = 2;
     k->int8.size = 2;
     k->int8.k_unit = 2;
