@@ -81,7 +81,6 @@ static inline void block(const struct matmul_block *b, bool integer) {
     const bool first = b->first, last = b->last, accumulate = b->accumulate;
     const unsigned char *const a0 = b->a;
     const struct finish f = finish_begin(b);
-    const size_t ld_y_bytes = b->ld_y * sizeof(float);
     const char *ahead = b->ahead, *const ahead_end = ahead + b->ahead_bytes;
     const size_t all_steps = (columns + 31) / 32 * steps, ahead_per_step = (b->ahead_bytes / 64 + all_steps - 1) / all_steps;
     struct done d = {.sums = NULL};
@@ -93,8 +92,7 @@ static inline void block(const struct matmul_block *b, bool integer) {
         } else {
             load_sums(sums);
         }
-        const char *const y = (const char *)(b->y + n);
-        for (size_t s = 0, row = 0, next = 0; s < steps; s++, a += 2 * TILE, b0 += TILE, b1 += TILE) {
+        for (size_t s = 0, row = 0; s < steps; s++, a += 2 * TILE, b0 += TILE, b1 += TILE) {
             _tile_loadd(6, b0, 64);
             _tile_loadd(4, a, 64);
             _tile_loadd(7, b1, 64);
@@ -111,12 +109,6 @@ static inline void block(const struct matmul_block *b, bool integer) {
                 _tile_dpbf16ps(3, 5, 7);
             }
             for (size_t i = 0; i < ahead_per_step && ahead < ahead_end; i++, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
-            if (last && next < m) {
-                for (size_t i = 0; i < rows_per_step && next < m; i++, next++) {
-                    _mm_prefetch(y + next * ld_y_bytes, _MM_HINT_T0);
-                    _mm_prefetch(y + next * ld_y_bytes + 64, _MM_HINT_T0);
-                }
-            }
             if (d.sums && row < m) {
                 const size_t end = row + rows_per_step < m ? row + rows_per_step : m;
                 if (d.whole) {
