@@ -173,8 +173,9 @@ static void product(struct bench *b, const char *name, int isa, int threads, enu
             bench_microseconds(b, name, shape, isa, threads, &t,
                                read_limit[threads] > 0 ? bytes / read_limit[threads] * 1e-3 : 0);
         } else {
-            bench_rate(b, name, shape, isa, threads, &t, work, 1e-12, product == FORWARD ? "TOP/s" : "TFLOP/s",
-                       limits[what][isa % 64][threads]);
+            double limit = limits[what][isa % 64][threads];
+            if (what == LIMIT_BF16 && limits[LIMIT_F32][isa % 64][threads] > limit) limit = limits[LIMIT_F32][isa % 64][threads];
+            bench_rate(b, name, shape, isa, threads, &t, work, 1e-12, product == FORWARD ? "TOP/s" : "TFLOP/s", limit);
         }
     }
     workspace_destroy(ctx, &r.ws);
