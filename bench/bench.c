@@ -76,7 +76,8 @@ static void measure_limits(struct bench *b, int isa, int threads) {
         struct limit_run r = {.ctx = ctx, .fn = limit_of((enum limit)what, isa, dqt_cpu_features(ctx))};
         if (!r.fn) continue;
         const struct bench_times t = bench_time(compute_run, &r);
-        limits[what][isa % 64][threads] = bench_rate(b, names[what], "registers", isa, threads, &t, 2 * r.work * threads, 1e-12,
+        limits[what][isa % 64][threads] = bench_rate(b, names[what], "registers", isa, threads, &t,
+                                                     2 * r.work * threads, 1e-12,
                                                      what == LIMIT_INT8 ? "TOP/s" : "TFLOP/s", 0);
     }
     dqt_context_destroy(ctx);
@@ -131,7 +132,8 @@ static void product_run(void *arg) {
     float sink[MAX_THREADS] = {0};
     switch (r->product) {
     case FORWARD: matmul_forward(r->ctx, &r->ws, &x, r->w, 0, r->rows, r->precision, false, r->y, r->rows); break;
-    case FORWARD_FLOAT: matmul_forward(r->ctx, &r->ws, &floats, r->w, 0, r->rows, r->precision, false, r->y, r->rows); break;
+    case FORWARD_FLOAT: matmul_forward(r->ctx, &r->ws, &floats, r->w, 0, r->rows, r->precision, false, r->y,
+                                       r->rows); break;
     case INPUT_GRADIENT:
         matmul_input_gradient(r->ctx, &r->ws, r->y, r->rows, r->tokens, r->w, 0, r->rows, r->precision, false, r->x);
         break;
@@ -142,7 +144,8 @@ static void product_run(void *arg) {
     }
 }
 
-static void product(struct bench *b, const char *name, int isa, int threads, enum product product, int format, int precision,
+static void product(struct bench *b, const char *name, int isa, int threads, enum product product, int format,
+                    int precision,
                     size_t tokens, size_t rows, size_t cols) {
     if (!bench_wants(b, name)) return;
     dqt_context *ctx = context(isa, threads);
@@ -174,7 +177,8 @@ static void product(struct bench *b, const char *name, int isa, int threads, enu
                                read_limit[threads] > 0 ? bytes / read_limit[threads] * 1e-3 : 0);
         } else {
             double limit = limits[what][isa % 64][threads];
-            if (what == LIMIT_BF16 && limits[LIMIT_F32][isa % 64][threads] > limit) limit = limits[LIMIT_F32][isa % 64][threads];
+            if (what == LIMIT_BF16 && limits[LIMIT_F32][isa % 64][threads] > limit)
+                limit = limits[LIMIT_F32][isa % 64][threads];
             bench_rate(b, name, shape, isa, threads, &t, work, 1e-12, product == FORWARD ? "TOP/s" : "TFLOP/s", limit);
         }
     }

@@ -7,7 +7,8 @@
  *     }
  *     bench_end(&b);
  *
- * A line of JSON per measurement is appended to build/bench.jsonl; a run of bench.c without arguments empties it first. */
+ * A line of JSON per measurement is appended to build/bench.jsonl; a run of bench.c without arguments empties it
+ * first. */
 #ifndef BENCH_H
 #define BENCH_H
 
@@ -106,9 +107,11 @@ static inline void bench_line(struct bench *b, const char *name, const char *sha
     }
 }
 
-/* `work` units per run, times `factor`: 1e-12 and "TOP/s", say. limit: in the same unit, 0: unknown. min: the slowest. */
+/* `work` units per run, times `factor`: 1e-12 and "TOP/s", say. limit: in the same unit, 0: unknown. min: the
+ * slowest. */
 static inline double bench_rate(struct bench *b, const char *name, const char *shape, int isa, int threads,
-                                const struct bench_times *t, double work, double factor, const char *unit, double limit) {
+                                const struct bench_times *t, double work, double factor, const char *unit,
+                                    double limit) {
     const double median = work / t->median * factor;
     bench_line(b, name, shape, isa, threads, median, work / t->max * factor, unit, limit > 0 ? median / limit : 0);
     return median;
@@ -117,7 +120,8 @@ static inline double bench_rate(struct bench *b, const char *name, const char *s
 /* Microseconds; limit: the least possible, 0: unknown. min: the fastest. */
 static inline void bench_microseconds(struct bench *b, const char *name, const char *shape, int isa, int threads,
                                       const struct bench_times *t, double limit) {
-    bench_line(b, name, shape, isa, threads, t->median * 1e6, t->min * 1e6, "us", limit > 0 ? limit / (t->median * 1e6) : 0);
+    bench_line(b, name, shape, isa, threads, t->median * 1e6, t->min * 1e6, "us",
+               limit > 0 ? limit / (t->median * 1e6) : 0);
 }
 
 #endif

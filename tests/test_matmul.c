@@ -183,8 +183,10 @@ static void check_forward(dqt_context *ctx, const char *isa, const dqt_tensor *t
             }
             double error = fabs((double)y[i * ld_y + r] - want);
             if (!(error <= tolerance(s->cols, rounded, magnitude))) {
-                CHECKF(false, "%s %s/%s %zux%zux%zu precision %d: y[%zu][%zu] = %g, not %g", isa, format_name(t->storage),
-                       format_name(t->compute), s->tokens, rows, s->cols, precision, i, r, (double)y[i * ld_y + r], want);
+                CHECKF(false, "%s %s/%s %zux%zux%zu precision %d: y[%zu][%zu] = %g, not %g", isa,
+                       format_name(t->storage),
+                       format_name(t->compute), s->tokens, rows, s->cols, precision, i, r, (double)y[i * ld_y + r],
+                           want);
                 goto done;
             }
         }
@@ -194,8 +196,8 @@ done:
     workspace_destroy(ctx, &ws);
 }
 
-static void check_input_gradient(dqt_context *ctx, const char *isa, const dqt_tensor *t, const struct setup *s, size_t row,
-                                 size_t rows, int precision, bool accumulate) {
+static void check_input_gradient(dqt_context *ctx, const char *isa, const dqt_tensor *t, const struct setup *s,
+                                 size_t row, size_t rows, int precision, bool accumulate) {
     struct workspace ws = workspace(ctx, s->tokens, t->rows, t->cols);
     float *dx = guard_alloc(s->tokens * s->cols * sizeof(float));
     for (size_t i = 0; i < s->tokens * s->cols; i++) dx[i] = 0.25f;
@@ -210,8 +212,10 @@ static void check_input_gradient(dqt_context *ctx, const char *isa, const dqt_te
             }
             if (!(fabs((double)dx[i * s->cols + c] - want) <=
                   tolerance(rows, precision == DQT_PRECISION_BF16, magnitude))) {
-                CHECKF(false, "%s %s/%s %zux%zux%zu precision %d: dx[%zu][%zu] = %g, not %g", isa, format_name(t->storage),
-                       format_name(t->compute), s->tokens, rows, s->cols, precision, i, c, (double)dx[i * s->cols + c], want);
+                CHECKF(false, "%s %s/%s %zux%zux%zu precision %d: dx[%zu][%zu] = %g, not %g", isa,
+                       format_name(t->storage),
+                       format_name(t->compute), s->tokens, rows, s->cols, precision, i, c,
+                           (double)dx[i * s->cols + c], want);
                 goto done;
             }
         }
@@ -253,7 +257,8 @@ static void check_weight_gradient(dqt_context *ctx, const char *isa, const struc
             }
             if (!(fabs((double)g.dw[r * s->cols + c] - want) <=
                   tolerance(s->tokens, precision == DQT_PRECISION_BF16, magnitude))) {
-                CHECKF(false, "%s %zux%zux%zu precision %d: dw[%zu][%zu] = %g, not %g", isa, s->tokens, s->rows, s->cols,
+                CHECKF(false, "%s %zux%zux%zu precision %d: dw[%zu][%zu] = %g, not %g", isa, s->tokens, s->rows,
+                       s->cols,
                        precision, r, c, (double)g.dw[r * s->cols + c], want);
                 goto done;
             }
@@ -265,8 +270,10 @@ done:
     workspace_destroy(ctx, &ws);
 }
 
-static const size_t sizes[][3] = {{1, 1, 1},    {1, 65, 63},  {2, 16, 64},   {3, 17, 65},   {5, 31, 129},  {7, 130, 100},
-                                  {9, 33, 256}, {33, 70, 61}, {17, 2, 1100}, {40, 129, 67}, {64, 64, 192}, {8, 5, 2100}};
+static const size_t sizes[][3] = {{1, 1, 1},    {1, 65, 63},  {2, 16, 64},   {3, 17, 65},   {5, 31, 129},  {7, 130,
+        100},
+                                  {9, 33, 256}, {33, 70, 61}, {17, 2, 1100}, {40, 129, 67}, {64, 64, 192}, {8, 5,
+                                          2100}};
 
 static void all_products(int isa, const char *name) {
     dqt_context *ctx = context(isa, 2);
@@ -283,7 +290,8 @@ static void all_products(int isa, const char *name) {
                 check_forward(ctx, name, t, &s, row, part, DQT_PRECISION_F32, true);
                 if (quantized) {
                     check_input_gradient(ctx, name, t, &s, 0, rows, precision, false);
-                    check_input_gradient(ctx, name, t, &s, row, part, DQT_PRECISION_F32 + DQT_PRECISION_BF16 - precision, true);
+                    check_input_gradient(ctx, name, t, &s, row, part,
+                                         DQT_PRECISION_F32 + DQT_PRECISION_BF16 - precision, true);
                 }
                 if (f == i % 10) {
                     check_weight_gradient(ctx, name, &s, DQT_PRECISION_F32);
@@ -305,7 +313,8 @@ static void vnni(void) { all_products(DQT_ISA_VNNI, "vnni"); }
 static void amx(void) { all_products(DQT_ISA_AMX, "amx"); }
 static void neon(void) { all_products(DQT_ISA_NEON, "neon"); }
 
-/* Integer products: the same bits from every instruction set, by every path (few tokens, many tokens, ranges of rows). */
+/* Integer products: the same bits from every instruction set, by every path (few tokens, many tokens, ranges of
+ * rows). */
 static void integer_products_are_bit_identical(void) {
     for (size_t f = 0; f < 8; f++) {
         const size_t tokens = 37, rows = 75, cols = 2117;
@@ -349,7 +358,8 @@ static void integer_products_are_bit_identical(void) {
     }
 }
 
-/* The largest sums that 16 bits, 32 bits and the bias of unsigned codes have to bear: all codes and activations at an end. */
+/* The largest sums that 16 bits, 32 bits and the bias of unsigned codes have to bear: all codes and activations at an
+ * end. */
 static void extreme_values_are_exact(void) {
     for (size_t k = 0; k < sizeof isas / sizeof *isas; k++) {
         for (size_t f = 0; f < 5; f++) {
@@ -426,7 +436,8 @@ static void threads_do_not_matter(void) {
                 if (threads == 1) {
                     first[i] = y[i];
                 } else {
-                    CHECKF(memcmp(first[i], y[i], bytes[i]) == 0, "%s, %d threads, product %d", isas[k].name, threads, i);
+                    CHECKF(memcmp(first[i], y[i], bytes[i]) == 0, "%s, %d threads, product %d", isas[k].name,
+                           threads, i);
                     free(y[i]);
                 }
             }
@@ -467,6 +478,18 @@ static void large_products_are_chunked(void) {
     free(s.w);
     tensor_destroy(t);
     guard_free_all();
+    dqt_context_destroy(ctx);
+}
+
+/* Sizes that cannot be end in more bytes than can be had, not in few by overflow. */
+static void impossible_sizes_need_impossible_scratch(void) {
+    dqt_context *ctx = context(DQT_ISA_SCALAR, 1);
+    const size_t large = (size_t)1 << 40, sizes3[][3] = {{large, large, 64}, {large, 64, large}, {64, large, large}};
+    for (size_t i = 0; i < 3; i++) {
+        struct scratch_need need = {0};
+        matmul_scratch(ctx, sizes3[i][0], sizes3[i][1], sizes3[i][2], &need);
+        CHECK(workspace_bytes(&need, 2) > (size_t)1 << 45);
+    }
     dqt_context_destroy(ctx);
 }
 
@@ -515,5 +538,6 @@ static const struct test tests[] = {TEST(scalar),
                                     TEST(extreme_values_are_exact),
                                     TEST(threads_do_not_matter),
                                     TEST(large_products_are_chunked),
+                                    TEST(impossible_sizes_need_impossible_scratch),
                                     TEST(quantizing_activations)};
 TEST_MAIN(tests)

@@ -1,5 +1,5 @@
-/* Packing, unpacking and dot products of every instruction set against plain C, byte for byte where the contract says so,
- * with sources that end at pages that cannot be touched. */
+/* Packing, unpacking and dot products of every instruction set against plain C, byte for byte where the contract says
+ * so, with sources that end at pages that cannot be touched. */
 #define _DEFAULT_SOURCE
 #include "test.h"
 
@@ -79,7 +79,8 @@ static unsigned char *room(void) {
 }
 
 /* The first n columns of a panel k deep are the same. */
-static bool same_columns(const struct matmul_engine *e, const unsigned char *a, const unsigned char *b, size_t n, size_t k) {
+static bool same_columns(const struct matmul_engine *e, const unsigned char *a, const unsigned char *b, size_t n,
+                         size_t k) {
     const size_t bytes = e->group * e->size;
     for (size_t g = 0; g < k / e->group; g++)
         if (memcmp(a + g * PANEL * bytes, b + g * PANEL * bytes, n * bytes) != 0) return false;
@@ -108,7 +109,8 @@ static void integer_engine(const struct matmul_engine *e, const char *isa, bool 
                 const uint8_t *src = guarded((n - 1) * (bytes + 8) + bytes, &seed);
                 e->pack_b_packed(e, formats[f], src, bytes + 8, n, units, got);
                 p.pack_b_packed(&p, formats[f], src, bytes + 8, n, units, want);
-                CHECKF(same_columns(e, got, want, n, k), "%s: pack_b_packed %s, %zu x %zu", isa, format_name(formats[f]), n, k);
+                CHECKF(same_columns(e, got, want, n, k), "%s: pack_b_packed %s, %zu x %zu", isa,
+                       format_name(formats[f]), n, k);
                 release();
             }
         }
@@ -134,7 +136,8 @@ static void float_engine(const struct matmul_engine *e, const char *isa) {
                 CHECKF(memcmp(got, want, e->rows * padded * e->size) == 0, "%s: pack_a, %zu x %zu", isa, m, k);
                 e->pack_a_transposed(e, across, m + 3, m, k, scale, got);
                 p.pack_a_transposed(&p, across, m + 3, m, k, scale, want);
-                CHECKF(memcmp(got, want, e->rows * padded * e->size) == 0, "%s: pack_a_transposed, %zu x %zu", isa, m, k);
+                CHECKF(memcmp(got, want, e->rows * padded * e->size) == 0, "%s: pack_a_transposed, %zu x %zu", isa,
+                       m, k);
                 release();
             }
         }
@@ -245,7 +248,8 @@ static void dot_products(void) {
             }
             const float got[3] = {k->dot_code_float(codes, x, n), k->dot_bf16_float(half, x, n), k->dot_float(w, x, n)};
             for (int j = 0; j < 3; j++)
-                CHECKF(fabs((double)got[j] - want[j]) <= ((double)n + 8.0) * 0x1p-24 * size[j], "%s: dot %d of %zu: %g, not %g",
+                CHECKF(fabs((double)got[j] - want[j]) <= ((double)n + 8.0) * 0x1p-24 * size[j],
+                       "%s: dot %d of %zu: %g, not %g",
                        isas[i].name, j, n, (double)got[j], want[j]);
             release();
         }

@@ -1,5 +1,6 @@
-/* AMX: a block is 32 rows x 32 columns, four 16 x 16 tiles of sums; each step of 64 bytes of K loads two tiles of A and two
- * of B for four tile products. Tiles 0-3: sums, 4-5: A, 6-7: B. Layout of partial sums: per pair of panels four tiles. */
+/* AMX: a block is 32 rows x 32 columns, four 16 x 16 tiles of sums; each step of 64 bytes of K loads two tiles of A
+ * and two of B for four tile products. Tiles 0-3: sums, 4-5: A, 6-7: B. Layout of partial sums: per pair of panels
+ * four tiles. */
 typedef int matmul_amx_unit; /* not empty elsewhere */
 
 #if defined(__x86_64__)
@@ -73,8 +74,8 @@ static inline void finish_rows(const struct finish *f, const struct done *d, siz
     }
 }
 
-/* Both engines: `integer` is a constant where this is inlined. While the tile unit works on a pair of panels, the vector
- * units finish the pair before it, a few rows a step. */
+/* Both engines: `integer` is a constant where this is inlined. While the tile unit works on a pair of panels, the
+ * vector units finish the pair before it, a few rows a step. */
 static inline void block(const struct matmul_block *b, bool integer) {
     const size_t steps = b->k / (integer ? 64 : 32), rows_per_step = (ROWS + steps - 1) / steps, m = b->m;
     const size_t stride = b->panel_stride, columns = b->n;
@@ -82,7 +83,8 @@ static inline void block(const struct matmul_block *b, bool integer) {
     const unsigned char *const a0 = b->a;
     const struct finish f = finish_begin(b);
     const char *ahead = b->ahead, *const ahead_end = ahead + b->ahead_bytes;
-    const size_t all_steps = (columns + 31) / 32 * steps, ahead_per_step = (b->ahead_bytes / 64 + all_steps - 1) / all_steps;
+    const size_t all_steps = (columns + 31) / 32 * steps;
+    const size_t ahead_per_step = (b->ahead_bytes / 64 + all_steps - 1) / all_steps;
     struct done d = {.sums = NULL};
     for (size_t n = 0; n < columns; n += 32) {
         const unsigned char *a = a0, *b0 = (const unsigned char *)b->b + n / PANEL * stride, *b1 = b0 + stride;
@@ -108,7 +110,8 @@ static inline void block(const struct matmul_block *b, bool integer) {
                 _tile_dpbf16ps(2, 5, 6);
                 _tile_dpbf16ps(3, 5, 7);
             }
-            for (size_t i = 0; i < ahead_per_step && ahead < ahead_end; i++, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
+            for (size_t i = 0; i < ahead_per_step && ahead < ahead_end; i++, ahead += 64)
+                _mm_prefetch(ahead, _MM_HINT_T1);
             if (d.sums && row < m) {
                 const size_t end = row + rows_per_step < m ? row + rows_per_step : m;
                 if (d.whole) {
@@ -182,8 +185,8 @@ static void pack_a(const struct matmul_engine *e, const float *src, size_t ld, s
 
 /* Two rows of floats to dwords of bf16 pairs (first row low). */
 static inline __m512i pair(__m512 low, __m512 high) {
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20,
-                                           4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22,
+                                           6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(high, low));
 }
 
@@ -220,7 +223,8 @@ static void pack_b(const struct matmul_engine *e, const float *src, size_t ld, s
 }
 
 /* The same from columns: src[n][ld]. */
-static void pack_b_transposed(const struct matmul_engine *e, const float *src, size_t ld, size_t n, size_t k, void *panel) {
+static void pack_b_transposed(const struct matmul_engine *e, const float *src, size_t ld, size_t n, size_t k,
+                              void *panel) {
     (void)e;
     unsigned char *to = panel;
     for (size_t c = 0; c < k; c += 32, to += TILE) {

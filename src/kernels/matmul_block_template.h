@@ -1,5 +1,6 @@
-/* A microkernel that keeps ROWS x (VECTORS * LANES) sums in registers: per step of one group of K it loads VECTORS vectors of
- * B and broadcasts ROWS groups of A. Included once per engine; parameters (functions are static inline, defined before):
+/* A microkernel that keeps ROWS x (VECTORS * LANES) sums in registers: per step of one group of K it loads VECTORS
+ * vectors of B and broadcasts ROWS groups of A. Included once per engine; parameters (functions are static inline,
+ * defined before):
  *
  *   BLOCK       name of the function
  *   ROWS        rows of A
@@ -25,7 +26,8 @@ static void BLOCK(const struct matmul_block *b) {
         const char *a = b->a, *panel = (const char *)b->b + n / PANEL * stride;
         NUMBER *partial = (NUMBER *)b->partial + n * ROWS;
 #ifdef WIDEN_STEPS
-        /* 32-bit sums stay in memory, 16-bit ones in registers (only touched by loops of constant length, no branches). */
+        /* 32-bit sums stay in memory, 16-bit ones in registers (only touched by loops of constant length, no
+         * branches). */
         for (size_t i = 0; first && i < ROWS * VECTORS; i++) STORE(partial + i * LANES, ZERO());
         for (size_t s = 0; s < steps; s += WIDEN_STEPS) {
             const size_t part = steps - s < WIDEN_STEPS ? steps - s : WIDEN_STEPS;

@@ -1,6 +1,7 @@
-/* Few tokens with VNNI: packed bytes are masked where they are, not shifted. 64 bytes of 2-bit codes are 256 codes: bits 0-1
- * of every byte are one plane, bits 2-3 (four times the code) the next, and so on. Each plane has its own sums, which are
- * divided by 1, 4, 16 and 64 at the end, exactly: a lane's sum stays below 2^31 for 5 million columns. */
+/* Few tokens with VNNI: packed bytes are masked where they are, not shifted. 64 bytes of 2-bit codes are 256 codes:
+ * bits 0-1 of every byte are one plane, bits 2-3 (four times the code) the next, and so on. Each plane has its own
+ * sums, which are divided by 1, 4, 16 and 64 at the end, exactly: a lane's sum stays below 2^31 for 5 million
+ * columns. */
 typedef int matmul_dot_vnni_unit; /* not empty elsewhere */
 
 #if defined(__x86_64__)
@@ -37,7 +38,8 @@ static void dot_2bit(const uint8_t *const rows[DOT_ROWS], size_t bytes, const in
     __m512i s[DOT_ROWS][4];
     for (int r = 0; r < DOT_ROWS; r++)
         for (int p = 0; p < 4; p++) s[r][p] = _mm512_setzero_si512();
-    const size_t ahead = DOT_ROWS * (size_t)(rows[1] - rows[0]); /* the rows after these: streams this short defeat hardware */
+    /* the rows after these: streams this short defeat hardware */
+    const size_t ahead = DOT_ROWS * ((uintptr_t)rows[1] - (uintptr_t)rows[0]);
     for (size_t i = 0; i < bytes; i += 64, x += 256) {
         const __mmask64 mask = first_bytes(bytes - i);
         const __m512i x0 = _mm512_loadu_si512(x), x1 = _mm512_loadu_si512(x + 64), x2 = _mm512_loadu_si512(x + 128),

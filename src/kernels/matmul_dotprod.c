@@ -1,5 +1,5 @@
-/* NEON with the dot product instruction: 4 bytes of K a step. Codes below 8 bits are stored minus their bias (0 .. 15), INT8
- * codes as they are: all fit signed bytes. */
+/* NEON with the dot product instruction: 4 bytes of K a step. Codes below 8 bits are stored minus their bias (0 ..
+ * 15), INT8 codes as they are: all fit signed bytes. */
 typedef int matmul_dotprod_unit; /* not empty elsewhere */
 
 #if defined(__aarch64__)

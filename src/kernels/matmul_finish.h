@@ -1,5 +1,5 @@
-/* The end of a product, for the kernel files that include it. Products and sums are rounded one by one: the same bits from
- * every instruction set. */
+/* The end of a product, for the kernel files that include it. Products and sums are rounded one by one: the same bits
+ * from every instruction set. */
 #ifndef DQT_KERNELS_MATMUL_FINISH_H
 #define DQT_KERNELS_MATMUL_FINISH_H
 

@@ -20,7 +20,8 @@ static inline struct columns16 columns_load(const struct matmul_block *b, size_t
 }
 
 /* y[i][n..] from 16 sums. `whole` (a constant where this is inlined): all columns exist and y is set, not added to. */
-static inline void finish_float(const struct finish *f, size_t i, size_t n, struct columns16 c, __m512 sum, bool whole) {
+static inline void finish_float(const struct finish *f, size_t i, size_t n, struct columns16 c, __m512 sum,
+                                bool whole) {
     float *y = f->y + i * f->ld_y + n;
     __m512 value = _mm512_mul_ps(sum, _mm512_mul_ps(_mm512_set1_ps(f->row_scale[i]), c.scale));
     if (whole) {

@@ -5,12 +5,13 @@
  *   A, in blocks of `rows` rows:       B, in panels of 16 columns:
  *     [K / k_unit][rows][k_unit]         [K / group][16][group]
  *
- * so that the piece of a block or panel that starts at k (a multiple of k_unit) is k * rows * size or k * 16 * size bytes
- * in. group is 4 for int8, 2 for bf16 and 1 for f32: what the dot
- * product instructions (VNNI, AMX, AVX512_BF16, sdot) want. K is padded with zeros to a multiple of k_unit (at most 64).
+ * so that the piece of a block or panel that starts at k (a multiple of k_unit) is k * rows * size or k * 16 * size
+ * bytes in. group is 4 for int8, 2 for bf16 and 1 for f32: what the dot
+ * product instructions (VNNI, AMX, AVX512_BF16, sdot) want. K is padded with zeros to a multiple of k_unit (at most
+ * 64).
  *
- * Integer engines take A as signed bytes and B as codes minus a bias; the kernel adds row_add = bias * (sum of A's row) to
- * its sums, modulo 2^32, which is exact because the true sum fits int32. */
+ * Integer engines take A as signed bytes and B as codes minus a bias; the kernel adds row_add = bias * (sum of A's
+ * row) to its sums, modulo 2^32, which is exact because the true sum fits int32. */
 #ifndef DQT_KERNELS_MATMUL_KERNELS_H
 #define DQT_KERNELS_MATMUL_KERNELS_H
 
@@ -32,7 +33,8 @@ struct matmul_block {
     size_t panel_stride;    /* bytes from a panel to the next; panels exist up to a multiple of the engine's columns */
     size_t m, n;            /* valid rows and columns: 1 <= m <= rows, n >= 1 */
     size_t k;               /* a multiple of k_unit */
-    bool first, last;       /* first: sums start at zero, else from `partial`; last: finish into y, else into `partial` */
+    /* first: sums start at zero, else from `partial`; last: finish into y, else into `partial` */
+    bool first, last;
     void *partial;          /* rows * round_up(n, columns) 4-byte sums in the engine's own order, 64-byte aligned */
     const int32_t *row_add; /* [m]; integer engines */
     const float *row_scale; /* [m]; NULL: 1 */
@@ -45,18 +47,20 @@ struct matmul_block {
 struct matmul_engine {
     size_t rows, columns, group, size, k_unit; /* columns: taken at once, 16 or 32; size: bytes of an element */
     int int8_bias;                             /* of INT8 codes; the other formats' bias is their format_min */
-    bool rounded;                              /* f32 elements that hold bf16 values: BF16 without instructions for it */
+    /* f32 elements that hold bf16 values: BF16 without instructions for it */
+    bool rounded;
     void (*begin)(void);                       /* around calls of block on one thread; NULL: nothing to do */
     void (*end)(void);
     void (*block)(const struct matmul_block *b);
 
-    /* Packing of one block of A (rows beyond m become zero) or one panel of B, k elements deep, padded to k_unit. In pieces:
-     * k is a multiple of MATMUL_K_UNIT except in the last. */
+    /* Packing of one block of A (rows beyond m become zero) or one panel of B, k elements deep, padded to k_unit. In
+     * pieces: k is a multiple of MATMUL_K_UNIT except in the last. */
 
     /* Integer engines. src[m][ld], k a multiple of 64; sums[rows]: added to (the caller starts at zero). */
     void (*pack_a_codes)(const struct matmul_engine *e, const int8_t *src, size_t ld, size_t m, size_t k, void *out,
                          int32_t *sums);
-    /* n packed rows (one column of B each) of `units` units of 64 codes, stride bytes apart. Columns from n on: anything. */
+    /* n packed rows (one column of B each) of `units` units of 64 codes, stride bytes apart. Columns from n on:
+     * anything. */
     void (*pack_b_packed)(const struct matmul_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
                           size_t units, void *panel);
 
@@ -83,9 +87,9 @@ struct matmul_kernels {
     struct matmul_engine f32;
 
     /* For few tokens: products of a vector with rows, each byte of the weights read once from memory.
-     * arrange puts the codes of x[units * 64] into the order that dot_packed reads (whole groups, up to ARRANGE units more
-     * than `units`, zeros there). dot_packed: sums[i] = x . row i for DOT_ROWS packed rows of the formats below 8 bits
-     * except INT3; x_sum is the sum of x. Both NULL: rows are unpacked and dot_codes is used. */
+     * arrange puts the codes of x[units * 64] into the order that dot_packed reads (whole groups, up to ARRANGE units
+     * more than `units`, zeros there). dot_packed: sums[i] = x . row i for DOT_ROWS packed rows of the formats below
+     * 8 bits except INT3; x_sum is the sum of x. Both NULL: rows are unpacked and dot_codes is used. */
     void (*arrange)(int format, const int8_t *x, size_t units, int8_t *out);
     void (*dot_packed)(int format, const uint8_t *const rows[DOT_ROWS], size_t units, const int8_t *x, int32_t x_sum,
                        int32_t sums[DOT_ROWS]);

@@ -49,8 +49,8 @@ static void pack_a_codes(const struct matmul_engine *e, const int8_t *src, size_
     }
 }
 
-static void pack_b_packed(const struct matmul_engine *e, int format, const uint8_t *src, size_t stride, size_t n, size_t units,
-                          void *panel) {
+static void pack_b_packed(const struct matmul_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
+                          size_t units, void *panel) {
     const int bias = format == DQT_FORMAT_INT8 ? e->int8_bias : format_min(format);
     const size_t unit_bytes = format_unit_bytes(format), group = e->group, size = e->size;
     for (size_t i = 0; i < PANEL; i++) {
@@ -101,7 +101,8 @@ static void pack_b(const struct matmul_engine *e, const float *src, size_t ld, s
     }
 }
 
-static void pack_b_transposed(const struct matmul_engine *e, const float *src, size_t ld, size_t n, size_t k, void *panel) {
+static void pack_b_transposed(const struct matmul_engine *e, const float *src, size_t ld, size_t n, size_t k,
+                              void *panel) {
     const size_t group = e->group, size = e->size;
     const bool rounded = e->rounded;
     memset(panel, 0, rounded_up(k, e->k_unit) * PANEL * size);

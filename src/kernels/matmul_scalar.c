@@ -118,9 +118,10 @@ static float dot_float(const float *w, const float *x, size_t n) {
 }
 
 void matmul_scalar_set(struct matmul_kernels *k) {
-    const struct matmul_engine code = {.rows = ROWS, .columns = PANEL, .group = 1, .size = 1, .k_unit = 1, .int8_bias = -128,
-                                       .block = block_code};
-    const struct matmul_engine f32 = {.rows = ROWS, .columns = PANEL, .group = 1, .size = 4, .k_unit = 1, .block = block_f32};
+    const struct matmul_engine code = {.rows = ROWS, .columns = PANEL, .group = 1, .size = 1, .k_unit = 1,
+                                       .int8_bias = -128, .block = block_code};
+    const struct matmul_engine f32 = {.rows = ROWS, .columns = PANEL, .group = 1, .size = 4, .k_unit = 1,
+                                      .block = block_f32};
     k->code = k->int8 = code;
     k->f32 = k->bf16 = f32;
     k->bf16.rounded = true;

@@ -1,8 +1,9 @@
 #include "dqt.h"
 #include "kernels/matmul_kernels.h"
 
-/* Engines first, then the packing that depends on their layouts. AVX512_BF16 is not used: vdpbf16ps has half the rate of two
- * f32 multiply-adds on the Intel cores that have it (0.125 against 0.249 TFLOP/s measured; docs/performance.md). */
+/* Engines first, then the packing that depends on their layouts. AVX512_BF16 is not used: vdpbf16ps has half the rate
+ * of two f32 multiply-adds on the Intel cores that have it (0.125 against 0.249 TFLOP/s measured;
+ * docs/performance.md). */
 void matmul_kernels_select(struct matmul_kernels *k, int isa, uint64_t features) {
     matmul_scalar_set(k);
 #if defined(__x86_64__)

@@ -1,4 +1,5 @@
-/* VNNI: 4 bytes of K a step; B is unsigned, A signed; vpdpbusd wraps around, it does not saturate. 28 sums, 2 vectors of B. */
+/* VNNI: 4 bytes of K a step; B is unsigned, A signed; vpdpbusd wraps around, it does not saturate. 28 sums, 2 vectors
+ * of B. */
 typedef int matmul_vnni_unit; /* not empty elsewhere */
 
 #if defined(__x86_64__)

@@ -18,8 +18,8 @@ static inline void store(void *p, __m256i v) {
 
 /* 32 bits to 32 bytes of 0 or 4. */
 static inline __m256i third_bits(uint32_t bits) {
-    const __m256i order = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3,
-                                           3, 3, 3, 3);
+    const __m256i order = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2,
+                                           3, 3, 3, 3, 3, 3, 3, 3);
     const __m256i bit = _mm256_set1_epi64x((int64_t)0x8040201008040201);
     const __m256i v = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), order), bit);
     return _mm256_and_si256(_mm256_cmpeq_epi8(v, bit), _mm256_set1_epi8(4));
@@ -75,8 +75,8 @@ static inline void gather4(const uint8_t *const rows[8], size_t offset, __m256i 
 }
 
 /* [K / 4][16][4] bytes: 2 and 4 bits are transposed as packed bytes, 3 bits after unpacking. */
-static void pack_b_packed(const struct matmul_engine *e, int format, const uint8_t *src, size_t stride, size_t n, size_t units,
-                          void *panel) {
+static void pack_b_packed(const struct matmul_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
+                          size_t units, void *panel) {
     const __m256i mask2 = _mm256_set1_epi8(3), mask4 = _mm256_set1_epi8(15);
     const __m256i bias = _mm256_set1_epi8((char)e->int8_bias);
     const size_t unit_bytes = format_unit_bytes(format);
@@ -128,10 +128,10 @@ static void pack_b_packed16(const struct matmul_engine *e, int format, const uin
                             size_t units, void *panel) {
     (void)e;
     (void)format; /* INT8 */
-    const __m256i first = _mm256_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1, 0, -1, 1, -1, 4, -1, 5,
-                                           -1, 8, -1, 9, -1, 12, -1, 13);
-    const __m256i second = _mm256_setr_epi8(-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15, -1, 2, -1, 3, -1, 6,
-                                            -1, 7, -1, 10, -1, 11, -1, 14, -1, 15);
+    const __m256i first = _mm256_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1, 0, -1, 1,
+                                           -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13);
+    const __m256i second = _mm256_setr_epi8(-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15, -1, 2, -1,
+                                            3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15);
     for (size_t half = 0; half < 2; half++) {
         const uint8_t *rows[8];
         for (size_t i = 0; i < 8; i++) rows[i] = src + (8 * half + i < n ? 8 * half + i : n - 1) * stride;
@@ -163,7 +163,8 @@ static float quantize(const float *x, size_t cols, int8_t *codes) {
     const __m256 sign = _mm256_set1_ps(-0.0f);
     __m256 most = _mm256_set1_ps(1e-5f);
     size_t c = 0;
-    for (; c + 8 <= cols; c += 8) most = _mm256_max_ps(_mm256_andnot_ps(sign, _mm256_loadu_ps(x + c)), most); /* NaN: most */
+    /* NaN: most */
+    for (; c + 8 <= cols; c += 8) most = _mm256_max_ps(_mm256_andnot_ps(sign, _mm256_loadu_ps(x + c)), most);
     float part[8], amax = 1e-5f;
     _mm256_storeu_ps(part, most);
     for (int i = 0; i < 8; i++) amax = part[i] > amax ? part[i] : amax;

@@ -1,6 +1,6 @@
-/* AVX-512: packed codes to rows and panels, activations to codes. A unit's planes lie in 16-byte lanes (quant/format.h), so
- * one variable shift and one mask make 64 consecutive codes. Panels want the transpose of 16 rows in groups of 4 codes; it
- * is done on the packed bytes, 4 (2 bits) or 2 (4 bits) times fewer than the codes. */
+/* AVX-512: packed codes to rows and panels, activations to codes. A unit's planes lie in 16-byte lanes
+ * (quant/format.h), so one variable shift and one mask make 64 consecutive codes. Panels want the transpose of 16
+ * rows in groups of 4 codes; it is done on the packed bytes, 4 (2 bits) or 2 (4 bits) times fewer than the codes. */
 typedef int unpack_avx512_unit; /* not empty elsewhere */
 
 #if defined(__x86_64__)
@@ -17,7 +17,8 @@ static inline __m512i unpack_unit(int format, const uint8_t *p) {
     case DQT_FORMAT_INT4: {
         const __m512i v = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(const void *)p));
         const __m512i shift = _mm512_set_epi64(0x400000004, 0x400000004, 0x400000004, 0x400000004, 0, 0, 0, 0);
-        return _mm512_sub_epi8(_mm512_and_si512(_mm512_srlv_epi32(v, shift), _mm512_set1_epi8(15)), _mm512_set1_epi8(8));
+        return _mm512_sub_epi8(_mm512_and_si512(_mm512_srlv_epi32(v, shift), _mm512_set1_epi8(15)),
+                               _mm512_set1_epi8(8));
     }
     default: {
         const __m512i v = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)p));
@@ -36,7 +37,8 @@ static inline __m512i unpack_unit(int format, const uint8_t *p) {
 
 static void unpack(int format, const uint8_t *packed, size_t units, int8_t *codes) {
     const size_t unit_bytes = format_unit_bytes(format);
-    for (size_t u = 0; u < units; u++) _mm512_storeu_si512(codes + u * UNIT, unpack_unit(format, packed + u * unit_bytes));
+    for (size_t u = 0; u < units; u++)
+        _mm512_storeu_si512(codes + u * UNIT, unpack_unit(format, packed + u * unit_bytes));
 }
 
 /* 16 bytes of each of 16 rows: out[j] has dword j of row n in dword n. */
@@ -58,8 +60,8 @@ static inline void gather4(const uint8_t *const rows[16], size_t offset, __m512i
 }
 
 /* [K / 4][16][4] codes minus the format's bias, -128 for INT8. */
-static void pack_b_packed(const struct matmul_engine *e, int format, const uint8_t *src, size_t stride, size_t n, size_t units,
-                          void *panel) {
+static void pack_b_packed(const struct matmul_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
+                          size_t units, void *panel) {
     (void)e;
     const uint8_t *rows[16];
     uint8_t *out = panel;
@@ -74,7 +76,8 @@ static void pack_b_packed(const struct matmul_engine *e, int format, const uint8
         case DQT_FORMAT_INT8:
             for (size_t h = 0; h < 4; h++) {
                 gather4(rows, offset + 16 * h, d);
-                for (size_t j = 0; j < 4; j++) _mm512_storeu_si512(out + (4 * h + j) * 64, _mm512_xor_si512(d[j], flip));
+                for (size_t j = 0; j < 4; j++)
+                    _mm512_storeu_si512(out + (4 * h + j) * 64, _mm512_xor_si512(d[j], flip));
             }
             break;
         case DQT_FORMAT_INT4:
@@ -82,7 +85,8 @@ static void pack_b_packed(const struct matmul_engine *e, int format, const uint8
                 gather4(rows, offset + 16 * h, d);
                 for (size_t j = 0; j < 4; j++) {
                     _mm512_storeu_si512(out + (4 * h + j) * 64, _mm512_and_si512(d[j], mask4));
-                    _mm512_storeu_si512(out + (8 + 4 * h + j) * 64, _mm512_and_si512(_mm512_srli_epi32(d[j], 4), mask4));
+                    _mm512_storeu_si512(out + (8 + 4 * h + j) * 64,
+                                        _mm512_and_si512(_mm512_srli_epi32(d[j], 4), mask4));
                 }
             }
             break;
@@ -103,8 +107,10 @@ static void pack_b_packed(const struct matmul_engine *e, int format, const uint8
                     __m512i v = _mm512_and_si512(_mm512_srli_epi32(d[j], (unsigned)(2 * p)), mask2);
                     if (format == DQT_FORMAT_INT3) { /* four bits to bit 2 of four bytes: b0 + b1 2^8 + ... */
                         const __m512i four =
-                            _mm512_and_si512(_mm512_srli_epi32(high[p / 2], (unsigned)(p % 2 * 16 + 4 * j)), _mm512_set1_epi32(15));
-                        v = _mm512_or_si512(v, _mm512_slli_epi32(_mm512_and_si512(_mm512_mullo_epi32(four, spread), bit), 2));
+                            _mm512_and_si512(_mm512_srli_epi32(high[p / 2], (unsigned)(p % 2 * 16 + 4 * j)),
+                                             _mm512_set1_epi32(15));
+                        const __m512i bytes = _mm512_and_si512(_mm512_mullo_epi32(four, spread), bit);
+                        v = _mm512_or_si512(v, _mm512_slli_epi32(bytes, 2));
                     }
                     _mm512_storeu_si512(out + (4 * p + j) * 64, v);
                 }
@@ -125,7 +131,8 @@ static void pack_b_codes_bf16(const struct matmul_engine *e, const int8_t *src, 
     unsigned char *out = panel;
     for (size_t c = 0; c < padded; c += 2, out += 64) {
         const __m512i low = c < k ? _mm512_castps_si512(codes_to_floats(src + c * ld)) : _mm512_setzero_si512();
-        const __m512i high = c + 1 < k ? _mm512_castps_si512(codes_to_floats(src + (c + 1) * ld)) : _mm512_setzero_si512();
+        const __m512i high =
+            c + 1 < k ? _mm512_castps_si512(codes_to_floats(src + (c + 1) * ld)) : _mm512_setzero_si512();
         _mm512_storeu_si512(out, _mm512_or_si512(_mm512_and_si512(high, upper), _mm512_srli_epi32(low, 16)));
     }
 }
@@ -142,7 +149,8 @@ static inline __m512i rounded_bits(__m512 v) {
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), one);
     const __m512i r = _mm512_add_epi32(u, _mm512_add_epi32(_mm512_set1_epi32(0x7fff), odd));
     const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-    return _mm512_and_si512(_mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x400000)), _mm512_set1_epi32((int)0xffff0000));
+    return _mm512_and_si512(_mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x400000)),
+                            _mm512_set1_epi32((int)0xffff0000));
 }
 
 /* 16 rows of 16 floats from src[rows][ld], scaled and rounded as asked, transposed. */
@@ -158,8 +166,8 @@ static inline void load_transposed(const float *src, size_t ld, size_t rows, __m
 }
 
 /* [K][rows] for engines of at most 16 rows. */
-static void pack_a_f32(const struct matmul_engine *e, const float *src, size_t ld, size_t m, size_t k, const float *k_scale,
-                       void *out) {
+static void pack_a_f32(const struct matmul_engine *e, const float *src, size_t ld, size_t m, size_t k,
+                       const float *k_scale, void *out) {
     const __mmask16 rows = first_lanes(e->rows);
     float *to = out;
     for (size_t c = 0; c < k; c += 16) {

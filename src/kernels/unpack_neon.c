@@ -47,8 +47,8 @@ static void unpack(int format, const uint8_t *packed, size_t units, int8_t *code
 }
 
 /* [K / 4][16][4] bytes, INT8 codes as they are; or [K / 2][16][2] 16-bit numbers. Both are groups of four bytes. */
-static void pack_b_packed(const struct matmul_engine *e, int format, const uint8_t *src, size_t stride, size_t n, size_t units,
-                          void *panel) {
+static void pack_b_packed(const struct matmul_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
+                          size_t units, void *panel) {
     const size_t unit_bytes = format_unit_bytes(format), groups = UNIT * e->size / 4;
     for (size_t i = 0; i < PANEL; i++) {
         const uint8_t *row = src + (i < n ? i : n - 1) * stride;
@@ -112,7 +112,8 @@ static float quantize(const float *x, size_t cols, int8_t *codes) {
         const size_t count = cols - c < 4 ? cols - c : 4;
         memcpy(in, x + c, count * sizeof *in);
         const float32x4_t v = vmulq_n_f32(vld1q_f32(in), factor);
-        const int32x4_t q = vbslq_s32(vceqq_f32(v, v), vcvtnq_s32_f32(v), vdupq_n_s32(-128)); /* nearest even; NaN: -128 */
+        /* nearest even; NaN: -128 */
+        const int32x4_t q = vbslq_s32(vceqq_f32(v, v), vcvtnq_s32_f32(v), vdupq_n_s32(-128));
         const int16x4_t w = vqmovn_s32(q);
         int8_t out[8];
         vst1_s8(out, vqmovn_s16(vcombine_s16(w, w)));

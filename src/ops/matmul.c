@@ -24,7 +24,8 @@ struct product {
     size_t ld_y;
 };
 
-size_t block_columns(const struct matmul_engine *e, size_t n, size_t padded_k, size_t smallest, size_t bytes, int threads) {
+size_t block_columns(const struct matmul_engine *e, size_t n, size_t padded_k, size_t smallest, size_t bytes,
+                     int threads) {
     size_t most_columns = BLOCK_COLUMNS;
     while (most_columns > smallest && most_columns * padded_k * e->size > bytes) most_columns /= 2;
     const size_t rounds = (n + most_columns * (size_t)threads - 1) / (most_columns * (size_t)threads);
@@ -32,7 +33,8 @@ size_t block_columns(const struct matmul_engine *e, size_t n, size_t padded_k, s
     return least(round_up((n + items - 1) / items, smallest), most_columns);
 }
 
-void block_place(const struct matmul_engine *e, size_t padded_k, size_t columns, struct arena *a, struct block_scratch *s) {
+void block_place(const struct matmul_engine *e, size_t padded_k, size_t columns, struct arena *a,
+                 struct block_scratch *s) {
     s->b = arena_take(a, columns * padded_k, e->size);
     s->partial = arena_take(a, e->rows * columns, sizeof(float));
     s->col_scale = arena_take(a, columns, sizeof(float));
@@ -99,12 +101,15 @@ static void product_scratch(const struct matmul_engine *e, size_t tokens, size_t
     struct product p = {.k = k, .o = {.e = e}};
     struct arena shared = {0}, lane = {0};
     struct block_scratch s;
-    const size_t row_bytes = round_up(k, UNIT) * e->size;
-    shared_place(&p, tokens,
-                 least(round_up(tokens, e->rows) * row_bytes, most(A_BYTES, A_ROWS * row_bytes) + e->rows * row_bytes), &shared);
+    const size_t row_bytes = scratch_product(round_up(k, UNIT), e->size);
+    const size_t all = scratch_product(round_up(tokens, e->rows), row_bytes); /* or a chunk, rounded up to a block */
+    const size_t chunk = most(A_BYTES + scratch_product(e->rows, row_bytes),
+                              scratch_product(A_ROWS + e->rows, row_bytes));
+    shared_place(&p, tokens, least(all, chunk), &shared);
     block_place(e, 0, BLOCK_COLUMNS, &lane, &s);
-    arena_take(&lane, least(BLOCK_COLUMNS * row_bytes, most(BLOCK_BYTES, UNIT * row_bytes)), 1);
-    scratch_max(need, shared.used, lane.used, 0);
+    const size_t block = most(BLOCK_BYTES, scratch_product(UNIT, row_bytes));
+    arena_take(&lane, least(scratch_product(BLOCK_COLUMNS, row_bytes), block), 1);
+    scratch_max(need, scratch_bytes(shared.used), scratch_bytes(lane.used), 0);
 }
 
 void matmul_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols, struct scratch_need *need) {
@@ -167,8 +172,8 @@ static void forward_panel(const struct product *p, size_t n, unsigned char *pane
                 continue;
             }
             if (w->compute == w->storage) {
-                p->ctx->kernels->matmul.unpack(w->storage, tensor_row(w, row + i) + k / UNIT * format_unit_bytes(w->storage), 1,
-                                               codes);
+                const size_t offset = k / UNIT * format_unit_bytes(w->storage);
+                p->ctx->kernels->matmul.unpack(w->storage, tensor_row(w, row + i) + offset, 1, codes);
             } else {
                 tensor_read_codes(w, row + i, k, depth, codes);
             }
@@ -199,8 +204,9 @@ static void input_gradient_panels(const struct product *p, size_t n, size_t coun
         for (size_t i = 0; i < depth; i++) {
             const size_t row = p->row + k + i;
             if (packed) {
-                p->ctx->kernels->matmul.unpack(w->storage, tensor_row(w, row) + n / UNIT * format_unit_bytes(w->storage),
-                                               width / UNIT, (int8_t *)chunk + i * width);
+                const size_t offset = n / UNIT * format_unit_bytes(w->storage);
+                p->ctx->kernels->matmul.unpack(w->storage, tensor_row(w, row) + offset, width / UNIT,
+                                               (int8_t *)chunk + i * width);
             } else if (code) {
                 tensor_read_codes(w, row, n, count, (int8_t *)chunk + i * width);
             } else {
@@ -252,7 +258,8 @@ static void run(struct product *p, size_t tokens, size_t smallest) {
     }
 }
 
-void matmul_forward(const dqt_context *ctx, const struct workspace *ws, const struct activations *x, const dqt_tensor *w,
+void matmul_forward(const dqt_context *ctx, const struct workspace *ws, const struct activations *x,
+                    const dqt_tensor *w,
                     size_t row, size_t rows, int precision, bool accumulate, float *y, size_t ld_y) {
     const struct matmul_kernels *kernels = &ctx->kernels->matmul;
     if (x->tokens <= kernels->few_tokens) {
@@ -261,8 +268,8 @@ void matmul_forward(const dqt_context *ctx, const struct workspace *ws, const st
     }
     const bool integer = x->codes && format_is_code(w->compute);
     const int format = w->compute == w->storage ? w->storage : DQT_FORMAT_INT8; /* of the bytes that are packed */
-    struct product p = {.ctx = ctx, .ws = ws, .x = x, .w = w, .row = row, .k = x->cols, .n = rows, .accumulate = accumulate,
-                        .y = y, .ld_y = ld_y};
+    struct product p = {.ctx = ctx, .ws = ws, .x = x, .w = w, .row = row, .k = x->cols, .n = rows,
+                        .accumulate = accumulate, .y = y, .ld_y = ld_y};
     if (integer) {
         p.o.e = format == DQT_FORMAT_INT8 ? &kernels->int8 : &kernels->code;
         p.o.padded_k = round_up(x->cols, UNIT);
@@ -282,7 +289,8 @@ void matmul_forward(const dqt_context *ctx, const struct workspace *ws, const st
     run(&p, x->tokens, 2 * PANEL);
 }
 
-void matmul_input_gradient(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy, size_t tokens,
+void matmul_input_gradient(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy,
+                           size_t tokens,
                            const dqt_tensor *w, size_t row, size_t rows, int precision, bool accumulate, float *dx) {
     const struct matmul_kernels *kernels = &ctx->kernels->matmul;
     struct product p = {.ctx = ctx, .ws = ws, .dy = dy, .ld_dy = ld_dy, .w = w, .row = row, .k = rows, .n = w->cols,

@@ -1,8 +1,8 @@
 /* Products of activations with weights, forward and both backward directions.
  *
- * Shapes: x[tokens][cols], w[rows][cols] (rows = outputs), y[tokens][rows]. All functions may be given a range of weight
- * rows [row, row + rows). Results do not depend on the number of threads. Nothing is allocated: scratch comes from the
- * workspace, sized by matmul_scratch. Source: design section 4; docs/numerics.md. */
+ * Shapes: x[tokens][cols], w[rows][cols] (rows = outputs), y[tokens][rows]. All functions may be given a range of
+ * weight rows [row, row + rows). Results do not depend on the number of threads. Nothing is allocated: scratch comes
+ * from the workspace, sized by matmul_scratch. Source: design section 4; docs/numerics.md. */
 #ifndef DQT_OPS_MATMUL_H
 #define DQT_OPS_MATMUL_H
 
@@ -29,21 +29,23 @@ void matmul_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t c
 /* y[t][r] = x[t] . W[row + r]; y has leading dimension ld_y; accumulate adds to y. precision: DQT_PRECISION_F32 or BF16
  * (resolved; only read for float activations). Integer activations with integer compute format: exact int32 sums, then
  * (float)sum * (step[t] * scale[r]). Integer activations with float compute format, or the reverse: float products. */
-void matmul_forward(const dqt_context *ctx, const struct workspace *ws, const struct activations *x, const dqt_tensor *w,
+void matmul_forward(const dqt_context *ctx, const struct workspace *ws, const struct activations *x,
+                    const dqt_tensor *w,
                     size_t row, size_t rows, int precision, bool accumulate, float *y, size_t ld_y);
 
-/* dx[t][c] = sum_r dy[t][r] * W[row + r][c]; dy has leading dimension ld_dy; dx[tokens][w->cols] dense. The row scale is
- * folded into dy before it is rounded to bf16, so that codes enter exactly. */
-void matmul_input_gradient(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy, size_t tokens,
+/* dx[t][c] = sum_r dy[t][r] * W[row + r][c]; dy has leading dimension ld_dy; dx[tokens][w->cols] dense. The row scale
+ * is folded into dy before it is rounded to bf16, so that codes enter exactly. */
+void matmul_input_gradient(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy,
+                           size_t tokens,
                            const dqt_tensor *w, size_t row, size_t rows, int precision, bool accumulate, float *dx);
 
-/* dW[r][c] = sum_t dy[t][r] * x[t][c], made in tiles of whole rows in a lane's scratch and handed to `consume` there, at
- * most MATMUL_TILE_ROWS rows at a time, tile boundaries at multiples of MATMUL_TILE_ROWS (whatever the thread count).
- * consume may change the tile and use workspace_consumer(ws, lane); it runs on several lanes at once for different rows.
- * Token steps are folded into dy before it is rounded to bf16, so that codes enter exactly. */
+/* dW[r][c] = sum_t dy[t][r] * x[t][c], made in tiles of whole rows in a lane's scratch and handed to `consume` there,
+ * at most MATMUL_TILE_ROWS rows at a time, tile boundaries at multiples of MATMUL_TILE_ROWS (whatever the thread
+ * count). consume may change the tile and use workspace_consumer(ws, lane); it runs on several lanes at once for
+ * different rows. Token steps are folded into dy before it is rounded to bf16, so that codes enter exactly. */
 enum { MATMUL_TILE_ROWS = 64 };
 typedef void (*tile_fn)(void *arg, size_t row, size_t rows, float *tile, size_t ld, int lane);
-void matmul_weight_gradient(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy, size_t rows,
-                            const struct activations *x, int precision, tile_fn consume, void *arg);
+void matmul_weight_gradient(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy,
+                            size_t rows, const struct activations *x, int precision, tile_fn consume, void *arg);
 
 #endif

@@ -1,8 +1,9 @@
 /* What the products share: sizes of blocks and the loop over them.
  *
- * One item of work is a block of up to BLOCK_COLUMNS columns of the result. Its lane packs the block of B once (bounded by
- * BLOCK_BYTES, so that it stays in L2) and runs every block of packed A past it, KC elements of K at a time (so that the
- * piece of A, rows * KC * size <= 32 KiB, stays in L1 while the panels stream from L2). See docs/performance.md. */
+ * One item of work is a block of up to BLOCK_COLUMNS columns of the result. Its lane packs the block of B once
+ * (bounded by BLOCK_BYTES, so that it stays in L2) and runs every block of packed A past it, KC elements of K at a
+ * time (so that the piece of A, rows * KC * size <= 32 KiB, stays in L1 while the panels stream from L2). See
+ * docs/performance.md. */
 #ifndef DQT_OPS_MATMUL_BLOCK_H
 #define DQT_OPS_MATMUL_BLOCK_H
 
@@ -25,6 +26,16 @@ static inline size_t most(size_t a, size_t b) {
     return a > b ? a : b;
 }
 
+/* Sizes for scratch_need: those that cannot be are too large to allocate, but can still be rounded up. */
+static inline size_t scratch_bytes(size_t bytes) {
+    return least(bytes, SIZE_MAX / 2);
+}
+static inline size_t scratch_product(size_t a, size_t b) {
+    size_t bytes;
+    size_mul(a, b, &bytes);
+    return scratch_bytes(bytes);
+}
+
 /* A and the result of one product, once packed. */
 struct operand {
     const struct matmul_engine *e;
@@ -44,10 +55,12 @@ struct block_scratch {
     void *chunk; /* 64 rows of a block of B before packing, as int8 or float */
 };
 
-/* Columns of an item: at most BLOCK_COLUMNS, at most `bytes` of B unless it is `smallest` (which it is a multiple of), and
- * equal shares for the threads. */
-size_t block_columns(const struct matmul_engine *e, size_t n, size_t padded_k, size_t smallest, size_t bytes, int threads);
-void block_place(const struct matmul_engine *e, size_t padded_k, size_t columns, struct arena *a, struct block_scratch *s);
+/* Columns of an item: at most BLOCK_COLUMNS, at most `bytes` of B unless it is `smallest` (which it is a multiple
+ * of), and equal shares for the threads. */
+size_t block_columns(const struct matmul_engine *e, size_t n, size_t padded_k, size_t smallest, size_t bytes,
+                     int threads);
+void block_place(const struct matmul_engine *e, size_t padded_k, size_t columns, struct arena *a,
+                 struct block_scratch *s);
 
 /* y[m][n] from all of A and a packed block of B with n columns. */
 void block_multiply(const struct operand *o, const void *b, size_t n, void *partial, const float *col_scale, float *y,
@@ -56,7 +69,8 @@ void block_multiply(const struct operand *o, const void *b, size_t n, void *part
 /* Calls of the kernel that block_multiply makes. */
 size_t block_calls(const struct operand *o);
 
-void weight_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols, struct scratch_need *need);
+void weight_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols,
+                             struct scratch_need *need);
 
 /* Forward products of at most kernels.few_tokens tokens, any formats. */
 void few_scratch(const dqt_context *ctx, size_t tokens, size_t cols, struct scratch_need *need);

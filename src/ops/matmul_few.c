@@ -1,5 +1,5 @@
-/* Forward products of a few tokens (generation): every weight row is read once and multiplied with each token. Integer sums
- * are exact, so they are those of the other path, bit for bit. */
+/* Forward products of a few tokens (generation): every weight row is read once and multiplied with each token.
+ * Integer sums are exact, so they are those of the other path, bit for bit. */
 #include <string.h>
 
 #include "ops/matmul_block.h"
@@ -26,8 +26,9 @@ static size_t arranged_bytes(size_t cols) {
 
 void few_scratch(const dqt_context *ctx, size_t tokens, size_t cols, struct scratch_need *need) {
     const size_t few = least(tokens, ctx->kernels->matmul.few_tokens);
-    scratch_max(need, few * arranged_bytes(cols) + round_up(few * sizeof(int32_t), ALIGNMENT), round_up(cols, UNIT) * sizeof(float),
-                0);
+    const size_t sums = round_up(few * sizeof(int32_t), ALIGNMENT);
+    const size_t row = scratch_product(round_up(cols, UNIT), sizeof(float));
+    scratch_max(need, scratch_product(few, arranged_bytes(cols)) + sums, row, 0);
 }
 
 static void put(const struct few *f, size_t t, size_t r, float sum, float scale) {
@@ -57,7 +58,8 @@ static void packed_rows(const struct few *f, size_t r, size_t count) {
     for (size_t i = 0; i < DOT_ROWS; i++) rows[i] = tensor_row(f->w, f->row + r + least(i, count - 1));
     for (size_t t = 0; t < f->x->tokens; t++) {
         int32_t sums[DOT_ROWS];
-        k->dot_packed(f->w->storage, rows, round_up(f->w->cols, UNIT) / UNIT, f->arranged + t * f->ld_arranged, f->x_sum[t],
+        k->dot_packed(f->w->storage, rows, round_up(f->w->cols, UNIT) / UNIT, f->arranged + t * f->ld_arranged,
+                      f->x_sum[t],
                       sums);
         for (size_t i = 0; i < count; i++)
             put(f, t, r + i, (float)sums[i], f->x->step[t] * tensor_compute_scale(f->w, f->row + r + i));

@@ -1,5 +1,5 @@
-/* Weight gradients: dW[rows][cols] = dy^T x. A is dy^T of an item's rows, packed by its lane; B is x, packed once for all
- * lanes in shared scratch where the engine is fast (2-byte elements), else block by block by each lane. */
+/* Weight gradients: dW[rows][cols] = dy^T x. A is dy^T of an item's rows, packed by its lane; B is x, packed once for
+ * all lanes in shared scratch where the engine is fast (2-byte elements), else block by block by each lane. */
 #include <string.h>
 
 #include "ops/matmul_block.h"
@@ -33,12 +33,13 @@ static bool shares_panels(const struct matmul_engine *e) {
 static void lane_place(const struct matmul_engine *e, size_t rows, size_t cols, size_t padded_k, size_t columns,
                        struct arena *a, struct lane_scratch *s) {
     rows = least(ITEM_ROWS, rows);
-    s->a = arena_take(a, round_up(rows, e->rows) * padded_k, e->size);
-    s->tile = arena_take(a, rows * round_up(cols, PANEL), sizeof(float));
+    s->a = arena_take(a, scratch_product(round_up(rows, e->rows), padded_k), e->size);
+    s->tile = arena_take(a, scratch_product(rows, round_up(cols, PANEL)), sizeof(float));
     block_place(e, shares_panels(e) ? 0 : padded_k, columns, a, &s->block);
 }
 
-void weight_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols, struct scratch_need *need) {
+void weight_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols,
+                             struct scratch_need *need) {
     const struct matmul_engine *const engines[] = {&ctx->kernels->matmul.bf16, &ctx->kernels->matmul.f32};
     for (size_t i = 0; i < sizeof engines / sizeof *engines; i++) {
         const struct matmul_engine *e = engines[i];
@@ -47,9 +48,12 @@ void weight_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t rows,
         struct lane_scratch s;
         lane_place(e, rows, cols, padded_k, 0, &a, &s);
         block_place(e, 0, BLOCK_COLUMNS, &a, &s.block);
+        const size_t column_bytes = scratch_product(padded_k, e->size);
         if (!shares_panels(e))
-            arena_take(&a, least(BLOCK_COLUMNS * padded_k * e->size, most(BLOCK_BYTES, UNIT * padded_k * e->size)), 1);
-        scratch_max(need, shares_panels(e) ? round_up(cols, UNIT) * padded_k * e->size : 0, a.used, 0);
+            arena_take(&a, least(scratch_product(BLOCK_COLUMNS, column_bytes),
+                                 most(BLOCK_BYTES, scratch_product(UNIT, column_bytes))), 1);
+        const size_t shared = shares_panels(e) ? scratch_product(round_up(cols, UNIT), column_bytes) : 0;
+        scratch_max(need, shared, scratch_bytes(a.used), 0);
     }
 }
 
@@ -71,7 +75,8 @@ static void pack_panels(const struct weight_gradient *g, size_t n, size_t count,
 static void pack_item(void *arg, size_t item, int lane) {
     const struct weight_gradient *g = arg;
     (void)lane;
-    pack_panels(g, item * UNIT, least(UNIT, g->x->cols - item * UNIT), g->shared + item * UNIT * g->padded_k * g->e->size);
+    pack_panels(g, item * UNIT, least(UNIT, g->x->cols - item * UNIT),
+                g->shared + item * UNIT * g->padded_k * g->e->size);
 }
 
 static void multiply_item(void *arg, size_t item, int lane) {
@@ -84,7 +89,8 @@ static void multiply_item(void *arg, size_t item, int lane) {
     lane_place(e, g->rows, x->cols, g->padded_k, g->columns, &arena, &s);
     for (size_t t = 0; t < x->tokens; t += UNIT) /* a token's row of dy is read whole: 128 rows are 512 bytes */
         for (size_t i = 0; i < rows; i += e->rows)
-            e->pack_a_transposed(e, g->dy + t * g->ld_dy + row + i, g->ld_dy, least(e->rows, rows - i), least(UNIT, x->tokens - t),
+            e->pack_a_transposed(e, g->dy + t * g->ld_dy + row + i, g->ld_dy, least(e->rows, rows - i), least(UNIT,
+                    x->tokens - t),
                                  x->codes ? x->step + t : NULL, s.a + (i * g->padded_k + t * e->rows) * e->size);
     struct operand o = {.e = e, .a = s.a, .m = rows, .padded_k = g->padded_k};
     const size_t panel_bytes = g->padded_k * e->size, calls = block_calls(&o);
@@ -102,11 +108,11 @@ static void multiply_item(void *arg, size_t item, int lane) {
         g->consume(g->arg, row + i, least(MATMUL_TILE_ROWS, rows - i), s.tile + i * ld, ld, lane);
 }
 
-void matmul_weight_gradient(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy, size_t rows,
-                            const struct activations *x, int precision, tile_fn consume, void *arg) {
+void matmul_weight_gradient(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy,
+                            size_t rows, const struct activations *x, int precision, tile_fn consume, void *arg) {
     const struct matmul_kernels *kernels = &ctx->kernels->matmul;
-    struct weight_gradient g = {.ctx = ctx, .ws = ws, .x = x, .dy = dy, .ld_dy = ld_dy, .rows = rows, .consume = consume,
-                                .arg = arg, .ld_tile = round_up(x->cols, PANEL)};
+    struct weight_gradient g = {.ctx = ctx, .ws = ws, .x = x, .dy = dy, .ld_dy = ld_dy, .rows = rows,
+                                .consume = consume, .arg = arg, .ld_tile = round_up(x->cols, PANEL)};
     g.e = precision == DQT_PRECISION_BF16 ? &kernels->bf16 : &kernels->f32;
     g.padded_k = round_up(x->tokens, g.e->k_unit);
     g.columns = block_columns(g.e, x->cols, g.padded_k, UNIT, BLOCK_BYTES / 2, 1); /* A is in L2, too */
