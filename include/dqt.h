@@ -422,7 +422,7 @@ typedef struct dqt_tape_options {
     int32_t inference;         /* 1: nothing is saved for backward: forward and loss only */
     int32_t recompute;         /* 1: blocks save only their input and run forward again in backward */
     int32_t gradient_format;   /* DQT_FLOAT_* of the gradient buffers */
-    int32_t checkpoint_format; /* DQT_FLOAT_F32 or BF16: block inputs saved with recompute */
+    int32_t checkpoint_format; /* DQT_FLOAT_* of the block inputs saved with recompute */
     uint64_t seed;             /* of stochastic rounding of gradients and checkpoints */
 } dqt_tape_options;
 
@@ -462,6 +462,11 @@ DQT_API dqt_status dqt_tape_write_gradient(dqt_tape *tape, size_t index, size_t 
 /* Sets all gradients to zero; backward adds to them. Allocates nothing. Since 0.1. */
 DQT_API dqt_status dqt_tape_zero_gradients(dqt_tape *tape);
 
+/* Backward passes done, which the random numbers of low-precision gradients and checkpoints depend on, beside the seed. A
+ * host that resumes such a run on a new tape sets what it had saved; F32 gradients and checkpoints need nothing. Since 0.1. */
+DQT_API dqt_status dqt_tape_get_pass(const dqt_tape *tape, uint64_t *pass);
+DQT_API dqt_status dqt_tape_set_pass(dqt_tape *tape, uint64_t pass);
+
 /* Called inside a backward function as soon as the gradient of a parameter is complete for this pass, so that a host can
  * start reducing it. On the thread that called backward. fn NULL: none. Since 0.1. */
 typedef void (*dqt_gradient_ready_fn)(void *user_data, size_t parameter_index);
@@ -493,6 +498,9 @@ typedef struct dqt_llama_config {
     dqt_tensor_options embedding; /* default INT8, SIGMA(4), per tensor */
     dqt_tensor_options head;      /* default INT8, SIGMA(4); must equal `embedding` when tied */
     uint64_t seed;                /* default 1 */
+    float linear_init_std;        /* of the blocks' weights; 0 (default): init_std. With ABSMEAN scales a larger one means a
+                                     larger step between codes, not other codes */
+    int32_t reserved;             /* zero */
 } dqt_llama_config;
 
 DQT_API dqt_status dqt_llama_config_init(dqt_llama_config *config, size_t struct_size);
@@ -574,6 +582,9 @@ typedef struct dqt_updater_options {
     int32_t lagged;         /* 1: Adafactor's column statistics and rms(u) are the previous step's even when not fused */
     float scale_lr;         /* learning-rate factor of trained scales, relative steps; default 1 */
     uint64_t seed;          /* of the rounding; default 1 */
+    float rounding_noise;   /* 0..1, default 1: the stochastic rules use floor(t + 1/2 + noise * (r - 1/2)). Below 1 small
+                               updates are lost unless ECO feeds the error back; see docs/results.md */
+    float reserved;         /* zero */
 } dqt_updater_options;
 
 DQT_API dqt_status dqt_updater_options_init(dqt_updater_options *options, size_t struct_size);
@@ -601,9 +612,12 @@ typedef struct dqt_group_options {
     uint32_t struct_size;
     int32_t parameter_class;
     const char *pattern;
-    float lr_factor;    /* 0 freezes; default -1: keep (1) */
-    float weight_decay; /* default -1: keep */
-    int32_t rounding;   /* DQT_ROUND_*; default -1: keep */
+    float lr_factor;      /* 0 freezes; default -1: keep (1) */
+    float weight_decay;   /* default -1: keep */
+    int32_t rounding;     /* DQT_ROUND_*; default -1: keep */
+    float beta1;          /* above 0 and below 1; default -1: keep. Needs an updater with a first moment (beta1 above 0) */
+    float rounding_noise; /* 0..1; default -1: keep */
+    int32_t reserved;     /* zero */
 } dqt_group_options;
 
 DQT_API dqt_status dqt_group_options_init(dqt_group_options *options, size_t struct_size);

@@ -442,6 +442,8 @@ static void interrupted(void) {
     for (size_t k = 0; k < sizeof fused_setups / sizeof *fused_setups; k++) {
         struct setup s = fused_setups[k];
         s.tied = k & 1;
+        s.checkpoint = k % 4 == 2 ? DQT_FLOAT_BF16 : k % 4 == 3 ? DQT_FLOAT_FP8_E4M3 : DQT_FLOAT_F32;
+        s.recompute = s.checkpoint != DQT_FLOAT_F32;
         dqt_context *first = context(DQT_ISA_AUTO, DQT_THREADING_SERIAL, 1, NULL);
         dqt_context *second = context(DQT_ISA_AUTO, DQT_THREADING_HOST, 2, backwards_for);
         struct snapshot *expected = trained(first, &s, 20, true);
@@ -449,7 +451,10 @@ static void interrupted(void) {
         struct training t, resumed;
         if (!training_open(&t, first, &s, false)) return;
         train(&t, 10, true);
+        uint64_t pass = 0;
         OK(first, dqt_llama_write(t.model, t.updater, NULL, 0, write_memory, &f));
+        OK(first, dqt_tape_get_pass(t.tape, &pass));
+        CHECK(pass == 10);
         resumed = t;
         training_close(&t);
         resumed.ctx = second;
@@ -460,6 +465,7 @@ static void interrupted(void) {
         CHECK(f.at == f.size);
         if (resumed.model && resumed.updater) {
             open_tape(&resumed, false);
+            OK(second, dqt_tape_set_pass(resumed.tape, pass));
             train(&resumed, 10, true);
             struct snapshot *found = take_snapshot(&resumed);
             check_same(s.name, "interrupted", expected, found);

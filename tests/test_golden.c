@@ -322,7 +322,7 @@ static void check_case(dqt_context *ctx, int isa, const struct golden *g, const 
 static void check_isa(int isa) {
     dqt_context *ctx = isa_context(isa, 1);
     if (!ctx) {
-        printf("isa %d is not offered by this CPU\n", isa);
+        printf("isa %d: skipped: this CPU lacks it\n", isa);
         test_skipped = true;
         return;
     }

@@ -32,7 +32,7 @@ static void fp8_values(void) {
                 row[cols++] = (float)(sign ? -x : x);
             }
         CHECK(row[f[i].last] == f[i].largest);
-        gradient_write_rows(&g, 0, 1, row);
+        gradient_write_rows(&g, NULL, 0, 1, row);
         CHECK(g.row_scale[0] == 1.0f);
         const uint8_t *bytes = g.data;
         for (size_t k = 0; k < cols; k++) {
@@ -63,7 +63,7 @@ static void written_rows_are_nearest(void) {
         for (int r = 0; r < ROWS; r++)
             for (int k = 0; k < COLS; k++) in[r * COLS + k] *= powf(10.0f, (float)(r - 6)) * powf(2.0f, (float)(k % 7));
         for (int k = 0; k < COLS; k++) in[4 * COLS + k] = 0.0f;
-        gradient_write_rows(&g, 0, ROWS, in);
+        gradient_write_rows(&g, NULL, 0, ROWS, in);
         gradient_read_rows(&g, 0, ROWS, out);
         for (int i = 0; i < ROWS * COLS; i++) {
             const double scale = g.row_scale ? (double)g.row_scale[i / COLS] : 1.0, x = (double)in[i];

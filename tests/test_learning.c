@@ -160,9 +160,9 @@ static void bf16_environment(void) {
 
 static void fp8_environment(void) {
     struct recipe r = paper;
-    r.name = "FP8 gradients, E4M3, BF16 checkpoints";
+    r.name = "FP8 gradients, E4M3, FP8 checkpoints";
     r.gradient = DQT_FLOAT_FP8_E4M3;
-    r.checkpoint = DQT_FLOAT_BF16;
+    r.checkpoint = DQT_FLOAT_FP8_E4M3;
     check_learns(&r, 1.0);
     r.name = "FP8 gradients, E5M2";
     r.gradient = DQT_FLOAT_FP8_E5M2;

@@ -292,7 +292,7 @@ static void gradient_formats(void) {
             gradient_place(&low, &count);
             struct arena arena = {aligned_alloc(64, count.used), 0};
             gradient_place(&low, &arena);
-            gradient_write_rows(&low, 0, ROWS, g);
+            gradient_write_rows(&low, NULL, 0, ROWS, g);
             gradient_read_rows(&low, 0, ROWS, decoded);
             for (int i = 0; i < 2; i++) {
                 dqt_tensor *t = make_tensor(ctx, ROWS, COLS, DQT_FORMAT_TERNARY, false, 3);

@@ -17,7 +17,8 @@ static inline dqt_updater_options plain_options(int optimizer, int rounding, flo
                                    .clip_norm = 1.0f,
                                    .update_clip = 1.0f,
                                    .scale_lr = 1.0f,
-                                   .seed = 11};
+                                   .seed = 11,
+                                   .rounding_noise = 1.0f};
     return o;
 }
 

@@ -28,6 +28,8 @@ struct run_options run_defaults(void) {
         .beta2 = 0.95f,
         .clip_norm = 1.0f,
         .linear_lr = 1.0f,
+        .linear_beta1 = -1.0f,
+        .noise = 1.0f,
         .scale_lr = 1.0f,
         .batch = 16,
         .length = 128,
@@ -64,24 +66,27 @@ size_t run_args(struct run_options *o, struct arg *table, size_t room) {
         {"--mlp", ARG_CHOICE, &o->mlp, "MLP kind", "swiglu=0 squared-relu=1"},
         {"--activation", ARG_CHOICE, &o->activation, "activations of linear layers", "auto=-1 int8=0 none=1"},
         {"--init-std", ARG_FLOAT, &o->init_std, "standard deviation of initial weights", NULL},
+        {"--linear-init-std", ARG_FLOAT, &o->linear_init_std, "the same of linear weights (0: init-std)", NULL},
         {"--optimizer", ARG_CHOICE, &o->optimizer, "optimiser", "sgd=1 adamw=2 adafactor=3"},
         {"--rounding", ARG_CHOICE, &o->rounding, "rounding of codes", "sr=0 nearest=1 eco=2 eco-nearest=3"},
         {"--momentum-state", ARG_CHOICE, &o->momentum_state, "precision of the first moment", STATES},
         {"--variance-state", ARG_CHOICE, &o->variance_state, "precision of AdamW's second moment", STATES},
         {"--lr", ARG_FLOAT, &o->lr, "peak learning rate", NULL},
         {"--linear-lr", ARG_FLOAT, &o->linear_lr, "learning-rate factor of linear weights", NULL},
+        {"--linear-beta1", ARG_FLOAT, &o->linear_beta1, "first-moment decay of linear weights (-1: beta1)", NULL},
+        {"--noise", ARG_FLOAT, &o->noise, "rounding noise of linear weights, 0 to 1", NULL},
         {"--scale-lr", ARG_FLOAT, &o->scale_lr, "learning-rate factor of trained scales", NULL},
         {"--final-lr", ARG_FLOAT, &o->final_lr, "last learning rate as a fraction of the peak", NULL},
         {"--beta1", ARG_FLOAT, &o->beta1, "first-moment decay (0: no first moment)", NULL},
         {"--beta2", ARG_FLOAT, &o->beta2, "second-moment decay", NULL},
-        {"--decay", ARG_FLOAT, &o->weight_decay, "decoupled weight decay", NULL},
+        {"--decay", ARG_FLOAT, &o->weight_decay, "decoupled weight decay of linear weights", NULL},
         {"--clip", ARG_CHOICE, &o->clip, "gradient clipping", "none=0 global=1 previous=2 tensor=3"},
         {"--clip-norm", ARG_FLOAT, &o->clip_norm, "norm to clip to", NULL},
         {"--fused", ARG_FLAG, &o->fused, "update inside backward: no gradient buffers", NULL},
         {"--recompute", ARG_FLAG, &o->recompute, "save only block inputs", NULL},
         {"--precision", ARG_CHOICE, &o->precision, "inputs of float products", "auto=0 f32=1 bf16=2"},
         {"--gradients", ARG_CHOICE, &o->gradient_format, "format of gradient buffers", "f32=0 bf16=1 e4m3=2 e5m2=3"},
-        {"--checkpoints", ARG_CHOICE, &o->checkpoint_format, "format of recomputation inputs", "f32=0 bf16=1"},
+        {"--checkpoints", ARG_CHOICE, &o->checkpoint_format, "format of recomputation inputs", "f32=0 bf16=1 e4m3=2 e5m2=3"},
         {"--batch", ARG_SIZE, &o->batch, "sequences per micro-batch", NULL},
         {"--accumulate", ARG_SIZE, &o->accumulate, "micro-batches per step", NULL},
         {"--seq", ARG_SIZE, &o->length, "tokens per sequence", NULL},
@@ -111,6 +116,7 @@ static dqt_status fill_config(const struct run_options *o, dqt_llama_config *c) 
     c->sub_norms = !o->no_sub_norms;
     c->tie_embeddings = o->tied;
     c->init_std = o->init_std;
+    c->linear_init_std = o->linear_init_std;
     c->seed = (uint64_t)o->seed;
     c->linear.storage = o->format;
     c->linear.compute = o->compute;
@@ -137,7 +143,6 @@ static dqt_status create_updater(struct run *r, dqt_layer *const *layers, size_t
     u.variance_state = o->variance_state;
     u.beta1 = o->beta1;
     u.beta2 = o->beta2;
-    u.weight_decay = o->weight_decay;
     u.clip = o->fused && o->clip == DQT_CLIP_GLOBAL_NORM ? DQT_CLIP_PREVIOUS_NORM : o->clip;
     u.clip_norm = o->clip_norm;
     u.scale_lr = o->scale_lr;
@@ -149,6 +154,9 @@ static dqt_status create_updater(struct run *r, dqt_layer *const *layers, size_t
         status = dqt_group_options_init(&g, sizeof g);
         g.parameter_class = classes[i];
         g.lr_factor = o->linear_lr;
+        g.weight_decay = o->weight_decay;
+        g.beta1 = o->linear_beta1;
+        g.rounding_noise = o->noise;
         if (status == DQT_OK) status = dqt_updater_add_group(r->updater, &g, NULL);
     }
     return status;

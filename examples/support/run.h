@@ -13,10 +13,11 @@ struct run_options {
     size_t hidden, intermediate, layers, heads, kv_heads, vocab;
     int format, compute, scale_rule, row_scales, train_scales, embedding_format, head_format, tied, no_sub_norms, mlp,
         activation;
-    float sigma, init_std;
+    float sigma, init_std, linear_init_std;
     /* update */
     int optimizer, rounding, momentum_state, variance_state, clip, fused;
-    float lr, beta1, beta2, weight_decay, clip_norm, linear_lr, scale_lr, final_lr;
+    float lr, beta1, beta2, weight_decay, clip_norm, scale_lr, final_lr;
+    float linear_lr, linear_beta1, noise; /* of the blocks' weights: factor, first-moment decay (negative: beta1), rounding */
     /* run */
     size_t batch, length, steps, warmup, eval_every, eval_windows, save_every, accumulate, stop_at;
     int seed, recompute, precision, gradient_format, checkpoint_format;

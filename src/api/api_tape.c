@@ -97,7 +97,7 @@ dqt_status dqt_tape_write_gradient(dqt_tape *tape, size_t index, size_t row, siz
     TRY(find_gradient(tape, index, &g));
     TRY(check_pointer(tape->ctx, in, "in"));
     TRY(check_range(tape->ctx, row, count, g->rows, "rows"));
-    gradient_write_rows(g, row, count, in);
+    gradient_write_rows(g, NULL, row, count, in);
     return DQT_OK;
 }
 
@@ -105,6 +105,19 @@ dqt_status dqt_tape_zero_gradients(dqt_tape *tape) {
     TRY(check_object(tape, "tape"));
     for (size_t i = 0; i < tape->num_parameters; i++)
         if (tape->parameters[i].gradient.data) gradient_zero(&tape->parameters[i].gradient);
+    return DQT_OK;
+}
+
+dqt_status dqt_tape_get_pass(const dqt_tape *tape, uint64_t *pass) {
+    TRY(check_object(tape, "tape"));
+    TRY(check_pointer(tape->ctx, pass, "pass"));
+    *pass = tape->pass;
+    return DQT_OK;
+}
+
+dqt_status dqt_tape_set_pass(dqt_tape *tape, uint64_t pass) {
+    TRY(check_object(tape, "tape"));
+    tape->pass = pass;
     return DQT_OK;
 }
 

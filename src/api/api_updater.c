@@ -14,7 +14,8 @@ static const dqt_updater_options updater_defaults = {.struct_size = sizeof(dqt_u
                                                      .clip_norm = 1.0f,
                                                      .update_clip = 1.0f,
                                                      .scale_lr = 1.0f,
-                                                     .seed = 1};
+                                                     .seed = 1,
+                                                     .rounding_noise = 1.0f};
 
 dqt_status dqt_updater_options_init(dqt_updater_options *options, size_t struct_size) {
     return options_init(options, struct_size, &updater_defaults, sizeof updater_defaults, "dqt_updater_options");
@@ -75,7 +76,7 @@ void dqt_updater_destroy(dqt_updater *updater) {
 }
 
 static const dqt_group_options group_defaults = {
-    .struct_size = sizeof(dqt_group_options), .lr_factor = -1.0f, .weight_decay = -1.0f, .rounding = -1};
+    .struct_size = sizeof(dqt_group_options), .lr_factor = -1.0f, .weight_decay = -1.0f, .rounding = -1, .beta1 = -1.0f, .rounding_noise = -1.0f};
 
 dqt_status dqt_group_options_init(dqt_group_options *options, size_t struct_size) {
     return options_init(options, struct_size, &group_defaults, sizeof group_defaults, "dqt_group_options");
@@ -95,6 +96,14 @@ dqt_status dqt_updater_add_group(dqt_updater *updater, const dqt_group_options *
         return fail(ctx, DQT_E_ARGUMENT, "rounding is %d; it must be a DQT_ROUND_* value, or negative", o.rounding);
     if (o.rounding >= DQT_ROUND_ECO_STOCHASTIC && !(updater_options(updater)->beta1 > 0))
         return fail(ctx, DQT_E_UNSUPPORTED, "ECO rounding needs a first moment, but beta1 is 0");
+    if (!(o.rounding_noise <= 1.0f) || !isfinite(o.rounding_noise))
+        return fail(ctx, DQT_E_ARGUMENT, "rounding_noise is %g; it must be 0 to 1, or negative", (double)o.rounding_noise);
+    if (!(o.beta1 < 1.0f) || !isfinite(o.beta1))
+        return fail(ctx, DQT_E_ARGUMENT, "beta1 is %g; it must be above 0 and below 1, or negative", (double)o.beta1);
+    if (o.beta1 >= 0.0f && !(o.beta1 > 0.0f && updater_options(updater)->beta1 > 0.0f))
+        return fail(ctx, DQT_E_UNSUPPORTED, "a group's beta1 of %g cannot add or drop the first moment of an updater with beta1 %g",
+                    (double)o.beta1, (double)updater_options(updater)->beta1);
+    if (o.reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_group_options is not 0");
     size_t matched = updater_add_group(updater, &o);
     if (num_matched) *num_matched = matched;
     return DQT_OK;

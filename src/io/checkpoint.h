@@ -14,10 +14,10 @@ enum {
     CHECKPOINT_VERSION = 1,
     HEADER_BYTES = 28,       /* magic 8, version 4, sections 4, length 8, checksum 4 */
     SECTION_FIXED_BYTES = 24, /* tag 4, label length 4, payload length 8, two checksums 8; label and payload come on top */
-    CONFIG_BYTES = 164,
+    CONFIG_BYTES = 168,
     PARAMETER_BYTES = 40, /* before scales and data: rows 8, cols 8, scales 8, storage, compute, rule and axis 16 */
-    OPTIONS_BYTES = 60,
-    RULE_BYTES = 12
+    OPTIONS_BYTES = 64,
+    RULE_BYTES = 20
 };
 
 extern const unsigned char checkpoint_magic[8];

@@ -59,6 +59,7 @@ void fields_config(struct fields *f, dqt_llama_config *c) {
     fields_tensor(f, &c->embedding);
     fields_tensor(f, &c->head);
     field_u64(f, &c->seed);
+    field_float(f, &c->linear_init_std);
 }
 
 void fields_options(struct fields *f, dqt_updater_options *o) {
@@ -76,12 +77,15 @@ void fields_options(struct fields *f, dqt_updater_options *o) {
     field_int(f, &o->lagged);
     field_float(f, &o->scale_lr);
     field_u64(f, &o->seed);
+    field_float(f, &o->rounding_noise);
 }
 
 void fields_rule(struct fields *f, struct update_rule *r) {
     field_float(f, &r->lr_factor);
     field_float(f, &r->weight_decay);
     field_int(f, &r->rounding);
+    field_float(f, &r->beta1);
+    field_float(f, &r->rounding_noise);
 }
 
 dqt_tensor **parameter_place(dqt_layer *layer, size_t index) {

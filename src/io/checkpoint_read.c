@@ -225,6 +225,8 @@ static dqt_status read_rules(struct reader *r) {
         const bool eco = rule.rounding == DQT_ROUND_ECO_STOCHASTIC || rule.rounding == DQT_ROUND_ECO_NEAREST;
         if (rule.rounding < DQT_ROUND_STOCHASTIC || rule.rounding > DQT_ROUND_ECO_NEAREST || !isfinite(rule.lr_factor) ||
             rule.lr_factor < 0 || !isfinite(rule.weight_decay) || rule.weight_decay < 0 ||
+            !(rule.rounding_noise >= 0 && rule.rounding_noise <= 1) || !(rule.beta1 >= 0 && rule.beta1 < 1) ||
+            (rule.beta1 > 0) != (updater_options(u)->beta1 > 0) ||
             (eco && updater_options(u)->beta1 == 0.0f && format_is_code(updater_target(u, i)->tensor->storage)))
             return fail(r->ctx, DQT_E_FORMAT, "checkpoint: the rule of %s is impossible", updater_target(u, i)->name);
         updater_set_rule(u, i, rule);

@@ -41,6 +41,7 @@ struct update_plan {
     float beta1, one_minus_beta1; /* SGD: the latter is 1 */
     float beta2, one_minus_beta2;
     float eps;
+    float noise;              /* stochastic: 1, or less for floor(x + 1/2 + noise * (r - 1/2)) */
     float inverse_bias1, inverse_bias2; /* 1 / (1 - beta^t); SGD: 1 */
     float update_factor;      /* u is multiplied by it (Adafactor's update clipping) */
     float eco_factor;         /* (1 - 1 / beta1) * (1 - beta1^t) / learning_rate; SGD: without the bias term */

@@ -79,6 +79,13 @@ static inline int32_t floor_random(float x, uint32_t word) {
     return below + ((x - (float)below) + unit(word) >= 1.0f);
 }
 
+/* floor(x + 1/2 + noise * (r - 1/2)) for |x| < 2^22: between rounding to nearest (0) and stochastic rounding (1). */
+static inline int32_t floor_noisy(float x, uint32_t word, float noise) {
+    const float y = x + (0.5f + noise * (unit(word) - 0.5f));
+    const int32_t toward_zero = (int32_t)y;
+    return toward_zero - ((float)toward_zero > y);
+}
+
 /* Nearest whole number, ties to even, for |x| < 2^22. */
 static inline float nearest(float x) {
     const float shift = 0x1.8p23f;
@@ -352,7 +359,9 @@ static void round_codes(const struct update_plan *p, const struct update_row *ro
         y = y == y ? y : 0.0f;
         x[k] = clamp_float(y, -1024.0f, 1024.0f);
     }
-    if (p->stochastic) {
+    if (p->stochastic && p->noise < 1.0f) {
+        for (int k = 0; k < CHUNK; k++) new_q[k] = q[k] + floor_noisy(x[k], words[k], p->noise);
+    } else if (p->stochastic) {
         for (int k = 0; k < CHUNK; k++) new_q[k] = q[k] + floor_random(x[k], words[k]);
     } else {
         for (int k = 0; k < CHUNK; k++) new_q[k] = (int32_t)nearest((float)q[k] + x[k]);

@@ -20,6 +20,9 @@ static dqt_status check_config(dqt_context *ctx, const dqt_llama_config *c) {
         return fail(ctx, DQT_E_SHAPE, "vocab_size is %zu; it must be 1 to %d", c->vocab_size, INT32_MAX);
     if (kv_heads > c->num_heads)
         return fail(ctx, DQT_E_SHAPE, "num_kv_heads %zu is more than num_heads %zu", kv_heads, c->num_heads);
+    if (c->reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_llama_config is not 0");
+    if (!(c->linear_init_std >= 0))
+        return fail(ctx, DQT_E_ARGUMENT, "linear_init_std is %g; it must be finite and not negative", (double)c->linear_init_std);
     const int32_t flags[] = {c->sub_norms, c->tie_embeddings, c->shape_only};
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
         if (flags[i] != 0 && flags[i] != 1)
@@ -45,6 +48,7 @@ static dqt_status create_layers(dqt_llama *m) {
                            .shape_only = c->shape_only};
     TRY(embedding_create(m->ctx, c->vocab_size, c->hidden_size, &o, &m->layers[0]));
     o.weight = c->linear;
+    if (c->linear_init_std > 0) o.init_std = c->linear_init_std;
     for (size_t i = 0; i < c->num_layers; i++) {
         char name[NAME_BYTES];
         snprintf(name, sizeof name, "blocks.%zu", i);
@@ -52,6 +56,7 @@ static dqt_status create_layers(dqt_llama *m) {
         TRY(block_create(m->ctx, c->hidden_size, c->intermediate_size, c->num_heads, kv_heads, &o, &m->layers[1 + i]));
     }
     o.name = NULL;
+    o.init_std = c->init_std;
     TRY(rmsnorm_create(m->ctx, c->hidden_size, &o, &m->layers[c->num_layers + 1]));
     o.activation = c->head_activation;
     o.weight = c->head;

@@ -3,42 +3,25 @@
 #include "nn/run.h"
 
 struct checkpoint_job {
+    struct gradient *saved;
     float *x;
-    uint16_t *saved;
-    size_t features;
     struct rng rng;
 };
 
-/* Rounds a row of x stochastically to bf16 and saves it; the block then runs on what was saved, so that running it again
- * gives the same numbers. */
+/* Saves a row of x. Where that rounds it, the block runs on what was saved, so that running it again gives the same numbers. */
 static void checkpoint_row(void *arg, size_t row, int lane) {
     (void)lane;
     const struct checkpoint_job *job = arg;
-    const size_t first = row * job->features;
-    uint32_t words[4];
-    for (size_t i = 0; i < job->features; i++) {
-        if (i == 0 || (first + i) % 4 == 0) rng_block(&job->rng, (first + i) / 4, words);
-        job->saved[first + i] = f32_to_bf16_stochastic(job->x[first + i], words[(first + i) % 4]);
-        job->x[first + i] = bf16_to_f32(job->saved[first + i]);
-    }
+    float *x = job->x + row * job->saved->cols;
+    gradient_write_rows(job->saved, &job->rng, row, 1, x);
+    if (job->saved->format != DQT_FLOAT_F32) gradient_read_rows(job->saved, row, 1, x);
 }
 
-static void save_checkpoint(dqt_tape *t, struct slot *s, float *x) {
-    const size_t tokens = slot_tokens(s), features = s->layer->in;
-    if (s->x) memcpy(s->x, x, tokens * features * sizeof *x);
-    if (s->x_bf16) {
-        struct checkpoint_job job = {x, s->x_bf16, features,
-                                     rng_make(t->options.seed, t->pass, RNG_CHECKPOINT, (uint32_t)(s - t->slots))};
-        parallel_run(t->ctx, tokens, checkpoint_row, &job);
-    }
-}
-
-static void load_checkpoint(const struct slot *s, float *x) {
-    const size_t count = slot_tokens(s) * s->layer->in;
-    if (s->x)
-        memcpy(x, s->x, count * sizeof *x);
-    else
-        for (size_t i = 0; i < count; i++) x[i] = bf16_to_f32(s->x_bf16[i]);
+static void save_checkpoint(const dqt_tape *t, struct slot *s, float *x) {
+    if (!s->checkpoint.data) return;
+    struct checkpoint_job job = {&s->checkpoint, x,
+                                 rng_make(t->options.seed, t->pass, RNG_CHECKPOINT, (uint32_t)(s - t->slots))};
+    parallel_run(t->ctx, slot_tokens(s), checkpoint_row, &job);
 }
 
 /* Forward of the parts, x in place. last: skip what only the block's output needs. */
@@ -68,7 +51,7 @@ void block_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx) {
     struct slot *parts = s + 1;
     if (t->options.recompute) {
         float *x = tape_take(t, count);
-        load_checkpoint(s, x);
+        gradient_read_rows(&s->checkpoint, 0, slot_tokens(s), x);
         run_parts(t, s, x, true);
         tape_release(t, mark);
     }

@@ -54,8 +54,6 @@ dqt_status tape_check(dqt_context *ctx, dqt_layer *const *layers, size_t num_lay
         return fail(ctx, DQT_E_ARGUMENT, "gradient_format is %d; it must be a DQT_FLOAT_* value", o->gradient_format);
     if (o->checkpoint_format < DQT_FLOAT_F32 || o->checkpoint_format > DQT_FLOAT_FP8_E5M2)
         return fail(ctx, DQT_E_ARGUMENT, "checkpoint_format is %d; it must be a DQT_FLOAT_* value", o->checkpoint_format);
-    if (o->checkpoint_format != DQT_FLOAT_F32 && o->checkpoint_format != DQT_FLOAT_BF16)
-        return fail(ctx, DQT_E_UNSUPPORTED, "checkpoint_format is %d; F32 and BF16 are supported", o->checkpoint_format);
     if (o->max_batch == 0 || o->max_length == 0 || !size_mul(o->max_batch, o->max_length, &tokens) || tokens > INT32_MAX)
         return fail(ctx, DQT_E_SHAPE, "max_batch %zu x max_length %zu must be 1 to %d tokens", o->max_batch, o->max_length, INT32_MAX);
     return DQT_OK;
@@ -118,10 +116,8 @@ static void place_slot(const dqt_tape *t, struct slot *s, struct arena *a) {
         break;
     case DQT_LAYER_BLOCK:
         if (!save || !t->options.recompute) break;
-        if (t->options.checkpoint_format == DQT_FLOAT_BF16)
-            s->x_bf16 = arena_take(a, t->max_tokens, l->in * sizeof *s->x_bf16);
-        else
-            s->x = place_rows(t, l->in, a);
+        s->checkpoint = (struct gradient){.format = t->options.checkpoint_format, .rows = t->max_tokens, .cols = l->in};
+        gradient_place(&s->checkpoint, a);
         break;
     default: /* DQT_LAYER_HEAD */
         s->input = place_input(t, l, l->in, a);

@@ -27,8 +27,8 @@ struct slot {
     size_t batch, length;          /* of the latest forward; 0: none that backward could use */
     struct saved_input input;      /* linear, attention (q, k, v), MLP (gate, up), head */
     struct saved_input inner;      /* attention (o), MLP (down) */
-    float *x;                      /* norm: its input; block with recompute and F32 checkpoints: its input */
-    uint16_t *x_bf16;              /* block with recompute and BF16 checkpoints */
+    float *x;                      /* norm: its input */
+    struct gradient checkpoint;    /* block with recompute: its input, in the tape's checkpoint_format */
     float *inverse_rms;            /* norm, sub-norms: [tokens] */
     float *q, *k, *v, *mixed;      /* attention: rotated q and k, v, and the heads' outputs */
     float *log_sum;                /* attention: [tokens][heads]; head: [tokens] */

@@ -156,6 +156,6 @@ void gradient_read_rows(const struct gradient *g, size_t row, size_t rows, float
     }
 }
 
-void gradient_write_rows(struct gradient *g, size_t row, size_t rows, const float *in) {
-    for (size_t r = 0; r < rows; r++) write_row(g, row + r, in + r * g->cols, NULL);
+void gradient_write_rows(struct gradient *g, const struct rng *rng, size_t row, size_t rows, const float *in) {
+    for (size_t r = 0; r < rows; r++) write_row(g, row + r, in + r * g->cols, rng);
 }

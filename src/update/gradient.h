@@ -1,4 +1,5 @@
-/* A gradient buffer of one parameter: F32, BF16 or FP8 (the paper's storage environments). */
+/* A matrix in one of the paper's storage environments, F32, BF16 or FP8: the gradient buffer of a parameter, and the saved
+ * input of a recomputed block. */
 #ifndef DQT_UPDATE_GRADIENT_H
 #define DQT_UPDATE_GRADIENT_H
 
@@ -24,7 +25,8 @@ void gradient_add_rows(struct gradient *g, const struct rng *rng, size_t row, si
 
 /* Rows as floats, out[rows][cols]. */
 void gradient_read_rows(const struct gradient *g, size_t row, size_t rows, float *out);
-/* Sets rows (rounded to nearest where needed). */
-void gradient_write_rows(struct gradient *g, size_t row, size_t rows, const float *in);
+/* Sets rows; where the format needs rounding, stochastically with numbers of (rng, element index), or with rng NULL to
+ * nearest. */
+void gradient_write_rows(struct gradient *g, const struct rng *rng, size_t row, size_t rows, const float *in);
 
 #endif

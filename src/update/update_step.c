@@ -75,7 +75,7 @@ static void plan_parameter(dqt_updater *u, size_t index, float clip) {
     const dqt_updater_options *o = &u->options;
     const dqt_tensor *t = p->target.tensor;
     const uint32_t id = (uint32_t)index;
-    const double bias1 = 1.0 - update_power((double)o->beta1, u->step + 1);
+    const double bias1 = 1.0 - update_power((double)p->rule.beta1, u->step + 1);
     const double bias2 = 1.0 - update_power((double)o->beta2, u->step + 1);
     const bool sgd = o->optimizer == DQT_OPTIMIZER_SGD, integer = format_is_code(t->storage);
     const bool eco = p->rule.rounding == DQT_ROUND_ECO_STOCHASTIC || p->rule.rounding == DQT_ROUND_ECO_NEAREST;
@@ -92,14 +92,15 @@ static void plan_parameter(dqt_updater *u, size_t index, float clip) {
         .clip = clip,
         .learning_rate = u->learning_rate * p->rule.lr_factor,
         .weight_decay = t->rows > 1 ? p->rule.weight_decay : 0.0f,
-        .beta1 = o->beta1,
-        .one_minus_beta1 = sgd ? 1.0f : (float)(1.0 - (double)o->beta1),
+        .beta1 = p->rule.beta1,
+        .one_minus_beta1 = sgd ? 1.0f : (float)(1.0 - (double)p->rule.beta1),
         .beta2 = o->beta2,
         .one_minus_beta2 = (float)(1.0 - (double)o->beta2),
         .eps = o->eps,
         .inverse_bias1 = sgd ? 1.0f : (float)(1.0 / bias1),
         .inverse_bias2 = (float)(1.0 / bias2),
         .update_factor = 1.0f,
+        .noise = p->rule.rounding_noise,
         .weight = rng_make(o->seed, u->step, RNG_WEIGHT, id),
         .momentum_rng = rng_make(o->seed, u->step, RNG_MOMENTUM, id),
         .variance_rng = rng_make(o->seed, u->step, RNG_VARIANCE, id),
@@ -108,7 +109,7 @@ static void plan_parameter(dqt_updater *u, size_t index, float clip) {
      * the next steps, which is e for (1 - 1 / beta1). SGD's m has no factors, and its geometric sum is the same. */
     plan.eco = eco && integer && p->momentum && plan.learning_rate > 0.0f;
     if (plan.eco)
-        plan.eco_factor = (float)((1.0 - 1.0 / (double)o->beta1) * (sgd ? 1.0 : bias1) / (double)plan.learning_rate);
+        plan.eco_factor = (float)((1.0 - 1.0 / (double)p->rule.beta1) * (sgd ? 1.0 : bias1) / (double)plan.learning_rate);
     p->plan = plan;
     p->column_factor = 0.0f;
     p->row_ready = false;

@@ -44,6 +44,8 @@ dqt_status updater_check(const dqt_context *ctx, const struct update_target *tar
     if (o->clip != DQT_CLIP_NONE) TRY(check_number(ctx, "clip_norm", o->clip_norm, 0x1p-126f, 1e30f));
     TRY(check_number(ctx, "update_clip", o->update_clip, 0.0f, 1e30f));
     TRY(check_number(ctx, "scale_lr", o->scale_lr, 0.0f, 1e30f));
+    TRY(check_number(ctx, "rounding_noise", o->rounding_noise, 0.0f, 1.0f));
+    TRY(check_number(ctx, "reserved", o->reserved, 0.0f, 0.0f));
     if (count >= (size_t)1 << 24)
         return fail(ctx, DQT_E_UNSUPPORTED, "an updater of %zu parameters, at most 16777215 can be numbered", count);
     for (size_t i = 0; i < count; i++) {
@@ -166,7 +168,7 @@ dqt_status updater_create(dqt_context *ctx, const struct update_target *targets,
     u->options = *o;
     u->bytes = memory.total;
     for (size_t i = 0; i < count; i++)
-        u->parameters[i].rule = (struct update_rule){1.0f, o->weight_decay, o->rounding};
+        u->parameters[i].rule = (struct update_rule){1.0f, o->weight_decay, o->rounding, o->beta1, o->rounding_noise};
     *out = u;
     return DQT_OK;
 }
@@ -253,6 +255,8 @@ size_t updater_add_group(dqt_updater *u, const dqt_group_options *o) {
         if (o->lr_factor >= 0.0f) p->rule.lr_factor = o->lr_factor;
         if (o->weight_decay >= 0.0f) p->rule.weight_decay = o->weight_decay;
         if (o->rounding >= 0) p->rule.rounding = o->rounding;
+        if (o->beta1 >= 0.0f) p->rule.beta1 = o->beta1;
+        if (o->rounding_noise >= 0.0f) p->rule.rounding_noise = o->rounding_noise;
         matched++;
     }
     return matched;

@@ -55,6 +55,7 @@ dqt_status updater_visit_state(dqt_updater *u, state_visit_fn visit, void *arg);
 struct update_rule {
     float lr_factor, weight_decay;
     int32_t rounding;
+    float beta1, rounding_noise;
 };
 struct update_rule updater_get_rule(const dqt_updater *u, size_t index);
 void updater_set_rule(dqt_updater *u, size_t index, struct update_rule rule);
