@@ -21,25 +21,28 @@ struct configuration {
     size_t vocab, hidden, intermediate, layers, heads, batch, length;
     int format, optimizer, rounding, momentum_state, embedding_format;
     float beta1;
-    int fused, recompute;
+    int fused, recompute, gradient_format;
     size_t limit_mib; /* what the project promises; 0: nothing */
 };
 
 static const struct configuration list[] = {
     {"134M-fused", "134 M, ternary ECO, Adafactor + 8-bit momentum, fused", 32002, 768, 2048, 12, 12, 4, 256,
-     DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_ECO_STOCHASTIC, DQT_STATE_INT8, DQT_FORMAT_INT8, 0.8f, 1, 1, 420},
+     DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_ECO_STOCHASTIC, DQT_STATE_INT8, DQT_FORMAT_INT8, 0.8f, 1, 1, DQT_FLOAT_F32, 420},
     {"134M-fused-saved", "the same, activations saved instead of recomputed", 32002, 768, 2048, 12, 12, 4, 256,
-     DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_ECO_STOCHASTIC, DQT_STATE_INT8, DQT_FORMAT_INT8, 0.8f, 1, 0, 0},
+     DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_ECO_STOCHASTIC, DQT_STATE_INT8, DQT_FORMAT_INT8, 0.8f, 1, 0, DQT_FLOAT_F32, 0},
     {"134M-unfused", "the same, gradients in memory", 32002, 768, 2048, 12, 12, 4, 256, DQT_FORMAT_TERNARY,
-     DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_ECO_STOCHASTIC, DQT_STATE_INT8, DQT_FORMAT_INT8, 0.8f, 0, 0, 0},
-    {"134M-adamw", "134 M, ternary SR, AdamW with f32 states, unfused", 32002, 768, 2048, 12, 12, 4, 256, DQT_FORMAT_TERNARY,
-     DQT_OPTIMIZER_ADAMW, DQT_ROUND_STOCHASTIC, DQT_STATE_F32, DQT_FORMAT_INT8, 0.9f, 0, 1, 1600},
+     DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_ECO_STOCHASTIC, DQT_STATE_INT8, DQT_FORMAT_INT8, 0.8f, 0, 0, DQT_FLOAT_F32, 0},
+    {"134M-adamw", "134 M, ternary SR, AdamW with f32 states, unfused, bf16 gradients", 32002, 768, 2048, 12, 12, 4, 256,
+     DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAMW, DQT_ROUND_STOCHASTIC, DQT_STATE_F32, DQT_FORMAT_INT8, 0.9f, 0, 1, DQT_FLOAT_BF16,
+     1600},
+    {"134M-adamw-f32", "the same, f32 gradients", 32002, 768, 2048, 12, 12, 4, 256, DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAMW,
+     DQT_ROUND_STOCHASTIC, DQT_STATE_F32, DQT_FORMAT_INT8, 0.9f, 0, 1, DQT_FLOAT_F32, 0},
     {"1.2B-momentum", "1.2 B linear weights, ternary ECO, factored + 8-bit momentum", 32000, 2048, 5461, 24, 32, 1, 512,
-     DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_ECO_STOCHASTIC, DQT_STATE_INT8, DQT_FORMAT_INT8, 0.8f, 1, 1, 2048},
+     DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_ECO_STOCHASTIC, DQT_STATE_INT8, DQT_FORMAT_INT8, 0.8f, 1, 1, DQT_FLOAT_F32, 2048},
     {"1.2B-int8", "1.2 B, int8 SR, factored, no momentum", 32000, 2048, 5461, 24, 32, 1, 512, DQT_FORMAT_INT8,
-     DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_STOCHASTIC, DQT_STATE_F32, DQT_FORMAT_INT8, 0.0f, 1, 1, 1638},
+     DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_STOCHASTIC, DQT_STATE_F32, DQT_FORMAT_INT8, 0.0f, 1, 1, DQT_FLOAT_F32, 1638},
     {"1.2B-ternary", "1.2 B, ternary SR, factored, no momentum", 32000, 2048, 5461, 24, 32, 1, 512, DQT_FORMAT_TERNARY,
-     DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_STOCHASTIC, DQT_STATE_F32, DQT_FORMAT_INT8, 0.0f, 1, 1, 768},
+     DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_STOCHASTIC, DQT_STATE_F32, DQT_FORMAT_INT8, 0.0f, 1, 1, DQT_FLOAT_F32, 768},
 };
 
 static dqt_context *ctx;
@@ -87,6 +90,7 @@ static struct parts create(const struct configuration *c) {
     t.max_batch = c->batch;
     t.max_length = c->length;
     t.gradients = !c->fused;
+    t.gradient_format = c->gradient_format;
     t.recompute = c->recompute;
     t.checkpoint_format = c->recompute ? DQT_FLOAT_BF16 : DQT_FLOAT_F32;
     ok(dqt_tape_create(ctx, layers, n, &t, &p.tape));

@@ -1,5 +1,6 @@
 /* Tapes and gradients. */
 #include "api/check.h"
+#include "core/parallel.h"
 #include "nn/tape.h"
 
 static const dqt_tape_options tape_defaults = {
@@ -101,10 +102,15 @@ dqt_status dqt_tape_write_gradient(dqt_tape *tape, size_t index, size_t row, siz
     return DQT_OK;
 }
 
+static void zero_item(void *arg, size_t parameter, int lane) {
+    (void)lane;
+    const dqt_tape *tape = arg;
+    if (tape->parameters[parameter].gradient.data) gradient_zero(&tape->parameters[parameter].gradient);
+}
+
 dqt_status dqt_tape_zero_gradients(dqt_tape *tape) {
     TRY(check_object(tape, "tape"));
-    for (size_t i = 0; i < tape->num_parameters; i++)
-        if (tape->parameters[i].gradient.data) gradient_zero(&tape->parameters[i].gradient);
+    parallel_run(tape->ctx, tape->num_parameters, zero_item, tape);
     return DQT_OK;
 }
 
