@@ -108,6 +108,12 @@ bench: $(BENCHES)
 bench-memory: $(B)/bench/memory
 	$(B)/bench/memory
 
+# The comparison of methods on DATA=FILE [VALID=FILE]: hours of training; finished runs are kept, so it may be interrupted.
+RESULTS ?= docs/results
+results: $(B)/examples/08_compare
+	$< --list examples/results.list --data $(DATA) $(if $(VALID),--valid $(VALID)) --out $(RESULTS) --hidden 256 --ff 704 \
+	  --layers 4 --heads 4 --seq 128 --batch 64 --steps 2000 --warmup 100 --eval-every 250 --eval-windows 1024
+
 # ---- Installation ----
 pkgconfig/dqt.pc: pkgconfig/dqt.pc.in # made anew each time, for PREFIX may be another
 	sed -e 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|; s|@OMP@|$(if $(OMP), $(OMP))|' $< > $@
@@ -135,4 +141,4 @@ clean:
 
 .SECONDARY:
 -include $(OBJ:.o=.d)
-.PHONY: all lib examples cpp demo check check-c check-sanitize bench bench-memory install clean pkgconfig/dqt.pc
+.PHONY: results all lib examples cpp demo check check-c check-sanitize bench bench-memory install clean pkgconfig/dqt.pc

@@ -126,6 +126,7 @@ static dqt_status fill_config(const struct run_options *o, dqt_llama_config *c) 
     c->linear.train_scale = o->train_scales;
     c->embedding.storage = o->embedding_format;
     c->head.storage = o->head_format;
+    if (o->tied) c->head = c->embedding;
     /* Plain LLaMA: float weights that are read as floats get float activations. */
     const int computed = o->compute ? o->compute : o->format;
     const int plain = computed == DQT_FORMAT_F32 || computed == DQT_FORMAT_BF16;

@@ -1,0 +1,279 @@
+/* Example 8, compare: a list of named runs on one text, a table and plots of what each learned for its bytes.
+ *
+ * Introduces: many models in one program; reading a trained model with another compute format ("ternary inference").
+ *
+ *   08_compare --list examples/results.list --data train.txt --valid valid.txt --out results --hidden 256 ...
+ *
+ * A line of the list is "name | options of 03_train"; options on the command line hold for all runs. Finished runs are
+ * not repeated and an interrupted one goes on from its checkpoint. */
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "plot.h"
+#include "run.h"
+
+enum { MAX_RUNS = 200, MAX_POINTS = 4096, LINE = 1024, WORDS = 96, SAVE_EVERY = 250, LOG_EVERY = 20 };
+
+/* What is known of a run: its curve and figures. */
+struct result {
+    char name[64];
+    double x[MAX_POINTS], y[MAX_POINTS]; /* held-out bits per byte by step */
+    size_t points;
+    double valid, converted, state; /* at the end; with ternary compute (NAN: not applicable); bytes per weight */
+};
+
+static struct result *results[MAX_RUNS];
+static const char *out_folder = "results";
+
+static void file_name(char *path, size_t size, const char *name, const char *suffix) {
+    snprintf(path, size, "%s/%s%s", out_folder, name, suffix);
+}
+
+/* Splits "a b c" in place after the program's name. */
+static int split(char *line, char **words) {
+    int n = 0;
+    words[n++] = "08_compare";
+    for (char *word = strtok(line, " \t\r\n"); word && n < WORDS; word = strtok(NULL, " \t\r\n")) words[n++] = word;
+    return n;
+}
+
+/* Held-out loss of the trained codes when layers read them as ternary. */
+static dqt_status evaluate_converted(struct run *r, double *bits) {
+    dqt_llama_config c;
+    dqt_layer *const *from, *const *to;
+    size_t n;
+    struct run other = *r;
+    other.updater = NULL;
+    other.tape = NULL;
+    dqt_status status = dqt_llama_config_init(&c, sizeof c);
+    if (status == DQT_OK) status = dqt_llama_get_config(r->model, &c);
+    c.linear.compute = DQT_FORMAT_TERNARY;
+    c.linear.train_scale = 0;
+    if (status == DQT_OK) status = dqt_llama_create(r->ctx, &c, &other.model);
+    if (status != DQT_OK) return status;
+    dqt_llama_layers(r->model, &from, &n);
+    dqt_llama_layers(other.model, &to, &n);
+    int8_t *codes = NULL;
+    float *values = NULL;
+    for (size_t i = 0; i < n && status == DQT_OK; i++) {
+        dqt_layer_info info = {.struct_size = sizeof info};
+        dqt_layer_get_info(from[i], &info);
+        for (size_t k = 0; k < info.num_parameters && status == DQT_OK; k++) {
+            dqt_parameter a = {.struct_size = sizeof a}, b = {.struct_size = sizeof b};
+            dqt_tensor_info t = {.struct_size = sizeof t};
+            dqt_layer_parameter(from[i], k, &a);
+            dqt_layer_parameter(to[i], k, &b);
+            dqt_tensor_get_info(a.tensor, &t);
+            codes = realloc(codes, a.rows * a.cols);
+            values = realloc(values, a.rows * a.cols * sizeof *values);
+            if (!codes || !values) status = DQT_E_MEMORY;
+            else if (t.num_scales == 0) {
+                status = dqt_tensor_dequantize(a.tensor, 0, a.rows, values);
+                if (status == DQT_OK) status = dqt_tensor_quantize(b.tensor, values, DQT_ROUND_NEAREST, 0);
+            } else {
+                status = dqt_tensor_get_codes(a.tensor, 0, a.rows, codes);
+                if (status == DQT_OK) status = dqt_tensor_set_codes(b.tensor, 0, a.rows, codes);
+                if (status == DQT_OK) status = dqt_tensor_get_scales(a.tensor, values);
+                if (status == DQT_OK) status = dqt_tensor_set_scales(b.tensor, values);
+            }
+        }
+    }
+    free(codes);
+    free(values);
+    dqt_tape_options o;
+    if (status == DQT_OK) status = dqt_tape_options_init(&o, sizeof o);
+    if (status == DQT_OK) {
+        o.max_batch = r->options.batch;
+        o.max_length = r->options.length;
+        o.inference = 1;
+        status = dqt_tape_create(r->ctx, to, n, &o, &other.tape);
+    }
+    if (status == DQT_OK) status = run_evaluate(&other, bits);
+    dqt_tape_destroy(other.tape);
+    dqt_llama_destroy(other.model);
+    return status;
+}
+
+static void log_line(FILE *log, const struct run *r, double valid) {
+    fprintf(log, "%zu,%.6f,", r->step, r->train_bits);
+    if (isfinite(valid)) fprintf(log, "%.6f", valid);
+    fprintf(log, "\n");
+    fflush(log);
+}
+
+/* Trains to the end; the log is rewritten from the resumed step on by appending (readers keep the last line of a step). */
+static dqt_status finish_run(struct run *r, const char *name, const char *checkpoint, FILE *log, struct result *result) {
+    dqt_status status = DQT_OK;
+    while (status == DQT_OK && r->step < r->options.steps) {
+        status = run_step(r);
+        double valid = NAN;
+        const bool last = r->step == r->options.steps;
+        if (status == DQT_OK && (last || (r->options.eval_every && r->step % r->options.eval_every == 0))) {
+            status = run_evaluate(r, &valid);
+            printf("%s: step %zu: %.4f bits per byte\n", name, r->step, valid);
+            fflush(stdout);
+        }
+        if (status == DQT_OK && (isfinite(valid) || r->step % LOG_EVERY == 0)) log_line(log, r, valid);
+        if (last) result->valid = valid;
+        if (status == DQT_OK && (last || r->step % SAVE_EVERY == 0)) status = run_save(r, checkpoint);
+    }
+    return status;
+}
+
+static int run_one(dqt_context *ctx, const struct text *text, const struct run_options *o, const char *name) {
+    char path[512], checkpoint[512], done[512];
+    file_name(path, sizeof path, name, ".csv");
+    file_name(checkpoint, sizeof checkpoint, name, ".dqt");
+    file_name(done, sizeof done, name, ".done");
+    FILE *mark = fopen(done, "r");
+    if (mark) {
+        fclose(mark);
+        return 0;
+    }
+    FILE *exists = fopen(checkpoint, "r");
+    if (exists) fclose(exists);
+    struct run r;
+    struct result result = {.valid = NAN, .converted = NAN};
+    dqt_status status = run_open(&r, ctx, text, o, exists ? checkpoint : NULL);
+    FILE *log = status == DQT_OK ? fopen(path, exists ? "a" : "w") : NULL;
+    if (log && !exists) fprintf(log, "step,train_bits_per_byte,valid_bits_per_byte\n");
+    if (log) status = finish_run(&r, name, checkpoint, log, &result);
+    if (status == DQT_OK) status = run_state_bytes(&r, &result.state);
+    const int integer = o->format >= DQT_FORMAT_INT8 && o->format < DQT_FORMAT_TERNARY && o->compute == 0;
+    if (status == DQT_OK && integer) status = evaluate_converted(&r, &result.converted);
+    if (status != DQT_OK || !log) {
+        fprintf(stderr, "%s: %s: %s\n", name, dqt_status_string(status), log ? dqt_last_error(ctx) : "no log");
+    } else {
+        mark = fopen(done, "w");
+        if (mark) {
+            fprintf(mark, "%.6f %.6f %.6f\n", result.valid, result.converted, result.state);
+            fclose(mark);
+        }
+        remove(checkpoint);
+    }
+    if (log) fclose(log);
+    if (status == DQT_OK) run_close(&r);
+    return status != DQT_OK || !log;
+}
+
+static struct result *read_result(const char *name) {
+    char path[512], line[256];
+    struct result *r = calloc(1, sizeof *r);
+    if (!r) return NULL;
+    snprintf(r->name, sizeof r->name, "%s", name);
+    file_name(path, sizeof path, name, ".done");
+    FILE *f = fopen(path, "r");
+    const int good = f && fscanf(f, "%lf %lf %lf", &r->valid, &r->converted, &r->state) == 3;
+    if (f) fclose(f);
+    file_name(path, sizeof path, name, ".csv");
+    f = good ? fopen(path, "r") : NULL;
+    while (f && fgets(line, sizeof line, f)) {
+        double step, train, valid;
+        if (r->points < MAX_POINTS && sscanf(line, "%lf,%lf,%lf", &step, &train, &valid) == 3) {
+            r->x[r->points] = step;
+            r->y[r->points++] = valid;
+        }
+    }
+    if (f) fclose(f);
+    if (good) return r;
+    free(r);
+    return NULL;
+}
+
+static int report(size_t count) {
+    char path[512];
+    struct series curves[MAX_RUNS], points[MAX_RUNS];
+    file_name(path, sizeof path, "table", ".md");
+    FILE *f = fopen(path, "w");
+    if (!f) return 1;
+    fprintf(f, "| run | held-out bits per byte | read as ternary | state bytes per linear weight |\n|---|---|---|---|\n");
+    for (size_t i = 0; i < count; i++) {
+        struct result *r = results[i];
+        char converted[32] = "";
+        if (isfinite(r->converted)) snprintf(converted, sizeof converted, "%.4f", r->converted);
+        fprintf(f, "| %s | %.4f | %s | %.2f |\n", r->name, r->valid, converted, r->state);
+        curves[i] = (struct series){r->name, r->x, r->y, r->points, false};
+        points[i] = (struct series){r->name, &r->state, &r->valid, 1, true};
+    }
+    int failed = fclose(f) != 0;
+    const struct chart c = {"Held-out loss", "step", "bits per byte", false};
+    const struct chart p = {"Final loss against training state", "bytes of state per linear weight", "bits per byte", true};
+    file_name(path, sizeof path, "curves", ".svg");
+    failed |= !plot_svg(path, &c, curves, count);
+    file_name(path, sizeof path, "state", ".svg");
+    failed |= !plot_svg(path, &p, points, count);
+    return failed;
+}
+
+/* Runs (or only reads) every line of the list. */
+static int run_list(dqt_context *ctx, const struct text *text, const struct run_options *base, const char *list, size_t limit) {
+    FILE *f = fopen(list, "r");
+    char line[LINE], *words[WORDS];
+    size_t count = 0, started = 0;
+    int failed = 0;
+    if (!f) {
+        fprintf(stderr, "%s cannot be opened\n", list);
+        return 1;
+    }
+    while (!failed && count < MAX_RUNS && fgets(line, sizeof line, f)) {
+        char *bar = strchr(line, '|'), name[64];
+        if (*line == '#' || !bar || sscanf(line, "%63s", name) != 1) continue;
+        struct run_options o = *base;
+        struct arg table[64];
+        const size_t n = run_args(&o, table, sizeof table / sizeof *table);
+        failed = args_parse(split(bar + 1, words), words, table, n, "");
+        struct result *r = failed ? NULL : read_result(name);
+        if (!failed && !r && started < limit) {
+            started++;
+            failed = run_one(ctx, text, &o, name);
+            r = failed ? NULL : read_result(name);
+        }
+        if (r) results[count++] = r;
+    }
+    fclose(f);
+    failed |= report(count);
+    for (size_t i = 0; i < count; i++) free(results[i]);
+    return failed;
+}
+
+int main(int argc, char **argv) {
+    struct run_options o = run_defaults();
+    struct text text;
+    const char *data = NULL, *valid = NULL, *list = "examples/results.list";
+    size_t limit = MAX_RUNS;
+    struct arg table[64] = {
+        {"--list", ARG_TEXT, &list, "file of runs", NULL},
+        {"--data", ARG_TEXT, &data, "text to train on", NULL},
+        {"--valid", ARG_TEXT, &valid, "held-out text (default: the last tenth of the data)", NULL},
+        {"--out", ARG_TEXT, &out_folder, "folder for logs, table and plots", NULL},
+        {"--limit", ARG_SIZE, &limit, "at most this many unfinished runs (0: only the report)", NULL},
+    };
+    const size_t own = 5, count = own + run_args(&o, table + own, sizeof table / sizeof *table - own);
+    const int stop = args_parse(argc, argv, table, count, "Compares training runs.");
+    if (stop) return stop - 1;
+    if (!data) {
+        fprintf(stderr, "--data is needed\n");
+        return 2;
+    }
+    if (mkdir(out_folder, 0777) != 0 && errno != EEXIST) {
+        fprintf(stderr, "the folder %s cannot be made: %s\n", out_folder, strerror(errno));
+        return 1;
+    }
+    const char *problem = text_open(&text, data, valid, o.length);
+    dqt_context *ctx;
+    int failed = 1;
+    if (problem)
+        fprintf(stderr, "%s: %s\n", data, problem);
+    else if (dqt_context_create(NULL, &ctx) != DQT_OK)
+        fprintf(stderr, "%s\n", dqt_last_error(NULL));
+    else {
+        failed = run_list(ctx, &text, &o, list, limit);
+        dqt_context_destroy(ctx);
+    }
+    text_close(&text);
+    return failed;
+}
