@@ -3,7 +3,7 @@
  * Introduces: dqt_llama, the training loop that the host owns (data, schedule, logging, evaluation), accumulation, fused
  * updates, checkpoints, resuming, leaving cleanly on Ctrl-C. See --help; support/run.c has the loop's steps.
  *
- *   03_train --data text.txt --out run --format ternary --rounding eco --beta1 0.8 --lr 3e-3
+ *   03_train --data text.txt --out run --format ternary --rounding eco --beta1 0.8 --lr 1e-2 --linear-lr 0.3
  *
  * writes run/log.csv, run/losses.svg and run/model.dqt. */
 #include <errno.h>

@@ -1,5 +1,6 @@
 /* Allocation faults: every function that allocates is called with allocation 0, 1, 2, ... failing, until it succeeds.
  * And planned memory: what *_memory functions foretell is what the allocator counts, to the byte. */
+#define _POSIX_C_SOURCE 200809L
 #include "counting_alloc.h"
 #include "memory_file.h"
 #include "test.h"
@@ -16,6 +17,7 @@ struct world {
     dqt_tape *tape;
     dqt_updater *updater;
     struct memory_file file; /* a checkpoint of model and updater, with bytes of the host */
+    char folder[32], safetensors[64], saved[64]; /* files on disk: the model's codes, and a place for checkpoints */
 };
 
 static dqt_llama_config small_config(void) {
@@ -45,10 +47,21 @@ static void world_begin(struct world *w) {
     OK(w->ctx, dqt_updater_create(w->ctx, w->layers, w->num_layers, NULL, &w->updater));
     w->file = memory_new();
     OK(w->ctx, dqt_llama_write(w->model, w->updater, "host", 4, memory_write, &w->file));
+    snprintf(w->folder, sizeof w->folder, "/tmp/dqt-faults-XXXXXX");
+    CHECK(mkdtemp(w->folder) != NULL);
+    snprintf(w->safetensors, sizeof w->safetensors, "%s/a", w->folder);
+    snprintf(w->saved, sizeof w->saved, "%s/b", w->folder);
+    dqt_safetensors_options o;
+    OK(w->ctx, dqt_safetensors_options_init(&o, sizeof o));
+    o.dtype = DQT_SAFETENSORS_CODES;
+    OK(w->ctx, dqt_llama_export_safetensors(w->model, &o, w->safetensors));
 }
 
 static void world_end(struct world *w) {
     free(w->file.bytes);
+    remove(w->safetensors);
+    remove(w->saved);
+    CHECKF(remove(w->folder) == 0, "a temporary file was left in %s", w->folder);
     dqt_updater_destroy(w->updater);
     dqt_tape_destroy(w->tape);
     dqt_llama_destroy(w->model);
@@ -287,6 +300,17 @@ static dqt_status write_checkpoint(struct world *w, void **out) {
     *out = status == DQT_OK ? w : NULL;
     return status;
 }
+static dqt_status save_checkpoint(struct world *w, void **out) {
+    const dqt_status status = dqt_llama_save(w->model, w->updater, "host", 4, w->saved);
+    *out = status == DQT_OK ? w : NULL;
+    return status;
+}
+/* The model's own codes: a success changes nothing, and neither may a failure. */
+static dqt_status import_safetensors(struct world *w, void **out) {
+    const dqt_status status = dqt_llama_import_safetensors(w->model, w->safetensors, DQT_ROUND_NEAREST, 0);
+    *out = status == DQT_OK ? w : NULL;
+    return status;
+}
 static dqt_status write_gguf(struct world *w, void **out) {
     const dqt_status status = dqt_llama_write_gguf(w->model, NULL, write_away, NULL);
     *out = status == DQT_OK ? w : NULL;
@@ -367,6 +391,8 @@ static const struct creation {
     {"updater_memory", updater_plan, destroy_nothing, 1},
     {"llama_write", write_checkpoint, destroy_nothing, 1},
     {"llama_read", read_checkpoint, destroy_loaded, 30},
+    {"llama_save", save_checkpoint, destroy_nothing, 1},
+    {"llama_import_safetensors", import_safetensors, destroy_nothing, 1},
     {"llama_write_gguf", write_gguf, destroy_nothing, 1},
     {"llama_write_safetensors", write_safetensors, destroy_nothing, 1},
 };
