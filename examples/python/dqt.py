@@ -89,13 +89,14 @@ tape_options = _struct('tape_options', '''i: precision; z: max_batch max_length;
 tape_memory_info = _struct('tape_memory_info', 'u: reserved; z: total activations gradients workspace other')
 llama_config = _struct('llama_config', '''i: mlp; z: vocab_size hidden_size intermediate_size num_layers num_heads
     num_kv_heads; f: norm_eps rope_theta init_std; i: sub_norms tie_embeddings activation head_activation shape_only;
-    tensor_options: linear embedding head; q: seed''')
+    tensor_options: linear embedding head; q: seed; f: linear_init_std; i: reserved''')
 llama_memory_info = _struct('llama_memory_info', '''u: reserved; z: total linear_bytes embedding_bytes head_bytes other_bytes
     linear_weights embedding_weights head_weights norm_weights''')
 updater_options = _struct('updater_options', '''i: optimizer rounding momentum_state variance_state; f: beta1 beta2 eps
-    weight_decay; i: clip; f: clip_norm update_clip; i: lagged; f: scale_lr; q: seed''')
+    weight_decay; i: clip; f: clip_norm update_clip; i: lagged; f: scale_lr; q: seed; f: rounding_noise reserved''')
 updater_memory_info = _struct('updater_memory_info', 'u: reserved; z: total momentum variance scales workspace other')
-group_options = _struct('group_options', 'i: parameter_class; s: pattern; f: lr_factor weight_decay; i: rounding')
+group_options = _struct('group_options', '''i: parameter_class; s: pattern; f: lr_factor weight_decay; i: rounding;
+    f: beta1 rounding_noise; i: reserved''')
 step_stats = _struct('step_stats', 'u: reserved; d: gradient_norm update_rms; q: flipped saturated quantized step')
 sampler_options = _struct('sampler_options', 'f: temperature; z: top_k; f: top_p; q: seed')
 gguf_options = _struct('gguf_options', '''i: linear_type embedding_type bos_token eos_token unknown_token add_bos
@@ -115,7 +116,7 @@ i layer_parameter pzp; i layer_forward ppzzpp; i layer_backward pppp; i embeddin
 i head_loss ppzzpppp; i head_backward ppfp; i head_logits ppzzpp;
 i tape_options_init pz; i tape_memory ppzpp; i tape_create ppzpp; n tape_destroy p; i tape_num_parameters pp;
 i tape_parameter pzp; i tape_gradient pzp; i tape_read_gradient pzzzp; i tape_write_gradient pzzzp; i tape_zero_gradients p;
-i tape_on_gradient ppp;
+i tape_get_pass pp; i tape_set_pass pq; i tape_on_gradient ppp;
 i llama_config_init pz; i llama_memory ppp; i llama_create ppp; n llama_destroy p; i llama_get_config pp; i llama_layers ppp;
 i llama_forward pppzzp; i llama_loss ppppzzpp; i llama_backward ppf; i llama_forward_blocks ppzzzzp;
 i llama_backward_blocks ppzzp;

@@ -606,10 +606,12 @@ pub struct dqt_llama_config {
     pub embedding: dqt_tensor_options,
     pub head: dqt_tensor_options,
     pub seed: u64,
+    pub linear_init_std: f32,
+    pub reserved: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dqt_llama_config"][::core::mem::size_of::<dqt_llama_config>() - 288usize];
+    ["Size of dqt_llama_config"][::core::mem::size_of::<dqt_llama_config>() - 296usize];
     [
         "Alignment of dqt_llama_config",
     ][::core::mem::align_of::<dqt_llama_config>() - 8usize];
@@ -673,6 +675,12 @@ const _: () = {
     [
         "Offset of field: dqt_llama_config::seed",
     ][::core::mem::offset_of!(dqt_llama_config, seed) - 280usize];
+    [
+        "Offset of field: dqt_llama_config::linear_init_std",
+    ][::core::mem::offset_of!(dqt_llama_config, linear_init_std) - 288usize];
+    [
+        "Offset of field: dqt_llama_config::reserved",
+    ][::core::mem::offset_of!(dqt_llama_config, reserved) - 292usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -767,12 +775,14 @@ pub struct dqt_updater_options {
     pub lagged: i32,
     pub scale_lr: f32,
     pub seed: u64,
+    pub rounding_noise: f32,
+    pub reserved: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of dqt_updater_options",
-    ][::core::mem::size_of::<dqt_updater_options>() - 64usize];
+    ][::core::mem::size_of::<dqt_updater_options>() - 72usize];
     [
         "Alignment of dqt_updater_options",
     ][::core::mem::align_of::<dqt_updater_options>() - 8usize];
@@ -821,6 +831,12 @@ const _: () = {
     [
         "Offset of field: dqt_updater_options::seed",
     ][::core::mem::offset_of!(dqt_updater_options, seed) - 56usize];
+    [
+        "Offset of field: dqt_updater_options::rounding_noise",
+    ][::core::mem::offset_of!(dqt_updater_options, rounding_noise) - 64usize];
+    [
+        "Offset of field: dqt_updater_options::reserved",
+    ][::core::mem::offset_of!(dqt_updater_options, reserved) - 68usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -876,10 +892,13 @@ pub struct dqt_group_options {
     pub lr_factor: f32,
     pub weight_decay: f32,
     pub rounding: i32,
+    pub beta1: f32,
+    pub rounding_noise: f32,
+    pub reserved: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dqt_group_options"][::core::mem::size_of::<dqt_group_options>() - 32usize];
+    ["Size of dqt_group_options"][::core::mem::size_of::<dqt_group_options>() - 40usize];
     [
         "Alignment of dqt_group_options",
     ][::core::mem::align_of::<dqt_group_options>() - 8usize];
@@ -901,6 +920,15 @@ const _: () = {
     [
         "Offset of field: dqt_group_options::rounding",
     ][::core::mem::offset_of!(dqt_group_options, rounding) - 24usize];
+    [
+        "Offset of field: dqt_group_options::beta1",
+    ][::core::mem::offset_of!(dqt_group_options, beta1) - 28usize];
+    [
+        "Offset of field: dqt_group_options::rounding_noise",
+    ][::core::mem::offset_of!(dqt_group_options, rounding_noise) - 32usize];
+    [
+        "Offset of field: dqt_group_options::reserved",
+    ][::core::mem::offset_of!(dqt_group_options, reserved) - 36usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1357,6 +1385,8 @@ extern "C" {
         in_: *const f32,
     ) -> dqt_status;
     pub fn dqt_tape_zero_gradients(tape: *mut dqt_tape) -> dqt_status;
+    pub fn dqt_tape_get_pass(tape: *const dqt_tape, pass: *mut u64) -> dqt_status;
+    pub fn dqt_tape_set_pass(tape: *mut dqt_tape, pass: u64) -> dqt_status;
     pub fn dqt_tape_on_gradient(
         tape: *mut dqt_tape,
         fn_: dqt_gradient_ready_fn,

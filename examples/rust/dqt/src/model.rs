@@ -243,6 +243,10 @@ pub struct Group<'a> {
     pub lr_factor: Option<f32>,
     pub weight_decay: Option<f32>,
     pub rounding: Option<i32>,
+    /// First-moment decay; needs an updater that keeps a first moment.
+    pub beta1: Option<f32>,
+    /// 0 to 1; see dqt_updater_options.
+    pub rounding_noise: Option<f32>,
 }
 
 /// Optimiser, rounding rule and their state: the only thing that writes a weight.
@@ -285,6 +289,8 @@ impl<'m> Updater<'m> {
         options.lr_factor = group.lr_factor.unwrap_or(options.lr_factor);
         options.weight_decay = group.weight_decay.unwrap_or(options.weight_decay);
         options.rounding = group.rounding.unwrap_or(options.rounding);
+        options.beta1 = group.beta1.unwrap_or(options.beta1);
+        options.rounding_noise = group.rounding_noise.unwrap_or(options.rounding_noise);
         let mut matched = 0;
         // SAFETY: the pattern outlives the call.
         self.model.ctx.check(unsafe { sys::dqt_updater_add_group(self.as_raw(), &options, &mut matched) })?;
