@@ -249,7 +249,8 @@ DQT_API dqt_status dqt_tensor_dequantize(const dqt_tensor *tensor, size_t row, s
 DQT_API dqt_status dqt_tensor_get_codes(const dqt_tensor *tensor, size_t row, size_t count, int8_t *codes);
 DQT_API dqt_status dqt_tensor_set_codes(dqt_tensor *tensor, size_t row, size_t count, const int8_t *codes);
 
-/* Reads or writes all num_scales scales; written ones must be finite and > 0. Allocates nothing. Since 0.1. */
+/* Reads or writes all num_scales scales; written ones must be normal numbers, and finite times
+ * 128. Allocates nothing. Since 0.1. */
 DQT_API dqt_status dqt_tensor_get_scales(const dqt_tensor *tensor, float *scales);
 DQT_API dqt_status dqt_tensor_set_scales(dqt_tensor *tensor, const float *scales);
 
@@ -300,7 +301,8 @@ enum { DQT_MLP_SWIGLU = 0, DQT_MLP_SQUARED_RELU = 1 };
 /* Options of every layer kind; each creation function says which it reads. */
 typedef struct dqt_layer_options {
     uint32_t struct_size;
-    int32_t activation;          /* DQT_ACTIVATION_*; default INT8 for linear, attention, MLP; heads: see below */
+    int32_t activation;          /* DQT_ACTIVATION_*; default INT8, which a head takes too; dqt_head_create
+                                    with options NULL, and dqt_llama's heads, take NONE */
     dqt_tensor_options weight;   /* of every weight matrix in the layer; gains are always F32 */
     uint64_t seed;               /* of the initial weights: normal(0, init_std), counter-based */
     float init_std;              /* default 0.02 */

@@ -180,7 +180,7 @@ static dqt_status create_tape(struct run *r, dqt_layer *const *layers, size_t nu
 
 /* What the host keeps in a checkpoint of its own. */
 struct host_state {
-    uint64_t step;
+    uint64_t step, pass; /* of the tape: rounding of low-precision gradients and recomputation inputs depends on it */
 };
 
 static dqt_status load(struct run *r, const char *path) {
@@ -192,6 +192,7 @@ static dqt_status load(struct run *r, const char *path) {
     if (size == sizeof state) memcpy(&state, host, size);
     dqt_host_bytes_free(r->ctx, host, size);
     r->step = (size_t)state.step;
+    r->pass = state.pass;
     return DQT_OK;
 }
 
@@ -203,7 +204,8 @@ static dqt_status open_parts(struct run *r, const char *path) {
     if (status == DQT_OK) status = path ? load(r, path) : dqt_llama_create(r->ctx, &c, &r->model);
     if (status == DQT_OK) status = dqt_llama_layers(r->model, &layers, &num_layers);
     if (status == DQT_OK && !r->updater) status = create_updater(r, layers, num_layers);
-    return status == DQT_OK ? create_tape(r, layers, num_layers) : status;
+    if (status == DQT_OK) status = create_tape(r, layers, num_layers);
+    return status == DQT_OK ? dqt_tape_set_pass(r->tape, r->pass) : status;
 }
 
 dqt_status run_open(struct run *r, dqt_context *ctx, const struct text *text, const struct run_options *o, const char *path) {
@@ -266,7 +268,9 @@ dqt_status run_evaluate(struct run *r, double *bits) {
 }
 
 dqt_status run_save(struct run *r, const char *path) {
-    const struct host_state state = {r->step};
+    struct host_state state = {r->step, 0};
+    dqt_status status = dqt_tape_get_pass(r->tape, &state.pass);
+    if (status != DQT_OK) return status;
     return dqt_llama_save(r->model, r->updater, &state, sizeof state, path);
 }
 

@@ -43,6 +43,7 @@ struct run {
     dqt_updater *updater;
     int32_t *tokens, *targets; /* [batch][length] */
     size_t step;               /* steps done */
+    uint64_t pass;             /* of the tape, from the checkpoint */
     double train_bits;         /* of the latest step */
     dqt_step_stats stats;      /* of the latest step */
 };

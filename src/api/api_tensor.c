@@ -1,4 +1,5 @@
 /* Tensors. */
+#include <float.h>
 #include <math.h>
 
 #include "api/check.h"
@@ -125,8 +126,9 @@ dqt_status dqt_tensor_set_scales(dqt_tensor *tensor, const float *scales) {
     TRY(check_pointer(tensor->ctx, scales, "scales"));
     TRY(check_codes(tensor));
     for (size_t i = 0; i < tensor->num_scales; i++)
-        if (!(scales[i] > 0) || !isfinite(scales[i]))
-            return fail(tensor->ctx, DQT_E_ARGUMENT, "scales[%zu] is %g; it must be finite and above 0", i, (double)scales[i]);
+        if (!(scales[i] >= FLT_MIN) || !isfinite(scales[i] * 128.0f))
+            return fail(tensor->ctx, DQT_E_ARGUMENT, "scales[%zu] is %g; it must be %g to %g", i, (double)scales[i], (double)FLT_MIN,
+                        (double)FLT_MAX / 128.0);
     memcpy(tensor->scales, scales, tensor->num_scales * sizeof *scales);
     tensor_refresh(tensor);
     return DQT_OK;
