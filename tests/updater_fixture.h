@@ -67,7 +67,7 @@ static inline void fused_item(void *arg, size_t item, int lane) {
     const struct fused_pass *p = arg;
     const size_t row = item * 64, rows = p->rows - row < 64 ? p->rows - row : 64;
     (void)lane;
-    updater_apply_rows(p->u, p->index, row, rows, p->gradient + row * p->cols, p->cols, NULL);
+    updater_apply_rows(p->u, p->index, row, rows, p->gradient + row * p->cols, p->cols);
 }
 
 static inline dqt_status fused_step(dqt_updater *u, const struct gradient *const *gradients, float lr,

@@ -37,7 +37,7 @@ void tape_end_parameter(dqt_tape *tape, size_t parameter) {
 
 void tape_add_gradient(dqt_tape *tape, size_t parameter, size_t row, size_t rows, const float *gradient, size_t ld, int lane) {
     if (tape->fused) {
-        updater_apply_rows(tape->fused, parameter, row, rows, gradient, ld, NULL);
+        updater_apply_rows(tape->fused, parameter, row, rows, gradient, ld);
     } else {
         const struct rng rng = rng_make(tape->options.seed, tape->pass, RNG_GRADIENT, (uint32_t)parameter);
         gradient_add_rows(&tape->parameters[parameter].gradient, &rng, row, rows, gradient, ld,

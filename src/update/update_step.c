@@ -225,11 +225,6 @@ static void update_column_statistic(const dqt_updater *u, struct parameter *p) {
 
 /* ---- Fused --------------------------------------------------------------------------------------------------- */
 
-size_t updater_tile_scratch(const dqt_updater *u) {
-    (void)u;
-    return 0; /* rows are worked on in registers and on the stack */
-}
-
 void updater_begin(dqt_updater *u, float learning_rate) {
     u->learning_rate = learning_rate;
     for (size_t i = 0; i < u->count; i++) {
@@ -250,9 +245,7 @@ void updater_begin_parameter(dqt_updater *u, size_t index) {
     memset(u->tiles, 0, p->tiles * sizeof *u->tiles);
 }
 
-void updater_apply_rows(dqt_updater *u, size_t index, size_t row, size_t rows, const float *gradient, size_t ld,
-                        void *scratch) {
-    (void)scratch;
+void updater_apply_rows(dqt_updater *u, size_t index, size_t row, size_t rows, const float *gradient, size_t ld) {
     struct parameter *p = &u->parameters[index];
     if (parameter_frozen(p)) return;
     struct tile_result *result = &u->tiles[row / TILE_ROWS];

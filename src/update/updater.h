@@ -36,12 +36,10 @@ dqt_status updater_step(dqt_updater *u, const struct gradient *const *gradients,
 
 /* Fused step: begin; for each parameter in any order begin_parameter, apply_rows for every row exactly once (from several
  * lanes at once, tiles that start at multiples of 64 rows and have 64 rows, or fewer at the end), end_parameter; end.
- * Between begin and end the step counts as one. consumer scratch: updater_tile_scratch bytes per lane. */
-size_t updater_tile_scratch(const dqt_updater *u);
+ * Between begin and end the step counts as one. */
 void updater_begin(dqt_updater *u, float learning_rate);
 void updater_begin_parameter(dqt_updater *u, size_t index);
-void updater_apply_rows(dqt_updater *u, size_t index, size_t row, size_t rows, const float *gradient, size_t ld,
-                        void *scratch);
+void updater_apply_rows(dqt_updater *u, size_t index, size_t row, size_t rows, const float *gradient, size_t ld);
 void updater_end_parameter(dqt_updater *u, size_t index);
 /* DQT_E_NUMERIC if a tile's gradient was not finite (its rows were left as they were). */
 dqt_status updater_end(dqt_updater *u, dqt_step_stats *stats);
