@@ -126,7 +126,7 @@ static dqt_status train(struct job *j) {
             shown = now();
         }
     }
-    if (status == DQT_OK) progress(j);
+    if (status == DQT_OK && j->tokens_done > 0) progress(j);
     if (j->live) printf("\n");
     if (status == DQT_OK) status = run_save(r, j->path[MODEL]);
     if (interrupted && status == DQT_OK) printf("interrupted at step %zu: saved; go on with --resume\n", r->step);
