@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bench.h"
 #include "dqt.h"
 
 enum { STEPS = 3 };
@@ -140,8 +141,8 @@ static int run(const struct configuration *c) {
     const double best = seconds[1] < seconds[2] ? seconds[1] : seconds[2];
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
-    printf("%.1f %.4f %.1f %.4f %.4f %.0f\n", (double)usage.ru_maxrss / 1024.0, p.state_bytes, (double)tokens / best,
-           (double)loss[0], (double)loss[STEPS], p.linear_weights);
+    printf("%.1f %.4f %.1f %.4f %.4f %.0f %d %d\n", (double)usage.ru_maxrss / 1024.0, p.state_bytes, (double)tokens / best,
+           (double)loss[0], (double)loss[STEPS], p.linear_weights, dqt_context_isa(ctx), dqt_context_num_threads(ctx));
     free(x);
     dqt_updater_destroy(p.updater);
     dqt_tape_destroy(p.tape);
@@ -156,9 +157,12 @@ static int measure(const char *self, const struct configuration *c, FILE *json) 
     snprintf(command, sizeof command, "%s %s", self, c->name);
     FILE *child = popen(command, "r");
     double rss = 0, state = 0, rate = 0, before = 0, after = 0, weights = 0;
-    const int read = child ? fscanf(child, "%lf %lf %lf %lf %lf %lf", &rss, &state, &rate, &before, &after, &weights) : 0;
+    int isa = 0, threads = 0;
+    const int read = child ? fscanf(child, "%lf %lf %lf %lf %lf %lf %d %d", &rss, &state, &rate, &before, &after, &weights, &isa,
+                                    &threads)
+                           : 0;
     const int status = child ? pclose(child) : -1;
-    if (read != 6 || status != 0) {
+    if (read != 8 || status != 0) {
         printf("%-18s failed\n", c->name);
         return 1;
     }
@@ -168,9 +172,10 @@ static int measure(const char *self, const struct configuration *c, FILE *json) 
     fflush(stdout);
     if (json)
         fprintf(json,
-                "{\"name\":\"memory %s\",\"shape\":\"%zux%zu tokens\",\"peak_rss_mib\":%.1f,\"limit_mib\":%zu,"
-                "\"state_bytes_per_weight\":%.4f,\"tokens_per_second\":%.1f,\"unit\":\"MiB\",\"median\":%.1f,\"min\":%.1f}\n",
-                c->name, c->batch, c->length, rss, c->limit_mib, state, rate, rss, rss);
+                "{\"name\":\"memory %s\",\"shape\":\"%zux%zu tokens\",\"isa\":\"%s\",\"threads\":%d,\"median\":%.1f,\"min\":%.1f,"
+                "\"unit\":\"MiB\",\"fraction_of_limit\":%.3f,\"state_bytes_per_weight\":%.4f,\"tokens_per_second\":%.1f}\n",
+                c->name, c->batch, c->length, bench_isa_name(isa), threads, rss, rss, c->limit_mib ? rss / (double)c->limit_mib : 0.0,
+                state, rate);
     return c->limit_mib && rss > (double)c->limit_mib;
 }
 

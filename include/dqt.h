@@ -641,6 +641,29 @@ typedef struct dqt_step_stats {
  * Allocates nothing. Since 0.1. */
 DQT_API dqt_status dqt_updater_step(dqt_updater *updater, dqt_tape *tape, float learning_rate, dqt_step_stats *stats);
 
+/* The same, but only rows of part `part` of `num_parts` (0-based) are written, with their moments and trained scales: for
+ * hosts that shard the update over replicas of the model. Every replica calls it with the same complete gradients, its own
+ * part and the same learning rate; norms, clipping and Adafactor's statistics are of all rows, everywhere. Then each sends
+ * its rows of dqt_tensor_data, with their scales where they are trained (dqt_tensor_get_scales), puts the others' in place
+ * and calls dqt_tensor_touch: now all have the bits that dqt_updater_step gives. Until then this replica's tensors are
+ * partly old. The step counts as one. Moments outside the part stay as they were: a part needs always the same updater, and
+ * a checkpoint of it resumes that part only. In stats, gradient_norm and step are of the whole, the rest of the part.
+ *
+ * One updater may do several parts, with dqt_updater_set_step back in between, for SGD and AdamW but not with
+ * DQT_CLIP_PREVIOUS_NORM; Adafactor's statistics would be decayed once per part.
+ *
+ * Errors as of dqt_updater_step; DQT_E_ARGUMENT unless part < num_parts. Allocates nothing. Since 0.1. */
+DQT_API dqt_status dqt_updater_step_range(dqt_updater *updater, dqt_tape *tape, float learning_rate, size_t part,
+                                          size_t num_parts, dqt_step_stats *stats);
+
+/* The rows [*row, *row + *count) of parameter `parameter` that dqt_updater_step_range writes: whole tiles of 64 rows, as
+ * evenly as they go. A tensor of fewer tiles than parts belongs to one part as a whole, in turn; so does one whose rows
+ * depend on each other (Adafactor without momentum, update_clip on, one column). *count is 0 for a part that has none, and
+ * for a parameter that a group froze. Ask after the groups are set. DQT_E_ARGUMENT. Allocates nothing. Thread-safe while no
+ * step runs. Since 0.1. */
+DQT_API dqt_status dqt_updater_range(const dqt_updater *updater, size_t parameter, size_t part, size_t num_parts,
+                                     size_t *row, size_t *count);
+
 /* Backward of the latest dqt_llama_loss and the update in one pass: each weight's gradient is made in row tiles, applied
  * to the packed codes and forgotten; the tape needs no gradient buffers. One call per step, no accumulation. With the same
  * options (lagged = 1 for Adafactor; clip NONE or PREVIOUS_NORM) it gives the codes of backward + step, bit for bit.

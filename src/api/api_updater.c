@@ -109,10 +109,23 @@ dqt_status dqt_updater_add_group(dqt_updater *updater, const dqt_group_options *
     return DQT_OK;
 }
 
+static dqt_status check_part(const dqt_context *ctx, size_t part, size_t num_parts) {
+    if (num_parts == 0) return fail(ctx, DQT_E_ARGUMENT, "num_parts is 0; it must be at least 1");
+    if (part >= num_parts)
+        return fail(ctx, DQT_E_ARGUMENT, "part is %zu; it must be below num_parts, %zu", part, num_parts);
+    return DQT_OK;
+}
+
 dqt_status dqt_updater_step(dqt_updater *updater, dqt_tape *tape, float learning_rate, dqt_step_stats *stats) {
+    return dqt_updater_step_range(updater, tape, learning_rate, 0, 1, stats);
+}
+
+dqt_status dqt_updater_step_range(dqt_updater *updater, dqt_tape *tape, float learning_rate, size_t part, size_t num_parts,
+                                  dqt_step_stats *stats) {
     TRY(check_object(updater, "updater"));
     dqt_context *ctx = updater_context(updater);
     TRY(check_pointer(ctx, tape, "tape"));
+    TRY(check_part(ctx, part, num_parts));
     TRY(check_finite(ctx, &learning_rate, 1, "learning_rate"));
     if (learning_rate < 0) return fail(ctx, DQT_E_ARGUMENT, "learning_rate is %g; it must not be negative", (double)learning_rate);
     if (!tape->options.gradients || tape->options.inference)
@@ -125,8 +138,21 @@ dqt_status dqt_updater_step(dqt_updater *updater, dqt_tape *tape, float learning
             return fail(ctx, DQT_E_STATE, "parameter %zu of the updater is not the tape's", i);
     TRY(options_check_result(ctx, stats, "dqt_step_stats"));
     dqt_step_stats s = {.struct_size = sizeof s};
-    TRY(updater_step(updater, tape->gradient_list, learning_rate, &s));
+    TRY(updater_step_part(updater, tape->gradient_list, learning_rate, part, num_parts, &s));
     return stats ? options_return(ctx, stats, &s, sizeof s, "dqt_step_stats") : DQT_OK;
+}
+
+dqt_status dqt_updater_range(const dqt_updater *updater, size_t parameter, size_t part, size_t num_parts, size_t *row,
+                             size_t *count) {
+    TRY(check_object(updater, "updater"));
+    const dqt_context *ctx = updater_context(updater);
+    TRY(check_pointer(ctx, row, "row"));
+    TRY(check_pointer(ctx, count, "count"));
+    TRY(check_part(ctx, part, num_parts));
+    if (parameter >= updater_num_parameters(updater))
+        return fail(ctx, DQT_E_ARGUMENT, "parameter is %zu; the updater has %zu", parameter, updater_num_parameters(updater));
+    updater_part(updater, parameter, part, num_parts, row, count);
+    return DQT_OK;
 }
 
 dqt_status dqt_updater_get_step(const dqt_updater *updater, uint64_t *step) {

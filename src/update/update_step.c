@@ -205,7 +205,31 @@ static void apply_tile(dqt_updater *u, struct parameter *p, size_t first, const 
     result->rows = (uint32_t)(end - first);
 }
 
-/* Column means of g^2 over the tiles that were updated, in tile order. */
+/* What a tile of another part adds to the statistics that are kept whole: those of Adafactor, and where rms(u) will be
+ * needed, u itself. */
+static void watch_tile(dqt_updater *u, struct parameter *p, size_t first, const struct row_source *source) {
+    const struct update_kernels *k = kernels(u);
+    const size_t cols = p->target.tensor->cols, end = tile_end(p, first), tile = first / TILE_ROWS;
+    struct tile_result *result = &u->tiles[tile];
+    float *column_sums = u->column_sums + tile * cols;
+    struct update_plan plan = p->plan;
+    plan.dry = true;
+    memset(column_sums, 0, cols * sizeof *column_sums);
+    for (size_t row = first; row < end; row++) {
+        const float *g = source_row(source, first, row);
+        update_row_statistic(p, row, k->sum_squares(g, cols));
+        k->add_squares(g, cols, plan.clip, column_sums);
+        if (!clips_updates(u, p)) continue;
+        const struct update_row r = kernel_row(p, row, g);
+        struct update_result sums;
+        k->row(&plan, &r, &sums);
+        result->update_squares += sums.update_squares;
+    }
+    result->rows = (uint32_t)(end - first);
+    result->watched = 1;
+}
+
+/* Column means of g^2 over the tiles that were seen, in tile order. */
 static void update_column_statistic(const dqt_updater *u, struct parameter *p) {
     const size_t cols = p->target.tensor->cols;
     size_t rows = 0;
@@ -264,10 +288,14 @@ void updater_end_parameter(dqt_updater *u, size_t index) {
     struct parameter *p = &u->parameters[index];
     if (parameter_frozen(p)) return;
     const dqt_tensor *t = p->target.tensor;
-    double gradient_squares = 0.0, update_squares = 0.0;
+    double gradient_squares = 0.0, update_squares = 0.0, all_squares = 0.0;
+    uint64_t all_weights = 0;
     for (size_t i = 0; i < p->tiles; i++) {
         const struct tile_result *r = &u->tiles[i];
         gradient_squares += r->gradient_squares;
+        all_squares += r->update_squares;
+        all_weights += (uint64_t)r->rows * t->cols;
+        if (r->watched) continue;
         update_squares += r->update_squares;
         p->flipped += r->flipped;
         p->saturated += r->saturated;
@@ -282,9 +310,9 @@ void updater_end_parameter(dqt_updater *u, size_t index) {
         update_column_statistic(u, p);
     }
     p->history[0] = sqrt(gradient_squares);
-    if (p->weights) {
+    if (all_weights) {
         const double factor = (double)p->plan.update_factor;
-        p->history[1] = sqrt(update_squares / (double)p->weights) / factor;
+        p->history[1] = sqrt(all_squares / (double)all_weights) / factor;
     }
     tensor_refresh(p->target.tensor);
 }
@@ -327,6 +355,7 @@ struct pass {
     dqt_updater *u;
     struct parameter *p;
     const struct gradient *gradient;
+    size_t first, end; /* tiles of the caller's part */
 };
 
 static void norm_item(void *arg, size_t item, int lane) {
@@ -373,9 +402,18 @@ static void dry_item(void *arg, size_t item, int lane) {
 
 static void apply_item(void *arg, size_t item, int lane) {
     const struct pass *pass = arg;
-    const size_t first = item * TILE_ROWS;
+    const size_t first = (pass->first + item) * TILE_ROWS;
     const struct row_source source = source_of(pass->u, pass->gradient, first, lane);
     apply_tile(pass->u, pass->p, first, &source);
+}
+
+static void apply_or_watch_item(void *arg, size_t item, int lane) {
+    const struct pass *pass = arg;
+    const struct row_source source = source_of(pass->u, pass->gradient, item * TILE_ROWS, lane);
+    if (item >= pass->first && item < pass->end)
+        apply_tile(pass->u, pass->p, item * TILE_ROWS, &source);
+    else
+        watch_tile(pass->u, pass->p, item * TILE_ROWS, &source);
 }
 
 /* This step's statistics, where lagged ones are not asked for. */
@@ -388,7 +426,7 @@ static void prepare_current(struct pass *pass) {
         refresh_column_factor(p);
         p->row_ready = true;
     }
-    if (clips_updates(u, p)) {
+    if (clips_updates(u, p) && pass->end > pass->first) {
         const dqt_tensor *t = p->target.tensor;
         double squares = 0.0;
         p->plan.dry = true;
@@ -405,7 +443,7 @@ static dqt_status measure_gradients(dqt_updater *u, const struct gradient *const
     for (size_t i = 0; i < u->count; i++) {
         struct parameter *p = &u->parameters[i];
         if (parameter_frozen(p)) continue;
-        struct pass pass = {u, p, gradients[i]};
+        struct pass pass = {u, p, gradients[i], 0, p->tiles};
         parallel_run(u->ctx, p->tiles, norm_item, &pass);
         double squares = 0.0;
         for (size_t k = 0; k < p->tiles; k++) squares += u->tiles[k].gradient_squares;
@@ -418,8 +456,43 @@ static dqt_status measure_gradients(dqt_updater *u, const struct gradient *const
     return DQT_OK;
 }
 
+/* Where rms(u) of all rows decides and each row's u needs a state of its own, which other parts do not have. */
+static bool indivisible(const dqt_updater *u, const struct parameter *p) {
+    return clips_updates(u, p) && !p->factored;
+}
+
+static void part_tiles(const dqt_updater *u, size_t index, size_t part, size_t num_parts, size_t *first, size_t *end) {
+    const struct parameter *p = &u->parameters[index];
+    *first = *end = 0;
+    if (parameter_frozen(p)) return;
+    if (p->tiles < num_parts || indivisible(u, p)) {
+        size_t before = 0;
+        for (size_t i = 0; i < index; i++) {
+            const struct parameter *q = &u->parameters[i];
+            if (!parameter_frozen(q) && (q->tiles < num_parts || indivisible(u, q))) before++;
+        }
+        if (before % num_parts == part) *end = p->tiles;
+        return;
+    }
+    const size_t each = p->tiles / num_parts, more = p->tiles % num_parts; /* the first `more` parts have one more */
+    *first = part * each + (part < more ? part : more);
+    *end = *first + each + (part < more ? 1 : 0);
+}
+
+void updater_part(const dqt_updater *u, size_t index, size_t part, size_t num_parts, size_t *row, size_t *count) {
+    size_t first, end;
+    part_tiles(u, index, part, num_parts, &first, &end);
+    *row = first * TILE_ROWS;
+    *count = end > first ? tile_end(&u->parameters[index], (end - 1) * TILE_ROWS) - *row : 0;
+}
+
 dqt_status updater_step(dqt_updater *u, const struct gradient *const *gradients, float learning_rate,
                         dqt_step_stats *stats) {
+    return updater_step_part(u, gradients, learning_rate, 0, 1, stats);
+}
+
+dqt_status updater_step_part(dqt_updater *u, const struct gradient *const *gradients, float learning_rate, size_t part,
+                             size_t num_parts, dqt_step_stats *stats) {
     if (!(learning_rate >= 0.0f) || !isfinite(learning_rate))
         return fail(u->ctx, DQT_E_ARGUMENT, "learning_rate is %g, expected a finite number >= 0", (double)learning_rate);
     for (size_t i = 0; i < u->count; i++) {
@@ -434,7 +507,8 @@ dqt_status updater_step(dqt_updater *u, const struct gradient *const *gradients,
     for (size_t i = 0; i < u->count; i++) {
         struct parameter *p = &u->parameters[i];
         if (parameter_frozen(p)) continue;
-        struct pass pass = {u, p, gradients[i]};
+        struct pass pass = {.u = u, .p = p, .gradient = gradients[i]};
+        part_tiles(u, i, part, num_parts, &pass.first, &pass.end);
         const double squares = p->gradient_squares;
         p->flipped = p->saturated = p->weights = 0;
         p->refused = false;
@@ -443,7 +517,10 @@ dqt_status updater_step(dqt_updater *u, const struct gradient *const *gradients,
         if (u->options.clip == DQT_CLIP_TENSOR_NORM) p->plan.clip = clip_factor(u, sqrt(squares));
         if (!u->options.lagged) prepare_current(&pass);
         memset(u->tiles, 0, p->tiles * sizeof *u->tiles);
-        parallel_run(u->ctx, p->tiles, apply_item, &pass);
+        if (p->factored && !p->row_ready)
+            parallel_run(u->ctx, p->tiles, apply_or_watch_item, &pass);
+        else
+            parallel_run(u->ctx, pass.end - pass.first, apply_item, &pass);
         updater_end_parameter(u, i);
         p->gradient_squares = squares;
         p->history[0] = sqrt(squares);

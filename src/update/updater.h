@@ -34,6 +34,12 @@ size_t updater_add_group(dqt_updater *u, const dqt_group_options *o);
 /* Whole step from gradient buffers, one per parameter. */
 dqt_status updater_step(dqt_updater *u, const struct gradient *const *gradients, float learning_rate, dqt_step_stats *stats);
 
+/* The rows of a parameter that are of this part: whole tiles of 64 rows, none of a frozen one. */
+void updater_part(const dqt_updater *u, size_t index, size_t part, size_t num_parts, size_t *row, size_t *count);
+/* As updater_step, but only rows of the part and their moments are written; norms and Adafactor's statistics are of all rows. */
+dqt_status updater_step_part(dqt_updater *u, const struct gradient *const *gradients, float learning_rate, size_t part,
+                             size_t num_parts, dqt_step_stats *stats);
+
 /* Fused step: begin; for each parameter in any order begin_parameter, apply_rows for every row exactly once (from several
  * lanes at once, tiles that start at multiples of 64 rows and have 64 rows, or fewer at the end), end_parameter; end.
  * Between begin and end the step counts as one. */

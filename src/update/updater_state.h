@@ -16,8 +16,9 @@ enum { TILE_ROWS = 64 }; /* what a work item is, whatever the thread count */
 struct tile_result {
     double gradient_squares, update_squares;
     uint64_t flipped, saturated;
-    uint32_t rows;     /* that were updated: 0 if the gradient was not finite */
+    uint32_t rows;     /* that were updated or watched: 0 if the gradient was not finite */
     uint32_t refused;
+    uint32_t watched; /* of another part: seen for the statistics, not written */
 };
 
 struct parameter {
