@@ -104,6 +104,7 @@ check-sanitize:
 
 bench: $(BENCHES)
 	$(B)/bench/bench
+	$(B)/bench/step
 
 bench-memory: $(B)/bench/memory
 	$(B)/bench/memory

@@ -1,0 +1,137 @@
+/* The updater alone and whole training steps of a 134 M model (vocab 32002, hidden 768, ff 2048, 12 layers, 12 heads,
+ * sub-norms), 4 x 256 tokens, ternary AdamW with f32 states and stochastic rounding: fused, unfused, and its phases.
+ *
+ *   build/bench/step [WORD ...]   only measurements whose name contains a word */
+#include "bench.h"
+
+struct step {
+    dqt_context *ctx;
+    dqt_llama *model;
+    dqt_tape *tape;
+    dqt_updater *updater;
+    dqt_layer *linear;
+    int32_t tokens[1024], targets[1024];
+    bool fused;
+};
+
+static void ok(const dqt_context *ctx, dqt_status status) {
+    if (status == DQT_OK) return;
+    fprintf(stderr, "%s: %s\n", dqt_status_string(status), dqt_last_error(ctx));
+    exit(1);
+}
+
+static dqt_context *context(int threads) {
+    dqt_context_options o;
+    dqt_context *ctx;
+    ok(NULL, dqt_context_options_init(&o, sizeof o));
+    o.num_threads = threads;
+    ok(NULL, dqt_context_create(&o, &ctx));
+    return ctx;
+}
+
+static void open_parts(struct step *s, dqt_layer *const *layers, size_t count, bool fused) {
+    dqt_tape_options t;
+    dqt_updater_options u;
+    ok(s->ctx, dqt_tape_options_init(&t, sizeof t));
+    t.max_batch = 4;
+    t.max_length = 256;
+    t.gradients = !fused;
+    ok(s->ctx, dqt_tape_create(s->ctx, layers, count, &t, &s->tape));
+    ok(s->ctx, dqt_updater_options_init(&u, sizeof u));
+    u.clip = fused ? DQT_CLIP_PREVIOUS_NORM : DQT_CLIP_NONE;
+    ok(s->ctx, dqt_updater_create(s->ctx, layers, count, &u, &s->updater));
+    s->fused = fused;
+}
+
+static void close_parts(struct step *s) {
+    dqt_updater_destroy(s->updater);
+    dqt_tape_destroy(s->tape);
+}
+
+static void zero(void *arg) {
+    struct step *s = arg;
+    ok(s->ctx, dqt_tape_zero_gradients(s->tape));
+}
+
+static void loss(void *arg) {
+    struct step *s = arg;
+    float value;
+    ok(s->ctx, dqt_llama_loss(s->model, s->tape, s->tokens, s->targets, 4, 256, &value, NULL));
+}
+
+static void update(void *arg) {
+    struct step *s = arg;
+    ok(s->ctx, dqt_updater_step(s->updater, s->tape, 1e-4f, NULL));
+}
+
+static void whole(void *arg) {
+    struct step *s = arg;
+    if (!s->fused) zero(s);
+    loss(s);
+    if (s->fused) {
+        ok(s->ctx, dqt_llama_backward_update(s->model, s->tape, s->updater, 1e-4f, NULL));
+    } else {
+        ok(s->ctx, dqt_llama_backward(s->model, s->tape, 1.0f));
+        update(s);
+    }
+}
+
+/* One ternary matrix of 4096 x 4096, gradients zero (the time does not depend on them). */
+static void measure_updater(struct bench *b, int threads) {
+    struct step s = {.ctx = context(threads)};
+    ok(s.ctx, dqt_linear_create(s.ctx, 4096, 4096, NULL, &s.linear));
+    open_parts(&s, &s.linear, 1, false);
+    const struct bench_times t = bench_time(update, &s);
+    bench_rate(b, "updater ternary adamw", "4096x4096", dqt_context_isa(s.ctx), threads, &t, 4096.0 * 4096.0, 1e-6, "Mweight/s", 0);
+    close_parts(&s);
+    dqt_layer_destroy(s.linear);
+    dqt_context_destroy(s.ctx);
+}
+
+static void measure_steps(struct bench *b, int threads) {
+    static struct step s;
+    dqt_llama_config c;
+    dqt_layer *const *layers;
+    size_t count;
+    s = (struct step){.ctx = context(threads)};
+    for (int i = 0; i < 1024; i++) {
+        s.tokens[i] = i * 7919 % 32002;
+        s.targets[i] = (i + 1) * 7919 % 32002;
+    }
+    ok(s.ctx, dqt_llama_config_init(&c, sizeof c));
+    c.vocab_size = 32002;
+    c.hidden_size = 768;
+    c.intermediate_size = 2048;
+    c.num_layers = 12;
+    c.num_heads = 12;
+    ok(s.ctx, dqt_llama_create(s.ctx, &c, &s.model));
+    ok(s.ctx, dqt_llama_layers(s.model, &layers, &count));
+    const int isa = dqt_context_isa(s.ctx);
+    for (int fused = 1; fused >= 0; fused--) {
+        open_parts(&s, layers, count, fused);
+        whole(&s); /* touches all memory */
+        struct bench_times t = bench_time(whole, &s);
+        bench_rate(b, fused ? "step 134M fused" : "step 134M unfused", "4x256", isa, threads, &t, 1024, 1, "tokens/s", 0);
+        if (!fused) {
+            t = bench_time(loss, &s);
+            bench_microseconds(b, "step 134M forward", "4x256", isa, threads, &t, 0);
+            t = bench_time(update, &s);
+            bench_microseconds(b, "step 134M update", "4x256", isa, threads, &t, 0);
+            t = bench_time(zero, &s);
+            bench_microseconds(b, "step 134M zero", "4x256", isa, threads, &t, 0);
+        }
+        close_parts(&s);
+    }
+    dqt_llama_destroy(s.model);
+    dqt_context_destroy(s.ctx);
+}
+
+int main(int argc, char **argv) {
+    struct bench b = bench_begin(argc, argv, false);
+    for (int threads = 1; threads <= 2; threads++) {
+        if (bench_wants(&b, "updater")) measure_updater(&b, threads);
+        if (bench_wants(&b, "step")) measure_steps(&b, threads);
+    }
+    bench_end(&b);
+    return 0;
+}
