@@ -121,7 +121,7 @@ i llama_config_init pz; i llama_memory ppp; i llama_create ppp; n llama_destroy 
 i llama_forward pppzzp; i llama_loss ppppzzpp; i llama_backward ppf; i llama_forward_blocks ppzzzzp;
 i llama_backward_blocks ppzzp;
 i updater_options_init pz; i updater_memory ppzpp; i updater_create ppzpp; n updater_destroy p; i group_options_init pz;
-i updater_add_group ppp; i updater_step ppfp; i llama_backward_update pppfp; i updater_get_step pp; i updater_set_step pq;
+i updater_add_group ppp; i updater_step ppfp; i updater_step_range ppfzzp; i updater_range pzzzpp; i llama_backward_update pppfp; i updater_get_step pp; i updater_set_step pq;
 i updater_get_options pp; f schedule_cosine qqqff; f schedule_linear qqqff;
 i session_create pzp; n session_destroy p; i session_append ppzp; i session_length pp; i session_truncate pz;
 i sampler_options_init pz; i sampler_create pzpp; n sampler_destroy p; i sampler_sample ppp;

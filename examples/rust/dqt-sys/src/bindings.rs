@@ -1489,6 +1489,22 @@ extern "C" {
         learning_rate: f32,
         stats: *mut dqt_step_stats,
     ) -> dqt_status;
+    pub fn dqt_updater_step_range(
+        updater: *mut dqt_updater,
+        tape: *mut dqt_tape,
+        learning_rate: f32,
+        part: usize,
+        num_parts: usize,
+        stats: *mut dqt_step_stats,
+    ) -> dqt_status;
+    pub fn dqt_updater_range(
+        updater: *const dqt_updater,
+        parameter: usize,
+        part: usize,
+        num_parts: usize,
+        row: *mut usize,
+        count: *mut usize,
+    ) -> dqt_status;
     pub fn dqt_llama_backward_update(
         model: *mut dqt_llama,
         tape: *mut dqt_tape,
