@@ -649,6 +649,9 @@ DQT_API dqt_status dqt_updater_step(dqt_updater *updater, dqt_tape *tape, float 
  * partly old. The step counts as one. Moments outside the part stay as they were: a part needs always the same updater, and
  * a checkpoint of it resumes that part only. In stats, gradient_norm and step are of the whole, the rest of the part.
  *
+ * Where nothing depends on other rows (SGD or AdamW without clipping), gradients outside the part need only be finite: a
+ * host may reduce-scatter them. gradient_norm is then of what the tape holds.
+ *
  * One updater may do several parts, with dqt_updater_set_step back in between, for SGD and AdamW but not with
  * DQT_CLIP_PREVIOUS_NORM; Adafactor's statistics would be decayed once per part.
  *

@@ -293,6 +293,40 @@ static void parts_on_one_updater(void) {
     }
 }
 
+/* Without clipping SGD and AdamW look at the part's rows alone: hosts may scatter gradients. */
+static void rows_of_the_part_suffice(void) {
+    static const int which[] = {0, 2};
+    for (int i = 0; i < 2; i++) {
+        struct setting s = settings[which[i]];
+        struct replica whole, replicas[3];
+        s.clip = DQT_CLIP_NONE;
+        open_replica(&whole, &s, 1);
+        for (size_t part = 0; part < 3; part++) open_replica(&replicas[part], &s, 1);
+        for (uint64_t step = 0; step < STEPS; step++) {
+            set_gradients(&whole, step);
+            OK(whole.ctx, dqt_updater_step(whole.updater, whole.tape, 0.01f, NULL));
+            for (size_t part = 0; part < 3; part++) {
+                struct replica *r = &replicas[part];
+                set_gradients(r, 1000 + part);
+                for (size_t k = 0; k < r->count; k++) {
+                    size_t row, count;
+                    float *from, *to;
+                    const size_t cols = parameter(r, k).cols;
+                    OK(r->ctx, dqt_updater_range(r->updater, k, part, 3, &row, &count));
+                    OK(r->ctx, dqt_tape_gradient(whole.tape, k, &from));
+                    OK(r->ctx, dqt_tape_gradient(r->tape, k, &to));
+                    memcpy(to + row * cols, from + row * cols, count * cols * sizeof *to);
+                }
+                OK(r->ctx, dqt_updater_step_range(r->updater, r->tape, 0.01f, part, 3, NULL));
+            }
+            gather(replicas, 3);
+            for (size_t part = 0; part < 3; part++) compare_weights(&replicas[part], &whole, s.name);
+        }
+        for (size_t part = 0; part < 3; part++) close_replica(&replicas[part]);
+        close_replica(&whole);
+    }
+}
+
 /* Parts cover each row once, in tiles of 64, evenly; frozen parameters are nobody's. */
 static void ranges(void) {
     for (int s = 0; s < SETTINGS; s++) {
@@ -373,6 +407,6 @@ static void mistakes(void) {
     close_replica(&r);
 }
 
-static const struct test tests[] = {TEST(parts_are_the_whole), TEST(parts_on_one_updater), TEST(ranges), TEST(frozen),
-                                    TEST(mistakes)};
+static const struct test tests[] = {TEST(parts_are_the_whole), TEST(parts_on_one_updater), TEST(rows_of_the_part_suffice),
+                                    TEST(ranges), TEST(frozen), TEST(mistakes)};
 TEST_MAIN(tests)
