@@ -311,7 +311,19 @@ static void bad_tiles_stay(void) {
             const struct gradient a = gradient_around(g, t.tensors[0]), b = gradient_around(gain, t.tensors[1]);
             const struct gradient *list[2] = {&a, &b};
             dqt_step_stats stats = {.struct_size = sizeof stats};
+            double column[COLS]; /* Adafactor: the mean of g^2 over the rows of the good tile */
+            const float *have_column = state_piece(t.u, "0.column").data;
+            const double factor = 1 / (*(const double *)state_piece(t.u, "norm").data + 1e-6);
+            for (size_t k = 0; have_column && k < COLS; k++) {
+                const size_t first = tile ? 0 : 64, last = tile ? 64 : ROWS;
+                double sum = 0;
+                for (size_t r = first; r < last; r++) sum += pow(factor * (double)g[r * COLS + k], 2);
+                column[k] = 0.95 * (double)have_column[k] + 0.05 * sum / (double)(last - first);
+            }
             CHECK(fused_step(t.u, list, 0.1f, &stats) == DQT_E_NUMERIC);
+            for (size_t k = 0; have_column && k < COLS; k++)
+                CHECKF(fabs((double)have_column[k] / column[k] - 1) < 1e-4, "column %zu: %g, expected %g", k,
+                       (double)have_column[k], column[k]);
             CHECK(strstr(dqt_last_error(ctx), "matrix") != NULL);
             int8_t *after = codes_of(t.tensors[0]);
             size_t changed[2] = {0, 0};
