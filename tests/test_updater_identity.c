@@ -127,6 +127,23 @@ static void unfused_is_one_result(void) {
     for (size_t k = 0; k < count; k++) dqt_context_destroy(contexts[k]);
 }
 
+/* The result itself, which other architectures must give as well. It changes only with the formulas, the random numbers or
+ * this test. Little-endian, as the hash sees bytes. */
+static void result_is_pinned(void) {
+    const uint64_t pinned = 0x1273ba0d1bd818d7u;
+    dqt_context *ctx = threads_context(1, DQT_THREADING_SERIAL, NULL);
+    uint64_t h = 1;
+    for (int i = 0; i < COMBINATIONS; i++) {
+        struct combination c;
+        if (!combination_of(i, &c)) continue;
+        const dqt_updater_options o = options_of(&c, DQT_CLIP_GLOBAL_NORM, i % 2);
+        const uint64_t one = outcome(ctx, &c, &o, false);
+        h = hash_bytes(h, &one, sizeof one);
+    }
+    CHECKF(h == pinned, "%016llx", (unsigned long long)h);
+    dqt_context_destroy(ctx);
+}
+
 /* Fused and whole steps agree where dqt.h says so: lagged statistics, no clipping or by the previous norm. */
 static void fused_is_unfused(void) {
     static const int clips[] = {DQT_CLIP_NONE, DQT_CLIP_PREVIOUS_NORM};
@@ -459,6 +476,7 @@ static void groups_act(void) {
 }
 
 static const struct test tests[] = {TEST(unfused_is_one_result),
+                                    TEST(result_is_pinned),
                                     TEST(fused_is_unfused),
                                     TEST(state_goes_round),
                                     TEST(a_refusing_visitor_stops),
