@@ -3,6 +3,8 @@
 #include "counting_alloc.h"
 #include "test.h"
 
+#include <stddef.h>
+
 enum { MORE = 64, LARGEST = 1 << 20 }; /* bytes beyond today's structs; the documented sanity limit of struct_size */
 
 static dqt_context *ctx;
@@ -335,6 +337,30 @@ static void newer_callers(void) {
     end();
 }
 
+/* dqt_tensor_options keeps its size, for it is embedded: there its struct_size is not looked at, but its reserve is. */
+static void embedded_structs(void) {
+    begin();
+    CHECK(sizeof(dqt_tensor_options) == 64 && offsetof(dqt_tensor_options, reserved) == 28);
+    dqt_layer_options l;
+    OK(ctx, dqt_layer_options_init(&l, sizeof l));
+    l.weight.struct_size = 0;
+    CHECKF(use_linear(&l) == DQT_OK, "%s", dqt_last_error(ctx));
+    dqt_llama_config c;
+    OK(ctx, dqt_llama_config_init(&c, sizeof c));
+    c.linear.struct_size = c.embedding.struct_size = 0;
+    c.head.struct_size = UINT32_MAX;
+    CHECKF(use_llama_memory(&c) == DQT_OK, "%s", dqt_last_error(ctx));
+    for (size_t k = 0; k < sizeof l.weight.reserved / sizeof *l.weight.reserved; k++) {
+        l.weight.reserved[k] = c.linear.reserved[k] = 1;
+        CHECKF(use_linear(&l) == DQT_E_ARGUMENT && use_block(&l) == DQT_E_ARGUMENT, "reserved[%zu]", k);
+        CHECKF(use_llama(&c) == DQT_E_ARGUMENT, "reserved[%zu]", k);
+        l.weight.reserved[k] = c.linear.reserved[k] = 0;
+    }
+    c.embedding.reserved[0] = 1;
+    CHECK(use_llama(&c) == DQT_E_ARGUMENT);
+    end();
+}
+
 static void uninitialised_structs(void) {
     begin();
     for (size_t i = 0; i < CASES; i++) {
@@ -390,6 +416,10 @@ static dqt_status get_step_stats(void *r) {
     OK(ctx, dqt_updater_set_step(updater, 0));
     return dqt_updater_step(updater, tape, 0, r);
 }
+static dqt_status get_range_stats(void *r) {
+    OK(ctx, dqt_updater_set_step(updater, 0));
+    return dqt_updater_step_range(updater, tape, 0, 0, 2, r);
+}
 static dqt_status get_fused_stats(void *r) {
     static const int32_t tokens[2] = {1, 2}, targets[2] = {-1, -1};
     float loss;
@@ -414,6 +444,7 @@ static const struct result_case {
     {"dqt_updater_memory_info", sizeof(dqt_updater_memory_info), get_updater_memory},
     {"dqt_updater_options", sizeof(dqt_updater_options), get_updater_options},
     {"dqt_step_stats", sizeof(dqt_step_stats), get_step_stats},
+    {"dqt_step_stats", sizeof(dqt_step_stats), get_range_stats},
     {"dqt_step_stats", sizeof(dqt_step_stats), get_fused_stats},
 };
 enum { RESULTS = sizeof results / sizeof *results };
@@ -460,9 +491,10 @@ static void results_refuse(void) {
                 CHECK(buffer[b] == 0xCC);
             uint64_t step = 99;
             OK(ctx, dqt_updater_get_step(c->get == get_fused_stats ? model_updater : updater, &step));
-            if (c->get == get_step_stats || c->get == get_fused_stats) CHECKF(step == 0, "%s", c->name);
+            if (c->get == get_step_stats || c->get == get_range_stats || c->get == get_fused_stats)
+                CHECKF(step == 0, "%s", c->name);
         }
-        if (c->get == get_step_stats || c->get == get_fused_stats)
+        if (c->get == get_step_stats || c->get == get_range_stats || c->get == get_fused_stats)
             OK(ctx, c->get(NULL));
         else
             CHECK(c->get(NULL) == DQT_E_ARGUMENT);
@@ -473,6 +505,7 @@ static void results_refuse(void) {
 static const struct test tests[] = {
     TEST(init_fills_struct_size),   TEST(init_refuses),   TEST(older_callers),
     TEST(older_fields_count),       TEST(newer_callers),  TEST(uninitialised_structs),
+    TEST(embedded_structs),
     TEST(results_fill_struct_size), TEST(results_refuse),
 };
 TEST_MAIN(tests)
