@@ -128,18 +128,36 @@ $(B)/install/libdqt.a: $(OBJ)
 	rm -f $@
 	$(AR) rcs $@ $(B)/install/dqt.o
 
-install: lib $(B)/install/libdqt.a pkgconfig/dqt.pc
-	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig
+# The CMake package, made anew each time like the file of pkg-config.
+POINTER = $(shell $(CC) $(CFLAGS) -dM -E -x c /dev/null | sed -n 's/^.define __SIZEOF_POINTER__ //p')
+cmake-package:
+	@mkdir -p $(B)/install
+	for f in dqtConfig dqtConfigVersion; do sed -e 's|@VERSION@|$(VERSION)|; s|@SOVERSION@|$(SOVERSION)|; s|@POINTER@|$(POINTER)|' \
+	  -e 's|@LINK@|$(if $(OMP),$(OMP);)m|' cmake/$$f.cmake.in > $(B)/install/$$f.cmake || exit 1; done
+
+install: lib $(B)/install/libdqt.a pkgconfig/dqt.pc cmake-package
+	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/lib/cmake/dqt
 	install -m 644 include/dqt.h $(DESTDIR)$(PREFIX)/include/
 	install -m 755 $(SO) $(DESTDIR)$(PREFIX)/lib/
 	install -m 644 $(B)/install/libdqt.a $(DESTDIR)$(PREFIX)/lib/
 	ln -sf libdqt.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libdqt.so.$(SOVERSION)
 	ln -sf libdqt.so.$(SOVERSION) $(DESTDIR)$(PREFIX)/lib/libdqt.so
 	install -m 644 pkgconfig/dqt.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/
+	install -m 644 $(B)/install/dqtConfig.cmake $(B)/install/dqtConfigVersion.cmake $(DESTDIR)$(PREFIX)/lib/cmake/dqt/
+
+# ---- What is made from dqt.h and committed ----
+# The binary interface that tests/tree/abi.sh compares with: at releases only (docs/abi.md). Needs abidw.
+abi-baseline: lib
+	CC="$(CC)" tools/abi.sh constants include/dqt.h > docs/abi/constants
+	CC="$(CC)" tools/abi.sh types $(SO) include > docs/abi/libdqt-x86_64.abi
+
+# docs/api, one page per section of the header. Needs python3.
+api-docs:
+	python3 tools/api_docs.py
 
 clean:
 	rm -rf build lib pkgconfig/dqt.pc
 
 .SECONDARY:
 -include $(OBJ:.o=.d)
-.PHONY: results all lib examples cpp demo check check-c check-sanitize bench bench-memory install clean pkgconfig/dqt.pc
+.PHONY: results all lib examples cpp demo check check-c check-sanitize bench bench-memory install clean cmake-package abi-baseline api-docs pkgconfig/dqt.pc

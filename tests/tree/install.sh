@@ -6,10 +6,11 @@ root=$tmp/root
 check "make install" $MAKE -s install DESTDIR="$root" PREFIX=/usr CC="$CC" B="$B" LIBDIR="$LIBDIR"
 version=$(sed -n 's/^VERSION := //p' Makefile)
 major=${version%%.*}
-for file in include/dqt.h lib/libdqt.a lib/libdqt.so lib/libdqt.so."$major" lib/libdqt.so."$version" lib/pkgconfig/dqt.pc; do
+for file in include/dqt.h lib/libdqt.a lib/libdqt.so lib/libdqt.so."$major" lib/libdqt.so."$version" lib/pkgconfig/dqt.pc \
+    lib/cmake/dqt/dqtConfig.cmake lib/cmake/dqt/dqtConfigVersion.cmake; do
     check "$file is installed" test -s "$root/usr/$file"
 done
-check "nothing else is installed" test "$(find "$root" ! -type d | wc -l)" -eq 6
+check "nothing else is installed" test "$(find "$root" ! -type d | wc -l)" -eq 8
 nm -g --defined-only "$root/usr/lib/libdqt.a" | awk 'NF == 3 && $3 !~ /^dqt_/' >"$tmp/names"
 empty "names in the static library that could clash with a host's" "$tmp/names"
 check "dqt.pc is of this version" grep -q "^Version: $version\$" "$root/usr/lib/pkgconfig/dqt.pc"
