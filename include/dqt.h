@@ -350,6 +350,7 @@ typedef struct dqt_layer_info {
     size_t num_parts;      /* layers it is made of: block 4 (norm, attention, norm, mlp), others 0 */
 } dqt_layer_info;
 
+/* Describes a layer; info->struct_size says how much of it is filled. Thread-safe. Since 0.1. */
 DQT_API dqt_status dqt_layer_get_info(const dqt_layer *layer, dqt_layer_info *info);
 
 /* Part `index` of a block; it belongs to the block. Since 0.1. */
@@ -450,6 +451,8 @@ DQT_API dqt_status dqt_tape_create(dqt_context *ctx, dqt_layer *const *layers, s
                                    const dqt_tape_options *options, dqt_tape **out);
 DQT_API void dqt_tape_destroy(dqt_tape *tape);
 
+/* Parameters of all layers of the tape, and the one of number `index`, whose name and tensor belong to its layer.
+ * DQT_E_ARGUMENT for an index out of range. Allocates nothing. Since 0.1. */
 DQT_API dqt_status dqt_tape_num_parameters(const dqt_tape *tape, size_t *count);
 DQT_API dqt_status dqt_tape_parameter(dqt_tape *tape, size_t index, dqt_parameter *parameter);
 
@@ -598,6 +601,7 @@ typedef struct dqt_updater_memory_info {
     size_t momentum, variance, scales, workspace, other;
 } dqt_updater_memory_info;
 
+/* What dqt_updater_create would allocate. Layers may be shape-only. Since 0.1. */
 DQT_API dqt_status dqt_updater_memory(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers,
                                       const dqt_updater_options *options, dqt_updater_memory_info *memory);
 
@@ -623,6 +627,9 @@ typedef struct dqt_group_options {
 } dqt_group_options;
 
 DQT_API dqt_status dqt_group_options_init(dqt_group_options *options, size_t struct_size);
+
+/* Adds the group; *num_matched (NULL: not wanted) is how many parameters it is of. DQT_E_ARGUMENT (also for options NULL),
+ * DQT_E_UNSUPPORTED (ECO rounding or a beta1 without a first moment). Since 0.1. */
 DQT_API dqt_status dqt_updater_add_group(dqt_updater *updater, const dqt_group_options *options, size_t *num_matched);
 
 typedef struct dqt_step_stats {
@@ -715,6 +722,9 @@ typedef struct dqt_sampler_options {
 } dqt_sampler_options;
 
 DQT_API dqt_status dqt_sampler_options_init(dqt_sampler_options *options, size_t struct_size);
+
+/* Creates a sampler for logits of this many tokens, with all the memory that sampling needs. options NULL: defaults.
+ * DQT_E_ARGUMENT, DQT_E_MEMORY. Allocates. Since 0.1. */
 DQT_API dqt_status dqt_sampler_create(dqt_context *ctx, size_t vocab_size, const dqt_sampler_options *options,
                                       dqt_sampler **out);
 DQT_API void dqt_sampler_destroy(dqt_sampler *sampler);
