@@ -45,15 +45,20 @@ struct job {
 
 enum { LOG, PLOT, MODEL };
 
-static bool add_point(struct job *j, double valid_bits) {
+static bool keep_point(struct job *j, struct run_point p) {
     if (j->num_points == j->room) {
         j->room = j->room ? 2 * j->room : 1024;
         struct run_point *more = realloc(j->points, j->room * sizeof *more);
         if (!more) return false;
         j->points = more;
     }
-    const struct run_point p = {(double)j->run.step, j->run.train_bits, valid_bits, now() - j->started};
     j->points[j->num_points++] = p;
+    return true;
+}
+
+static bool add_point(struct job *j, double valid_bits) {
+    const struct run_point p = {(double)j->run.step, j->run.train_bits, valid_bits, now() - j->started};
+    if (!keep_point(j, p)) return false;
     fprintf(j->log, "%zu,%.6f,", j->run.step, p.train_bits);
     if (isfinite(valid_bits)) fprintf(j->log, "%.6f", valid_bits);
     fprintf(j->log, ",%.2f,%.6g,%.6g,%llu,%llu\n", p.seconds, j->run.stats.gradient_norm, j->run.stats.update_rms,
@@ -74,13 +79,7 @@ static void read_log(struct job *j) {
         p.valid_bits = NAN;
         if (*end == ',' && end[1] != ',') p.valid_bits = strtod(end + 1, &end);
         p.seconds = 0;
-        if (j->num_points == j->room) {
-            j->room = j->room ? 2 * j->room : 1024;
-            struct run_point *more = realloc(j->points, j->room * sizeof *more);
-            if (!more) break;
-            j->points = more;
-        }
-        j->points[j->num_points++] = p;
+        if (!keep_point(j, p)) break;
     }
     if (f) fclose(f);
 }

@@ -1,6 +1,7 @@
 /* Products against a brute-force reference in double: every instruction set, storage x compute format, precision, odd
  * sizes, row ranges, accumulation; int8 products bit for bit across instruction sets; thread counts bit for bit. */
 #define _DEFAULT_SOURCE
+#include "codes.h"
 #include "test.h"
 
 #include "core/memory.h"

@@ -50,7 +50,7 @@ static dqt_llama *model_new(dqt_context *ctx, const dqt_llama_config *config, ui
     OK(ctx, dqt_llama_create(ctx, &c, &model));
     const struct parameter_list list = parameter_list(model);
     for (size_t i = 0; i < list.count; i++) {
-        const struct layer_parameter p = list_parameter(&list, i);
+        const struct update_target p = list_parameter(&list, i);
         for (size_t k = 0; p.parameter_class == DQT_CLASS_NORM && k < p.tensor->cols; k++)
             ((float *)(void *)p.tensor->data)[k] = 1 + test_uniform(&seed) / 2;
     }

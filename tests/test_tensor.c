@@ -1,4 +1,5 @@
 /* Tensors: packed bytes, rounding, scale rules, statistics, conversion, re-quantised reading, refusals. */
+#include "codes.h"
 #include "counting_alloc.h"
 #include "quant/tensor.h"
 #include "test.h"

@@ -2,6 +2,7 @@
 #ifndef UPDATER_FIXTURE_H
 #define UPDATER_FIXTURE_H
 
+#include "codes.h"
 #include "core/parallel.h"
 #include "isa_contexts.h"
 #include "update/updater.h"

@@ -110,7 +110,7 @@ dqt_status dqt_layer_part(dqt_layer *layer, size_t index, dqt_layer **part) {
 dqt_status dqt_layer_parameter(dqt_layer *layer, size_t index, dqt_parameter *parameter) {
     TRY(check_object(layer, "layer"));
     TRY(check_index(layer->ctx, index, layer_num_parameters(layer), "parameter index"));
-    const struct layer_parameter p = layer_parameter(layer, index);
+    const struct update_target p = layer_parameter(layer, index);
     return return_parameter(layer->ctx, parameter, p.name, p.parameter_class, p.tensor);
 }
 
@@ -130,12 +130,6 @@ static dqt_status find_slot(const dqt_layer *layer, const dqt_tape *tape, int ki
     if (!*slot) return fail(layer->ctx, DQT_E_STATE, "layer %s is not in the tape", layer->name);
     if (!has_weights(layer)) return fail(layer->ctx, DQT_E_STATE, "layer %s is shape-only: it has no weights", layer->name);
     return DQT_OK;
-}
-
-static dqt_status check_batch(const dqt_tape *tape, size_t batch, size_t length) {
-    if (batch >= 1 && batch <= tape->options.max_batch && length >= 1 && length <= tape->options.max_length) return DQT_OK;
-    return fail(tape->ctx, DQT_E_SHAPE, "batch %zu x length %zu; this tape takes 1 to %zu x 1 to %zu", batch, length,
-                tape->options.max_batch, tape->options.max_length);
 }
 
 static dqt_status check_backward(const dqt_tape *tape, const struct slot *slot) {

@@ -80,9 +80,7 @@ static dqt_status check_pair(const dqt_llama *model, const dqt_tape *tape) {
 static dqt_status check_input(const dqt_llama *model, const dqt_tape *tape, const int32_t *tokens, size_t batch, size_t length) {
     TRY(check_pair(model, tape));
     TRY(check_pointer(model->ctx, tokens, "tokens"));
-    if (batch == 0 || batch > tape->options.max_batch || length == 0 || length > tape->options.max_length)
-        return fail(model->ctx, DQT_E_SHAPE, "batch %zu x length %zu; this tape takes 1 to %zu x 1 to %zu", batch, length,
-                    tape->options.max_batch, tape->options.max_length);
+    TRY(check_batch(tape, batch, length));
     return check_tokens(model->ctx, tokens, batch * length, 0, model->config.vocab_size, "tokens");
 }
 
@@ -157,14 +155,8 @@ dqt_status dqt_llama_backward_update(dqt_llama *model, dqt_tape *tape, dqt_updat
     TRY(check_backward(model, tape));
     dqt_context *ctx = model->ctx;
     TRY(check_pointer(ctx, updater, "updater"));
-    TRY(check_finite(ctx, &learning_rate, 1, "learning_rate"));
-    if (learning_rate < 0) return fail(ctx, DQT_E_ARGUMENT, "learning_rate is %g; it must not be negative", (double)learning_rate);
-    if (updater_num_parameters(updater) != tape->num_parameters)
-        return fail(ctx, DQT_E_STATE, "the updater has %zu parameters, the tape %zu", updater_num_parameters(updater),
-                    tape->num_parameters);
-    for (size_t i = 0; i < tape->num_parameters; i++)
-        if (updater_target(updater, i)->tensor != tape->parameters[i].tensor)
-            return fail(ctx, DQT_E_STATE, "parameter %zu of the updater is not the tape's", i);
+    TRY(check_rate(ctx, learning_rate));
+    TRY(check_parameters(ctx, updater, tape));
     if (updater_options(updater)->clip == DQT_CLIP_GLOBAL_NORM)
         return fail(ctx, DQT_E_UNSUPPORTED, "a fused step cannot clip by the current global norm: use PREVIOUS_NORM");
     TRY(options_check_result(ctx, stats, "dqt_step_stats"));

@@ -82,13 +82,8 @@ dqt_status dqt_tensor_get_codes(const dqt_tensor *tensor, size_t row, size_t cou
     TRY(check_pointer(tensor->ctx, codes, "codes"));
     TRY(check_codes(tensor));
     TRY(check_range(tensor->ctx, row, count, tensor->rows, "rows"));
-    const size_t unit = format_unit_bytes(tensor->storage);
-    int8_t unpacked[UNIT];
-    for (size_t r = 0; r < count; r++)
-        for (size_t c = 0; c < tensor->cols; c += UNIT) {
-            unit_unpack(tensor->storage, tensor_row(tensor, row + r) + c / UNIT * unit, unpacked);
-            memcpy(codes + r * tensor->cols + c, unpacked, tensor->cols - c < UNIT ? tensor->cols - c : UNIT);
-        }
+    const dqt_tensor stored = tensor_as_stored(tensor);
+    for (size_t r = 0; r < count; r++) tensor_read_codes(&stored, row + r, 0, tensor->cols, codes + r * tensor->cols);
     return DQT_OK;
 }
 
@@ -102,13 +97,7 @@ dqt_status dqt_tensor_set_codes(dqt_tensor *tensor, size_t row, size_t count, co
         if (codes[i] < low || codes[i] > high)
             return fail(tensor->ctx, DQT_E_ARGUMENT, "codes[%zu] is %d; %s holds %d to %d", i, codes[i],
                         format_name(tensor->storage), low, high);
-    const size_t unit = format_unit_bytes(tensor->storage);
-    for (size_t r = 0; r < count; r++)
-        for (size_t c = 0; c < tensor->cols; c += UNIT) {
-            int8_t padded[UNIT] = {0};
-            memcpy(padded, codes + r * tensor->cols + c, tensor->cols - c < UNIT ? tensor->cols - c : UNIT);
-            unit_pack(tensor->storage, padded, tensor_row(tensor, row + r) + c / UNIT * unit);
-        }
+    for (size_t r = 0; r < count; r++) tensor_pack_codes(tensor, row + r, codes + r * tensor->cols);
     tensor_refresh(tensor);
     return DQT_OK;
 }
@@ -154,8 +143,7 @@ static void count_row(const dqt_tensor *t, size_t row, dqt_tensor_stats *s, doub
     const size_t unit = format_unit_bytes(t->storage);
     int8_t codes[UNIT];
     float values[UNIT];
-    dqt_tensor view = *t;
-    view.compute = view.storage;
+    const dqt_tensor view = tensor_as_stored(t);
     for (size_t c = 0; c < t->cols; c += UNIT) {
         const size_t n = t->cols - c < UNIT ? t->cols - c : UNIT;
         tensor_read_floats(&view, row, c, n, values);

@@ -32,10 +32,10 @@ static dqt_status prepare(dqt_context *ctx, dqt_layer *const *layers, size_t num
     }
     *o = updater_defaults;
     TRY(options_read(ctx, o, sizeof *o, options, "dqt_updater_options"));
-    *targets = list_targets(ctx, layers, num_layers, count);
+    *targets = layers_targets(ctx, layers, num_layers, count);
     if (!*targets) return fail(ctx, DQT_E_MEMORY, "no memory for a list of parameters");
     dqt_status status = updater_check(ctx, *targets, *count, o);
-    if (status != DQT_OK) free_targets(ctx, *targets, *count);
+    if (status != DQT_OK) layers_targets_free(ctx, *targets, *count);
     return status;
 }
 
@@ -49,7 +49,7 @@ dqt_status dqt_updater_memory(dqt_context *ctx, dqt_layer *const *layers, size_t
     TRY(prepare(ctx, layers, num_layers, options, &o, &targets, &count));
     dqt_updater_memory_info m = {.struct_size = sizeof m};
     dqt_status status = updater_memory(ctx, targets, count, &o, &m);
-    free_targets(ctx, targets, count);
+    layers_targets_free(ctx, targets, count);
     if (status != DQT_OK) return status;
     return options_return(ctx, memory, &m, sizeof m, "dqt_updater_memory_info");
 }
@@ -67,7 +67,7 @@ dqt_status dqt_updater_create(dqt_context *ctx, dqt_layer *const *layers, size_t
     for (size_t i = 0; i < count && status == DQT_OK; i++)
         if (!targets[i].tensor->data) status = fail(ctx, DQT_E_STATE, "parameter %s is shape-only: it has no weights", targets[i].name);
     if (status == DQT_OK) status = updater_create(ctx, targets, count, &o, out);
-    free_targets(ctx, targets, count);
+    layers_targets_free(ctx, targets, count);
     return status;
 }
 
@@ -126,16 +126,10 @@ dqt_status dqt_updater_step_range(dqt_updater *updater, dqt_tape *tape, float le
     dqt_context *ctx = updater_context(updater);
     TRY(check_pointer(ctx, tape, "tape"));
     TRY(check_part(ctx, part, num_parts));
-    TRY(check_finite(ctx, &learning_rate, 1, "learning_rate"));
-    if (learning_rate < 0) return fail(ctx, DQT_E_ARGUMENT, "learning_rate is %g; it must not be negative", (double)learning_rate);
+    TRY(check_rate(ctx, learning_rate));
     if (!tape->options.gradients || tape->options.inference)
         return fail(ctx, DQT_E_STATE, "this tape has no gradient buffers");
-    if (updater_num_parameters(updater) != tape->num_parameters)
-        return fail(ctx, DQT_E_STATE, "the updater has %zu parameters, the tape %zu", updater_num_parameters(updater),
-                    tape->num_parameters);
-    for (size_t i = 0; i < tape->num_parameters; i++)
-        if (updater_target(updater, i)->tensor != tape->parameters[i].tensor)
-            return fail(ctx, DQT_E_STATE, "parameter %zu of the updater is not the tape's", i);
+    TRY(check_parameters(ctx, updater, tape));
     TRY(options_check_result(ctx, stats, "dqt_step_stats"));
     dqt_step_stats s = {.struct_size = sizeof s};
     TRY(updater_step_part(updater, tape->gradient_list, learning_rate, part, num_parts, &s));

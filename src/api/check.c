@@ -34,22 +34,26 @@ dqt_status check_tokens(const dqt_context *ctx, const int32_t *tokens, size_t co
     return DQT_OK;
 }
 
-struct update_target *list_targets(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, size_t *count) {
-    size_t n = 0, k = 0;
-    for (size_t i = 0; i < num_layers; i++) n += layer_num_parameters(layers[i]);
-    *count = n;
-    struct update_target *targets = memory_alloc(ctx, (n ? n : 1) * sizeof *targets);
-    if (!targets) return NULL;
-    for (size_t i = 0; i < num_layers; i++)
-        for (size_t p = 0; p < layer_num_parameters(layers[i]); p++) {
-            const struct layer_parameter l = layer_parameter(layers[i], p);
-            targets[k++] = (struct update_target){l.name, l.parameter_class, l.tensor};
-        }
-    return targets;
+dqt_status check_batch(const dqt_tape *tape, size_t batch, size_t length) {
+    if (batch >= 1 && batch <= tape->options.max_batch && length >= 1 && length <= tape->options.max_length) return DQT_OK;
+    return fail(tape->ctx, DQT_E_SHAPE, "batch %zu x length %zu; this tape takes 1 to %zu x 1 to %zu", batch, length,
+                tape->options.max_batch, tape->options.max_length);
 }
 
-void free_targets(dqt_context *ctx, struct update_target *targets, size_t count) {
-    memory_free(ctx, targets, (count ? count : 1) * sizeof *targets);
+dqt_status check_rate(const dqt_context *ctx, float learning_rate) {
+    TRY(check_finite(ctx, &learning_rate, 1, "learning_rate"));
+    if (learning_rate < 0) return fail(ctx, DQT_E_ARGUMENT, "learning_rate is %g; it must not be negative", (double)learning_rate);
+    return DQT_OK;
+}
+
+dqt_status check_parameters(const dqt_context *ctx, const dqt_updater *updater, const dqt_tape *tape) {
+    if (updater_num_parameters(updater) != tape->num_parameters)
+        return fail(ctx, DQT_E_STATE, "the updater has %zu parameters, the tape %zu", updater_num_parameters(updater),
+                    tape->num_parameters);
+    for (size_t i = 0; i < tape->num_parameters; i++)
+        if (updater_target(updater, i)->tensor != tape->parameters[i].tensor)
+            return fail(ctx, DQT_E_STATE, "parameter %zu of the updater is not the tape's", i);
+    return DQT_OK;
 }
 
 dqt_status return_parameter(const dqt_context *ctx, dqt_parameter *out, const char *name, int parameter_class, dqt_tensor *t) {

@@ -3,8 +3,7 @@
 #define DQT_API_CHECK_H
 
 #include "core/options.h"
-#include "nn/layer.h"
-#include "update/updater.h"
+#include "nn/tape.h"
 
 /* An object without which there is no context: its absence is told to dqt_last_error(NULL). */
 dqt_status check_object(const void *object, const char *name);
@@ -20,9 +19,11 @@ dqt_status check_tokens(const dqt_context *ctx, const int32_t *tokens, size_t co
 
 extern const dqt_tensor_options tensor_defaults; /* ternary, AbsMean */
 
-/* The parameters of a list of layers, in the order of tapes and updaters. NULL without memory. */
-struct update_target *list_targets(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, size_t *count);
-void free_targets(dqt_context *ctx, struct update_target *targets, size_t count);
+/* What fits the tape. */
+dqt_status check_batch(const dqt_tape *tape, size_t batch, size_t length);
+/* Updater and tape have the same parameters. */
+dqt_status check_parameters(const dqt_context *ctx, const dqt_updater *updater, const dqt_tape *tape);
+dqt_status check_rate(const dqt_context *ctx, float learning_rate);
 
 /* Copies a parameter out. */
 dqt_status return_parameter(const dqt_context *ctx, dqt_parameter *out, const char *name, int parameter_class, dqt_tensor *t);

@@ -36,10 +36,6 @@ void fields_rule(struct fields *f, struct update_rule *r);
 /* Where layer_parameter's tensor `index` is kept. */
 dqt_tensor **parameter_place(dqt_layer *layer, size_t index);
 
-/* The model's parameters in order, for an updater; freed with model_targets_free. NULL without memory. */
-struct update_target *model_targets(dqt_llama *model, size_t *count);
-void model_targets_free(dqt_context *ctx, struct update_target *targets, size_t count);
-
 /* What updater_visit_state shows under this label: a count of steps, or numbers of which only first moments may be
  * negative. Codes (size 1) are all valid. */
 bool state_valid(const char *label, const void *data, size_t count, size_t size);

@@ -99,24 +99,6 @@ dqt_tensor **parameter_place(dqt_layer *layer, size_t index) {
     return NULL;
 }
 
-struct update_target *model_targets(dqt_llama *model, size_t *count) {
-    size_t n = 0, k = 0;
-    for (size_t i = 0; i < model->num_layers; i++) n += layer_num_parameters(model->layers[i]);
-    struct update_target *targets = memory_alloc(model->ctx, n * sizeof *targets);
-    *count = n;
-    if (!targets) return NULL;
-    for (size_t i = 0; i < model->num_layers; i++)
-        for (size_t p = 0; p < layer_num_parameters(model->layers[i]); p++) {
-            const struct layer_parameter l = layer_parameter(model->layers[i], p);
-            targets[k++] = (struct update_target){l.name, l.parameter_class, l.tensor};
-        }
-    return targets;
-}
-
-void model_targets_free(dqt_context *ctx, struct update_target *targets, size_t count) {
-    memory_free(ctx, targets, count * sizeof *targets);
-}
-
 bool state_valid(const char *label, const void *data, size_t count, size_t size) {
     if (size == 1 || strcmp(label, "step") == 0) return true;
     const char *dot = strchr(label, '.'), *what = dot ? dot + 1 : label;

@@ -200,7 +200,7 @@ static dqt_status read_state(void *arg, const char *label, void *data, size_t co
 
 static dqt_status create_updater(struct reader *r, const dqt_updater_options *o) {
     size_t count;
-    struct update_target *targets = model_targets(r->out->model, &count);
+    struct update_target *targets = layers_targets(r->ctx, r->out->model->layers, r->out->model->num_layers, &count);
     if (!targets) return fail(r->ctx, DQT_E_MEMORY, "no memory for a list of %zu parameters", count);
     dqt_updater_memory_info m;
     dqt_status status = updater_memory(r->ctx, targets, count, o, &m);
@@ -209,7 +209,7 @@ static dqt_status create_updater(struct reader *r, const dqt_updater_options *o)
     if (status == DQT_OK && m.momentum + m.variance + m.scales > rounding + r->length - r->source->consumed)
         status = fail(r->ctx, DQT_E_FORMAT, "its state does not fit the file's %llu bytes", (unsigned long long)r->length);
     if (status == DQT_OK) status = updater_create(r->ctx, targets, count, o, &r->out->updater);
-    model_targets_free(r->ctx, targets, count);
+    layers_targets_free(r->ctx, targets, count);
     return status == DQT_OK ? DQT_OK : creation_failed(r, status, "updater");
 }
 

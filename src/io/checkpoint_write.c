@@ -40,7 +40,7 @@ static dqt_status not_finite(const dqt_context *ctx, const char *name) {
                 name);
 }
 
-static dqt_status write_parameter(struct writer *w, const struct layer_parameter *p) {
+static dqt_status write_parameter(struct writer *w, const struct update_target *p) {
     struct sink *s = w->sink;
     const dqt_tensor *t = p->tensor;
     const size_t size = float_bytes(t);
@@ -95,7 +95,7 @@ static dqt_status write_sections(struct writer *w) {
     TRY(write_config(w));
     for (size_t i = 0; i < w->model->num_layers; i++)
         for (size_t p = 0; p < layer_num_parameters(w->model->layers[i]); p++) {
-            const struct layer_parameter l = layer_parameter(w->model->layers[i], p);
+            const struct update_target l = layer_parameter(w->model->layers[i], p);
             TRY(write_parameter(w, &l));
         }
     if (w->updater) TRY(write_updater(w));

@@ -27,7 +27,7 @@ struct parameter_list parameter_list(dqt_llama *model) {
     return list;
 }
 
-struct layer_parameter list_parameter(const struct parameter_list *list, size_t index) {
+struct update_target list_parameter(const struct parameter_list *list, size_t index) {
     const dqt_llama *m = list->model;
     const size_t in_blocks = m->config.num_layers * list->per_block;
     if (index == 0) return layer_parameter(m->layers[0], 0);

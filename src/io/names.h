@@ -13,7 +13,7 @@ struct parameter_list {
     size_t per_block; /* parameters of a block; the embedding comes before the blocks, norm and head after them */
 };
 struct parameter_list parameter_list(dqt_llama *model);
-struct layer_parameter list_parameter(const struct parameter_list *list, size_t index);
+struct update_target list_parameter(const struct parameter_list *list, size_t index);
 
 /* "model.layers.0.self_attn.q_proj.weight" */
 void foreign_name(const struct parameter_list *list, size_t index, char out[FOREIGN_NAME_BYTES]);

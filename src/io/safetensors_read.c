@@ -138,7 +138,7 @@ static dqt_status check_listing(const struct importer *m) {
         return fail(m->ctx, DQT_E_FORMAT, "safetensors: the tensors end at byte %llu of %llu bytes of data", (unsigned long long)at,
                     (unsigned long long)m->data_bytes);
     for (size_t i = 0; i < m->list.count; i++) {
-        const struct layer_parameter p = list_parameter(&m->list, i);
+        const struct update_target p = list_parameter(&m->list, i);
         const struct slot_of_file *weight = &m->slots[i], *scale = &m->slots[m->list.count + i];
         foreign_name(&m->list, i, name);
         if (!weight->seen) return refuse(m, name, "is missing");

@@ -30,7 +30,7 @@ static bool packed(const struct writer *w, const dqt_tensor *t) {
     return w->dtype == DQT_SAFETENSORS_CODES && format_is_code(t->storage);
 }
 
-static enum element_type type_in(const struct writer *w, const struct layer_parameter *p) {
+static enum element_type type_in(const struct writer *w, const struct update_target *p) {
     const dqt_tensor *t = p->tensor;
     if (packed(w, t)) return TYPE_U8;
     if (p->parameter_class == DQT_CLASS_NORM) return TYPE_F32;
@@ -39,7 +39,7 @@ static enum element_type type_in(const struct writer *w, const struct layer_para
 }
 
 static dqt_status visit_parameter(struct writer *w, item_fn visit, size_t index, bool f32) {
-    const struct layer_parameter p = list_parameter(&w->list, index);
+    const struct update_target p = list_parameter(&w->list, index);
     struct item item = {.tensor = *p.tensor, .type = type_in(w, &p), .vector = p.parameter_class == DQT_CLASS_NORM};
     if (w->stored) item.tensor.compute = item.tensor.storage;
     item.rows = p.tensor->rows;

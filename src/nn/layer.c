@@ -209,16 +209,35 @@ size_t layer_num_parameters(const dqt_layer *layer) {
     return n;
 }
 
-struct layer_parameter layer_parameter(const dqt_layer *layer, size_t index) {
+struct update_target layer_parameter(const dqt_layer *layer, size_t index) {
     for (int i = 0; i < MAX_WEIGHTS; i++)
         if (layer->weight[i] && !layer->tied && index-- == 0)
-            return (struct layer_parameter){layer->weight_name[i], layer->weight_class[i], layer->weight[i]};
+            return (struct update_target){layer->weight_name[i], layer->weight_class[i], layer->weight[i]};
     for (int i = 0; i < BLOCK_PARTS; i++) {
         size_t n = layer->part[i] ? layer_num_parameters(layer->part[i]) : 0;
         if (index < n) return layer_parameter(layer->part[i], index);
         index -= n;
     }
-    return (struct layer_parameter){0};
+    return (struct update_target){0};
+}
+
+static size_t targets_bytes(size_t count) {
+    return (count ? count : 1) * sizeof(struct update_target);
+}
+
+struct update_target *layers_targets(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, size_t *count) {
+    size_t n = 0, k = 0;
+    for (size_t i = 0; i < num_layers; i++) n += layer_num_parameters(layers[i]);
+    *count = n;
+    struct update_target *targets = memory_alloc(ctx, targets_bytes(n));
+    if (!targets) return NULL;
+    for (size_t i = 0; i < num_layers; i++)
+        for (size_t p = 0; p < layer_num_parameters(layers[i]); p++) targets[k++] = layer_parameter(layers[i], p);
+    return targets;
+}
+
+void layers_targets_free(dqt_context *ctx, struct update_target *targets, size_t count) {
+    memory_free(ctx, targets, targets_bytes(count));
 }
 
 size_t layer_memory(const dqt_layer *layer) {

@@ -2,7 +2,7 @@
 #ifndef DQT_NN_LAYER_H
 #define DQT_NN_LAYER_H
 
-#include "quant/tensor.h"
+#include "update/updater.h"
 
 /* A host's name, that name with a part of a block behind it, and that with a weight behind it; each with its final zero. */
 enum { NAME_BYTES = 48, LAYER_NAME_BYTES = 64, PARAMETER_NAME_BYTES = 80 };
@@ -45,13 +45,12 @@ dqt_status head_create(dqt_context *ctx, size_t hidden, size_t classes, dqt_laye
 void layer_destroy(dqt_layer *layer);
 
 /* Parameters in enumeration order: own weights, then the parts'. A tied head has none. */
-struct layer_parameter {
-    const char *name;
-    int parameter_class;
-    dqt_tensor *tensor;
-};
 size_t layer_num_parameters(const dqt_layer *layer);
-struct layer_parameter layer_parameter(const dqt_layer *layer, size_t index);
+struct update_target layer_parameter(const dqt_layer *layer, size_t index);
+
+/* The parameters of a list of layers, as tapes and updaters number them; at least one layer. NULL without memory. */
+struct update_target *layers_targets(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, size_t *count);
+void layers_targets_free(dqt_context *ctx, struct update_target *targets, size_t count);
 
 /* Bytes that are allocated for the layer and its parts: weights by codes and scales, and structs. */
 size_t layer_memory(const dqt_layer *layer);

@@ -102,7 +102,7 @@ dqt_status llama_memory(dqt_context *ctx, const dqt_llama_config *config, dqt_ll
     for (size_t i = 0; i < m->num_layers; i++) {
         size_add(out->total, layer_memory(m->layers[i]), &out->total);
         for (size_t p = 0; p < layer_num_parameters(m->layers[i]); p++) {
-            const struct layer_parameter param = layer_parameter(m->layers[i], p);
+            const struct update_target param = layer_parameter(m->layers[i], p);
             const size_t bytes = param.tensor->data_bytes + param.tensor->num_scales * sizeof(float);
             const size_t count = param.tensor->rows * param.tensor->cols;
             switch (param.parameter_class) {

@@ -9,15 +9,21 @@ static inline size_t slot_tokens(const struct slot *s) {
     return s->batch * s->length;
 }
 
-/* Linear: y is set, or added to with `accumulate` (also in attention and MLP: residual connections). */
-void linear_forward(dqt_tape *t, struct slot *s, const float *x, bool accumulate, float *y);
+/* What every weight does in backward: dx (NULL: not wanted) from dy before the weight may change, then its gradient. `x` is
+ * what entered the product. */
+void weight_backward(dqt_tape *t, struct slot *s, int weight, const float *dy, const struct activations *x, bool accumulate,
+                     float *dx);
+/* RMSNorm with gain `weight` of the slot's layer, backward: dx (may be dy) and the gain's gradient. */
+void gain_backward(dqt_tape *t, struct slot *s, int weight, const float *dy, const float *x, bool accumulate, float *dx);
+
+void linear_forward(dqt_tape *t, struct slot *s, const float *x, float *y);
 void linear_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx);
 
 /* RMSNorm: y may be x; backward adds to dx with `accumulate`; dx may be dy without. */
 void rmsnorm_forward(dqt_tape *t, struct slot *s, const float *x, float *y);
 void rmsnorm_backward(dqt_tape *t, struct slot *s, const float *dy, bool accumulate, float *dx);
 
-/* Attention. y NULL: only save what backward needs (recomputation). */
+/* Attention and MLP: y is set, or added to with `accumulate` (residual connections). y NULL: only save what backward needs (recomputation). */
 void attention_layer_forward(dqt_tape *t, struct slot *s, const float *x, bool accumulate, float *y);
 void attention_layer_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx);
 

@@ -58,33 +58,13 @@ void attention_layer_backward(dqt_tape *t, struct slot *s, const float *dy, floa
     const struct activations in = saved_activations(&s->input, tokens), inner = saved_activations(&s->inner, tokens);
     float *dmixed = tape_take(t, tokens * l->in);
 
-    const dqt_tensor *o = l->weight[ATTENTION_O];
-    matmul_input_gradient(t->ctx, &t->workspace, dy, l->in, tokens, o, 0, l->in, t->precision, false, dmixed);
-    tape_begin_parameter(t, s->parameter[ATTENTION_O]);
-    tape_weight_gradient(t, s->parameter[ATTENTION_O], 0, dy, l->in, l->in, &inner);
-    tape_end_parameter(t, s->parameter[ATTENTION_O]);
-
-    if (l->weight[ATTENTION_NORM]) {
-        float *dgain = tape_take(t, l->in);
-        tape_begin_parameter(t, s->parameter[ATTENTION_NORM]);
-        norm_backward(t->ctx, &t->workspace, dmixed, s->mixed, gain_of(l->weight[ATTENTION_NORM]), s->inverse_rms, tokens, l->in,
-                      false, dmixed, dgain);
-        tape_add_gradient(t, s->parameter[ATTENTION_NORM], 0, 1, dgain, l->in, 0);
-        tape_end_parameter(t, s->parameter[ATTENTION_NORM]);
-    }
+    weight_backward(t, s, ATTENTION_O, dy, &inner, false, dmixed);
+    if (l->weight[ATTENTION_NORM]) gain_backward(t, s, ATTENTION_NORM, dmixed, s->mixed, false, dmixed);
 
     float *dq = tape_take(t, tokens * l->in), *dk = tape_take(t, tokens * kv), *dv = tape_take(t, tokens * kv);
     attention_backward(t->ctx, &t->workspace, &shape, s->q, s->k, s->v, s->mixed, s->log_sum, dmixed, t->precision, dq, dk, dv);
     rotate(t, s, dq, dk, true);
     const float *const gradients[] = {dq, dk, dv};
-    for (int i = ATTENTION_Q; i <= ATTENTION_V; i++) {
-        const dqt_tensor *w = l->weight[i];
-        if (dx)
-            matmul_input_gradient(t->ctx, &t->workspace, gradients[i], w->rows, tokens, w, 0, w->rows, t->precision,
-                                  i != ATTENTION_Q, dx);
-        tape_begin_parameter(t, s->parameter[i]);
-        tape_weight_gradient(t, s->parameter[i], 0, gradients[i], w->rows, w->rows, &in);
-        tape_end_parameter(t, s->parameter[i]);
-    }
+    for (int i = ATTENTION_Q; i <= ATTENTION_V; i++) weight_backward(t, s, i, gradients[i], &in, i != ATTENTION_Q, dx);
     tape_release(t, mark);
 }

@@ -2,20 +2,25 @@
 #include "nn/run.h"
 #include "ops/norm.h"
 
-void linear_forward(dqt_tape *t, struct slot *s, const float *x, bool accumulate, float *y) {
+void linear_forward(dqt_tape *t, struct slot *s, const float *x, float *y) {
     const dqt_tensor *w = s->layer->weight[W];
     const struct activations a = save_input(t, &s->input, x, slot_tokens(s));
-    matmul_forward(t->ctx, &t->workspace, &a, w, 0, w->rows, t->precision, accumulate, y, w->rows);
+    matmul_forward(t->ctx, &t->workspace, &a, w, 0, w->rows, t->precision, false, y, w->rows);
+}
+
+void weight_backward(dqt_tape *t, struct slot *s, int weight, const float *dy, const struct activations *x, bool accumulate,
+                     float *dx) {
+    const dqt_tensor *w = s->layer->weight[weight];
+    if (dx)
+        matmul_input_gradient(t->ctx, &t->workspace, dy, w->rows, x->tokens, w, 0, w->rows, t->precision, accumulate, dx);
+    tape_begin_parameter(t, s->parameter[weight]);
+    tape_weight_gradient(t, s->parameter[weight], 0, dy, w->rows, w->rows, x);
+    tape_end_parameter(t, s->parameter[weight]);
 }
 
 void linear_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx) {
-    const dqt_tensor *w = s->layer->weight[W];
-    const struct activations a = saved_activations(&s->input, slot_tokens(s));
-    if (dx)
-        matmul_input_gradient(t->ctx, &t->workspace, dy, w->rows, a.tokens, w, 0, w->rows, t->precision, false, dx);
-    tape_begin_parameter(t, s->parameter[W]);
-    tape_weight_gradient(t, s->parameter[W], 0, dy, w->rows, w->rows, &a);
-    tape_end_parameter(t, s->parameter[W]);
+    const struct activations x = saved_activations(&s->input, slot_tokens(s));
+    weight_backward(t, s, W, dy, &x, false, dx);
 }
 
 void rmsnorm_forward(dqt_tape *t, struct slot *s, const float *x, float *y) {
@@ -24,22 +29,26 @@ void rmsnorm_forward(dqt_tape *t, struct slot *s, const float *x, float *y) {
     norm_forward(t->ctx, x, gain_of(s->layer->weight[W]), s->layer->eps, tokens, features, y, s->inverse_rms);
 }
 
-void rmsnorm_backward(dqt_tape *t, struct slot *s, const float *dy, bool accumulate, float *dx) {
-    const size_t features = s->layer->in, mark = tape_mark(t);
-    float *dgain = tape_take(t, features);
-    tape_begin_parameter(t, s->parameter[W]);
-    norm_backward(t->ctx, &t->workspace, dy, s->x, gain_of(s->layer->weight[W]), s->inverse_rms, slot_tokens(s), features,
-                  accumulate, dx, dgain);
-    tape_add_gradient(t, s->parameter[W], 0, 1, dgain, features, 0);
-    tape_end_parameter(t, s->parameter[W]);
+void gain_backward(dqt_tape *t, struct slot *s, int weight, const float *dy, const float *x, bool accumulate, float *dx) {
+    const dqt_tensor *gain = s->layer->weight[weight];
+    const size_t mark = tape_mark(t);
+    float *dgain = tape_take(t, gain->cols);
+    tape_begin_parameter(t, s->parameter[weight]);
+    norm_backward(t->ctx, &t->workspace, dy, x, gain_of(gain), s->inverse_rms, slot_tokens(s), gain->cols, accumulate, dx, dgain);
+    tape_add_gradient(t, s->parameter[weight], 0, 1, dgain, gain->cols, 0);
+    tape_end_parameter(t, s->parameter[weight]);
     tape_release(t, mark);
+}
+
+void rmsnorm_backward(dqt_tape *t, struct slot *s, const float *dy, bool accumulate, float *dx) {
+    gain_backward(t, s, W, dy, s->x, accumulate, dx);
 }
 
 void layer_forward(dqt_tape *t, struct slot *s, size_t batch, size_t length, const float *x, float *y) {
     s->batch = batch;
     s->length = length;
     switch (s->layer->kind) {
-    case DQT_LAYER_LINEAR: linear_forward(t, s, x, false, y); break;
+    case DQT_LAYER_LINEAR: linear_forward(t, s, x, y); break;
     case DQT_LAYER_RMSNORM: rmsnorm_forward(t, s, x, y); break;
     case DQT_LAYER_ATTENTION: attention_layer_forward(t, s, x, false, y); break;
     case DQT_LAYER_MLP: mlp_forward(t, s, x, false, y); break;

@@ -26,38 +26,24 @@ void mlp_forward(dqt_tape *t, struct slot *s, const float *x, bool accumulate, f
     tape_release(t, mark);
 }
 
-static void input_side(dqt_tape *t, struct slot *s, int weight, const float *dh, const struct activations *in, bool accumulate,
-                       float *dx) {
-    const dqt_tensor *w = s->layer->weight[weight];
-    if (dx)
-        matmul_input_gradient(t->ctx, &t->workspace, dh, w->rows, in->tokens, w, 0, w->rows, t->precision, accumulate, dx);
-    tape_begin_parameter(t, s->parameter[weight]);
-    tape_weight_gradient(t, s->parameter[weight], 0, dh, w->rows, w->rows, in);
-    tape_end_parameter(t, s->parameter[weight]);
-}
-
 void mlp_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx) {
     const dqt_layer *l = s->layer;
     const size_t tokens = slot_tokens(s), n = l->intermediate, mark = tape_mark(t);
     const struct activations in = saved_activations(&s->input, tokens), inner = saved_activations(&s->inner, tokens);
     float *dh = tape_take(t, tokens * n), *h = tape_take(t, tokens * n);
 
-    input_side(t, s, MLP_DOWN, dy, &inner, false, dh);
+    weight_backward(t, s, MLP_DOWN, dy, &inner, false, dh);
     if (l->weight[MLP_NORM]) {
-        float *dgain = tape_take(t, n);
         hidden_forward(t, s, tokens * n, h);
-        tape_begin_parameter(t, s->parameter[MLP_NORM]);
-        norm_backward(t->ctx, &t->workspace, dh, h, gain_of(l->weight[MLP_NORM]), s->inverse_rms, tokens, n, false, dh, dgain);
-        tape_add_gradient(t, s->parameter[MLP_NORM], 0, 1, dgain, n, 0);
-        tape_end_parameter(t, s->parameter[MLP_NORM]);
+        gain_backward(t, s, MLP_NORM, dh, h, false, dh);
     }
     if (s->gate) {
         float *dgate = h;
         swiglu_backward(t->ctx, s->gate, s->up, dh, tokens * n, dgate, dh);
-        input_side(t, s, MLP_GATE, dgate, &in, false, dx);
+        weight_backward(t, s, MLP_GATE, dgate, &in, false, dx);
     } else {
         squared_relu_backward(t->ctx, s->up, dh, tokens * n, dh);
     }
-    input_side(t, s, MLP_UP, dh, &in, s->gate != NULL, dx);
+    weight_backward(t, s, MLP_UP, dh, &in, s->gate != NULL, dx);
     tape_release(t, mark);
 }

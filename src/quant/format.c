@@ -67,3 +67,12 @@ void unit_pack(int format, const int8_t codes[UNIT], uint8_t *packed) {
         }
     }
 }
+
+void bf16_store(const float *in, size_t count, uint64_t first, const struct rng *rng, uint16_t *out) {
+    uint32_t words[4];
+    for (size_t k = 0; k < count; k++) {
+        const uint64_t element = first + k;
+        if (rng && (k == 0 || element % 4 == 0)) rng_block(rng, element / 4, words);
+        out[k] = rng ? f32_to_bf16_stochastic(in[k], words[element % 4]) : f32_to_bf16(in[k]);
+    }
+}

@@ -16,6 +16,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "core/rng.h"
 #include "dqt.h"
 
 enum { UNIT = 64 }; /* codes per unit */
@@ -60,5 +61,8 @@ static inline uint16_t f32_to_bf16_stochastic(float f, uint32_t random) {
     if ((u & 0x7f800000u) == 0x7f800000u) return f32_to_bf16(f);
     return (uint16_t)((u + (random >> 16)) >> 16);
 }
+
+/* in[count] rounded to bf16: stochastically with the numbers of elements first, first + 1, ... or, rng NULL, to nearest. */
+void bf16_store(const float *in, size_t count, uint64_t first, const struct rng *rng, uint16_t *out);
 
 #endif

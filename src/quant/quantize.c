@@ -64,8 +64,7 @@ static void add_sums(struct sums *all, const struct sums *s) {
 
 void tensor_refresh(dqt_tensor *t) {
     if (t->compute == t->storage || !t->data) return;
-    struct storage_job job = {.view = *t};
-    job.view.compute = job.view.storage;
+    struct storage_job job = {.view = tensor_as_stored(t)};
     parallel_run(t->ctx, PARTS, storage_part, &job);
     struct sums all = {0};
     for (int i = 0; i < PARTS; i++) add_sums(&all, &job.part[i]);
@@ -80,11 +79,7 @@ static void store_row(dqt_tensor *t, size_t row, const float *w, bool stochastic
     if (t->storage == DQT_FORMAT_F32) {
         memcpy(tensor_row(t, row), w, t->cols * sizeof *w);
     } else if (t->storage == DQT_FORMAT_BF16) {
-        uint16_t *h = (uint16_t *)(void *)tensor_row(t, row);
-        for (size_t c = 0; c < t->cols; c++) {
-            if (c == 0 || (first + c) % 4 == 0) rng_block(rng, (first + c) / 4, words);
-            h[c] = stochastic ? f32_to_bf16_stochastic(w[c], words[(first + c) % 4]) : f32_to_bf16(w[c]);
-        }
+        bf16_store(w, t->cols, first, stochastic ? rng : NULL, (uint16_t *)(void *)tensor_row(t, row));
     } else {
         const float inverse = 1.0f / tensor_scale(t, row);
         const float low = (float)format_min(t->storage), high = (float)format_max(t->storage);

@@ -110,16 +110,14 @@ void tensor_destroy(dqt_tensor *t) {
     memory_free(t->ctx, t, t->data ? tensor_memory(t->rows, t->cols, &o) : round_up(sizeof *t, ALIGNMENT));
 }
 
-void tensor_unpack_codes(const dqt_tensor *t, size_t row, int8_t *codes) {
-    const size_t unit = format_unit_bytes(t->storage);
-    const unsigned char *packed = tensor_row(t, row);
-    for (size_t c = 0; c < t->cols; c += UNIT, packed += unit) unit_unpack(t->storage, packed, codes + c);
-}
-
 void tensor_pack_codes(dqt_tensor *t, size_t row, const int8_t *codes) {
     const size_t unit = format_unit_bytes(t->storage);
     unsigned char *packed = tensor_row(t, row);
-    for (size_t c = 0; c < t->cols; c += UNIT, packed += unit) unit_pack(t->storage, codes + c, packed);
+    for (size_t c = 0; c < t->cols; c += UNIT, packed += unit) {
+        int8_t padded[UNIT] = {0};
+        memcpy(padded, codes + c, t->cols - c < UNIT ? t->cols - c : UNIT);
+        unit_pack(t->storage, padded, packed);
+    }
 }
 
 /* Storage value of columns [col, col + count), scale included. */

@@ -43,9 +43,15 @@ static inline float tensor_compute_scale(const dqt_tensor *t, size_t row) {
     return t->compute == t->storage ? tensor_scale(t, row) : t->compute_scale;
 }
 
-/* Storage codes of columns [0, cols) of a row, zero-padded to a multiple of 64: codes[round_up(cols, 64)]. */
-void tensor_unpack_codes(const dqt_tensor *t, size_t row, int8_t *codes);
+/* Sets the storage codes of a row, codes[cols]; the last unit is padded with code 0. */
 void tensor_pack_codes(dqt_tensor *t, size_t row, const int8_t *codes);
+
+/* The tensor as the updater sees it: reads of the view give storage codes and values. */
+static inline dqt_tensor tensor_as_stored(const dqt_tensor *t) {
+    dqt_tensor view = *t;
+    view.compute = view.storage;
+    return view;
+}
 
 /* What layers read. Columns [col, col + count), col a multiple of 64. Integer compute format: codes, re-quantised from the
  * storage where they differ (multiply by tensor_compute_scale). Any compute format: floats, scale included. */

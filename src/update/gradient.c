@@ -104,21 +104,11 @@ void gradient_zero(struct gradient *g) {
         for (size_t r = 0; r < g->rows; r++) g->row_scale[r] = 1.0f;
 }
 
-static void bf16_write_row(const struct gradient *g, size_t row, const float *in, const struct rng *rng) {
-    uint16_t *out = (uint16_t *)g->data + row * g->cols;
-    uint32_t words[4];
-    for (size_t k = 0; k < g->cols; k++) {
-        const uint64_t element = (uint64_t)row * g->cols + k;
-        if (rng && (k == 0 || element % 4 == 0)) rng_block(rng, element / 4, words);
-        out[k] = rng ? f32_to_bf16_stochastic(in[k], words[element % 4]) : f32_to_bf16(in[k]);
-    }
-}
-
 static void write_row(const struct gradient *g, size_t row, const float *in, const struct rng *rng) {
     if (g->format == DQT_FLOAT_F32) {
         memcpy((float *)g->data + row * g->cols, in, g->cols * sizeof *in);
     } else if (g->format == DQT_FLOAT_BF16) {
-        bf16_write_row(g, row, in, rng);
+        bf16_store(in, g->cols, (uint64_t)row * g->cols, rng, (uint16_t *)g->data + row * g->cols);
     } else {
         fp8_write_row(g, row, in, rng);
     }

@@ -181,7 +181,9 @@ static void update_scale(const dqt_updater *u, struct parameter *p, size_t row, 
     if (next >= 1e-30f && next <= 1e30f) *scale = next;
 }
 
-static void apply_tile(dqt_updater *u, struct parameter *p, size_t first, const struct row_source *source) {
+/* row_squares: sums of squares of the tile's rows, where the caller has made them; NULL: not yet. */
+static void apply_tile(dqt_updater *u, struct parameter *p, size_t first, const struct row_source *source,
+                       const double *row_squares) {
     const struct update_kernels *k = kernels(u);
     const size_t cols = p->target.tensor->cols, end = tile_end(p, first), tile = first / TILE_ROWS;
     struct tile_result *result = &u->tiles[tile];
@@ -191,7 +193,7 @@ static void apply_tile(dqt_updater *u, struct parameter *p, size_t first, const 
     for (size_t row = first; row < end; row++) {
         const float *g = source_row(source, first, row);
         if (statistics) {
-            update_row_statistic(p, row, k->sum_squares(g, cols));
+            update_row_statistic(p, row, row_squares ? row_squares[row - first] : k->sum_squares(g, cols));
             k->add_squares(g, cols, p->plan.clip, column_sums);
         }
         const struct update_row r = kernel_row(p, row, g);
@@ -273,15 +275,18 @@ void updater_apply_rows(dqt_updater *u, size_t index, size_t row, size_t rows, c
     struct parameter *p = &u->parameters[index];
     if (parameter_frozen(p)) return;
     struct tile_result *result = &u->tiles[row / TILE_ROWS];
-    for (size_t i = 0; i < rows; i++)
-        result->gradient_squares += kernels(u)->sum_squares(gradient + i * ld, p->target.tensor->cols);
+    double row_squares[TILE_ROWS];
+    for (size_t i = 0; i < rows; i++) {
+        row_squares[i] = kernels(u)->sum_squares(gradient + i * ld, p->target.tensor->cols);
+        result->gradient_squares += row_squares[i];
+    }
     if (!isfinite(result->gradient_squares)) {
         result->gradient_squares = 0.0;
         result->refused = 1;
         return;
     }
     const struct row_source source = {gradient, ld, NULL, NULL};
-    apply_tile(u, p, row, &source);
+    apply_tile(u, p, row, &source, row_squares);
 }
 
 void updater_end_parameter(dqt_updater *u, size_t index) {
@@ -404,14 +409,14 @@ static void apply_item(void *arg, size_t item, int lane) {
     const struct pass *pass = arg;
     const size_t first = (pass->first + item) * TILE_ROWS;
     const struct row_source source = source_of(pass->u, pass->gradient, first, lane);
-    apply_tile(pass->u, pass->p, first, &source);
+    apply_tile(pass->u, pass->p, first, &source, NULL);
 }
 
 static void apply_or_watch_item(void *arg, size_t item, int lane) {
     const struct pass *pass = arg;
     const struct row_source source = source_of(pass->u, pass->gradient, item * TILE_ROWS, lane);
     if (item >= pass->first && item < pass->end)
-        apply_tile(pass->u, pass->p, item * TILE_ROWS, &source);
+        apply_tile(pass->u, pass->p, item * TILE_ROWS, &source, NULL);
     else
         watch_tile(pass->u, pass->p, item * TILE_ROWS, &source);
 }
