@@ -585,7 +585,8 @@ typedef struct dqt_updater_options {
     float update_clip;      /* Adafactor without momentum: update divided by max(1, rms(u) / update_clip); 0: off;
                                default 1. In fused mode rms(u) is the previous step's */
     int32_t lagged;         /* 1: Adafactor's column statistics and rms(u) are the previous step's even when not fused */
-    float scale_lr;         /* learning-rate factor of trained scales, relative steps; default 1 */
+    float scale_lr;         /* learning-rate factor of trained scales, relative steps; default 1. Codes under trained scales
+                               step in units of the tensor's mean scale at the first step, not of the live one */
     uint64_t seed;          /* of the rounding; default 1 */
     float rounding_noise;   /* 0..1, default 1: the stochastic rules use floor(t + 1/2 + noise * (r - 1/2)). Below 1 small
                                updates are lost unless ECO feeds the error back; see docs/results.md */
@@ -613,7 +614,7 @@ DQT_API dqt_status dqt_updater_create(dqt_context *ctx, dqt_layer *const *layers
 DQT_API void dqt_updater_destroy(dqt_updater *updater);
 
 /* Rules for parameters whose name matches `pattern` (with * and ?; NULL: any) and whose class is `parameter_class` (0:
- * any). Later groups win. Negative numbers keep what holds so far. Call before the first step. Since 0.1. */
+ * any). Later groups win. Negative numbers keep what holds so far. Call between steps; it holds from the next one. Since 0.1. */
 typedef struct dqt_group_options {
     uint32_t struct_size;
     int32_t parameter_class;

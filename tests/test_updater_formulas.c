@@ -136,6 +136,8 @@ static void integer_weights(void) {
                 const struct update_target target = {"w", DQT_CLASS_LINEAR, t};
                 dqt_updater *u = make_updater(ctx, &target, 1, &r.o);
                 const double low = format_min(t->storage), high = format_max(t->storage), lr = optimizer == 1 ? 0.02 : 0.01;
+                double unit = 0; /* trained scales: steps of codes are measured in their first mean */
+                for (size_t i = 0; trained && i < ROWS; i++) unit += (double)tensor_scale(t, i) / ROWS;
                 size_t wrong = 0, close = 0, saturated = 0, flipped = 0;
                 double worst_m = 0, worst_s = 0;
                 for (int step = 1; step <= STEPS; step++) {
@@ -153,7 +155,7 @@ static void integer_weights(void) {
                     double rms = 0;
                     flipped = saturated = close = 0;
                     for (size_t i = 0; i < COUNT; i++) {
-                        const double s = (double)scales[i / COLS], q = before[i];
+                        const double s = trained ? unit : (double)scales[i / COLS], q = before[i];
                         const double tgt = q - lr * (r.u[i] + 0.1 * q * s) / s;
                         uint32_t words[4];
                         rng_block(&rng, i / 4, words);

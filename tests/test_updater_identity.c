@@ -130,7 +130,7 @@ static void unfused_is_one_result(void) {
 /* The result itself, which other architectures must give as well. It changes only with the formulas, the random numbers or
  * this test. Little-endian, as the hash sees bytes. */
 static void result_is_pinned(void) {
-    const uint64_t pinned = 0x1273ba0d1bd818d7u;
+    const uint64_t pinned = 0x68251c25da0bc0f8u;
     dqt_context *ctx = threads_context(1, DQT_THREADING_SERIAL, NULL);
     uint64_t h = 1;
     for (int i = 0; i < COMBINATIONS; i++) {
@@ -263,7 +263,7 @@ static void memory_is_as_planned(void) {
             CHECKF(m.momentum == (c.beta1 > 0 ? bytes[c.state] : 0), "%s: momentum %zu", describe(&c), m.momentum);
             const size_t variance[] = {0, bytes[c.state], 4 * (640 + 256)};
             CHECKF(m.variance == variance[c.optimizer - 1], "%s: variance %zu", describe(&c), m.variance);
-            CHECK(m.scales == (t->train_scale ? (c.beta1 > 0 ? 2u : 1u) * 640 * 4 : 0));
+            CHECK(m.scales == (t->train_scale ? (c.beta1 > 0 ? 2u : 1u) * 640 * 4 + 64 : 0)); /* 64: their unit, in a line */
             updater_destroy(u);
             CHECK(dqt_context_allocated(ctx) == before);
             tensor_destroy(t);

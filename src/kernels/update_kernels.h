@@ -54,7 +54,7 @@ struct update_row {
     size_t cols;
     uint64_t element;      /* row * cols */
     void *weight;          /* packed codes, or cols floats or bf16 */
-    float scale;
+    float scale;           /* of one code, in which steps are measured */
     void *m, *v;
     float *m_scale, *v_scale; /* DQT_STATE_INT8: [ceil(cols / UPDATE_CHUNK)] */
     const float *column;      /* FACTORED: column statistic [cols]; NULL: all 1 */

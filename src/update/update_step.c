@@ -70,6 +70,16 @@ static void refresh_column_factor(struct parameter *p) {
     p->column_factor = mean > 0.0 ? (float)(1.0 / mean) : 0.0f;
 }
 
+/* Steps of codes under trained scales are lr * u / (mean scale at the first step): where a row's scale grows, its weights
+ * then move faster in proportion. Measured in the live scale the codes would all but stop (docs/results.md). */
+static void set_scale_unit(struct parameter *p) {
+    if (!p->scale_unit || *p->scale_unit > 0.0f) return;
+    const dqt_tensor *t = p->target.tensor;
+    double sum = 0.0;
+    for (size_t row = 0; row < t->rows; row++) sum += (double)tensor_scale(t, row);
+    *p->scale_unit = (float)(sum / (double)t->rows);
+}
+
 static void plan_parameter(dqt_updater *u, size_t index, float clip) {
     struct parameter *p = &u->parameters[index];
     const dqt_updater_options *o = &u->options;
@@ -114,6 +124,7 @@ static void plan_parameter(dqt_updater *u, size_t index, float clip) {
     p->column_factor = 0.0f;
     p->row_ready = false;
     if (p->factored) refresh_column_factor(p);
+    set_scale_unit(p);
 }
 
 static bool clips_updates(const dqt_updater *u, const struct parameter *p) {
@@ -145,7 +156,7 @@ static struct update_row kernel_row(const struct parameter *p, size_t row, const
         .cols = t->cols,
         .element = at,
         .weight = tensor_row(t, row),
-        .scale = tensor_scale(t, row),
+        .scale = p->scale_unit ? *p->scale_unit : tensor_scale(t, row),
     };
     if (p->m) r.m = (unsigned char *)p->m + at * (ms == DQT_STATE_F32 ? 4 : ms == DQT_STATE_BF16 ? 2 : 1);
     if (p->v) r.v = (unsigned char *)p->v + at * (vs == DQT_STATE_F32 ? 4 : vs == DQT_STATE_BF16 ? 2 : 1);

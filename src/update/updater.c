@@ -100,6 +100,7 @@ static void place_parameter(struct layout *l, struct parameter *p, const dqt_upd
     if (t->train_scale) {
         if (p->momentum) p->scale_m = take(l, &l->scales, t->rows, sizeof(float));
         p->scale_v = take(l, &l->scales, t->rows, sizeof(float));
+        p->scale_unit = take(l, &l->scales, 1, sizeof(float));
     }
     p->history = take(l, NULL, 2, sizeof(double));
 }
@@ -291,6 +292,7 @@ dqt_status updater_visit_state(dqt_updater *u, state_visit_fn visit, void *arg) 
         TRY(visit_one(visit, arg, i, "column", p->column, t->cols, 4));
         TRY(visit_one(visit, arg, i, "scale_m", p->scale_m, t->rows, 4));
         TRY(visit_one(visit, arg, i, "scale_v", p->scale_v, t->rows, 4));
+        TRY(visit_one(visit, arg, i, "scale_unit", p->scale_unit, 1, 4));
         TRY(visit_one(visit, arg, i, "history", p->history, 2, 8));
     }
     return DQT_OK;

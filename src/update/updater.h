@@ -28,7 +28,7 @@ const struct update_target *updater_target(const dqt_updater *u, size_t index);
 uint64_t updater_step_count(const dqt_updater *u);
 void updater_set_step_count(dqt_updater *u, uint64_t step);
 const dqt_updater_options *updater_options(const dqt_updater *u);
-/* Number of parameters matched. */
+/* Number of parameters matched; SIZE_MAX, and nothing changed, where ECO rounding meets a code without a first moment. */
 size_t updater_add_group(dqt_updater *u, const dqt_group_options *o);
 
 /* Whole step from gradient buffers, one per parameter. */

@@ -1,7 +1,7 @@
 /* What is behind dqt_updater: one block of memory,
  *
  *   struct dqt_updater | parameters | per parameter: m, m scales, v, v scales, row and column statistics,
- *   moments of trained scales, history | tile results | column partials | gradient rows, one per lane
+ *   moments and unit of trained scales, history | tile results | column partials | gradient rows, one per lane
  *
  * State that survives a step is what updater_visit_state shows; the rest is scratch of one step. */
 #ifndef DQT_UPDATE_UPDATER_STATE_H
@@ -32,6 +32,8 @@ struct parameter {
     float *m_scale, *v_scale;  /* [rows][chunks] of DQT_STATE_INT8 */
     float *row, *column;       /* factored statistics: means of g^2 */
     float *scale_m, *scale_v;  /* [rows], trained scales */
+    float *scale_unit;         /* [1], trained scales: their mean at the first step, in which steps of codes are measured; 0:
+                                  not yet known */
     double *history;           /* [2]: norm of the gradient and rms(u) of the previous step */
 
     /* of the current step */
