@@ -1,6 +1,7 @@
 #!/bin/sh
 # The main job in three minutes: trains a ternary model on this project's own documents and sources (or DATA=FILE), shows
-# held-out bits per byte before and after, proves that saving and resuming changes nothing, and prints a sample.
+# held-out bits per byte before and after, proves that saving and resuming changes nothing, prints a sample and exports the
+# model for llama.cpp.
 set -eu
 out=${OUT:-build/demo}
 mkdir -p "$out"
@@ -9,20 +10,20 @@ if [ -z "${DATA:-}" ]; then
     find README.md docs include src examples tests -type f \( -name '*.md' -o -name '*.h' -o -name '*.c' \) | LC_ALL=C sort |
         xargs cat > "$data"
 fi
-options="--data $data --format ternary --rounding eco --beta1 0.8 --lr 2e-2 --linear-lr 0.3 --hidden 128 --ff 352 --layers 2 --heads 4 \
-  --seq 128 --batch 8"
+options="--data $data --format ternary --rounding eco --beta1 0.8 --lr 1e-2 --linear-lr 0.4 --tied --hidden 256 --ff 512 --layers 2 \
+  --heads 4 --seq 128 --batch 8"
 
 echo "== Training: ternary weights, 2 bits each in memory =="
 # shellcheck disable=SC2086
-build/examples/03_train $options --out "$out/run" --steps 400 --warmup 40 --eval-every 100 --eval-windows 64
+build/examples/03_train $options --out "$out/run" --steps 300 --warmup 30 --eval-every 100 --eval-windows 64
 
 echo
-echo "== Saving and resuming: 30 steps at once against 15, saved, loaded, 15 more =="
-short="$options --steps 30 --warmup 10 --eval-every 0 --eval-windows 8"
+echo "== Saving and resuming: 20 steps at once against 10, saved, loaded, 10 more =="
+short="$options --steps 20 --warmup 5 --eval-every 0 --eval-windows 8"
 # shellcheck disable=SC2086
 {
     build/examples/03_train $short --out "$out/whole" > /dev/null
-    build/examples/03_train $short --out "$out/parts" --stop-at 15 > /dev/null
+    build/examples/03_train $short --out "$out/parts" --stop-at 10 > /dev/null
     build/examples/03_train $short --out "$out/parts" --resume > /dev/null
 }
 cmp "$out/whole/model.dqt" "$out/parts/model.dqt"
@@ -31,3 +32,7 @@ echo "the two checkpoints are the same, byte for byte"
 echo
 echo "== A sample from the trained model =="
 build/examples/04_generate --model "$out/run/model.dqt" --prompt "The library " --tokens 300 --temperature 0.7
+
+echo
+echo "== The same model as a GGUF file, 2.06 bits a weight =="
+build/examples/09_export --model "$out/run/model.dqt" --gguf "$out/run/model.gguf"

@@ -1,10 +1,12 @@
 /* Files for the readers of others, and what libdqt itself makes of the same models.
  *
- *   files make DIR TEXT   trains two small byte models on TEXT: `bitnet` (ternary, sub-norms, tied: as architecture bitnet)
- *                         and `llama` (int4, row scales, untied). Of each, in DIR: NAME.dqt; NAME-TYPE.gguf;
- *                         NAME-DTYPE.safetensors; NAME.weights (what the layers read: lines "NAME ROWS COLS", each followed
- *                         by the floats); NAME.reference (prompt and greedy continuation, one "TOKEN BEST MARGIN" a line:
- *                         the token, the best next one and how far its logit is above the second)
+ *   files make DIR TEXT MODEL.dqt
+ *                         takes the byte model of `make demo` as `bitnet` (ternary, sub-norms, tied: as architecture
+ *                         bitnet) and trains a second on TEXT, `llama` (int4, row scales, untied). Of each, in DIR:
+ *                         NAME.dqt; NAME-TYPE.gguf; NAME-DTYPE.safetensors; NAME.weights (what the layers read: lines
+ *                         "NAME ROWS COLS", each followed by the floats); NAME.reference (prompt and greedy continuation,
+ *                         one "TOKEN BEST MARGIN" a line: the token, the best next one and how far its logit is above
+ *                         the second)
  *   files import MODEL.dqt FILE.safetensors OUT.dqt
  *                         reads the weights into a model of this config and other weights */
 #include <math.h>
@@ -75,7 +77,7 @@ static void train(dqt_llama *model, const unsigned char *text, size_t size) {
         ok(dqt_llama_backward(model, tape, 1), "backward");
         ok(dqt_updater_step(updater, tape, dqt_schedule_cosine(step, 10, STEPS, 3e-3f, 0.1f), NULL), "step");
     }
-    printf("%.3f bits per byte after %d steps\n", (double)loss / log(2.0), STEPS);
+    printf("llama: %.3f bits per byte after %d steps\n", (double)loss / log(2.0), STEPS);
     dqt_updater_destroy(updater);
     dqt_tape_destroy(tape);
 }
@@ -140,7 +142,7 @@ static void export_all(dqt_llama *model, const char *dir, const char *name, int 
         int ternary; /* only then */
     } ggufs[] = {{"-auto.gguf", DQT_GGUF_AUTO, DQT_GGUF_AUTO, 0},
                  {"-tq1_0.gguf", DQT_GGUF_TQ1_0, DQT_GGUF_F16, 1},
-                 {"-q8_0.gguf", DQT_GGUF_Q8_0, DQT_GGUF_Q8_0, 0},
+                 {"-q8_0.gguf", DQT_GGUF_Q8_0, DQT_GGUF_AUTO, 0},
                  {"-q4_0.gguf", DQT_GGUF_Q4_0, DQT_GGUF_F32, 0},
                  {"-f16.gguf", DQT_GGUF_F16, DQT_GGUF_F16, 0},
                  {"-f32.gguf", DQT_GGUF_F32, DQT_GGUF_F32, 0}};
@@ -161,7 +163,16 @@ static void export_all(dqt_llama *model, const char *dir, const char *name, int 
     }
 }
 
-static void make(const char *dir, const char *name, int bitnet, const unsigned char *text, size_t size) {
+static void write_all(dqt_llama *model, const char *dir, const char *name, const unsigned char *text, size_t size,
+                      int ternary) {
+    ok(dqt_llama_save(model, NULL, NULL, 0, in(dir, name, ".dqt")), "checkpoint");
+    write_weights(model, in(dir, name, ".weights"));
+    write_reference(model, text + size / 2, in(dir, name, ".reference"));
+    export_all(model, dir, name, ternary);
+    dqt_llama_destroy(model);
+}
+
+static dqt_llama *trained_llama(const unsigned char *text, size_t size) {
     dqt_llama_config c;
     dqt_llama *model;
     ok(dqt_llama_config_init(&c, sizeof c), "config");
@@ -169,22 +180,14 @@ static void make(const char *dir, const char *name, int bitnet, const unsigned c
     c.intermediate_size = 512;
     c.num_heads = 8;
     c.num_kv_heads = 4;
-    c.sub_norms = c.tie_embeddings = bitnet;
-    if (!bitnet) {
-        c.linear.storage = DQT_FORMAT_INT4;
-        c.linear.scale_rule = DQT_SCALE_SIGMA;
-        c.linear.sigma = 2.5f;
-        c.linear.scale_axis = DQT_AXIS_ROW;
-    }
+    c.sub_norms = 0;
+    c.linear.storage = DQT_FORMAT_INT4;
+    c.linear.scale_rule = DQT_SCALE_SIGMA;
+    c.linear.sigma = 2.5f;
+    c.linear.scale_axis = DQT_AXIS_ROW;
     ok(dqt_llama_create(ctx, &c, &model), "model");
-    printf("%s: ", name);
-    fflush(stdout);
     train(model, text, size);
-    ok(dqt_llama_save(model, NULL, NULL, 0, in(dir, name, ".dqt")), "checkpoint");
-    write_weights(model, in(dir, name, ".weights"));
-    write_reference(model, text + size / 2, in(dir, name, ".reference"));
-    export_all(model, dir, name, bitnet);
-    dqt_llama_destroy(model);
+    return model;
 }
 
 static void import(const char *checkpoint, const char *tensors, const char *out) {
@@ -211,16 +214,18 @@ static void import(const char *checkpoint, const char *tensors, const char *out)
 
 int main(int argc, char **argv) {
     ok(dqt_context_create(NULL, &ctx), "context");
-    if (argc == 4 && strcmp(argv[1], "make") == 0) {
+    if (argc == 5 && strcmp(argv[1], "make") == 0) {
         size_t size;
+        dqt_llama *model;
         unsigned char *text = read_text(argv[3], &size);
-        make(argv[2], "bitnet", 1, text, size);
-        make(argv[2], "llama", 0, text, size);
+        ok(dqt_llama_load(ctx, argv[4], &model, NULL, NULL, NULL), argv[4]);
+        write_all(model, argv[2], "bitnet", text, size, 1);
+        write_all(trained_llama(text, size), argv[2], "llama", text, size, 0);
         free(text);
     } else if (argc == 5 && strcmp(argv[1], "import") == 0) {
         import(argv[2], argv[3], argv[4]);
     } else {
-        fprintf(stderr, "usage: files make DIR TEXT | files import MODEL.dqt FILE.safetensors OUT.dqt\n");
+        fprintf(stderr, "usage: files make DIR TEXT MODEL.dqt | files import MODEL.dqt FILE.safetensors OUT.dqt\n");
         return 2;
     }
     dqt_context_destroy(ctx);

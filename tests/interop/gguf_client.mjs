@@ -60,8 +60,10 @@ async function checkFile(llama, file) {
     // On its own.
     await sequence.clearHistory();
     let right = 0, close = false;
+    const written = [];
     for await (const token of sequence.evaluate(rows.slice(0, PROMPT).map((r) => r.token), {temperature: 0})) {
         const r = rows[PROMPT - 1 + right];
+        written.push(token);
         if (token !== r.best) {
             close = r.margin <= MARGIN;
             check(close, `${file}: continuation differs at token ${right}, where libdqt's margin is ${r.margin}`);
@@ -71,6 +73,7 @@ async function checkFile(llama, file) {
         if (PROMPT + right >= rows.length) break;
     }
     console.log(`${file}: ${all} of ${rows.length} positions agree (${clear} clear ones); ${right} tokens continued alike`);
+    console.log(`    ${JSON.stringify(text.slice(-40))} -> ${JSON.stringify(String.fromCharCode(...written))}`);
     if (!close) check(right >= WANTED, `${file}: only ${right} tokens continued alike`);
     await context.dispose();
     await model.dispose();

@@ -1,11 +1,11 @@
 #!/bin/sh
 # Other people's readers on libdqt's files: PyPI's gguf and safetensors, and llama.cpp in npm's node-llama-cpp. Installs
-# them into build/interop (needs the network the first time), trains two small models there and compares.
-# usage, from the project's folder after `make lib`: tests/interop/run.sh
-# LIBDIR, OUT, CC, PYTHON, NODE and NPM may be set.
+# them into build/interop (needs the network the first time), and compares: the model of `make demo`, and one trained here.
+# usage, from the project's folder after `make demo`: tests/interop/run.sh
+# LIBDIR, OUT, DEMO, CC, PYTHON, NODE and NPM may be set.
 set -eu
 here=$(dirname "$0")
-LIBDIR=${LIBDIR:-lib} OUT=${OUT:-build/interop} CC=${CC:-cc} PYTHON=${PYTHON:-python3} NODE=${NODE:-node} NPM=${NPM:-npm}
+LIBDIR=${LIBDIR:-lib} OUT=${OUT:-build/interop} DEMO=${DEMO:-build/demo} CC=${CC:-cc} PYTHON=${PYTHON:-python3} NODE=${NODE:-node} NPM=${NPM:-npm}
 mkdir -p "$OUT/files"
 
 if ! "$OUT/venv/bin/python" -c 'import gguf, numpy, safetensors' 2>/dev/null; then
@@ -26,9 +26,9 @@ fi
 
 "$CC" -std=c11 -O2 -Wall -Wextra -Iinclude -o "$OUT/files/files" "$here/files.c" -L"$LIBDIR" -ldqt \
     "-Wl,-rpath,$(cd "$LIBDIR" && pwd)" -lm
-find README.md docs include src tests -type f \( -name '*.md' -o -name '*.h' -o -name '*.c' \) | LC_ALL=C sort |
-    xargs cat | tr -s ' ' > "$OUT/files/text"
-"$OUT/files/files" make "$OUT/files" "$OUT/files/text"
+rm -f "$OUT"/files/*.gguf
+"$OUT/files/files" make "$OUT/files" "$DEMO/text.txt" "$DEMO/run/model.dqt"
+cp "$DEMO/run/model.gguf" "$OUT/files/bitnet-demo.gguf"
 
 status=0
 "$OUT/venv/bin/python" "$here/check_gguf.py" "$OUT/files" || status=1
