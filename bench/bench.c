@@ -88,7 +88,7 @@ static void measure_memory(struct bench *b, int threads) {
     if (!ctx) return;
     struct limit_run r = {.ctx = ctx, .count = (size_t)24 << 20};
     const size_t total = r.count * MAX_THREADS;
-    r.x = malloc(total * sizeof(float));
+    r.x = bench_alloc(total * sizeof(float));
     for (size_t i = 0; i < total; i++) r.x[i] = 1.0f;
     struct bench_times t = bench_time(read_run, &r);
     const double bytes = (double)r.count * 4.0 * threads;
@@ -155,10 +155,10 @@ static void product(struct bench *b, const char *name, int isa, int threads, enu
     const dqt_tensor_options o = {.struct_size = sizeof o, .storage = format, .sigma = 4.0f};
     struct scratch_need need = {0};
     matmul_scratch(ctx, tokens, rows, cols, &need);
-    r.x = malloc(tokens * cols * sizeof(float));
-    r.y = malloc(tokens * rows * sizeof(float));
-    r.step = malloc(tokens * sizeof(float));
-    r.codes = malloc(tokens * r.ld);
+    r.x = bench_alloc(tokens * cols * sizeof(float));
+    r.y = bench_alloc(tokens * rows * sizeof(float));
+    r.step = bench_alloc(tokens * sizeof(float));
+    r.codes = bench_alloc(tokens * r.ld);
     if (tensor_create(ctx, rows, cols, &o, false, &r.w) == DQT_OK && workspace_create(ctx, &need, &r.ws) == DQT_OK) {
         tensor_init_normal(r.w, 1, 1, 0.02f);
         for (size_t i = 0; i < tokens * cols; i++) r.x[i] = (float)(i * 2654435761u % 1024) / 512.0f - 1.0f;

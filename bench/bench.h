@@ -47,6 +47,11 @@ static inline bool bench_wants(const struct bench *b, const char *name) {
     return b->num_words == 0;
 }
 
+/* Aligned to a cache line, as the library's own buffers are; release with free. */
+static inline void *bench_alloc(size_t size) {
+    return aligned_alloc(64, (size + 63) / 64 * 64);
+}
+
 static inline void bench_next_word(struct bench *b) {
     b->words++;
     b->num_words--;

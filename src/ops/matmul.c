@@ -43,7 +43,7 @@ void block_place(const struct matmul_engine *e, size_t padded_k, size_t columns,
 
 /* Equal pieces of at most K_BYTES a row. */
 static size_t piece_of_k(const struct matmul_engine *e, size_t padded_k) {
-    const size_t pieces = (padded_k * e->size + K_BYTES - 1) / K_BYTES;
+    const size_t pieces = (padded_k * e->size * e->rows + A_PIECE - 1) / A_PIECE;
     return round_up((padded_k + pieces - 1) / pieces, MATMUL_K_UNIT);
 }
 

@@ -2,7 +2,7 @@
  *
  * One item of work is a block of up to BLOCK_COLUMNS columns of the result. Its lane packs the block of B once
  * (bounded by BLOCK_BYTES, so that it stays in L2) and runs every block of packed A past it, KC elements of K at a
- * time (so that the piece of A, rows * KC * size <= 32 KiB, stays in L1 while the panels stream from L2). See
+ * time (so that the piece of A, rows * KC * size <= A_PIECE, stays in L1 while the panels stream from L2). See
  * docs/performance.md. */
 #ifndef DQT_OPS_MATMUL_BLOCK_H
 #define DQT_OPS_MATMUL_BLOCK_H
@@ -12,9 +12,9 @@
 #include "ops/matmul.h"
 
 enum {
-    BLOCK_COLUMNS = 256,
+    BLOCK_COLUMNS = 1024,
     BLOCK_BYTES = 1 << 20, /* of B, of 2 MiB of L2 */
-    K_BYTES = 1024,        /* of a row of A: 32 rows make 32 KiB, of 48 KiB of L1 */
+    A_PIECE = 16 << 10,    /* of packed A, of 48 KiB of L1, through which panels of B stream */
     A_BYTES = 8 << 20,     /* of packed A, unless A_ROWS rows need more */
     A_ROWS = 256
 };

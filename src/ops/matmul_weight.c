@@ -4,8 +4,14 @@
 
 #include "ops/matmul_block.h"
 
-/* x is read once per item: with 128 rows, 128 multiply-adds per element that comes from L3 (docs/performance.md). */
-enum { ITEM_ROWS = 2 * MATMUL_TILE_ROWS };
+/* x is read once per item: with 256 rows, 256 multiply-adds per element that comes from L3 (docs/performance.md). */
+enum { ITEM_ROWS = 4 * MATMUL_TILE_ROWS };
+
+/* Rows of an item: whole tiles, at most ITEM_ROWS, and equal shares for the threads. */
+static size_t item_rows(size_t rows, int threads) {
+    const size_t items = round_up((rows + ITEM_ROWS - 1) / ITEM_ROWS, (size_t)threads);
+    return round_up((rows + items - 1) / items, MATMUL_TILE_ROWS);
+}
 
 struct weight_gradient {
     const dqt_context *ctx;
@@ -13,7 +19,7 @@ struct weight_gradient {
     const struct matmul_engine *e;
     const struct activations *x;
     const float *dy;
-    size_t ld_dy, rows, padded_k, columns;
+    size_t ld_dy, rows, item_rows, padded_k, columns;
     size_t ld_tile;
     unsigned char *shared; /* panels of x; NULL: packed by lanes */
     tile_fn consume;
@@ -83,11 +89,11 @@ static void multiply_item(void *arg, size_t item, int lane) {
     const struct weight_gradient *g = arg;
     const struct matmul_engine *e = g->e;
     const struct activations *x = g->x;
-    const size_t row = item * ITEM_ROWS, rows = least(ITEM_ROWS, g->rows - row), ld = g->ld_tile;
+    const size_t row = item * g->item_rows, rows = least(g->item_rows, g->rows - row), ld = g->ld_tile;
     struct arena arena = {workspace_lane(g->ws, lane), 0};
     struct lane_scratch s;
     lane_place(e, g->rows, x->cols, g->padded_k, g->columns, &arena, &s);
-    for (size_t t = 0; t < x->tokens; t += UNIT) /* a token's row of dy is read whole: 128 rows are 512 bytes */
+    for (size_t t = 0; t < x->tokens; t += UNIT) /* a token's row of dy is read whole: 256 rows are 1 KiB */
         for (size_t i = 0; i < rows; i += e->rows)
             e->pack_a_transposed(e, g->dy + t * g->ld_dy + row + i, g->ld_dy, least(e->rows, rows - i), least(UNIT,
                     x->tokens - t),
@@ -112,13 +118,14 @@ void matmul_weight_gradient(const dqt_context *ctx, const struct workspace *ws, 
                             size_t rows, const struct activations *x, int precision, tile_fn consume, void *arg) {
     const struct matmul_kernels *kernels = &ctx->kernels->matmul;
     struct weight_gradient g = {.ctx = ctx, .ws = ws, .x = x, .dy = dy, .ld_dy = ld_dy, .rows = rows,
-                                .consume = consume, .arg = arg, .ld_tile = round_up(x->cols, PANEL)};
+                                .item_rows = item_rows(rows, ctx->num_threads), .consume = consume, .arg = arg,
+                                .ld_tile = round_up(x->cols, PANEL)};
     g.e = precision == DQT_PRECISION_BF16 ? &kernels->bf16 : &kernels->f32;
     g.padded_k = round_up(x->tokens, g.e->k_unit);
-    g.columns = block_columns(g.e, x->cols, g.padded_k, UNIT, BLOCK_BYTES / 2, 1); /* A is in L2, too */
+    g.columns = block_columns(g.e, x->cols, g.padded_k, UNIT, BLOCK_BYTES / 8, 1); /* A and the tile share L2 */
     if (shares_panels(g.e)) {
         g.shared = workspace_shared(ws);
         parallel_run(ctx, (x->cols + UNIT - 1) / UNIT, pack_item, &g);
     }
-    parallel_run(ctx, (rows + ITEM_ROWS - 1) / ITEM_ROWS, multiply_item, &g);
+    parallel_run(ctx, (rows + g.item_rows - 1) / g.item_rows, multiply_item, &g);
 }
