@@ -72,4 +72,14 @@ done
 
 check "micro-batches that cannot be shared are refused" sh -c "! timeout 60 $MPIRUN -n 2 --oversubscribe --allow-run-as-root \
     '$tmp/mpi-train' --data include/dqt.h --out '$tmp/mistake' --micro-batches 3 && ! [ -e '$tmp/mistake' ]"
+if ! have pkg-config; then
+    skip "no pkg-config: installation"
+    finish
+fi
+run 2 in-tree --deterministic
+installed
+check "train builds against an installation" $MPICC -std=c11 -D_POSIX_C_SOURCE=200809L -O2 -Iexamples/support examples/mpi/train.c \
+    examples/support/args.c examples/support/text.c $(pkg-config --cflags --libs dqt) -lm -o "$tmp/mpi-train"
+run 2 installed --deterministic
+equal in-tree installed
 finish
