@@ -104,6 +104,7 @@ check-sanitize:
 
 bench: $(BENCHES)
 	$(B)/bench/bench
+	$(B)/bench/ops
 	$(B)/bench/step
 
 bench-memory: $(B)/bench/memory

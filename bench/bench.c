@@ -1,106 +1,26 @@
 /* Limits of the machine and the products of ops/matmul.h, per instruction set, on one and two threads.
  *
  *     build/bench/bench [instruction set] [threads] [words that names contain ...] */
-#include "bench.h"
-
 #include "core/memory.h"
-#include "core/parallel.h"
-#include "limits.h"
+#include "machine.h"
 #include "ops/matmul.h"
 #include "quant/tensor.h"
 
-enum { MAX_THREADS = 2 };
-
-static dqt_context *context(int isa, int threads) {
-    dqt_context_options o;
-    dqt_context *ctx = NULL;
-    dqt_context_options_init(&o, sizeof o);
-    o.isa = isa;
-    o.num_threads = threads;
-    if (dqt_context_create(&o, &ctx) != DQT_OK) return NULL;
-    if (dqt_context_isa(ctx) == isa && dqt_context_num_threads(ctx) == threads) return ctx;
-    dqt_context_destroy(ctx);
-    return NULL;
-}
-
-/* ---- Limits ---- */
-
 static double limits[3][64][MAX_THREADS + 1]; /* [what][isa][threads], T(FL)OP/s */
-static double read_limit[MAX_THREADS + 1];    /* GB/s */
-
-struct limit_run {
-    const dqt_context *ctx;
-    limit_fn fn;
-    double work; /* of one lane */
-    float *x;
-    size_t count; /* floats of one lane */
-    float sink[MAX_THREADS];
-};
-
-static void compute_item(void *arg, size_t item, int lane) {
-    struct limit_run *r = arg;
-    (void)lane;
-    const double work = r->fn();
-    if (item == 0) r->work = work;
-}
-static void compute_run(void *arg) {
-    struct limit_run *r = arg;
-    parallel_run(r->ctx, (size_t)r->ctx->num_threads, compute_item, r);
-}
-static void read_item(void *arg, size_t item, int lane) {
-    struct limit_run *r = arg;
-    (void)lane;
-    r->sink[item] = limit_read(r->x + item * r->count, r->count);
-}
-static void read_run(void *arg) {
-    struct limit_run *r = arg;
-    parallel_run(r->ctx, (size_t)r->ctx->num_threads, read_item, r);
-}
-static void triad_item(void *arg, size_t item, int lane) {
-    struct limit_run *r = arg;
-    (void)lane;
-    float *x = r->x + item * r->count;
-    const size_t third = r->count / 3;
-    limit_triad(x, x + third, x + 2 * third, third);
-}
-static void triad_run(void *arg) {
-    struct limit_run *r = arg;
-    parallel_run(r->ctx, (size_t)r->ctx->num_threads, triad_item, r);
-}
+static double read_limit[MAX_THREADS + 1];    /* GB/s, from L3: the weights of one layer */
 
 static void measure_limits(struct bench *b, int isa, int threads) {
-    static const char *const names[] = {"limit int8", "limit bf16", "limit f32"};
-    dqt_context *ctx = context(isa, threads);
+    dqt_context *ctx = machine_context(isa, threads);
     if (!ctx) return;
-    for (int what = LIMIT_INT8; what <= LIMIT_F32; what++) {
-        struct limit_run r = {.ctx = ctx, .fn = limit_of((enum limit)what, isa, dqt_cpu_features(ctx))};
-        if (!r.fn) continue;
-        const struct bench_times t = bench_time(compute_run, &r);
-        limits[what][isa % 64][threads] = bench_rate(b, names[what], "registers", isa, threads, &t,
-                                                     2 * r.work * threads, 1e-12,
-                                                     what == LIMIT_INT8 ? "TOP/s" : "TFLOP/s", 0);
-    }
+    for (int what = LIMIT_INT8; what <= LIMIT_F32; what++)
+        limits[what][isa % 64][threads] = machine_compute(b, (enum limit)what, ctx);
     dqt_context_destroy(ctx);
 }
 
 static void measure_memory(struct bench *b, int threads) {
-    dqt_context *ctx = context(DQT_ISA_SCALAR, threads);
-    if (!ctx) return;
-    struct limit_run r = {.ctx = ctx, .count = (size_t)24 << 20};
-    const size_t total = r.count * MAX_THREADS;
-    r.x = bench_alloc(total * sizeof(float));
-    for (size_t i = 0; i < total; i++) r.x[i] = 1.0f;
-    struct bench_times t = bench_time(read_run, &r);
-    const double bytes = (double)r.count * 4.0 * threads;
-    bench_rate(b, "limit read", "96 MiB a thread", DQT_ISA_SCALAR, threads, &t, bytes, 1e-9, "GB/s", 0);
-    t = bench_time(triad_run, &r);
-    bench_rate(b, "limit triad", "96 MiB a thread", DQT_ISA_SCALAR, threads, &t, bytes, 1e-9, "GB/s", 0);
-    r.count = (size_t)2 << 20; /* weights of one layer: L3 */
-    t = bench_time(read_run, &r);
-    read_limit[threads] = bench_rate(b, "limit read", "8 MiB a thread", DQT_ISA_SCALAR, threads, &t,
-                                     (double)r.count * 4.0 * threads, 1e-9, "GB/s", 0);
-    free(r.x);
-    dqt_context_destroy(ctx);
+    machine_memory(b, false, 96, threads);
+    machine_memory(b, true, 96, threads);
+    read_limit[threads] = machine_memory(b, false, 8, threads);
 }
 
 /* ---- Products ---- */
@@ -148,7 +68,7 @@ static void product(struct bench *b, const char *name, int isa, int threads, enu
                     int precision,
                     size_t tokens, size_t rows, size_t cols) {
     if (!bench_wants(b, name)) return;
-    dqt_context *ctx = context(isa, threads);
+    dqt_context *ctx = machine_context(isa, threads);
     if (!ctx) return;
     struct product_run r = {.ctx = ctx, .product = product, .precision = precision, .tokens = tokens, .rows = rows,
                             .cols = cols, .ld = round_up(cols, UNIT)};
@@ -220,26 +140,15 @@ static void products(struct bench *b, int isa, int threads) {
     product(b, "quantize", isa, threads, QUANTIZE, DQT_FORMAT_TERNARY, DQT_PRECISION_F32, 1024, 64, 2048);
 }
 
+static void measure(struct bench *b, int isa, int threads) {
+    measure_limits(b, isa, threads);
+    products(b, isa, threads);
+}
+
 int main(int argc, char **argv) {
-    static const int isas[] = {DQT_ISA_AMX, DQT_ISA_VNNI, DQT_ISA_AVX512, DQT_ISA_AVX2, DQT_ISA_NEON, DQT_ISA_SCALAR};
     struct bench b = bench_begin(argc, argv, true);
-    int only = 0, only_threads = 0; /* first words that name an instruction set or a number of threads */
-    for (size_t i = 0; i < sizeof isas / sizeof *isas; i++)
-        if (b.num_words && strcmp(b.words[0], bench_isa_name(isas[i])) == 0) only = isas[i];
-    if (only) bench_next_word(&b);
-    if (b.num_words && atoi(b.words[0]) > 0) {
-        only_threads = atoi(b.words[0]);
-        bench_next_word(&b);
-    }
     for (int threads = 1; threads <= MAX_THREADS; threads++) measure_memory(&b, threads);
-    for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
-        if (only && only != isas[i]) continue;
-        for (int threads = 1; threads <= MAX_THREADS; threads++) {
-            if (only_threads && only_threads != threads) continue;
-            measure_limits(&b, isas[i], threads);
-            products(&b, isas[i], threads);
-        }
-    }
+    machine_for_each(&b, measure);
     bench_end(&b);
     return 0;
 }

@@ -22,7 +22,10 @@ static void BLOCK(const struct matmul_block *b) {
     const size_t steps = b->k / GROUP, m = b->m, columns = b->n, stride = b->panel_stride;
     const bool first = b->first, last = b->last;
     const struct finish f = finish_begin(b);
+    const char *ahead = b->ahead, *const ahead_end = ahead + b->ahead_bytes;
+    const size_t ahead_share = b->ahead_bytes / ((columns + COLUMNS - 1) / COLUMNS) + 64;
     for (size_t n = 0; n < columns; n += COLUMNS) {
+        for (size_t i = 0; i < ahead_share && ahead < ahead_end; i += 64, ahead += 64) __builtin_prefetch(ahead, 0, 2);
         const char *a = b->a, *panel = (const char *)b->b + n / PANEL * stride;
         NUMBER *partial = (NUMBER *)b->partial + n * ROWS;
 #ifdef WIDEN_STEPS

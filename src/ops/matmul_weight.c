@@ -63,17 +63,21 @@ void weight_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t rows,
     }
 }
 
-/* Panels of columns n .. n + count - 1 of x; count is a multiple of the engine's columns except at the end. */
+/* Panels of columns n .. n + count - 1 of x; count is a multiple of the engine's columns except at the end. By 64
+ * tokens: the panels share their lines of x. */
 static void pack_panels(const struct weight_gradient *g, size_t n, size_t count, unsigned char *b) {
     const struct matmul_engine *e = g->e;
     const struct activations *x = g->x;
-    for (size_t c = 0; c < round_up(count, e->columns); c += PANEL) {
-        unsigned char *panel = b + c * g->padded_k * e->size;
-        if (x->codes) { /* n + c + 16 <= round_up(cols, 64) <= ld */
-            e->pack_b_codes(e, x->codes + n + c, x->ld, x->tokens, panel);
-        } else {
-            const size_t from = least(n + c, x->cols);
-            e->pack_b(e, x->floats + from, x->ld, least(PANEL, x->cols - from), x->tokens, panel);
+    for (size_t t = 0; t < x->tokens; t += UNIT) {
+        const size_t tokens = least(UNIT, x->tokens - t);
+        for (size_t c = 0; c < round_up(count, e->columns); c += PANEL) {
+            unsigned char *out = b + (c * g->padded_k + t * PANEL) * e->size;
+            if (x->codes) { /* n + c + 16 <= round_up(cols, 64) <= ld */
+                e->pack_b_codes(e, x->codes + t * x->ld + n + c, x->ld, tokens, out);
+            } else {
+                const size_t from = least(n + c, x->cols);
+                e->pack_b(e, x->floats + t * x->ld + from, x->ld, least(PANEL, x->cols - from), tokens, out);
+            }
         }
     }
 }
@@ -104,6 +108,7 @@ static void multiply_item(void *arg, size_t item, int lane) {
         const size_t count = least(g->columns, x->cols - n), after = n + count;
         const unsigned char *b = g->shared ? g->shared + n * panel_bytes : s.block.b;
         if (!g->shared) pack_panels(g, n, count, s.block.b);
+        o.next = b; /* A is in L2 already */
         if (g->shared) {
             o.next = g->shared + after * panel_bytes;
             o.next_bytes = least(g->columns, x->cols - after) * panel_bytes / calls;
