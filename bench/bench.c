@@ -3,7 +3,7 @@
  *     build/bench/bench [instruction set] [threads] [words that names contain ...] */
 #include "core/memory.h"
 #include "machine.h"
-#include "ops/matmul.h"
+#include "ops/activations.h"
 #include "quant/tensor.h"
 
 static double limits[3][64][MAX_THREADS + 1]; /* [what][isa][threads], T(FL)OP/s */
@@ -25,7 +25,7 @@ static void measure_memory(struct bench *b, int threads) {
 
 /* ---- Products ---- */
 
-enum product { FORWARD, FORWARD_FLOAT, INPUT_GRADIENT, WEIGHT_GRADIENT, QUANTIZE };
+enum product { FORWARD, FORWARD_FLOAT, INPUT_GRADIENT, WEIGHT_GRADIENT };
 
 struct product_run {
     dqt_context *ctx;
@@ -60,7 +60,6 @@ static void product_run(void *arg) {
     case WEIGHT_GRADIENT:
         matmul_weight_gradient(r->ctx, &r->ws, r->y, r->rows, r->rows, &x, r->precision, ignore, sink);
         break;
-    case QUANTIZE: activations_quantize(r->ctx, r->x, r->tokens, r->cols, r->codes, r->ld, r->step); break;
     }
 }
 
@@ -83,15 +82,15 @@ static void product(struct bench *b, const char *name, int isa, int threads, enu
         tensor_init_normal(r.w, 1, 1, 0.02f);
         for (size_t i = 0; i < tokens * cols; i++) r.x[i] = (float)(i * 2654435761u % 1024) / 512.0f - 1.0f;
         for (size_t i = 0; i < tokens * rows; i++) r.y[i] = (float)(i * 2654435761u % 1024) / 512.0f - 1.0f;
-        activations_quantize(ctx, r.x, tokens, cols, r.codes, r.ld, r.step);
+        const struct activation_source source = {.x = r.x};
+        const struct activation_buffer codes = {.codes = r.codes, .step = r.step, .cols = cols, .ld = r.ld};
+        activations_make(ctx, &r.ws, &source, tokens, &codes);
         const struct bench_times t = bench_time(product_run, &r);
         char shape[64];
         snprintf(shape, sizeof shape, "%zux%zux%zu", tokens, rows, cols);
         const double work = 2.0 * (double)tokens * (double)rows * (double)cols;
         const int what = product == FORWARD ? LIMIT_INT8 : precision == DQT_PRECISION_BF16 ? LIMIT_BF16 : LIMIT_F32;
-        if (product == QUANTIZE) {
-            bench_rate(b, name, shape, isa, threads, &t, (double)tokens * (double)cols * 5.0, 1e-9, "GB/s", 0);
-        } else if (tokens <= 8) {
+        if (tokens <= 8) {
             const double bytes = (double)rows * (double)r.w->row_bytes;
             bench_microseconds(b, name, shape, isa, threads, &t,
                                read_limit[threads] > 0 ? bytes / read_limit[threads] * 1e-3 : 0);
@@ -137,7 +136,6 @@ static void products(struct bench *b, int isa, int threads) {
     product(b, "token ternary", isa, threads, FORWARD, DQT_FORMAT_TERNARY, DQT_PRECISION_F32, 8, 4096, 4096);
     product(b, "token head int8", isa, threads, FORWARD_FLOAT, DQT_FORMAT_INT8, DQT_PRECISION_F32, 1, 32000, 768);
     product(b, "token head f32", isa, threads, FORWARD_FLOAT, DQT_FORMAT_F32, DQT_PRECISION_F32, 1, 4096, 768);
-    product(b, "quantize", isa, threads, QUANTIZE, DQT_FORMAT_TERNARY, DQT_PRECISION_F32, 1024, 64, 2048);
 }
 
 static void measure(struct bench *b, int isa, int threads) {

@@ -1,4 +1,4 @@
-/* What a step does besides products: attention, norms, rotary embedding, SwiGLU, activations' codes and the loss, with
+/* What a step does besides products: attention, norms, rotary embedding, SwiGLU, codes of activations and the loss, with
  * the sizes of a 134 M model (4 x 256 tokens, hidden 768, ff 2048, 12 heads of 64, tiles of 2,048 classes).
  *
  *   build/bench/ops [instruction set] [threads] [words that names contain ...]
@@ -6,10 +6,10 @@
  * Elementwise parts are compared with the triad of arrays in L3 (8 MiB a thread), attention with the peak of bf16. */
 #include "core/memory.h"
 #include "machine.h"
-#include "ops/activation.h"
+#include "ops/activations.h"
 #include "ops/attention.h"
 #include "ops/loss.h"
-#include "ops/matmul.h"
+#include "ops/mlp.h"
 #include "ops/norm.h"
 
 enum { BATCH = 4, LENGTH = 256, TOKENS = BATCH * LENGTH, HEADS = 12, HEAD_SIZE = 64, HIDDEN = 768, FF = 2048 };
@@ -19,7 +19,7 @@ struct ops {
     dqt_context *ctx;
     struct workspace ws;
     float *x[ARRAYS]; /* [TOKENS][FF] each */
-    float *row;       /* [FF] */
+    float *row, *dgain; /* [FF] */
     float *cosines, *sines;
     float *per_token[3];
     int32_t *targets;
@@ -31,27 +31,37 @@ static const struct attention_shape shape = {BATCH, LENGTH, HEADS, HEADS, HEAD_S
 
 static void norm(void *arg) {
     struct ops *o = arg;
-    norm_forward(o->ctx, o->x[0], o->row, 1e-5f, TOKENS, HIDDEN, o->x[1], o->per_token[0]);
+    const struct activation_source x = {
+        .x = o->x[0], .kept = o->x[1], .gain = o->row, .eps = 1e-5f, .inverse_rms = o->per_token[0]};
+    const struct activation_buffer out = {.codes = o->codes, .step = o->per_token[1], .cols = HIDDEN, .ld = HIDDEN};
+    activations_make(o->ctx, &o->ws, &x, TOKENS, &out);
 }
 static void norm_gradient(void *arg) {
     struct ops *o = arg;
-    norm_backward(o->ctx, &o->ws, o->x[1], o->x[0], o->row, o->per_token[0], TOKENS, HIDDEN, false, o->x[2], o->row + HIDDEN);
+    const struct norm_gradient g = {.dy = o->x[1], .x = o->x[0], .dx = o->x[2], .gain = o->row,
+                                    .inverse_rms = o->per_token[0], .dgain = o->dgain};
+    norm_backward(o->ctx, &o->ws, &g, TOKENS, HIDDEN);
+}
+static void hidden(void *arg) {
+    struct ops *o = arg;
+    const struct activation_source x = {
+        .gate = o->x[0], .up = o->x[1], .gain = o->row, .eps = 1e-5f, .inverse_rms = o->per_token[0]};
+    const struct activation_buffer out = {.codes = o->codes, .step = o->per_token[1], .cols = FF, .ld = FF};
+    activations_make(o->ctx, &o->ws, &x, TOKENS, &out);
+}
+static void hidden_gradient(void *arg) {
+    struct ops *o = arg;
+    const struct norm_gradient g = {.dy = o->x[2], .gate = o->x[0], .up = o->x[1], .dgate = o->x[3], .dup = o->x[4],
+                                    .gain = o->row, .inverse_rms = o->per_token[0], .dgain = o->dgain};
+    norm_backward(o->ctx, &o->ws, &g, TOKENS, FF);
 }
 static void rope(void *arg) {
     struct ops *o = arg;
     rope_apply(o->ctx, o->x[0], BATCH, LENGTH, HEADS, HEAD_SIZE, 0, o->cosines, o->sines, false);
 }
-static void swiglu(void *arg) {
-    struct ops *o = arg;
-    swiglu_forward(o->ctx, o->x[0], o->x[1], (size_t)TOKENS * FF, o->x[2]);
-}
 static void swiglu_gradient(void *arg) {
     struct ops *o = arg;
     swiglu_backward(o->ctx, o->x[0], o->x[1], o->x[2], (size_t)TOKENS * FF, o->x[3], o->x[4]);
-}
-static void quantize(void *arg) {
-    struct ops *o = arg;
-    activations_quantize(o->ctx, o->x[0], TOKENS, HIDDEN, o->codes, HIDDEN, o->per_token[0]);
 }
 static void loss(void *arg) {
     struct ops *o = arg;
@@ -107,12 +117,12 @@ static void run(struct bench *b, struct ops *o) {
     fill(o->row, FF, 5);
     for (int t = 0; t < TOKENS; t++) o->targets[t] = t * 7919 % FF;
     rope_table(10000.0f, HEAD_SIZE, LENGTH, o->cosines, o->sines);
-    elementwise(b, "norm", o, norm, HIDDEN, 8);
+    elementwise(b, "norm to codes", o, norm, HIDDEN, 9);
     elementwise(b, "norm backward", o, norm_gradient, HIDDEN, 12);
     elementwise(b, "rope", o, rope, HIDDEN, 8);
-    elementwise(b, "swiglu", o, swiglu, FF, 12);
+    elementwise(b, "swiglu, norm to codes", o, hidden, FF, 9);
+    elementwise(b, "swiglu, norm backward", o, hidden_gradient, FF, 20);
     elementwise(b, "swiglu backward", o, swiglu_gradient, FF, 20);
-    elementwise(b, "quantize", o, quantize, HIDDEN, 5);
     elementwise(b, "softmax", o, loss, FF, 4);
     elementwise(b, "softmax backward", o, loss_gradient, FF, 8);
     const double f32 = machine_compute(b, LIMIT_F32, o->ctx), bf16 = machine_compute(b, LIMIT_BF16, o->ctx);
@@ -128,19 +138,21 @@ static void measure(struct bench *b, int isa, int threads) {
     if (!o.ctx) return;
     struct scratch_need need = {0};
     attention_scratch(o.ctx, &shape, &need);
-    norm_scratch(o.ctx, TOKENS, HIDDEN, &need);
+    norm_scratch(TOKENS, FF, &need);
     for (int i = 0; i < ARRAYS; i++) o.x[i] = bench_alloc((size_t)TOKENS * FF * sizeof(float));
     for (int i = 0; i < 3; i++) o.per_token[i] = bench_alloc((size_t)TOKENS * HEADS * sizeof(float));
     o.row = bench_alloc(FF * sizeof(float));
+    o.dgain = bench_alloc(FF * sizeof(float));
     o.cosines = bench_alloc((size_t)LENGTH * HEAD_SIZE / 2 * sizeof(float));
     o.sines = bench_alloc((size_t)LENGTH * HEAD_SIZE / 2 * sizeof(float));
     o.targets = bench_alloc(TOKENS * sizeof(int32_t));
-    o.codes = bench_alloc((size_t)TOKENS * HIDDEN);
+    o.codes = bench_alloc((size_t)TOKENS * FF);
     if (workspace_create(o.ctx, &need, &o.ws) == DQT_OK) run(b, &o);
     workspace_destroy(o.ctx, &o.ws);
     for (int i = 0; i < ARRAYS; i++) free(o.x[i]);
     for (int i = 0; i < 3; i++) free(o.per_token[i]);
     free(o.row);
+    free(o.dgain);
     free(o.cosines);
     free(o.sines);
     free(o.targets);

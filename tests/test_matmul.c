@@ -5,6 +5,7 @@
 #include "test.h"
 
 #include "core/memory.h"
+#include "ops/activations.h"
 #include "ops/matmul.h"
 #include "quant/tensor.h"
 
@@ -508,7 +509,9 @@ static void quantizing_activations(void) {
             for (size_t i = 0; i < TOKENS * cols; i++) x[i] = test_uniform(&seed) * (i / cols == 1 ? 1e-7f : 3.0f);
             for (size_t c = 0; c < cols; c++) x[2 * cols + c] = (float)(c % 255) - 127.0f; /* exact codes and ties */
             for (size_t c = 0; c < cols; c++) x[3 * cols + c] = c % 2 ? 63.5f : -127.0f;
-            activations_quantize(ctx, x, TOKENS, cols, codes, ld, step);
+            const struct activation_source source = {.x = x};
+            const struct activation_buffer out = {.codes = codes, .step = step, .cols = cols, .ld = ld};
+            activations_make(ctx, NULL, &source, TOKENS, &out);
             for (size_t t = 0; t < TOKENS; t++) {
                 float amax = 1e-5f;
                 for (size_t c = 0; c < cols; c++) amax = fmaxf(amax, fabsf(x[t * cols + c]));

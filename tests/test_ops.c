@@ -1,9 +1,10 @@
 /* RMSNorm, activations, rotary embedding and cross-entropy tiles: forward against references in double, backward
  * against central differences of those references, on every instruction set; the same bits for 1 to 4 threads. */
 #include "isa_contexts.h"
-#include "ops/activation.h"
+#include "ops/activations.h"
 #include "ops/attention.h"
 #include "ops/loss.h"
+#include "ops/mlp.h"
 #include "ops/norm.h"
 
 static void each_isa(void (*check)(dqt_context *ctx)) {
@@ -44,6 +45,18 @@ static void widen(const float *x, size_t n, double *out) {
         out[i] = (double)x[i];
 }
 
+/* Rows of a source as floats. */
+static void make_floats(const dqt_context *ctx, struct activation_source source, size_t tokens, size_t cols, float *y) {
+    const struct activation_buffer out = {.floats = y, .cols = cols, .ld = cols};
+    activations_make(ctx, NULL, &source, tokens, &out);
+}
+
+static void norm_forward(const dqt_context *ctx, const float *x, const float *gain, size_t tokens, size_t cols, float *y,
+                         float *inverse_rms) {
+    make_floats(ctx, (struct activation_source){.x = x, .gain = gain, .eps = 1e-5f, .inverse_rms = inverse_rms}, tokens,
+                cols, y);
+}
+
 static void check_norm(dqt_context *ctx) {
     enum { TOKENS = 35, N = 37 };
     static double x64[TOKENS * N], gain64[N], y64[TOKENS * N];
@@ -55,16 +68,20 @@ static void check_norm(dqt_context *ctx) {
     widen(x, TOKENS * N, x64);
     widen(gain, N, gain64);
     norm_reference(x64, gain64, w, TOKENS, N, y64);
-    norm_forward(ctx, x, gain, 1e-5f, TOKENS, N, y, r);
+    norm_forward(ctx, x, gain, TOKENS, N, y, r);
     for (size_t i = 0; i < TOKENS * N; i++)
         CHECKF(close_to(y64[i], y[i], 2e-6), "y[%zu] %g", i, (double)y[i]);
 
     struct scratch_need need = {0, 0, 0};
     struct workspace ws;
-    norm_scratch(ctx, TOKENS, N, &need);
+    norm_scratch(TOKENS, N, &need);
     OK(ctx, workspace_create(ctx, &need, &ws));
-    norm_backward(ctx, &ws, w, x, gain, r, TOKENS, N, false, dx, dgain);
-    norm_backward(ctx, &ws, w, x, gain, r, TOKENS, N, true, added, NULL);
+    struct norm_gradient g = {.dy = w, .x = x, .gain = gain, .inverse_rms = r, .dx = dx, .dgain = dgain};
+    norm_backward(ctx, &ws, &g, TOKENS, N);
+    g.accumulate = true;
+    g.dx = added;
+    g.dgain = NULL;
+    norm_backward(ctx, &ws, &g, TOKENS, N);
     for (size_t i = 0; i < TOKENS * N; i++) {
         double keep = x64[i], h = 1e-5;
         x64[i] = keep + h;
@@ -89,7 +106,9 @@ static void check_norm(dqt_context *ctx) {
     }
     /* in place */
     memcpy(y, w, TOKENS * N * sizeof *y);
-    norm_backward(ctx, &ws, y, x, gain, r, TOKENS, N, false, y, NULL);
+    g.accumulate = false;
+    g.dy = g.dx = y;
+    norm_backward(ctx, &ws, &g, TOKENS, N);
     CHECK(memcmp(y, dx, TOKENS * N * sizeof *y) == 0);
     workspace_destroy(ctx, &ws);
     free(x), free(gain), free(w), free(y), free(dx), free(added), free(base);
@@ -112,7 +131,7 @@ static void check_activations(dqt_context *ctx) {
     enum { N = 16384 + 1003 };
     float *gate = random_floats(N, 9, 1), *up = random_floats(N, 3, 2), *dh = random_floats(N, 1, 3);
     float *h = random_floats(N, 1, 4), *dgate = random_floats(N, 1, 5), *dup = random_floats(N, 1, 6);
-    swiglu_forward(ctx, gate, up, N, h);
+    make_floats(ctx, (struct activation_source){.gate = gate, .up = up}, 1, N, h);
     swiglu_backward(ctx, gate, up, dh, N, dgate, dup);
     for (size_t i = 0; i < N; i++) {
         double g = (double)gate[i], u = (double)up[i], d = (double)dh[i], e = 1e-5;
@@ -120,7 +139,7 @@ static void check_activations(dqt_context *ctx) {
         CHECK(close_to((silu_product(g + e, u) - silu_product(g - e, u)) / (2 * e) * d, dgate[i], 2e-6));
         CHECK(close_to((silu_product(g, u + e) - silu_product(g, u - e)) / (2 * e) * d, dup[i], 2e-6));
     }
-    squared_relu_forward(ctx, up, N, h);
+    make_floats(ctx, (struct activation_source){.up = up}, 1, N, h);
     squared_relu_backward(ctx, up, dh, N, dup);
     for (size_t i = 0; i < N; i++) {
         double u = (double)up[i], e = 1e-6;
@@ -134,16 +153,72 @@ static void check_activations(dqt_context *ctx) {
     CHECK(memcmp(g2, dgate, N * sizeof *g2) == 0 && memcmp(u2, dup, N * sizeof *u2) == 0);
     /* far out: no NaN from exp overflowing */
     float extreme[4] = {1e4f, -1e4f, 3e38f, -3e38f}, ones[4] = {1, 1, 1, 1}, eh[4], eg[4], eu[4];
-    swiglu_forward(ctx, extreme, ones, 4, eh);
+    make_floats(ctx, (struct activation_source){.gate = extreme, .up = ones}, 1, 4, eh);
     swiglu_backward(ctx, extreme, ones, ones, 4, eg, eu);
     CHECK(eh[0] == 1e4f && eh[1] == 0 && eh[2] == 3e38f && eh[3] == 0);
     CHECK(eg[0] == 1 && eg[1] == 0 && eg[2] == 1 && eg[3] == 0 && eu[0] == 1e4f && eu[1] == 0);
     float bad[1] = {NAN};
-    squared_relu_forward(ctx, bad, 1, eh);
+    make_floats(ctx, (struct activation_source){.up = bad}, 1, 1, eh);
     CHECK(isnan(eh[0]));
-    swiglu_forward(ctx, bad, ones, 1, eh);
+    make_floats(ctx, (struct activation_source){.gate = bad, .up = ones}, 1, 1, eh);
     CHECK(isnan(eh[0]));
     free(gate), free(up), free(dh), free(h), free(dgate), free(dup), free(g2), free(u2), free(d2);
+}
+
+/* A chain in one call gives the bits of its ops one by one: hidden rows, norm, codes, and backward through both. */
+static void check_chain(dqt_context *ctx) {
+    enum { TOKENS = 67, N = 131, LD = 192, SIZE = TOKENS * N };
+    float *gate = random_floats(SIZE, 5, 1), *up = random_floats(SIZE, 3, 2), *dh = random_floats(SIZE, 1, 3);
+    float *gain = random_floats(N, 1, 4), *h = random_floats(SIZE, 0, 5), *normed = random_floats(SIZE, 0, 6);
+    float *kept = random_floats(SIZE, 0, 7), *dx = random_floats(SIZE, 0, 8), *dgate[2], *dup[2];
+    float r[2][TOKENS], step[2][TOKENS], dgain[2][N];
+    static int8_t codes[2][TOKENS * LD];
+    for (int i = 0; i < 2; i++) {
+        dgate[i] = random_floats(SIZE, 1, 9);
+        dup[i] = random_floats(SIZE, 1, 10);
+    }
+    struct scratch_need need = {0, 0, 0};
+    struct workspace ws;
+    norm_scratch(TOKENS, N, &need);
+    activations_scratch(N, &need);
+    OK(ctx, workspace_create(ctx, &need, &ws));
+    for (int gated = 0; gated < 2; gated++) {
+        const float *g = gated ? gate : NULL;
+        memset(codes, 1, sizeof codes);
+        make_floats(ctx, (struct activation_source){.gate = g, .up = up}, TOKENS, N, h);
+        norm_forward(ctx, h, gain, TOKENS, N, normed, r[0]);
+        const struct activation_source plain = {.x = normed, .kept = kept};
+        const struct activation_buffer out = {.codes = codes[0], .step = step[0], .cols = N, .ld = LD};
+        activations_make(ctx, NULL, &plain, TOKENS, &out);
+        CHECK(memcmp(kept, normed, SIZE * sizeof *kept) == 0);
+
+        const struct activation_source chain = {.gate = g, .up = up, .gain = gain, .eps = 1e-5f, .inverse_rms = r[1]};
+        const struct activation_buffer at_once = {.codes = codes[1], .step = step[1], .cols = N, .ld = LD};
+        activations_make(ctx, &ws, &chain, TOKENS, &at_once);
+        CHECK(memcmp(r[0], r[1], sizeof r[0]) == 0 && memcmp(step[0], step[1], sizeof step[0]) == 0);
+        CHECK(memcmp(codes[0], codes[1], sizeof codes[0]) == 0 && codes[0][N] == 0 && codes[0][LD - 1] == 0);
+
+        struct norm_gradient b = {.dy = dh, .x = h, .gain = gain, .inverse_rms = r[0], .dx = dx, .dgain = dgain[0]};
+        norm_backward(ctx, &ws, &b, TOKENS, N);
+        if (gated) {
+            swiglu_backward(ctx, gate, up, dx, SIZE, dgate[0], dup[0]);
+        } else {
+            squared_relu_backward(ctx, up, dx, SIZE, dup[0]);
+        }
+        memcpy(dup[1], dh, SIZE * sizeof *dh); /* in place */
+        b = (struct norm_gradient){.dy = dup[1], .gate = g, .up = up, .gain = gain, .inverse_rms = r[0], .dgate = dgate[1],
+                                   .dup = dup[1], .dgain = dgain[1]};
+        norm_backward(ctx, &ws, &b, TOKENS, N);
+        CHECK(memcmp(dup[0], dup[1], SIZE * sizeof *dh) == 0 && memcmp(dgain[0], dgain[1], sizeof dgain[0]) == 0);
+        CHECK(memcmp(dgate[0], dgate[1], SIZE * sizeof *dh) == 0);
+    }
+    workspace_destroy(ctx, &ws);
+    for (int i = 0; i < 2; i++) free(dgate[i]), free(dup[i]);
+    free(gate), free(up), free(dh), free(gain), free(h), free(normed), free(kept), free(dx);
+}
+
+static void test_chain(void) {
+    each_isa(check_chain);
 }
 
 static void test_activations(void) {
@@ -311,12 +386,14 @@ static void test_threads(void) {
             if (!ctx) break;
             struct scratch_need need = {0, 0, 0};
             struct workspace ws;
-            norm_scratch(ctx, TOKENS, N, &need);
+            norm_scratch(TOKENS, N, &need);
             OK(ctx, workspace_create(ctx, &need, &ws));
             float *x = random_floats(SIZE, 3, 1), *dy = random_floats(SIZE, 1, 2), *gain = random_floats(N, 1, 3);
             float *out = random_floats(4 * SIZE + N, 0, 4), r[TOKENS];
-            norm_forward(ctx, x, gain, 1e-5f, TOKENS, N, out, r);
-            norm_backward(ctx, &ws, dy, x, gain, r, TOKENS, N, false, out + SIZE, out + 4 * SIZE);
+            norm_forward(ctx, x, gain, TOKENS, N, out, r);
+            const struct norm_gradient g = {
+                .dy = dy, .x = x, .gain = gain, .inverse_rms = r, .dx = out + SIZE, .dgain = out + 4 * SIZE};
+            norm_backward(ctx, &ws, &g, TOKENS, N);
             swiglu_backward(ctx, x, dy, dy, SIZE, out + 2 * SIZE, out + 3 * SIZE);
             if (!first) {
                 first = out;
@@ -333,6 +410,6 @@ static void test_threads(void) {
     }
 }
 
-static const struct test tests[] = {TEST(test_norm), TEST(test_activations),   TEST(test_rope),
+static const struct test tests[] = {TEST(test_norm), TEST(test_activations), TEST(test_chain), TEST(test_rope),
                                     TEST(test_loss), TEST(test_loss_gradient), TEST(test_threads)};
 TEST_MAIN(tests)

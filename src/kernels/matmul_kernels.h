@@ -101,7 +101,7 @@ struct matmul_kernels {
 
     /* A packed row of `units` units to codes. */
     void (*unpack)(int format, const uint8_t *packed, size_t units, int8_t *codes);
-    /* One token's activations to codes (ops/matmul.h, activations_quantize); returns the step. */
+    /* One token's activations to codes (ops/activations.h); returns the step. */
     float (*quantize)(const float *x, size_t cols, int8_t *codes);
 };
 

@@ -70,7 +70,7 @@ struct vector_kernels {
     /* One token, x[heads][2 * half]: x1' = x1 cos - x2 sin, x2' = x2 cos + x1 sin; sign -1 for the inverse. */
     void (*rope_row)(float *x, size_t heads, size_t half, const float *cosines, const float *sines, float sign);
 
-    /* See ops/activation.h; any output may be any input's buffer. */
+    /* See ops/activations.h; any output may be any input's buffer. */
     void (*swiglu)(const float *gate, const float *up, size_t n, float *h);
     void (*swiglu_gradient)(const float *gate, const float *up, const float *dh, size_t n, float *dgate, float *dup);
     void (*squared_relu)(const float *up, size_t n, float *h);

@@ -4,6 +4,7 @@
 #define DQT_NN_RUN_H
 
 #include "nn/tape.h"
+#include "ops/norm.h"
 
 static inline size_t slot_tokens(const struct slot *s) {
     return s->batch * s->length;
@@ -13,21 +14,23 @@ static inline size_t slot_tokens(const struct slot *s) {
  * what entered the product. */
 void weight_backward(dqt_tape *t, struct slot *s, int weight, const float *dy, const struct activations *x, bool accumulate,
                      float *dx);
-/* RMSNorm with gain `weight` of the slot's layer, backward: dx (may be dy) and the gain's gradient. */
-void gain_backward(dqt_tape *t, struct slot *s, int weight, const float *dy, const float *x, bool accumulate, float *dx);
+/* RMSNorm with gain `weight` of the slot's layer, backward: what `g` asks for (the norm's own fields are filled in here)
+ * and the gain's gradient. */
+void gain_backward(dqt_tape *t, struct slot *s, int weight, struct norm_gradient g);
 
 void linear_forward(dqt_tape *t, struct slot *s, const float *x, float *y);
 void linear_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx);
 
-/* RMSNorm: y may be x; backward adds to dx with `accumulate`; dx may be dy without. */
-void rmsnorm_forward(dqt_tape *t, struct slot *s, const float *x, float *y);
+/* RMSNorm: into `out`, whose floats may be x; backward adds to dx with `accumulate`; dx may be dy without. */
+void rmsnorm_forward(dqt_tape *t, struct slot *s, const float *x, const struct activation_buffer *out);
 void rmsnorm_backward(dqt_tape *t, struct slot *s, const float *dy, bool accumulate, float *dx);
 
-/* Attention and MLP: y is set, or added to with `accumulate` (residual connections). y NULL: only save what backward needs (recomputation). */
-void attention_layer_forward(dqt_tape *t, struct slot *s, const float *x, bool accumulate, float *y);
+/* Attention and MLP, whose input is in s->input already: y is set, or added to with `accumulate` (residual connections).
+ * y NULL: only save what backward needs (recomputation). */
+void attention_layer_forward(dqt_tape *t, struct slot *s, bool accumulate, float *y);
 void attention_layer_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx);
 
-void mlp_forward(dqt_tape *t, struct slot *s, const float *x, bool accumulate, float *y);
+void mlp_forward(dqt_tape *t, struct slot *s, bool accumulate, float *y);
 void mlp_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx);
 
 /* Block: y may be x, dx may be dy. The slots of the parts follow s. */

@@ -1,7 +1,6 @@
 /* Attention layer: q, k, v; rotation; causal attention; optional sub-norm; o. */
 #include "nn/run.h"
 #include "ops/attention.h"
-#include "ops/norm.h"
 
 static struct attention_shape shape_of(const struct slot *s) {
     const dqt_layer *l = s->layer;
@@ -29,37 +28,37 @@ static void mix(const dqt_tape *t, struct slot *s) {
     attention_cached(t->ctx, &t->workspace, &shape, s->q, t->cache->k, t->cache->v, first, count, s->mixed);
 }
 
-void attention_layer_forward(dqt_tape *t, struct slot *s, const float *x, bool accumulate, float *y) {
+void attention_layer_forward(dqt_tape *t, struct slot *s, bool accumulate, float *y) {
     const dqt_layer *l = s->layer;
-    const size_t tokens = slot_tokens(s), mark = tape_mark(t);
-    const struct activations in = save_input(t, &s->input, x, tokens);
+    const size_t tokens = slot_tokens(s);
+    const struct activations in = activations_of(&s->input, tokens), inner = activations_of(&s->inner, tokens);
     float *const outputs[] = {s->q, s->k, s->v};
     for (int i = ATTENTION_Q; i <= ATTENTION_V; i++)
         matmul_forward(t->ctx, &t->workspace, &in, l->weight[i], 0, l->weight[i]->rows, t->precision, false, outputs[i],
                        l->weight[i]->rows);
     rotate(t, s, s->q, s->k, false);
     mix(t, s);
-    const float *o_input = s->mixed;
+    struct activation_source mixed = {.x = s->mixed};
     if (l->weight[ATTENTION_NORM]) {
-        float *normed = tape_take(t, tokens * l->in);
-        norm_forward(t->ctx, s->mixed, gain_of(l->weight[ATTENTION_NORM]), l->eps, tokens, l->in, normed, s->inverse_rms);
-        o_input = normed;
+        mixed.gain = gain_of(l->weight[ATTENTION_NORM]);
+        mixed.eps = l->eps;
+        mixed.inverse_rms = s->inverse_rms;
     }
-    const struct activations inner = save_input(t, &s->inner, o_input, tokens);
+    activations_make(t->ctx, &t->workspace, &mixed, tokens, &s->inner);
     if (y)
         matmul_forward(t->ctx, &t->workspace, &inner, l->weight[ATTENTION_O], 0, l->in, t->precision, accumulate, y, l->in);
-    tape_release(t, mark);
 }
 
 void attention_layer_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx) {
     const dqt_layer *l = s->layer;
     const size_t tokens = slot_tokens(s), kv = l->kv_heads * l->head_size, mark = tape_mark(t);
     const struct attention_shape shape = shape_of(s);
-    const struct activations in = saved_activations(&s->input, tokens), inner = saved_activations(&s->inner, tokens);
+    const struct activations in = activations_of(&s->input, tokens), inner = activations_of(&s->inner, tokens);
     float *dmixed = tape_take(t, tokens * l->in);
 
     weight_backward(t, s, ATTENTION_O, dy, &inner, false, dmixed);
-    if (l->weight[ATTENTION_NORM]) gain_backward(t, s, ATTENTION_NORM, dmixed, s->mixed, false, dmixed);
+    if (l->weight[ATTENTION_NORM]) 
+        gain_backward(t, s, ATTENTION_NORM, (struct norm_gradient){.dy = dmixed, .x = s->mixed, .dx = dmixed});
 
     float *dq = tape_take(t, tokens * l->in), *dk = tape_take(t, tokens * kv), *dv = tape_take(t, tokens * kv);
     attention_backward(t->ctx, &t->workspace, &shape, s->q, s->k, s->v, s->mixed, s->log_sum, dmixed, t->precision, dq, dk, dv);

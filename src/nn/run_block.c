@@ -26,18 +26,15 @@ static void save_checkpoint(const dqt_tape *t, struct slot *s, float *x) {
 
 /* Forward of the parts, x in place. last: skip what only the block's output needs. */
 static void run_parts(dqt_tape *t, struct slot *s, float *x, bool last) {
-    const size_t mark = tape_mark(t);
     struct slot *parts = s + 1;
     for (int i = 0; i < BLOCK_PARTS; i++) {
         parts[i].batch = s->batch;
         parts[i].length = s->length;
     }
-    float *n = tape_take(t, slot_tokens(s) * s->layer->in);
-    rmsnorm_forward(t, &parts[BLOCK_NORM1], x, n);
-    attention_layer_forward(t, &parts[BLOCK_ATTENTION], n, true, x);
-    rmsnorm_forward(t, &parts[BLOCK_NORM2], x, n);
-    mlp_forward(t, &parts[BLOCK_MLP], n, true, last ? NULL : x);
-    tape_release(t, mark);
+    rmsnorm_forward(t, &parts[BLOCK_NORM1], x, &parts[BLOCK_ATTENTION].input);
+    attention_layer_forward(t, &parts[BLOCK_ATTENTION], true, x);
+    rmsnorm_forward(t, &parts[BLOCK_NORM2], x, &parts[BLOCK_MLP].input);
+    mlp_forward(t, &parts[BLOCK_MLP], true, last ? NULL : x);
 }
 
 void block_forward(dqt_tape *t, struct slot *s, const float *x, float *y) {

@@ -92,7 +92,7 @@ void embedding_backward(dqt_tape *t, struct slot *s, const float *dy, struct slo
     sort_positions(s->tokens, tokens, w->rows, s->order, s->start);
     tape_begin_parameter(t, s->parameter[W]);
     if (head) {
-        const struct activations x = saved_activations(&head->input, slot_tokens(head));
+        const struct activations x = activations_of(&head->input, slot_tokens(head));
         float *logits = tape_take(t, t->max_tokens * t->head_tile);
         for (size_t first = 0; first < w->rows; first += t->head_tile) {
             const size_t count = w->rows - first < t->head_tile ? w->rows - first : t->head_tile;

@@ -68,7 +68,7 @@ dqt_status head_loss(dqt_tape *t, struct slot *s, size_t batch, size_t length, c
 
 void head_logit_gradient(dqt_tape *t, struct slot *s, size_t first, size_t count, float loss_scale, float *logits) {
     const size_t tokens = slot_tokens(s);
-    const struct activations a = saved_activations(&s->input, tokens);
+    const struct activations a = activations_of(&s->input, tokens);
     const float scale = s->used ? loss_scale / (float)s->used : 0.0f;
     tile_logits(t, s, &a, first, count, logits, t->head_tile);
     loss_tile_backward(t->ctx, logits, t->head_tile, tokens, first, count, s->tokens, s->log_sum, scale);
@@ -77,7 +77,7 @@ void head_logit_gradient(dqt_tape *t, struct slot *s, size_t first, size_t count
 void head_backward(dqt_tape *t, struct slot *s, float loss_scale, float *dx) {
     const dqt_tensor *w = s->layer->weight[W];
     const size_t tokens = slot_tokens(s), mark = tape_mark(t);
-    const struct activations a = saved_activations(&s->input, tokens);
+    const struct activations a = activations_of(&s->input, tokens);
     const bool later = t->fused && s->layer->tied; /* embedding_backward makes the weight gradient */
     float *logits = tape_take(t, t->max_tokens * t->head_tile);
     if (!later) tape_begin_parameter(t, s->parameter[W]);

@@ -1,6 +1,5 @@
 /* Linear and RMSNorm layers, and the dispatch over kinds. */
 #include "nn/run.h"
-#include "ops/norm.h"
 
 void linear_forward(dqt_tape *t, struct slot *s, const float *x, float *y) {
     const dqt_tensor *w = s->layer->weight[W];
@@ -19,39 +18,49 @@ void weight_backward(dqt_tape *t, struct slot *s, int weight, const float *dy, c
 }
 
 void linear_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx) {
-    const struct activations x = saved_activations(&s->input, slot_tokens(s));
+    const struct activations x = activations_of(&s->input, slot_tokens(s));
     weight_backward(t, s, W, dy, &x, false, dx);
 }
 
-void rmsnorm_forward(dqt_tape *t, struct slot *s, const float *x, float *y) {
-    const size_t tokens = slot_tokens(s), features = s->layer->in;
-    if (s->x) memcpy(s->x, x, tokens * features * sizeof *x);
-    norm_forward(t->ctx, x, gain_of(s->layer->weight[W]), s->layer->eps, tokens, features, y, s->inverse_rms);
+void rmsnorm_forward(dqt_tape *t, struct slot *s, const float *x, const struct activation_buffer *out) {
+    const dqt_layer *l = s->layer;
+    const struct activation_source source = {
+        .x = x, .kept = s->x, .gain = gain_of(l->weight[W]), .eps = l->eps, .inverse_rms = s->inverse_rms};
+    activations_make(t->ctx, &t->workspace, &source, slot_tokens(s), out);
 }
 
-void gain_backward(dqt_tape *t, struct slot *s, int weight, const float *dy, const float *x, bool accumulate, float *dx) {
+void gain_backward(dqt_tape *t, struct slot *s, int weight, struct norm_gradient g) {
     const dqt_tensor *gain = s->layer->weight[weight];
     const size_t mark = tape_mark(t);
-    float *dgain = tape_take(t, gain->cols);
+    g.gain = gain_of(gain);
+    g.inverse_rms = s->inverse_rms;
+    g.dgain = tape_take(t, gain->cols);
     tape_begin_parameter(t, s->parameter[weight]);
-    norm_backward(t->ctx, &t->workspace, dy, x, gain_of(gain), s->inverse_rms, slot_tokens(s), gain->cols, accumulate, dx, dgain);
-    tape_add_gradient(t, s->parameter[weight], 0, 1, dgain, gain->cols, 0);
+    norm_backward(t->ctx, &t->workspace, &g, slot_tokens(s), gain->cols);
+    tape_add_gradient(t, s->parameter[weight], 0, 1, g.dgain, gain->cols, 0);
     tape_end_parameter(t, s->parameter[weight]);
     tape_release(t, mark);
 }
 
 void rmsnorm_backward(dqt_tape *t, struct slot *s, const float *dy, bool accumulate, float *dx) {
-    gain_backward(t, s, W, dy, s->x, accumulate, dx);
+    gain_backward(t, s, W, (struct norm_gradient){.dy = dy, .x = s->x, .dx = dx, .accumulate = accumulate});
 }
 
 void layer_forward(dqt_tape *t, struct slot *s, size_t batch, size_t length, const float *x, float *y) {
+    const struct activation_buffer out = {.floats = y, .cols = s->layer->out, .ld = s->layer->out};
     s->batch = batch;
     s->length = length;
     switch (s->layer->kind) {
     case DQT_LAYER_LINEAR: linear_forward(t, s, x, y); break;
-    case DQT_LAYER_RMSNORM: rmsnorm_forward(t, s, x, y); break;
-    case DQT_LAYER_ATTENTION: attention_layer_forward(t, s, x, false, y); break;
-    case DQT_LAYER_MLP: mlp_forward(t, s, x, false, y); break;
+    case DQT_LAYER_RMSNORM: rmsnorm_forward(t, s, x, &out); break;
+    case DQT_LAYER_ATTENTION:
+        save_input(t, &s->input, x, slot_tokens(s));
+        attention_layer_forward(t, s, false, y);
+        break;
+    case DQT_LAYER_MLP:
+        save_input(t, &s->input, x, slot_tokens(s));
+        mlp_forward(t, s, false, y);
+        break;
     default: block_forward(t, s, x, y);
     }
 }

@@ -63,8 +63,8 @@ static bool is_inference(const dqt_tape *t) {
     return t->options.inference != 0;
 }
 
-static struct saved_input place_input(const dqt_tape *t, const dqt_layer *l, size_t cols, struct arena *a) {
-    struct saved_input s = {.cols = cols};
+static struct activation_buffer place_input(const dqt_tape *t, const dqt_layer *l, size_t cols, struct arena *a) {
+    struct activation_buffer s = {.cols = cols};
     if (l->activation == DQT_ACTIVATION_INT8) {
         s.ld = round_up(cols, UNIT);
         s.codes = arena_take(a, t->max_tokens, s.ld);
@@ -151,18 +151,9 @@ static size_t place_overlay(const dqt_tape *t, unsigned char *base) {
     return largest;
 }
 
-/* Floats of temporaries; mirrors the tape_take calls of each layer's forward and backward. */
+/* Floats of temporaries; they mirror the tape_take calls of each layer's forward and backward. */
 static size_t forward_temporaries(const dqt_tape *t, const dqt_layer *l) {
-    const size_t n = t->max_tokens;
-    switch (l->kind) {
-    case DQT_LAYER_ATTENTION: return l->weight[ATTENTION_NORM] ? line(n * l->in) : 0;
-    case DQT_LAYER_MLP: return line(n * l->intermediate);
-    case DQT_LAYER_BLOCK:
-        return line(n * l->in) + max_size(forward_temporaries(t, l->part[BLOCK_ATTENTION]),
-                                          forward_temporaries(t, l->part[BLOCK_MLP]));
-    case DQT_LAYER_HEAD: return line(n * t->head_tile);
-    default: return 0;
-    }
+    return l->kind == DQT_LAYER_HEAD ? line(t->max_tokens * t->head_tile) : 0;
 }
 
 static size_t backward_temporaries(const dqt_tape *t, const dqt_layer *l) {
@@ -176,7 +167,7 @@ static size_t backward_temporaries(const dqt_tape *t, const dqt_layer *l) {
     case DQT_LAYER_BLOCK:
         parts = max_size(backward_temporaries(t, l->part[BLOCK_NORM1]),
                          max_size(backward_temporaries(t, l->part[BLOCK_ATTENTION]), backward_temporaries(t, l->part[BLOCK_MLP])));
-        again = t->options.recompute ? line(n * l->in) + forward_temporaries(t, l) : 0;
+        again = t->options.recompute ? line(n * l->in) : 0;
         return max_size(line(n * l->in) + parts, again);
     case DQT_LAYER_HEAD: return line(n * t->head_tile);
     default: return 0;
@@ -197,8 +188,9 @@ static void scratch_of(const dqt_tape *t, const dqt_layer *l, struct scratch_nee
         const dqt_tensor *w = l->weight[i];
         if (!w) continue;
         scratch_max(need, 0, 0, w->cols * sizeof(float)); /* gradient_add_rows */
+        activations_scratch(w->cols, need);
         if (l->weight_class[i] == DQT_CLASS_NORM)
-            norm_scratch(t->ctx, t->max_tokens, w->cols, need);
+            norm_scratch(t->max_tokens, w->cols, need);
         else if (l->kind == DQT_LAYER_EMBEDDING)
             scratch_max(need, 0, MATMUL_TILE_ROWS * w->cols * sizeof(float), 0);
         else

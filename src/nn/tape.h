@@ -10,23 +10,15 @@
 #define DQT_NN_TAPE_H
 
 #include "nn/layer.h"
-#include "ops/matmul.h"
+#include "ops/activations.h"
 #include "update/updater.h"
-
-/* A quantised or plain copy of what entered a linear layer. */
-struct saved_input {
-    int8_t *codes; /* [tokens][ld] */
-    float *step;   /* [tokens] */
-    float *floats; /* [tokens][ld] */
-    size_t cols, ld;
-};
 
 struct slot {
     dqt_layer *layer;
     size_t parameter[MAX_WEIGHTS]; /* index in the tape of layer->weight[i] */
     size_t batch, length;          /* of the latest forward; 0: none that backward could use */
-    struct saved_input input;      /* linear, attention (q, k, v), MLP (gate, up), head */
-    struct saved_input inner;      /* attention (o), MLP (down) */
+    struct activation_buffer input;     /* linear, attention (q, k, v), MLP (gate, up), head */
+    struct activation_buffer inner;     /* attention (o), MLP (down) */
     float *x;                      /* norm: its input */
     struct gradient checkpoint;    /* block with recompute: its input, in the tape's checkpoint_format */
     float *inverse_rms;            /* norm, sub-norms: [tokens] */
@@ -94,9 +86,8 @@ static inline void tape_release(dqt_tape *tape, size_t mark) {
     tape->temporary_used = mark;
 }
 
-/* Saves x[tokens][cols] into s (quantised if it has codes) and returns it as activations. */
-struct activations save_input(const dqt_tape *tape, const struct saved_input *s, const float *x, size_t tokens);
-struct activations saved_activations(const struct saved_input *s, size_t tokens);
+/* Saves x[tokens][cols] into b (quantised if it has codes) and returns it. */
+struct activations save_input(const dqt_tape *tape, const struct activation_buffer *b, const float *x, size_t tokens);
 
 /* Weight gradient of rows [row, row + rows) of a parameter: into its buffer, or with `fused` into the updater. row is a
  * multiple of MATMUL_TILE_ROWS. */

@@ -13,17 +13,10 @@ float *tape_take(dqt_tape *tape, size_t count) {
     return p;
 }
 
-struct activations saved_activations(const struct saved_input *s, size_t tokens) {
-    return (struct activations){
-        .tokens = tokens, .cols = s->cols, .codes = s->codes, .step = s->step, .floats = s->floats, .ld = s->ld};
-}
-
-struct activations save_input(const dqt_tape *tape, const struct saved_input *s, const float *x, size_t tokens) {
-    if (s->codes)
-        activations_quantize(tape->ctx, x, tokens, s->cols, s->codes, s->ld, s->step);
-    else if (tokens)
-        memcpy(s->floats, x, tokens * s->cols * sizeof *x);
-    return saved_activations(s, tokens);
+struct activations save_input(const dqt_tape *tape, const struct activation_buffer *b, const float *x, size_t tokens) {
+    const struct activation_source source = {.x = x};
+    activations_make(tape->ctx, &tape->workspace, &source, tokens, b);
+    return activations_of(b, tokens);
 }
 
 void tape_begin_parameter(dqt_tape *tape, size_t parameter) {

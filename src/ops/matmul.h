@@ -9,7 +9,7 @@
 #include "core/memory.h"
 #include "quant/tensor.h"
 
-/* Activations: either int8 codes with one step per token (x = code * step[t]), or floats. */
+/* Activations (made by ops/activations.h): either int8 codes with one step per token (x = code * step[t]), or floats. */
 struct activations {
     size_t tokens, cols;
     const int8_t *codes; /* [tokens][ld], ld a multiple of 64 >= cols, zero from cols on; NULL: floats */
@@ -17,11 +17,6 @@ struct activations {
     const float *floats; /* [tokens][ld] */
     size_t ld;
 };
-
-/* Quantises x[tokens][cols] per token: amax = max(max|x|, 1e-5), q = clamp(rint(x * (127 / amax)), -128, 127), step =
- * amax / 127. codes[tokens][ld], padding zeroed. */
-void activations_quantize(const dqt_context *ctx, const float *x, size_t tokens, size_t cols, int8_t *codes, size_t ld,
-                          float *step);
 
 /* Scratch that covers every function below for at most these sizes. */
 void matmul_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols, struct scratch_need *need);

@@ -1,4 +1,4 @@
-#include "ops/activation.h"
+#include "ops/mlp.h"
 
 #include "core/parallel.h"
 #include "kernels/kernels.h"
@@ -9,7 +9,7 @@ struct job {
     const struct vector_kernels *kernels;
     const float *gate, *up, *dh;
     size_t count;
-    float *out, *dgate, *dup;
+    float *dgate, *dup;
 };
 
 static size_t chunk_count(const struct job *job, size_t first) {
@@ -18,18 +18,6 @@ static size_t chunk_count(const struct job *job, size_t first) {
 
 static void run(const dqt_context *ctx, item_fn fn, struct job *job) {
     parallel_run(ctx, (job->count + CHUNK - 1) / CHUNK, fn, job);
-}
-
-static void swiglu_chunk(void *arg, size_t item, int lane) {
-    const struct job *job = arg;
-    (void)lane;
-    size_t i = item * CHUNK;
-    job->kernels->swiglu(job->gate + i, job->up + i, chunk_count(job, i), job->out + i);
-}
-
-void swiglu_forward(const dqt_context *ctx, const float *gate, const float *up, size_t count, float *h) {
-    struct job job = {.kernels = &ctx->kernels->vector, .gate = gate, .up = up, .count = count, .out = h};
-    run(ctx, swiglu_chunk, &job);
 }
 
 static void swiglu_gradient_chunk(void *arg, size_t item, int lane) {
@@ -45,18 +33,6 @@ void swiglu_backward(const dqt_context *ctx, const float *gate, const float *up,
     struct job job = {
         .kernels = &ctx->kernels->vector, .gate = gate, .up = up, .dh = dh, .count = count, .dgate = dgate, .dup = dup};
     run(ctx, swiglu_gradient_chunk, &job);
-}
-
-static void squared_relu_chunk(void *arg, size_t item, int lane) {
-    const struct job *job = arg;
-    (void)lane;
-    size_t i = item * CHUNK;
-    job->kernels->squared_relu(job->up + i, chunk_count(job, i), job->out + i);
-}
-
-void squared_relu_forward(const dqt_context *ctx, const float *up, size_t count, float *h) {
-    struct job job = {.kernels = &ctx->kernels->vector, .up = up, .count = count, .out = h};
-    run(ctx, squared_relu_chunk, &job);
 }
 
 static void squared_relu_gradient_chunk(void *arg, size_t item, int lane) {

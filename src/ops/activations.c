@@ -1,0 +1,63 @@
+#include "ops/activations.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "core/parallel.h"
+#include "kernels/kernels.h"
+
+enum { TOKENS_PER_ITEM = 16 };
+
+struct job {
+    const struct kernels *kernels;
+    const struct workspace *ws;
+    const struct activation_source *source;
+    const struct activation_buffer *out;
+    size_t tokens;
+};
+
+void activations_scratch(size_t cols, struct scratch_need *need) {
+    size_t bytes;
+    size_mul(cols, sizeof(float), &bytes);
+    scratch_max(need, 0, bytes, 0);
+}
+
+/* place: where floats go, the buffer's row or scratch. */
+static void make_row(const struct job *job, size_t t, float *place) {
+    const struct activation_source *s = job->source;
+    const struct activation_buffer *out = job->out;
+    const struct vector_kernels *vector = &job->kernels->vector;
+    const size_t n = out->cols;
+    const float *row = s->x ? s->x + t * n : place;
+    if (s->kept) memcpy(s->kept + t * n, row, n * sizeof *row);
+    if (!s->x && s->gate) vector->swiglu(s->gate + t * n, s->up + t * n, n, place);
+    if (!s->x && !s->gate) vector->squared_relu(s->up + t * n, n, place);
+    if (s->gain) {
+        const float r = 1.0f / sqrtf(vector->sum_squares(row, n) / (float)n + s->eps);
+        vector->norm_row(row, s->gain, r, n, place);
+        row = place;
+        if (s->inverse_rms) s->inverse_rms[t] = r;
+    }
+    if (out->codes) {
+        int8_t *codes = out->codes + t * out->ld;
+        out->step[t] = job->kernels->matmul.quantize(row, n, codes);
+        memset(codes + n, 0, out->ld - n);
+    } else if (row != place) {
+        memcpy(place, row, n * sizeof *row);
+    }
+}
+
+static void make_item(void *arg, size_t item, int lane) {
+    const struct job *job = arg;
+    const size_t first = item * TOKENS_PER_ITEM;
+    const size_t last = job->tokens - first < TOKENS_PER_ITEM ? job->tokens : first + TOKENS_PER_ITEM;
+    float *scratch = job->out->codes && job->ws ? workspace_lane(job->ws, lane) : NULL;
+    for (size_t t = first; t < last; t++)
+        make_row(job, t, job->out->codes ? scratch : job->out->floats + t * job->out->ld);
+}
+
+void activations_make(const dqt_context *ctx, const struct workspace *ws, const struct activation_source *source,
+                      size_t tokens, const struct activation_buffer *out) {
+    struct job job = {ctx->kernels, ws, source, out, tokens};
+    parallel_run(ctx, (tokens + TOKENS_PER_ITEM - 1) / TOKENS_PER_ITEM, make_item, &job);
+}
