@@ -26,8 +26,8 @@ struct product {
 
 size_t block_columns(const struct matmul_engine *e, size_t n, size_t padded_k, size_t smallest, size_t bytes,
                      int threads) {
-    size_t most_columns = BLOCK_COLUMNS;
-    while (most_columns > smallest && most_columns * padded_k * e->size > bytes) most_columns /= 2;
+    const size_t fit = bytes / (padded_k * e->size) / smallest * smallest;
+    const size_t most_columns = most(least(fit, BLOCK_COLUMNS), smallest);
     const size_t rounds = (n + most_columns * (size_t)threads - 1) / (most_columns * (size_t)threads);
     const size_t items = rounds * (size_t)threads;
     return least(round_up((n + items - 1) / items, smallest), most_columns);

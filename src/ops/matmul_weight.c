@@ -127,7 +127,7 @@ void matmul_weight_gradient(const dqt_context *ctx, const struct workspace *ws, 
                                 .ld_tile = round_up(x->cols, PANEL)};
     g.e = precision == DQT_PRECISION_BF16 ? &kernels->bf16 : &kernels->f32;
     g.padded_k = round_up(x->tokens, g.e->k_unit);
-    g.columns = block_columns(g.e, x->cols, g.padded_k, UNIT, BLOCK_BYTES / 8, 1); /* A and the tile share L2 */
+    g.columns = block_columns(g.e, x->cols, g.padded_k, UNIT, BLOCK_BYTES / 4, 1); /* A and the tile share L2 */
     if (shares_panels(g.e)) {
         g.shared = workspace_shared(ws);
         parallel_run(ctx, (x->cols + UNIT - 1) / UNIT, pack_item, &g);
