@@ -1,10 +1,9 @@
 #include "ops/matmul.h"
 
-#include <string.h>
-
 #include "ops/matmul_block.h"
 
-/* A forward product or an input gradient. Shared scratch: packed A of a chunk of tokens, row sums, k_scale. */
+/* A forward product or an input gradient. Shared scratch: packed A of a chunk of tokens and its state, row sums,
+ * k_scale. */
 struct product {
     const dqt_context *ctx;
     const struct workspace *ws;
@@ -16,6 +15,7 @@ struct product {
     size_t first; /* token of the chunk */
     struct operand o;
     unsigned char *a;
+    atomic_uchar *state; /* of each block */
     int32_t *row_add;
     float *k_scale; /* [k]; NULL: 1 */
     int bias;
@@ -41,48 +41,41 @@ void block_place(const struct matmul_engine *e, size_t padded_k, size_t columns,
     s->chunk = arena_take(a, most(columns, e->rows) * UNIT, sizeof(float));
 }
 
+static size_t count_blocks(const struct matmul_engine *e, size_t rows) {
+    return (rows + e->rows - 1) / e->rows;
+}
+
 /* Equal pieces of at most K_BYTES a row. */
 static size_t piece_of_k(const struct matmul_engine *e, size_t padded_k) {
     const size_t pieces = (padded_k * e->size * e->rows + A_PIECE - 1) / A_PIECE;
     return round_up((padded_k + pieces - 1) / pieces, MATMUL_K_UNIT);
 }
 
-size_t block_calls(const struct operand *o) {
-    const size_t kc = piece_of_k(o->e, o->padded_k);
-    return (o->m + o->e->rows - 1) / o->e->rows * ((o->padded_k + kc - 1) / kc);
-}
-
-void block_multiply(const struct operand *o, const void *b, size_t n, void *partial, const float *col_scale, float *y,
-                    size_t ld_y, bool accumulate) {
+void block_multiply(const struct operand *o, size_t i, const void *b, size_t n, void *partial, const struct result *to,
+                    struct ahead ahead) {
     const struct matmul_engine *e = o->e;
-    const size_t kc = piece_of_k(e, o->padded_k);
-    struct matmul_block block = {.panel_stride = o->padded_k * PANEL * e->size, .n = n, .partial = partial,
-                                 .col_scale = col_scale, .ld_y = ld_y, .accumulate = accumulate};
-    size_t calls = 0;
-    if (e->begin) e->begin();
-    for (size_t i = 0; i < o->m; i += e->rows) {
-        block.m = least(e->rows, o->m - i);
-        block.row_add = o->row_add ? o->row_add + i : NULL;
-        block.row_scale = o->row_scale ? o->row_scale + i : NULL;
-        block.y = y + i * ld_y;
-        for (size_t k = 0; k < o->padded_k; k += kc) {
-            block.k = least(kc, o->padded_k - k);
-            block.a = (const char *)o->a + (i * o->padded_k + k * e->rows) * e->size;
-            block.b = (const char *)b + k * PANEL * e->size;
-            if (o->next) { /* A stays in L2: fetch what follows B, an equal part each call */
-                block.ahead = (const char *)o->next + calls * o->next_bytes;
-                block.ahead_bytes = o->next_bytes;
-                calls++;
-            } else { /* the same piece of the next block of A */
-                block.ahead = (const char *)block.a + e->rows * o->padded_k * e->size;
-                block.ahead_bytes = i + e->rows < o->m ? e->rows * block.k * e->size : 0;
-            }
-            block.first = k == 0;
-            block.last = k + kc >= o->padded_k;
-            e->block(&block);
-        }
+    const size_t kc = piece_of_k(e, o->padded_k), pieces = (o->padded_k + kc - 1) / kc;
+    struct matmul_block block = {.panel_stride = o->padded_k * PANEL * e->size,
+                                 .m = least(e->rows, o->m - i),
+                                 .n = n,
+                                 .partial = partial,
+                                 .row_add = o->row_add ? o->row_add + i : NULL,
+                                 .row_scale = o->row_scale ? o->row_scale + i : NULL,
+                                 .col_scale = to->col_scale,
+                                 .y = to->y + i * to->ld_y,
+                                 .ld_y = to->ld_y,
+                                 .accumulate = to->accumulate,
+                                 .ahead = ahead.from,
+                                 .ahead_bytes = ahead.bytes / pieces};
+    for (size_t k = 0; k < o->padded_k; k += kc) {
+        block.k = least(kc, o->padded_k - k);
+        block.a = (const char *)o->a + (i * o->padded_k + k * e->rows) * e->size;
+        block.b = (const char *)b + k * PANEL * e->size;
+        block.first = k == 0;
+        block.last = k + kc >= o->padded_k;
+        e->block(&block);
+        if (ahead.bytes) block.ahead = (const char *)block.ahead + block.ahead_bytes;
     }
-    if (e->end) e->end();
 }
 
 /* Tokens of a chunk of A. */
@@ -93,6 +86,7 @@ static size_t chunk_tokens(const struct matmul_engine *e, size_t padded_k) {
 static void shared_place(struct product *p, size_t tokens, size_t a_bytes, struct arena *a) {
     p->row_add = arena_take(a, round_up(tokens, p->o.e->rows), sizeof(int32_t));
     p->k_scale = arena_take(a, p->k, sizeof(float));
+    p->state = arena_take(a, count_blocks(p->o.e, tokens), sizeof *p->state);
     p->a = arena_take(a, a_bytes, 1);
 }
 
@@ -109,6 +103,7 @@ static void product_scratch(const struct matmul_engine *e, size_t tokens, size_t
     block_place(e, 0, BLOCK_COLUMNS, &lane, &s);
     const size_t block = most(BLOCK_BYTES, scratch_product(UNIT, row_bytes));
     arena_take(&lane, least(scratch_product(BLOCK_COLUMNS, row_bytes), block), 1);
+    arena_take(&lane, count_blocks(e, tokens), 1);
     scratch_max(need, scratch_bytes(shared.used), scratch_bytes(lane.used), 0);
 }
 
@@ -124,11 +119,10 @@ void matmul_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t c
 
 /* ---- A ---- */
 
-static void pack_a_item(void *arg, size_t item, int lane) {
-    const struct product *p = arg;
+static void pack_block(const struct product *p, size_t index, float *chunk) {
     const struct matmul_engine *e = p->o.e;
     const struct activations *x = p->x;
-    const size_t i = item * e->rows, m = least(e->rows, p->o.m - i), t = p->first + i;
+    const size_t i = index * e->rows, m = least(e->rows, p->o.m - i), t = p->first + i;
     unsigned char *out = p->a + i * p->o.padded_k * e->size;
     if (p->dy) {
         e->pack_a(e, p->dy + t * p->ld_dy, p->ld_dy, m, p->k, p->k_scale, out);
@@ -140,13 +134,23 @@ static void pack_a_item(void *arg, size_t item, int lane) {
         e->pack_a_codes(e, x->codes + t * x->ld, x->ld, m, p->o.padded_k, out, sums);
         for (size_t r = 0; r < e->rows; r++) sums[r] = (int32_t)((uint32_t)sums[r] * (uint32_t)p->bias);
     } else {
-        float *chunk = workspace_lane(p->ws, lane);
         for (size_t k = 0; k < p->k; k += UNIT) {
             for (size_t r = 0; r < m; r++)
                 for (size_t c = 0; c < UNIT; c++) chunk[r * UNIT + c] = (float)x->codes[(t + r) * x->ld + k + c];
             e->pack_a(e, chunk, UNIT, m, least(UNIT, p->k - k), NULL, out + k * e->rows * e->size);
         }
     }
+}
+
+/* What a block is read from: its rows of A, packed or not yet. */
+static struct ahead block_source(const struct product *p, const struct walk *w, size_t index) {
+    const struct matmul_engine *e = p->o.e;
+    const size_t i = index * e->rows, t = p->first + i, rows = least(e->rows, p->o.m - i);
+    if (walk_is_packed(w, index))
+        return (struct ahead){p->a + i * p->o.padded_k * e->size, e->rows * p->o.padded_k * e->size};
+    if (p->dy) return (struct ahead){p->dy + t * p->ld_dy, rows * p->ld_dy * sizeof *p->dy};
+    if (p->x->codes) return (struct ahead){p->x->codes + t * p->x->ld, rows * p->x->ld};
+    return (struct ahead){p->x->floats + t * p->x->ld, rows * p->x->ld * sizeof(float)};
 }
 
 /* ---- B ---- */
@@ -224,6 +228,23 @@ static void input_gradient_panels(const struct product *p, size_t n, size_t coun
     }
 }
 
+static void multiply_blocks(const struct product *p, const struct block_scratch *s, size_t n, const struct result *to,
+                            int lane) {
+    const struct matmul_engine *e = p->o.e;
+    struct walk w = walk_begin(p->state, s->done, count_blocks(e, p->o.m), lane, p->ctx->num_threads);
+    size_t index;
+    bool pack;
+    block_begin(e);
+    while (walk_next(&w, &index, &pack)) {
+        if (pack) {
+            pack_block(p, index, s->chunk);
+            walk_packed(&w, index);
+        }
+        block_multiply(&p->o, index * e->rows, s->b, n, s->partial, to, block_source(p, &w, w.index));
+    }
+    block_end(e);
+}
+
 static void multiply_item(void *arg, size_t item, int lane) {
     const struct product *p = arg;
     const struct matmul_engine *e = p->o.e;
@@ -231,6 +252,7 @@ static void multiply_item(void *arg, size_t item, int lane) {
     struct arena a = {workspace_lane(p->ws, lane), 0};
     struct block_scratch s;
     block_place(e, p->o.padded_k, p->columns, &a, &s);
+    s.done = arena_take(&a, count_blocks(e, p->o.m), 1);
     const float *col_scale = NULL;
     if (p->x) {
         for (size_t c = 0; c < round_up(n, e->columns); c += PANEL)
@@ -242,7 +264,8 @@ static void multiply_item(void *arg, size_t item, int lane) {
     } else {
         input_gradient_panels(p, n0, n, s.b, s.chunk);
     }
-    block_multiply(&p->o, s.b, n, s.partial, col_scale, p->y + p->first * p->ld_y + n0, p->ld_y, p->accumulate);
+    const struct result to = {p->y + p->first * p->ld_y + n0, p->ld_y, p->accumulate, col_scale};
+    multiply_blocks(p, &s, n, &to, lane);
 }
 
 static void run(struct product *p, size_t tokens, size_t smallest) {
@@ -253,7 +276,7 @@ static void run(struct product *p, size_t tokens, size_t smallest) {
     for (p->first = 0; p->first < tokens; p->first += chunk) {
         p->o.m = least(chunk, tokens - p->first);
         p->o.row_scale = row_scale ? row_scale + p->first : NULL;
-        parallel_run(p->ctx, (p->o.m + e->rows - 1) / e->rows, pack_a_item, p);
+        walk_reset(p->state, count_blocks(e, p->o.m));
         parallel_run(p->ctx, (p->n + p->columns - 1) / p->columns, multiply_item, p);
     }
 }

@@ -7,6 +7,9 @@
 #ifndef DQT_OPS_MATMUL_BLOCK_H
 #define DQT_OPS_MATMUL_BLOCK_H
 
+#include <stdatomic.h>
+#include <string.h>
+
 #include "core/parallel.h"
 #include "kernels/kernels.h"
 #include "ops/matmul.h"
@@ -36,15 +39,74 @@ static inline size_t scratch_product(size_t a, size_t b) {
     return scratch_bytes(bytes);
 }
 
-/* A and the result of one product, once packed. */
+/* A of one product, packed block by block. */
 struct operand {
     const struct matmul_engine *e;
     const void *a; /* blocks of e->rows rows */
     size_t m, padded_k;
     const int32_t *row_add;
     const float *row_scale;
-    const void *next; /* bytes to fetch ahead, next_bytes each call; NULL: the next block of A */
-    size_t next_bytes;
+};
+
+/* Bytes that will be read later, to be fetched into L2. */
+struct ahead {
+    const void *from;
+    size_t bytes;
+};
+
+/* The parts of an operand that all lanes read, blocks of A or of B's columns: each is packed by the lane that comes to it
+ * first. A lane visits every part once. Lanes start at different parts, so that each packs a share; a part that another
+ * lane is packing is left for later. */
+enum { PART_UNPACKED, PART_BUSY, PART_PACKED };
+
+struct walk {
+    atomic_uchar *state; /* [count], shared; NULL: nothing is shared, every visit packs */
+    unsigned char *done; /* [count], this lane's */
+    size_t count, left, index;
+};
+
+static inline void walk_reset(atomic_uchar *state, size_t count) {
+    for (size_t i = 0; i < count; i++) atomic_init(&state[i], PART_UNPACKED);
+}
+
+static inline struct walk walk_begin(atomic_uchar *state, unsigned char *done, size_t count, int lane, int threads) {
+    memset(done, 0, count);
+    return (struct walk){state, done, count, count, count * (size_t)lane / (size_t)threads};
+}
+
+/* The next part; false: none is left. *pack: the caller packs it and then calls walk_packed. w->index is the part that
+ * comes after it, if all goes well. */
+static inline bool walk_next(struct walk *w, size_t *part, bool *pack) {
+    while (w->left) {
+        const size_t i = w->index;
+        unsigned char state = PART_UNPACKED;
+        w->index = i + 1 < w->count ? i + 1 : 0;
+        if (w->done[i]) continue;
+        *pack = !w->state || atomic_compare_exchange_strong_explicit(&w->state[i], &state, PART_BUSY,
+                                                                     memory_order_acquire, memory_order_acquire);
+        if (!*pack && state == PART_BUSY) continue;
+        w->done[i] = 1;
+        w->left--;
+        *part = i;
+        return true;
+    }
+    return false;
+}
+
+static inline void walk_packed(struct walk *w, size_t part) {
+    if (w->state) atomic_store_explicit(&w->state[part], PART_PACKED, memory_order_release);
+}
+
+static inline bool walk_is_packed(const struct walk *w, size_t part) {
+    return atomic_load_explicit(&w->state[part], memory_order_acquire) == PART_PACKED;
+}
+
+/* The result: y[m][ld_y] of the block's n columns, set or added to. */
+struct result {
+    float *y;
+    size_t ld_y;
+    bool accumulate;
+    const float *col_scale; /* [n]; NULL: 1 */
 };
 
 /* One lane's scratch for a block of B. */
@@ -52,7 +114,8 @@ struct block_scratch {
     unsigned char *b;
     void *partial;
     float *col_scale;
-    void *chunk; /* 64 rows of a block of B before packing, as int8 or float */
+    unsigned char *done; /* struct walk */
+    void *chunk; /* 64 rows of a block of A or B before packing, as int8 or float */
 };
 
 /* Columns of an item: at most BLOCK_COLUMNS, at most `bytes` of B unless it is `smallest` (which it is a multiple
@@ -62,12 +125,17 @@ size_t block_columns(const struct matmul_engine *e, size_t n, size_t padded_k, s
 void block_place(const struct matmul_engine *e, size_t padded_k, size_t columns, struct arena *a,
                  struct block_scratch *s);
 
-/* y[m][n] from all of A and a packed block of B with n columns. */
-void block_multiply(const struct operand *o, const void *b, size_t n, void *partial, const float *col_scale, float *y,
-                    size_t ld_y, bool accumulate);
+/* Rows [i, i + e->rows) of the result from a packed block of B with n columns; i is a multiple of e->rows. Between the
+ * engine's begin and end. */
+void block_multiply(const struct operand *o, size_t i, const void *b, size_t n, void *partial, const struct result *to,
+                    struct ahead ahead);
 
-/* Calls of the kernel that block_multiply makes. */
-size_t block_calls(const struct operand *o);
+static inline void block_begin(const struct matmul_engine *e) {
+    if (e->begin) e->begin();
+}
+static inline void block_end(const struct matmul_engine *e) {
+    if (e->end) e->end();
+}
 
 void weight_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols,
                              struct scratch_need *need);

@@ -1,7 +1,5 @@
 /* Weight gradients: dW[rows][cols] = dy^T x. A is dy^T of an item's rows, packed by its lane; B is x, packed once for
  * all lanes in shared scratch where the engine is fast (2-byte elements), else block by block by each lane. */
-#include <string.h>
-
 #include "ops/matmul_block.h"
 
 /* x is read once per item: with 256 rows, 256 multiply-adds per element that comes from L3 (docs/performance.md). */
@@ -22,6 +20,7 @@ struct weight_gradient {
     size_t ld_dy, rows, item_rows, padded_k, columns;
     size_t ld_tile;
     unsigned char *shared; /* panels of x; NULL: packed by lanes */
+    atomic_uchar *state;   /* of each block of columns of `shared` */
     tile_fn consume;
     void *arg;
 };
@@ -32,6 +31,10 @@ struct lane_scratch {
     struct block_scratch block;
 };
 
+static size_t count_parts(size_t n, size_t part) {
+    return (n + part - 1) / part;
+}
+
 static bool shares_panels(const struct matmul_engine *e) {
     return e->size == 2;
 }
@@ -41,7 +44,13 @@ static void lane_place(const struct matmul_engine *e, size_t rows, size_t cols, 
     rows = least(ITEM_ROWS, rows);
     s->a = arena_take(a, scratch_product(round_up(rows, e->rows), padded_k), e->size);
     s->tile = arena_take(a, scratch_product(rows, round_up(cols, PANEL)), sizeof(float));
+    s->block.done = arena_take(a, count_parts(cols, UNIT), 1);
     block_place(e, shares_panels(e) ? 0 : padded_k, columns, a, &s->block);
+}
+
+static void shared_place(struct weight_gradient *g, size_t cols, size_t column_bytes, struct arena *a) {
+    g->state = arena_take(a, count_parts(cols, UNIT), sizeof *g->state);
+    g->shared = arena_take(a, scratch_product(round_up(cols, UNIT), column_bytes), 1);
 }
 
 void weight_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols,
@@ -58,8 +67,10 @@ void weight_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t rows,
         if (!shares_panels(e))
             arena_take(&a, least(scratch_product(BLOCK_COLUMNS, column_bytes),
                                  most(BLOCK_BYTES, scratch_product(UNIT, column_bytes))), 1);
-        const size_t shared = shares_panels(e) ? scratch_product(round_up(cols, UNIT), column_bytes) : 0;
-        scratch_max(need, shared, scratch_bytes(a.used), 0);
+        struct weight_gradient g = {.e = e};
+        struct arena shared = {0};
+        if (shares_panels(e)) shared_place(&g, cols, column_bytes, &shared);
+        scratch_max(need, scratch_bytes(shared.used), scratch_bytes(a.used), 0);
     }
 }
 
@@ -82,13 +93,6 @@ static void pack_panels(const struct weight_gradient *g, size_t n, size_t count,
     }
 }
 
-static void pack_item(void *arg, size_t item, int lane) {
-    const struct weight_gradient *g = arg;
-    (void)lane;
-    pack_panels(g, item * UNIT, least(UNIT, g->x->cols - item * UNIT),
-                g->shared + item * UNIT * g->padded_k * g->e->size);
-}
-
 static void multiply_item(void *arg, size_t item, int lane) {
     const struct weight_gradient *g = arg;
     const struct matmul_engine *e = g->e;
@@ -102,19 +106,30 @@ static void multiply_item(void *arg, size_t item, int lane) {
             e->pack_a_transposed(e, g->dy + t * g->ld_dy + row + i, g->ld_dy, least(e->rows, rows - i), least(UNIT,
                     x->tokens - t),
                                  x->codes ? x->step + t : NULL, s.a + (i * g->padded_k + t * e->rows) * e->size);
-    struct operand o = {.e = e, .a = s.a, .m = rows, .padded_k = g->padded_k};
-    const size_t panel_bytes = g->padded_k * e->size, calls = block_calls(&o);
-    for (size_t n = 0; n < x->cols; n += g->columns) {
-        const size_t count = least(g->columns, x->cols - n), after = n + count;
-        const unsigned char *b = g->shared ? g->shared + n * panel_bytes : s.block.b;
-        if (!g->shared) pack_panels(g, n, count, s.block.b);
-        o.next = b; /* A is in L2 already */
-        if (g->shared) {
-            o.next = g->shared + after * panel_bytes;
-            o.next_bytes = least(g->columns, x->cols - after) * panel_bytes / calls;
+    const struct operand o = {.e = e, .a = s.a, .m = rows, .padded_k = g->padded_k};
+    const size_t panel_bytes = g->padded_k * e->size, parts = count_parts(x->cols, g->columns);
+    struct walk w = walk_begin(g->state, s.block.done, parts, lane, g->ctx->num_threads);
+    size_t part;
+    bool pack;
+    block_begin(e);
+    while (walk_next(&w, &part, &pack)) {
+        const size_t n = part * g->columns, next = w.index * g->columns;
+        unsigned char *b = g->shared ? g->shared + n * panel_bytes : s.block.b;
+        const struct result to = {.y = s.tile + n, .ld_y = ld};
+        struct ahead ahead = {NULL, 0}; /* A stays in L2: the panels that follow, an equal part each block */
+        if (pack) {
+            pack_panels(g, n, least(g->columns, x->cols - n), b);
+            walk_packed(&w, part);
         }
-        block_multiply(&o, b, count, s.block.partial, NULL, s.tile + n, ld, false);
+        if (g->shared && walk_is_packed(&w, w.index))
+            ahead = (struct ahead){g->shared + next * panel_bytes, least(g->columns, x->cols - next) * panel_bytes /
+                                                                       count_parts(rows, e->rows)};
+        for (size_t i = 0; i < rows; i += e->rows) {
+            block_multiply(&o, i, b, least(g->columns, x->cols - n), s.block.partial, &to, ahead);
+            if (ahead.bytes) ahead.from = (const unsigned char *)ahead.from + ahead.bytes;
+        }
     }
+    block_end(e);
     for (size_t i = 0; i < rows; i += MATMUL_TILE_ROWS)
         g->consume(g->arg, row + i, least(MATMUL_TILE_ROWS, rows - i), s.tile + i * ld, ld, lane);
 }
@@ -129,8 +144,9 @@ void matmul_weight_gradient(const dqt_context *ctx, const struct workspace *ws, 
     g.padded_k = round_up(x->tokens, g.e->k_unit);
     g.columns = block_columns(g.e, x->cols, g.padded_k, UNIT, BLOCK_BYTES / 4, 1); /* A and the tile share L2 */
     if (shares_panels(g.e)) {
-        g.shared = workspace_shared(ws);
-        parallel_run(ctx, (x->cols + UNIT - 1) / UNIT, pack_item, &g);
+        struct arena shared = {workspace_shared(ws), 0};
+        shared_place(&g, x->cols, g.padded_k * g.e->size, &shared);
+        walk_reset(g.state, count_parts(x->cols, g.columns));
     }
-    parallel_run(ctx, (rows + g.item_rows - 1) / g.item_rows, multiply_item, &g);
+    parallel_run(ctx, count_parts(rows, g.item_rows), multiply_item, &g);
 }
