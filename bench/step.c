@@ -2,7 +2,7 @@
  * sub-norms), 4 x 256 tokens, ternary AdamW with f32 states and stochastic rounding: fused, unfused, and its phases.
  *
  *   build/bench/step [WORD ...]   only measurements whose name contains a word */
-#include "bench.h"
+#include "machine.h"
 
 struct step {
     dqt_context *ctx;
@@ -81,8 +81,11 @@ static void measure_updater(struct bench *b, int threads) {
     struct step s = {.ctx = context(threads)};
     ok(s.ctx, dqt_linear_create(s.ctx, 4096, 4096, NULL, &s.linear));
     open_parts(&s, &s.linear, 1, false);
+    /* Of a weight: gradient read, two f32 states and 2-bit codes read and written. */
+    const double limit = machine_memory(b, true, 96, threads) / (4 + 2 * (8 + 0.25)) * 1e3;
     const struct bench_times t = bench_time(update, &s);
-    bench_rate(b, "updater ternary adamw", "4096x4096", dqt_context_isa(s.ctx), threads, &t, 4096.0 * 4096.0, 1e-6, "Mweight/s", 0);
+    bench_rate(b, "updater ternary adamw", "4096x4096", dqt_context_isa(s.ctx), threads, &t, 4096.0 * 4096.0, 1e-6,
+               "Mweight/s", limit);
     close_parts(&s);
     dqt_layer_destroy(s.linear);
     dqt_context_destroy(s.ctx);
