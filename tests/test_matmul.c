@@ -454,15 +454,14 @@ static void threads_do_not_matter(void) {
     }
 }
 
-/* More A than one chunk holds, and more K than one block of B holds. */
-static void large_products_are_chunked(void) {
+static void check_large(size_t tokens, size_t rows, size_t cols) {
     dqt_context *ctx = context(DQT_ISA_AMX, 2);
     if (!ctx) ctx = context(DQT_ISA_SCALAR, 1);
-    const size_t tokens = 400, rows = 70, cols = 40000;
     dqt_tensor *t = weights(ctx, DQT_FORMAT_TERNARY, 0, rows, cols, 5);
     struct setup s = setup(t, tokens, true, 6);
     struct workspace ws = workspace(ctx, tokens, rows, cols);
-    float *y = malloc(tokens * rows * sizeof(float));
+    float *y = aligned_alloc(64, round_up(tokens * rows * sizeof(float), 64));
+    memset(y, 0xff, tokens * rows * sizeof(float));
     matmul_forward(ctx, &ws, &s.x, t, 0, rows, DQT_PRECISION_F32, false, y, rows);
     int8_t *codes = malloc(round_up(cols, UNIT));
     for (size_t r = 0; r < rows; r += 23) {
@@ -481,6 +480,17 @@ static void large_products_are_chunked(void) {
     tensor_destroy(t);
     guard_free_all();
     dqt_context_destroy(ctx);
+}
+
+/* More A than one chunk holds, and more K than one block of B holds. */
+static void large_products_are_chunked(void) {
+    check_large(400, 70, 40000);
+}
+
+/* Results that are written past the caches. */
+static void large_results_are_whole(void) {
+    check_large(1100, 1024, 70);
+    check_large(1100, 1024 + 16, 70);
 }
 
 /* Sizes that cannot be end in more bytes than can be had, not in few by overflow. */
@@ -542,6 +552,7 @@ static const struct test tests[] = {TEST(scalar),
                                     TEST(extreme_values_are_exact),
                                     TEST(threads_do_not_matter),
                                     TEST(large_products_are_chunked),
+                                    TEST(large_results_are_whole),
                                     TEST(impossible_sizes_need_impossible_scratch),
                                     TEST(quantizing_activations)};
 TEST_MAIN(tests)

@@ -28,6 +28,7 @@ static void begin(void) {
 
 static void end(void) {
     _tile_release();
+    _mm_sfence(); /* streamed results */
 }
 
 static inline void load_sums(const unsigned char *sums) {
@@ -56,20 +57,20 @@ struct done {
     const unsigned char *sums; /* NULL: none */
     size_t n;
     struct columns16 c0, c1;
-    bool whole;
+    enum finish_how how;
 };
 
 static inline void finish_rows(const struct finish *f, const struct done *d, size_t row, size_t last, bool integer,
-                               bool whole) {
+                               enum finish_how how) {
     const struct columns16 c0 = d->c0, c1 = d->c1;
     for (size_t i = row; i < last; i++) {
         const unsigned char *from = d->sums + i / 16 * 2 * TILE + i % 16 * 64;
         if (integer) {
-            finish_int(f, i, d->n, c0, _mm512_load_si512(from), whole);
-            finish_int(f, i, d->n + PANEL, c1, _mm512_load_si512(from + TILE), whole);
+            finish_int(f, i, d->n, c0, _mm512_load_si512(from), how);
+            finish_int(f, i, d->n + PANEL, c1, _mm512_load_si512(from + TILE), how);
         } else {
-            finish_float(f, i, d->n, c0, _mm512_load_ps(from), whole);
-            finish_float(f, i, d->n + PANEL, c1, _mm512_load_ps(from + TILE), whole);
+            finish_float(f, i, d->n, c0, _mm512_load_ps(from), how);
+            finish_float(f, i, d->n + PANEL, c1, _mm512_load_ps(from + TILE), how);
         }
     }
 }
@@ -115,10 +116,10 @@ static inline void block(const struct matmul_block *b, bool integer) {
                 _mm_prefetch(ahead, _MM_HINT_T1);
             if (d.sums && row < m) {
                 const size_t end = row + rows_per_step < m ? row + rows_per_step : m;
-                if (d.whole) {
-                    finish_rows(&f, &d, row, end, integer, true);
-                } else {
-                    finish_rows(&f, &d, row, end, integer, false);
+                switch (d.how) {
+                case FINISH_STREAM: finish_rows(&f, &d, row, end, integer, FINISH_STREAM); break;
+                case FINISH_WHOLE: finish_rows(&f, &d, row, end, integer, FINISH_WHOLE); break;
+                default: finish_rows(&f, &d, row, end, integer, FINISH_PART);
                 }
                 row = end;
             }
@@ -129,10 +130,10 @@ static inline void block(const struct matmul_block *b, bool integer) {
             d.n = n;
             d.c0 = columns_load(b, n);
             d.c1 = columns_load(b, n + PANEL);
-            d.whole = n + 32 <= columns && !accumulate;
+            d.how = n + 32 > columns || accumulate ? FINISH_PART : b->stream ? FINISH_STREAM : FINISH_WHOLE;
         }
     }
-    if (d.sums) finish_rows(&f, &d, 0, m, integer, false);
+    if (d.sums) finish_rows(&f, &d, 0, m, integer, FINISH_PART);
 }
 
 static void block_int8(const struct matmul_block *b) {

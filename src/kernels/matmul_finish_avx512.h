@@ -19,12 +19,20 @@ static inline struct columns16 columns_load(const struct matmul_block *b, size_t
     return c;
 }
 
-/* y[i][n..] from 16 sums. `whole` (a constant where this is inlined): all columns exist and y is set, not added to. */
+/* y[i][n..] from 16 sums. `how` is a constant where this is inlined. */
+enum finish_how {
+    FINISH_PART,  /* not all columns exist, or y is added to */
+    FINISH_WHOLE, /* y is set */
+    FINISH_STREAM /* y is set past the caches; it is aligned to 64 bytes */
+};
+
 static inline void finish_float(const struct finish *f, size_t i, size_t n, struct columns16 c, __m512 sum,
-                                bool whole) {
+                                enum finish_how how) {
     float *y = f->y + i * f->ld_y + n;
     __m512 value = _mm512_mul_ps(sum, _mm512_mul_ps(_mm512_set1_ps(f->row_scale[i]), c.scale));
-    if (whole) {
+    if (how == FINISH_STREAM) {
+        _mm512_stream_ps(y, value);
+    } else if (how == FINISH_WHOLE) {
         _mm512_storeu_ps(y, value);
     } else {
         if (f->accumulate) value = _mm512_add_ps(_mm512_maskz_loadu_ps(c.mask, y), value);
@@ -32,17 +40,18 @@ static inline void finish_float(const struct finish *f, size_t i, size_t n, stru
     }
 }
 
-static inline void finish_int(const struct finish *f, size_t i, size_t n, struct columns16 c, __m512i sum, bool whole) {
-    finish_float(f, i, n, c, _mm512_cvtepi32_ps(_mm512_add_epi32(sum, _mm512_set1_epi32(f->row_add[i]))), whole);
+static inline void finish_int(const struct finish *f, size_t i, size_t n, struct columns16 c, __m512i sum,
+                              enum finish_how how) {
+    finish_float(f, i, n, c, _mm512_cvtepi32_ps(_mm512_add_epi32(sum, _mm512_set1_epi32(f->row_add[i]))), how);
 }
 
 /* The same for whole vectors that may be added to. */
 static inline void finish16_float(const struct finish *f, size_t i, size_t n, __m512 sum) {
     const struct columns16 c = {0xffff, f->col_scale ? _mm512_loadu_ps(f->col_scale + n) : _mm512_set1_ps(1.0f)};
     if (f->accumulate) {
-        finish_float(f, i, n, c, sum, false);
+        finish_float(f, i, n, c, sum, FINISH_PART);
     } else {
-        finish_float(f, i, n, c, sum, true);
+        finish_float(f, i, n, c, sum, FINISH_WHOLE);
     }
 }
 

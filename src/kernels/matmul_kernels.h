@@ -42,6 +42,7 @@ struct matmul_block {
     float *y;               /* y = or += (float)sum * (row_scale * col_scale), each product and sum rounded */
     size_t ld_y;
     bool accumulate;
+    bool stream; /* a hint: y is aligned to 64 bytes, in every row, and larger than the caches */
 };
 
 struct matmul_engine {

@@ -65,6 +65,7 @@ void block_multiply(const struct operand *o, size_t i, const void *b, size_t n, 
                                  .y = to->y + i * to->ld_y,
                                  .ld_y = to->ld_y,
                                  .accumulate = to->accumulate,
+                                 .stream = to->stream,
                                  .ahead = ahead.from,
                                  .ahead_bytes = ahead.bytes / pieces};
     for (size_t k = 0; k < o->padded_k; k += kc) {
@@ -228,6 +229,12 @@ static void input_gradient_panels(const struct product *p, size_t n, size_t coun
     }
 }
 
+/* Whether the result goes past the caches: where it would not stay in L2 anyway, reading its lines first is waste. */
+static bool streams(const struct product *p) {
+    const size_t row = p->ld_y * sizeof *p->y;
+    return p->x && p->x->codes && (uintptr_t)p->y % ALIGNMENT == 0 && row % ALIGNMENT == 0 && p->o.m * row >= STREAM_BYTES;
+}
+
 static void multiply_blocks(const struct product *p, const struct block_scratch *s, size_t n, const struct result *to,
                             int lane) {
     const struct matmul_engine *e = p->o.e;
@@ -264,7 +271,8 @@ static void multiply_item(void *arg, size_t item, int lane) {
     } else {
         input_gradient_panels(p, n0, n, s.b, s.chunk);
     }
-    const struct result to = {p->y + p->first * p->ld_y + n0, p->ld_y, p->accumulate, col_scale};
+    const struct result to = {.y = p->y + p->first * p->ld_y + n0, .ld_y = p->ld_y, .accumulate = p->accumulate,
+                              .stream = streams(p), .col_scale = col_scale};
     multiply_blocks(p, &s, n, &to, lane);
 }
 

@@ -19,7 +19,8 @@ enum {
     BLOCK_BYTES = 1 << 20, /* of B, of 2 MiB of L2 */
     A_PIECE = 16 << 10,    /* of packed A, of 48 KiB of L1, through which panels of B stream */
     A_BYTES = 8 << 20,     /* of packed A, unless A_ROWS rows need more */
-    A_ROWS = 256
+    A_ROWS = 256,
+    STREAM_BYTES = 4 << 20 /* results from this size on are written past the caches */
 };
 
 static inline size_t least(size_t a, size_t b) {
@@ -101,11 +102,11 @@ static inline bool walk_is_packed(const struct walk *w, size_t part) {
     return atomic_load_explicit(&w->state[part], memory_order_acquire) == PART_PACKED;
 }
 
-/* The result: y[m][ld_y] of the block's n columns, set or added to. */
+/* The result: y[m][ld_y] of the block's n columns. */
 struct result {
     float *y;
     size_t ld_y;
-    bool accumulate;
+    bool accumulate, stream; /* as in struct matmul_block */
     const float *col_scale; /* [n]; NULL: 1 */
 };
 
