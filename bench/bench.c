@@ -2,6 +2,7 @@
  *
  *     build/bench/bench [instruction set] [threads] [words that names contain ...] */
 #include "core/memory.h"
+#include "kernels/kernels.h"
 #include "machine.h"
 #include "ops/activations.h"
 #include "quant/tensor.h"
@@ -21,6 +22,82 @@ static void measure_memory(struct bench *b, int threads) {
     machine_memory(b, false, 96, threads);
     machine_memory(b, true, 96, threads);
     read_limit[threads] = machine_memory(b, false, 8, threads);
+}
+
+/* ---- Kernels alone ---- */
+
+enum { KERNEL_ROWS = 256, KERNEL_COLUMNS = 256, KERNEL_K = 2048 };
+
+/* Packed operands (bytes of K per row: KERNEL_K) that stay in L2, the result too. */
+struct kernel_run {
+    const dqt_context *ctx;
+    const struct matmul_engine *e;
+    unsigned char *a[MAX_THREADS], *b[MAX_THREADS];
+    float *partial[MAX_THREADS], *y[MAX_THREADS], *scale;
+    int32_t *row_add;
+};
+
+static void kernel_item(void *arg, size_t item, int lane) {
+    struct kernel_run *r = arg;
+    (void)lane;
+    const struct matmul_engine *e = r->e;
+    const size_t k = KERNEL_K / e->size, piece = 16384 / (e->rows * e->size) / MATMUL_K_UNIT * MATMUL_K_UNIT;
+    struct matmul_block b = {.panel_stride = KERNEL_K * PANEL, .m = e->rows, .n = KERNEL_COLUMNS, .partial = r->partial[item],
+                             .row_add = r->row_add, .row_scale = r->scale, .col_scale = r->scale, .ld_y = KERNEL_COLUMNS};
+    if (e->begin) e->begin();
+    for (size_t i = 0; i + e->rows <= KERNEL_ROWS; i += e->rows) {
+        b.y = r->y[item] + i * KERNEL_COLUMNS;
+        for (size_t p = 0; p < k; p += piece) {
+            b.k = k - p < piece ? k - p : piece;
+            b.first = p == 0;
+            b.last = p + piece >= k;
+            b.a = r->a[item] + (i * k + p * e->rows) * e->size;
+            b.b = r->b[item] + p * PANEL * e->size;
+            e->block(&b);
+        }
+    }
+    if (e->end) e->end();
+}
+
+static void kernel_run(void *arg) {
+    struct kernel_run *r = arg;
+    parallel_run(r->ctx, (size_t)r->ctx->num_threads, kernel_item, r);
+}
+
+static void kernel(struct bench *b, const char *name, const dqt_context *ctx, const struct matmul_engine *e, enum limit limit) {
+    if (!bench_wants(b, name)) return;
+    struct kernel_run r = {.ctx = ctx, .e = e, .scale = bench_alloc(KERNEL_COLUMNS * 4), .row_add = bench_alloc(64 * 4)};
+    for (size_t i = 0; i < KERNEL_COLUMNS; i++) r.scale[i] = 1.0f;
+    memset(r.row_add, 0, 64 * 4);
+    for (int t = 0; t < ctx->num_threads; t++) {
+        r.a[t] = bench_alloc((KERNEL_ROWS + 64) * KERNEL_K);
+        r.b[t] = bench_alloc(KERNEL_COLUMNS * KERNEL_K);
+        r.partial[t] = bench_alloc(64 * KERNEL_COLUMNS * 4);
+        r.y[t] = bench_alloc(KERNEL_ROWS * KERNEL_COLUMNS * 4);
+        memset(r.a[t], 0x3c, (KERNEL_ROWS + 64) * KERNEL_K); /* small numbers in every type */
+        memset(r.b[t], 0x3c, KERNEL_COLUMNS * KERNEL_K);
+    }
+    const struct bench_times t = bench_time(kernel_run, &r);
+    const int threads = ctx->num_threads, isa = dqt_context_isa(ctx);
+    const double work = 2.0 * (double)(KERNEL_ROWS / e->rows * e->rows) * KERNEL_COLUMNS * (double)(KERNEL_K / e->size);
+    bench_rate(b, name, "operands in L2", isa, threads, &t, work * threads, 1e-12, limit == LIMIT_INT8 ? "TOP/s" : "TFLOP/s",
+               limits[limit][isa % 64][threads]);
+    for (int i = 0; i < threads; i++) free(r.a[i]), free(r.b[i]), free(r.partial[i]), free(r.y[i]);
+    free(r.scale);
+    free(r.row_add);
+}
+
+static void kernels(struct bench *b, int isa, int threads) {
+    dqt_context *ctx = machine_context(isa, threads);
+    if (!ctx) return;
+    const struct matmul_kernels *m = &ctx->kernels->matmul;
+    if (isa != DQT_ISA_SCALAR) {
+        kernel(b, "kernel codes", ctx, &m->code, LIMIT_INT8);
+        kernel(b, "kernel int8", ctx, &m->int8, LIMIT_INT8);
+        kernel(b, "kernel bf16", ctx, &m->bf16, m->bf16.size == 2 ? LIMIT_BF16 : LIMIT_F32);
+        kernel(b, "kernel f32", ctx, &m->f32, LIMIT_F32);
+    }
+    dqt_context_destroy(ctx);
 }
 
 /* ---- Products ---- */
@@ -140,6 +217,7 @@ static void products(struct bench *b, int isa, int threads) {
 
 static void measure(struct bench *b, int isa, int threads) {
     measure_limits(b, isa, threads);
+    kernels(b, isa, threads);
     products(b, isa, threads);
 }
 
