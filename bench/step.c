@@ -38,6 +38,7 @@ static void open_parts(struct step *s, dqt_layer *const *layers, size_t count, b
     t.gradients = !fused;
     ok(s->ctx, dqt_tape_create(s->ctx, layers, count, &t, &s->tape));
     ok(s->ctx, dqt_updater_options_init(&u, sizeof u));
+    u.rounding = DQT_ROUND_STOCHASTIC;
     u.clip = fused ? DQT_CLIP_PREVIOUS_NORM : DQT_CLIP_NONE;
     ok(s->ctx, dqt_updater_create(s->ctx, layers, count, &u, &s->updater));
     s->fused = fused;

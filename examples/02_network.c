@@ -79,8 +79,6 @@ int main(void) {
     create(&net);
     dqt_updater_options o;
     ok(dqt_updater_options_init(&o, sizeof o));
-    o.rounding = DQT_ROUND_ECO_STOCHASTIC;
-    o.beta1 = 0.8f;
     dqt_updater *updater;
     ok(dqt_updater_create(ctx, net.layers, 4, &o, &updater));
 

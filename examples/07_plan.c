@@ -75,6 +75,7 @@ static void plan(const dqt_llama_config *base, size_t batch, size_t length, cons
     u.momentum_state = c->momentum_state;
     u.variance_state = c->variance_state;
     u.beta1 = c->beta1;
+    if (u.beta1 == 0) u.rounding = DQT_ROUND_STOCHASTIC; /* ECO needs a first moment */
     ok(dqt_updater_memory(ctx, layers, n, &u, &um));
     dqt_llama_destroy(model);
 

@@ -50,8 +50,6 @@ int main(int argc, char **argv) {
 
     dqt_updater_options updater_options;
     ok(dqt_updater_options_init(&updater_options, sizeof updater_options));
-    updater_options.rounding = DQT_ROUND_ECO_STOCHASTIC;
-    updater_options.beta1 = 0.8f;
     dqt_updater *updater;
     ok(dqt_updater_create(ctx, layers, num_layers, &updater_options, &updater));
 

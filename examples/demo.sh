@@ -10,7 +10,7 @@ if [ -z "${DATA:-}" ]; then
     find README.md docs include src examples tests -type f \( -name '*.md' -o -name '*.h' -o -name '*.c' \) | LC_ALL=C sort |
         xargs cat > "$data"
 fi
-options="--data $data --format ternary --rounding eco --beta1 0.8 --lr 1e-2 --linear-lr 0.4 --tied --hidden 256 --ff 512 --layers 2 \
+options="--data $data --format ternary --lr 1e-2 --linear-lr 0.4 --tied --hidden 256 --ff 512 --layers 2 \
   --heads 4 --seq 128 --batch 8"
 
 echo "== Training: ternary weights, 2 bits each in memory =="

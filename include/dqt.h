@@ -572,11 +572,12 @@ enum {
 typedef struct dqt_updater_options {
     uint32_t struct_size;
     int32_t optimizer;      /* default ADAMW */
-    int32_t rounding;       /* DQT_ROUND_* of integer storage; default STOCHASTIC. BF16 storage rounds stochastically
-                               (NEAREST: to nearest); F32 needs no rounding */
+    int32_t rounding;       /* DQT_ROUND_* of integer storage; default ECO_STOCHASTIC, the best below 8 bits
+                               (docs/results.md); without a first moment take STOCHASTIC. BF16 storage rounds
+                               stochastically (NEAREST: to nearest); F32 needs no rounding */
     int32_t momentum_state; /* DQT_STATE_* of the first moment (SGD's momentum); default F32 */
     int32_t variance_state; /* DQT_STATE_* of AdamW's second moment; default F32 */
-    float beta1;            /* default 0.9; SGD's momentum; 0: no first moment is kept */
+    float beta1;            /* default 0.8; SGD's momentum; 0: no first moment is kept */
     float beta2;            /* default 0.95 */
     float eps;              /* default 1e-8 */
     float weight_decay;     /* default 0; matrices only, never gains */

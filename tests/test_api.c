@@ -708,6 +708,7 @@ static void updater_groups(void) {
     OK(w.ctx, dqt_updater_add_group(w.updater, &g, NULL));
     dqt_updater *without = NULL;
     u.beta1 = 0;
+    u.rounding = DQT_ROUND_STOCHASTIC;
     OK(w.ctx, dqt_updater_create(w.ctx, w.layers, w.num_layers, &u, &without));
     CHECK(dqt_group_options_init(&g, sizeof g) == DQT_OK);
     g.rounding = DQT_ROUND_ECO_STOCHASTIC;

@@ -241,6 +241,7 @@ static dqt_status updater_with(struct world *w, int optimizer, int state, float 
     o.optimizer = optimizer;
     o.momentum_state = o.variance_state = state;
     o.beta1 = beta1;
+    if (beta1 == 0) o.rounding = DQT_ROUND_STOCHASTIC;
     return dqt_updater_create(w->ctx, w->layers, w->num_layers, &o, (dqt_updater **)out);
 }
 static dqt_status updater_sgd(struct world *w, void **out) {
@@ -550,6 +551,7 @@ static void check_updaters(dqt_context *ctx, const struct counting *memory, dqt_
                 o.momentum_state = state;
                 o.variance_state = (state + 1) % 3;
                 o.beta1 = moment ? 0.9f : 0;
+                o.rounding = moment ? DQT_ROUND_ECO_STOCHASTIC : DQT_ROUND_STOCHASTIC;
                 dqt_updater_memory_info planned = {.struct_size = sizeof planned}, real = {.struct_size = sizeof real};
                 const size_t before = memory->bytes;
                 OK(ctx, dqt_updater_memory(ctx, plan, n, &o, &planned));

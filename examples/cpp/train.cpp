@@ -36,10 +36,7 @@ void run(const std::string &path) {
     tape_options.max_batch = batch;
     tape_options.max_length = length;
     dqt::Tape tape(model, tape_options);
-    auto updater_options = dqt::defaults<dqt_updater_options>();
-    updater_options.rounding = DQT_ROUND_ECO_STOCHASTIC;
-    updater_options.beta1 = 0.8f;
-    dqt::Updater updater(model, updater_options);
+    dqt::Updater updater(model, dqt::defaults<dqt_updater_options>());
 
     std::vector<std::int32_t> tokens(batch * length), targets(batch * length);
     for (std::size_t i = 0; i < tokens.size(); i++) {

@@ -252,8 +252,6 @@ static void create_model(struct trainer *t) {
     dqt_updater_options u;
     ok(t, dqt_updater_options_init(&u, sizeof u));
     u.optimizer = o->optimizer;
-    u.rounding = DQT_ROUND_ECO_STOCHASTIC;
-    u.beta1 = 0.8f;
     u.momentum_state = u.variance_state = o->state;
     u.clip = o->clip > 0 ? DQT_CLIP_GLOBAL_NORM : DQT_CLIP_NONE;
     u.clip_norm = o->clip > 0 ? o->clip : 1.0f;

@@ -4,7 +4,7 @@
     ctx = dqt.Context()
     model = dqt.Llama(ctx, hidden_size=64, linear=dict(storage=dqt.FORMAT_TERNARY))
     tape = dqt.Tape(model, max_batch=2, max_length=64)
-    updater = dqt.Updater(model, rounding=dqt.ROUND_ECO_STOCHASTIC, beta1=0.8)
+    updater = dqt.Updater(model)
     tape.zero_gradients(); loss = tape.loss(model, tokens, targets); tape.backward(model); updater.step(tape, 0.01)
 
 Options are keyword arguments with the names of dqt.h. A status that is not 0 is raised as dqt.Error, whose text is the

@@ -15,7 +15,7 @@ def main(path):
     ctx = dqt.Context()
     model = dqt.Llama(ctx, hidden_size=64, intermediate_size=128, num_layers=2, num_heads=4)
     tape = dqt.Tape(model, max_batch=BATCH, max_length=LENGTH)
-    updater = dqt.Updater(model, rounding=dqt.ROUND_ECO_STOCHASTIC, beta1=0.8)
+    updater = dqt.Updater(model)
     text = np.frombuffer(TEXT, np.uint8).astype(np.int32)
     tokens = text[:BATCH * LENGTH].reshape(BATCH, LENGTH)
     targets = text[1:BATCH * LENGTH + 1].reshape(BATCH, LENGTH)

@@ -70,8 +70,6 @@ fn run(path: [*:0]const u8) Failed!void {
     defer c.dqt_tape_destroy(tape);
 
     var updater_options = try defaults(c.dqt_updater_options, c.dqt_updater_options_init);
-    updater_options.rounding = c.DQT_ROUND_ECO_STOCHASTIC;
-    updater_options.beta1 = 0.8;
     var updater: ?*c.dqt_updater = null;
     try ok(ctx, c.dqt_updater_create(ctx, layers, num_layers, &updater_options, &updater));
     defer c.dqt_updater_destroy(updater);

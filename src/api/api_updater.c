@@ -6,8 +6,8 @@
 
 static const dqt_updater_options updater_defaults = {.struct_size = sizeof(dqt_updater_options),
                                                      .optimizer = DQT_OPTIMIZER_ADAMW,
-                                                     .rounding = DQT_ROUND_STOCHASTIC,
-                                                     .beta1 = 0.9f,
+                                                     .rounding = DQT_ROUND_ECO_STOCHASTIC,
+                                                     .beta1 = 0.8f,
                                                      .beta2 = 0.95f,
                                                      .eps = 1e-8f,
                                                      .clip = DQT_CLIP_GLOBAL_NORM,

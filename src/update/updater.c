@@ -52,7 +52,7 @@ dqt_status updater_check(const dqt_context *ctx, const struct update_target *tar
         if (is_eco(o->rounding) && o->beta1 == 0.0f && format_is_code(targets[i].tensor->storage))
             return fail(ctx, DQT_E_UNSUPPORTED,
                         "updater options: rounding is ECO with beta1 0; parameter %s of %s storage has no first moment to "
-                        "feed the rounding error back into",
+                        "feed the rounding error back into: take rounding STOCHASTIC or a beta1 above 0",
                         targets[i].name, format_name(targets[i].tensor->storage));
     }
     return DQT_OK;
