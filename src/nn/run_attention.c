@@ -57,7 +57,7 @@ void attention_layer_backward(dqt_tape *t, struct slot *s, const float *dy, floa
     float *dmixed = tape_take(t, tokens * l->in);
 
     weight_backward(t, s, ATTENTION_O, dy, &inner, false, dmixed);
-    if (l->weight[ATTENTION_NORM]) 
+    if (l->weight[ATTENTION_NORM])
         gain_backward(t, s, ATTENTION_NORM, (struct norm_gradient){.dy = dmixed, .x = s->mixed, .dx = dmixed});
 
     float *dq = tape_take(t, tokens * l->in), *dk = tape_take(t, tokens * kv), *dv = tape_take(t, tokens * kv);
