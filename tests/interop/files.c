@@ -4,9 +4,9 @@
  *                         takes the byte model of `make demo` as `bitnet` (ternary, sub-norms, tied: as architecture
  *                         bitnet) and trains a second on TEXT, `llama` (int4, row scales, untied). Of each, in DIR:
  *                         NAME.dqt; NAME-TYPE.gguf; NAME-DTYPE.safetensors; NAME.weights (what the layers read: lines
- *                         "NAME ROWS COLS", each followed by the floats); NAME.reference (prompt and greedy continuation,
- *                         one "TOKEN BEST MARGIN" a line: the token, the best next one and how far its logit is above
- *                         the second)
+ *                         "NAME ROWS COLS", each followed by the floats); NAME.reference (three times a prompt of 128
+ *                         tokens and its greedy continuation of 96, one "TOKEN BEST MARGIN" a line: the token, the best
+ *                         next one and how far its logit is above the second)
  *   files import MODEL.dqt FILE.safetensors OUT.dqt
  *                         reads the weights into a model of this config and other weights */
 #include <math.h>
@@ -16,7 +16,7 @@
 
 #include "dqt.h"
 
-enum { BATCH = 8, LENGTH = 96, PROMPT = 128, CONTINUATION = 96, STEPS = 250 };
+enum { BATCH = 8, LENGTH = 96, PROMPT = 128, CONTINUATION = 96, PROMPTS = 3, STEPS = 250 };
 
 static dqt_context *ctx;
 
@@ -105,8 +105,7 @@ static void write_weights(dqt_llama *model, const char *path) {
     fclose(f);
 }
 
-static void write_reference(dqt_llama *model, const unsigned char *text, const char *path) {
-    FILE *f = need(fopen(path, "w"), path);
+static void write_passage(dqt_llama *model, const unsigned char *text, FILE *f) {
     dqt_session *session;
     float logits[256];
     ok(dqt_session_create(model, PROMPT + CONTINUATION, &session), "session");
@@ -126,6 +125,11 @@ static void write_reference(dqt_llama *model, const unsigned char *text, const c
         token = i + 1 < PROMPT ? text[i + 1] : best;
     }
     dqt_session_destroy(session);
+}
+
+static void write_reference(dqt_llama *model, const unsigned char *text, size_t size, const char *path) {
+    FILE *f = need(fopen(path, "w"), path);
+    for (size_t i = 1; i <= PROMPTS; i++) write_passage(model, text + size * i / (PROMPTS + 1), f);
     fclose(f);
 }
 
@@ -167,7 +171,7 @@ static void write_all(dqt_llama *model, const char *dir, const char *name, const
                       int ternary) {
     ok(dqt_llama_save(model, NULL, NULL, 0, in(dir, name, ".dqt")), "checkpoint");
     write_weights(model, in(dir, name, ".weights"));
-    write_reference(model, text + size / 2, in(dir, name, ".reference"));
+    write_reference(model, text, size, in(dir, name, ".reference"));
     export_all(model, dir, name, ternary);
     dqt_llama_destroy(model);
 }
