@@ -2,9 +2,9 @@
  *
  *     build/bench/bench [instruction set] [threads] [words that names contain ...] */
 #include "core/memory.h"
-#include "kernels/kernels.h"
 #include "machine.h"
 #include "ops/activations.h"
+#include "ops/matmul_block.h"
 #include "quant/tensor.h"
 
 static double limits[3][64][MAX_THREADS + 1]; /* [what][isa][threads], T(FL)OP/s */
@@ -41,22 +41,13 @@ static void kernel_item(void *arg, size_t item, int lane) {
     struct kernel_run *r = arg;
     (void)lane;
     const struct matmul_engine *e = r->e;
-    const size_t k = KERNEL_K / e->size, piece = 16384 / (e->rows * e->size) / MATMUL_K_UNIT * MATMUL_K_UNIT;
-    struct matmul_block b = {.panel_stride = KERNEL_K * PANEL, .m = e->rows, .n = KERNEL_COLUMNS, .partial = r->partial[item],
-                             .row_add = r->row_add, .row_scale = r->scale, .col_scale = r->scale, .ld_y = KERNEL_COLUMNS};
-    if (e->begin) e->begin();
-    for (size_t i = 0; i + e->rows <= KERNEL_ROWS; i += e->rows) {
-        b.y = r->y[item] + i * KERNEL_COLUMNS;
-        for (size_t p = 0; p < k; p += piece) {
-            b.k = k - p < piece ? k - p : piece;
-            b.first = p == 0;
-            b.last = p + piece >= k;
-            b.a = r->a[item] + (i * k + p * e->rows) * e->size;
-            b.b = r->b[item] + p * PANEL * e->size;
-            e->block(&b);
-        }
-    }
-    if (e->end) e->end();
+    const struct operand o = {.e = e, .a = r->a[item], .m = KERNEL_ROWS, .padded_k = KERNEL_K / e->size,
+                              .row_add = r->row_add, .row_scale = r->scale};
+    const struct result to = {.y = r->y[item], .ld_y = KERNEL_COLUMNS, .col_scale = r->scale};
+    block_begin(e);
+    for (size_t i = 0; i < KERNEL_ROWS; i += e->rows)
+        block_multiply(&o, i, r->b[item], KERNEL_COLUMNS, r->partial[item], &to, (struct ahead){NULL, 0});
+    block_end(e);
 }
 
 static void kernel_run(void *arg) {
@@ -66,9 +57,9 @@ static void kernel_run(void *arg) {
 
 static void kernel(struct bench *b, const char *name, const dqt_context *ctx, const struct matmul_engine *e, enum limit limit) {
     if (!bench_wants(b, name)) return;
-    struct kernel_run r = {.ctx = ctx, .e = e, .scale = bench_alloc(KERNEL_COLUMNS * 4), .row_add = bench_alloc(64 * 4)};
+    struct kernel_run r = {.ctx = ctx, .e = e, .scale = bench_alloc(KERNEL_COLUMNS * 4), .row_add = bench_alloc(KERNEL_ROWS * 4)};
     for (size_t i = 0; i < KERNEL_COLUMNS; i++) r.scale[i] = 1.0f;
-    memset(r.row_add, 0, 64 * 4);
+    memset(r.row_add, 0, KERNEL_ROWS * 4);
     for (int t = 0; t < ctx->num_threads; t++) {
         r.a[t] = bench_alloc((KERNEL_ROWS + 64) * KERNEL_K);
         r.b[t] = bench_alloc(KERNEL_COLUMNS * KERNEL_K);
@@ -79,7 +70,7 @@ static void kernel(struct bench *b, const char *name, const dqt_context *ctx, co
     }
     const struct bench_times t = bench_time(kernel_run, &r);
     const int threads = ctx->num_threads, isa = dqt_context_isa(ctx);
-    const double work = 2.0 * (double)(KERNEL_ROWS / e->rows * e->rows) * KERNEL_COLUMNS * (double)(KERNEL_K / e->size);
+    const double work = 2.0 * KERNEL_ROWS * KERNEL_COLUMNS * (double)(KERNEL_K / e->size);
     bench_rate(b, name, "operands in L2", isa, threads, &t, work * threads, 1e-12, limit == LIMIT_INT8 ? "TOP/s" : "TFLOP/s",
                limits[limit][isa % 64][threads]);
     for (int i = 0; i < threads; i++) free(r.a[i]), free(r.b[i]), free(r.partial[i]), free(r.y[i]);

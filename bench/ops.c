@@ -61,7 +61,7 @@ static void rope(void *arg) {
 }
 static void swiglu_gradient(void *arg) {
     struct ops *o = arg;
-    swiglu_backward(o->ctx, o->x[0], o->x[1], o->x[2], (size_t)TOKENS * FF, o->x[3], o->x[4]);
+    hidden_backward(o->ctx, o->x[0], o->x[1], o->x[2], (size_t)TOKENS * FF, o->x[3], o->x[4]);
 }
 static void loss(void *arg) {
     struct ops *o = arg;

@@ -132,7 +132,7 @@ static void check_activations(dqt_context *ctx) {
     float *gate = random_floats(N, 9, 1), *up = random_floats(N, 3, 2), *dh = random_floats(N, 1, 3);
     float *h = random_floats(N, 1, 4), *dgate = random_floats(N, 1, 5), *dup = random_floats(N, 1, 6);
     make_floats(ctx, (struct activation_source){.gate = gate, .up = up}, 1, N, h);
-    swiglu_backward(ctx, gate, up, dh, N, dgate, dup);
+    hidden_backward(ctx, gate, up, dh, N, dgate, dup);
     for (size_t i = 0; i < N; i++) {
         double g = (double)gate[i], u = (double)up[i], d = (double)dh[i], e = 1e-5;
         CHECKF(close_to(silu_product(g, u), h[i], 1e-6), "h[%zu] %g", i, (double)h[i]);
@@ -140,7 +140,7 @@ static void check_activations(dqt_context *ctx) {
         CHECK(close_to((silu_product(g, u + e) - silu_product(g, u - e)) / (2 * e) * d, dup[i], 2e-6));
     }
     make_floats(ctx, (struct activation_source){.up = up}, 1, N, h);
-    squared_relu_backward(ctx, up, dh, N, dup);
+    hidden_backward(ctx, NULL, up, dh, N, NULL, dup);
     for (size_t i = 0; i < N; i++) {
         double u = (double)up[i], e = 1e-6;
         CHECK(close_to(relu_square(u), h[i], 1e-6));
@@ -148,13 +148,13 @@ static void check_activations(dqt_context *ctx) {
     }
     /* outputs over inputs */
     float *g2 = random_floats(N, 9, 1), *u2 = random_floats(N, 3, 2), *d2 = random_floats(N, 1, 3);
-    swiglu_backward(ctx, gate, up, dh, N, dgate, dup);
-    swiglu_backward(ctx, g2, u2, d2, N, g2, u2);
+    hidden_backward(ctx, gate, up, dh, N, dgate, dup);
+    hidden_backward(ctx, g2, u2, d2, N, g2, u2);
     CHECK(memcmp(g2, dgate, N * sizeof *g2) == 0 && memcmp(u2, dup, N * sizeof *u2) == 0);
     /* far out: no NaN from exp overflowing */
     float extreme[4] = {1e4f, -1e4f, 3e38f, -3e38f}, ones[4] = {1, 1, 1, 1}, eh[4], eg[4], eu[4];
     make_floats(ctx, (struct activation_source){.gate = extreme, .up = ones}, 1, 4, eh);
-    swiglu_backward(ctx, extreme, ones, ones, 4, eg, eu);
+    hidden_backward(ctx, extreme, ones, ones, 4, eg, eu);
     CHECK(eh[0] == 1e4f && eh[1] == 0 && eh[2] == 3e38f && eh[3] == 0);
     CHECK(eg[0] == 1 && eg[1] == 0 && eg[2] == 1 && eg[3] == 0 && eu[0] == 1e4f && eu[1] == 0);
     float bad[1] = {NAN};
@@ -200,11 +200,7 @@ static void check_chain(dqt_context *ctx) {
 
         struct norm_gradient b = {.dy = dh, .x = h, .gain = gain, .inverse_rms = r[0], .dx = dx, .dgain = dgain[0]};
         norm_backward(ctx, &ws, &b, TOKENS, N);
-        if (gated) {
-            swiglu_backward(ctx, gate, up, dx, SIZE, dgate[0], dup[0]);
-        } else {
-            squared_relu_backward(ctx, up, dx, SIZE, dup[0]);
-        }
+        hidden_backward(ctx, g, up, dx, SIZE, dgate[0], dup[0]);
         memcpy(dup[1], dh, SIZE * sizeof *dh); /* in place */
         b = (struct norm_gradient){.dy = dup[1], .gate = g, .up = up, .gain = gain, .inverse_rms = r[0], .dgate = dgate[1],
                                    .dup = dup[1], .dgain = dgain[1]};
@@ -394,7 +390,7 @@ static void test_threads(void) {
             const struct norm_gradient g = {
                 .dy = dy, .x = x, .gain = gain, .inverse_rms = r, .dx = out + SIZE, .dgain = out + 4 * SIZE};
             norm_backward(ctx, &ws, &g, TOKENS, N);
-            swiglu_backward(ctx, x, dy, dy, SIZE, out + 2 * SIZE, out + 3 * SIZE);
+            hidden_backward(ctx, x, dy, dy, SIZE, out + 2 * SIZE, out + 3 * SIZE);
             if (!first) {
                 first = out;
             } else {

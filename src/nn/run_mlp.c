@@ -30,10 +30,8 @@ void mlp_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx) {
     if (l->weight[MLP_NORM]) {
         gain_backward(t, s, MLP_NORM,
                       (struct norm_gradient){.dy = dh, .gate = s->gate, .up = s->up, .dgate = dgate, .dup = dup});
-    } else if (s->gate) {
-        swiglu_backward(t->ctx, s->gate, s->up, dh, tokens * n, dgate, dup);
     } else {
-        squared_relu_backward(t->ctx, s->up, dh, tokens * n, dup);
+        hidden_backward(t->ctx, s->gate, s->up, dh, tokens * n, dgate, dup);
     }
     if (s->gate) weight_backward(t, s, MLP_GATE, dgate, &in, false, dx);
     weight_backward(t, s, MLP_UP, dup, &in, s->gate != NULL, dx);

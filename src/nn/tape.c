@@ -163,7 +163,7 @@ static size_t backward_temporaries(const dqt_tape *t, const dqt_layer *l) {
     case DQT_LAYER_RMSNORM: return line(l->in);
     case DQT_LAYER_ATTENTION:
         return 2 * line(n * l->in) + 2 * line(n * l->kv_heads * l->head_size) + line(l->in);
-    case DQT_LAYER_MLP: return 2 * line(n * l->intermediate) + line(l->intermediate);
+    case DQT_LAYER_MLP: return (l->weight[MLP_GATE] ? 2 : 1) * line(n * l->intermediate) + line(l->intermediate);
     case DQT_LAYER_BLOCK:
         parts = max_size(backward_temporaries(t, l->part[BLOCK_NORM1]),
                          max_size(backward_temporaries(t, l->part[BLOCK_ATTENTION]), backward_temporaries(t, l->part[BLOCK_MLP])));

@@ -5,6 +5,7 @@
 
 #include "core/parallel.h"
 #include "kernels/kernels.h"
+#include "ops/mlp.h"
 
 enum { TOKENS_PER_ITEM = 16 };
 
@@ -30,8 +31,7 @@ static void make_row(const struct job *job, size_t t, float *place) {
     const size_t n = out->cols;
     const float *row = s->x ? s->x + t * n : place;
     if (s->kept) memcpy(s->kept + t * n, row, n * sizeof *row);
-    if (!s->x && s->gate) vector->swiglu(s->gate + t * n, s->up + t * n, n, place);
-    if (!s->x && !s->gate) vector->squared_relu(s->up + t * n, n, place);
+    if (!s->x) hidden_row(vector, s->gate ? s->gate + t * n : NULL, s->up + t * n, n, place);
     if (s->gain) {
         const float r = 1.0f / sqrtf(vector->sum_squares(row, n) / (float)n + s->eps);
         vector->norm_row(row, s->gain, r, n, place);
@@ -51,7 +51,7 @@ static void make_item(void *arg, size_t item, int lane) {
     const struct job *job = arg;
     const size_t first = item * TOKENS_PER_ITEM;
     const size_t last = job->tokens - first < TOKENS_PER_ITEM ? job->tokens : first + TOKENS_PER_ITEM;
-    float *scratch = job->out->codes && job->ws ? workspace_lane(job->ws, lane) : NULL;
+    float *scratch = job->ws ? workspace_lane(job->ws, lane) : NULL;
     for (size_t t = first; t < last; t++)
         make_row(job, t, job->out->codes ? scratch : job->out->floats + t * job->out->ld);
 }
@@ -59,5 +59,5 @@ static void make_item(void *arg, size_t item, int lane) {
 void activations_make(const dqt_context *ctx, const struct workspace *ws, const struct activation_source *source,
                       size_t tokens, const struct activation_buffer *out) {
     struct job job = {ctx->kernels, ws, source, out, tokens};
-    parallel_run(ctx, (tokens + TOKENS_PER_ITEM - 1) / TOKENS_PER_ITEM, make_item, &job);
+    parallel_run(ctx, count_parts(tokens, TOKENS_PER_ITEM), make_item, &job);
 }

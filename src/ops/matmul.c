@@ -41,10 +41,6 @@ void block_place(const struct matmul_engine *e, size_t padded_k, size_t columns,
     s->chunk = arena_take(a, most(columns, e->rows) * UNIT, sizeof(float));
 }
 
-static size_t count_blocks(const struct matmul_engine *e, size_t rows) {
-    return (rows + e->rows - 1) / e->rows;
-}
-
 /* Equal pieces of at most K_BYTES a row. */
 static size_t piece_of_k(const struct matmul_engine *e, size_t padded_k) {
     const size_t pieces = (padded_k * e->size * e->rows + A_PIECE - 1) / A_PIECE;
@@ -87,7 +83,7 @@ static size_t chunk_tokens(const struct matmul_engine *e, size_t padded_k) {
 static void shared_place(struct product *p, size_t tokens, size_t a_bytes, struct arena *a) {
     p->row_add = arena_take(a, round_up(tokens, p->o.e->rows), sizeof(int32_t));
     p->k_scale = arena_take(a, p->k, sizeof(float));
-    p->state = arena_take(a, count_blocks(p->o.e, tokens), sizeof *p->state);
+    p->state = arena_take(a, count_parts(tokens, p->o.e->rows), sizeof *p->state);
     p->a = arena_take(a, a_bytes, 1);
 }
 
@@ -104,7 +100,7 @@ static void product_scratch(const struct matmul_engine *e, size_t tokens, size_t
     block_place(e, 0, BLOCK_COLUMNS, &lane, &s);
     const size_t block = most(BLOCK_BYTES, scratch_product(UNIT, row_bytes));
     arena_take(&lane, least(scratch_product(BLOCK_COLUMNS, row_bytes), block), 1);
-    arena_take(&lane, count_blocks(e, tokens), 1);
+    arena_take(&lane, count_parts(tokens, e->rows), 1);
     scratch_max(need, scratch_bytes(shared.used), scratch_bytes(lane.used), 0);
 }
 
@@ -238,7 +234,7 @@ static bool streams(const struct product *p) {
 static void multiply_blocks(const struct product *p, const struct block_scratch *s, size_t n, const struct result *to,
                             int lane) {
     const struct matmul_engine *e = p->o.e;
-    struct walk w = walk_begin(p->state, s->done, count_blocks(e, p->o.m), lane, p->ctx->num_threads);
+    struct walk w = walk_begin(p->state, s->done, count_parts(p->o.m, e->rows), lane, p->ctx->num_threads);
     size_t index;
     bool pack;
     block_begin(e);
@@ -259,7 +255,7 @@ static void multiply_item(void *arg, size_t item, int lane) {
     struct arena a = {workspace_lane(p->ws, lane), 0};
     struct block_scratch s;
     block_place(e, p->o.padded_k, p->columns, &a, &s);
-    s.done = arena_take(&a, count_blocks(e, p->o.m), 1);
+    s.done = arena_take(&a, count_parts(p->o.m, e->rows), 1);
     const float *col_scale = NULL;
     if (p->x) {
         for (size_t c = 0; c < round_up(n, e->columns); c += PANEL)
@@ -284,8 +280,8 @@ static void run(struct product *p, size_t tokens, size_t smallest) {
     for (p->first = 0; p->first < tokens; p->first += chunk) {
         p->o.m = least(chunk, tokens - p->first);
         p->o.row_scale = row_scale ? row_scale + p->first : NULL;
-        walk_reset(p->state, count_blocks(e, p->o.m));
-        parallel_run(p->ctx, (p->n + p->columns - 1) / p->columns, multiply_item, p);
+        walk_reset(p->state, count_parts(p->o.m, e->rows));
+        parallel_run(p->ctx, count_parts(p->n, p->columns), multiply_item, p);
     }
 }
 

@@ -31,10 +31,6 @@ struct lane_scratch {
     struct block_scratch block;
 };
 
-static size_t count_parts(size_t n, size_t part) {
-    return (n + part - 1) / part;
-}
-
 static bool shares_panels(const struct matmul_engine *e) {
     return e->size == 2;
 }
@@ -113,19 +109,19 @@ static void multiply_item(void *arg, size_t item, int lane) {
     bool pack;
     block_begin(e);
     while (walk_next(&w, &part, &pack)) {
-        const size_t n = part * g->columns, next = w.index * g->columns;
+        const size_t n = part * g->columns, next = w.index * g->columns, count = least(g->columns, x->cols - n);
         unsigned char *b = g->shared ? g->shared + n * panel_bytes : s.block.b;
         const struct result to = {.y = s.tile + n, .ld_y = ld};
         struct ahead ahead = {NULL, 0}; /* A stays in L2: the panels that follow, an equal part each block */
         if (pack) {
-            pack_panels(g, n, least(g->columns, x->cols - n), b);
+            pack_panels(g, n, count, b);
             walk_packed(&w, part);
         }
         if (g->shared && walk_is_packed(&w, w.index))
             ahead = (struct ahead){g->shared + next * panel_bytes, least(g->columns, x->cols - next) * panel_bytes /
                                                                        count_parts(rows, e->rows)};
         for (size_t i = 0; i < rows; i += e->rows) {
-            block_multiply(&o, i, b, least(g->columns, x->cols - n), s.block.partial, &to, ahead);
+            block_multiply(&o, i, b, count, s.block.partial, &to, ahead);
             if (ahead.bytes) ahead.from = (const unsigned char *)ahead.from + ahead.bytes;
         }
     }

@@ -4,6 +4,7 @@
 
 #include "core/parallel.h"
 #include "kernels/kernels.h"
+#include "ops/mlp.h"
 
 /* dgain is summed over the tokens of a chunk, then over chunks in order: the same shape for any thread count. */
 enum { CHUNK_TOKENS = 32, CHUNK_FEATURES = 256 };
@@ -12,13 +13,9 @@ static size_t min_size(size_t a, size_t b) {
     return a < b ? a : b;
 }
 
-static size_t chunks_of(size_t n, size_t chunk) {
-    return (n + chunk - 1) / chunk;
-}
-
 void norm_scratch(size_t tokens, size_t features, struct scratch_need *need) {
     size_t shared, lane;
-    if (size_mul(chunks_of(tokens, CHUNK_TOKENS), features, &shared)) (void)size_mul(shared, sizeof(float), &shared);
+    if (size_mul(count_parts(tokens, CHUNK_TOKENS), features, &shared)) (void)size_mul(shared, sizeof(float), &shared);
     size_mul(features, 2 * sizeof(float), &lane);
     scratch_max(need, shared, lane, 0);
 }
@@ -43,21 +40,12 @@ static void norm_row_gradient(const struct job *job, size_t t, const float *x, b
 /* scratch[2][features] */
 static void hidden_row_gradient(const struct job *job, size_t t, float *scratch, float *partial) {
     const struct norm_gradient *g = job->g;
-    const struct vector_kernels *k = job->kernels;
     const size_t n = job->features;
     const float *gate = g->gate ? g->gate + t * n : NULL, *up = g->up + t * n;
     float *h = scratch, *dh = scratch + n;
-    if (gate) {
-        k->swiglu(gate, up, n, h);
-    } else {
-        k->squared_relu(up, n, h);
-    }
+    hidden_row(job->kernels, gate, up, n, h);
     norm_row_gradient(job, t, h, false, dh, partial);
-    if (gate) {
-        k->swiglu_gradient(gate, up, dh, n, g->dgate + t * n, g->dup + t * n);
-    } else {
-        k->squared_relu_gradient(up, dh, n, g->dup + t * n);
-    }
+    hidden_row_backward(job->kernels, gate, up, dh, n, gate ? g->dgate + t * n : NULL, g->dup + t * n);
 }
 
 static void backward_chunk(void *arg, size_t item, int lane) {
@@ -79,7 +67,7 @@ static void sum_chunks(void *arg, size_t item, int lane) {
     const struct job *job = arg;
     (void)lane;
     size_t first = item * CHUNK_FEATURES, count = min_size(CHUNK_FEATURES, job->features - first);
-    size_t chunks = chunks_of(job->tokens, CHUNK_TOKENS);
+    size_t chunks = count_parts(job->tokens, CHUNK_TOKENS);
     float *dgain = job->g->dgain + first;
     memset(dgain, 0, count * sizeof *dgain);
     for (size_t i = 0; i < chunks; i++) job->kernels->add(job->partial + i * job->features + first, count, dgain);
@@ -88,6 +76,6 @@ static void sum_chunks(void *arg, size_t item, int lane) {
 void norm_backward(const dqt_context *ctx, const struct workspace *ws, const struct norm_gradient *g, size_t tokens,
                    size_t features) {
     struct job job = {&ctx->kernels->vector, ws, g, tokens, features, g->dgain ? workspace_shared(ws) : NULL};
-    parallel_run(ctx, chunks_of(tokens, CHUNK_TOKENS), backward_chunk, &job);
-    if (g->dgain) parallel_run(ctx, chunks_of(features, CHUNK_FEATURES), sum_chunks, &job);
+    parallel_run(ctx, count_parts(tokens, CHUNK_TOKENS), backward_chunk, &job);
+    if (g->dgain) parallel_run(ctx, count_parts(features, CHUNK_FEATURES), sum_chunks, &job);
 }

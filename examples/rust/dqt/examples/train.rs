@@ -32,8 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         LlamaConfig { hidden_size: 64, intermediate_size: 128, num_layers: 2, num_heads: 4, ..Default::default() };
     let model = Llama::new(&ctx, &config)?;
     let mut tape = Tape::new(&model, &TapeOptions { max_batch: BATCH, max_length: LENGTH, ..Default::default() })?;
-    let options = UpdaterOptions::default();
-    let mut updater = Updater::new(&model, &options)?;
+    let mut updater = Updater::new(&model, &UpdaterOptions::default())?;
 
     let mut tokens: Vec<i32> = TEXT[..BATCH * LENGTH].iter().map(|&byte| byte.into()).collect();
     let targets: Vec<i32> = TEXT[1..=BATCH * LENGTH].iter().map(|&byte| byte.into()).collect();
