@@ -9,7 +9,11 @@ typedef int matmul_amx_unit; /* not empty elsewhere */
 #include "kernels/matmul_finish_avx512.h"
 #include "kernels/matmul_transpose_avx512.h"
 
-enum { TILE = 1024, ROWS = 32 };
+enum {
+    TILE = 1024,
+    ROWS = 32,
+    PIECE = 32 << 10 /* of 48 KiB of L1 */
+};
 
 struct tile_config { /* Intel SDM vol. 1, 18.3 */
     uint8_t palette, start_row, reserved[14];
@@ -31,11 +35,12 @@ static void end(void) {
     _mm_sfence(); /* streamed results */
 }
 
+/* Not to displace what is read from L1 again and again. */
 static inline void load_sums(const unsigned char *sums) {
-    _tile_loadd(0, sums, 64);
-    _tile_loadd(1, sums + TILE, 64);
-    _tile_loadd(2, sums + 2 * TILE, 64);
-    _tile_loadd(3, sums + 3 * TILE, 64);
+    _tile_stream_loadd(0, sums, 64);
+    _tile_stream_loadd(1, sums + TILE, 64);
+    _tile_stream_loadd(2, sums + 2 * TILE, 64);
+    _tile_stream_loadd(3, sums + 3 * TILE, 64);
 }
 
 static inline void store_sums(unsigned char *sums) {
@@ -52,44 +57,55 @@ static inline void zero_sums(void) {
     _tile_zero(3);
 }
 
-/* A finished pair of panels on its way from its tiles to y. */
+/* Finished 32 x 32 sums on their way from tiles to y. */
 struct done {
     const unsigned char *sums; /* NULL: none */
-    size_t n;
+    float *y;
+    size_t n, m;
     struct columns16 c0, c1;
     enum finish_how how;
 };
 
-static inline void finish_rows(const struct finish *f, const struct done *d, size_t row, size_t last, bool integer,
+static inline void finish_rows(const struct finish *finish, const struct done *d, size_t row, size_t last, bool integer,
                                enum finish_how how) {
     const struct columns16 c0 = d->c0, c1 = d->c1;
+    struct finish f = *finish;
+    f.y = d->y;
     for (size_t i = row; i < last; i++) {
         const unsigned char *from = d->sums + i / 16 * 2 * TILE + i % 16 * 64;
         if (integer) {
-            finish_int(f, i, d->n, c0, _mm512_load_si512(from), how);
-            finish_int(f, i, d->n + PANEL, c1, _mm512_load_si512(from + TILE), how);
+            finish_int(&f, i, d->n, c0, _mm512_load_si512(from), how);
+            finish_int(&f, i, d->n + PANEL, c1, _mm512_load_si512(from + TILE), how);
         } else {
-            finish_float(f, i, d->n, c0, _mm512_load_ps(from), how);
-            finish_float(f, i, d->n + PANEL, c1, _mm512_load_ps(from + TILE), how);
+            finish_float(&f, i, d->n, c0, _mm512_load_ps(from), how);
+            finish_float(&f, i, d->n + PANEL, c1, _mm512_load_ps(from + TILE), how);
         }
     }
 }
 
-/* Both engines: `integer` is a constant where this is inlined. While the tile unit works on a pair of panels, the
- * vector units finish the pair before it, a few rows a step. */
-static inline void block(const struct matmul_block *b, bool integer) {
-    const size_t steps = b->k / (integer ? 64 : 32), rows_per_step = (ROWS + steps - 1) / steps, m = b->m;
-    const size_t stride = b->panel_stride, columns = b->n;
+/* The operand that stays is read from L1; what moves past it comes from L2 and must not displace it there. */
+#define LOAD(stays, tile, from) \
+    do { \
+        if (stays) _tile_loadd(tile, from, 64); \
+        else _tile_stream_loadd(tile, from, 64); \
+    } while (0)
+
+/* All of `block` and `column`: `integer` and `column` are constants where this is inlined. While the tile unit works on
+ * 32 x 32 sums, the vector units finish those before them, a few rows a step. */
+static inline void multiply(const struct matmul_block *b, bool integer, bool column) {
+    const size_t steps = b->k / (integer ? 64 : 32), rows_per_step = (ROWS + steps - 1) / steps;
+    const size_t count = ((column ? b->m : b->n) + 31) / 32; /* of 32 x 32 sums */
+    const size_t a_stride = column ? b->block_stride : 0, b_stride = column ? 0 : 2 * b->panel_stride;
+    const size_t panel_stride = b->panel_stride;
     const bool first = b->first, last = b->last, accumulate = b->accumulate;
-    const unsigned char *const a0 = b->a;
     const struct finish f = finish_begin(b);
     const char *ahead = b->ahead, *const ahead_end = ahead + b->ahead_bytes;
-    const size_t all_steps = (columns + 31) / 32 * steps;
-    const size_t ahead_per_step = (b->ahead_bytes / 64 + all_steps - 1) / all_steps;
+    const size_t ahead_per_step = (b->ahead_bytes / 64 + count * steps - 1) / (count * steps);
     struct done d = {.sums = NULL};
-    for (size_t n = 0; n < columns; n += 32) {
-        const unsigned char *a = a0, *b0 = (const unsigned char *)b->b + n / PANEL * stride, *b1 = b0 + stride;
-        const size_t place = first && last ? n / 32 % 2 : n / 32; /* not kept: two take turns and stay in L1 */
+    for (size_t t = 0; t < count; t++) {
+        const unsigned char *a = (const unsigned char *)b->a + t * a_stride;
+        const unsigned char *b0 = (const unsigned char *)b->b + t * b_stride, *b1 = b0 + panel_stride;
+        const size_t place = first && last ? t % 2 : t; /* not kept: two take turns and stay in L1 */
         unsigned char *sums = (unsigned char *)b->partial + place * 4 * TILE;
         if (first) {
             zero_sums();
@@ -97,10 +113,10 @@ static inline void block(const struct matmul_block *b, bool integer) {
             load_sums(sums);
         }
         for (size_t s = 0, row = 0; s < steps; s++, a += 2 * TILE, b0 += TILE, b1 += TILE) {
-            _tile_loadd(6, b0, 64);
-            _tile_loadd(4, a, 64);
-            _tile_loadd(7, b1, 64);
-            _tile_loadd(5, a + TILE, 64);
+            LOAD(column, 6, b0);
+            LOAD(!column, 4, a);
+            LOAD(column, 7, b1);
+            LOAD(!column, 5, a + TILE);
             if (integer) {
                 _tile_dpbsud(0, 4, 6);
                 _tile_dpbsud(1, 4, 7);
@@ -114,8 +130,8 @@ static inline void block(const struct matmul_block *b, bool integer) {
             }
             for (size_t i = 0; i < ahead_per_step && ahead < ahead_end; i++, ahead += 64)
                 _mm_prefetch(ahead, _MM_HINT_T1);
-            if (d.sums && row < m) {
-                const size_t end = row + rows_per_step < m ? row + rows_per_step : m;
+            if (d.sums && row < d.m) {
+                const size_t end = row + rows_per_step < d.m ? row + rows_per_step : d.m;
                 switch (d.how) {
                 case FINISH_STREAM: finish_rows(&f, &d, row, end, integer, FINISH_STREAM); break;
                 case FINISH_WHOLE: finish_rows(&f, &d, row, end, integer, FINISH_WHOLE); break;
@@ -126,22 +142,29 @@ static inline void block(const struct matmul_block *b, bool integer) {
         }
         store_sums(sums);
         if (last) {
+            const size_t i = column ? t * ROWS : 0, n = column ? 0 : t * 32;
             d.sums = sums;
+            d.y = f.y + i * f.ld_y;
+            d.m = b->m - i < ROWS ? b->m - i : ROWS;
             d.n = n;
             d.c0 = columns_load(b, n);
             d.c1 = columns_load(b, n + PANEL);
-            d.how = n + 32 > columns || accumulate ? FINISH_PART : b->stream ? FINISH_STREAM : FINISH_WHOLE;
+            d.how = n + 32 > b->n || accumulate ? FINISH_PART : b->stream ? FINISH_STREAM : FINISH_WHOLE;
         }
     }
-    if (d.sums) finish_rows(&f, &d, 0, m, integer, FINISH_PART);
+    if (d.sums) finish_rows(&f, &d, 0, d.m, integer, FINISH_PART);
 }
 
 static void block_int8(const struct matmul_block *b) {
-    block(b, true);
+    multiply(b, true, false);
 }
 
 static void block_bf16(const struct matmul_block *b) {
-    block(b, false);
+    multiply(b, false, false);
+}
+
+static void column_bf16(const struct matmul_block *b) {
+    multiply(b, false, true);
 }
 
 /* [K / 64][32][64 bytes]: 1 KiB tiles. */
@@ -251,6 +274,7 @@ void matmul_amx_set(struct matmul_kernels *k) {
     k->code.group = 4;
     k->code.size = 1;
     k->code.k_unit = 64;
+    k->code.piece = PIECE;
     k->code.int8_bias = -128;
     k->code.begin = begin;
     k->code.end = end;
@@ -262,10 +286,12 @@ void matmul_amx_set(struct matmul_kernels *k) {
     k->bf16.group = 2;
     k->bf16.size = 2;
     k->bf16.k_unit = 32;
+    k->bf16.piece = PIECE;
     k->bf16.rounded = false;
     k->bf16.begin = begin;
     k->bf16.end = end;
     k->bf16.block = block_bf16;
+    k->bf16.column = column_bf16;
     k->bf16.pack_a = pack_a;
     k->bf16.pack_a_transposed = pack_a_transposed;
     k->bf16.pack_b = pack_b;

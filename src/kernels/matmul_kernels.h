@@ -25,19 +25,21 @@ enum {
     MATMUL_K_UNIT = 64 /* every k_unit divides it */
 };
 
-/* One block of A times consecutive panels of B. */
+/* One block of A times consecutive panels of B, or (`column`) consecutive blocks of A times one group of panels. */
 struct matmul_block {
     const void *a, *b;      /* both at the first k of this call */
     const void *ahead;      /* a hint: bytes that a later call will read, to be fetched into L2 */
     size_t ahead_bytes;
     size_t panel_stride;    /* bytes from a panel to the next; panels exist up to a multiple of the engine's columns */
-    size_t m, n;            /* valid rows and columns: 1 <= m <= rows, n >= 1 */
+    size_t block_stride;    /* column: bytes from a block to the next */
+    size_t m, n;            /* valid rows and columns, at least 1; m <= rows (block), n <= columns (column) */
     size_t k;               /* a multiple of k_unit */
     /* first: sums start at zero, else from `partial`; last: finish into y, else into `partial` */
     bool first, last;
-    void *partial;          /* rows * round_up(n, columns) 4-byte sums in the engine's own order, 64-byte aligned */
+    void *partial;          /* round_up(m, rows) * round_up(n, columns) 4-byte sums in the engine's own order, 64-byte
+                             * aligned */
     const int32_t *row_add; /* [m]; integer engines */
-    const float *row_scale; /* [m]; NULL: 1 */
+    const float *row_scale; /* [m]; NULL: 1; NULL for column */
     const float *col_scale; /* [n]; NULL: 1 */
     float *y;               /* y = or += (float)sum * (row_scale * col_scale), each product and sum rounded */
     size_t ld_y;
@@ -47,15 +49,17 @@ struct matmul_block {
 
 struct matmul_engine {
     size_t rows, columns, group, size, k_unit; /* columns: taken at once, 16 or 32; size: bytes of an element */
+    size_t piece; /* bytes of a block of A (column: of a group of panels) that stay in L1 while the rest streams past */
     int int8_bias;                             /* of INT8 codes; the other formats' bias is their format_min */
     /* f32 elements that hold bf16 values: BF16 without instructions for it */
     bool rounded;
     void (*begin)(void);                       /* around calls of block on one thread; NULL: nothing to do */
     void (*end)(void);
     void (*block)(const struct matmul_block *b);
+    void (*column)(const struct matmul_block *b); /* the same sums; NULL: none */
 
     /* Packing of one block of A (rows beyond m become zero) or one panel of B, k elements deep, padded to k_unit. In
-     * pieces: k is a multiple of MATMUL_K_UNIT except in the last. */
+     * pieces: k is a multiple of k_unit except in the last. */
 
     /* Integer engines. src[m][ld], k a multiple of 64; sums[rows]: added to (the caller starts at zero). */
     void (*pack_a_codes)(const struct matmul_engine *e, const int8_t *src, size_t ld, size_t m, size_t k, void *out,

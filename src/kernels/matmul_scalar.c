@@ -5,7 +5,7 @@
 #include "kernels/matmul_kernels.h"
 #include "quant/format.h"
 
-enum { ROWS = 4 };
+enum { ROWS = 4, PIECE = 16 << 10 /* of 32 or 48 KiB of L1 */ };
 
 static void finish(const struct matmul_block *b, size_t i, size_t n, float sum) {
     float scale = (b->row_scale ? b->row_scale[i] : 1.0f) * (b->col_scale ? b->col_scale[n] : 1.0f);
@@ -118,9 +118,9 @@ static float dot_float(const float *w, const float *x, size_t n) {
 }
 
 void matmul_scalar_set(struct matmul_kernels *k) {
-    const struct matmul_engine code = {.rows = ROWS, .columns = PANEL, .group = 1, .size = 1, .k_unit = 1,
+    const struct matmul_engine code = {.rows = ROWS, .columns = PANEL, .group = 1, .size = 1, .k_unit = 1, .piece = PIECE,
                                        .int8_bias = -128, .block = block_code};
-    const struct matmul_engine f32 = {.rows = ROWS, .columns = PANEL, .group = 1, .size = 4, .k_unit = 1,
+    const struct matmul_engine f32 = {.rows = ROWS, .columns = PANEL, .group = 1, .size = 4, .k_unit = 1, .piece = PIECE,
                                       .block = block_f32};
     k->code = k->int8 = code;
     k->f32 = k->bf16 = f32;

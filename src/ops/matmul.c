@@ -41,18 +41,19 @@ void block_place(const struct matmul_engine *e, size_t padded_k, size_t columns,
     s->chunk = arena_take(a, most(columns, e->rows) * UNIT, sizeof(float));
 }
 
-/* Equal pieces of at most K_BYTES a row. */
+/* Equal pieces of K. */
 static size_t piece_of_k(const struct matmul_engine *e, size_t padded_k) {
-    const size_t pieces = (padded_k * e->size * e->rows + A_PIECE - 1) / A_PIECE;
+    const size_t pieces = (padded_k * e->size * e->rows + e->piece - 1) / e->piece;
     return round_up((padded_k + pieces - 1) / pieces, MATMUL_K_UNIT);
 }
 
-void block_multiply(const struct operand *o, size_t i, const void *b, size_t n, void *partial, const struct result *to,
-                    struct ahead ahead) {
+static void multiply_pieces(const struct operand *o, void (*multiply)(const struct matmul_block *), size_t i, size_t m,
+                            const void *b, size_t n, void *partial, const struct result *to, struct ahead ahead) {
     const struct matmul_engine *e = o->e;
     const size_t kc = piece_of_k(e, o->padded_k), pieces = (o->padded_k + kc - 1) / kc;
     struct matmul_block block = {.panel_stride = o->padded_k * PANEL * e->size,
-                                 .m = least(e->rows, o->m - i),
+                                 .block_stride = o->padded_k * e->rows * e->size,
+                                 .m = m,
                                  .n = n,
                                  .partial = partial,
                                  .row_add = o->row_add ? o->row_add + i : NULL,
@@ -70,9 +71,19 @@ void block_multiply(const struct operand *o, size_t i, const void *b, size_t n, 
         block.b = (const char *)b + k * PANEL * e->size;
         block.first = k == 0;
         block.last = k + kc >= o->padded_k;
-        e->block(&block);
+        multiply(&block);
         if (ahead.bytes) block.ahead = (const char *)block.ahead + block.ahead_bytes;
     }
+}
+
+void block_multiply(const struct operand *o, size_t i, const void *b, size_t n, void *partial, const struct result *to,
+                    struct ahead ahead) {
+    multiply_pieces(o, o->e->block, i, least(o->e->rows, o->m - i), b, n, partial, to, ahead);
+}
+
+void column_multiply(const struct operand *o, const void *b, size_t n, void *partial, const struct result *to,
+                     struct ahead ahead) {
+    multiply_pieces(o, o->e->column, 0, o->m, b, n, partial, to, ahead);
 }
 
 /* Tokens of a chunk of A. */

@@ -2,8 +2,8 @@
  *
  * One item of work is a block of up to BLOCK_COLUMNS columns of the result. Its lane packs the block of B once
  * (bounded by BLOCK_BYTES, so that it stays in L2) and runs every block of packed A past it, KC elements of K at a
- * time (so that the piece of A, rows * KC * size <= A_PIECE, stays in L1 while the panels stream from L2). See
- * docs/performance.md. */
+ * time (so that the piece of A, rows * KC * size <= the engine's piece, stays in L1 while the panels stream from L2).
+ * See docs/performance.md. */
 #ifndef DQT_OPS_MATMUL_BLOCK_H
 #define DQT_OPS_MATMUL_BLOCK_H
 
@@ -17,7 +17,6 @@
 enum {
     BLOCK_COLUMNS = 1024,
     BLOCK_BYTES = 1 << 20, /* of B, of 2 MiB of L2 */
-    A_PIECE = 16 << 10,    /* of packed A, of 48 KiB of L1, through which panels of B stream */
     A_BYTES = 8 << 20,     /* of packed A, unless A_ROWS rows need more */
     A_ROWS = 256,
     STREAM_BYTES = 4 << 20 /* results from this size on are written past the caches */
@@ -126,10 +125,14 @@ size_t block_columns(const struct matmul_engine *e, size_t n, size_t padded_k, s
 void block_place(const struct matmul_engine *e, size_t padded_k, size_t columns, struct arena *a,
                  struct block_scratch *s);
 
-/* Rows [i, i + e->rows) of the result from a packed block of B with n columns; i is a multiple of e->rows. Between the
- * engine's begin and end. */
+/* Rows [i, i + e->rows) of the result from a packed block of B with n columns; i is a multiple of e->rows. `ahead` is
+ * fetched into L2 meanwhile. Between the engine's begin and end. */
 void block_multiply(const struct operand *o, size_t i, const void *b, size_t n, void *partial, const struct result *to,
                     struct ahead ahead);
+
+/* All rows of the result from n <= e->columns columns of B, by an engine that has `column`. */
+void column_multiply(const struct operand *o, const void *b, size_t n, void *partial, const struct result *to,
+                     struct ahead ahead);
 
 static inline void block_begin(const struct matmul_engine *e) {
     if (e->begin) e->begin();

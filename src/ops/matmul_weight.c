@@ -1,9 +1,13 @@
-/* Weight gradients: dW[rows][cols] = dy^T x. A is dy^T of an item's rows, packed by its lane; B is x, packed once for
- * all lanes in shared scratch where the engine is fast (2-byte elements), else block by block by each lane. */
+/* Weight gradients: dW[rows][cols] = dy^T x. A is dy^T of an item's rows, packed by its lane; B is x. Engines with
+ * `column` share its panels, packed once, and run all of A past a few of them at a time; the others pack it block by
+ * block in each lane. */
 #include "ops/matmul_block.h"
 
 /* x is read once per item: with 256 rows, 256 multiply-adds per element that comes from L3 (docs/performance.md). */
-enum { ITEM_ROWS = 4 * MATMUL_TILE_ROWS };
+enum {
+    ITEM_ROWS = 4 * MATMUL_TILE_ROWS,
+    A_TOKENS = 32 /* read at a time: each may be on a page of its own, and prefetchers follow some 32 pages */
+};
 
 /* Rows of an item: whole tiles, at most ITEM_ROWS, and equal shares for the threads. */
 static size_t item_rows(size_t rows, int threads) {
@@ -28,11 +32,12 @@ struct weight_gradient {
 struct lane_scratch {
     unsigned char *a;
     float *tile;
+    void *column; /* partial sums of a column of blocks */
     struct block_scratch block;
 };
 
 static bool shares_panels(const struct matmul_engine *e) {
-    return e->size == 2;
+    return e->column;
 }
 
 static void lane_place(const struct matmul_engine *e, size_t rows, size_t cols, size_t padded_k, size_t columns,
@@ -40,6 +45,7 @@ static void lane_place(const struct matmul_engine *e, size_t rows, size_t cols, 
     rows = least(ITEM_ROWS, rows);
     s->a = arena_take(a, scratch_product(round_up(rows, e->rows), padded_k), e->size);
     s->tile = arena_take(a, scratch_product(rows, round_up(cols, PANEL)), sizeof(float));
+    s->column = e->column ? arena_take(a, round_up(rows, e->rows) * e->columns, sizeof(float)) : NULL;
     s->block.done = arena_take(a, count_parts(cols, UNIT), 1);
     block_place(e, shares_panels(e) ? 0 : padded_k, columns, a, &s->block);
 }
@@ -89,6 +95,23 @@ static void pack_panels(const struct weight_gradient *g, size_t n, size_t count,
     }
 }
 
+/* Columns n .. n + count - 1 of the item's tile from their panels b. */
+static void multiply_part(const struct operand *o, const unsigned char *b, size_t n, size_t count,
+                          const struct lane_scratch *s, size_t ld_tile, struct ahead ahead) {
+    const struct matmul_engine *e = o->e;
+    if (!e->column) {
+        const struct result to = {.y = s->tile + n, .ld_y = ld_tile};
+        for (size_t i = 0; i < o->m; i += e->rows) block_multiply(o, i, b, count, s->block.partial, &to, ahead);
+        return;
+    }
+    ahead.bytes /= count_parts(count, e->columns);
+    for (size_t c = 0; c < count; c += e->columns) {
+        const struct result to = {.y = s->tile + n + c, .ld_y = ld_tile};
+        column_multiply(o, b + c * o->padded_k * e->size, least(e->columns, count - c), s->column, &to, ahead);
+        if (ahead.bytes) ahead.from = (const unsigned char *)ahead.from + ahead.bytes;
+    }
+}
+
 static void multiply_item(void *arg, size_t item, int lane) {
     const struct weight_gradient *g = arg;
     const struct matmul_engine *e = g->e;
@@ -97,11 +120,11 @@ static void multiply_item(void *arg, size_t item, int lane) {
     struct arena arena = {workspace_lane(g->ws, lane), 0};
     struct lane_scratch s;
     lane_place(e, g->rows, x->cols, g->padded_k, g->columns, &arena, &s);
-    for (size_t t = 0; t < x->tokens; t += UNIT) /* a token's row of dy is read whole: 256 rows are 1 KiB */
+    for (size_t t = 0; t < x->tokens; t += A_TOKENS) /* a token's row of dy is read whole: 256 rows are 1 KiB */
         for (size_t i = 0; i < rows; i += e->rows)
-            e->pack_a_transposed(e, g->dy + t * g->ld_dy + row + i, g->ld_dy, least(e->rows, rows - i), least(UNIT,
-                    x->tokens - t),
-                                 x->codes ? x->step + t : NULL, s.a + (i * g->padded_k + t * e->rows) * e->size);
+            e->pack_a_transposed(e, g->dy + t * g->ld_dy + row + i, g->ld_dy, least(e->rows, rows - i),
+                                 least(A_TOKENS, x->tokens - t), x->codes ? x->step + t : NULL,
+                                 s.a + (i * g->padded_k + t * e->rows) * e->size);
     const struct operand o = {.e = e, .a = s.a, .m = rows, .padded_k = g->padded_k};
     const size_t panel_bytes = g->padded_k * e->size, parts = count_parts(x->cols, g->columns);
     struct walk w = walk_begin(g->state, s.block.done, parts, lane, g->ctx->num_threads);
@@ -111,19 +134,14 @@ static void multiply_item(void *arg, size_t item, int lane) {
     while (walk_next(&w, &part, &pack)) {
         const size_t n = part * g->columns, next = w.index * g->columns, count = least(g->columns, x->cols - n);
         unsigned char *b = g->shared ? g->shared + n * panel_bytes : s.block.b;
-        const struct result to = {.y = s.tile + n, .ld_y = ld};
-        struct ahead ahead = {NULL, 0}; /* A stays in L2: the panels that follow, an equal part each block */
         if (pack) {
             pack_panels(g, n, count, b);
             walk_packed(&w, part);
         }
+        struct ahead ahead = {NULL, 0}; /* A stays in L2: the panels that follow */
         if (g->shared && walk_is_packed(&w, w.index))
-            ahead = (struct ahead){g->shared + next * panel_bytes, least(g->columns, x->cols - next) * panel_bytes /
-                                                                       count_parts(rows, e->rows)};
-        for (size_t i = 0; i < rows; i += e->rows) {
-            block_multiply(&o, i, b, count, s.block.partial, &to, ahead);
-            if (ahead.bytes) ahead.from = (const unsigned char *)ahead.from + ahead.bytes;
-        }
+            ahead = (struct ahead){g->shared + next * panel_bytes, least(g->columns, x->cols - next) * panel_bytes};
+        multiply_part(&o, b, n, count, &s, ld, ahead);
     }
     block_end(e);
     for (size_t i = 0; i < rows; i += MATMUL_TILE_ROWS)
@@ -138,7 +156,7 @@ void matmul_weight_gradient(const dqt_context *ctx, const struct workspace *ws, 
                                 .ld_tile = round_up(x->cols, PANEL)};
     g.e = precision == DQT_PRECISION_BF16 ? &kernels->bf16 : &kernels->f32;
     g.padded_k = round_up(x->tokens, g.e->k_unit);
-    g.columns = block_columns(g.e, x->cols, g.padded_k, UNIT, BLOCK_BYTES / 4, 1); /* A and the tile share L2 */
+    g.columns = block_columns(g.e, x->cols, g.padded_k, UNIT, BLOCK_BYTES / 8, 1); /* A stays in L2 */
     if (shares_panels(g.e)) {
         struct arena shared = {workspace_shared(ws), 0};
         shared_place(&g, x->cols, g.padded_k * g.e->size, &shared);
