@@ -2,13 +2,16 @@
  *
  * Introduces: dqt_llama_load, dqt_session (KV cache), dqt_sampler.
  *
- *   04_generate --model run/model.dqt --prompt "The " --tokens 200 --temperature 0.8 */
+ *   04_generate --model run/model.dqt --prompt "The " --tokens 200 --temperature 0.8
+ *
+ * --compute ternary reads weights of any width as ternary ("ternary inference"; docs/results.md has what it costs). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "args.h"
 #include "dqt.h"
+#include "read_as.h"
 
 static dqt_context *ctx;
 
@@ -39,7 +42,7 @@ static void generate(dqt_session *session, dqt_sampler *sampler, const char *pro
 int main(int argc, char **argv) {
     const char *path = "run/model.dqt", *prompt = "The ";
     size_t count = 200;
-    int seed = 1;
+    int seed = 1, compute = DQT_FORMAT_SAME;
     dqt_sampler_options s;
     ok(dqt_sampler_options_init(&s, sizeof s));
     s.temperature = 0.8f;
@@ -52,6 +55,7 @@ int main(int argc, char **argv) {
         {"--top-k", ARG_SIZE, &s.top_k, "only the k likeliest bytes (0: all)", NULL},
         {"--top-p", ARG_FLOAT, &s.top_p, "only the likeliest bytes of this total probability", NULL},
         {"--seed", ARG_INT, &seed, "of the sampler", NULL},
+        {"--compute", ARG_CHOICE, &compute, "read the weights in this format (same: as trained)", "same=0 " FORMAT_CHOICES},
     };
     const int stop = args_parse(argc, argv, table, sizeof table / sizeof *table, "Generates text from a checkpoint.");
     if (stop) return stop - 1;
@@ -63,6 +67,11 @@ int main(int argc, char **argv) {
     dqt_llama_config config;
     ok(dqt_context_create(NULL, &ctx));
     ok(dqt_llama_load(ctx, path, &model, NULL, NULL, NULL));
+    if (compute != DQT_FORMAT_SAME) {
+        dqt_llama *trained = model;
+        ok(read_as(ctx, trained, compute, &model));
+        dqt_llama_destroy(trained);
+    }
     ok(dqt_llama_config_init(&config, sizeof config));
     ok(dqt_llama_get_config(model, &config));
     ok(dqt_session_create(model, strlen(prompt) + count, &session));

@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 
 #include "plot.h"
+#include "read_as.h"
 #include "run.h"
 
 enum { MAX_RUNS = 200, MAX_POINTS = 4096, LINE = 1024, WORDS = 96, SAVE_EVERY = 250, LOG_EVERY = 20 };
@@ -43,54 +44,21 @@ static int split(char *line, char **words) {
 
 /* Held-out loss of the trained codes when layers read them as ternary. */
 static dqt_status evaluate_converted(struct run *r, double *bits) {
-    dqt_llama_config c;
-    dqt_layer *const *from, *const *to;
+    dqt_layer *const *layers;
     size_t n;
     struct run other = *r;
     other.updater = NULL;
     other.tape = NULL;
-    dqt_status status = dqt_llama_config_init(&c, sizeof c);
-    if (status == DQT_OK) status = dqt_llama_get_config(r->model, &c);
-    c.linear.compute = DQT_FORMAT_TERNARY;
-    c.linear.train_scale = 0;
-    if (status == DQT_OK) status = dqt_llama_create(r->ctx, &c, &other.model);
+    dqt_status status = read_as(r->ctx, r->model, DQT_FORMAT_TERNARY, &other.model);
     if (status != DQT_OK) return status;
-    dqt_llama_layers(r->model, &from, &n);
-    dqt_llama_layers(other.model, &to, &n);
-    int8_t *codes = NULL;
-    float *values = NULL;
-    for (size_t i = 0; i < n && status == DQT_OK; i++) {
-        dqt_layer_info info = {.struct_size = sizeof info};
-        dqt_layer_get_info(from[i], &info);
-        for (size_t k = 0; k < info.num_parameters && status == DQT_OK; k++) {
-            dqt_parameter a = {.struct_size = sizeof a}, b = {.struct_size = sizeof b};
-            dqt_tensor_info t = {.struct_size = sizeof t};
-            dqt_layer_parameter(from[i], k, &a);
-            dqt_layer_parameter(to[i], k, &b);
-            dqt_tensor_get_info(a.tensor, &t);
-            codes = realloc(codes, a.rows * a.cols);
-            values = realloc(values, a.rows * a.cols * sizeof *values);
-            if (!codes || !values) status = DQT_E_MEMORY;
-            else if (t.num_scales == 0) {
-                status = dqt_tensor_dequantize(a.tensor, 0, a.rows, values);
-                if (status == DQT_OK) status = dqt_tensor_quantize(b.tensor, values, DQT_ROUND_NEAREST, 0);
-            } else {
-                status = dqt_tensor_get_codes(a.tensor, 0, a.rows, codes);
-                if (status == DQT_OK) status = dqt_tensor_set_codes(b.tensor, 0, a.rows, codes);
-                if (status == DQT_OK) status = dqt_tensor_get_scales(a.tensor, values);
-                if (status == DQT_OK) status = dqt_tensor_set_scales(b.tensor, values);
-            }
-        }
-    }
-    free(codes);
-    free(values);
+    dqt_llama_layers(other.model, &layers, &n);
     dqt_tape_options o;
-    if (status == DQT_OK) status = dqt_tape_options_init(&o, sizeof o);
+    status = dqt_tape_options_init(&o, sizeof o);
     if (status == DQT_OK) {
         o.max_batch = r->options.batch;
         o.max_length = r->options.length;
         o.inference = 1;
-        status = dqt_tape_create(r->ctx, to, n, &o, &other.tape);
+        status = dqt_tape_create(r->ctx, layers, n, &o, &other.tape);
     }
     if (status == DQT_OK) status = run_evaluate(&other, bits);
     dqt_tape_destroy(other.tape);

@@ -4,6 +4,9 @@
 
 #include <stddef.h>
 
+/* Of a dqt_format. */
+#define FORMAT_CHOICES "f32=1 bf16=2 int8=3 int4=4 int3=5 int2=6 ternary=7"
+
 enum arg_kind { ARG_FLAG, ARG_INT, ARG_SIZE, ARG_FLOAT, ARG_TEXT, ARG_CHOICE };
 
 struct arg {

@@ -42,7 +42,6 @@ struct run_options run_defaults(void) {
     };
 }
 
-#define FORMATS "f32=1 bf16=2 int8=3 int4=4 int3=5 int2=6 ternary=7"
 #define STATES "f32=0 bf16=1 int8=2"
 
 size_t run_args(struct run_options *o, struct arg *table, size_t room) {
@@ -53,14 +52,14 @@ size_t run_args(struct run_options *o, struct arg *table, size_t room) {
         {"--heads", ARG_SIZE, &o->heads, "attention heads", NULL},
         {"--kv-heads", ARG_SIZE, &o->kv_heads, "key and value heads (0: as heads)", NULL},
         {"--vocab", ARG_SIZE, &o->vocab, "vocabulary, at least 256 (bytes)", NULL},
-        {"--format", ARG_CHOICE, &o->format, "storage of linear weights", FORMATS},
-        {"--compute", ARG_CHOICE, &o->compute, "what layers read", "same=0 " FORMATS},
+        {"--format", ARG_CHOICE, &o->format, "storage of linear weights", FORMAT_CHOICES},
+        {"--compute", ARG_CHOICE, &o->compute, "what layers read", "same=0 " FORMAT_CHOICES},
         {"--scale", ARG_CHOICE, &o->scale_rule, "scale rule", "absmean=0 sigma=1 absmax=2"},
         {"--sigma", ARG_FLOAT, &o->sigma, "factor of the sigma rule", NULL},
         {"--row-scales", ARG_FLAG, &o->row_scales, "one scale per row", NULL},
         {"--train-scales", ARG_FLAG, &o->train_scales, "train the row scales", NULL},
-        {"--embedding", ARG_CHOICE, &o->embedding_format, "storage of the embedding", FORMATS},
-        {"--head", ARG_CHOICE, &o->head_format, "storage of the head", FORMATS},
+        {"--embedding", ARG_CHOICE, &o->embedding_format, "storage of the embedding", FORMAT_CHOICES},
+        {"--head", ARG_CHOICE, &o->head_format, "storage of the head", FORMAT_CHOICES},
         {"--tied", ARG_FLAG, &o->tied, "the head uses the embedding's weight", NULL},
         {"--no-sub-norms", ARG_FLAG, &o->no_sub_norms, "plain LLaMA blocks", NULL},
         {"--mlp", ARG_CHOICE, &o->mlp, "MLP kind", "swiglu=0 squared-relu=1"},
