@@ -44,7 +44,7 @@ static void lane_place(const struct matmul_engine *e, size_t rows, size_t cols, 
                        struct arena *a, struct lane_scratch *s) {
     rows = least(ITEM_ROWS, rows);
     s->a = arena_take(a, scratch_product(round_up(rows, e->rows), padded_k), e->size);
-    s->tile = arena_take(a, scratch_product(rows, round_up(cols, PANEL)), sizeof(float));
+    s->tile = arena_take(a, scratch_product(rows, round_up(cols, PANEL) + PANEL), sizeof(float));
     s->column = e->column ? arena_take(a, round_up(rows, e->rows) * e->columns, sizeof(float)) : NULL;
     s->block.done = arena_take(a, count_parts(cols, UNIT), 1);
     block_place(e, shares_panels(e) ? 0 : padded_k, columns, a, &s->block);
@@ -153,7 +153,7 @@ void matmul_weight_gradient(const dqt_context *ctx, const struct workspace *ws, 
     const struct matmul_kernels *kernels = &ctx->kernels->matmul;
     struct weight_gradient g = {.ctx = ctx, .ws = ws, .x = x, .dy = dy, .ld_dy = ld_dy, .rows = rows,
                                 .item_rows = item_rows(rows, ctx->num_threads), .consume = consume, .arg = arg,
-                                .ld_tile = round_up(x->cols, PANEL)};
+                                .ld_tile = round_up(x->cols, PANEL) + PANEL};
     g.e = precision == DQT_PRECISION_BF16 ? &kernels->bf16 : &kernels->f32;
     g.padded_k = round_up(x->tokens, g.e->k_unit);
     g.columns = block_columns(g.e, x->cols, g.padded_k, UNIT, BLOCK_BYTES / 8, 1); /* A stays in L2 */
