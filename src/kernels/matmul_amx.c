@@ -43,11 +43,13 @@ static inline void load_sums(const unsigned char *sums) {
     _tile_stream_loadd(3, sums + 3 * TILE, 64);
 }
 
-static inline void store_sums(unsigned char *sums) {
-    _tile_stored(0, sums, 64);
-    _tile_stored(1, sums + TILE, 64);
-    _tile_stored(2, sums + 2 * TILE, 64);
-    _tile_stored(3, sums + 3 * TILE, 64);
+/* The 2 x 2 tiles; distances in bytes. */
+static inline void store_tiles(void *to, size_t row, size_t right, size_t down) {
+    unsigned char *p = to;
+    _tile_stored(0, p, row);
+    _tile_stored(1, p + right, row);
+    _tile_stored(2, p + down, row);
+    _tile_stored(3, p + down + right, row);
 }
 
 static inline void zero_sums(void) {
@@ -98,6 +100,7 @@ static inline void multiply(const struct matmul_block *b, bool integer, bool col
     const size_t a_stride = column ? b->block_stride : 0, b_stride = column ? 0 : 2 * b->panel_stride;
     const size_t panel_stride = b->panel_stride;
     const bool first = b->first, last = b->last, accumulate = b->accumulate;
+    const bool plain = !integer && !b->row_scale && !b->col_scale && !accumulate; /* tiles go straight to y */
     const struct finish f = finish_begin(b);
     const char *ahead = b->ahead, *const ahead_end = ahead + b->ahead_bytes;
     const size_t ahead_per_step = (b->ahead_bytes / 64 + count * steps - 1) / (count * steps);
@@ -140,9 +143,14 @@ static inline void multiply(const struct matmul_block *b, bool integer, bool col
                 row = end;
             }
         }
-        store_sums(sums);
+        const size_t i = column ? t * ROWS : 0, n = column ? 0 : t * 32;
+        d.sums = NULL;
+        if (last && plain && b->m - i >= ROWS && b->n - n >= 32) {
+            store_tiles(f.y + i * f.ld_y + n, f.ld_y * 4, 64, f.ld_y * 64);
+            continue;
+        }
+        store_tiles(sums, 64, TILE, 2 * TILE);
         if (last) {
-            const size_t i = column ? t * ROWS : 0, n = column ? 0 : t * 32;
             d.sums = sums;
             d.y = f.y + i * f.ld_y;
             d.m = b->m - i < ROWS ? b->m - i : ROWS;
