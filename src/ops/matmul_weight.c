@@ -76,17 +76,22 @@ void weight_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t rows,
     }
 }
 
-/* Panels of columns n .. n + count - 1 of x; count is a multiple of the engine's columns except at the end. By 64
- * tokens: the panels share their lines of x. */
+/* Panels of columns n .. n + count - 1 of x; n is a multiple of 64, count of the engine's columns except at the end. By
+ * squares of 64 tokens and columns: the panels of a square share its lines, which would displace each other in L1 where
+ * they lie a power of two apart, hence the copy. */
 static void pack_panels(const struct weight_gradient *g, size_t n, size_t count, unsigned char *b) {
     const struct matmul_engine *e = g->e;
     const struct activations *x = g->x;
+    const size_t panels_end = round_up(count, e->columns);
+    int8_t square[UNIT * UNIT];
     for (size_t t = 0; t < x->tokens; t += UNIT) {
         const size_t tokens = least(UNIT, x->tokens - t);
-        for (size_t c = 0; c < round_up(count, e->columns); c += PANEL) {
+        for (size_t c = 0; c < panels_end; c += PANEL) {
             unsigned char *out = b + (c * g->padded_k + t * PANEL) * e->size;
-            if (x->codes) { /* n + c + 16 <= round_up(cols, 64) <= ld */
-                e->pack_b_codes(e, x->codes + t * x->ld + n + c, x->ld, tokens, out);
+            if (x->codes) {
+                for (size_t i = 0; c % UNIT == 0 && i < tokens; i++) /* n + c + 64 <= round_up(cols, 64) <= ld */
+                    memcpy(square + i * UNIT, x->codes + (t + i) * x->ld + n + c, UNIT);
+                e->pack_b_codes(e, square + c % UNIT, UNIT, tokens, out);
             } else {
                 const size_t from = least(n + c, x->cols);
                 e->pack_b(e, x->floats + t * x->ld + from, x->ld, least(PANEL, x->cols - from), tokens, out);
