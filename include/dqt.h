@@ -189,7 +189,8 @@ enum {
 enum {
     DQT_SCALE_ABSMEAN = 0, /* s = mean|w| / Qp (the paper, section 3; BitNet b1.58) */
     DQT_SCALE_SIGMA = 1,   /* s = sigma * std(w) / Qp, std about zero */
-    DQT_SCALE_ABSMAX = 2   /* s = max|w| / Qp */
+    DQT_SCALE_ABSMAX = 2,  /* s = max|w| / Qp */
+    DQT_SCALE_AUTO = 3     /* SIGMA for 8-bit codes, ABSMEAN for fewer bits: what learned best (docs/results.md) */
 };
 
 enum { DQT_AXIS_TENSOR = 0, DQT_AXIS_ROW = 1 };
@@ -205,7 +206,7 @@ typedef struct dqt_tensor_options {
     uint32_t struct_size;
     int32_t storage;     /* DQT_FORMAT_*; default TERNARY */
     int32_t compute;     /* DQT_FORMAT_SAME, or a format of fewer bits than the storage's */
-    int32_t scale_rule;  /* DQT_SCALE_*; default ABSMEAN */
+    int32_t scale_rule;  /* DQT_SCALE_*; default AUTO */
     int32_t scale_axis;  /* DQT_AXIS_*; default TENSOR */
     float sigma;         /* factor of DQT_SCALE_SIGMA; default 4 */
     int32_t train_scale; /* 1: scales have a gradient and are trained (needs integer storage and AXIS_ROW) */

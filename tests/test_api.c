@@ -31,7 +31,7 @@ static void tensor_creation(void) {
         {0, 8, DQT_E_ARGUMENT, "storage"},         {1, -1, DQT_E_ARGUMENT, "compute"},
         {1, 8, DQT_E_ARGUMENT, "compute"},         {1, 3, DQT_E_UNSUPPORTED, "compute"},
         {1, 1, DQT_E_UNSUPPORTED, "compute"},      {2, -1, DQT_E_ARGUMENT, "scale_rule"},
-        {2, 3, DQT_E_ARGUMENT, "scale_rule"},      {3, -1, DQT_E_ARGUMENT, "scale_axis"},
+        {2, 4, DQT_E_ARGUMENT, "scale_rule"},      {3, -1, DQT_E_ARGUMENT, "scale_axis"},
         {3, 2, DQT_E_ARGUMENT, "scale_axis"},      {4, -1, DQT_E_ARGUMENT, "train_scale"},
         {4, 2, DQT_E_ARGUMENT, "train_scale"},     {4, 1, DQT_E_UNSUPPORTED, "train_scale"},
         {0, INT32_MAX, DQT_E_ARGUMENT, "storage"},
@@ -516,6 +516,7 @@ static void llama_creation(void) {
     dqt_llama_config c = small_config();
     c.tie_embeddings = 1;
     c.head.compute = c.head.storage;
+    c.head.scale_rule = DQT_SCALE_SIGMA; /* as AUTO for the embedding's INT8 */
     OK(ctx, dqt_llama_create(ctx, &c, &out));
     dqt_llama_destroy(out);
     c = small_config();

@@ -314,6 +314,42 @@ static void older_fields_count(void) {
     end();
 }
 
+/* The default rule depends on what codes there are; what is told of a tensor or a model is the rule in use. */
+static void scale_rules(void) {
+    begin();
+    static const struct {
+        int32_t storage, compute, rule;
+    } wanted[] = {{DQT_FORMAT_INT8, DQT_FORMAT_SAME, DQT_SCALE_SIGMA},    {DQT_FORMAT_INT8, DQT_FORMAT_TERNARY, DQT_SCALE_SIGMA},
+                  {DQT_FORMAT_F32, DQT_FORMAT_INT8, DQT_SCALE_SIGMA},     {DQT_FORMAT_BF16, DQT_FORMAT_TERNARY, DQT_SCALE_ABSMEAN},
+                  {DQT_FORMAT_INT4, DQT_FORMAT_SAME, DQT_SCALE_ABSMEAN},  {DQT_FORMAT_INT3, DQT_FORMAT_SAME, DQT_SCALE_ABSMEAN},
+                  {DQT_FORMAT_INT2, DQT_FORMAT_SAME, DQT_SCALE_ABSMEAN},  {DQT_FORMAT_TERNARY, DQT_FORMAT_SAME, DQT_SCALE_ABSMEAN}};
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+        dqt_tensor_options o;
+        dqt_tensor_info info = {.struct_size = sizeof info};
+        dqt_tensor *t = NULL;
+        CHECK(dqt_tensor_options_init(&o, sizeof o) == DQT_OK);
+        CHECK(o.scale_rule == DQT_SCALE_AUTO);
+        o.storage = wanted[i].storage;
+        o.compute = wanted[i].compute;
+        OK(ctx, dqt_tensor_create(ctx, 2, 2, &o, &t));
+        OK(ctx, dqt_tensor_get_info(t, &info));
+        CHECKF(info.scale_rule == wanted[i].rule, "case %zu: %d", i, info.scale_rule);
+        dqt_tensor_destroy(t);
+        o.scale_rule = DQT_SCALE_ABSMAX;
+        OK(ctx, dqt_tensor_create(ctx, 2, 2, &o, &t));
+        OK(ctx, dqt_tensor_get_info(t, &info));
+        CHECK(info.scale_rule == DQT_SCALE_ABSMAX);
+        dqt_tensor_destroy(t);
+    }
+    dqt_llama_config c = {.struct_size = sizeof c};
+    dqt_llama *llama = NULL;
+    OK(ctx, dqt_llama_create(ctx, NULL, &llama));
+    OK(ctx, dqt_llama_get_config(llama, &c));
+    CHECK(c.linear.scale_rule == DQT_SCALE_ABSMEAN && c.embedding.scale_rule == DQT_SCALE_SIGMA);
+    dqt_llama_destroy(llama);
+    end();
+}
+
 /* A newer caller's struct is longer: accepted while it uses nothing that this library does not know. */
 static void newer_callers(void) {
     begin();
@@ -504,8 +540,8 @@ static void results_refuse(void) {
 
 static const struct test tests[] = {
     TEST(init_fills_struct_size),   TEST(init_refuses),   TEST(older_callers),
-    TEST(older_fields_count),       TEST(newer_callers),  TEST(uninitialised_structs),
-    TEST(embedded_structs),
+    TEST(older_fields_count),       TEST(scale_rules),    TEST(newer_callers),
+    TEST(uninitialised_structs),    TEST(embedded_structs),
     TEST(results_fill_struct_size), TEST(results_refuse),
 };
 TEST_MAIN(tests)

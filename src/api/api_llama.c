@@ -7,7 +7,6 @@
 static dqt_llama_config config_defaults(void) {
     dqt_tensor_options wide = tensor_defaults;
     wide.storage = DQT_FORMAT_INT8;
-    wide.scale_rule = DQT_SCALE_SIGMA;
     return (dqt_llama_config){.struct_size = sizeof(dqt_llama_config),
                               .mlp = DQT_MLP_SWIGLU,
                               .vocab_size = 256,

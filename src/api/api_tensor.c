@@ -5,7 +5,7 @@
 #include "api/check.h"
 
 const dqt_tensor_options tensor_defaults = {
-    .struct_size = sizeof(dqt_tensor_options), .storage = DQT_FORMAT_TERNARY, .scale_rule = DQT_SCALE_ABSMEAN, .sigma = 4};
+    .struct_size = sizeof(dqt_tensor_options), .storage = DQT_FORMAT_TERNARY, .scale_rule = DQT_SCALE_AUTO, .sigma = 4};
 
 dqt_status dqt_tensor_options_init(dqt_tensor_options *options, size_t struct_size) {
     return options_init(options, struct_size, &tensor_defaults, sizeof tensor_defaults, "dqt_tensor_options");

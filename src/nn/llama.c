@@ -8,7 +8,7 @@
 /* A tied head has no weights of its own: its options must say what the embedding's do. */
 static bool same_weights(const dqt_tensor_options *a, const dqt_tensor_options *b) {
     const int compute_a = a->compute ? a->compute : a->storage, compute_b = b->compute ? b->compute : b->storage;
-    return a->storage == b->storage && compute_a == compute_b && a->scale_rule == b->scale_rule &&
+    return a->storage == b->storage && compute_a == compute_b && tensor_scale_rule(a) == tensor_scale_rule(b) &&
            a->scale_axis == b->scale_axis && a->sigma >= b->sigma && a->sigma <= b->sigma && a->train_scale == b->train_scale;
 }
 
@@ -78,6 +78,8 @@ dqt_status llama_create(dqt_context *ctx, const dqt_llama_config *config, dqt_ll
         if (!a.base) return fail(ctx, DQT_E_MEMORY, "no memory for a model of %zu layers", config->num_layers);
     }
     *m = (dqt_llama){.ctx = ctx, .config = *config, .num_layers = config->num_layers + 3, .layers = layers, .bytes = a.used};
+    dqt_tensor_options *const weights[] = {&m->config.linear, &m->config.embedding, &m->config.head};
+    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++) weights[i]->scale_rule = tensor_scale_rule(weights[i]);
     dqt_status status = create_layers(m);
     if (status != DQT_OK) {
         llama_destroy(m);

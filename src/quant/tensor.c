@@ -15,13 +15,19 @@ static bool data_size(size_t rows, size_t cols, int storage, size_t *out) {
            size_mul(rows, format_row_bytes(storage, cols), out) && *out <= SIZE_MAX / 4;
 }
 
+int tensor_scale_rule(const dqt_tensor_options *o) {
+    if (o->scale_rule != DQT_SCALE_AUTO) return o->scale_rule;
+    const int codes = format_is_code(o->storage) ? o->storage : o->compute;
+    return codes == DQT_FORMAT_INT8 ? DQT_SCALE_SIGMA : DQT_SCALE_ABSMEAN;
+}
+
 dqt_status tensor_check(const dqt_context *ctx, size_t rows, size_t cols, const dqt_tensor_options *o) {
     size_t bytes;
     if (!format_valid(o->storage))
         return fail(ctx, DQT_E_ARGUMENT, "storage is %d; it must be a DQT_FORMAT_* value other than SAME", o->storage);
     if (o->compute != DQT_FORMAT_SAME && !format_valid(o->compute))
         return fail(ctx, DQT_E_ARGUMENT, "compute is %d; it must be a DQT_FORMAT_* value", o->compute);
-    if (o->scale_rule < DQT_SCALE_ABSMEAN || o->scale_rule > DQT_SCALE_ABSMAX)
+    if (o->scale_rule < DQT_SCALE_ABSMEAN || o->scale_rule > DQT_SCALE_AUTO)
         return fail(ctx, DQT_E_ARGUMENT, "scale_rule is %d; it must be a DQT_SCALE_* value", o->scale_rule);
     if (o->scale_axis != DQT_AXIS_TENSOR && o->scale_axis != DQT_AXIS_ROW)
         return fail(ctx, DQT_E_ARGUMENT, "scale_axis is %d; it must be a DQT_AXIS_* value", o->scale_axis);
@@ -81,7 +87,7 @@ dqt_status tensor_create(dqt_context *ctx, size_t rows, size_t cols, const dqt_t
                       .cols = cols,
                       .storage = o->storage,
                       .compute = o->compute ? o->compute : o->storage,
-                      .scale_rule = o->scale_rule,
+                      .scale_rule = tensor_scale_rule(o),
                       .scale_axis = o->scale_axis,
                       .sigma = o->sigma,
                       .train_scale = o->train_scale != 0,

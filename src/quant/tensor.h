@@ -19,7 +19,9 @@ struct dqt_tensor {
     float compute_scale; /* where compute != storage: scale of the re-quantised weight, kept current by every writer */
 };
 
-/* Checks options (already sized); *compute gets the resolved format. */
+/* The rule that DQT_SCALE_AUTO stands for, or the one asked for. */
+int tensor_scale_rule(const dqt_tensor_options *o);
+/* Checks options (already sized). */
 dqt_status tensor_check(const dqt_context *ctx, size_t rows, size_t cols, const dqt_tensor_options *o);
 /* Bytes that tensor_create allocates; SIZE_MAX on overflow. */
 size_t tensor_memory(size_t rows, size_t cols, const dqt_tensor_options *o);

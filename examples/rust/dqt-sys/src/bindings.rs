@@ -160,6 +160,7 @@ pub type _bindgen_ty_6 = i32;
 pub const DQT_SCALE_ABSMEAN: _bindgen_ty_7 = 0;
 pub const DQT_SCALE_SIGMA: _bindgen_ty_7 = 1;
 pub const DQT_SCALE_ABSMAX: _bindgen_ty_7 = 2;
+pub const DQT_SCALE_AUTO: _bindgen_ty_7 = 3;
 pub type _bindgen_ty_7 = i32;
 pub const DQT_AXIS_TENSOR: _bindgen_ty_8 = 0;
 pub const DQT_AXIS_ROW: _bindgen_ty_8 = 1;
