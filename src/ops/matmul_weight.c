@@ -36,6 +36,12 @@ struct lane_scratch {
     struct block_scratch block;
 };
 
+/* Floats from a row of an item's tile to the next: a panel more than needed, since rows a power of two apart fall on the
+ * same few cache sets. */
+static size_t tile_stride(size_t cols) {
+    return round_up(cols, PANEL) + PANEL;
+}
+
 static bool shares_panels(const struct matmul_engine *e) {
     return e->column;
 }
@@ -44,8 +50,8 @@ static void lane_place(const struct matmul_engine *e, size_t rows, size_t cols, 
                        struct arena *a, struct lane_scratch *s) {
     rows = least(ITEM_ROWS, rows);
     s->a = arena_take(a, scratch_product(round_up(rows, e->rows), padded_k), e->size);
-    s->tile = arena_take(a, scratch_product(rows, round_up(cols, PANEL) + PANEL), sizeof(float));
-    s->column = e->column ? arena_take(a, round_up(rows, e->rows) * e->columns, sizeof(float)) : NULL;
+    s->tile = arena_take(a, scratch_product(rows, tile_stride(cols)), sizeof(float));
+    s->column = shares_panels(e) ? arena_take(a, round_up(rows, e->rows) * e->columns, sizeof(float)) : NULL;
     s->block.done = arena_take(a, count_parts(cols, UNIT), 1);
     block_place(e, shares_panels(e) ? 0 : padded_k, columns, a, &s->block);
 }
@@ -158,7 +164,7 @@ void matmul_weight_gradient(const dqt_context *ctx, const struct workspace *ws, 
     const struct matmul_kernels *kernels = &ctx->kernels->matmul;
     struct weight_gradient g = {.ctx = ctx, .ws = ws, .x = x, .dy = dy, .ld_dy = ld_dy, .rows = rows,
                                 .item_rows = item_rows(rows, ctx->num_threads), .consume = consume, .arg = arg,
-                                .ld_tile = round_up(x->cols, PANEL) + PANEL};
+                                .ld_tile = tile_stride(x->cols)};
     g.e = precision == DQT_PRECISION_BF16 ? &kernels->bf16 : &kernels->f32;
     g.padded_k = round_up(x->tokens, g.e->k_unit);
     g.columns = block_columns(g.e, x->cols, g.padded_k, UNIT, BLOCK_BYTES / 8, 1); /* A stays in L2 */
