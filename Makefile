@@ -9,11 +9,14 @@ AR ?= ar
 OBJCOPY ?= objcopy
 B ?= build
 
-WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes
+WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wswitch-enum
 # no contraction, no fast-math: packing, random numbers and updates are bit-identical everywhere
 BASE := -std=c11 -Iinclude -Isrc -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math $(WARN)
 ifeq ($(OPENMP),1)
 OMP := -fopenmp
+endif
+ifeq ($(CHECKED),1)
+BASE += -DDQT_CHECKED
 endif
 ALL := $(BASE) $(CFLAGS) $(OMP)
 LIBS := -lm

@@ -1,11 +1,11 @@
-/* Limits of the machine and the products of ops/matmul.h, per instruction set, on one and two threads.
+/* Limits of the machine and the products of gemm/gemm.h, per instruction set, on one and two threads.
  *
  *     build/bench/bench [instruction set] [threads] [words that names contain ...] */
 #include "core/memory.h"
+#include "format/tensor.h"
+#include "gemm/gemm_block.h"
 #include "machine.h"
 #include "ops/activations.h"
-#include "ops/matmul_block.h"
-#include "quant/tensor.h"
 
 static double limits[3][64][MAX_THREADS + 1]; /* [what][isa][threads], T(FL)OP/s */
 static double read_limit[MAX_THREADS + 1];    /* GB/s, from L3: the weights of one layer */
@@ -31,34 +31,41 @@ enum { KERNEL_ROWS = 256, KERNEL_COLUMNS = 256, KERNEL_K = 2048 };
 /* Packed operands (bytes of K per row: KERNEL_K) that stay in L2, the result too. */
 struct kernel_run {
     const dqt_context *ctx;
-    const struct matmul_engine *e;
+    const struct gemm_engine *e;
     unsigned char *a[MAX_THREADS], *b[MAX_THREADS];
     float *partial[MAX_THREADS], *y[MAX_THREADS], *scale;
     int32_t *row_add;
 };
 
-static void kernel_item(void *arg, size_t item, int lane) {
+static void kernel_task(void *arg, size_t item, int lane) {
     struct kernel_run *r = arg;
     (void)lane;
-    const struct matmul_engine *e = r->e;
-    const struct operand o = {.e = e, .a = r->a[item], .m = KERNEL_ROWS, .padded_k = KERNEL_K / e->size,
-                              .row_add = r->row_add, .row_scale = r->scale};
+    const struct gemm_engine *e = r->e;
+    const struct operand o = {.e = e,
+                              .a = r->a[item],
+                              .m = KERNEL_ROWS,
+                              .padded_k = KERNEL_K / e->size,
+                              .row_add = r->row_add,
+                              .row_scale = r->scale};
     const struct result to = {.y = r->y[item], .ld_y = KERNEL_COLUMNS, .col_scale = r->scale};
     block_begin(e);
     for (size_t i = 0; i < KERNEL_ROWS; i += e->rows)
-        block_multiply(&o, i, r->b[item], KERNEL_COLUMNS, r->partial[item], &to, (struct ahead){NULL, 0});
+        gebp_multiply(&o, i, r->b[item], KERNEL_COLUMNS, r->partial[item], &to, (struct prefetch){NULL, 0});
     block_end(e);
 }
 
 static void kernel_run(void *arg) {
     struct kernel_run *r = arg;
-    parallel_run(r->ctx, (size_t)r->ctx->num_threads, kernel_item, r);
+    parallel_run(r->ctx, (size_t)r->ctx->num_threads, kernel_task, r);
 }
 
-static void kernel(struct bench *b, const char *name, const dqt_context *ctx, const struct matmul_engine *e, enum limit limit) {
+static void kernel(struct bench *b, const char *name, const dqt_context *ctx, const struct gemm_engine *e,
+                   enum limit limit) {
     if (!bench_wants(b, name)) return;
-    struct kernel_run r = {.ctx = ctx, .e = e, .scale = bench_alloc(KERNEL_COLUMNS * 4), .row_add = bench_alloc(KERNEL_ROWS * 4)};
-    for (size_t i = 0; i < KERNEL_COLUMNS; i++) r.scale[i] = 1.0f;
+    struct kernel_run r = {
+        .ctx = ctx, .e = e, .scale = bench_alloc(KERNEL_COLUMNS * 4), .row_add = bench_alloc(KERNEL_ROWS * 4)};
+    for (size_t i = 0; i < KERNEL_COLUMNS; i++)
+        r.scale[i] = 1.0f;
     memset(r.row_add, 0, KERNEL_ROWS * 4);
     for (int t = 0; t < ctx->num_threads; t++) {
         r.a[t] = bench_alloc((KERNEL_ROWS + 64) * KERNEL_K);
@@ -71,9 +78,10 @@ static void kernel(struct bench *b, const char *name, const dqt_context *ctx, co
     const struct bench_times t = bench_time(kernel_run, &r);
     const int threads = ctx->num_threads, isa = dqt_context_isa(ctx);
     const double work = 2.0 * KERNEL_ROWS * KERNEL_COLUMNS * (double)(KERNEL_K / e->size);
-    bench_rate(b, name, "operands in L2", isa, threads, &t, work * threads, 1e-12, limit == LIMIT_INT8 ? "TOP/s" : "TFLOP/s",
-               limits[limit][isa % 64][threads]);
-    for (int i = 0; i < threads; i++) free(r.a[i]), free(r.b[i]), free(r.partial[i]), free(r.y[i]);
+    bench_rate(b, name, "operands in L2", isa, threads, &t, work * threads, 1e-12,
+               limit == LIMIT_INT8 ? "TOP/s" : "TFLOP/s", limits[limit][isa % 64][threads]);
+    for (int i = 0; i < threads; i++)
+        free(r.a[i]), free(r.b[i]), free(r.partial[i]), free(r.y[i]);
     free(r.scale);
     free(r.row_add);
 }
@@ -81,7 +89,7 @@ static void kernel(struct bench *b, const char *name, const dqt_context *ctx, co
 static void kernels(struct bench *b, int isa, int threads) {
     dqt_context *ctx = machine_context(isa, threads);
     if (!ctx) return;
-    const struct matmul_kernels *m = &ctx->kernels->matmul;
+    const struct gemm_kernels *m = &ctx->kernels->gemm;
     if (isa != DQT_ISA_SCALAR) {
         kernel(b, "kernel codes", ctx, &m->code, LIMIT_INT8);
         kernel(b, "kernel int8", ctx, &m->int8, LIMIT_INT8);
@@ -119,37 +127,44 @@ static void product_run(void *arg) {
     const struct activations floats = {.tokens = r->tokens, .cols = r->cols, .floats = r->x, .ld = r->cols};
     float sink[MAX_THREADS] = {0};
     switch (r->product) {
-    case FORWARD: matmul_forward(r->ctx, &r->ws, &x, r->w, 0, r->rows, r->precision, false, r->y, r->rows); break;
-    case FORWARD_FLOAT: matmul_forward(r->ctx, &r->ws, &floats, r->w, 0, r->rows, r->precision, false, r->y,
-                                       r->rows); break;
+    case FORWARD: gemm_forward(r->ctx, &r->ws, &x, r->w, 0, r->rows, r->precision, false, r->y, r->rows); break;
+    case FORWARD_FLOAT:
+        gemm_forward(r->ctx, &r->ws, &floats, r->w, 0, r->rows, r->precision, false, r->y, r->rows);
+        break;
     case INPUT_GRADIENT:
-        matmul_input_gradient(r->ctx, &r->ws, r->y, r->rows, r->tokens, r->w, 0, r->rows, r->precision, false, r->x);
+        gemm_input_gradient(r->ctx, &r->ws, r->y, r->rows, r->tokens, r->w, 0, r->rows, r->precision, false, r->x);
         break;
     case WEIGHT_GRADIENT:
-        matmul_weight_gradient(r->ctx, &r->ws, r->y, r->rows, r->rows, &x, r->precision, ignore, sink);
+        gemm_weight_gradient(r->ctx, &r->ws, r->y, r->rows, r->rows, &x, r->precision, ignore, sink);
         break;
     }
 }
 
 static void product(struct bench *b, const char *name, int isa, int threads, enum product product, int format,
-                    int precision,
-                    size_t tokens, size_t rows, size_t cols) {
+                    int precision, size_t tokens, size_t rows, size_t cols) {
     if (!bench_wants(b, name)) return;
     dqt_context *ctx = machine_context(isa, threads);
     if (!ctx) return;
-    struct product_run r = {.ctx = ctx, .product = product, .precision = precision, .tokens = tokens, .rows = rows,
-                            .cols = cols, .ld = round_up(cols, UNIT)};
+    struct product_run r = {.ctx = ctx,
+                            .product = product,
+                            .precision = precision,
+                            .tokens = tokens,
+                            .rows = rows,
+                            .cols = cols,
+                            .ld = round_up(cols, UNIT)};
     const dqt_tensor_options o = {.struct_size = sizeof o, .storage = format, .sigma = 4.0f};
     struct scratch_need need = {0};
-    matmul_scratch(ctx, tokens, rows, cols, &need);
+    gemm_scratch(ctx, tokens, rows, cols, &need);
     r.x = bench_alloc(tokens * cols * sizeof(float));
     r.y = bench_alloc(tokens * rows * sizeof(float));
     r.step = bench_alloc(tokens * sizeof(float));
     r.codes = bench_alloc(tokens * r.ld);
     if (tensor_create(ctx, rows, cols, &o, false, &r.w) == DQT_OK && workspace_create(ctx, &need, &r.ws) == DQT_OK) {
         tensor_init_normal(r.w, 1, 1, 0.02f);
-        for (size_t i = 0; i < tokens * cols; i++) r.x[i] = (float)(i * 2654435761u % 1024) / 512.0f - 1.0f;
-        for (size_t i = 0; i < tokens * rows; i++) r.y[i] = (float)(i * 2654435761u % 1024) / 512.0f - 1.0f;
+        for (size_t i = 0; i < tokens * cols; i++)
+            r.x[i] = (float)(i * 2654435761u % 1024) / 512.0f - 1.0f;
+        for (size_t i = 0; i < tokens * rows; i++)
+            r.y[i] = (float)(i * 2654435761u % 1024) / 512.0f - 1.0f;
         const struct activation_source source = {.x = r.x};
         const struct activation_buffer codes = {.codes = r.codes, .step = r.step, .cols = cols, .ld = r.ld};
         activations_make(ctx, &r.ws, &source, tokens, &codes);
@@ -214,7 +229,8 @@ static void measure(struct bench *b, int isa, int threads) {
 
 int main(int argc, char **argv) {
     struct bench b = bench_begin(argc, argv, true);
-    for (int threads = 1; threads <= MAX_THREADS; threads++) measure_memory(&b, threads);
+    for (int threads = 1; threads <= MAX_THREADS; threads++)
+        measure_memory(&b, threads);
     machine_for_each(&b, measure);
     bench_end(&b);
     return 0;

@@ -103,8 +103,10 @@ static inline void bench_line(struct bench *b, const char *name, const char *sha
     printf("\n");
     fflush(stdout);
     if (!b->json) return;
-    fprintf(b->json, "{\"name\":\"%s\",\"shape\":\"%s\",\"isa\":\"%s\",\"threads\":%d,\"median\":%.6g,\"min\":%.6g,"
-            "\"unit\":\"%s\",\"fraction_of_limit\":", name, shape, bench_isa_name(isa), threads, median, min, unit);
+    fprintf(b->json,
+            "{\"name\":\"%s\",\"shape\":\"%s\",\"isa\":\"%s\",\"threads\":%d,\"median\":%.6g,\"min\":%.6g,"
+            "\"unit\":\"%s\",\"fraction_of_limit\":",
+            name, shape, bench_isa_name(isa), threads, median, min, unit);
     if (fraction > 0) {
         fprintf(b->json, "%.4f}\n", fraction);
     } else {
@@ -116,7 +118,7 @@ static inline void bench_line(struct bench *b, const char *name, const char *sha
  * slowest. */
 static inline double bench_rate(struct bench *b, const char *name, const char *shape, int isa, int threads,
                                 const struct bench_times *t, double work, double factor, const char *unit,
-                                    double limit) {
+                                double limit) {
     const double median = work / t->median * factor;
     bench_line(b, name, shape, isa, threads, median, work / t->max * factor, unit, limit > 0 ? median / limit : 0);
     return median;

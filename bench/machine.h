@@ -23,7 +23,7 @@ static inline dqt_context *machine_context(int isa, int threads) {
 
 struct limit_run {
     const dqt_context *ctx;
-    item_fn item;
+    task_fn item;
     limit_fn fn;
     double work; /* of one lane */
     float *x;
@@ -31,18 +31,18 @@ struct limit_run {
     float sink[MAX_THREADS];
 };
 
-static inline void limit_compute_item(void *arg, size_t item, int lane) {
+static inline void limit_compute_task(void *arg, size_t item, int lane) {
     struct limit_run *r = arg;
     (void)lane;
     const double work = r->fn();
     if (item == 0) r->work = work;
 }
-static inline void limit_read_item(void *arg, size_t item, int lane) {
+static inline void limit_read_task(void *arg, size_t item, int lane) {
     struct limit_run *r = arg;
     (void)lane;
     r->sink[item] = limit_read(r->x + item * r->count, r->count);
 }
-static inline void limit_triad_item(void *arg, size_t item, int lane) {
+static inline void limit_triad_task(void *arg, size_t item, int lane) {
     struct limit_run *r = arg;
     (void)lane;
     float *x = r->x + item * r->count;
@@ -59,7 +59,7 @@ static inline void limit_run(void *arg) {
 static inline double machine_compute(struct bench *b, enum limit what, const dqt_context *ctx) {
     static const char *const names[] = {"limit int8", "limit bf16", "limit f32"};
     const int isa = dqt_context_isa(ctx), threads = ctx->num_threads;
-    struct limit_run r = {.ctx = ctx, .item = limit_compute_item, .fn = limit_of(what, isa, dqt_cpu_features(ctx))};
+    struct limit_run r = {.ctx = ctx, .item = limit_compute_task, .fn = limit_of(what, isa, dqt_cpu_features(ctx))};
     if (!r.fn) return 0;
     const struct bench_times t = bench_time(limit_run, &r);
     return bench_rate(b, names[what], "registers", isa, threads, &t, 2 * r.work * threads, 1e-12,
@@ -70,12 +70,13 @@ static inline double machine_compute(struct bench *b, enum limit what, const dqt
 static inline double machine_memory(struct bench *b, bool triad, size_t mib, int threads) {
     dqt_context *ctx = machine_context(DQT_ISA_SCALAR, threads);
     if (!ctx) return 0;
-    struct limit_run r = {.ctx = ctx, .item = triad ? limit_triad_item : limit_read_item, .count = mib << 18};
+    struct limit_run r = {.ctx = ctx, .item = triad ? limit_triad_task : limit_read_task, .count = mib << 18};
     const size_t total = r.count * (size_t)threads;
     char shape[32];
     snprintf(shape, sizeof shape, "%zu MiB a thread", mib);
     r.x = bench_alloc(total * sizeof(float));
-    for (size_t i = 0; i < total; i++) r.x[i] = 1.0f;
+    for (size_t i = 0; i < total; i++)
+        r.x[i] = 1.0f;
     const struct bench_times t = bench_time(limit_run, &r);
     const double rate = bench_rate(b, triad ? "limit triad" : "limit read", shape, DQT_ISA_SCALAR, threads, &t,
                                    (double)total * 4.0, 1e-9, "GB/s", 0);

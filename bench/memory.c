@@ -28,18 +28,21 @@ struct configuration {
 
 static const struct configuration list[] = {
     {"134M-fused", "134 M, ternary ECO, Adafactor + 8-bit momentum, fused", 32002, 768, 2048, 12, 12, 4, 256,
-     DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_ECO_STOCHASTIC, DQT_STATE_INT8, DQT_FORMAT_INT8, 0.8f, 1, 1, DQT_FLOAT_F32, 420},
+     DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_ECO_STOCHASTIC, DQT_STATE_INT8, DQT_FORMAT_INT8, 0.8f, 1, 1,
+     DQT_FLOAT_F32, 420},
     {"134M-fused-saved", "the same, activations saved instead of recomputed", 32002, 768, 2048, 12, 12, 4, 256,
-     DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_ECO_STOCHASTIC, DQT_STATE_INT8, DQT_FORMAT_INT8, 0.8f, 1, 0, DQT_FLOAT_F32, 0},
+     DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_ECO_STOCHASTIC, DQT_STATE_INT8, DQT_FORMAT_INT8, 0.8f, 1, 0,
+     DQT_FLOAT_F32, 0},
     {"134M-unfused", "the same, gradients in memory", 32002, 768, 2048, 12, 12, 4, 256, DQT_FORMAT_TERNARY,
      DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_ECO_STOCHASTIC, DQT_STATE_INT8, DQT_FORMAT_INT8, 0.8f, 0, 0, DQT_FLOAT_F32, 0},
-    {"134M-adamw", "134 M, ternary SR, AdamW with f32 states, unfused, bf16 gradients", 32002, 768, 2048, 12, 12, 4, 256,
-     DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAMW, DQT_ROUND_STOCHASTIC, DQT_STATE_F32, DQT_FORMAT_INT8, 0.9f, 0, 1, DQT_FLOAT_BF16,
-     1600},
-    {"134M-adamw-f32", "the same, f32 gradients", 32002, 768, 2048, 12, 12, 4, 256, DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAMW,
-     DQT_ROUND_STOCHASTIC, DQT_STATE_F32, DQT_FORMAT_INT8, 0.9f, 0, 1, DQT_FLOAT_F32, 0},
+    {"134M-adamw", "134 M, ternary SR, AdamW with f32 states, unfused, bf16 gradients", 32002, 768, 2048, 12, 12, 4,
+     256, DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAMW, DQT_ROUND_STOCHASTIC, DQT_STATE_F32, DQT_FORMAT_INT8, 0.9f, 0, 1,
+     DQT_FLOAT_BF16, 1600},
+    {"134M-adamw-f32", "the same, f32 gradients", 32002, 768, 2048, 12, 12, 4, 256, DQT_FORMAT_TERNARY,
+     DQT_OPTIMIZER_ADAMW, DQT_ROUND_STOCHASTIC, DQT_STATE_F32, DQT_FORMAT_INT8, 0.9f, 0, 1, DQT_FLOAT_F32, 0},
     {"1.2B-momentum", "1.2 B linear weights, ternary ECO, factored + 8-bit momentum", 32000, 2048, 5461, 24, 32, 1, 512,
-     DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_ECO_STOCHASTIC, DQT_STATE_INT8, DQT_FORMAT_INT8, 0.8f, 1, 1, DQT_FLOAT_F32, 2048},
+     DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_ECO_STOCHASTIC, DQT_STATE_INT8, DQT_FORMAT_INT8, 0.8f, 1, 1,
+     DQT_FLOAT_F32, 2048},
     {"1.2B-int8", "1.2 B, int8 SR, factored, no momentum", 32000, 2048, 5461, 24, 32, 1, 512, DQT_FORMAT_INT8,
      DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_STOCHASTIC, DQT_STATE_F32, DQT_FORMAT_INT8, 0.0f, 1, 1, DQT_FLOAT_F32, 1638},
     {"1.2B-ternary", "1.2 B, ternary SR, factored, no momentum", 32000, 2048, 5461, 24, 32, 1, 512, DQT_FORMAT_TERNARY,
@@ -107,8 +110,9 @@ static struct parts create(const struct configuration *c) {
     ok(dqt_updater_create(ctx, layers, n, &u, &p.updater));
     ok(dqt_updater_memory(ctx, layers, n, &u, &um));
     p.linear_weights = (double)mm.linear_weights;
-    p.state_bytes = (double)(mm.linear_bytes + mm.embedding_bytes + mm.head_bytes + um.momentum + um.variance + um.scales) /
-                    (double)(mm.linear_weights + mm.embedding_weights + mm.head_weights);
+    p.state_bytes =
+        (double)(mm.linear_bytes + mm.embedding_bytes + mm.head_bytes + um.momentum + um.variance + um.scales) /
+        (double)(mm.linear_weights + mm.embedding_weights + mm.head_weights);
     return p;
 }
 
@@ -141,8 +145,9 @@ static int run(const struct configuration *c) {
     const double best = seconds[1] < seconds[2] ? seconds[1] : seconds[2];
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
-    printf("%.1f %.4f %.1f %.4f %.4f %.0f %d %d\n", (double)usage.ru_maxrss / 1024.0, p.state_bytes, (double)tokens / best,
-           (double)loss[0], (double)loss[STEPS], p.linear_weights, dqt_context_isa(ctx), dqt_context_num_threads(ctx));
+    printf("%.1f %.4f %.1f %.4f %.4f %.0f %d %d\n", (double)usage.ru_maxrss / 1024.0, p.state_bytes,
+           (double)tokens / best, (double)loss[0], (double)loss[STEPS], p.linear_weights, dqt_context_isa(ctx),
+           dqt_context_num_threads(ctx));
     free(x);
     dqt_updater_destroy(p.updater);
     dqt_tape_destroy(p.tape);
@@ -158,8 +163,8 @@ static int measure(const char *self, const struct configuration *c, FILE *json) 
     FILE *child = popen(command, "r");
     double rss = 0, state = 0, rate = 0, before = 0, after = 0, weights = 0;
     int isa = 0, threads = 0;
-    const int read = child ? fscanf(child, "%lf %lf %lf %lf %lf %lf %d %d", &rss, &state, &rate, &before, &after, &weights, &isa,
-                                    &threads)
+    const int read = child ? fscanf(child, "%lf %lf %lf %lf %lf %lf %d %d", &rss, &state, &rate, &before, &after,
+                                    &weights, &isa, &threads)
                            : 0;
     const int status = child ? pclose(child) : -1;
     if (read != 8 || status != 0) {
@@ -168,14 +173,17 @@ static int measure(const char *self, const struct configuration *c, FILE *json) 
     }
     char limit[32] = "-";
     if (c->limit_mib) snprintf(limit, sizeof limit, "%zu", c->limit_mib);
-    printf("%-18s %8.0f %8s %8.2f %9.0f   %.3f -> %.3f   %s\n", c->name, rss, limit, state, rate, before, after, c->what);
+    printf("%-18s %8.0f %8s %8.2f %9.0f   %.3f -> %.3f   %s\n", c->name, rss, limit, state, rate, before, after,
+           c->what);
     fflush(stdout);
     if (json)
-        fprintf(json,
-                "{\"name\":\"memory %s\",\"shape\":\"%zux%zu tokens\",\"isa\":\"%s\",\"threads\":%d,\"median\":%.1f,\"min\":%.1f,"
-                "\"unit\":\"MiB\",\"fraction_of_limit\":%.3f,\"state_bytes_per_weight\":%.4f,\"tokens_per_second\":%.1f}\n",
-                c->name, c->batch, c->length, bench_isa_name(isa), threads, rss, rss, c->limit_mib ? rss / (double)c->limit_mib : 0.0,
-                state, rate);
+        fprintf(
+            json,
+            "{\"name\":\"memory %s\",\"shape\":\"%zux%zu "
+            "tokens\",\"isa\":\"%s\",\"threads\":%d,\"median\":%.1f,\"min\":%.1f,"
+            "\"unit\":\"MiB\",\"fraction_of_limit\":%.3f,\"state_bytes_per_weight\":%.4f,\"tokens_per_second\":%.1f}\n",
+            c->name, c->batch, c->length, bench_isa_name(isa), threads, rss, rss,
+            c->limit_mib ? rss / (double)c->limit_mib : 0.0, state, rate);
     return c->limit_mib && rss > (double)c->limit_mib;
 }
 
@@ -190,7 +198,8 @@ int main(int argc, char **argv) {
     FILE *json = fopen("build/bench.jsonl", "a");
     int over = 0;
     printf("%-18s %8s %8s %8s %9s   %s\n", "configuration", "RSS MiB", "limit", "state B/w", "tokens/s", "loss");
-    for (size_t i = 0; i < count; i++) over += measure(argv[0], &list[i], json);
+    for (size_t i = 0; i < count; i++)
+        over += measure(argv[0], &list[i], json);
     if (json) fclose(json);
     return over ? 1 : 0;
 }

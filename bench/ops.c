@@ -1,5 +1,5 @@
-/* What a step does besides products: attention, norms, rotary embedding, SwiGLU, codes of activations and the loss, with
- * the sizes of a 134 M model (4 x 256 tokens, hidden 768, ff 2048, 12 heads of 64, tiles of 2,048 classes).
+/* What a step does besides products: attention, norms, rotary embedding, SwiGLU, codes of activations and the loss,
+ * with the sizes of a 134 M model (4 x 256 tokens, hidden 768, ff 2048, 12 heads of 64, tiles of 2,048 classes).
  *
  *   build/bench/ops [instruction set] [threads] [words that names contain ...]
  *
@@ -18,7 +18,7 @@ enum { ARRAYS = 8 };
 struct ops {
     dqt_context *ctx;
     struct workspace ws;
-    float *x[ARRAYS]; /* [TOKENS][FF] each */
+    float *x[ARRAYS];   /* [TOKENS][FF] each */
     float *row, *dgain; /* [FF] */
     float *cosines, *sines;
     float *per_token[3];
@@ -38,8 +38,8 @@ static void norm(void *arg) {
 }
 static void norm_gradient(void *arg) {
     struct ops *o = arg;
-    const struct norm_gradient g = {.dy = o->x[1], .x = o->x[0], .dx = o->x[2], .gain = o->row,
-                                    .inverse_rms = o->per_token[0], .dgain = o->dgain};
+    const struct norm_gradient g = {
+        .dy = o->x[1], .x = o->x[0], .dx = o->x[2], .gain = o->row, .inverse_rms = o->per_token[0], .dgain = o->dgain};
     norm_backward(o->ctx, &o->ws, &g, TOKENS, HIDDEN);
 }
 static void hidden(void *arg) {
@@ -51,8 +51,14 @@ static void hidden(void *arg) {
 }
 static void hidden_gradient(void *arg) {
     struct ops *o = arg;
-    const struct norm_gradient g = {.dy = o->x[2], .gate = o->x[0], .up = o->x[1], .dgate = o->x[3], .dup = o->x[4],
-                                    .gain = o->row, .inverse_rms = o->per_token[0], .dgain = o->dgain};
+    const struct norm_gradient g = {.dy = o->x[2],
+                                    .gate = o->x[0],
+                                    .up = o->x[1],
+                                    .dgate = o->x[3],
+                                    .dup = o->x[4],
+                                    .gain = o->row,
+                                    .inverse_rms = o->per_token[0],
+                                    .dgain = o->dgain};
     norm_backward(o->ctx, &o->ws, &g, TOKENS, FF);
 }
 static void rope(void *arg) {
@@ -73,7 +79,8 @@ static void loss(void *arg) {
 }
 static void loss_gradient(void *arg) { /* in place: the numbers shrink towards exp(0 - 8) */
     struct ops *o = arg;
-    for (size_t t = 0; t < TOKENS; t++) o->per_token[0][t] = 8.0f;
+    for (size_t t = 0; t < TOKENS; t++)
+        o->per_token[0][t] = 8.0f;
     loss_tile_backward(o->ctx, o->x[5], FF, TOKENS, 0, FF, o->targets, o->per_token[0], 1.0f);
 }
 static void attend(void *arg) {
@@ -82,13 +89,14 @@ static void attend(void *arg) {
 }
 static void attend_gradient(void *arg) {
     struct ops *o = arg;
-    attention_backward(o->ctx, &o->ws, &shape, o->x[0], o->x[1], o->x[2], o->x[3], o->per_token[0], o->x[4], o->precision, o->x[5],
-                       o->x[6], o->x[7]);
+    attention_backward(o->ctx, &o->ws, &shape, o->x[0], o->x[1], o->x[2], o->x[3], o->per_token[0], o->x[4],
+                       o->precision, o->x[5], o->x[6], o->x[7]);
 }
 
 static double triad[MAX_THREADS + 1]; /* GB/s */
 
-static void elementwise(struct bench *b, const char *name, struct ops *o, void (*fn)(void *), size_t columns, double bytes) {
+static void elementwise(struct bench *b, const char *name, struct ops *o, void (*fn)(void *), size_t columns,
+                        double bytes) {
     if (!bench_wants(b, name)) return;
     const int threads = o->ctx->num_threads;
     char text[32];
@@ -99,23 +107,27 @@ static void elementwise(struct bench *b, const char *name, struct ops *o, void (
 }
 
 /* Two products forward and five backward of half a length x length matrix each. */
-static void attention(struct bench *b, const char *name, struct ops *o, void (*fn)(void *), int precision, double products,
-                      double limit) {
+static void attention(struct bench *b, const char *name, struct ops *o, void (*fn)(void *), int precision,
+                      double products, double limit) {
     if (!bench_wants(b, name)) return;
     o->precision = precision;
     const struct bench_times t = bench_time(fn, o);
     const double work = products * BATCH * HEADS * HEAD_SIZE * (double)LENGTH * LENGTH;
-    bench_rate(b, name, "4x256, 12 x 64", dqt_context_isa(o->ctx), o->ctx->num_threads, &t, work, 1e-12, "TFLOP/s", limit);
+    bench_rate(b, name, "4x256, 12 x 64", dqt_context_isa(o->ctx), o->ctx->num_threads, &t, work, 1e-12, "TFLOP/s",
+               limit);
 }
 
 static void fill(float *x, size_t n, unsigned seed) {
-    for (size_t i = 0; i < n; i++) x[i] = (float)((i * 2654435761u + seed) % 1024) / 512.0f - 1.0f;
+    for (size_t i = 0; i < n; i++)
+        x[i] = (float)((i * 2654435761u + seed) % 1024) / 512.0f - 1.0f;
 }
 
 static void run(struct bench *b, struct ops *o) {
-    for (unsigned i = 0; i < ARRAYS; i++) fill(o->x[i], (size_t)TOKENS * FF, i * 37);
+    for (unsigned i = 0; i < ARRAYS; i++)
+        fill(o->x[i], (size_t)TOKENS * FF, i * 37);
     fill(o->row, FF, 5);
-    for (int t = 0; t < TOKENS; t++) o->targets[t] = t * 7919 % FF;
+    for (int t = 0; t < TOKENS; t++)
+        o->targets[t] = t * 7919 % FF;
     rope_table(10000.0f, HEAD_SIZE, LENGTH, o->cosines, o->sines);
     elementwise(b, "norm to codes", o, norm, HIDDEN, 9);
     elementwise(b, "norm backward", o, norm_gradient, HIDDEN, 12);
@@ -139,8 +151,10 @@ static void measure(struct bench *b, int isa, int threads) {
     struct scratch_need need = {0};
     attention_scratch(o.ctx, &shape, &need);
     norm_scratch(TOKENS, FF, &need);
-    for (int i = 0; i < ARRAYS; i++) o.x[i] = bench_alloc((size_t)TOKENS * FF * sizeof(float));
-    for (int i = 0; i < 3; i++) o.per_token[i] = bench_alloc((size_t)TOKENS * HEADS * sizeof(float));
+    for (int i = 0; i < ARRAYS; i++)
+        o.x[i] = bench_alloc((size_t)TOKENS * FF * sizeof(float));
+    for (int i = 0; i < 3; i++)
+        o.per_token[i] = bench_alloc((size_t)TOKENS * HEADS * sizeof(float));
     o.row = bench_alloc(FF * sizeof(float));
     o.dgain = bench_alloc(FF * sizeof(float));
     o.cosines = bench_alloc((size_t)LENGTH * HEAD_SIZE / 2 * sizeof(float));
@@ -149,8 +163,10 @@ static void measure(struct bench *b, int isa, int threads) {
     o.codes = bench_alloc((size_t)TOKENS * FF);
     if (workspace_create(o.ctx, &need, &o.ws) == DQT_OK) run(b, &o);
     workspace_destroy(o.ctx, &o.ws);
-    for (int i = 0; i < ARRAYS; i++) free(o.x[i]);
-    for (int i = 0; i < 3; i++) free(o.per_token[i]);
+    for (int i = 0; i < ARRAYS; i++)
+        free(o.x[i]);
+    for (int i = 0; i < 3; i++)
+        free(o.per_token[i]);
     free(o.row);
     free(o.dgain);
     free(o.cosines);
@@ -162,7 +178,8 @@ static void measure(struct bench *b, int isa, int threads) {
 
 int main(int argc, char **argv) {
     struct bench b = bench_begin(argc, argv, false);
-    for (int threads = 1; threads <= MAX_THREADS; threads++) triad[threads] = machine_memory(&b, true, 8, threads);
+    for (int threads = 1; threads <= MAX_THREADS; threads++)
+        triad[threads] = machine_memory(&b, true, 8, threads);
     machine_for_each(&b, measure);
     bench_end(&b);
     return 0;

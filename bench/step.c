@@ -115,7 +115,8 @@ static void measure_steps(struct bench *b, int threads) {
         open_parts(&s, layers, count, fused);
         whole(&s); /* touches all memory */
         struct bench_times t = bench_time(whole, &s);
-        bench_rate(b, fused ? "step 134M fused" : "step 134M unfused", "4x256", isa, threads, &t, 1024, 1, "tokens/s", 0);
+        bench_rate(b, fused ? "step 134M fused" : "step 134M unfused", "4x256", isa, threads, &t, 1024, 1, "tokens/s",
+                   0);
         if (!fused) {
             t = bench_time(loss, &s);
             bench_microseconds(b, "step 134M forward", "4x256", isa, threads, &t, 0);

@@ -43,7 +43,8 @@ static void show(const float *weights, int32_t format, const char *name) {
 /* A weight at 0.3 of a step: nearest rounding always gives 0, stochastic rounding gives 0.3 on average. */
 static void rounding(void) {
     static float weights[ROWS * COLS];
-    for (int i = 0; i < ROWS * COLS; i++) weights[i] = i % 2 ? 0.3f : -0.3f;
+    for (int i = 0; i < ROWS * COLS; i++)
+        weights[i] = i % 2 ? 0.3f : -0.3f;
     weights[0] = 1.0f;
     dqt_tensor_options options;
     ok(dqt_tensor_options_init(&options, sizeof options));
@@ -67,7 +68,8 @@ int main(void) {
     srand(1);
     for (int i = 0; i < ROWS * COLS; i++) {
         float sum = 0;
-        for (int k = 0; k < 4; k++) sum += (float)rand() / (float)RAND_MAX - 0.5f;
+        for (int k = 0; k < 4; k++)
+            sum += (float)rand() / (float)RAND_MAX - 0.5f;
         weights[i] = 0.02f * sum;
     }
     show(weights, DQT_FORMAT_F32, "f32");

@@ -1,7 +1,7 @@
 /* Example 2, own network: a classifier that the host composes from layers, without the LLaMA graph.
  *
- * Introduces: dqt_layer, dqt_tape (activations and gradients of a list of layers), dqt_updater, forward and backward layer
- * by layer, ternary weights that learn. The task: two interleaved spirals, two classes. */
+ * Introduces: dqt_layer, dqt_tape (activations and gradients of a list of layers), dqt_updater, forward and backward
+ * layer by layer, ternary weights that learn. The task: two interleaved spirals, two classes. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,7 +57,8 @@ static float forward(struct network *net, const float *x, const int32_t *classes
     ok(dqt_layer_forward(net->layers[0], net->tape, BATCH, 1, x, net->h));
     ok(dqt_layer_forward(net->layers[1], net->tape, BATCH, 1, net->h, net->n));
     ok(dqt_layer_forward(net->layers[2], net->tape, BATCH, 1, net->n, net->m));
-    for (int i = 0; i < BATCH * HIDDEN; i++) net->m[i] += net->n[i];
+    for (int i = 0; i < BATCH * HIDDEN; i++)
+        net->m[i] += net->n[i];
     ok(dqt_head_loss(net->layers[3], net->tape, BATCH, 1, net->m, classes, &loss, losses));
     return loss;
 }
@@ -66,7 +67,8 @@ static void backward(struct network *net) {
     ok(dqt_tape_zero_gradients(net->tape));
     ok(dqt_head_backward(net->layers[3], net->tape, 1.0f, net->d));
     ok(dqt_layer_backward(net->layers[2], net->tape, net->d, net->dn));
-    for (int i = 0; i < BATCH * HIDDEN; i++) net->d[i] += net->dn[i];
+    for (int i = 0; i < BATCH * HIDDEN; i++)
+        net->d[i] += net->dn[i];
     ok(dqt_layer_backward(net->layers[1], net->tape, net->d, net->dn));
     ok(dqt_layer_backward(net->layers[0], net->tape, net->dn, NULL));
 }
@@ -84,11 +86,13 @@ int main(void) {
 
     srand(1);
     for (int step = 0; step <= STEPS; step++) {
-        for (int b = 0; b < BATCH; b++) classes[b] = spiral_point(x + b * FEATURES);
+        for (int b = 0; b < BATCH; b++)
+            classes[b] = spiral_point(x + b * FEATURES);
         const float loss = forward(&net, x, classes, losses);
         if (step % 50 == 0) {
             int right = 0; /* with two classes a loss below ln 2 means the right one is likelier */
-            for (int b = 0; b < BATCH; b++) right += losses[b] < 0.6931472f;
+            for (int b = 0; b < BATCH; b++)
+                right += losses[b] < 0.6931472f;
             printf("step %4d: loss %.4f, %5.1f %% of new points right\n", step, (double)loss, 100.0 * right / BATCH);
         }
         if (step == STEPS) break;
@@ -97,7 +101,8 @@ int main(void) {
     }
     dqt_updater_destroy(updater);
     dqt_tape_destroy(net.tape);
-    for (int i = 0; i < 4; i++) dqt_layer_destroy(net.layers[i]);
+    for (int i = 0; i < 4; i++)
+        dqt_layer_destroy(net.layers[i]);
     dqt_context_destroy(ctx);
     return 0;
 }

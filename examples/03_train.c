@@ -1,7 +1,7 @@
 /* Example 3, train: a low-bit LLaMA on any text, byte by byte.
  *
- * Introduces: dqt_llama, the training loop that the host owns (data, schedule, logging, evaluation), accumulation, fused
- * updates, checkpoints, resuming, leaving cleanly on Ctrl-C. See --help; support/run.c has the loop's steps.
+ * Introduces: dqt_llama, the training loop that the host owns (data, schedule, logging, evaluation), accumulation,
+ * fused updates, checkpoints, resuming, leaving cleanly on Ctrl-C. See --help; support/run.c has the loop's steps.
  *
  *   03_train --data text.txt --out run --format ternary --rounding eco --beta1 0.8 --lr 1e-2 --linear-lr 0.3
  *
@@ -87,10 +87,11 @@ static void read_log(struct job *j) {
 static void progress(struct job *j) {
     const struct run *r = &j->run;
     const double seconds = now() - j->started, rate = j->tokens_done / (seconds > 0 ? seconds : 1);
-    const double per_step = (double)(r->options.batch * r->options.length * (r->options.fused ? 1 : r->options.accumulate));
+    const double per_step =
+        (double)(r->options.batch * r->options.length * (r->options.fused ? 1 : r->options.accumulate));
     const double left = (double)(r->options.steps - r->step) * per_step / (rate > 0 ? rate : 1);
-    printf("%sstep %zu/%zu  loss %.4f  %.4f bits/byte  %.0f tokens/s  %.0f s left  %.1f MiB%s", j->live ? "\r\033[K" : "",
-           r->step, r->options.steps, r->train_bits * log(2), r->train_bits, rate, left,
+    printf("%sstep %zu/%zu  loss %.4f  %.4f bits/byte  %.0f tokens/s  %.0f s left  %.1f MiB%s",
+           j->live ? "\r\033[K" : "", r->step, r->options.steps, r->train_bits * log(2), r->train_bits, rate, left,
            (double)dqt_context_allocated(r->ctx) / 1048576.0, j->live ? "" : "\n");
     fflush(stdout);
 }
@@ -157,7 +158,8 @@ static int open_log(struct job *j) {
         fprintf(stderr, "%s cannot be written: %s\n", j->path[LOG], strerror(errno));
         return 1;
     }
-    fprintf(j->log, "step,train_bits_per_byte,valid_bits_per_byte,seconds,gradient_norm,update_rms,flipped,saturated\n");
+    fprintf(j->log,
+            "step,train_bits_per_byte,valid_bits_per_byte,seconds,gradient_norm,update_rms,flipped,saturated\n");
     for (size_t i = 0; i < j->num_points; i++) {
         fprintf(j->log, "%.0f,%.6f,", j->points[i].step, j->points[i].train_bits);
         if (isfinite(j->points[i].valid_bits)) fprintf(j->log, "%.6f", j->points[i].valid_bits);
@@ -181,8 +183,8 @@ static int run_job(struct job *j, const struct run_options *o, int threads, int 
     if (!failed) {
         double state = 0;
         run_state_bytes(&j->run, &state);
-        printf("training on %zu bytes, %zu held out; %d threads; %.2f bytes of state per linear weight\n", j->text.train_size,
-               j->text.valid_size, dqt_context_num_threads(ctx), state);
+        printf("training on %zu bytes, %zu held out; %d threads; %.2f bytes of state per linear weight\n",
+               j->text.train_size, j->text.valid_size, dqt_context_num_threads(ctx), state);
         j->started = now();
         status = train(j);
     }
@@ -217,8 +219,10 @@ int main(int argc, char **argv) {
     const size_t own = 5, count = own + run_args(&o, table + own, sizeof table / sizeof *table - own);
     const int stop = args_parse(argc, argv, table, count, "Trains a low-bit LLaMA on a text.");
     if (stop) return stop - 1;
-    if (!data || o.batch == 0 || o.length == 0 || o.steps == 0 || o.accumulate == 0 || o.eval_windows == 0 || o.vocab < 256) {
-        fprintf(stderr, "--data is needed, --batch, --seq, --steps, --accumulate, --eval-windows at least 1, --vocab at least 256\n");
+    if (!data || o.batch == 0 || o.length == 0 || o.steps == 0 || o.accumulate == 0 || o.eval_windows == 0 ||
+        o.vocab < 256) {
+        fprintf(stderr, "--data is needed, --batch, --seq, --steps, --accumulate, --eval-windows at least 1, --vocab "
+                        "at least 256\n");
         return 2;
     }
     const char *problem = text_open(&j.text, data, valid, o.length);

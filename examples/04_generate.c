@@ -25,7 +25,8 @@ static void generate(dqt_session *session, dqt_sampler *sampler, const char *pro
     const size_t n = strlen(prompt);
     int32_t *tokens = malloc((n ? n : 1) * sizeof *tokens);
     if (!tokens) exit(1);
-    for (size_t i = 0; i < n; i++) tokens[i] = (unsigned char)prompt[i];
+    for (size_t i = 0; i < n; i++)
+        tokens[i] = (unsigned char)prompt[i];
     ok(dqt_session_append(session, tokens, n, logits));
     free(tokens);
     fputs(prompt, stdout);
@@ -55,7 +56,8 @@ int main(int argc, char **argv) {
         {"--top-k", ARG_SIZE, &s.top_k, "only the k likeliest bytes (0: all)", NULL},
         {"--top-p", ARG_FLOAT, &s.top_p, "only the likeliest bytes of this total probability", NULL},
         {"--seed", ARG_INT, &seed, "of the sampler", NULL},
-        {"--compute", ARG_CHOICE, &compute, "read the weights in this format (same: as trained)", "same=0 " FORMAT_CHOICES},
+        {"--compute", ARG_CHOICE, &compute, "read the weights in this format (same: as trained)",
+         "same=0 " FORMAT_CHOICES},
     };
     const int stop = args_parse(argc, argv, table, sizeof table / sizeof *table, "Generates text from a checkpoint.");
     if (stop) return stop - 1;

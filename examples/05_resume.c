@@ -1,7 +1,7 @@
 /* Example 5, resume: a run that is saved, ended and loaded again goes on bit for bit as if it had not been interrupted.
  *
- * Introduces: dqt_llama_save and dqt_llama_load with an updater and bytes of the host's own; random numbers that depend on
- * the step and not on history. */
+ * Introduces: dqt_llama_save and dqt_llama_load with an updater and bytes of the host's own; random numbers that depend
+ * on the step and not on history. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* Example 7, plan: what a model will cost in memory, before anything is allocated.
  *
- * Introduces: shape-only models, dqt_llama_memory, dqt_tape_memory and dqt_updater_memory: exact bytes by category for each
- * choice of format, optimiser state, fused update and recomputation.
+ * Introduces: shape-only models, dqt_llama_memory, dqt_tape_memory and dqt_updater_memory: exact bytes by category for
+ * each choice of format, optimiser state, fused update and recomputation.
  *
  *   07_plan --hidden 2048 --ff 5461 --layers 24 --heads 32 --vocab 32000 --batch 1 --seq 512 */
 #include <stdio.h>
@@ -81,9 +81,9 @@ static void plan(const dqt_llama_config *base, size_t batch, size_t length, cons
 
     const size_t total = mm.total + tm.total + um.total;
     const double weights = (double)(mm.linear_weights + mm.embedding_weights + mm.head_weights);
-    printf("%-27s %9.1f %9.1f %9.1f %11.1f %9.1f %9.1f %10.2f\n", c->name, mib(mm.total), mib(um.momentum + um.variance + um.scales),
-           mib(tm.gradients), mib(tm.activations), mib(tm.workspace + tm.other + um.workspace + um.other), mib(total),
-           (double)total / weights);
+    printf("%-27s %9.1f %9.1f %9.1f %11.1f %9.1f %9.1f %10.2f\n", c->name, mib(mm.total),
+           mib(um.momentum + um.variance + um.scales), mib(tm.gradients), mib(tm.activations),
+           mib(tm.workspace + tm.other + um.workspace + um.other), mib(total), (double)total / weights);
 }
 
 int main(int argc, char **argv) {
@@ -106,16 +106,18 @@ int main(int argc, char **argv) {
         {"--batch", ARG_SIZE, &batch, "sequences per step", NULL},
         {"--seq", ARG_SIZE, &length, "tokens per sequence", NULL},
     };
-    const int stop = args_parse(argc, argv, table, sizeof table / sizeof *table, "Prints what training a model costs in memory.");
+    const int stop =
+        args_parse(argc, argv, table, sizeof table / sizeof *table, "Prints what training a model costs in memory.");
     if (stop) return stop - 1;
     ok(dqt_context_create(NULL, &ctx));
     dqt_llama_memory_info mm = {.struct_size = sizeof mm};
     ok(dqt_llama_memory(ctx, &m, &mm));
-    printf("%.1f M linear weights, %.1f M in embedding and head; %zu x %zu tokens; MiB\n\n", (double)mm.linear_weights / 1e6,
-           (double)(mm.embedding_weights + mm.head_weights) / 1e6, batch, length);
-    printf("%-27s %9s %9s %9s %11s %9s %9s %10s\n", "", "weights", "state", "gradients", "activations", "scratch", "all",
-           "B/weight");
-    for (size_t i = 0; i < sizeof choices / sizeof *choices; i++) plan(&m, batch, length, &choices[i]);
+    printf("%.1f M linear weights, %.1f M in embedding and head; %zu x %zu tokens; MiB\n\n",
+           (double)mm.linear_weights / 1e6, (double)(mm.embedding_weights + mm.head_weights) / 1e6, batch, length);
+    printf("%-27s %9s %9s %9s %11s %9s %9s %10s\n", "", "weights", "state", "gradients", "activations", "scratch",
+           "all", "B/weight");
+    for (size_t i = 0; i < sizeof choices / sizeof *choices; i++)
+        plan(&m, batch, length, &choices[i]);
     dqt_context_destroy(ctx);
     return 0;
 }

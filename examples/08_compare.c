@@ -38,7 +38,8 @@ static void file_name(char *path, size_t size, const char *name, const char *suf
 static int split(char *line, char **words) {
     int n = 0;
     words[n++] = "08_compare";
-    for (char *word = strtok(line, " \t\r\n"); word && n < WORDS; word = strtok(NULL, " \t\r\n")) words[n++] = word;
+    for (char *word = strtok(line, " \t\r\n"); word && n < WORDS; word = strtok(NULL, " \t\r\n"))
+        words[n++] = word;
     return n;
 }
 
@@ -73,8 +74,10 @@ static void log_line(FILE *log, const struct run *r, double valid) {
     fflush(log);
 }
 
-/* Trains to the end; the log is rewritten from the resumed step on by appending (readers keep the last line of a step). */
-static dqt_status finish_run(struct run *r, const char *name, const char *checkpoint, FILE *log, struct result *result) {
+/* Trains to the end; the log is rewritten from the resumed step on by appending (readers keep the last line of a step).
+ */
+static dqt_status finish_run(struct run *r, const char *name, const char *checkpoint, FILE *log,
+                             struct result *result) {
     dqt_status status = DQT_OK;
     while (status == DQT_OK && r->step < r->options.steps) {
         status = run_step(r);
@@ -158,7 +161,8 @@ static int report(size_t count) {
     file_name(path, sizeof path, "table", ".md");
     FILE *f = fopen(path, "w");
     if (!f) return 1;
-    fprintf(f, "| run | held-out bits per byte | read as ternary | state bytes per linear weight |\n|---|---|---|---|\n");
+    fprintf(f,
+            "| run | held-out bits per byte | read as ternary | state bytes per linear weight |\n|---|---|---|---|\n");
     for (size_t i = 0; i < count; i++) {
         struct result *r = results[i];
         char converted[32] = "";
@@ -169,7 +173,8 @@ static int report(size_t count) {
     }
     int failed = fclose(f) != 0;
     const struct chart c = {"Held-out loss", "step", "bits per byte", false};
-    const struct chart p = {"Final loss against training state", "bytes of state per linear weight", "bits per byte", true};
+    const struct chart p = {"Final loss against training state", "bytes of state per linear weight", "bits per byte",
+                            true};
     file_name(path, sizeof path, "curves", ".svg");
     failed |= !plot_svg(path, &c, curves, count);
     file_name(path, sizeof path, "state", ".svg");
@@ -178,7 +183,8 @@ static int report(size_t count) {
 }
 
 /* Runs (or only reads) every line of the list. */
-static int run_list(dqt_context *ctx, const struct text *text, const struct run_options *base, const char *list, size_t limit) {
+static int run_list(dqt_context *ctx, const struct text *text, const struct run_options *base, const char *list,
+                    size_t limit) {
     FILE *f = fopen(list, "r");
     char line[LINE], *words[WORDS];
     size_t count = 0, started = 0;
@@ -204,7 +210,8 @@ static int run_list(dqt_context *ctx, const struct text *text, const struct run_
     }
     fclose(f);
     failed |= report(count);
-    for (size_t i = 0; i < count; i++) free(results[i]);
+    for (size_t i = 0; i < count; i++)
+        free(results[i]);
     return failed;
 }
 

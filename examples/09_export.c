@@ -31,7 +31,8 @@ int main(int argc, char **argv) {
     const struct arg table[] = {
         {"--model", ARG_TEXT, &path, "checkpoint", NULL},
         {"--gguf", ARG_TEXT, &gguf, "file for llama.cpp (with sub-norms the model must be trained with --tied)", NULL},
-        {"--type", ARG_CHOICE, &linear_type, "weights of blocks in GGUF", "auto=0 f32=1 f16=2 q8_0=3 q4_0=4 tq1_0=5 tq2_0=6"},
+        {"--type", ARG_CHOICE, &linear_type, "weights of blocks in GGUF",
+         "auto=0 f32=1 f16=2 q8_0=3 q4_0=4 tq1_0=5 tq2_0=6"},
         {"--embedding-type", ARG_CHOICE, &embedding_type, "embedding in GGUF", "auto=0 f32=1 f16=2 q8_0=3"},
         {"--context", ARG_SIZE, &context, "longest text in tokens, as GGUF states it", NULL},
         {"--safetensors", ARG_TEXT, &safetensors, "file with the names of Hugging Face", NULL},
@@ -51,7 +52,8 @@ int main(int argc, char **argv) {
     if (status == DQT_OK && gguf) status = export_gguf(model, linear_type, embedding_type, context, gguf);
     if (status == DQT_OK && safetensors) status = export_safetensors(model, dtype, safetensors);
     if (status == DQT_OK)
-        printf("written:%s%s%s%s\n", gguf ? " " : "", gguf ? gguf : "", safetensors ? " " : "", safetensors ? safetensors : "");
+        printf("written:%s%s%s%s\n", gguf ? " " : "", gguf ? gguf : "", safetensors ? " " : "",
+               safetensors ? safetensors : "");
     else
         fprintf(stderr, "%s: %s\n", dqt_status_string(status), dqt_last_error(ctx));
     dqt_llama_destroy(model);

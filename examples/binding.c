@@ -1,6 +1,6 @@
 /* What every binding does: trains a tiny ternary model on a fixed text for 20 steps, prints each loss with its bits and
- * writes a checkpoint. The programs in rust/, zig/, python/ and cpp/ print the same lines and write the same file, byte for
- * byte; tests/bindings compares them. The last line is a mistake, made to show the sentence that a host gets.
+ * writes a checkpoint. The programs in rust/, zig/, python/ and cpp/ print the same lines and write the same file, byte
+ * for byte; tests/bindings compares them. The last line is a mistake, made to show the sentence that a host gets.
  *
  * usage: binding CHECKPOINT (the losses depend on the instruction set; DQT_ISA caps it) */
 #include <inttypes.h>
@@ -21,8 +21,9 @@ static void ok(dqt_status status) {
 enum { BATCH = 2, LENGTH = 64, STEPS = 20 };
 
 /* 2 sequences of 64 bytes and the byte after each. */
-static const char text[] = "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of "
-                           "foolishness, it was the epoch of belief";
+static const char text[] =
+    "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of "
+    "foolishness, it was the epoch of belief";
 static const char host[] = "binding";
 
 int main(int argc, char **argv) {

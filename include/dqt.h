@@ -144,8 +144,8 @@ typedef struct dqt_context_options {
  * too small to hold struct_size itself. Thread-safe. Since 0.1. (The other *_init functions are alike.) */
 DQT_API dqt_status dqt_context_options_init(dqt_context_options *options, size_t struct_size);
 
-/* Creates a context. options NULL: defaults. DQT_E_ARGUMENT, DQT_E_UNSUPPORTED (OPENMP without OpenMP, an isa of another
- * architecture), DQT_E_MEMORY. Allocates. Since 0.1. */
+/* Creates a context. options NULL: defaults. DQT_E_ARGUMENT, DQT_E_UNSUPPORTED (OPENMP without OpenMP, an isa of
+ * another architecture), DQT_E_MEMORY. Allocates. Since 0.1. */
 DQT_API dqt_status dqt_context_create(const dqt_context_options *options, dqt_context **out);
 
 /* Destroys a context whose objects have all been destroyed. NULL is accepted. Since 0.1. */
@@ -170,8 +170,8 @@ DQT_API size_t dqt_context_allocated(const dqt_context *ctx);
 
 /* ---- Tensor -------------------------------------------------------------------------------------------------- */
 
-/* A weight matrix [rows][cols]: W = scale * code. The storage format is what the updater writes, the compute format what
- * layers read; where they differ the weight is re-quantised as it is read (straight-through in backward). */
+/* A weight matrix [rows][cols]: W = scale * code. The storage format is what the updater writes, the compute format
+ * what layers read; where they differ the weight is re-quantised as it is read (straight-through in backward). */
 typedef struct dqt_tensor dqt_tensor;
 
 /* n bits hold Qn = -2^(n-1) .. Qp = 2^(n-1)-1; ternary holds -1, 0, 1 (Qp = 1). */
@@ -245,8 +245,8 @@ DQT_API dqt_status dqt_tensor_quantize(dqt_tensor *tensor, const float *weights,
 /* Writes rows [row, row + count) as floats scale * code to out[count][cols]. Allocates nothing. Since 0.1. */
 DQT_API dqt_status dqt_tensor_dequantize(const dqt_tensor *tensor, size_t row, size_t count, float *out);
 
-/* Reads or writes the codes of rows [row, row + count), one int8 each, codes[count][cols]. DQT_E_UNSUPPORTED for F32 and
- * BF16; DQT_E_ARGUMENT for a code outside Qn..Qp (nothing is written then). Allocates nothing. Since 0.1. */
+/* Reads or writes the codes of rows [row, row + count), one int8 each, codes[count][cols]. DQT_E_UNSUPPORTED for F32
+ * and BF16; DQT_E_ARGUMENT for a code outside Qn..Qp (nothing is written then). Allocates nothing. Since 0.1. */
 DQT_API dqt_status dqt_tensor_get_codes(const dqt_tensor *tensor, size_t row, size_t count, int8_t *codes);
 DQT_API dqt_status dqt_tensor_set_codes(dqt_tensor *tensor, size_t row, size_t count, const int8_t *codes);
 
@@ -280,7 +280,8 @@ DQT_API dqt_status dqt_tensor_convert(const dqt_tensor *source, const dqt_tensor
 
 /* ---- Layer --------------------------------------------------------------------------------------------------- */
 
-/* One differentiable operation with its weights. Read-only during forward and backward; what changes lives in a tape. */
+/* One differentiable operation with its weights. Read-only during forward and backward; what changes lives in a tape.
+ */
 typedef struct dqt_layer dqt_layer;
 
 /* Activations and gradients of a list of layers, for one maximal batch x length. */
@@ -302,17 +303,17 @@ enum { DQT_MLP_SWIGLU = 0, DQT_MLP_SQUARED_RELU = 1 };
 /* Options of every layer kind; each creation function says which it reads. */
 typedef struct dqt_layer_options {
     uint32_t struct_size;
-    int32_t activation;          /* DQT_ACTIVATION_*; default INT8, which a head takes too; dqt_head_create
-                                    with options NULL, and dqt_llama's heads, take NONE */
-    dqt_tensor_options weight;   /* of every weight matrix in the layer; gains are always F32 */
-    uint64_t seed;               /* of the initial weights: normal(0, init_std), counter-based */
-    float init_std;              /* default 0.02 */
-    float norm_eps;              /* default 1e-5 */
-    int32_t mlp;                 /* DQT_MLP_* */
-    int32_t sub_norm;            /* 1: RMSNorm before o and before down (BitNet) */
-    float rope_theta;            /* default 10000 */
-    const char *name;            /* prefix of parameter names, copied; NULL: the kind's name; at most 47 bytes */
-    int32_t shape_only;          /* 1: no weights are allocated: for planning memory; only *_memory calls work */
+    int32_t activation;        /* DQT_ACTIVATION_*; default INT8, which a head takes too; dqt_head_create
+                                  with options NULL, and dqt_llama's heads, take NONE */
+    dqt_tensor_options weight; /* of every weight matrix in the layer; gains are always F32 */
+    uint64_t seed;             /* of the initial weights: normal(0, init_std), counter-based */
+    float init_std;            /* default 0.02 */
+    float norm_eps;            /* default 1e-5 */
+    int32_t mlp;               /* DQT_MLP_* */
+    int32_t sub_norm;          /* 1: RMSNorm before o and before down (BitNet) */
+    float rope_theta;          /* default 10000 */
+    const char *name;          /* prefix of parameter names, copied; NULL: the kind's name; at most 47 bytes */
+    int32_t shape_only;        /* 1: no weights are allocated: for planning memory; only *_memory calls work */
 } dqt_layer_options;
 
 DQT_API dqt_status dqt_layer_options_init(dqt_layer_options *options, size_t struct_size);
@@ -322,9 +323,9 @@ DQT_API dqt_status dqt_layer_options_init(dqt_layer_options *options, size_t str
  *
  * embedding: weight [vocab][hidden]; reads weight, seed, init_std. Default storage in options: TERNARY, as everywhere;
  *   dqt_llama's own default for embedding and head is INT8 with SIGMA(4).
- * linear: weight [out][in]. rmsnorm: gain [1][features]. attention: hidden = num_heads * head size; num_kv_heads divides
- *   num_heads; the head size is even. mlp: gate, up [intermediate][hidden], down [hidden][intermediate].
- * block: norms, attention, mlp. head: weight [classes][hidden]; `tied` NULL or an embedding layer whose weight is used. */
+ * linear: weight [out][in]. rmsnorm: gain [1][features]. attention: hidden = num_heads * head size; num_kv_heads
+ * divides num_heads; the head size is even. mlp: gate, up [intermediate][hidden], down [hidden][intermediate]. block:
+ * norms, attention, mlp. head: weight [classes][hidden]; `tied` NULL or an embedding layer whose weight is used. */
 DQT_API dqt_status dqt_embedding_create(dqt_context *ctx, size_t vocab, size_t hidden, const dqt_layer_options *options,
                                         dqt_layer **out);
 DQT_API dqt_status dqt_linear_create(dqt_context *ctx, size_t in, size_t out_features, const dqt_layer_options *options,
@@ -333,8 +334,8 @@ DQT_API dqt_status dqt_rmsnorm_create(dqt_context *ctx, size_t features, const d
                                       dqt_layer **out);
 DQT_API dqt_status dqt_attention_create(dqt_context *ctx, size_t hidden, size_t num_heads, size_t num_kv_heads,
                                         const dqt_layer_options *options, dqt_layer **out);
-DQT_API dqt_status dqt_mlp_create(dqt_context *ctx, size_t hidden, size_t intermediate, const dqt_layer_options *options,
-                                  dqt_layer **out);
+DQT_API dqt_status dqt_mlp_create(dqt_context *ctx, size_t hidden, size_t intermediate,
+                                  const dqt_layer_options *options, dqt_layer **out);
 DQT_API dqt_status dqt_block_create(dqt_context *ctx, size_t hidden, size_t intermediate, size_t num_heads,
                                     size_t num_kv_heads, const dqt_layer_options *options, dqt_layer **out);
 DQT_API dqt_status dqt_head_create(dqt_context *ctx, size_t hidden, size_t classes, dqt_layer *tied,
@@ -378,13 +379,13 @@ typedef struct dqt_parameter {
 DQT_API dqt_status dqt_layer_parameter(dqt_layer *layer, size_t index, dqt_parameter *parameter);
 
 /* Float layers (linear, RMSNorm, attention, MLP, block). The layer must be one of the tape's. batch and length are at
- * most the tape's. x[batch * length][in] and y[batch * length][out]; y may be x where in == out. A layer is used once per
- * forward pass. Allocates nothing. DQT_E_STATE if the layer is not in the tape. Since 0.1. */
+ * most the tape's. x[batch * length][in] and y[batch * length][out]; y may be x where in == out. A layer is used once
+ * per forward pass. Allocates nothing. DQT_E_STATE if the layer is not in the tape. Since 0.1. */
 DQT_API dqt_status dqt_layer_forward(dqt_layer *layer, dqt_tape *tape, size_t batch, size_t length, const float *x,
                                      float *y);
 
-/* Backward of the latest forward: dy[tokens][out] to dx[tokens][in] (NULL: not wanted; may be dy where in == out), weight
- * gradients are added to the tape's. DQT_E_STATE without a forward. Allocates nothing. Since 0.1. */
+/* Backward of the latest forward: dy[tokens][out] to dx[tokens][in] (NULL: not wanted; may be dy where in == out),
+ * weight gradients are added to the tape's. DQT_E_STATE without a forward. Allocates nothing. Since 0.1. */
 DQT_API dqt_status dqt_layer_backward(dqt_layer *layer, dqt_tape *tape, const float *dy, float *dx);
 
 /* Embedding: y[t] = W[tokens[t]]. DQT_E_ARGUMENT for a token outside the vocabulary. Allocates nothing. Since 0.1. */
@@ -408,8 +409,8 @@ DQT_API dqt_status dqt_head_logits(dqt_layer *layer, dqt_tape *tape, size_t batc
 /* ---- Tape ---------------------------------------------------------------------------------------------------- */
 
 /* Inputs of float products: backward of every linear, and forward where activations are not quantised. F32: as the name
- * says. BF16: inputs rounded to bf16, sums in f32; integer codes are exact in bf16. AUTO: BF16 where the instruction set
- * in use has bf16 products (AMX, or AVX-512 BF16), else F32. */
+ * says. BF16: inputs rounded to bf16, sums in f32; integer codes are exact in bf16. AUTO: BF16 where the instruction
+ * set in use has bf16 products (AMX, or AVX-512 BF16), else F32. */
 enum { DQT_PRECISION_AUTO = 0, DQT_PRECISION_F32 = 1, DQT_PRECISION_BF16 = 2 };
 
 /* Formats of gradients and residual checkpoints between steps (the paper's environments). BF16 and FP8 are written with
@@ -438,7 +439,7 @@ typedef struct dqt_tape_memory_info {
     size_t total;       /* exactly what creation allocates */
     size_t activations; /* saved for backward */
     size_t gradients;
-    size_t workspace;   /* scratch of kernels, per thread and shared */
+    size_t workspace; /* scratch of kernels, per thread and shared */
     size_t other;
 } dqt_tape_memory_info;
 
@@ -446,8 +447,8 @@ typedef struct dqt_tape_memory_info {
 DQT_API dqt_status dqt_tape_memory(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers,
                                    const dqt_tape_options *options, dqt_tape_memory_info *memory);
 
-/* Creates a tape for these layers, in this order (blocks bring their parts; list each layer once). The layers must outlive
- * it. Parameters are numbered layer after layer. Allocates. Since 0.1. */
+/* Creates a tape for these layers, in this order (blocks bring their parts; list each layer once). The layers must
+ * outlive it. Parameters are numbered layer after layer. Allocates. Since 0.1. */
 DQT_API dqt_status dqt_tape_create(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers,
                                    const dqt_tape_options *options, dqt_tape **out);
 DQT_API void dqt_tape_destroy(dqt_tape *tape);
@@ -458,7 +459,8 @@ DQT_API dqt_status dqt_tape_num_parameters(const dqt_tape *tape, size_t *count);
 DQT_API dqt_status dqt_tape_parameter(dqt_tape *tape, size_t index, dqt_parameter *parameter);
 
 /* The gradient of parameter `index` with respect to W, float[rows][cols], in place: to inspect, log or all-reduce.
- * DQT_E_STATE without gradient buffers; DQT_E_UNSUPPORTED unless gradient_format is F32 (use read and write). Since 0.1. */
+ * DQT_E_STATE without gradient buffers; DQT_E_UNSUPPORTED unless gradient_format is F32 (use read and write). Since
+ * 0.1. */
 DQT_API dqt_status dqt_tape_gradient(dqt_tape *tape, size_t index, float **gradient);
 
 /* Copies of rows [row, row + count) of a gradient as floats, whatever its format. Since 0.1. */
@@ -468,13 +470,14 @@ DQT_API dqt_status dqt_tape_write_gradient(dqt_tape *tape, size_t index, size_t 
 /* Sets all gradients to zero; backward adds to them. Allocates nothing. Since 0.1. */
 DQT_API dqt_status dqt_tape_zero_gradients(dqt_tape *tape);
 
-/* Backward passes done, which the random numbers of low-precision gradients and checkpoints depend on, beside the seed. A
- * host that resumes such a run on a new tape sets what it had saved; F32 gradients and checkpoints need nothing. Since 0.1. */
+/* Backward passes done, which the random numbers of low-precision gradients and checkpoints depend on, beside the seed.
+ * A host that resumes such a run on a new tape sets what it had saved; F32 gradients and checkpoints need nothing.
+ * Since 0.1. */
 DQT_API dqt_status dqt_tape_get_pass(const dqt_tape *tape, uint64_t *pass);
 DQT_API dqt_status dqt_tape_set_pass(dqt_tape *tape, uint64_t pass);
 
-/* Called inside a backward function as soon as the gradient of a parameter is complete for this pass, so that a host can
- * start reducing it. On the thread that called backward. fn NULL: none. Since 0.1. */
+/* Called inside a backward function as soon as the gradient of a parameter is complete for this pass, so that a host
+ * can start reducing it. On the thread that called backward. fn NULL: none. Since 0.1. */
 typedef void (*dqt_gradient_ready_fn)(void *user_data, size_t parameter_index);
 DQT_API dqt_status dqt_tape_on_gradient(dqt_tape *tape, dqt_gradient_ready_fn fn, void *user_data);
 
@@ -504,9 +507,9 @@ typedef struct dqt_llama_config {
     dqt_tensor_options embedding; /* default INT8, SIGMA(4), per tensor */
     dqt_tensor_options head;      /* default INT8, SIGMA(4); must equal `embedding` when tied */
     uint64_t seed;                /* default 1 */
-    float linear_init_std;        /* of the blocks' weights; 0 (default): init_std. With ABSMEAN scales a larger one means a
-                                     larger step between codes, not other codes */
-    int32_t reserved;             /* zero */
+    float linear_init_std; /* of the blocks' weights; 0 (default): init_std. With ABSMEAN scales a larger one means a
+                              larger step between codes, not other codes */
+    int32_t reserved;      /* zero */
 } dqt_llama_config;
 
 DQT_API dqt_status dqt_llama_config_init(dqt_llama_config *config, size_t struct_size);
@@ -514,8 +517,8 @@ DQT_API dqt_status dqt_llama_config_init(dqt_llama_config *config, size_t struct
 typedef struct dqt_llama_memory_info {
     uint32_t struct_size;
     uint32_t reserved;
-    size_t total; /* exactly what creation allocates */
-    size_t linear_bytes, embedding_bytes, head_bytes, other_bytes; /* codes and scales by class; the rest */
+    size_t total;                                                         /* exactly what creation allocates */
+    size_t linear_bytes, embedding_bytes, head_bytes, other_bytes;        /* codes and scales by class; the rest */
     size_t linear_weights, embedding_weights, head_weights, norm_weights; /* counts; a tied head has 0 */
 } dqt_llama_memory_info;
 
@@ -532,15 +535,17 @@ DQT_API dqt_status dqt_llama_get_config(const dqt_llama *model, dqt_llama_config
  * dqt_updater_create. The array belongs to the model. Since 0.1. */
 DQT_API dqt_status dqt_llama_layers(dqt_llama *model, dqt_layer *const **layers, size_t *num_layers);
 
-/* Forward of tokens[batch][length] to logits[batch * length][vocab] (NULL: not wanted). Allocates nothing. Since 0.1. */
-DQT_API dqt_status dqt_llama_forward(dqt_llama *model, dqt_tape *tape, const int32_t *tokens, size_t batch, size_t length,
-                                     float *logits);
+/* Forward of tokens[batch][length] to logits[batch * length][vocab] (NULL: not wanted). Allocates nothing. Since 0.1.
+ */
+DQT_API dqt_status dqt_llama_forward(dqt_llama *model, dqt_tape *tape, const int32_t *tokens, size_t batch,
+                                     size_t length, float *logits);
 
 /* Forward and mean cross-entropy in nats, see dqt_head_loss. Since 0.1. */
 DQT_API dqt_status dqt_llama_loss(dqt_llama *model, dqt_tape *tape, const int32_t *tokens, const int32_t *targets,
                                   size_t batch, size_t length, float *loss, float *token_losses);
 
-/* Backward of the latest dqt_llama_loss, times loss_scale; adds to the tape's gradients. Allocates nothing. Since 0.1. */
+/* Backward of the latest dqt_llama_loss, times loss_scale; adds to the tape's gradients. Allocates nothing. Since 0.1.
+ */
 DQT_API dqt_status dqt_llama_backward(dqt_llama *model, dqt_tape *tape, float loss_scale);
 
 /* Forward or backward of blocks [first, first + count) on x[batch * length][hidden], in place: for hosts that pipeline
@@ -552,7 +557,8 @@ DQT_API dqt_status dqt_llama_backward_blocks(dqt_llama *model, dqt_tape *tape, s
 /* ---- Updater ------------------------------------------------------------------------------------------------- */
 
 /* Optimiser x rounding rule x state precision, with its state: the only thing that writes a weight. Per weight, in f32:
- * clip factor; moments; u; target in grid units t = q - lr * (u + decay * W) / s; rounding. docs/numerics.md has it all. */
+ * clip factor; moments; u; target in grid units t = q - lr * (u + decay * W) / s; rounding. docs/numerics.md has it
+ * all. */
 typedef struct dqt_updater dqt_updater;
 
 enum {
@@ -586,13 +592,13 @@ typedef struct dqt_updater_options {
     float clip_norm;        /* default 1 */
     float update_clip;      /* Adafactor without momentum: update divided by max(1, rms(u) / update_clip); 0: off;
                                default 1. In fused mode rms(u) is the previous step's */
-    int32_t lagged;         /* 1: Adafactor's column statistics and rms(u) are the previous step's even when not fused */
-    float scale_lr;         /* learning-rate factor of trained scales, relative steps; default 1. Codes under trained scales
-                               step in units of the tensor's mean scale at the first step, not of the live one */
-    uint64_t seed;          /* of the rounding; default 1 */
-    float rounding_noise;   /* 0..1, default 1: the stochastic rules use floor(t + 1/2 + noise * (r - 1/2)). Below 1 small
-                               updates are lost unless ECO feeds the error back; see docs/results.md */
-    float reserved;         /* zero */
+    int32_t lagged; /* 1: Adafactor's column statistics and rms(u) are the previous step's even when not fused */
+    float scale_lr; /* learning-rate factor of trained scales, relative steps; default 1. Codes under trained scales
+                       step in units of the tensor's mean scale at the first step, not of the live one */
+    uint64_t seed;  /* of the rounding; default 1 */
+    float rounding_noise; /* 0..1, default 1: the stochastic rules use floor(t + 1/2 + noise * (r - 1/2)). Below 1 small
+                             updates are lost unless ECO feeds the error back; see docs/results.md */
+    float reserved;       /* zero */
 } dqt_updater_options;
 
 DQT_API dqt_status dqt_updater_options_init(dqt_updater_options *options, size_t struct_size);
@@ -608,59 +614,61 @@ typedef struct dqt_updater_memory_info {
 DQT_API dqt_status dqt_updater_memory(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers,
                                       const dqt_updater_options *options, dqt_updater_memory_info *memory);
 
-/* Creates an updater for the parameters of these layers, numbered as in a tape of the same list. The layers must outlive
- * it. DQT_E_UNSUPPORTED: ECO without a first moment (beta1 0), ECO with BF16 or F32 storage only is allowed (nothing to
- * feed back), unknown combinations. Allocates. Since 0.1. */
+/* Creates an updater for the parameters of these layers, numbered as in a tape of the same list. The layers must
+ * outlive it. DQT_E_UNSUPPORTED: ECO without a first moment (beta1 0), ECO with BF16 or F32 storage only is allowed
+ * (nothing to feed back), unknown combinations. Allocates. Since 0.1. */
 DQT_API dqt_status dqt_updater_create(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers,
                                       const dqt_updater_options *options, dqt_updater **out);
 DQT_API void dqt_updater_destroy(dqt_updater *updater);
 
 /* Rules for parameters whose name matches `pattern` (with * and ?; NULL: any) and whose class is `parameter_class` (0:
- * any). Later groups win. Negative numbers keep what holds so far. Call between steps; it holds from the next one. Since 0.1. */
+ * any). Later groups win. Negative numbers keep what holds so far. Call between steps; it holds from the next one.
+ * Since 0.1. */
 typedef struct dqt_group_options {
     uint32_t struct_size;
     int32_t parameter_class;
     const char *pattern;
-    float lr_factor;      /* 0 freezes; default -1: keep (1) */
-    float weight_decay;   /* default -1: keep */
-    int32_t rounding;     /* DQT_ROUND_*; default -1: keep */
-    float beta1;          /* above 0 and below 1; default -1: keep. Needs an updater with a first moment (beta1 above 0) */
+    float lr_factor;    /* 0 freezes; default -1: keep (1) */
+    float weight_decay; /* default -1: keep */
+    int32_t rounding;   /* DQT_ROUND_*; default -1: keep */
+    float beta1; /* above 0 and below 1; default -1: keep. Needs an updater with a first moment (beta1 above 0) */
     float rounding_noise; /* 0..1; default -1: keep */
     int32_t reserved;     /* zero */
 } dqt_group_options;
 
 DQT_API dqt_status dqt_group_options_init(dqt_group_options *options, size_t struct_size);
 
-/* Adds the group; *num_matched (NULL: not wanted) is how many parameters it is of. DQT_E_ARGUMENT (also for options NULL),
- * DQT_E_UNSUPPORTED (ECO rounding or a beta1 without a first moment). Since 0.1. */
+/* Adds the group; *num_matched (NULL: not wanted) is how many parameters it is of. DQT_E_ARGUMENT (also for options
+ * NULL), DQT_E_UNSUPPORTED (ECO rounding or a beta1 without a first moment). Since 0.1. */
 DQT_API dqt_status dqt_updater_add_group(dqt_updater *updater, const dqt_group_options *options, size_t *num_matched);
 
 typedef struct dqt_step_stats {
     uint32_t struct_size;
     uint32_t reserved;
-    double gradient_norm;    /* before clipping */
-    double update_rms;       /* of lr * u over weights of integer storage, in units of W */
-    uint64_t flipped;        /* codes that changed */
-    uint64_t saturated;      /* codes clamped at Qn or Qp */
-    uint64_t quantized;      /* weights of integer storage */
-    uint64_t step;           /* number of steps done, this one included */
+    double gradient_norm; /* before clipping */
+    double update_rms;    /* of lr * u over weights of integer storage, in units of W */
+    uint64_t flipped;     /* codes that changed */
+    uint64_t saturated;   /* codes clamped at Qn or Qp */
+    uint64_t quantized;   /* weights of integer storage */
+    uint64_t step;        /* number of steps done, this one included */
 } dqt_step_stats;
 
-/* One update of every weight from the tape's gradients with this learning rate (the host owns the schedule). The tape has
- * the same layers. stats NULL: not wanted. DQT_E_NUMERIC for a gradient that is not finite: nothing is changed.
+/* One update of every weight from the tape's gradients with this learning rate (the host owns the schedule). The tape
+ * has the same layers. stats NULL: not wanted. DQT_E_NUMERIC for a gradient that is not finite: nothing is changed.
  * Allocates nothing. Since 0.1. */
 DQT_API dqt_status dqt_updater_step(dqt_updater *updater, dqt_tape *tape, float learning_rate, dqt_step_stats *stats);
 
-/* The same, but only rows of part `part` of `num_parts` (0-based) are written, with their moments and trained scales: for
- * hosts that shard the update over replicas of the model. Every replica calls it with the same complete gradients, its own
- * part and the same learning rate; norms, clipping and Adafactor's statistics are of all rows, everywhere. Then each sends
- * its rows of dqt_tensor_data, with their scales where they are trained (dqt_tensor_get_scales), puts the others' in place
- * and calls dqt_tensor_touch: now all have the bits that dqt_updater_step gives. Until then this replica's tensors are
- * partly old. The step counts as one. Moments outside the part stay as they were: a part needs always the same updater, and
- * a checkpoint of it resumes that part only. In stats, gradient_norm and step are of the whole, the rest of the part.
+/* The same, but only rows of part `part` of `num_parts` (0-based) are written, with their moments and trained scales:
+ * for hosts that shard the update over replicas of the model. Every replica calls it with the same complete gradients,
+ * its own part and the same learning rate; norms, clipping and Adafactor's statistics are of all rows, everywhere. Then
+ * each sends its rows of dqt_tensor_data, with their scales where they are trained (dqt_tensor_get_scales), puts the
+ * others' in place and calls dqt_tensor_touch: now all have the bits that dqt_updater_step gives. Until then this
+ * replica's tensors are partly old. The step counts as one. Moments outside the part stay as they were: a part needs
+ * always the same updater, and a checkpoint of it resumes that part only. In stats, gradient_norm and step are of the
+ * whole, the rest of the part.
  *
- * Where nothing depends on other rows (SGD or AdamW without clipping), gradients outside the part need only be finite: a
- * host may reduce-scatter them. gradient_norm is then of what the tape holds.
+ * Where nothing depends on other rows (SGD or AdamW without clipping), gradients outside the part need only be finite:
+ * a host may reduce-scatter them. gradient_norm is then of what the tape holds.
  *
  * One updater may do several parts, with dqt_updater_set_step back in between, for SGD and AdamW but not with
  * DQT_CLIP_PREVIOUS_NORM; Adafactor's statistics would be decayed once per part.
@@ -669,21 +677,21 @@ DQT_API dqt_status dqt_updater_step(dqt_updater *updater, dqt_tape *tape, float 
 DQT_API dqt_status dqt_updater_step_range(dqt_updater *updater, dqt_tape *tape, float learning_rate, size_t part,
                                           size_t num_parts, dqt_step_stats *stats);
 
-/* The rows [*row, *row + *count) of parameter `parameter` that dqt_updater_step_range writes: whole tiles of 64 rows, as
- * evenly as they go. A tensor of fewer tiles than parts belongs to one part as a whole, in turn; so does one whose rows
- * depend on each other (Adafactor without momentum, update_clip on, one column). *count is 0 for a part that has none, and
- * for a parameter that a group froze. Ask after the groups are set. DQT_E_ARGUMENT. Allocates nothing. Thread-safe while no
- * step runs. Since 0.1. */
+/* The rows [*row, *row + *count) of parameter `parameter` that dqt_updater_step_range writes: whole tiles of 64 rows,
+ * as evenly as they go. A tensor of fewer tiles than parts belongs to one part as a whole, in turn; so does one whose
+ * rows depend on each other (Adafactor without momentum, update_clip on, one column). *count is 0 for a part that has
+ * none, and for a parameter that a group froze. Ask after the groups are set. DQT_E_ARGUMENT. Allocates nothing.
+ * Thread-safe while no step runs. Since 0.1. */
 DQT_API dqt_status dqt_updater_range(const dqt_updater *updater, size_t parameter, size_t part, size_t num_parts,
                                      size_t *row, size_t *count);
 
-/* Backward of the latest dqt_llama_loss and the update in one pass: each weight's gradient is made in row tiles, applied
- * to the packed codes and forgotten; the tape needs no gradient buffers. One call per step, no accumulation. With the same
- * options (lagged = 1 for Adafactor; clip NONE or PREVIOUS_NORM) it gives the codes of backward + step, bit for bit.
- * DQT_E_UNSUPPORTED for DQT_CLIP_GLOBAL_NORM. DQT_E_NUMERIC: a loss that is not finite is refused before anything is
- * written; a tensor whose gradient is not finite is left as it was, and the rest is updated. Since 0.1. */
-DQT_API dqt_status dqt_llama_backward_update(dqt_llama *model, dqt_tape *tape, dqt_updater *updater, float learning_rate,
-                                             dqt_step_stats *stats);
+/* Backward of the latest dqt_llama_loss and the update in one pass: each weight's gradient is made in row tiles,
+ * applied to the packed codes and forgotten; the tape needs no gradient buffers. One call per step, no accumulation.
+ * With the same options (lagged = 1 for Adafactor; clip NONE or PREVIOUS_NORM) it gives the codes of backward + step,
+ * bit for bit. DQT_E_UNSUPPORTED for DQT_CLIP_GLOBAL_NORM. DQT_E_NUMERIC: a loss that is not finite is refused before
+ * anything is written; a tensor whose gradient is not finite is left as it was, and the rest is updated. Since 0.1. */
+DQT_API dqt_status dqt_llama_backward_update(dqt_llama *model, dqt_tape *tape, dqt_updater *updater,
+                                             float learning_rate, dqt_step_stats *stats);
 
 /* Steps done, and setting them (a host that restores its own state). Since 0.1. */
 DQT_API dqt_status dqt_updater_get_step(const dqt_updater *updater, uint64_t *step);
@@ -738,31 +746,31 @@ DQT_API dqt_status dqt_sampler_sample(dqt_sampler *sampler, const float *logits,
 
 /* ---- Files --------------------------------------------------------------------------------------------------- */
 
-/* Host input and output. read: fills up to `size` bytes, returns how many (0: end, SIZE_MAX: error). write: 0 or an error
- * number. */
+/* Host input and output. read: fills up to `size` bytes, returns how many (0: end, SIZE_MAX: error). write: 0 or an
+ * error number. */
 typedef size_t (*dqt_read_fn)(void *user_data, void *buffer, size_t size);
 typedef int32_t (*dqt_write_fn)(void *user_data, const void *buffer, size_t size);
 
-/* Checkpoint: config, codes, scales, optimiser state (updater NULL: none), step, seeds and host_size bytes of the host's
- * own (host NULL with 0). Little-endian, versioned, each section with a checksum: docs/checkpoint.md. A path is written
- * under a temporary name in the same folder, fsynced and renamed. DQT_E_IO. Allocates a buffer of bounded size while it
- * runs. Since 0.1. */
+/* Checkpoint: config, codes, scales, optimiser state (updater NULL: none), step, seeds and host_size bytes of the
+ * host's own (host NULL with 0). Little-endian, versioned, each section with a checksum: docs/checkpoint.md. A path is
+ * written under a temporary name in the same folder, fsynced and renamed. DQT_E_IO. Allocates a buffer of bounded size
+ * while it runs. Since 0.1. */
 DQT_API dqt_status dqt_llama_save(dqt_llama *model, dqt_updater *updater, const void *host, size_t host_size,
                                   const char *path);
 DQT_API dqt_status dqt_llama_write(dqt_llama *model, dqt_updater *updater, const void *host, size_t host_size,
                                    dqt_write_fn write, void *user_data);
 
-/* Creates model, updater (NULL: not wanted; *updater NULL if the file has none) and host bytes (NULL: not wanted; released
- * with dqt_host_bytes_free) from a checkpoint. Truncated, damaged or foreign: DQT_E_FORMAT with a sentence, nothing is
- * created. Since 0.1. */
+/* Creates model, updater (NULL: not wanted; *updater NULL if the file has none) and host bytes (NULL: not wanted;
+ * released with dqt_host_bytes_free) from a checkpoint. Truncated, damaged or foreign: DQT_E_FORMAT with a sentence,
+ * nothing is created. Since 0.1. */
 DQT_API dqt_status dqt_llama_load(dqt_context *ctx, const char *path, dqt_llama **model, dqt_updater **updater,
                                   void **host, size_t *host_size);
 DQT_API dqt_status dqt_llama_read(dqt_context *ctx, dqt_read_fn read, void *user_data, dqt_llama **model,
                                   dqt_updater **updater, void **host, size_t *host_size);
 DQT_API void dqt_host_bytes_free(dqt_context *ctx, void *host, size_t host_size);
 
-/* Weight types of GGUF files. AUTO takes what holds the compute format's codes exactly: ternary TQ2_0, 2 to 4 bits Q4_0,
- * 8 bits Q8_0, bf16 F16, f32 F32; for the embedding and an untied head Q8_0, F16 or F32. */
+/* Weight types of GGUF files. AUTO takes what holds the compute format's codes exactly: ternary TQ2_0, 2 to 4 bits
+ * Q4_0, 8 bits Q8_0, bf16 F16, f32 F32; for the embedding and an untied head Q8_0, F16 or F32. */
 enum {
     DQT_GGUF_AUTO = 0,
     DQT_GGUF_F32 = 1,
@@ -775,28 +783,29 @@ enum {
 
 typedef struct dqt_gguf_options {
     uint32_t struct_size;
-    int32_t linear_type;       /* DQT_GGUF_* of the blocks' weights; a tensor whose rows are not whole blocks (256 weights
-                                  for TQ, 32 for Q) goes out as F16 */
-    int32_t embedding_type;    /* AUTO, F32, F16 or Q8_0; of the embedding and an untied head */
+    int32_t linear_type;    /* DQT_GGUF_* of the blocks' weights; a tensor whose rows are not whole blocks (256 weights
+                               for TQ, 32 for Q) goes out as F16 */
+    int32_t embedding_type; /* AUTO, F32, F16 or Q8_0; of the embedding and an untied head */
     int32_t bos_token, eos_token, unknown_token; /* default 0; -1: the file names none */
-    int32_t add_bos;           /* 1: readers put bos_token before a text; default 0 */
-    int32_t add_space_prefix;  /* 1: readers put a space before a text; default 0 */
-    size_t context_length;     /* default 2048 */
+    int32_t add_bos;                             /* 1: readers put bos_token before a text; default 0 */
+    int32_t add_space_prefix;                    /* 1: readers put a space before a text; default 0 */
+    size_t context_length;                       /* default 2048 */
     const char *const *tokens; /* [num_tokens], UTF-8, in the notation of a "llama" tokenizer; NULL: the 256 bytes */
     const float *scores;       /* [num_tokens]; NULL: zeros */
-    const int32_t *types;      /* [num_tokens], 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte; NULL: 1 */
-    size_t num_tokens;         /* the vocabulary's size, or 0 with tokens NULL */
+    const int32_t *types; /* [num_tokens], 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte; NULL: 1 */
+    size_t num_tokens;    /* the vocabulary's size, or 0 with tokens NULL */
 } dqt_gguf_options;
 
 DQT_API dqt_status dqt_gguf_options_init(dqt_gguf_options *options, size_t struct_size);
 
 /* Writes the model as a GGUF file (version 3) that llama.cpp and its clients run; options NULL: defaults. A model with
  * sub-norms becomes architecture `bitnet`, one without `llama`. What the layers read is written: the compute codes. In
- * bitnet files one scale per tensor is kept exactly, as a tensor of its own; other scales become the blocks' fp16 scales.
- * DQT_E_UNSUPPORTED, with the reason, for what a file cannot express: sub-norms without tied embeddings, squared ReLU, a
- * type too narrow for the codes, a scale that fp16 cannot hold. Readers quantise activations in blocks where libdqt does so
- * per token, so logits agree closely, not exactly. Paths are written as in dqt_llama_save. DQT_E_ARGUMENT, DQT_E_NUMERIC,
- * DQT_E_IO, DQT_E_STATE, DQT_E_MEMORY. Allocates a buffer of bounded size while it runs. Since 0.1. */
+ * bitnet files one scale per tensor is kept exactly, as a tensor of its own; other scales become the blocks' fp16
+ * scales. DQT_E_UNSUPPORTED, with the reason, for what a file cannot express: sub-norms without tied embeddings,
+ * squared ReLU, a type too narrow for the codes, a scale that fp16 cannot hold. Readers quantise activations in blocks
+ * where libdqt does so per token, so logits agree closely, not exactly. Paths are written as in dqt_llama_save.
+ * DQT_E_ARGUMENT, DQT_E_NUMERIC, DQT_E_IO, DQT_E_STATE, DQT_E_MEMORY. Allocates a buffer of bounded size while it runs.
+ * Since 0.1. */
 DQT_API dqt_status dqt_llama_export_gguf(const dqt_llama *model, const dqt_gguf_options *options, const char *path);
 DQT_API dqt_status dqt_llama_write_gguf(const dqt_llama *model, const dqt_gguf_options *options, dqt_write_fn write,
                                         void *user_data);
@@ -817,23 +826,25 @@ typedef struct dqt_safetensors_options {
 
 DQT_API dqt_status dqt_safetensors_options_init(dqt_safetensors_options *options, size_t struct_size);
 
-/* Writes the weights as a safetensors file with the names of Hugging Face's LlamaForCausalLM ("model.layers.0.self_attn.
- * q_proj.weight"), sub-norms as self_attn.inner_attn_ln and mlp.ffn_layernorm. A tied head is not listed. options NULL:
- * defaults. Paths are written as in dqt_llama_save. DQT_E_ARGUMENT, DQT_E_NUMERIC (a weight that is not finite), DQT_E_IO,
- * DQT_E_STATE, DQT_E_MEMORY. Allocates a buffer of bounded size while it runs. Since 0.1. */
-DQT_API dqt_status dqt_llama_export_safetensors(dqt_llama *model, const dqt_safetensors_options *options, const char *path);
-DQT_API dqt_status dqt_llama_write_safetensors(dqt_llama *model, const dqt_safetensors_options *options, dqt_write_fn write,
-                                               void *user_data);
+/* Writes the weights as a safetensors file with the names of Hugging Face's LlamaForCausalLM
+ * ("model.layers.0.self_attn. q_proj.weight"), sub-norms as self_attn.inner_attn_ln and mlp.ffn_layernorm. A tied head
+ * is not listed. options NULL: defaults. Paths are written as in dqt_llama_save. DQT_E_ARGUMENT, DQT_E_NUMERIC (a
+ * weight that is not finite), DQT_E_IO, DQT_E_STATE, DQT_E_MEMORY. Allocates a buffer of bounded size while it runs.
+ * Since 0.1. */
+DQT_API dqt_status dqt_llama_export_safetensors(dqt_llama *model, const dqt_safetensors_options *options,
+                                                const char *path);
+DQT_API dqt_status dqt_llama_write_safetensors(dqt_llama *model, const dqt_safetensors_options *options,
+                                               dqt_write_fn write, void *user_data);
 
-/* Reads weights with such names, F32, BF16, F16 or CODES, into a model of the same shape; an updater's state is left alone.
- * Where all weights of a tensor (of each row, with AXIS_ROW) are integers of the storage format times one scale, rounded
- * to the file's type, exactly these codes and the coarsest such scale are taken: F32 files of this library come back bit
- * for bit, unless every code of a tensor has a common factor. (BF16 and F16 files: codes of up to 4 bits; 8 bits are more
- * than their numbers tell apart.) Otherwise the tensor is quantised by its own rule with
- * `rounding`, STOCHASTIC (seeded) or NEAREST. Names that the model does not have, or lacks: DQT_E_FORMAT; other shapes:
- * DQT_E_SHAPE; a file that is damaged, hostile or not finite: DQT_E_FORMAT. Then the model is unchanged. DQT_E_ARGUMENT,
- * DQT_E_IO, DQT_E_STATE, DQT_E_MEMORY. Allocates the model's weights a second time and the largest of them as floats while
- * it runs. Since 0.1. */
+/* Reads weights with such names, F32, BF16, F16 or CODES, into a model of the same shape; an updater's state is left
+ * alone. Where all weights of a tensor (of each row, with AXIS_ROW) are integers of the storage format times one scale,
+ * rounded to the file's type, exactly these codes and the coarsest such scale are taken: F32 files of this library come
+ * back bit for bit, unless every code of a tensor has a common factor. (BF16 and F16 files: codes of up to 4 bits; 8
+ * bits are more than their numbers tell apart.) Otherwise the tensor is quantised by its own rule with `rounding`,
+ * STOCHASTIC (seeded) or NEAREST. Names that the model does not have, or lacks: DQT_E_FORMAT; other shapes:
+ * DQT_E_SHAPE; a file that is damaged, hostile or not finite: DQT_E_FORMAT. Then the model is unchanged.
+ * DQT_E_ARGUMENT, DQT_E_IO, DQT_E_STATE, DQT_E_MEMORY. Allocates the model's weights a second time and the largest of
+ * them as floats while it runs. Since 0.1. */
 DQT_API dqt_status dqt_llama_import_safetensors(dqt_llama *model, const char *path, int32_t rounding, uint64_t seed);
 
 #ifdef __cplusplus

@@ -137,7 +137,7 @@ static inline uint64_t hash_world(const struct world *w) {
     return hash_bytes(hash_tape(w, w->tape) ^ hash_tape(w, w->own_tape), steps, sizeof steps);
 }
 
-/* The call is refused with this status, and the sentence that `ctx` (NULL: no context) has names `word`. */
+/* The call is nonfinite with this status, and the sentence that `ctx` (NULL: no context) has names `word`. */
 #define REFUSED(ctx, status, word, call)                                                                               \
     do {                                                                                                               \
         const dqt_status refused_status = (call);                                                                      \

@@ -2,13 +2,14 @@
 #ifndef CODES_H
 #define CODES_H
 
-#include "quant/tensor.h"
+#include "format/tensor.h"
 
 /* Storage codes of a row and of its padding, codes[round_up(cols, 64)]. */
 static inline void tensor_unpack_codes(const dqt_tensor *t, size_t row, int8_t *codes) {
     const size_t unit = format_unit_bytes(t->storage);
     const unsigned char *packed = tensor_row(t, row);
-    for (size_t c = 0; c < t->cols; c += UNIT, packed += unit) unit_unpack(t->storage, packed, codes + c);
+    for (size_t c = 0; c < t->cols; c += UNIT, packed += unit)
+        unit_unpack(t->storage, packed, codes + c);
 }
 
 #endif

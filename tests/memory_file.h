@@ -42,7 +42,8 @@ static inline struct memory_file slurp(const char *path) {
     struct memory_file f = memory_new();
     unsigned char part[4096];
     FILE *in = fopen(path, "rb");
-    for (size_t n; in && (n = fread(part, 1, sizeof part, in));) memory_write(&f, part, n);
+    for (size_t n; in && (n = fread(part, 1, sizeof part, in));)
+        memory_write(&f, part, n);
     if (in) fclose(in);
     return f;
 }

@@ -18,40 +18,41 @@ struct test {
 static int test_failures; /* in the current function */
 static bool test_skipped;
 
-#define CHECK(condition)                                                                                                 \
-    do {                                                                                                                 \
-        if (!(condition)) {                                                                                              \
-            test_failures++;                                                                                             \
-            printf("%s:%d: %s: not true: %s\n", __FILE__, __LINE__, __func__, #condition);                               \
-        }                                                                                                                \
+#define CHECK(condition)                                                                                               \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            test_failures++;                                                                                           \
+            printf("%s:%d: %s: not true: %s\n", __FILE__, __LINE__, __func__, #condition);                             \
+        }                                                                                                              \
     } while (0)
 
 /* As CHECK, with a printf sentence about the values. */
-#define CHECKF(condition, ...)                                                                                           \
-    do {                                                                                                                 \
-        if (!(condition)) {                                                                                              \
-            test_failures++;                                                                                             \
-            printf("%s:%d: %s: not true: %s: ", __FILE__, __LINE__, __func__, #condition);                               \
-            printf(__VA_ARGS__);                                                                                         \
-            printf("\n");                                                                                                \
-        }                                                                                                                \
+#define CHECKF(condition, ...)                                                                                         \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            test_failures++;                                                                                           \
+            printf("%s:%d: %s: not true: %s: ", __FILE__, __LINE__, __func__, #condition);                             \
+            printf(__VA_ARGS__);                                                                                       \
+            printf("\n");                                                                                              \
+        }                                                                                                              \
     } while (0)
 
 /* The call returns DQT_OK. Needs dqt.h; `ctx` gives the sentence. */
-#define OK(ctx, call)                                                                                                    \
-    do {                                                                                                                 \
-        dqt_status test_status = (call);                                                                                 \
-        CHECKF(test_status == DQT_OK, "%s: %s", dqt_status_string(test_status), dqt_last_error(ctx));                    \
+#define OK(ctx, call)                                                                                                  \
+    do {                                                                                                               \
+        dqt_status test_status = (call);                                                                               \
+        CHECKF(test_status == DQT_OK, "%s: %s", dqt_status_string(test_status), dqt_last_error(ctx));                  \
     } while (0)
 
-#define SKIP(why)                                                                                                        \
-    do {                                                                                                                 \
-        printf("%s: skipped: %s\n", __func__, why);                                                                      \
-        test_skipped = true;                                                                                             \
-        return;                                                                                                          \
+#define SKIP(why)                                                                                                      \
+    do {                                                                                                               \
+        printf("%s: skipped: %s\n", __func__, why);                                                                    \
+        test_skipped = true;                                                                                           \
+        return;                                                                                                        \
     } while (0)
 
-#define TEST(f) {#f, f}
+#define TEST(f)                                                                                                        \
+    { #f, f }
 
 static int test_main(const char *program, const struct test *tests, size_t count, const char *only) {
     int passed = 0, failed = 0, skipped = 0;
@@ -76,9 +77,9 @@ static int test_main(const char *program, const struct test *tests, size_t count
 }
 
 /* One argument: run only tests whose name contains it. */
-#define TEST_MAIN(list)                                                                                                  \
-    int main(int argc, char **argv) {                                                                                    \
-        return test_main(argv[0], list, sizeof(list) / sizeof *(list), argc > 1 ? argv[1] : NULL);                       \
+#define TEST_MAIN(list)                                                                                                \
+    int main(int argc, char **argv) {                                                                                  \
+        return test_main(argv[0], list, sizeof(list) / sizeof *(list), argc > 1 ? argv[1] : NULL);                     \
     }
 
 /* A small fixed-seed generator for test data. */

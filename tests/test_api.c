@@ -356,18 +356,12 @@ static void tape_creation(void) {
         int32_t value;
         dqt_status status;
         const char *word;
-    } wrong[] = {{0, -1, DQT_E_ARGUMENT, "precision"},
-                 {0, 3, DQT_E_ARGUMENT, "precision"},
-                 {1, 2, DQT_E_ARGUMENT, "gradients"},
-                 {1, -1, DQT_E_ARGUMENT, "gradients"},
-                 {2, 2, DQT_E_ARGUMENT, "inference"},
-                 {2, -1, DQT_E_ARGUMENT, "inference"},
-                 {3, 2, DQT_E_ARGUMENT, "recompute"},
-                 {3, -1, DQT_E_ARGUMENT, "recompute"},
-                 {4, -1, DQT_E_ARGUMENT, "gradient_format"},
-                 {4, 4, DQT_E_ARGUMENT, "gradient_format"},
-                 {5, -1, DQT_E_ARGUMENT, "checkpoint_format"},
-                 {5, 4, DQT_E_ARGUMENT, "checkpoint_format"}};
+    } wrong[] = {{0, -1, DQT_E_ARGUMENT, "precision"},         {0, 3, DQT_E_ARGUMENT, "precision"},
+                 {1, 2, DQT_E_ARGUMENT, "gradients"},          {1, -1, DQT_E_ARGUMENT, "gradients"},
+                 {2, 2, DQT_E_ARGUMENT, "inference"},          {2, -1, DQT_E_ARGUMENT, "inference"},
+                 {3, 2, DQT_E_ARGUMENT, "recompute"},          {3, -1, DQT_E_ARGUMENT, "recompute"},
+                 {4, -1, DQT_E_ARGUMENT, "gradient_format"},   {4, 4, DQT_E_ARGUMENT, "gradient_format"},
+                 {5, -1, DQT_E_ARGUMENT, "checkpoint_format"}, {5, 4, DQT_E_ARGUMENT, "checkpoint_format"}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         dqt_tape_options o = tape_options();
         int32_t *const fields[] = {&o.precision, &o.gradients,       &o.inference,

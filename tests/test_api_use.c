@@ -186,7 +186,7 @@ static void llama_passes(void) {
     end(&w);
 }
 
-/* A weight that the host itself made NaN: the loss is refused, and there is nothing to go back from. */
+/* A weight that the host itself made NaN: the loss is nonfinite, and there is nothing to go back from. */
 static void loss_is_not_finite(void) {
     struct world w;
     begin(&w);

@@ -1,5 +1,5 @@
-/* Checkpoints: resumed training is uninterrupted training; every flipped bit and every missing byte is noticed; failures of
- * the host's callbacks and allocator leave nothing behind. */
+/* Checkpoints: resumed training is uninterrupted training; every flipped bit and every missing byte is noticed;
+ * failures of the host's callbacks and allocator leave nothing behind. */
 #define _POSIX_C_SOURCE 200809L
 
 #include <dirent.h>
@@ -97,7 +97,8 @@ static struct memory_file job_bytes(const struct job *j, const void *host, size_
 /* A trained model of this kind, written with `host`. */
 static struct memory_file trained_file(dqt_context *ctx, const void *host, size_t host_size) {
     const dqt_llama_config c = small_config();
-    const dqt_updater_options o = updater_of(DQT_OPTIMIZER_ADAMW, DQT_STATE_INT8, DQT_STATE_BF16, DQT_ROUND_ECO_STOCHASTIC);
+    const dqt_updater_options o =
+        updater_of(DQT_OPTIMIZER_ADAMW, DQT_STATE_INT8, DQT_STATE_BF16, DQT_ROUND_ECO_STOCHASTIC);
     struct job j = job_new(ctx, &c, &o);
     job_train(&j, 0, 3);
     struct memory_file f = job_bytes(&j, host, host_size);
@@ -137,8 +138,8 @@ static void check_resume(const dqt_llama_config *c, const dqt_updater_options *o
     job_train(&resumed, 10, 10);
 
     struct memory_file a = job_bytes(&whole, NULL, 0), b = job_bytes(&resumed, NULL, 0);
-    CHECKF(same_bytes(&a, &b), "optimizer %d, states %d %d, rounding %d", o->optimizer, o->momentum_state, o->variance_state,
-           o->rounding);
+    CHECKF(same_bytes(&a, &b), "optimizer %d, states %d %d, rounding %d", o->optimizer, o->momentum_state,
+           o->variance_state, o->rounding);
     CHECK(!same_bytes(&a, &middle));
     job_end(&whole);
     job_end(&resumed);
@@ -208,7 +209,8 @@ static void resume_formats(void) {
 /* ---- Damage -------------------------------------------------------------------------------------------------- */
 
 /* Reading fails with this status, gives nothing and keeps nothing. */
-static void check_refused(dqt_context *ctx, struct memory_file *f, dqt_status expected, const char *what, size_t where) {
+static void check_refused(dqt_context *ctx, struct memory_file *f, dqt_status expected, const char *what,
+                          size_t where) {
     const size_t before = dqt_context_allocated(ctx);
     dqt_llama *model = (dqt_llama *)(void *)ctx;
     dqt_updater *updater = (dqt_updater *)(void *)ctx;
@@ -300,7 +302,8 @@ static void seal(struct memory_file *f) {
 static unsigned char *find(const struct memory_file *f, const char *tag, const char *label) {
     for (size_t at = HEADER_BYTES; at < f->size;) {
         const size_t length = (size_t)get_le(f->bytes + at + 4, 4), payload = (size_t)get_le(f->bytes + at + 8, 8);
-        if (memcmp(f->bytes + at, tag, 4) == 0 && length == strlen(label) && memcmp(f->bytes + at + 16, label, length) == 0)
+        if (memcmp(f->bytes + at, tag, 4) == 0 && length == strlen(label) &&
+            memcmp(f->bytes + at + 16, label, length) == 0)
             return f->bytes + at + 16 + length + 4;
         at += length + payload + SECTION_FIXED_BYTES;
     }
@@ -319,28 +322,28 @@ static void hostile_values_are_refused(void) {
         size_t offset, bytes;
         uint64_t value;
     } edits[] = {
-        {"CONF", "", 0, 4, 7},                        /* mlp */
-        {"CONF", "", 4, 8, 0},                        /* no vocabulary */
-        {"CONF", "", 4, 8, (uint64_t)1 << 30},        /* one larger than the file */
-        {"CONF", "", 12, 8, UINT64_MAX},              /* hidden size */
-        {"CONF", "", 20, 8, (uint64_t)1 << 62},       /* intermediate size */
-        {"CONF", "", 28, 8, 100000},                  /* layers */
-        {"CONF", "", 28, 8, 2},                       /* layers */
-        {"CONF", "", 36, 8, 3},                       /* heads that do not divide */
-        {"CONF", "", 52, 4, nan},                     /* norm_eps */
-        {"CONF", "", 80, 4, 1},                       /* shape_only */
-        {"CONF", "", 84, 4, 3},                       /* linear storage: another than the sections' */
-        {"PARM", "embedding", 0, 8, 41},              /* rows */
-        {"PARM", "embedding", 24, 4, 4},              /* storage */
-        {"PARM", "embedding", 40, 4, nan},            /* scale */
-        {"PARM", "embedding", 40, 4, 0},              /* scale */
-        {"PARM", "embedding", 40 + 4 + 16, 1, 1},     /* a code in the padding of a row of 16 */
-        {"PARM", "norm", 40, 4, infinity},            /* gain */
-        {"PARM", "blocks.0.mlp.up", 44, 1, 0xff},     /* code 2 of a ternary tensor */
-        {"OPTS", "", 0, 4, 9},                        /* optimiser */
-        {"OPTS", "", 16, 4, nan},                     /* beta1 */
-        {"RULE", "", 0, 4, nan},                      /* lr_factor */
-        {"RULE", "", 8, 4, 4},                        /* rounding */
+        {"CONF", "", 0, 4, 7},                    /* mlp */
+        {"CONF", "", 4, 8, 0},                    /* no vocabulary */
+        {"CONF", "", 4, 8, (uint64_t)1 << 30},    /* one larger than the file */
+        {"CONF", "", 12, 8, UINT64_MAX},          /* hidden size */
+        {"CONF", "", 20, 8, (uint64_t)1 << 62},   /* intermediate size */
+        {"CONF", "", 28, 8, 100000},              /* layers */
+        {"CONF", "", 28, 8, 2},                   /* layers */
+        {"CONF", "", 36, 8, 3},                   /* heads that do not divide */
+        {"CONF", "", 52, 4, nan},                 /* norm_eps */
+        {"CONF", "", 80, 4, 1},                   /* shape_only */
+        {"CONF", "", 84, 4, 3},                   /* linear storage: another than the sections' */
+        {"PARM", "embedding", 0, 8, 41},          /* rows */
+        {"PARM", "embedding", 24, 4, 4},          /* storage */
+        {"PARM", "embedding", 40, 4, nan},        /* scale */
+        {"PARM", "embedding", 40, 4, 0},          /* scale */
+        {"PARM", "embedding", 40 + 4 + 16, 1, 1}, /* a code in the padding of a row of 16 */
+        {"PARM", "norm", 40, 4, infinity},        /* gain */
+        {"PARM", "blocks.0.mlp.up", 44, 1, 0xff}, /* code 2 of a ternary tensor */
+        {"OPTS", "", 0, 4, 9},                    /* optimiser */
+        {"OPTS", "", 16, 4, nan},                 /* beta1 */
+        {"RULE", "", 0, 4, nan},                  /* lr_factor */
+        {"RULE", "", 8, 4, 4},                    /* rounding */
         {"STAT", "0.m_scale", 0, 4, nan},
         {"STAT", "0.m_scale", 4, 4, negative},
         {"STAT", "0.v", 0, 2, 0x7f80},
@@ -377,7 +380,8 @@ static void host_bytes(void) {
     const size_t large = 1 << 20;
     unsigned char *bytes = malloc(large);
     uint64_t random = 9;
-    for (size_t i = 0; i < large; i++) bytes[i] = (unsigned char)test_random(&random);
+    for (size_t i = 0; i < large; i++)
+        bytes[i] = (unsigned char)test_random(&random);
     for (int i = 0; i < 2; i++) {
         const size_t size = i ? large : 0;
         struct memory_file f = trained_file(ctx, i ? bytes : NULL, size);
@@ -388,7 +392,8 @@ static void host_bytes(void) {
             size_t host_size = 7;
             f.position = 0;
             f.most = wanted % 2 ? 1000 : 0;
-            OK(ctx, dqt_llama_read(ctx, memory_read, &f, &model, wanted & 1 ? &updater : NULL, wanted & 2 ? &host : NULL, &host_size));
+            OK(ctx, dqt_llama_read(ctx, memory_read, &f, &model, wanted & 1 ? &updater : NULL,
+                                   wanted & 2 ? &host : NULL, &host_size));
             CHECK(host_size == size && (updater != NULL) == (wanted & 1));
             CHECK((host != NULL) == ((wanted & 2) && size));
             CHECK(!host || memcmp(host, bytes, size) == 0);
@@ -410,7 +415,8 @@ static void streams_are_not_overread(void) {
     struct memory_file f = trained_file(ctx, "xy", 2);
     const size_t size = f.size;
     memory_write(&f, f.bytes, 0);
-    for (size_t i = 0; i < 3; i++) memory_write(&f, "tail", 4);
+    for (size_t i = 0; i < 3; i++)
+        memory_write(&f, "tail", 4);
     dqt_llama *model;
     OK(ctx, dqt_llama_read(ctx, memory_read, &f, &model, NULL, NULL, NULL));
     CHECK(f.position == size);
@@ -423,7 +429,8 @@ static void failing_callbacks(void) {
     struct counting counting;
     dqt_context *ctx = counting_context(&counting);
     const dqt_llama_config c = small_config();
-    const dqt_updater_options o = updater_of(DQT_OPTIMIZER_ADAFACTOR, DQT_STATE_INT8, DQT_STATE_F32, DQT_ROUND_STOCHASTIC);
+    const dqt_updater_options o =
+        updater_of(DQT_OPTIMIZER_ADAFACTOR, DQT_STATE_INT8, DQT_STATE_F32, DQT_ROUND_STOCHASTIC);
     struct job j = job_new(ctx, &c, &o);
     job_train(&j, 0, 1);
     struct memory_file f = job_bytes(&j, "host", 4);
@@ -490,7 +497,8 @@ static size_t files_in(const char *folder) {
     size_t n = 0;
     DIR *d = opendir(folder);
     if (!d) return SIZE_MAX;
-    for (struct dirent *e; (e = readdir(d));) n += e->d_name[0] != '.';
+    for (struct dirent *e; (e = readdir(d));)
+        n += e->d_name[0] != '.';
     closedir(d);
     return n;
 }
@@ -592,7 +600,8 @@ static void crc32c_values(void) {
     unsigned char bytes[100];
     crc32c_init(&table);
     CHECK(crc32c_add(&table, 0, "123456789", 9) == 0xE3069283u);
-    for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (unsigned char)(i * 37);
+    for (size_t i = 0; i < sizeof bytes; i++)
+        bytes[i] = (unsigned char)(i * 37);
     const uint32_t whole = crc32c_add(&table, 0, bytes, sizeof bytes);
     for (size_t i = 0; i <= sizeof bytes; i++)
         CHECK(crc32c_add(&table, crc32c_add(&table, 0, bytes, i), bytes + i, sizeof bytes - i) == whole);

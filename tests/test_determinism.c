@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "isa_contexts.h"
-#include "update/updater.h"
+#include "optim/updater.h"
 
 enum { VOCAB = 150, BATCH = 2, LENGTH = 25, TOKENS = BATCH * LENGTH };
 
@@ -34,7 +34,8 @@ static void pthread_for(void *user_data, size_t count, dqt_task_fn run, void *da
         tasks[i] = (struct task){run, data, i};
         if (pthread_create(&threads[i], NULL, run_task, &tasks[i])) abort();
     }
-    for (size_t i = 0; i < count; i++) pthread_join(threads[i], NULL);
+    for (size_t i = 0; i < count; i++)
+        pthread_join(threads[i], NULL);
 }
 
 static dqt_context *context(int isa, int threading, int threads, dqt_parallel_for_fn parallel_for) {
@@ -63,14 +64,18 @@ static bool between(int isa) {
 
 struct setup {
     const char *name;
-    int linear, axis, train_scale, tied, mlp;         /* model; linear: storage */
-    int recompute, checkpoint, gradient;              /* tape */
+    int linear, axis, train_scale, tied, mlp;                  /* model; linear: storage */
+    int recompute, checkpoint, gradient;                       /* tape */
     int optimizer, rounding, momentum, variance, clip, lagged; /* updater */
     float beta1, learning_rate;
 };
 
-static const struct setup adam = {.name = "ternary AdamW", .linear = DQT_FORMAT_TERNARY, .optimizer = DQT_OPTIMIZER_ADAMW,
-                                  .clip = DQT_CLIP_NONE, .beta1 = 0.9f, .learning_rate = 4e-3f};
+static const struct setup adam = {.name = "ternary AdamW",
+                                  .linear = DQT_FORMAT_TERNARY,
+                                  .optimizer = DQT_OPTIMIZER_ADAMW,
+                                  .clip = DQT_CLIP_NONE,
+                                  .beta1 = 0.9f,
+                                  .learning_rate = 4e-3f};
 
 struct training {
     struct setup setup;
@@ -261,15 +266,36 @@ static struct snapshot *trained(dqt_context *ctx, const struct setup *s, size_t 
 /* ---- Threads ------------------------------------------------------------------------------------------------- */
 
 static const struct setup thread_setups[] = {
-    {.name = "ternary ECO Adafactor, trained scales", .linear = DQT_FORMAT_TERNARY, .axis = DQT_AXIS_ROW, .train_scale = 1,
-     .optimizer = DQT_OPTIMIZER_ADAFACTOR, .rounding = DQT_ROUND_ECO_STOCHASTIC, .momentum = DQT_STATE_INT8,
-     .clip = DQT_CLIP_GLOBAL_NORM, .beta1 = 0.8f, .learning_rate = 4e-3f},
-    {.name = "int8 AdamW, FP8 gradients, BF16 checkpoints, tied", .linear = DQT_FORMAT_INT8, .tied = 1,
-     .mlp = DQT_MLP_SQUARED_RELU, .recompute = 1, .checkpoint = DQT_FLOAT_BF16, .gradient = DQT_FLOAT_FP8_E4M3,
-     .optimizer = DQT_OPTIMIZER_ADAMW, .momentum = DQT_STATE_BF16, .variance = DQT_STATE_INT8, .clip = DQT_CLIP_TENSOR_NORM,
-     .beta1 = 0.9f, .learning_rate = 2e-3f},
-    {.name = "BF16 SGD, BF16 gradients", .linear = DQT_FORMAT_BF16, .gradient = DQT_FLOAT_BF16,
-     .optimizer = DQT_OPTIMIZER_SGD, .clip = DQT_CLIP_GLOBAL_NORM, .beta1 = 0.9f, .learning_rate = 0.1f},
+    {.name = "ternary ECO Adafactor, trained scales",
+     .linear = DQT_FORMAT_TERNARY,
+     .axis = DQT_AXIS_ROW,
+     .train_scale = 1,
+     .optimizer = DQT_OPTIMIZER_ADAFACTOR,
+     .rounding = DQT_ROUND_ECO_STOCHASTIC,
+     .momentum = DQT_STATE_INT8,
+     .clip = DQT_CLIP_GLOBAL_NORM,
+     .beta1 = 0.8f,
+     .learning_rate = 4e-3f},
+    {.name = "int8 AdamW, FP8 gradients, BF16 checkpoints, tied",
+     .linear = DQT_FORMAT_INT8,
+     .tied = 1,
+     .mlp = DQT_MLP_SQUARED_RELU,
+     .recompute = 1,
+     .checkpoint = DQT_FLOAT_BF16,
+     .gradient = DQT_FLOAT_FP8_E4M3,
+     .optimizer = DQT_OPTIMIZER_ADAMW,
+     .momentum = DQT_STATE_BF16,
+     .variance = DQT_STATE_INT8,
+     .clip = DQT_CLIP_TENSOR_NORM,
+     .beta1 = 0.9f,
+     .learning_rate = 2e-3f},
+    {.name = "BF16 SGD, BF16 gradients",
+     .linear = DQT_FORMAT_BF16,
+     .gradient = DQT_FLOAT_BF16,
+     .optimizer = DQT_OPTIMIZER_SGD,
+     .clip = DQT_CLIP_GLOBAL_NORM,
+     .beta1 = 0.9f,
+     .learning_rate = 0.1f},
 };
 
 /* few: only the first setup and the first ways. */
@@ -279,9 +305,12 @@ static void check_threads(int isa, bool few) {
         int threading, threads;
         dqt_parallel_for_fn parallel_for;
     } ways[] = {
-        {"last task first", DQT_THREADING_HOST, 3, backwards_for}, {"OpenMP, 2 threads", DQT_THREADING_OPENMP, 2, NULL},
-        {"host threads, 4", DQT_THREADING_HOST, 4, pthread_for},   {"host threads, 2", DQT_THREADING_HOST, 2, pthread_for},
-        {"OpenMP, 1 thread", DQT_THREADING_OPENMP, 1, NULL},       {"OpenMP, 3 threads", DQT_THREADING_OPENMP, 3, NULL},
+        {"last task first", DQT_THREADING_HOST, 3, backwards_for},
+        {"OpenMP, 2 threads", DQT_THREADING_OPENMP, 2, NULL},
+        {"host threads, 4", DQT_THREADING_HOST, 4, pthread_for},
+        {"host threads, 2", DQT_THREADING_HOST, 2, pthread_for},
+        {"OpenMP, 1 thread", DQT_THREADING_OPENMP, 1, NULL},
+        {"OpenMP, 3 threads", DQT_THREADING_OPENMP, 3, NULL},
         {"OpenMP, 4 threads", DQT_THREADING_OPENMP, 4, NULL},
     };
     dqt_context *serial = context(isa, DQT_THREADING_SERIAL, 1, NULL);
@@ -306,24 +335,52 @@ static void check_threads(int isa, bool few) {
 }
 
 static void threads_and_tasks(void) {
-    for (size_t i = 0; i < ISA_COUNT; i++) check_threads(every_isa[i], between(every_isa[i]));
+    for (size_t i = 0; i < ISA_COUNT; i++)
+        check_threads(every_isa[i], between(every_isa[i]));
 }
 
 /* ---- Fused, recomputed --------------------------------------------------------------------------------------- */
 
 static const struct setup fused_setups[] = {
-    {.name = "ternary AdamW", .linear = DQT_FORMAT_TERNARY, .optimizer = DQT_OPTIMIZER_ADAMW, .clip = DQT_CLIP_NONE,
-     .beta1 = 0.9f, .learning_rate = 4e-3f},
-    {.name = "ternary AdamW ECO, previous norm", .linear = DQT_FORMAT_TERNARY, .optimizer = DQT_OPTIMIZER_ADAMW,
-     .rounding = DQT_ROUND_ECO_STOCHASTIC, .momentum = DQT_STATE_INT8, .variance = DQT_STATE_BF16,
-     .clip = DQT_CLIP_PREVIOUS_NORM, .beta1 = 0.8f, .learning_rate = 4e-3f},
-    {.name = "int8 Adafactor, no momentum", .linear = DQT_FORMAT_INT8, .optimizer = DQT_OPTIMIZER_ADAFACTOR, .lagged = 1,
-     .clip = DQT_CLIP_NONE, .beta1 = 0.0f, .learning_rate = 2e-3f},
-    {.name = "ternary Adafactor ECO, trained scales, previous norm", .linear = DQT_FORMAT_TERNARY, .axis = DQT_AXIS_ROW,
-     .train_scale = 1, .optimizer = DQT_OPTIMIZER_ADAFACTOR, .rounding = DQT_ROUND_ECO_STOCHASTIC,
-     .momentum = DQT_STATE_INT8, .lagged = 1, .clip = DQT_CLIP_PREVIOUS_NORM, .beta1 = 0.8f, .learning_rate = 4e-3f},
-    {.name = "BF16 SGD", .linear = DQT_FORMAT_BF16, .optimizer = DQT_OPTIMIZER_SGD, .clip = DQT_CLIP_PREVIOUS_NORM,
-     .beta1 = 0.9f, .learning_rate = 0.05f},
+    {.name = "ternary AdamW",
+     .linear = DQT_FORMAT_TERNARY,
+     .optimizer = DQT_OPTIMIZER_ADAMW,
+     .clip = DQT_CLIP_NONE,
+     .beta1 = 0.9f,
+     .learning_rate = 4e-3f},
+    {.name = "ternary AdamW ECO, previous norm",
+     .linear = DQT_FORMAT_TERNARY,
+     .optimizer = DQT_OPTIMIZER_ADAMW,
+     .rounding = DQT_ROUND_ECO_STOCHASTIC,
+     .momentum = DQT_STATE_INT8,
+     .variance = DQT_STATE_BF16,
+     .clip = DQT_CLIP_PREVIOUS_NORM,
+     .beta1 = 0.8f,
+     .learning_rate = 4e-3f},
+    {.name = "int8 Adafactor, no momentum",
+     .linear = DQT_FORMAT_INT8,
+     .optimizer = DQT_OPTIMIZER_ADAFACTOR,
+     .lagged = 1,
+     .clip = DQT_CLIP_NONE,
+     .beta1 = 0.0f,
+     .learning_rate = 2e-3f},
+    {.name = "ternary Adafactor ECO, trained scales, previous norm",
+     .linear = DQT_FORMAT_TERNARY,
+     .axis = DQT_AXIS_ROW,
+     .train_scale = 1,
+     .optimizer = DQT_OPTIMIZER_ADAFACTOR,
+     .rounding = DQT_ROUND_ECO_STOCHASTIC,
+     .momentum = DQT_STATE_INT8,
+     .lagged = 1,
+     .clip = DQT_CLIP_PREVIOUS_NORM,
+     .beta1 = 0.8f,
+     .learning_rate = 4e-3f},
+    {.name = "BF16 SGD",
+     .linear = DQT_FORMAT_BF16,
+     .optimizer = DQT_OPTIMIZER_SGD,
+     .clip = DQT_CLIP_PREVIOUS_NORM,
+     .beta1 = 0.9f,
+     .learning_rate = 0.05f},
 };
 
 /* Fused or not, recomputed or not, tied or not: four ways that must agree. few: only fused and recomputed. */
@@ -349,7 +406,8 @@ static void check_modes(int isa, bool few) {
 }
 
 static void fused_and_recomputed(void) {
-    for (size_t i = 0; i < ISA_COUNT; i++) check_modes(every_isa[i], between(every_isa[i]));
+    for (size_t i = 0; i < ISA_COUNT; i++)
+        check_modes(every_isa[i], between(every_isa[i]));
 }
 
 /* Stochastic BF16 checkpoints: not the bits of F32 ones, but the same whether the step is fused or not. */
@@ -481,8 +539,8 @@ static void interrupted(void) {
 
 /* ---- Accumulation -------------------------------------------------------------------------------------------- */
 
-static double *gradients_of(struct training *t, const int32_t *tokens, const int32_t *targets, size_t batch, size_t parts,
-                            size_t *count) {
+static double *gradients_of(struct training *t, const int32_t *tokens, const int32_t *targets, size_t batch,
+                            size_t parts, size_t *count) {
     size_t parameters = 0;
     float loss;
     OK(t->ctx, dqt_tape_zero_gradients(t->tape));
@@ -501,15 +559,16 @@ static double *gradients_of(struct training *t, const int32_t *tokens, const int
         float *g = malloc(n * sizeof *g);
         OK(t->ctx, dqt_tape_read_gradient(t->tape, i, 0, p.rows, g));
         all = realloc(all, (*count + n) * sizeof *all);
-        for (size_t k = 0; k < n; k++) all[*count + k] = (double)g[k];
+        for (size_t k = 0; k < n; k++)
+            all[*count + k] = (double)g[k];
         *count += n;
         free(g);
     }
     return all;
 }
 
-/* Two micro-batches of one sequence, each scaled by a half, against one batch of two. F32: only the order of float32 sums
- * differs. FP8 E4M3 rounds each sum to 4 bits, stochastically: about 2^-4 of each number, per rounding. */
+/* Two micro-batches of one sequence, each scaled by a half, against one batch of two. F32: only the order of float32
+ * sums differs. FP8 E4M3 rounds each sum to 4 bits, stochastically: about 2^-4 of each number, per rounding. */
 static void accumulation(void) {
     const struct {
         int gradient;
@@ -517,7 +576,8 @@ static void accumulation(void) {
     } cases[] = {{DQT_FLOAT_F32, 2e-6}, {DQT_FLOAT_BF16, 6e-3}, {DQT_FLOAT_FP8_E4M3, 0.09}, {DQT_FLOAT_FP8_E5M2, 0.18}};
     int32_t tokens[TOKENS], targets[TOKENS];
     batch_of(0, tokens, targets);
-    for (size_t i = 0; i < TOKENS; i++) targets[i] = targets[i] < 0 ? 1 : targets[i]; /* as many in each part */
+    for (size_t i = 0; i < TOKENS; i++)
+        targets[i] = targets[i] < 0 ? 1 : targets[i]; /* as many in each part */
     dqt_context *ctx = isa_context(DQT_ISA_SCALAR, 1);
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         struct training one, two;
@@ -527,14 +587,16 @@ static void accumulation(void) {
         if (!training_open(&one, ctx, &s, true)) return;
         s.gradient = cases[c].gradient;
         if (!training_open(&two, ctx, &s, true)) return;
-        double *a = gradients_of(&one, tokens, targets, BATCH, 1, &n), *b = gradients_of(&two, tokens, targets, BATCH, 2, &m);
+        double *a = gradients_of(&one, tokens, targets, BATCH, 1, &n),
+               *b = gradients_of(&two, tokens, targets, BATCH, 2, &m);
         for (size_t i = 0; i < n && n == m; i++) {
             error += (a[i] - b[i]) * (a[i] - b[i]);
             norm += a[i] * a[i];
         }
-        CHECKF(n == m && norm > 0 && sqrt(error / norm) <= cases[c].tolerance, "gradient format %d: off by %g", cases[c].gradient,
-               sqrt(error / norm));
-        CHECKF(cases[c].gradient == DQT_FLOAT_F32 || error > 0, "gradient format %d: nothing was rounded", cases[c].gradient);
+        CHECKF(n == m && norm > 0 && sqrt(error / norm) <= cases[c].tolerance, "gradient format %d: off by %g",
+               cases[c].gradient, sqrt(error / norm));
+        CHECKF(cases[c].gradient == DQT_FLOAT_F32 || error > 0, "gradient format %d: nothing was rounded",
+               cases[c].gradient);
         /* each pass has its own random numbers */
         double *again = gradients_of(&two, tokens, targets, BATCH, 2, &m);
         CHECK((memcmp(b, again, m * sizeof *b) == 0) == (cases[c].gradient == DQT_FLOAT_F32));
@@ -568,10 +630,12 @@ static void trainings_at_once(void) {
         if (!training_open(&t[0], first, &setups[0], true) || !training_open(&t[1], second, &setups[1], false)) return;
         for (int i = 0; i < 2; i++)
             if (pthread_create(&threads[i], NULL, train_alone, &t[i])) abort();
-        for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);
+        for (int i = 0; i < 2; i++)
+            pthread_join(threads[i], NULL);
         for (int i = 0; i < 2; i++) {
             struct snapshot *found = take_snapshot(&t[i]);
-            check_same(setups[i].name, shared ? "at once in one context" : "at once in two contexts", expected[i], found);
+            check_same(setups[i].name, shared ? "at once in one context" : "at once in two contexts", expected[i],
+                       found);
             snapshot_free(found);
             snapshot_free(expected[i]);
             training_close(&t[i]);
@@ -661,7 +725,8 @@ static double gradient_sum(struct training *t, size_t parameter) {
     double sum = 0;
     OK(t->ctx, dqt_tape_parameter(t->tape, parameter, &p));
     if (dqt_tape_gradient(t->tape, parameter, &g) != DQT_OK) return 0;
-    for (size_t i = 0; i < p.rows * p.cols; i++) sum += (double)g[i] * (double)(i % 7 + 1);
+    for (size_t i = 0; i < p.rows * p.cols; i++)
+        sum += (double)g[i] * (double)(i % 7 + 1);
     return sum;
 }
 
@@ -674,8 +739,8 @@ static void on_gradient(void *user_data, size_t parameter) {
 
 /* Rank of a parameter in the order of backward: head, norm, blocks from last to first, embedding. */
 static int rank_of(const char *name) {
-    const char *const prefixes[] = {"head", "norm", "blocks.1.mlp", "blocks.1.attention", "blocks.0.mlp", "blocks.0.attention",
-                                    "embedding"};
+    const char *const prefixes[] = {
+        "head", "norm", "blocks.1.mlp", "blocks.1.attention", "blocks.0.mlp", "blocks.0.attention", "embedding"};
     for (int i = 0; i < 7; i++)
         if (strncmp(name, prefixes[i], strlen(prefixes[i])) == 0) return i;
     return -1;
@@ -713,10 +778,12 @@ static void gradients_announced(void) {
             seen[r.order[i]]++;
             if (!fused) {
                 const double sum = gradient_sum(&t, r.order[i]);
-                CHECKF(sum <= r.sums[i] && sum >= r.sums[i] && fabs(sum) > 0, "tied %d: %s was not complete", s.tied, p.name);
+                CHECKF(sum <= r.sums[i] && sum >= r.sums[i] && fabs(sum) > 0, "tied %d: %s was not complete", s.tied,
+                       p.name);
             }
         }
-        for (size_t i = 0; i < parameters; i++) CHECKF(seen[i] == 1, "parameter %zu %zu times", i, seen[i]);
+        for (size_t i = 0; i < parameters; i++)
+            CHECKF(seen[i] == 1, "parameter %zu %zu times", i, seen[i]);
         OK(ctx, dqt_tape_on_gradient(t.tape, NULL, NULL));
         const size_t before = r.count;
         train(&t, 1, fused);
@@ -727,13 +794,15 @@ static void gradients_announced(void) {
 }
 
 static const struct test tests[] = {
-    TEST(threads_and_tasks), TEST(fused_and_recomputed), TEST(bf16_checkpoints),
-    TEST(updates_across_instruction_sets), TEST(interrupted), TEST(accumulation),
-    TEST(trainings_at_once), TEST(pipelined_blocks), TEST(gradients_announced),
+    TEST(threads_and_tasks),   TEST(fused_and_recomputed),
+    TEST(bf16_checkpoints),    TEST(updates_across_instruction_sets),
+    TEST(interrupted),         TEST(accumulation),
+    TEST(trainings_at_once),   TEST(pipelined_blocks),
+    TEST(gradients_announced),
 };
 
-/* OpenMP reads its environment before main. With more threads than processors its waiting threads would burn the time that
- * the others need: start again with threads that sleep. */
+/* OpenMP reads its environment before main. With more threads than processors its waiting threads would burn the time
+ * that the others need: start again with threads that sleep. */
 int main(int argc, char **argv) {
     if (!getenv("OMP_WAIT_POLICY") && setenv("OMP_WAIT_POLICY", "passive", 1) == 0) execv("/proc/self/exe", argv);
     return test_main(argv[0], tests, sizeof tests / sizeof *tests, argc > 1 ? argv[1] : NULL);

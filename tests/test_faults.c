@@ -16,7 +16,7 @@ struct world {
     size_t num_layers;
     dqt_tape *tape;
     dqt_updater *updater;
-    struct memory_file file; /* a checkpoint of model and updater, with bytes of the host */
+    struct memory_file file;                     /* a checkpoint of model and updater, with bytes of the host */
     char folder[32], safetensors[64], saved[64]; /* files on disk: the model's codes, and a place for checkpoints */
 };
 
@@ -657,7 +657,7 @@ static void planned_memory_of_layers(void) {
     counting_end(ctx, &memory);
 }
 
-/* A billion-parameter model is planned without memory for it, and what cannot be counted is refused. */
+/* A billion-parameter model is planned without memory for it, and what cannot be counted is nonfinite. */
 static void planning_large_models(void) {
     struct counting memory;
     dqt_context *ctx = counting_context(&memory);

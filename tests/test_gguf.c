@@ -1,13 +1,13 @@
-/* GGUF files are read back by a small reader written from the format's description (not from the writer) and compared with
- * the weights that the layers read. tests/interop runs the readers of others over the same files. */
+/* GGUF files are read back by a small reader written from the format's description (not from the writer) and compared
+ * with the weights that the layers read. tests/interop runs the readers of others over the same files. */
 #define _POSIX_C_SOURCE 200809L
 
 #include <unistd.h>
 
 #include "counting_alloc.h"
+#include "format/tensor.h"
 #include "io/half.h"
 #include "memory_file.h"
-#include "quant/tensor.h"
 
 /* ---- Reader -------------------------------------------------------------------------------------------------- */
 
@@ -48,7 +48,8 @@ static void skip_value(struct reader *r, uint64_t type) {
         take_string(r, text, sizeof text);
     } else if (type == 9) {
         const uint64_t inner = take(r, 4), count = take(r, 8);
-        for (uint64_t i = 0; i < count && !r->bad; i++) skip_value(r, inner);
+        for (uint64_t i = 0; i < count && !r->bad; i++)
+            skip_value(r, inner);
     } else {
         CHECK(type == 4 || type == 5 || type == 6 || type == 7);
         take(r, type == 7 ? 1 : 4);
@@ -130,9 +131,7 @@ static float stored_weight(const struct stored *t, uint64_t row, uint64_t col) {
         b = t->data + i / 32 * 18;
         k %= 32;
         return f16_to_f32((uint16_t)get_le(b, 2)) * (float)((b[2 + k % 16] >> (k < 16 ? 0 : 4) & 15) - 8);
-    case 8:
-        b = t->data + i / 32 * 34;
-        return f16_to_f32((uint16_t)get_le(b, 2)) * (float)(int8_t)b[2 + k % 32];
+    case 8: b = t->data + i / 32 * 34; return f16_to_f32((uint16_t)get_le(b, 2)) * (float)(int8_t)b[2 + k % 32];
     case 34: /* bytes of trits: v * 3^n keeps the later ones, and 3 times that overflows by the next */
         b = t->data + i / 256 * 54;
         if (k < 160) {
@@ -185,7 +184,8 @@ static void shake_gains(dqt_context *ctx, dqt_llama *model) {
             dqt_parameter parameter = {.struct_size = sizeof parameter};
             OK(ctx, dqt_layer_parameter(layers[i], p, &parameter));
             if (parameter.parameter_class != DQT_CLASS_NORM) continue;
-            for (size_t k = 0; k < parameter.cols; k++) ((float *)(void *)parameter.tensor->data)[k] = 1 + test_uniform(&random);
+            for (size_t k = 0; k < parameter.cols; k++)
+                ((float *)(void *)parameter.tensor->data)[k] = 1 + test_uniform(&random);
         }
     }
 }
@@ -214,9 +214,10 @@ static const dqt_tensor *parameter_named(dqt_context *ctx, dqt_llama *model, con
     return NULL;
 }
 
-/* The stored tensor is the layer's, to this relative error (and what fp16 loses of small numbers); rows permuted within heads if there are any. */
-static void compare(struct reader *r, dqt_context *ctx, dqt_llama *model, const char *stored_name, const char *name, uint64_t type,
-                    float error, size_t heads) {
+/* The stored tensor is the layer's, to this relative error (and what fp16 loses of small numbers); rows permuted within
+ * heads if there are any. */
+static void compare(struct reader *r, dqt_context *ctx, dqt_llama *model, const char *stored_name, const char *name,
+                    uint64_t type, float error, size_t heads) {
     const dqt_tensor *t = parameter_named(ctx, model, name);
     struct stored s;
     char full[128];
@@ -243,14 +244,16 @@ static void compare(struct reader *r, dqt_context *ctx, dqt_llama *model, const 
             at = h * d + 2 * k + half;
         }
         for (size_t c = 0; c < t->cols; c++)
-            if (!(fabsf(stored_weight(&s, at, c) * factor - row[c]) <= error * fabsf(row[c]) + (error > 0 ? 0x1p-24f : 0))) wrong++;
+            if (!(fabsf(stored_weight(&s, at, c) * factor - row[c]) <=
+                  error * fabsf(row[c]) + (error > 0 ? 0x1p-24f : 0)))
+                wrong++;
     }
     CHECKF(wrong == 0, "%s: %zu of %zu weights differ", stored_name, wrong, t->rows * t->cols);
 }
 
 /* General checks and all tensors. exact: errors of scales and halves do not count (kept apart, or F32). */
-static void check_file(dqt_context *ctx, dqt_llama *model, const dqt_llama_config *c, const dqt_gguf_options *o, uint64_t type,
-                       uint64_t short_type, uint64_t embedding_type, bool exact) {
+static void check_file(dqt_context *ctx, dqt_llama *model, const dqt_llama_config *c, const dqt_gguf_options *o,
+                       uint64_t type, uint64_t short_type, uint64_t embedding_type, bool exact) {
     struct memory_file f = memory_new();
     OK(ctx, dqt_llama_write_gguf(model, o, memory_write, &f));
     struct reader r = reader_new(&f);
@@ -282,9 +285,9 @@ static void check_file(dqt_context *ctx, dqt_llama *model, const dqt_llama_confi
         const char *stored, *name;
         int heads; /* 1: query, 2: key heads */
         bool narrow;
-    } linears[] = {{"attn_q", "attention.q", 1, false},      {"attn_k", "attention.k", 2, false},
-                   {"attn_v", "attention.v", 0, false},      {"attn_output", "attention.o", 0, false},
-                   {"ffn_gate", "mlp.gate", 0, false},       {"ffn_up", "mlp.up", 0, false},
+    } linears[] = {{"attn_q", "attention.q", 1, false}, {"attn_k", "attention.k", 2, false},
+                   {"attn_v", "attention.v", 0, false}, {"attn_output", "attention.o", 0, false},
+                   {"ffn_gate", "mlp.gate", 0, false},  {"ffn_up", "mlp.up", 0, false},
                    {"ffn_down", "mlp.down", 0, true}};
     static const struct {
         const char *stored, *name;
@@ -297,7 +300,9 @@ static void check_file(dqt_context *ctx, dqt_llama *model, const dqt_llama_confi
         for (size_t i = 0; i < 7; i++) {
             snprintf(text, sizeof text, "blk.%zu.%s", b, linears[i].stored);
             snprintf(name, sizeof name, "blocks.%zu.%s", b, linears[i].name);
-            const size_t heads = c->sub_norms || !linears[i].heads ? 0 : linears[i].heads == 1 ? c->num_heads : c->num_kv_heads;
+            const size_t heads = c->sub_norms || !linears[i].heads ? 0
+                                 : linears[i].heads == 1           ? c->num_heads
+                                                                   : c->num_kv_heads;
             compare(&r, ctx, model, text, name, linears[i].narrow ? short_type : type, error, heads);
         }
         for (size_t i = 0; i < 4; i++) {
@@ -383,7 +388,8 @@ static void tokenizers(void) {
         CHECK(strcmp(text, expected) == 0);
     }
     CHECK(find_key(&r, "tokenizer.ggml.token_type") == 9 && take(&r, 4) == 5 && take(&r, 8) == 256);
-    for (int i = 0; i < 256; i++) CHECK(take(&r, 4) == (i == 32 ? 1 : 6));
+    for (int i = 0; i < 256; i++)
+        CHECK(take(&r, 4) == (i == 32 ? 1 : 6));
     CHECK(number_key(&r, "tokenizer.ggml.eos_token_id", 4) == 0);
     CHECK(number_key(&r, "tokenizer.ggml.add_bos_token", 7) == 0);
     CHECK(number_key(&r, "general.file_type", 4) == 37);
@@ -413,9 +419,11 @@ static void tokenizers(void) {
         CHECK(strcmp(text, tokens[i]) == 0);
     }
     CHECK(find_key(&r, "tokenizer.ggml.scores") == 9 && take(&r, 4) == 6 && take(&r, 8) == 3);
-    for (int i = 0; i < 3; i++) CHECK(take(&r, 4) == f32_bits(scores[i]));
+    for (int i = 0; i < 3; i++)
+        CHECK(take(&r, 4) == f32_bits(scores[i]));
     CHECK(find_key(&r, "tokenizer.ggml.token_type") == 9 && take(&r, 4) == 5 && take(&r, 8) == 3);
-    for (int i = 0; i < 3; i++) CHECK(take(&r, 4) == (uint64_t)types[i]);
+    for (int i = 0; i < 3; i++)
+        CHECK(take(&r, 4) == (uint64_t)types[i]);
     CHECK(find_key(&r, "tokenizer.ggml.bos_token_id") == 0);
     CHECK(number_key(&r, "tokenizer.ggml.eos_token_id", 4) == 2);
     CHECK(number_key(&r, "tokenizer.ggml.add_bos_token", 7) == 1);
@@ -433,10 +441,11 @@ static void tokenizers(void) {
 }
 
 /* A refusal has a sentence, writes nothing and makes no file. */
-static void check_refused(dqt_context *ctx, dqt_llama *model, const dqt_gguf_options *o, dqt_status expected, const char *word) {
+static void check_refused(dqt_context *ctx, dqt_llama *model, const dqt_gguf_options *o, dqt_status expected,
+                          const char *word) {
     struct memory_file f = memory_new();
     const size_t before = dqt_context_allocated(ctx);
-    const char *path = "/tmp/dqt-test-refused.gguf";
+    const char *path = "/tmp/dqt-test-nonfinite.gguf";
     CHECK(dqt_llama_write_gguf(model, o, memory_write, &f) == expected && f.size == 0);
     CHECKF(strstr(dqt_last_error(ctx), word) != NULL, "\"%s\" has no \"%s\"", dqt_last_error(ctx), word);
     CHECK(dqt_llama_export_gguf(model, o, path) == expected && access(path, F_OK) != 0);
@@ -531,7 +540,8 @@ static void paths(void) {
 /* Every half there is, and the numbers between two. */
 static void halves(void) {
     for (uint32_t h = 0; h < 0x7c00; h++) {
-        const float a = f16_to_f32((uint16_t)h), b = h == 0x7bff ? 65536.0f : f16_to_f32((uint16_t)(h + 1)), middle = (a + b) / 2;
+        const float a = f16_to_f32((uint16_t)h), b = h == 0x7bff ? 65536.0f : f16_to_f32((uint16_t)(h + 1)),
+                    middle = (a + b) / 2;
         CHECK(f32_to_f16(a) == h && f32_to_f16(-a) == (h | 0x8000));
         CHECK(a < b && f32_to_f16(middle) == (h % 2 ? h + 1 : h));
         CHECK(f32_to_f16(nextafterf(middle, 0)) == h && f32_to_f16(nextafterf(middle, INFINITY)) == h + 1);

@@ -1,13 +1,13 @@
-/* The whole model against PyTorch: logits, gradients, ten losses and the codes after ten steps, on every instruction set.
- * The files in tests/golden are made by make_golden.py there, which has the definitions once more, in double.
+/* The whole model against PyTorch: logits, gradients, ten losses and the codes after ten steps, on every instruction
+ * set. The files in tests/golden are made by make_golden.py there, which has the definitions once more, in double.
  *
- * Products in F32 precision. Logits to 2e-5 of the largest and gradients to 5e-4 of their norm (the files hold them to 1e-4).
- * Only sums in float32 differ: the script searches for seeds with which no rounded number of ten steps comes near a point
- * where rounding jumps. So ten losses agree to 2e-5 and gradient norms to 1e-4; codes may differ in one of a thousand, by
- * one. (They agree in all, and losses to 1e-6, wherever this was run.) */
+ * Products in F32 precision. Logits to 2e-5 of the largest and gradients to 5e-4 of their norm (the files hold them to
+ * 1e-4). Only sums in float32 differ: the script searches for seeds with which no rounded number of ten steps comes
+ * near a point where rounding jumps. So ten losses agree to 2e-5 and gradient norms to 1e-4; codes may differ in one of
+ * a thousand, by one. (They agree in all, and losses to 1e-6, wherever this was run.) */
 #include "core/rng.h"
+#include "format/tensor.h"
 #include "isa_contexts.h"
-#include "quant/tensor.h"
 
 enum { VOCAB = 48, BATCH = 2, LENGTH = 12, TOKENS = BATCH * LENGTH, STEPS = 10, MOST = 48 * 48 };
 
@@ -38,7 +38,8 @@ static bool golden_open(struct golden *g, const char *name) {
 
 static uint32_t little(const unsigned char *p, int bytes) {
     uint32_t x = 0;
-    for (int i = 0; i < bytes; i++) x |= (uint32_t)p[i] << 8 * i;
+    for (int i = 0; i < bytes; i++)
+        x |= (uint32_t)p[i] << 8 * i;
     return x;
 }
 
@@ -100,11 +101,26 @@ struct run {
 static void read_tokens(const struct golden *g, const char *name, int32_t *out) {
     double x[TOKENS] = {0};
     CHECK(golden_read(g, name, "", x, TOKENS) == TOKENS);
-    for (int i = 0; i < TOKENS; i++) out[i] = (int32_t)x[i];
+    for (int i = 0; i < TOKENS; i++)
+        out[i] = (int32_t)x[i];
 }
 
 static bool open_model(struct run *r, const struct golden *g, const char *what, dqt_context *ctx, int precision) {
-    enum { MLP, SUB_NORMS, TIED, ACTIVATION, HEAD_ACTIVATION, LINEAR, COMPUTE, RULE, ROW, EMBEDDING, EMBEDDING_RULE, SEED, FIELDS };
+    enum {
+        MLP,
+        SUB_NORMS,
+        TIED,
+        ACTIVATION,
+        HEAD_ACTIVATION,
+        LINEAR,
+        COMPUTE,
+        RULE,
+        ROW,
+        EMBEDDING,
+        EMBEDDING_RULE,
+        SEED,
+        FIELDS
+    };
     double f[FIELDS] = {0};
     CHECK(golden_read(g, "config", "", f, FIELDS) == FIELDS);
     *r = (struct run){.g = g, .what = what, .ctx = ctx, .seed = (uint64_t)f[SEED]};
@@ -173,8 +189,8 @@ static size_t differing(const struct run *r, const dqt_parameter *p, const char 
     return different;
 }
 
-/* Quantises the script's random numbers: the codes must be the script's, the scales to float32. Then sets the scales to the
- * script's. */
+/* Quantises the script's random numbers: the codes must be the script's, the scales to float32. Then sets the scales to
+ * the script's. */
 static void set_weights(struct run *r, bool check) {
     float *w = calloc(MOST, sizeof *w);
     double *scales = calloc(MOST, sizeof *scales);
@@ -195,10 +211,11 @@ static void set_weights(struct run *r, bool check) {
         CHECK(golden_read(r->g, "scale", p.name, scales, MOST) == info.num_scales);
         OK(r->ctx, dqt_tensor_get_scales(p.tensor, w));
         for (size_t k = 0; k < info.num_scales && check; k++)
-            CHECKF(fabs((double)w[k] - scales[k]) <= 2e-7 * scales[k], "%s %s: scale %zu is %.9g, not %.9g", r->what, p.name, k,
-                   (double)w[k], scales[k]);
+            CHECKF(fabs((double)w[k] - scales[k]) <= 2e-7 * scales[k], "%s %s: scale %zu is %.9g, not %.9g", r->what,
+                   p.name, k, (double)w[k], scales[k]);
         if (check) CHECKF(differing(r, &p, "code", &most) == 0, "%s %s: codes by up to %g", r->what, p.name, most);
-        for (size_t k = 0; k < info.num_scales; k++) w[k] = (float)scales[k];
+        for (size_t k = 0; k < info.num_scales; k++)
+            w[k] = (float)scales[k];
         OK(r->ctx, dqt_tensor_set_scales(p.tensor, w));
     }
     free(w);
@@ -227,8 +244,8 @@ static void check_gradients(struct run *r, double loss_tolerance, double toleran
     CHECK(golden_read(r->g, "loss", "", &loss_expected, 1) == 1);
     OK(r->ctx, dqt_tape_zero_gradients(r->tape));
     OK(r->ctx, dqt_llama_loss(r->model, r->tape, r->tokens, r->targets, BATCH, LENGTH, &loss, NULL));
-    CHECKF(fabs((double)loss - loss_expected) <= loss_tolerance * loss_expected, "%s: loss %.8g, not %.8g", r->what, (double)loss,
-           loss_expected);
+    CHECKF(fabs((double)loss - loss_expected) <= loss_tolerance * loss_expected, "%s: loss %.8g, not %.8g", r->what,
+           (double)loss, loss_expected);
     OK(r->ctx, dqt_llama_backward(r->model, r->tape, 1.0f));
     for (size_t i = 0; i < r->num_parameters; i++) {
         const dqt_parameter p = parameter(r, i);
@@ -257,14 +274,16 @@ static void check_codes(struct run *r, const char *record) {
         different += differing(r, &p, record, &most);
         all += p.rows * p.cols;
     }
-    CHECKF(different * 1000 <= all && most <= 1, "%s: %zu of %zu codes differ, by up to %g", r->what, different, all, most);
+    CHECKF(different * 1000 <= all && most <= 1, "%s: %zu of %zu codes differ, by up to %g", r->what, different, all,
+           most);
 }
 
 static void check_steps(struct run *r, const char *run) {
     double f[6] = {0}, n[2] = {0}, losses[STEPS] = {0}, norms[STEPS] = {0};
     char record[16];
     CHECK(golden_read(r->g, run, "options", f, 6) == 6 && golden_read(r->g, run, "rounding", n, 2) == 2);
-    CHECK(golden_read(r->g, run, "losses", losses, STEPS) == STEPS && golden_read(r->g, run, "norms", norms, STEPS) == STEPS);
+    CHECK(golden_read(r->g, run, "losses", losses, STEPS) == STEPS &&
+          golden_read(r->g, run, "norms", norms, STEPS) == STEPS);
     dqt_updater_options o;
     dqt_updater_options_init(&o, sizeof o);
     o.weight_decay = (float)f[1];
@@ -285,10 +304,10 @@ static void check_steps(struct run *r, const char *run) {
         OK(r->ctx, dqt_llama_loss(r->model, r->tape, r->tokens, r->targets, BATCH, LENGTH, &loss, NULL));
         OK(r->ctx, dqt_llama_backward(r->model, r->tape, 1.0f));
         OK(r->ctx, dqt_updater_step(u, r->tape, (float)f[0], &stats));
-        CHECKF(fabs((double)loss - losses[step]) <= 2e-5 * losses[step], "%s run %s step %d: loss %.7g, not %.7g", r->what, run,
-               step, (double)loss, losses[step]);
-        CHECKF(fabs(stats.gradient_norm - norms[step]) <= 1e-4 * norms[step], "%s run %s step %d: gradient norm %.7g, not %.7g",
-               r->what, run, step, stats.gradient_norm, norms[step]);
+        CHECKF(fabs((double)loss - losses[step]) <= 2e-5 * losses[step], "%s run %s step %d: loss %.7g, not %.7g",
+               r->what, run, step, (double)loss, losses[step]);
+        CHECKF(fabs(stats.gradient_norm - norms[step]) <= 1e-4 * norms[step],
+               "%s run %s step %d: gradient norm %.7g, not %.7g", r->what, run, step, stats.gradient_norm, norms[step]);
     }
     snprintf(record, sizeof record, "%s end", run);
     check_codes(r, record);
@@ -307,8 +326,8 @@ static void check_case(dqt_context *ctx, int isa, const struct golden *g, const 
         check_steps(&r, "1");
     }
     close_model(&r);
-    /* bf16 has 8 bits: relative errors of 2^-9. Where activations are int8, their codes tip over, which makes up to 0.061 of
-     * the logits and 0.167 of a gradient with bf16 attention, in PyTorch as here. */
+    /* bf16 has 8 bits: relative errors of 2^-9. Where activations are int8, their codes tip over, which makes up to
+     * 0.061 of the logits and 0.167 of a gradient with bf16 attention, in PyTorch as here. */
     snprintf(what, sizeof what, "%s, isa %d, bf16", name, isa);
     if (open_model(&r, g, what, ctx, DQT_PRECISION_BF16)) {
         const bool plain = strcmp(name, "f32") == 0;

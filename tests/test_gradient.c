@@ -1,6 +1,6 @@
 /* Gradient buffers in F32, BF16 and both FP8 formats. */
+#include "format/gradient.h"
 #include "isa_contexts.h"
-#include "update/gradient.h"
 
 static struct gradient make(int format, size_t rows, size_t cols, void **block) {
     struct gradient g = {.format = format, .rows = rows, .cols = cols};
@@ -61,8 +61,10 @@ static void written_rows_are_nearest(void) {
         struct gradient g = make(format, ROWS, COLS, &block);
         random_fill(in, ROWS * COLS, 1.0f, 3);
         for (int r = 0; r < ROWS; r++)
-            for (int k = 0; k < COLS; k++) in[r * COLS + k] *= powf(10.0f, (float)(r - 6)) * powf(2.0f, (float)(k % 7));
-        for (int k = 0; k < COLS; k++) in[4 * COLS + k] = 0.0f;
+            for (int k = 0; k < COLS; k++)
+                in[r * COLS + k] *= powf(10.0f, (float)(r - 6)) * powf(2.0f, (float)(k % 7));
+        for (int k = 0; k < COLS; k++)
+            in[4 * COLS + k] = 0.0f;
         gradient_write_rows(&g, NULL, 0, ROWS, in);
         gradient_read_rows(&g, 0, ROWS, out);
         for (int i = 0; i < ROWS * COLS; i++) {
@@ -70,14 +72,15 @@ static void written_rows_are_nearest(void) {
             if (x == 0.0) {
                 CHECK(out[i] == 0.0f);
             } else {
-                CHECKF(fabs((double)out[i] - x) <= 0.5 * spacing(format, x, scale), "format %d: %g became %g", format, x,
-                       (double)out[i]);
+                CHECKF(fabs((double)out[i] - x) <= 0.5 * spacing(format, x, scale), "format %d: %g became %g", format,
+                       x, (double)out[i]);
             }
         }
         for (int r = 0; g.row_scale && r < ROWS - 1; r++) {
             int e;
             double most = 0;
-            for (int k = 0; k < COLS; k++) most = fmax(most, fabs((double)in[r * COLS + k]));
+            for (int k = 0; k < COLS; k++)
+                most = fmax(most, fabs((double)in[r * COLS + k]));
             CHECK(frexpf(g.row_scale[r], &e) == 0.5f); /* a power of two */
             const double limit = format == DQT_FLOAT_FP8_E4M3 ? 448 : 57344, s = (double)g.row_scale[r];
             CHECKF(most <= limit * s && most > limit * s / 2, "largest %g with scale %g", most, s);
@@ -99,7 +102,8 @@ static void additions_are_unbiased(void) {
             random_fill(tile, COLS, 1.0f, (uint64_t)s + 1);
             const struct rng r = rng_make(9, (uint64_t)s, RNG_GRADIENT, 0);
             gradient_add_rows(&g, &r, 1, 1, tile, COLS, scratch);
-            for (int k = 0; k < COLS; k++) exact[k] += (double)tile[k];
+            for (int k = 0; k < COLS; k++)
+                exact[k] += (double)tile[k];
         }
         gradient_read_rows(&g, 1, 1, out);
         double sum = 0, squares = 0;
@@ -109,8 +113,8 @@ static void additions_are_unbiased(void) {
             squares += d * d;
         }
         const double error = sqrt(squares / COLS / COLS);
-        CHECKF(format == DQT_FLOAT_F32 ? fabs(sum) < 1e-3 : fabs(sum / COLS) < 5 * error, "format %d: bias %g, error %g", format,
-               sum / COLS, error);
+        CHECKF(format == DQT_FLOAT_F32 ? fabs(sum) < 1e-3 : fabs(sum / COLS) < 5 * error,
+               "format %d: bias %g, error %g", format, sum / COLS, error);
         gradient_read_rows(&g, 0, 1, out);
         for (int k = 0; k < COLS; k++)
             if (out[k] != 0.0f) CHECKF(false, "another row changed");
@@ -125,7 +129,8 @@ static void scale_grows_with_a_later_addition(void) {
         void *block;
         struct gradient g = make(format, 1, COLS, &block);
         const struct rng r = rng_make(1, 0, RNG_GRADIENT, 0);
-        for (int k = 0; k < COLS; k++) tile[k] = 1e-3f;
+        for (int k = 0; k < COLS; k++)
+            tile[k] = 1e-3f;
         gradient_add_rows(&g, &r, 0, 1, tile, COLS, scratch);
         const float before = g.row_scale[0];
         tile[5] = 1e6f;
@@ -162,7 +167,8 @@ static void rows_are_independent(void) {
         struct gradient g1 = make(format, ROWS, COLS, &block1), g2 = make(format, ROWS, COLS, &block2);
         const struct rng r = rng_make(1, 0, RNG_GRADIENT, 0);
         gradient_add_rows(&g1, &r, 0, ROWS, tile, COLS, scratch);
-        for (size_t i = ROWS; i-- > 0;) gradient_add_rows(&g2, &r, i, 1, tile + i * COLS, COLS, scratch);
+        for (size_t i = ROWS; i-- > 0;)
+            gradient_add_rows(&g2, &r, i, 1, tile + i * COLS, COLS, scratch);
         gradient_read_rows(&g1, 0, ROWS, a);
         gradient_read_rows(&g2, 0, ROWS, b);
         CHECK(memcmp(a, b, sizeof a) == 0);

@@ -1,11 +1,11 @@
 /* Backward of every layer kind in F32 against central differences of its own forward, through the public functions.
  *
- * f = sum of dy * y over random dy (heads: the loss), in double. Along a direction d the derivative is (4 D(h) - D(2h)) / 3
- * with D(h) = (f(x + h d) - f(x - h d)) / 2h, whose error is of order h^4 f'''''. Entries of d are +-1, for matrices +-1 /
- * sqrt(cols), so that outputs near 1 move by about h. It is compared with g . d, which is about |g| |d_i|: the numbers that
- * float32 really added enter g . d, so only the forward's float32 sums are left as noise, near 1e-7 |y| |dy| / h. With h =
- * 2^-8 all errors stay below 6e-4 of |g| |d_i| here; the tolerance is 2e-3. One wrong entry of n makes 1 / sqrt(n), 1e-2 for
- * the largest here. */
+ * f = sum of dy * y over random dy (heads: the loss), in double. Along a direction d the derivative is (4 D(h) - D(2h))
+ * / 3 with D(h) = (f(x + h d) - f(x - h d)) / 2h, whose error is of order h^4 f'''''. Entries of d are +-1, for
+ * matrices +-1 / sqrt(cols), so that outputs near 1 move by about h. It is compared with g . d, which is about |g|
+ * |d_i|: the numbers that float32 really added enter g . d, so only the forward's float32 sums are left as noise, near
+ * 1e-7 |y| |dy| / h. With h = 2^-8 all errors stay below 6e-4 of |g| |d_i| here; the tolerance is 2e-3. One wrong entry
+ * of n makes 1 / sqrt(n), 1e-2 for the largest here. */
 #include "isa_contexts.h"
 
 enum { DIRECTIONS = 2, MOST_LAYERS = 8 };
@@ -31,7 +31,8 @@ struct subject {
 
 static double projection(const struct subject *s) {
     double sum = 0;
-    for (size_t i = 0; i < s->batch * s->length * s->out; i++) sum += (double)s->dy[i] * (double)s->y[i];
+    for (size_t i = 0; i < s->batch * s->length * s->out; i++)
+        sum += (double)s->dy[i] * (double)s->y[i];
     return sum;
 }
 
@@ -131,16 +132,19 @@ static double difference(const struct variable *v, const float *d, float h, floa
 static void check_variable(const struct variable *v, uint64_t seed) {
     float *d = malloc(v->count * sizeof *d), *moved = malloc(v->count * sizeof *moved);
     double norm = 0;
-    for (size_t i = 0; i < v->count; i++) norm += (double)v->gradient[i] * (double)v->gradient[i];
+    for (size_t i = 0; i < v->count; i++)
+        norm += (double)v->gradient[i] * (double)v->gradient[i];
     norm = sqrt(norm);
     CHECKF(norm > 0, "%s: %s has no gradient", v->s->name, v->name);
     for (int k = 0; k < DIRECTIONS; k++) {
-        for (size_t i = 0; i < v->count; i++) d[i] = test_random(&seed) >> 63 ? v->move : -v->move;
+        for (size_t i = 0; i < v->count; i++)
+            d[i] = test_random(&seed) >> 63 ? v->move : -v->move;
         double along1, along2;
         const double d1 = difference(v, d, STEP, moved, &along1), d2 = difference(v, d, 2 * STEP, moved, &along2);
         const double measured = (4 * d1 - d2) / 3, expected = (4 * along1 - along2) / 3;
-        CHECKF(fabs(measured - expected) <= 2e-3 * norm * (double)v->move, "%s: %s along direction %d: %.7g measured, %.7g returned, off by %.2g",
-               v->s->name, v->name, k, measured, expected, fabs(measured - expected) / norm / (double)v->move);
+        CHECKF(fabs(measured - expected) <= 2e-3 * norm * (double)v->move,
+               "%s: %s along direction %d: %.7g measured, %.7g returned, off by %.2g", v->s->name, v->name, k, measured,
+               expected, fabs(measured - expected) / norm / (double)v->move);
     }
     free(d);
     free(moved);
@@ -154,8 +158,13 @@ static void set_parameters(struct subject *s, uint64_t seed) {
         dqt_parameter p = {.struct_size = sizeof p};
         OK(s->ctx, dqt_tape_parameter(s->tape, i, &p));
         const bool gain = p.parameter_class == DQT_CLASS_NORM, embedding = p.parameter_class == DQT_CLASS_EMBEDDING;
-        float *w = random_floats(p.rows * p.cols, gain ? 0.5f : embedding ? 1.0f : 1.7f / sqrtf((float)p.cols), seed + i);
-        for (size_t k = 0; k < p.rows * p.cols && gain; k++) w[k] += 1.0f;
+        float *w = random_floats(p.rows * p.cols,
+                                 gain        ? 0.5f
+                                 : embedding ? 1.0f
+                                             : 1.7f / sqrtf((float)p.cols),
+                                 seed + i);
+        for (size_t k = 0; k < p.rows * p.cols && gain; k++)
+            w[k] += 1.0f;
         OK(s->ctx, dqt_tensor_quantize(p.tensor, w, DQT_ROUND_NEAREST, 0));
         free(w);
     }
@@ -232,7 +241,8 @@ static void subject_open(struct subject *s, int recompute) {
     o.max_batch = s->batch;
     o.max_length = s->length;
     o.recompute = recompute;
-    while (s->num_layers < MOST_LAYERS && !s->model && s->own[s->num_layers]) s->num_layers++;
+    while (s->num_layers < MOST_LAYERS && !s->model && s->own[s->num_layers])
+        s->num_layers++;
     if (!s->model) s->layers = s->own;
     OK(s->ctx, dqt_tape_create(s->ctx, s->layers, s->num_layers, &o, &s->tape));
     const size_t tokens = s->batch * s->length;
@@ -257,7 +267,8 @@ static void subject_tokens(struct subject *s, size_t vocab) {
 static void subject_run(struct subject *s) {
     if (s->tape) check_subject(s);
     dqt_tape_destroy(s->tape);
-    for (size_t i = MOST_LAYERS; i-- > 0;) dqt_layer_destroy(s->own[i]);
+    for (size_t i = MOST_LAYERS; i-- > 0;)
+        dqt_layer_destroy(s->own[i]);
     dqt_llama_destroy(s->model);
     free(s->x);
     free(s->y);
@@ -275,14 +286,21 @@ static void each_context(void (*run)(dqt_context *ctx, const struct shape *shape
         o.isa = isas[k];
         o.num_threads = 1;
         OK(NULL, dqt_context_create(&o, &ctx));
-        for (size_t i = k; i < SHAPES && ctx; i++) run(ctx, &shapes[i]); /* the best: only the larger */
+        for (size_t i = k; i < SHAPES && ctx; i++)
+            run(ctx, &shapes[i]); /* the best: only the larger */
         dqt_context_destroy(ctx);
     }
 }
 
 static struct subject float_subject(dqt_context *ctx, const char *name, const struct shape *h, size_t in, size_t out) {
-    return (struct subject){.ctx = ctx, .name = name, .batch = h->batch, .length = h->length, .in = in, .out = out,
-                            .forward = float_forward, .backward = float_backward};
+    return (struct subject){.ctx = ctx,
+                            .name = name,
+                            .batch = h->batch,
+                            .length = h->length,
+                            .in = in,
+                            .out = out,
+                            .forward = float_forward,
+                            .backward = float_backward};
 }
 
 static void run_linear(dqt_context *ctx, const struct shape *h) {

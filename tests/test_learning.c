@@ -1,10 +1,10 @@
-/* Ternary models learn a short text, which they see over and over, in seconds: with stochastic rounding, with ECO, in the
- * paper's low-precision environments, with small optimiser states; and they do not with rounding to nearest.
+/* Ternary models learn a short text, which they see over and over, in seconds: with stochastic rounding, with ECO, in
+ * the paper's low-precision environments, with small optimiser states; and they do not with rounding to nearest.
  *
- * The text is 96 random letters of an alphabet of 16, repeated. A letter has 2.67 nats, 1.61 once the one before is known
- * and about none after three: a loss below 1.5 needs attention. Embedding, head and gains are frozen, so all that is learned
- * is learned by ternary codes. At this learning rate a step is a few hundredths of the grid's, below the half that rounding
- * to nearest needs. Bounds have a margin of about a third over what was measured. */
+ * The text is 96 random letters of an alphabet of 16, repeated. A letter has 2.67 nats, 1.61 once the one before is
+ * known and about none after three: a loss below 1.5 needs attention. Embedding, head and gains are frozen, so all that
+ * is learned is learned by ternary codes. At this learning rate a step is a few hundredths of the grid's, below the
+ * half that rounding to nearest needs. Bounds have a margin of about a third over what was measured. */
 #include "isa_contexts.h"
 
 enum { PERIOD = 96, ALPHABET = 16, BATCH = 8, LENGTH = 24, TOKENS = BATCH * LENGTH };
@@ -25,7 +25,8 @@ struct outcome {
 static void batch_of(uint64_t *seed, int32_t *tokens, int32_t *targets) {
     int32_t text[PERIOD];
     uint64_t letters = 5;
-    for (int i = 0; i < PERIOD; i++) text[i] = (int32_t)(test_random(&letters) % ALPHABET);
+    for (int i = 0; i < PERIOD; i++)
+        text[i] = (int32_t)(test_random(&letters) % ALPHABET);
     for (int b = 0; b < BATCH; b++) {
         const size_t start = test_random(seed) % PERIOD;
         for (size_t i = 0; i < LENGTH; i++) {
@@ -113,12 +114,13 @@ enum { STEPS = 150 };
 /* Ends below `bound`. */
 static void check_learns(const struct recipe *r, double bound) {
     const struct outcome o = learn(r, STEPS);
-    CHECKF(o.last < bound, "%s: loss %.3f -> %.3f, %llu codes changed", r->name, o.first, o.last, (unsigned long long)o.flipped);
+    CHECKF(o.last < bound, "%s: loss %.3f -> %.3f, %llu codes changed", r->name, o.first, o.last,
+           (unsigned long long)o.flipped);
     CHECKF(o.flipped > 0, "%s: no code changed", r->name);
 }
 
-static const struct recipe paper = {.name = "stochastic", .optimizer = DQT_OPTIMIZER_ADAMW, .beta1 = 0.9f,
-                                    .learning_rate = 0.01f};
+static const struct recipe paper = {
+    .name = "stochastic", .optimizer = DQT_OPTIMIZER_ADAMW, .beta1 = 0.9f, .learning_rate = 0.01f};
 
 static void stochastic_rounding(void) {
     struct recipe r = paper;
@@ -177,6 +179,7 @@ static void small_states(void) {
     check_learns(&r, 1.05);
 }
 
-static const struct test tests[] = {TEST(stochastic_rounding), TEST(eco),           TEST(nearest_rounding_does_not),
-                                    TEST(bf16_environment),    TEST(fp8_environment), TEST(small_states)};
+static const struct test tests[] = {TEST(stochastic_rounding),       TEST(eco),
+                                    TEST(nearest_rounding_does_not), TEST(bf16_environment),
+                                    TEST(fp8_environment),           TEST(small_states)};
 TEST_MAIN(tests)

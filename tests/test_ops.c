@@ -51,8 +51,8 @@ static void make_floats(const dqt_context *ctx, struct activation_source source,
     activations_make(ctx, NULL, &source, tokens, &out);
 }
 
-static void norm_forward(const dqt_context *ctx, const float *x, const float *gain, size_t tokens, size_t cols, float *y,
-                         float *inverse_rms) {
+static void norm_forward(const dqt_context *ctx, const float *x, const float *gain, size_t tokens, size_t cols,
+                         float *y, float *inverse_rms) {
     make_floats(ctx, (struct activation_source){.x = x, .gain = gain, .eps = 1e-5f, .inverse_rms = inverse_rms}, tokens,
                 cols, y);
 }
@@ -202,14 +202,21 @@ static void check_chain(dqt_context *ctx) {
         norm_backward(ctx, &ws, &b, TOKENS, N);
         hidden_backward(ctx, g, up, dx, SIZE, dgate[0], dup[0]);
         memcpy(dup[1], dh, SIZE * sizeof *dh); /* in place */
-        b = (struct norm_gradient){.dy = dup[1], .gate = g, .up = up, .gain = gain, .inverse_rms = r[0], .dgate = dgate[1],
-                                   .dup = dup[1], .dgain = dgain[1]};
+        b = (struct norm_gradient){.dy = dup[1],
+                                   .gate = g,
+                                   .up = up,
+                                   .gain = gain,
+                                   .inverse_rms = r[0],
+                                   .dgate = dgate[1],
+                                   .dup = dup[1],
+                                   .dgain = dgain[1]};
         norm_backward(ctx, &ws, &b, TOKENS, N);
         CHECK(memcmp(dup[0], dup[1], SIZE * sizeof *dh) == 0 && memcmp(dgain[0], dgain[1], sizeof dgain[0]) == 0);
         CHECK(memcmp(dgate[0], dgate[1], SIZE * sizeof *dh) == 0);
     }
     workspace_destroy(ctx, &ws);
-    for (int i = 0; i < 2; i++) free(dgate[i]), free(dup[i]);
+    for (int i = 0; i < 2; i++)
+        free(dgate[i]), free(dup[i]);
     free(gate), free(up), free(dh), free(gain), free(h), free(normed), free(kept), free(dx);
 }
 
@@ -406,6 +413,6 @@ static void test_threads(void) {
     }
 }
 
-static const struct test tests[] = {TEST(test_norm), TEST(test_activations), TEST(test_chain), TEST(test_rope),
+static const struct test tests[] = {TEST(test_norm), TEST(test_activations),   TEST(test_chain),  TEST(test_rope),
                                     TEST(test_loss), TEST(test_loss_gradient), TEST(test_threads)};
 TEST_MAIN(tests)

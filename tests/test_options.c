@@ -279,7 +279,7 @@ static void init_refuses(void) {
 
 /* ---- Reading ------------------------------------------------------------------------------------------------- */
 
-/* An older caller's struct ends early: what lies behind it is not looked at (it would be refused or crash). */
+/* An older caller's struct ends early: what lies behind it is not looked at (it would be nonfinite or crash). */
 static void older_callers(void) {
     begin();
     for (size_t i = 0; i < CASES; i++) {
@@ -319,10 +319,14 @@ static void scale_rules(void) {
     begin();
     static const struct {
         int32_t storage, compute, rule;
-    } wanted[] = {{DQT_FORMAT_INT8, DQT_FORMAT_SAME, DQT_SCALE_SIGMA},    {DQT_FORMAT_INT8, DQT_FORMAT_TERNARY, DQT_SCALE_SIGMA},
-                  {DQT_FORMAT_F32, DQT_FORMAT_INT8, DQT_SCALE_SIGMA},     {DQT_FORMAT_BF16, DQT_FORMAT_TERNARY, DQT_SCALE_ABSMEAN},
-                  {DQT_FORMAT_INT4, DQT_FORMAT_SAME, DQT_SCALE_ABSMEAN},  {DQT_FORMAT_INT3, DQT_FORMAT_SAME, DQT_SCALE_ABSMEAN},
-                  {DQT_FORMAT_INT2, DQT_FORMAT_SAME, DQT_SCALE_ABSMEAN},  {DQT_FORMAT_TERNARY, DQT_FORMAT_SAME, DQT_SCALE_ABSMEAN}};
+    } wanted[] = {{DQT_FORMAT_INT8, DQT_FORMAT_SAME, DQT_SCALE_SIGMA},
+                  {DQT_FORMAT_INT8, DQT_FORMAT_TERNARY, DQT_SCALE_SIGMA},
+                  {DQT_FORMAT_F32, DQT_FORMAT_INT8, DQT_SCALE_SIGMA},
+                  {DQT_FORMAT_BF16, DQT_FORMAT_TERNARY, DQT_SCALE_ABSMEAN},
+                  {DQT_FORMAT_INT4, DQT_FORMAT_SAME, DQT_SCALE_ABSMEAN},
+                  {DQT_FORMAT_INT3, DQT_FORMAT_SAME, DQT_SCALE_ABSMEAN},
+                  {DQT_FORMAT_INT2, DQT_FORMAT_SAME, DQT_SCALE_ABSMEAN},
+                  {DQT_FORMAT_TERNARY, DQT_FORMAT_SAME, DQT_SCALE_ABSMEAN}};
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
         dqt_tensor_options o;
         dqt_tensor_info info = {.struct_size = sizeof info};
@@ -511,7 +515,7 @@ static void results_fill_struct_size(void) {
     end();
 }
 
-/* A result struct without a size is refused before anything happens: no step is made. */
+/* A result struct without a size is nonfinite before anything happens: no step is made. */
 static void results_refuse(void) {
     begin();
     static const uint32_t wrong[] = {0, 1, 3, LARGEST + 1, 0xCCCCCCCCu};
@@ -539,9 +543,9 @@ static void results_refuse(void) {
 }
 
 static const struct test tests[] = {
-    TEST(init_fills_struct_size),   TEST(init_refuses),   TEST(older_callers),
-    TEST(older_fields_count),       TEST(scale_rules),    TEST(newer_callers),
-    TEST(uninitialised_structs),    TEST(embedded_structs),
-    TEST(results_fill_struct_size), TEST(results_refuse),
+    TEST(init_fills_struct_size), TEST(init_refuses),     TEST(older_callers),
+    TEST(older_fields_count),     TEST(scale_rules),      TEST(newer_callers),
+    TEST(uninitialised_structs),  TEST(embedded_structs), TEST(results_fill_struct_size),
+    TEST(results_refuse),
 };
 TEST_MAIN(tests)

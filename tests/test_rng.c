@@ -7,8 +7,12 @@ static void known_answers(void) {
         uint32_t counter[4], key[2], words[4];
     } known[] = {
         {{0, 0, 0, 0}, {0, 0}, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
-        {{0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}, {0xffffffff, 0xffffffff}, {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
-        {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}, {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
+        {{0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff},
+         {0xffffffff, 0xffffffff},
+         {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
+        {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
+         {0xa4093822, 0x299f31d0},
+         {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         struct rng r = {{known[i].key[0], known[i].key[1]}, {known[i].counter[2], known[i].counter[3]}};
@@ -22,7 +26,8 @@ static void known_answers(void) {
 static void every_part_of_the_counter_counts(void) {
     const struct rng base = rng_make(1, 2, RNG_WEIGHT, 3);
     const struct rng others[] = {rng_make(2, 2, RNG_WEIGHT, 3), rng_make(1 | (uint64_t)1 << 32, 2, RNG_WEIGHT, 3),
-                                 rng_make(1, 3, RNG_WEIGHT, 3), rng_make(1, 2, RNG_MOMENTUM, 3), rng_make(1, 2, RNG_WEIGHT, 4)};
+                                 rng_make(1, 3, RNG_WEIGHT, 3), rng_make(1, 2, RNG_MOMENTUM, 3),
+                                 rng_make(1, 2, RNG_WEIGHT, 4)};
     uint32_t a[4], b[4];
     rng_block(&base, 7, a);
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
@@ -33,7 +38,8 @@ static void every_part_of_the_counter_counts(void) {
     CHECK(memcmp(a, b, sizeof a) != 0);
 }
 
-/* 2^20 numbers: mean, variance, correlation with the next and a chi-square over 256 bins, each at 5 sigma (p < 6e-7). */
+/* 2^20 numbers: mean, variance, correlation with the next and a chi-square over 256 bins, each at 5 sigma (p < 6e-7).
+ */
 static void numbers_are_uniform(void) {
     enum { COUNT = 1 << 20 };
     const struct rng r = rng_make(5, 6, RNG_WEIGHT, 7);
@@ -42,7 +48,7 @@ static void numbers_are_uniform(void) {
     for (uint64_t block = 0; block < COUNT / 4; block++) {
         rng_block(&r, block, w);
         for (int k = 0; k < 4; k++) {
-            const double x = (double)rng_unit(w[k]);
+            const double x = (double)rng_uniform01(w[k]);
             if (!(x >= 0.0 && x < 1.0)) CHECKF(false, "%g is outside [0, 1)", x);
             sum += x;
             squares += (x - 0.5) * (x - 0.5);
@@ -52,14 +58,16 @@ static void numbers_are_uniform(void) {
         }
     }
     double chi = 0;
-    for (int k = 0; k < 256; k++) chi += (bins[k] - COUNT / 256.0) * (bins[k] - COUNT / 256.0) / (COUNT / 256.0);
+    for (int k = 0; k < 256; k++)
+        chi += (bins[k] - COUNT / 256.0) * (bins[k] - COUNT / 256.0) / (COUNT / 256.0);
     CHECKF(fabs(sum / COUNT - 0.5) < 5 * sqrt(1.0 / 12 / COUNT), "mean %g", sum / COUNT);
     CHECKF(fabs(squares / COUNT - 1.0 / 12) < 5 * sqrt(1.0 / 180 / COUNT), "variance %g", squares / COUNT);
     CHECKF(fabs(products / COUNT) < 5 * (1.0 / 12) / sqrt(COUNT), "covariance %g", products / COUNT);
     CHECKF(fabs(chi - 255) < 5 * sqrt(2 * 255.0), "chi square %g", chi);
-    CHECK(rng_unit(0xffffffffu) < 1.0f);
-    CHECK(rng_unit(0) == 0.0f);
+    CHECK(rng_uniform01(0xffffffffu) < 1.0f);
+    CHECK(rng_uniform01(0) == 0.0f);
 }
 
-static const struct test tests[] = {TEST(known_answers), TEST(every_part_of_the_counter_counts), TEST(numbers_are_uniform)};
+static const struct test tests[] = {TEST(known_answers), TEST(every_part_of_the_counter_counts),
+                                    TEST(numbers_are_uniform)};
 TEST_MAIN(tests)

@@ -1,4 +1,5 @@
-/* safetensors: what goes out comes back, by whatever dtype; headers of every bad kind are refused and change nothing. */
+/* safetensors: what goes out comes back, by whatever dtype; headers of every bad kind are nonfinite and change nothing.
+ */
 #define _POSIX_C_SOURCE 200809L
 
 #include <unistd.h>
@@ -65,8 +66,8 @@ static dqt_safetensors_options options_of(int32_t dtype, int32_t stored) {
     return o;
 }
 
-/* Exported and imported into a model of another seed: the same bits, or with `close_only` the same codes (of up to 4 bits)
- * and scales nearly so. */
+/* Exported and imported into a model of another seed: the same bits, or with `close_only` the same codes (of up to 4
+ * bits) and scales nearly so. */
 static void round_trip(dqt_context *ctx, const dqt_llama_config *c, int32_t dtype, bool close_only) {
     dqt_llama *from = model_new(ctx, c, 5), *to = model_new(ctx, c, 6);
     const dqt_safetensors_options o = options_of(dtype, 1);
@@ -81,9 +82,10 @@ static void round_trip(dqt_context *ctx, const dqt_llama_config *c, int32_t dtyp
         if (format_is_code(x->storage) || !close_only)
             CHECKF(memcmp(x->data, y->data, x->data_bytes) == 0, "%s, storage %d, dtype %d", name, x->storage, dtype);
         for (size_t k = 0; k < x->num_scales; k++)
-            CHECKF(close_only ? fabsf(x->scales[k] - y->scales[k]) <= 0x1p-8f * x->scales[k] : f32_bits(x->scales[k]) == f32_bits(y->scales[k]),
-                   "%s, storage %d, dtype %d: scale %zu is %.9g and %.9g", name, x->storage, dtype, k, (double)x->scales[k],
-                   (double)y->scales[k]);
+            CHECKF(close_only ? fabsf(x->scales[k] - y->scales[k]) <= 0x1p-8f * x->scales[k]
+                              : f32_bits(x->scales[k]) == f32_bits(y->scales[k]),
+                   "%s, storage %d, dtype %d: scale %zu is %.9g and %.9g", name, x->storage, dtype, k,
+                   (double)x->scales[k], (double)y->scales[k]);
         CHECK(x->compute == x->storage || close_only || f32_bits(x->compute_scale) == f32_bits(y->compute_scale));
     }
     unlink(path);
@@ -146,7 +148,8 @@ static void grids(void) {
     for (int trial = 0; trial < 3000; trial++) {
         const int f = trial % 5, low = lows[f], high = highs[f];
         const enum element_type type = (enum element_type)(trial / 5 % 3);
-        const float scale = ldexpf(1.0f + (float)(test_random(&random) % (1 << 23)) * 0x1p-23f, -(int)(test_random(&random) % 9) - 2);
+        const float scale =
+            ldexpf(1.0f + (float)(test_random(&random) % (1 << 23)) * 0x1p-23f, -(int)(test_random(&random) % 9) - 2);
         const size_t count = 1 + test_random(&random) % 300;
         int codes[300], divisor = 0; /* of all codes */
         for (size_t i = 0; i < count; i++) {
@@ -164,7 +167,8 @@ static void grids(void) {
         if (!on || divisor != 1) continue;
         CHECKF(type != TYPE_F32 || found == scale, "trial %d: %.9g, %.9g", trial, (double)found, (double)scale);
         CHECK(fabsf(found - scale) <= scale * 0x1p-8f);
-        for (size_t i = 0; i < count; i++) CHECKF((int)rintf(w[i] / found) == codes[i], "trial %d, code %zu", trial, i);
+        for (size_t i = 0; i < count; i++)
+            CHECKF((int)rintf(w[i] / found) == codes[i], "trial %d, code %zu", trial, i);
         /* One weight beside the grid, or beyond its end, and there is none. */
         const size_t i = test_random(&random) % count;
         if (count < 20 || type != TYPE_F32) continue;
@@ -198,7 +202,8 @@ static void quantised_imports(void) {
         o.sigma = y->sigma;
         OK(ctx, dqt_tensor_create(ctx, y->rows, y->cols, &o, &expected));
         OK(ctx, dqt_tensor_quantize(expected, (const float *)(const void *)x->data, DQT_ROUND_NEAREST, 0));
-        CHECK(memcmp(expected->data, y->data, y->data_bytes) == 0 && f32_bits(expected->scales[0]) == f32_bits(y->scales[0]));
+        CHECK(memcmp(expected->data, y->data, y->data_bytes) == 0 &&
+              f32_bits(expected->scales[0]) == f32_bits(y->scales[0]));
         dqt_tensor_destroy(expected);
     }
     struct memory_file nearest = model_bytes(ctx, to);
@@ -238,7 +243,7 @@ static void target_end(struct target *t) {
     dqt_llama_destroy(t->model);
 }
 
-/* This file is refused with a sentence, and neither weights nor memory change. */
+/* This file is nonfinite with a sentence, and neither weights nor memory change. */
 static void check_refused(const struct target *t, const struct memory_file *f, dqt_status expected, const char *what) {
     const size_t before = dqt_context_allocated(t->ctx);
     set_path(f, path);
@@ -294,7 +299,8 @@ static void hostile_headers(void) {
         {"{\"__metadata__\"", " {\"__metadata__\"", DQT_E_FORMAT},
         {"{\"__metadata__\":{\"format\":\"pt\"}", "{\"__metadata__\":{\"format\":{\"a\":\"b\"}}", DQT_E_FORMAT},
         {"{\"__metadata__\":{\"format\":\"pt\"}", "{\"__metadata__\":{\"format\":3}", DQT_E_FORMAT},
-        {"{\"__metadata__\":{\"format\":\"pt\"}", "{\"__metadata__\":{\"format\":\"pt\"},\"__metadata__\":{}", DQT_E_FORMAT},
+        {"{\"__metadata__\":{\"format\":\"pt\"}", "{\"__metadata__\":{\"format\":\"pt\"},\"__metadata__\":{}",
+         DQT_E_FORMAT},
         {"{\"__metadata__\":{\"format\":\"pt\"}", "{\"__metadata__\":[[[[[[[[[[[[[[[[", DQT_E_FORMAT},
         {"\"pt\"", "\"p\\x\"", DQT_E_FORMAT},
         {"\"pt\"", "\"p\nt\"", DQT_E_FORMAT},
@@ -408,7 +414,8 @@ static void hostile_data(void) {
             memcpy(f.bytes + whole - 2, kept, 2);
         }
         set_path(&f, path);
-        OK(ctx, dqt_llama_import_safetensors(t.model, path, DQT_ROUND_NEAREST, 0)); /* and the file was good but for that */
+        OK(ctx,
+           dqt_llama_import_safetensors(t.model, path, DQT_ROUND_NEAREST, 0)); /* and the file was good but for that */
         target_end(&t);
         t = target_new(ctx, &c);
         free(f.bytes);
@@ -531,7 +538,8 @@ static void arguments(void) {
 }
 
 static const struct test tests[] = {
-    TEST(round_trips),     TEST(compute_or_stored), TEST(grids),         TEST(quantised_imports),   TEST(hostile_headers),
-    TEST(hostile_data),    TEST(hostile_codes),     TEST(failing_allocations), TEST(arguments),
+    TEST(round_trips),       TEST(compute_or_stored),   TEST(grids),
+    TEST(quantised_imports), TEST(hostile_headers),     TEST(hostile_data),
+    TEST(hostile_codes),     TEST(failing_allocations), TEST(arguments),
 };
 TEST_MAIN(tests)

@@ -211,7 +211,7 @@ static void cache_limits(void) {
     CHECK(dqt_session_truncate(s, 11) == DQT_E_ARGUMENT);
     OK(ctx, dqt_session_truncate(s, 10));
 
-    /* A refused append leaves the session as it was. */
+    /* A nonfinite append leaves the session as it was. */
     OK(ctx, dqt_session_truncate(s, 9));
     static const int32_t wrong[] = {-1, VOCAB, INT32_MIN, INT32_MAX};
     for (size_t i = 0; i < 4; i++) {
@@ -423,7 +423,7 @@ static void seeds_reproduce(void) {
         CHECK(t[0] == t[1]);
         same_c += t[0] == t[2];
         same_d += t[0] == t[3];
-        t[0] = 77; /* a refused draw does not count */
+        t[0] = 77; /* a nonfinite draw does not count */
         CHECK(dqt_sampler_sample(a, bad, &t[0]) == DQT_E_NUMERIC && t[0] == 77);
     }
     CHECK(same_c < 120 && same_d < 120);

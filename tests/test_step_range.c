@@ -1,8 +1,8 @@
 /* dqt_updater_step_range: parts on replicas, gathered, against the whole step, bit for bit. */
 #include "dqt.h"
 #include "isa_contexts.h"
+#include "optim/updater.h"
 #include "test.h"
-#include "update/updater.h"
 
 enum { LAYERS = 8, MOST_PARTS = 5, STEPS = 4 };
 
@@ -22,28 +22,29 @@ struct setting {
 };
 
 static const struct setting settings[] = {
-    {"SGD", DQT_OPTIMIZER_SGD, DQT_ROUND_STOCHASTIC, DQT_CLIP_NONE, DQT_STATE_F32, DQT_STATE_F32, 0, DQT_FLOAT_F32, 0.9f, 0.1f},
+    {"SGD", DQT_OPTIMIZER_SGD, DQT_ROUND_STOCHASTIC, DQT_CLIP_NONE, DQT_STATE_F32, DQT_STATE_F32, 0, DQT_FLOAT_F32,
+     0.9f, 0.1f},
     {"SGD without momentum, bf16 gradients", DQT_OPTIMIZER_SGD, DQT_ROUND_NEAREST, DQT_CLIP_TENSOR_NORM, DQT_STATE_F32,
      DQT_STATE_F32, 0, DQT_FLOAT_BF16, 0.0f, 0.0f},
-    {"AdamW", DQT_OPTIMIZER_ADAMW, DQT_ROUND_STOCHASTIC, DQT_CLIP_GLOBAL_NORM, DQT_STATE_F32, DQT_STATE_F32, 0, DQT_FLOAT_F32,
-     0.9f, 0.1f},
+    {"AdamW", DQT_OPTIMIZER_ADAMW, DQT_ROUND_STOCHASTIC, DQT_CLIP_GLOBAL_NORM, DQT_STATE_F32, DQT_STATE_F32, 0,
+     DQT_FLOAT_F32, 0.9f, 0.1f},
     {"AdamW, ECO, 8-bit states", DQT_OPTIMIZER_ADAMW, DQT_ROUND_ECO_STOCHASTIC, DQT_CLIP_PREVIOUS_NORM, DQT_STATE_INT8,
      DQT_STATE_INT8, 0, DQT_FLOAT_F32, 0.8f, 0.0f},
-    {"AdamW, bf16 states, fp8 gradients", DQT_OPTIMIZER_ADAMW, DQT_ROUND_STOCHASTIC, DQT_CLIP_TENSOR_NORM, DQT_STATE_BF16,
-     DQT_STATE_BF16, 0, DQT_FLOAT_FP8_E4M3, 0.9f, 0.0f},
+    {"AdamW, bf16 states, fp8 gradients", DQT_OPTIMIZER_ADAMW, DQT_ROUND_STOCHASTIC, DQT_CLIP_TENSOR_NORM,
+     DQT_STATE_BF16, DQT_STATE_BF16, 0, DQT_FLOAT_FP8_E4M3, 0.9f, 0.0f},
     {"Adafactor", DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_STOCHASTIC, DQT_CLIP_GLOBAL_NORM, DQT_STATE_F32, DQT_STATE_F32, 0,
      DQT_FLOAT_F32, 0.0f, 0.1f},
-    {"Adafactor, ECO, 8-bit momentum", DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_ECO_STOCHASTIC, DQT_CLIP_GLOBAL_NORM, DQT_STATE_INT8,
-     DQT_STATE_F32, 0, DQT_FLOAT_F32, 0.9f, 0.0f},
-    {"Adafactor, lagged", DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_STOCHASTIC, DQT_CLIP_PREVIOUS_NORM, DQT_STATE_F32, DQT_STATE_F32, 1,
-     DQT_FLOAT_BF16, 0.0f, 0.1f},
-    {"Adafactor, lagged, momentum", DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_STOCHASTIC, DQT_CLIP_NONE, DQT_STATE_BF16, DQT_STATE_F32, 1,
-     DQT_FLOAT_F32, 0.9f, 0.0f},
+    {"Adafactor, ECO, 8-bit momentum", DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_ECO_STOCHASTIC, DQT_CLIP_GLOBAL_NORM,
+     DQT_STATE_INT8, DQT_STATE_F32, 0, DQT_FLOAT_F32, 0.9f, 0.0f},
+    {"Adafactor, lagged", DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_STOCHASTIC, DQT_CLIP_PREVIOUS_NORM, DQT_STATE_F32,
+     DQT_STATE_F32, 1, DQT_FLOAT_BF16, 0.0f, 0.1f},
+    {"Adafactor, lagged, momentum", DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_STOCHASTIC, DQT_CLIP_NONE, DQT_STATE_BF16,
+     DQT_STATE_F32, 1, DQT_FLOAT_F32, 0.9f, 0.0f},
 };
 enum { SETTINGS = sizeof settings / sizeof *settings };
 
-/* Outputs, inputs and storage of the linear layers: five tiles with a short one, exact tiles, one column, fewer tiles than
- * parts; then a gain. */
+/* Outputs, inputs and storage of the linear layers: five tiles with a short one, exact tiles, one column, fewer tiles
+ * than parts; then a gain. */
 static const struct {
     size_t rows, cols;
     int storage, compute, train_scale;
@@ -99,7 +100,8 @@ static void open_replica(struct replica *r, const struct setting *s, int threads
 static void close_replica(struct replica *r) {
     dqt_updater_destroy(r->updater);
     dqt_tape_destroy(r->tape);
-    for (int i = 0; i < LAYERS; i++) dqt_layer_destroy(r->layers[i]);
+    for (int i = 0; i < LAYERS; i++)
+        dqt_layer_destroy(r->layers[i]);
     dqt_context_destroy(r->ctx);
 }
 
@@ -114,7 +116,8 @@ static void set_gradients(const struct replica *r, uint64_t step) {
     for (size_t i = 0; i < r->count; i++) {
         const dqt_parameter p = parameter(r, i);
         float *g = random_floats(p.rows * p.cols, 0.3f, 100 * step + i);
-        for (size_t k = 0; k < p.rows * p.cols; k++) g[k] *= (float)(1 + (k / p.cols) % 90) / 20.0f;
+        for (size_t k = 0; k < p.rows * p.cols; k++)
+            g[k] *= (float)(1 + (k / p.cols) % 90) / 20.0f;
         OK(r->ctx, dqt_tape_write_gradient(r->tape, i, 0, p.rows, g));
         free(g);
     }
@@ -148,7 +151,8 @@ static void gather(struct replica *replicas, size_t parts) {
                 size_t row, count;
                 OK(replicas[from].ctx, dqt_updater_range(replicas[from].updater, i, from, parts, &row, &count));
                 dqt_tensor *source = parameter(&replicas[from], i).tensor;
-                if (from != to) memcpy(b.data + row * b.row_bytes, packed(source).data + row * b.row_bytes, count * b.row_bytes);
+                if (from != to)
+                    memcpy(b.data + row * b.row_bytes, packed(source).data + row * b.row_bytes, count * b.row_bytes);
                 if (!info.train_scale) continue;
                 OK(replicas[from].ctx, dqt_tensor_get_scales(source, others));
                 memcpy(scales + row, others + row, count * sizeof *scales);
@@ -197,7 +201,8 @@ static dqt_status find_piece(void *arg, const char *label, void *data, size_t co
     return DQT_OK;
 }
 
-static void compare_moments(const struct replica *r, const struct replica *whole, size_t part, size_t parts, const char *what) {
+static void compare_moments(const struct replica *r, const struct replica *whole, size_t part, size_t parts,
+                            const char *what) {
     static const char *const names[] = {"m", "m_scale", "v", "v_scale", "scale_m", "scale_v"};
     size_t compared = 0;
     for (size_t i = 0; i < r->count; i++) {
@@ -227,8 +232,8 @@ static void compare_moments(const struct replica *r, const struct replica *whole
             struct piece mine = {label, NULL, 0}, theirs = {label, NULL, 0};
             OK(r->ctx, updater_visit_state(r->updater, find_piece, &mine));
             OK(r->ctx, updater_visit_state(whole->updater, find_piece, &theirs));
-            CHECKF(mine.bytes == theirs.bytes && (!mine.data || memcmp(mine.data, theirs.data, mine.bytes) == 0), "%s: %s", what,
-                   label);
+            CHECKF(mine.bytes == theirs.bytes && (!mine.data || memcmp(mine.data, theirs.data, mine.bytes) == 0),
+                   "%s: %s", what, label);
         }
     }
     CHECKF(compared > 0, "%s: no moments were compared", what);
@@ -238,7 +243,8 @@ static void run_setting(const struct setting *s, size_t parts) {
     struct replica whole, replicas[MOST_PARTS];
     char what[128];
     open_replica(&whole, s, 1);
-    for (size_t k = 0; k < parts; k++) open_replica(&replicas[k], s, parts == 3 && k == 1 ? 2 : 1);
+    for (size_t k = 0; k < parts; k++)
+        open_replica(&replicas[k], s, parts == 3 && k == 1 ? 2 : 1);
     for (uint64_t step = 0; step < STEPS; step++) {
         dqt_step_stats expected = {.struct_size = sizeof expected};
         uint64_t flipped = 0, saturated = 0, quantized = 0;
@@ -250,25 +256,30 @@ static void run_setting(const struct setting *s, size_t parts) {
             dqt_step_stats stats = {.struct_size = sizeof stats};
             set_gradients(&replicas[k], step);
             OK(replicas[k].ctx, dqt_updater_step_range(replicas[k].updater, replicas[k].tape, 0.01f, k, parts, &stats));
-            CHECKF(stats.gradient_norm == expected.gradient_norm && stats.step == expected.step, "%s: norm or step", what);
+            CHECKF(stats.gradient_norm == expected.gradient_norm && stats.step == expected.step, "%s: norm or step",
+                   what);
             CHECKF(parts > 1 || stats.update_rms == expected.update_rms, "%s: update_rms", what);
             flipped += stats.flipped;
             saturated += stats.saturated;
             quantized += stats.quantized;
         }
-        CHECKF(flipped == expected.flipped && saturated == expected.saturated && quantized == expected.quantized, "%s: counts",
-               what);
+        CHECKF(flipped == expected.flipped && saturated == expected.saturated && quantized == expected.quantized,
+               "%s: counts", what);
         gather(replicas, parts);
-        for (size_t k = 0; k < parts; k++) compare_weights(&replicas[k], &whole, what);
+        for (size_t k = 0; k < parts; k++)
+            compare_weights(&replicas[k], &whole, what);
     }
-    for (size_t k = 0; k < parts; k++) compare_moments(&replicas[k], &whole, k, parts, what);
-    for (size_t k = 0; k < parts; k++) close_replica(&replicas[k]);
+    for (size_t k = 0; k < parts; k++)
+        compare_moments(&replicas[k], &whole, k, parts, what);
+    for (size_t k = 0; k < parts; k++)
+        close_replica(&replicas[k]);
     close_replica(&whole);
 }
 
 static void parts_are_the_whole(void) {
     for (int s = 0; s < SETTINGS; s++)
-        for (size_t parts = 1; parts <= MOST_PARTS; parts++) run_setting(&settings[s], parts);
+        for (size_t parts = 1; parts <= MOST_PARTS; parts++)
+            run_setting(&settings[s], parts);
 }
 
 /* On one updater, with the step set back. */
@@ -301,7 +312,8 @@ static void rows_of_the_part_suffice(void) {
         struct replica whole, replicas[3];
         s.clip = DQT_CLIP_NONE;
         open_replica(&whole, &s, 1);
-        for (size_t part = 0; part < 3; part++) open_replica(&replicas[part], &s, 1);
+        for (size_t part = 0; part < 3; part++)
+            open_replica(&replicas[part], &s, 1);
         for (uint64_t step = 0; step < STEPS; step++) {
             set_gradients(&whole, step);
             OK(whole.ctx, dqt_updater_step(whole.updater, whole.tape, 0.01f, NULL));
@@ -320,9 +332,11 @@ static void rows_of_the_part_suffice(void) {
                 OK(r->ctx, dqt_updater_step_range(r->updater, r->tape, 0.01f, part, 3, NULL));
             }
             gather(replicas, 3);
-            for (size_t part = 0; part < 3; part++) compare_weights(&replicas[part], &whole, s.name);
+            for (size_t part = 0; part < 3; part++)
+                compare_weights(&replicas[part], &whole, s.name);
         }
-        for (size_t part = 0; part < 3; part++) close_replica(&replicas[part]);
+        for (size_t part = 0; part < 3; part++)
+            close_replica(&replicas[part]);
         close_replica(&whole);
     }
 }
@@ -346,15 +360,16 @@ static void ranges(void) {
                     least = tiles < least ? tiles : least;
                     most = tiles > most ? tiles : most;
                     if (count == 0) continue;
-                    CHECKF(row == next, "parameter %zu, part %zu of %zu begins at %zu, not %zu", i, part, parts, row, next);
+                    CHECKF(row == next, "parameter %zu, part %zu of %zu begins at %zu, not %zu", i, part, parts, row,
+                           next);
                     next = row + count;
                 }
                 CHECKF(next == rows, "parameter %zu of %zu parts: %zu of %zu rows", i, parts, next, rows);
                 CHECK(most - least <= 1 || (least == 0 && most == (rows + 63) / 64));
             }
             for (size_t part = 0; part < parts; part++)
-                CHECKF(whole[0] >= whole[part] && whole[0] <= whole[part] + 1, "whole tensors go in turn: %zu and %zu", whole[0],
-                       whole[part]);
+                CHECKF(whole[0] >= whole[part] && whole[0] <= whole[part] + 1, "whole tensors go in turn: %zu and %zu",
+                       whole[0], whole[part]);
         }
         close_replica(&r);
     }
@@ -407,6 +422,10 @@ static void mistakes(void) {
     close_replica(&r);
 }
 
-static const struct test tests[] = {TEST(parts_are_the_whole), TEST(parts_on_one_updater), TEST(rows_of_the_part_suffice),
-                                    TEST(ranges), TEST(frozen), TEST(mistakes)};
+static const struct test tests[] = {TEST(parts_are_the_whole),
+                                    TEST(parts_on_one_updater),
+                                    TEST(rows_of_the_part_suffice),
+                                    TEST(ranges),
+                                    TEST(frozen),
+                                    TEST(mistakes)};
 TEST_MAIN(tests)

@@ -1,7 +1,7 @@
 /* Tensors: packed bytes, rounding, scale rules, statistics, conversion, re-quantised reading, refusals. */
 #include "codes.h"
 #include "counting_alloc.h"
-#include "quant/tensor.h"
+#include "format/tensor.h"
 #include "test.h"
 
 static const int formats[] = {DQT_FORMAT_F32,  DQT_FORMAT_BF16, DQT_FORMAT_INT8,   DQT_FORMAT_INT4,

@@ -140,7 +140,8 @@ static void check_same(const char *name, const char *how, dqt_llama *model, dqt_
     dqt_llama *reference = create(DQT_FORMAT_TERNARY, DQT_SCALE_ABSMEAN, DQT_FORMAT_SAME);
     copy_weights(trained, reference);
     const float loss = evaluate(model), same = evaluate(reference);
-    CHECKF(isfinite(loss) && loss == same, "%s %s: loss %.9g, stored as ternary %.9g", name, how, (double)loss, (double)same);
+    CHECKF(isfinite(loss) && loss == same, "%s %s: loss %.9g, stored as ternary %.9g", name, how, (double)loss,
+           (double)same);
     generate(model, text);
     generate(reference, expected);
     CHECKF(memcmp(text, expected, sizeof text) == 0, "%s %s generates otherwise", name, how);

@@ -1,5 +1,5 @@
-/* The updater against the formulas of docs/numerics.md in double: optimisers, decay, clipping, rounding, feedback, scales,
- * statistics. */
+/* The updater against the formulas of docs/numerics.md in double: optimisers, decay, clipping, rounding, feedback,
+ * scales, statistics. */
 #include "core/rng.h"
 #include "updater_fixture.h"
 
@@ -15,7 +15,8 @@ struct reference {
 
 static double mean_of(const double *x, size_t n) {
     double sum = 0;
-    for (size_t i = 0; i < n; i++) sum += x[i];
+    for (size_t i = 0; i < n; i++)
+        sum += x[i];
     return sum / (double)n;
 }
 
@@ -30,12 +31,14 @@ static void reference_moments(struct reference *r, const float *g32, double clip
     if (factored) {
         for (size_t i = 0; i < r->rows; i++) {
             double s = 0;
-            for (size_t k = 0; k < r->cols; k++) s += pow((double)g32[i * r->cols + k] * clip, 2) + 1e-30;
+            for (size_t k = 0; k < r->cols; k++)
+                s += pow((double)g32[i * r->cols + k] * clip, 2) + 1e-30;
             r->row[i] = b2 * r->row[i] + (1 - b2) * s / (double)r->cols;
         }
         for (size_t k = 0; k < r->cols; k++) {
             double s = 0;
-            for (size_t i = 0; i < r->rows; i++) s += pow((double)g32[i * r->cols + k] * clip, 2) + 1e-30;
+            for (size_t i = 0; i < r->rows; i++)
+                s += pow((double)g32[i * r->cols + k] * clip, 2) + 1e-30;
             r->column[k] = b2 * r->column[k] + (1 - b2) * s / (double)r->rows;
         }
     }
@@ -58,7 +61,8 @@ static void reference_moments(struct reference *r, const float *g32, double clip
     const double rms = sqrt(squares / (double)(r->rows * r->cols));
     if (o->optimizer == DQT_OPTIMIZER_ADAFACTOR && b1 == 0 && o->update_clip > 0) {
         const double used = o->lagged ? r->previous_rms : rms, excess = used / (double)o->update_clip;
-        for (size_t i = 0; i < r->rows * r->cols; i++) r->u[i] /= excess > 1 ? excess : 1;
+        for (size_t i = 0; i < r->rows * r->cols; i++)
+            r->u[i] /= excess > 1 ? excess : 1;
     }
     r->previous_rms = rms;
 }
@@ -69,11 +73,13 @@ static double clip_of(double norm, double limit) {
 
 static double norm_of(const float *g, size_t n) {
     double s = 0;
-    for (size_t i = 0; i < n; i++) s += (double)g[i] * (double)g[i];
+    for (size_t i = 0; i < n; i++)
+        s += (double)g[i] * (double)g[i];
     return sqrt(s);
 }
 
-/* Weights in f32 follow the formulas to rounding error for every optimiser, with and without momentum, decay, clipping. */
+/* Weights in f32 follow the formulas to rounding error for every optimiser, with and without momentum, decay, clipping.
+ */
 static void float_weights(void) {
     static struct reference r;
     static float g[COUNT];
@@ -91,12 +97,14 @@ static void float_weights(void) {
             dqt_tensor *t = make_tensor(ctx, rows, cols, DQT_FORMAT_F32, false, 5);
             const struct update_target target = {"w", DQT_CLASS_LINEAR, t};
             dqt_updater *u = make_updater(ctx, &target, 1, &r.o);
-            for (size_t i = 0; i < n; i++) r.w[i] = (double)((float *)(void *)t->data)[i];
+            for (size_t i = 0; i < n; i++)
+                r.w[i] = (double)((float *)(void *)t->data)[i];
             double worst = 0;
             for (int step = 1; step <= STEPS; step++) {
                 const float lr = 0.01f * (float)step;
                 random_fill(g, n, 0.1f, (uint64_t)step);
-                for (size_t i = 0; i < n; i++) g[i] *= 1.0f + (float)(i % cols % 5); /* columns differ */
+                for (size_t i = 0; i < n; i++)
+                    g[i] *= 1.0f + (float)(i % cols % 5); /* columns differ */
                 const struct gradient gradient = gradient_around(g, t), *list = &gradient;
                 dqt_step_stats stats = {.struct_size = sizeof stats};
                 OK(ctx, updater_step(u, &list, lr, &stats));
@@ -119,7 +127,8 @@ static void float_weights(void) {
 /* Codes: t = q - lr (u + decay W) / s, rounded with the word of the element; momentum with the error fed back; per-row
  * scales trained. Elements whose rounding hangs on less than 1e-4 of a step may go either way. */
 static void integer_weights(void) {
-    static const int formats[] = {DQT_FORMAT_INT8, DQT_FORMAT_INT4, DQT_FORMAT_INT3, DQT_FORMAT_INT2, DQT_FORMAT_TERNARY};
+    static const int formats[] = {DQT_FORMAT_INT8, DQT_FORMAT_INT4, DQT_FORMAT_INT3, DQT_FORMAT_INT2,
+                                  DQT_FORMAT_TERNARY};
     static struct reference r;
     static float g[COUNT];
     dqt_context *ctx = isa_context(DQT_ISA_SCALAR, 1);
@@ -135,16 +144,19 @@ static void integer_weights(void) {
                 dqt_tensor *t = make_tensor(ctx, ROWS, COLS, formats[format], trained, 6);
                 const struct update_target target = {"w", DQT_CLASS_LINEAR, t};
                 dqt_updater *u = make_updater(ctx, &target, 1, &r.o);
-                const double low = format_min(t->storage), high = format_max(t->storage), lr = optimizer == 1 ? 0.02 : 0.01;
+                const double low = format_min(t->storage), high = format_max(t->storage),
+                             lr = optimizer == 1 ? 0.02 : 0.01;
                 double unit = 0; /* trained scales: steps of codes are measured in their first mean */
-                for (size_t i = 0; trained && i < ROWS; i++) unit += (double)tensor_scale(t, i) / ROWS;
+                for (size_t i = 0; trained && i < ROWS; i++)
+                    unit += (double)tensor_scale(t, i) / ROWS;
                 size_t wrong = 0, close = 0, saturated = 0, flipped = 0;
                 double worst_m = 0, worst_s = 0;
                 for (int step = 1; step <= STEPS; step++) {
                     random_fill(g, COUNT, 1.0f, (uint64_t)step * 3);
                     int8_t *before = codes_of(t);
                     float scales[ROWS];
-                    for (size_t i = 0; i < ROWS; i++) scales[i] = tensor_scale(t, i);
+                    for (size_t i = 0; i < ROWS; i++)
+                        scales[i] = tensor_scale(t, i);
                     const struct gradient gradient = gradient_around(g, t), *list = &gradient;
                     dqt_step_stats stats = {.struct_size = sizeof stats};
                     OK(ctx, updater_step(u, &list, (float)lr, &stats));
@@ -159,8 +171,10 @@ static void integer_weights(void) {
                         const double tgt = q - lr * (r.u[i] + 0.1 * q * s) / s;
                         uint32_t words[4];
                         rng_block(&rng, i / 4, words);
-                        const bool stochastic = rounding == DQT_ROUND_STOCHASTIC || rounding == DQT_ROUND_ECO_STOCHASTIC;
-                        const double y = stochastic ? tgt + (double)rng_unit(words[i % 4]) : tgt + 0.5, want = floor(y);
+                        const bool stochastic =
+                            rounding == DQT_ROUND_STOCHASTIC || rounding == DQT_ROUND_ECO_STOCHASTIC;
+                        const double y = stochastic ? tgt + (double)rng_uniform01(words[i % 4]) : tgt + 0.5,
+                                     want = floor(y);
                         if (fabs(y - nearbyint(y)) < 1e-4) {
                             close++;
                         } else {
@@ -176,15 +190,17 @@ static void integer_weights(void) {
                         }
                         worst_m = fmax(worst_m, fabs(r.m[i] - (double)m[i]) / (1 + fabs(r.m[i])));
                     }
-                    CHECKF(stats.flipped == flipped, "flipped %llu, counted %zu", (unsigned long long)stats.flipped, flipped);
-                    CHECKF(stats.saturated >= saturated && stats.saturated <= saturated + close, "saturated %llu, counted %zu",
-                           (unsigned long long)stats.saturated, saturated);
+                    CHECKF(stats.flipped == flipped, "flipped %llu, counted %zu", (unsigned long long)stats.flipped,
+                           flipped);
+                    CHECKF(stats.saturated >= saturated && stats.saturated <= saturated + close,
+                           "saturated %llu, counted %zu", (unsigned long long)stats.saturated, saturated);
                     CHECK(stats.quantized == COUNT && stats.step == (uint64_t)step);
                     rms = sqrt(rms / COUNT);
                     CHECKF(fabs(stats.update_rms / rms - 1) < 1e-5, "rms %g, expected %g", stats.update_rms, rms);
                     for (size_t i = 0; trained && i < ROWS; i++) {
                         double gs = 0;
-                        for (size_t k = 0; k < COLS; k++) gs += (double)g[i * COLS + k] * before[i * COLS + k];
+                        for (size_t k = 0; k < COLS; k++)
+                            gs += (double)g[i * COLS + k] * before[i * COLS + k];
                         r.scale_m[i] = 0.8 * r.scale_m[i] + 0.2 * gs;
                         r.scale_v[i] = 0.95 * r.scale_v[i] + 0.05 * gs * gs;
                         const double us =
@@ -199,7 +215,8 @@ static void integer_weights(void) {
                        format_name(t->storage), rounding, wrong);
                 CHECKF(worst_m < 2e-5, "optimizer %d format %s rounding %d: momentum off by %g", optimizer,
                        format_name(t->storage), rounding, worst_m);
-                CHECKF(worst_s < 1e-5, "optimizer %d format %s: scales off by %g", optimizer, format_name(t->storage), worst_s);
+                CHECKF(worst_s < 1e-5, "optimizer %d format %s: scales off by %g", optimizer, format_name(t->storage),
+                       worst_s);
                 updater_destroy(u);
                 tensor_destroy(t);
             }
@@ -221,7 +238,8 @@ static void zero_rate_moves_nothing(void) {
             const struct gradient gradient = gradient_around(g, t), *list = &gradient;
             const uint64_t before = hash_tensor(1, t);
             dqt_step_stats stats = {.struct_size = sizeof stats};
-            for (int step = 0; step < 40; step++) OK(ctx, updater_step(u, &list, 0.0f, &stats));
+            for (int step = 0; step < 40; step++)
+                OK(ctx, updater_step(u, &list, 0.0f, &stats));
             CHECKF(hash_tensor(1, t) == before, "format %d rounding %d moved", format, rounding);
             CHECK(stats.flipped == 0 && stats.saturated == 0);
             const float *m = state_piece(u, "0.m").data;
@@ -242,7 +260,8 @@ static void clip_modes(void) {
             dqt_updater_options o = plain_options(DQT_OPTIMIZER_SGD, DQT_ROUND_STOCHASTIC, 0.0f);
             o.clip = clip;
             o.clip_norm = 0.5f;
-            dqt_tensor *t[2] = {make_tensor(ctx, 1, N, DQT_FORMAT_F32, false, 1), make_tensor(ctx, 1, N, DQT_FORMAT_F32, false, 2)};
+            dqt_tensor *t[2] = {make_tensor(ctx, 1, N, DQT_FORMAT_F32, false, 1),
+                                make_tensor(ctx, 1, N, DQT_FORMAT_F32, false, 2)};
             const struct update_target targets[2] = {{"a", 1, t[0]}, {"b", 1, t[1]}};
             dqt_updater *u = make_updater(ctx, targets, 2, &o);
             double previous[3] = {0, 0, 0};
@@ -265,7 +284,8 @@ static void clip_modes(void) {
                     for (int k = 0; k < N; k++) {
                         const double want = (double)before[i][k] - 0.1 * factor * (double)g[i][k];
                         const double have = (double)((float *)(void *)t[i]->data)[k];
-                        CHECKF(fabs(have - want) < 1e-6, "clip %d fused %d step %d: %g, expected %g", clip, fused, step, have, want);
+                        CHECKF(fabs(have - want) < 1e-6, "clip %d fused %d step %d: %g, expected %g", clip, fused, step,
+                               have, want);
                     }
                     previous[i] = own[i];
                 }
@@ -301,7 +321,8 @@ static void gradient_formats(void) {
                 const struct update_target target = {"w", DQT_CLASS_LINEAR, t};
                 dqt_updater *u = make_updater(ctx, &target, 1, &o);
                 const struct gradient full = gradient_around(decoded, t), *list = i ? &full : &low;
-                for (int step = 0; step < 3; step++) OK(ctx, updater_step(u, &list, 0.02f, NULL));
+                for (int step = 0; step < 3; step++)
+                    OK(ctx, updater_step(u, &list, 0.02f, NULL));
                 hashes[i] = hash_all(u);
                 updater_destroy(u);
                 tensor_destroy(t);
@@ -312,6 +333,6 @@ static void gradient_formats(void) {
     dqt_context_destroy(ctx);
 }
 
-static const struct test tests[] = {TEST(float_weights), TEST(integer_weights),  TEST(zero_rate_moves_nothing),
-                                    TEST(clip_modes),    TEST(gradient_formats)};
+static const struct test tests[] = {TEST(float_weights), TEST(integer_weights), TEST(zero_rate_moves_nothing),
+                                    TEST(clip_modes), TEST(gradient_formats)};
 TEST_MAIN(tests)

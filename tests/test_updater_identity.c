@@ -1,6 +1,6 @@
-/* The updater's bits: the same on every instruction set, for any number of threads, fused or not, after state went out and in
- * again; and unchanged by what is refused. Every optimiser x rounding x state x storage, with row starts that are no
- * multiple of 4 elements and ends that fill no tile, unit or block. */
+/* The updater's bits: the same on every instruction set, for any number of threads, fused or not, after state went out
+ * and in again; and unchanged by what is nonfinite. Every optimiser x rounding x state x storage, with row starts that
+ * are no multiple of 4 elements and ends that fill no tile, unit or block. */
 #include "updater_fixture.h"
 
 enum { ROWS = 67, COLS = 133, COUNT = ROWS * COLS, GAIN = 77, STEPS = 3 };
@@ -10,7 +10,7 @@ struct combination {
     float beta1;
 };
 
-/* Number i of all combinations; false: one that is refused. */
+/* Number i of all combinations; false: one that is nonfinite. */
 static bool combination_of(int i, struct combination *c) {
     c->storage = DQT_FORMAT_F32 + i % 7;
     c->optimizer = DQT_OPTIMIZER_SGD + i / 7 % 3;
@@ -46,16 +46,19 @@ struct training {
 static struct training begin(dqt_context *ctx, const struct combination *c, const dqt_updater_options *o) {
     struct training t;
     /* tests with integer codes train row scales as well in half of the cases */
-    t.tensors[0] = make_tensor(ctx, ROWS, COLS, c->storage, format_is_code(c->storage) && c->state != DQT_STATE_BF16, 3);
+    t.tensors[0] =
+        make_tensor(ctx, ROWS, COLS, c->storage, format_is_code(c->storage) && c->state != DQT_STATE_BF16, 3);
     t.tensors[1] = make_tensor(ctx, 1, GAIN, DQT_FORMAT_F32, false, 4);
-    const struct update_target targets[2] = {{"matrix", DQT_CLASS_LINEAR, t.tensors[0]}, {"gain", DQT_CLASS_NORM, t.tensors[1]}};
+    const struct update_target targets[2] = {{"matrix", DQT_CLASS_LINEAR, t.tensors[0]},
+                                             {"gain", DQT_CLASS_NORM, t.tensors[1]}};
     t.u = make_updater(ctx, targets, 2, o);
     return t;
 }
 
 static void end(struct training *t) {
     updater_destroy(t->u);
-    for (int i = 0; i < 2; i++) tensor_destroy(t->tensors[i]);
+    for (int i = 0; i < 2; i++)
+        tensor_destroy(t->tensors[i]);
 }
 
 /* Steps [first, last): learning rates and gradients depend on the step only. Returns a hash of the statistics. */
@@ -116,7 +119,8 @@ static void unfused_is_one_result(void) {
         const dqt_updater_options o = options_of(&c, DQT_CLIP_GLOBAL_NORM, false);
         const uint64_t expected = outcome(contexts[0], &c, &o, false);
         for (size_t k = 1; k < count; k++) {
-            /* OpenMP's waiting threads make it slow, and the strongest sets have AVX-512's kernels: now and then is enough */
+            /* OpenMP's waiting threads make it slow, and the strongest sets have AVX-512's kernels: now and then is
+             * enough */
             const int isa = (int)dqt_context_isa(contexts[k]);
             const bool again = kinds[k] == 0 && (isa == DQT_ISA_VNNI || isa == DQT_ISA_AMX);
             if (i % 11 != 0 && (kinds[k] == DQT_THREADING_OPENMP || again)) continue;
@@ -124,11 +128,12 @@ static void unfused_is_one_result(void) {
                    (int)dqt_context_num_threads(contexts[k]));
         }
     }
-    for (size_t k = 0; k < count; k++) dqt_context_destroy(contexts[k]);
+    for (size_t k = 0; k < count; k++)
+        dqt_context_destroy(contexts[k]);
 }
 
-/* The result itself, which other architectures must give as well. It changes only with the formulas, the random numbers or
- * this test. Little-endian, as the hash sees bytes. */
+/* The result itself, which other architectures must give as well. It changes only with the formulas, the random numbers
+ * or this test. Little-endian, as the hash sees bytes. */
 static void result_is_pinned(void) {
     const uint64_t pinned = 0x68251c25da0bc0f8u;
     dqt_context *ctx = threads_context(1, DQT_THREADING_SERIAL, NULL);
@@ -177,7 +182,8 @@ static dqt_status store_or_load(void *arg, const char *label, void *data, size_t
     if (s->load) {
         memcpy(data, s->bytes + s->used, bytes);
     } else {
-        for (size_t i = 0; i < s->num_labels; i++) CHECKF(strcmp(s->labels[i], label) != 0, "%s comes twice", label);
+        for (size_t i = 0; i < s->num_labels; i++)
+            CHECKF(strcmp(s->labels[i], label) != 0, "%s comes twice", label);
         if (s->num_labels < 64) snprintf(s->labels[s->num_labels++], sizeof s->labels[0], "%s", label);
         if (s->used + bytes > s->size) {
             s->size = 2 * (s->used + bytes);
@@ -256,14 +262,15 @@ static void memory_is_as_planned(void) {
             OK(ctx, updater_memory(ctx, &target, 1, &o, &m));
             const size_t before = dqt_context_allocated(ctx);
             dqt_updater *u = make_updater(ctx, &target, 1, &o);
-            CHECKF(dqt_context_allocated(ctx) - before == m.total, "%s: planned %zu, allocated %zu", describe(&c), m.total,
-                   dqt_context_allocated(ctx) - before);
+            CHECKF(dqt_context_allocated(ctx) - before == m.total, "%s: planned %zu, allocated %zu", describe(&c),
+                   m.total, dqt_context_allocated(ctx) - before);
             CHECK(m.momentum + m.variance + m.scales + m.workspace + m.other == m.total);
             const size_t n = 640 * 256, bytes[] = {4 * n, 2 * n, n + 4 * n / 128};
             CHECKF(m.momentum == (c.beta1 > 0 ? bytes[c.state] : 0), "%s: momentum %zu", describe(&c), m.momentum);
             const size_t variance[] = {0, bytes[c.state], 4 * (640 + 256)};
             CHECKF(m.variance == variance[c.optimizer - 1], "%s: variance %zu", describe(&c), m.variance);
-            CHECK(m.scales == (t->train_scale ? (c.beta1 > 0 ? 2u : 1u) * 640 * 4 + 64 : 0)); /* 64: their unit, in a line */
+            CHECK(m.scales ==
+                  (t->train_scale ? (c.beta1 > 0 ? 2u : 1u) * 640 * 4 + 64 : 0)); /* 64: their unit, in a line */
             updater_destroy(u);
             CHECK(dqt_context_allocated(ctx) == before);
             tensor_destroy(t);
@@ -324,7 +331,8 @@ static void bad_tiles_stay(void) {
             g[tile * 64 * COLS + 7] = NAN;
             int8_t *before = codes_of(t.tensors[0]);
             const float first_gain = ((float *)(void *)t.tensors[1]->data)[0];
-            const float *m = state_piece(t.u, "0.m").data, m_bad = m[tile * 64 * COLS], m_good = m[(1 - tile) * 64 * COLS];
+            const float *m = state_piece(t.u, "0.m").data, m_bad = m[tile * 64 * COLS],
+                        m_good = m[(1 - tile) * 64 * COLS];
             const struct gradient a = gradient_around(g, t.tensors[0]), b = gradient_around(gain, t.tensors[1]);
             const struct gradient *list[2] = {&a, &b};
             dqt_step_stats stats = {.struct_size = sizeof stats};
@@ -334,7 +342,8 @@ static void bad_tiles_stay(void) {
             for (size_t k = 0; have_column && k < COLS; k++) {
                 const size_t first = tile ? 0 : 64, last = tile ? 64 : ROWS;
                 double sum = 0;
-                for (size_t r = first; r < last; r++) sum += pow(factor * (double)g[r * COLS + k], 2);
+                for (size_t r = first; r < last; r++)
+                    sum += pow(factor * (double)g[r * COLS + k], 2);
                 column[k] = 0.95 * (double)have_column[k] + 0.05 * sum / (double)(last - first);
             }
             CHECK(fused_step(t.u, list, 0.1f, &stats) == DQT_E_NUMERIC);
@@ -344,8 +353,10 @@ static void bad_tiles_stay(void) {
             CHECK(strstr(dqt_last_error(ctx), "matrix") != NULL);
             int8_t *after = codes_of(t.tensors[0]);
             size_t changed[2] = {0, 0};
-            for (size_t i = 0; i < COUNT; i++) changed[i / (64 * COLS)] += before[i] != after[i];
-            CHECKF(changed[tile] == 0 && changed[1 - tile] > 0, "tile %zu: %zu and %zu codes changed", tile, changed[0], changed[1]);
+            for (size_t i = 0; i < COUNT; i++)
+                changed[i / (64 * COLS)] += before[i] != after[i];
+            CHECKF(changed[tile] == 0 && changed[1 - tile] > 0, "tile %zu: %zu and %zu codes changed", tile, changed[0],
+                   changed[1]);
             CHECK(m[tile * 64 * COLS] == m_bad && m[(1 - tile) * 64 * COLS] != m_good);
             CHECK(((float *)(void *)t.tensors[1]->data)[0] != first_gain);
             CHECK(stats.step == 2 && updater_step_count(t.u) == 2 && isfinite(stats.gradient_norm));
@@ -353,7 +364,8 @@ static void bad_tiles_stay(void) {
             free(after);
             train(&t, 2, 4, true); /* and training goes on */
             const float *state = state_piece(t.u, optimizer == DQT_OPTIMIZER_ADAFACTOR ? "0.column" : "0.m").data;
-            for (size_t i = 0; i < COLS; i++) CHECK(isfinite(state[i]));
+            for (size_t i = 0; i < COLS; i++)
+                CHECK(isfinite(state[i]));
             end(&t);
         }
     dqt_context_destroy(ctx);
@@ -379,7 +391,8 @@ static void huge_gradients_stay_finite(void) {
         for (size_t r = 0; r < ROWS; r++) {
             tensor_dequantize_row(t.tensors[0], r, row);
             for (size_t k = 0; k < COLS; k++)
-                if (!isfinite(row[k])) CHECKF(false, "%s: weight %zu of row %zu is %g", describe(&c), k, r, (double)row[k]);
+                if (!isfinite(row[k]))
+                    CHECKF(false, "%s: weight %zu of row %zu is %g", describe(&c), k, r, (double)row[k]);
         }
         train(&t, 0, 1, false);
         end(&t);
@@ -398,7 +411,8 @@ static void other_refusals(void) {
     const struct gradient *list[2] = {&a, &b}, *swapped[2] = {&b, &a};
     CHECK(updater_step(t.u, swapped, 0.1f, NULL) == DQT_E_SHAPE);
     static const float rates[] = {-1.0f, NAN, INFINITY};
-    for (int i = 0; i < 3; i++) CHECK(updater_step(t.u, list, rates[i], NULL) == DQT_E_ARGUMENT);
+    for (int i = 0; i < 3; i++)
+        CHECK(updater_step(t.u, list, rates[i], NULL) == DQT_E_ARGUMENT);
     CHECK(hash_all(t.u) == before);
 
     const struct update_target *code = updater_target(t.u, 0), *gain_target = updater_target(t.u, 1);
@@ -430,22 +444,44 @@ static void groups_act(void) {
     enum { N = 8 };
     dqt_context *ctx = threads_context(1, DQT_THREADING_SERIAL, NULL);
     dqt_tensor *t[3];
-    for (int i = 0; i < 3; i++) t[i] = make_tensor(ctx, 2, N / 2, DQT_FORMAT_F32, false, 7);
-    const struct update_target targets[3] = {{"blocks.0.a", DQT_CLASS_MLP, t[0]}, {"blocks.1.a", DQT_CLASS_MLP, t[1]},
-                                             {"head", DQT_CLASS_HEAD, t[2]}};
+    for (int i = 0; i < 3; i++)
+        t[i] = make_tensor(ctx, 2, N / 2, DQT_FORMAT_F32, false, 7);
+    const struct update_target targets[3] = {
+        {"blocks.0.a", DQT_CLASS_MLP, t[0]}, {"blocks.1.a", DQT_CLASS_MLP, t[1]}, {"head", DQT_CLASS_HEAD, t[2]}};
     const dqt_updater_options o = plain_options(DQT_OPTIMIZER_SGD, DQT_ROUND_STOCHASTIC, 0.9f);
     dqt_updater *u = make_updater(ctx, targets, 3, &o);
-    dqt_group_options g = {.struct_size = sizeof g, .pattern = "blocks.*", .lr_factor = 0.25f, .weight_decay = 0.5f, .rounding = -1,
-                           .beta1 = -1, .rounding_noise = -1};
+    dqt_group_options g = {.struct_size = sizeof g,
+                           .pattern = "blocks.*",
+                           .lr_factor = 0.25f,
+                           .weight_decay = 0.5f,
+                           .rounding = -1,
+                           .beta1 = -1,
+                           .rounding_noise = -1};
     CHECK(updater_add_group(u, &g) == 2);
-    g = (dqt_group_options){.struct_size = sizeof g, .pattern = "*.?.a", .parameter_class = DQT_CLASS_MLP, .lr_factor = 2.0f,
-                            .weight_decay = -1, .rounding = -1, .beta1 = -1, .rounding_noise = -1};
+    g = (dqt_group_options){.struct_size = sizeof g,
+                            .pattern = "*.?.a",
+                            .parameter_class = DQT_CLASS_MLP,
+                            .lr_factor = 2.0f,
+                            .weight_decay = -1,
+                            .rounding = -1,
+                            .beta1 = -1,
+                            .rounding_noise = -1};
     CHECK(updater_add_group(u, &g) == 2);
-    g = (dqt_group_options){.struct_size = sizeof g, .parameter_class = DQT_CLASS_HEAD, .lr_factor = 0.0f, .weight_decay = -1,
-                            .rounding = -1, .beta1 = -1, .rounding_noise = -1};
+    g = (dqt_group_options){.struct_size = sizeof g,
+                            .parameter_class = DQT_CLASS_HEAD,
+                            .lr_factor = 0.0f,
+                            .weight_decay = -1,
+                            .rounding = -1,
+                            .beta1 = -1,
+                            .rounding_noise = -1};
     CHECK(updater_add_group(u, &g) == 1);
-    g = (dqt_group_options){.struct_size = sizeof g, .pattern = "*1*", .lr_factor = -1, .weight_decay = 0.0f, .rounding = -1,
-                            .beta1 = -1, .rounding_noise = -1};
+    g = (dqt_group_options){.struct_size = sizeof g,
+                            .pattern = "*1*",
+                            .lr_factor = -1,
+                            .weight_decay = 0.0f,
+                            .rounding = -1,
+                            .beta1 = -1,
+                            .rounding_noise = -1};
     CHECK(updater_add_group(u, &g) == 1);
     float grad[3][N], before[3][N];
     struct gradient buffers[3];
@@ -469,9 +505,11 @@ static void groups_act(void) {
         }
     CHECKF(fabs(stats.gradient_norm - sqrt(norm)) < 1e-9, "norm %g, expected %g", stats.gradient_norm, sqrt(norm));
     const float *frozen = state_piece(u, "2.m").data;
-    for (int k = 0; k < N; k++) CHECK(frozen[k] == 0.0f);
+    for (int k = 0; k < N; k++)
+        CHECK(frozen[k] == 0.0f);
     updater_destroy(u);
-    for (int i = 0; i < 3; i++) tensor_destroy(t[i]);
+    for (int i = 0; i < 3; i++)
+        tensor_destroy(t[i]);
     dqt_context_destroy(ctx);
 }
 

@@ -4,8 +4,8 @@
 #include "updater_fixture.h"
 
 /* One SGD step of `step` grid units against weights that are all `code`; returns the change of the codes. */
-static double *moved_with(dqt_context *ctx, int format, int rounding, float noise, int8_t code, double step, size_t rows,
-                          size_t cols, uint64_t first_step) {
+static double *moved_with(dqt_context *ctx, int format, int rounding, float noise, int8_t code, double step,
+                          size_t rows, size_t cols, uint64_t first_step) {
     dqt_tensor *t = make_tensor(ctx, rows, cols, format, false, 1);
     set_code(t, code);
     t->scales[0] = 0.5f;
@@ -17,11 +17,13 @@ static double *moved_with(dqt_context *ctx, int format, int rounding, float nois
     float *g = malloc(rows * cols * sizeof *g);
     double *change = malloc(rows * cols * sizeof *change);
     if (!g || !change) abort();
-    for (size_t i = 0; i < rows * cols; i++) g[i] = (float)(-step * 0.5);
+    for (size_t i = 0; i < rows * cols; i++)
+        g[i] = (float)(-step * 0.5);
     const struct gradient gradient = gradient_around(g, t), *list = &gradient;
     OK(ctx, updater_step(u, &list, 1.0f, NULL));
     int8_t *codes = codes_of(t);
-    for (size_t i = 0; i < rows * cols; i++) change[i] = codes[i] - code;
+    for (size_t i = 0; i < rows * cols; i++)
+        change[i] = codes[i] - code;
     free(codes);
     free(g);
     updater_destroy(u);
@@ -34,7 +36,8 @@ static double *moved(dqt_context *ctx, int format, int rounding, int8_t code, do
     return moved_with(ctx, format, rounding, 1.0f, code, step, rows, cols, first_step);
 }
 
-/* floor(x + 1/2 + n (r - 1/2)) is 1 for r >= 1/2 + (1/2 - x) / n: never, always, or with that probability; n = 0 is nearest. */
+/* floor(x + 1/2 + n (r - 1/2)) is 1 for r >= 1/2 + (1/2 - x) / n: never, always, or with that probability; n = 0 is
+ * nearest. */
 static void less_noise(void) {
     enum { ROWS = 256, COLS = 501, N = ROWS * COLS };
     static const double steps[] = {0.0, 0.1, 0.29, 0.4, 0.5, 0.62, 0.9, -0.45, -0.1};
@@ -47,9 +50,10 @@ static void less_noise(void) {
             const double x = steps[i] - floor(steps[i]), noise = (double)noises[n];
             const double p = noise > 0 ? fmin(fmax(1 - (0.5 + (0.5 - x) / noise), 0), 1) : x > 0.5;
             double sum = 0;
-            for (size_t k = 0; k < N; k++) sum += d[k] - floor(steps[i]);
-            CHECKF(fabs(sum / N - p) <= 5 * sqrt(p * (1 - p) / N) + 1e-6, "noise %g, step %g: %g moved up, expected %g", noise,
-                   steps[i], sum / N, p);
+            for (size_t k = 0; k < N; k++)
+                sum += d[k] - floor(steps[i]);
+            CHECKF(fabs(sum / N - p) <= 5 * sqrt(p * (1 - p) / N) + 1e-6, "noise %g, step %g: %g moved up, expected %g",
+                   noise, steps[i], sum / N, p);
             free(d);
         }
     dqt_context_destroy(ctx);
@@ -71,8 +75,8 @@ static void stochastic_mean_and_variance(void) {
             }
             const double fourth = variance * (1 - 3 * variance) - variance * variance; /* of a Bernoulli number */
             CHECKF(fabs(sum / N) < 5 * sqrt(variance / N), "step %g from %d: mean off by %g", steps[i], code, sum / N);
-            CHECKF(fabs(squares / N - variance) < 5 * sqrt(fmax(fourth, 0) / N) + 1e-6, "step %g: variance %g, expected %g",
-                   steps[i], squares / N, variance);
+            CHECKF(fabs(squares / N - variance) < 5 * sqrt(fmax(fourth, 0) / N) + 1e-6,
+                   "step %g: variance %g, expected %g", steps[i], squares / N, variance);
             free(d);
         }
     dqt_context_destroy(ctx);
@@ -111,12 +115,15 @@ static void nearest_loses_small_steps(void) {
         const struct update_target target = {"w", 1, t};
         dqt_updater *u = make_updater(ctx, &target, 1, &o);
         static float g[N];
-        for (size_t i = 0; i < N; i++) g[i] = -0.02f;
+        for (size_t i = 0; i < N; i++)
+            g[i] = -0.02f;
         const struct gradient gradient = gradient_around(g, t), *list = &gradient;
-        for (int step = 0; step < 200; step++) OK(ctx, updater_step(u, &list, 1.0f, NULL));
+        for (int step = 0; step < 200; step++)
+            OK(ctx, updater_step(u, &list, 1.0f, NULL));
         int8_t *codes = codes_of(t);
         double sum = 0;
-        for (size_t i = 0; i < N; i++) sum += codes[i];
+        for (size_t i = 0; i < N; i++)
+            sum += codes[i];
         if (rounding == DQT_ROUND_NEAREST) {
             CHECK(sum == 0);
         } else {
@@ -129,8 +136,9 @@ static void nearest_loses_small_steps(void) {
     dqt_context_destroy(ctx);
 }
 
-/* With a constant rate and denominator, W - lr * beta1 / (1 - beta1) * m / denominator follows the unrounded trajectory's
- * exactly: what rounding took from W is in m (docs/numerics.md). Plain stochastic rounding must fail the same bound. */
+/* With a constant rate and denominator, W - lr * beta1 / (1 - beta1) * m / denominator follows the unrounded
+ * trajectory's exactly: what rounding took from W is in m (docs/numerics.md). Plain stochastic rounding must fail the
+ * same bound. */
 static void eco_conserves(void) {
     enum { ROWS = 4, COLS = 300, N = ROWS * COLS, STEPS = 60 };
     const double b1 = 0.75, scale = 0.01;
@@ -171,7 +179,8 @@ static void eco_conserves(void) {
             double worst = 0;
             for (size_t i = 0; i < N; i++) {
                 const double factor = lr * b1 / (1 - b1) / (adam ? magnitude : 1);
-                const double have = codes[i] * (double)t->scales[0] - factor * (double)have_m[i], want = w[i] - factor * m[i];
+                const double have = codes[i] * (double)t->scales[0] - factor * (double)have_m[i],
+                             want = w[i] - factor * m[i];
                 worst = fmax(worst, fabs(have - want) / scale);
             }
             if (rounding >= DQT_ROUND_ECO_STOCHASTIC) {
@@ -194,7 +203,8 @@ struct states {
     dqt_tensor *t;
 };
 
-static struct states first_step(dqt_context *ctx, int optimizer, int state, uint64_t seed, float *g, size_t rows, size_t cols) {
+static struct states first_step(dqt_context *ctx, int optimizer, int state, uint64_t seed, float *g, size_t rows,
+                                size_t cols) {
     struct states s;
     dqt_updater_options o = plain_options(optimizer, DQT_ROUND_STOCHASTIC, 0.5f);
     o.momentum_state = o.variance_state = state;
@@ -223,19 +233,21 @@ static void wide_gradient(float *g) {
     g[7] = 0.0f;
 }
 
-/* The two stored values around a wanted one. Rounding between them without bias has variance (want - low) * (high - want). */
+/* The two stored values around a wanted one. Rounding between them without bias has variance (want - low) * (high -
+ * want). */
 struct between {
     double low, high;
 };
 
-/* Every mean within 6 sigma of its theoretical variance (900 elements: p < 2e-6), and 3 rare jumps more, where a jump is so
- * improbable that the mean is not normal. */
+/* Every mean within 6 sigma of its theoretical variance (900 elements: p < 2e-6), and 3 rare jumps more, where a jump
+ * is so improbable that the mean is not normal. */
 static void check_means(const char *what, const double *sum, const double *want, const struct between *b) {
     for (size_t i = 0; i < STATE_COUNT; i++) {
         const double mean = sum[i] / SEEDS, gap = b[i].high - b[i].low;
         const double variance = fmax((want[i] - b[i].low) * (b[i].high - want[i]), 0);
         const double error = 6 * sqrt(variance / SEEDS) + 3 * gap / SEEDS + 1e-6 * fabs(want[i]);
-        CHECKF(fabs(mean - want[i]) <= error, "%s %zu: mean %.9g, expected %.9g, error %g", what, i, mean, want[i], error);
+        CHECKF(fabs(mean - want[i]) <= error, "%s %zu: mean %.9g, expected %.9g, error %g", what, i, mean, want[i],
+               error);
     }
 }
 
@@ -259,13 +271,16 @@ static void int8_momentum_is_unbiased_in_z(void) {
         const float *scale = state_piece(s.u, "0.m_scale").data;
         CHECK(state_piece(s.u, "0.m_scale").count == STATE_ROWS * 3); /* the last block of a row is short */
         for (size_t i = 0; i < STATE_COUNT; i++) {
-            const size_t row = i / STATE_COLS, block = i % STATE_COLS / 128, end = block == 2 ? STATE_COLS : (block + 1) * 128;
+            const size_t row = i / STATE_COLS, block = i % STATE_COLS / 128,
+                         end = block == 2 ? STATE_COLS : (block + 1) * 128;
             float a = 0;
-            for (size_t k = block * 128; k < end; k++) a = fmaxf(a, fabsf(g[row * STATE_COLS + k]));
-            if (a != scale[row * 3 + block]) CHECKF(false, "block scale %g, largest %g", (double)scale[row * 3 + block], (double)a);
+            for (size_t k = block * 128; k < end; k++)
+                a = fmaxf(a, fabsf(g[row * STATE_COLS + k]));
+            if (a != scale[row * 3 + block])
+                CHECKF(false, "block scale %g, largest %g", (double)scale[row * 3 + block], (double)a);
             want[i] = copysign(127 * sqrt(fabs((double)g[i]) / (double)a), (double)g[i]);
-            CHECKF(code[i] == floor(want[i]) || code[i] == ceil(want[i]) || fabs(code[i] - want[i]) < 1e-4, "%d for %g", code[i],
-                   want[i]);
+            CHECKF(code[i] == floor(want[i]) || code[i] == ceil(want[i]) || fabs(code[i] - want[i]) < 1e-4, "%d for %g",
+                   code[i], want[i]);
             sum[i] += code[i];
             around[i] = (struct between){floor(want[i]), floor(want[i]) + 1};
         }
@@ -345,7 +360,8 @@ static void low_states_follow_f32(void) {
         dqt_updater *u = make_updater(ctx, &target, 1, &o);
         for (uint64_t step = 1; step <= 100; step++) {
             random_fill(g, N, 1.0f, step);
-            for (size_t i = 0; i < N; i++) g[i] += 0.3f * (float)(i % 3);
+            for (size_t i = 0; i < N; i++)
+                g[i] += 0.3f * (float)(i % 3);
             const struct gradient gradient = gradient_around(g, t), *list = &gradient;
             OK(ctx, updater_step(u, &list, 1e-3f, NULL));
         }

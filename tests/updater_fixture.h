@@ -5,7 +5,7 @@
 #include "codes.h"
 #include "core/parallel.h"
 #include "isa_contexts.h"
-#include "update/updater.h"
+#include "optim/updater.h"
 
 static inline dqt_updater_options plain_options(int optimizer, int rounding, float beta1) {
     const dqt_updater_options o = {.struct_size = sizeof o,
@@ -23,7 +23,8 @@ static inline dqt_updater_options plain_options(int optimizer, int rounding, flo
     return o;
 }
 
-static inline dqt_tensor *make_tensor(dqt_context *ctx, size_t rows, size_t cols, int storage, bool row_scales, uint64_t seed) {
+static inline dqt_tensor *make_tensor(dqt_context *ctx, size_t rows, size_t cols, int storage, bool row_scales,
+                                      uint64_t seed) {
     dqt_tensor_options o = {.struct_size = sizeof o,
                             .storage = storage,
                             .scale_rule = storage == DQT_FORMAT_INT8 ? DQT_SCALE_SIGMA : DQT_SCALE_ABSMEAN,
@@ -64,7 +65,7 @@ struct fused_pass {
     const float *gradient;
 };
 
-static inline void fused_item(void *arg, size_t item, int lane) {
+static inline void fused_task(void *arg, size_t item, int lane) {
     const struct fused_pass *p = arg;
     const size_t row = item * 64, rows = p->rows - row < 64 ? p->rows - row : 64;
     (void)lane;
@@ -77,7 +78,7 @@ static inline dqt_status fused_step(dqt_updater *u, const struct gradient *const
     for (size_t i = updater_num_parameters(u); i-- > 0;) {
         struct fused_pass p = {u, i, gradients[i]->rows, gradients[i]->cols, gradients[i]->data};
         updater_begin_parameter(u, i);
-        parallel_run(updater_context(u), (p.rows + 63) / 64, fused_item, &p);
+        parallel_run(updater_context(u), (p.rows + 63) / 64, fused_task, &p);
         updater_end_parameter(u, i);
     }
     return updater_end(u, stats);
@@ -86,7 +87,8 @@ static inline dqt_status fused_step(dqt_updater *u, const struct gradient *const
 /* FNV-1a over tensors and the updater's whole state. */
 static inline uint64_t hash_bytes(uint64_t h, const void *data, size_t bytes) {
     const unsigned char *b = data;
-    for (size_t i = 0; i < bytes; i++) h = (h ^ b[i]) * 0x100000001B3u;
+    for (size_t i = 0; i < bytes; i++)
+        h = (h ^ b[i]) * 0x100000001B3u;
     return h;
 }
 
@@ -104,7 +106,8 @@ static inline uint64_t hash_tensor(uint64_t h, const dqt_tensor *t) {
 
 static inline uint64_t hash_all(dqt_updater *u) {
     uint64_t h = 0xcbf29ce484222325u;
-    for (size_t i = 0; i < updater_num_parameters(u); i++) h = hash_tensor(h, updater_target(u, i)->tensor);
+    for (size_t i = 0; i < updater_num_parameters(u); i++)
+        h = hash_tensor(h, updater_target(u, i)->tensor);
     if (updater_visit_state(u, hash_piece, &h) != DQT_OK) abort();
     return h;
 }
@@ -149,7 +152,8 @@ static inline void set_code(dqt_tensor *t, int8_t code) {
     if (!row) abort();
     memset(row, 0, round_up(t->cols, 64));
     memset(row, code, t->cols);
-    for (size_t r = 0; r < t->rows; r++) tensor_pack_codes(t, r, row);
+    for (size_t r = 0; r < t->rows; r++)
+        tensor_pack_codes(t, r, row);
     free(row);
 }
 

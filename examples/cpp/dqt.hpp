@@ -2,12 +2,13 @@
 //
 // SPDX-License-Identifier: MIT
 //
-// Handles are shared: copying one copies a reference, and an object keeps what it was made from alive, so that everything
-// is destroyed in the order that dqt.h asks for, whatever the order of the host's variables. A status that is not 0 becomes
-// a dqt::Error with the sentence. What is not wrapped here is called through get(), as in C.
+// Handles are shared: copying one copies a reference, and an object keeps what it was made from alive, so that
+// everything is destroyed in the order that dqt.h asks for, whatever the order of the host's variables. A status that
+// is not 0 becomes a dqt::Error with the sentence. What is not wrapped here is called through get(), as in C.
 //
-// Functions that the host passes in (parallel_for, log, readers and writers) must not throw through the C library: all but
-// readers and writers end the process if they do; an exception of a reader or writer becomes a dqt::Error with DQT_E_IO.
+// Functions that the host passes in (parallel_for, log, readers and writers) must not throw through the C library: all
+// but readers and writers end the process if they do; an exception of a reader or writer becomes a dqt::Error with
+// DQT_E_IO.
 #ifndef DQT_HPP
 #define DQT_HPP
 
@@ -27,8 +28,11 @@ namespace dqt {
 class Error : public std::runtime_error {
   public:
     Error(dqt_status status, const std::string &sentence)
-        : std::runtime_error(std::string(dqt_status_string(status)) + ": " + sentence), status_(status) {}
-    dqt_status status() const noexcept { return status_; }
+        : std::runtime_error(std::string(dqt_status_string(status)) + ": " + sentence), status_(status) {
+    }
+    dqt_status status() const noexcept {
+        return status_;
+    }
 
   private:
     dqt_status status_;
@@ -39,16 +43,36 @@ inline void check(dqt_status status, const dqt_context *ctx = nullptr) {
     if (status != DQT_OK) throw Error(status, dqt_last_error(ctx));
 }
 
-inline dqt_status init(dqt_context_options &o) { return dqt_context_options_init(&o, sizeof o); }
-inline dqt_status init(dqt_tensor_options &o) { return dqt_tensor_options_init(&o, sizeof o); }
-inline dqt_status init(dqt_layer_options &o) { return dqt_layer_options_init(&o, sizeof o); }
-inline dqt_status init(dqt_tape_options &o) { return dqt_tape_options_init(&o, sizeof o); }
-inline dqt_status init(dqt_llama_config &o) { return dqt_llama_config_init(&o, sizeof o); }
-inline dqt_status init(dqt_updater_options &o) { return dqt_updater_options_init(&o, sizeof o); }
-inline dqt_status init(dqt_group_options &o) { return dqt_group_options_init(&o, sizeof o); }
-inline dqt_status init(dqt_sampler_options &o) { return dqt_sampler_options_init(&o, sizeof o); }
-inline dqt_status init(dqt_gguf_options &o) { return dqt_gguf_options_init(&o, sizeof o); }
-inline dqt_status init(dqt_safetensors_options &o) { return dqt_safetensors_options_init(&o, sizeof o); }
+inline dqt_status init(dqt_context_options &o) {
+    return dqt_context_options_init(&o, sizeof o);
+}
+inline dqt_status init(dqt_tensor_options &o) {
+    return dqt_tensor_options_init(&o, sizeof o);
+}
+inline dqt_status init(dqt_layer_options &o) {
+    return dqt_layer_options_init(&o, sizeof o);
+}
+inline dqt_status init(dqt_tape_options &o) {
+    return dqt_tape_options_init(&o, sizeof o);
+}
+inline dqt_status init(dqt_llama_config &o) {
+    return dqt_llama_config_init(&o, sizeof o);
+}
+inline dqt_status init(dqt_updater_options &o) {
+    return dqt_updater_options_init(&o, sizeof o);
+}
+inline dqt_status init(dqt_group_options &o) {
+    return dqt_group_options_init(&o, sizeof o);
+}
+inline dqt_status init(dqt_sampler_options &o) {
+    return dqt_sampler_options_init(&o, sizeof o);
+}
+inline dqt_status init(dqt_gguf_options &o) {
+    return dqt_gguf_options_init(&o, sizeof o);
+}
+inline dqt_status init(dqt_safetensors_options &o) {
+    return dqt_safetensors_options_init(&o, sizeof o);
+}
 
 // An options struct with the library's defaults.
 template <class Options> Options defaults() {
@@ -70,7 +94,8 @@ using Log = std::function<void(std::int32_t level, const char *message)>;
 
 class Context {
   public:
-    explicit Context(dqt_context_options options = defaults<dqt_context_options>(), ParallelFor parallel_for = {}, Log log = {})
+    explicit Context(dqt_context_options options = defaults<dqt_context_options>(), ParallelFor parallel_for = {},
+                     Log log = {})
         : state_(std::make_shared<State>()) {
         state_->parallel_for = std::move(parallel_for);
         state_->log = std::move(log);
@@ -88,12 +113,24 @@ class Context {
         }
         dqt::check(dqt_context_create(&options, &state_->raw));
     }
-    dqt_context *get() const noexcept { return state_->raw; }
-    void check(dqt_status status) const { dqt::check(status, get()); }
-    std::int32_t isa() const noexcept { return dqt_context_isa(get()); }
-    std::int32_t num_threads() const noexcept { return dqt_context_num_threads(get()); }
-    std::uint64_t cpu_features() const noexcept { return dqt_cpu_features(get()); }
-    std::size_t allocated() const noexcept { return dqt_context_allocated(get()); }
+    dqt_context *get() const noexcept {
+        return state_->raw;
+    }
+    void check(dqt_status status) const {
+        dqt::check(status, get());
+    }
+    std::int32_t isa() const noexcept {
+        return dqt_context_isa(get());
+    }
+    std::int32_t num_threads() const noexcept {
+        return dqt_context_num_threads(get());
+    }
+    std::uint64_t cpu_features() const noexcept {
+        return dqt_cpu_features(get());
+    }
+    std::size_t allocated() const noexcept {
+        return dqt_context_allocated(get());
+    }
 
   private:
     struct State {
@@ -103,7 +140,9 @@ class Context {
         State() = default;
         State(const State &) = delete;
         State &operator=(const State &) = delete;
-        ~State() { dqt_context_destroy(raw); }
+        ~State() {
+            dqt_context_destroy(raw);
+        }
     };
     std::shared_ptr<State> state_;
 };
@@ -112,12 +151,19 @@ class Context {
 template <class T, void (*destroy)(T *)> class Object {
   public:
     using Parents = std::vector<std::shared_ptr<void>>;
-    T *get() const noexcept { return raw_.get(); }
-    const Context &context() const noexcept { return ctx_; }
-    std::shared_ptr<void> shared() const noexcept { return raw_; }
+    T *get() const noexcept {
+        return raw_.get();
+    }
+    const Context &context() const noexcept {
+        return ctx_;
+    }
+    std::shared_ptr<void> shared() const noexcept {
+        return raw_;
+    }
 
   protected:
-    explicit Object(Context ctx) : ctx_(std::move(ctx)) {}
+    explicit Object(Context ctx) : ctx_(std::move(ctx)) {
+    }
     // The parents are released after `destroy`, the context after the parents.
     void own(T *raw, Parents parents = {}) {
         raw_ = std::shared_ptr<T>(raw, [ctx = ctx_, kept = std::move(parents)](T *object) { destroy(object); });
@@ -127,7 +173,9 @@ template <class T, void (*destroy)(T *)> class Object {
         check(function(arguments..., &raw));
         own(raw, std::move(parents));
     }
-    void check(dqt_status status) const { ctx_.check(status); }
+    void check(dqt_status status) const {
+        ctx_.check(status);
+    }
 
   private:
     Context ctx_;
@@ -136,7 +184,8 @@ template <class T, void (*destroy)(T *)> class Object {
 
 class Tensor : public Object<dqt_tensor, dqt_tensor_destroy> {
   public:
-    Tensor(const Context &ctx, std::size_t rows, std::size_t cols, const dqt_tensor_options &o = defaults<dqt_tensor_options>())
+    Tensor(const Context &ctx, std::size_t rows, std::size_t cols,
+           const dqt_tensor_options &o = defaults<dqt_tensor_options>())
         : Object(ctx) {
         create({}, dqt_tensor_create, ctx.get(), rows, cols, &o);
     }
@@ -145,7 +194,8 @@ class Tensor : public Object<dqt_tensor, dqt_tensor_destroy> {
         check(dqt_tensor_get_info(get(), &result));
         return result;
     }
-    void quantize(const std::vector<float> &weights, std::int32_t rounding = DQT_ROUND_NEAREST, std::uint64_t seed = 1) {
+    void quantize(const std::vector<float> &weights, std::int32_t rounding = DQT_ROUND_NEAREST,
+                  std::uint64_t seed = 1) {
         const auto i = info();
         if (weights.size() != i.rows * i.cols) throw std::invalid_argument("weights are not rows * cols");
         check(dqt_tensor_quantize(get(), weights.data(), rounding, seed));
@@ -162,7 +212,8 @@ class Tensor : public Object<dqt_tensor, dqt_tensor_destroy> {
 class Layer : public Object<dqt_layer, dqt_layer_destroy> {
   public:
     using Options = dqt_layer_options;
-    static Layer embedding(const Context &c, std::size_t vocab, std::size_t hidden, const Options &o = defaults<Options>()) {
+    static Layer embedding(const Context &c, std::size_t vocab, std::size_t hidden,
+                           const Options &o = defaults<Options>()) {
         return Layer(c, {}, dqt_embedding_create, c.get(), vocab, hidden, &o);
     }
     static Layer linear(const Context &c, std::size_t in, std::size_t out, const Options &o = defaults<Options>()) {
@@ -175,18 +226,21 @@ class Layer : public Object<dqt_layer, dqt_layer_destroy> {
                            const Options &o = defaults<Options>()) {
         return Layer(c, {}, dqt_attention_create, c.get(), hidden, heads, kv_heads, &o);
     }
-    static Layer mlp(const Context &c, std::size_t hidden, std::size_t intermediate, const Options &o = defaults<Options>()) {
+    static Layer mlp(const Context &c, std::size_t hidden, std::size_t intermediate,
+                     const Options &o = defaults<Options>()) {
         return Layer(c, {}, dqt_mlp_create, c.get(), hidden, intermediate, &o);
     }
-    static Layer block(const Context &c, std::size_t hidden, std::size_t intermediate, std::size_t heads, std::size_t kv_heads,
-                       const Options &o = defaults<Options>()) {
+    static Layer block(const Context &c, std::size_t hidden, std::size_t intermediate, std::size_t heads,
+                       std::size_t kv_heads, const Options &o = defaults<Options>()) {
         return Layer(c, {}, dqt_block_create, c.get(), hidden, intermediate, heads, kv_heads, &o);
     }
-    static Layer head(const Context &c, std::size_t hidden, std::size_t classes, const Options &o = defaults<Options>()) {
+    static Layer head(const Context &c, std::size_t hidden, std::size_t classes,
+                      const Options &o = defaults<Options>()) {
         return Layer(c, {}, dqt_head_create, c.get(), hidden, classes, static_cast<dqt_layer *>(nullptr), &o);
     }
     // A head that uses the weight of an embedding.
-    static Layer tied_head(const Layer &tied, std::size_t hidden, std::size_t classes, const Options &o = defaults<Options>()) {
+    static Layer tied_head(const Layer &tied, std::size_t hidden, std::size_t classes,
+                           const Options &o = defaults<Options>()) {
         const Context &c = tied.context();
         return Layer(c, {tied.shared()}, dqt_head_create, c.get(), hidden, classes, tied.get(), &o);
     }
@@ -218,13 +272,17 @@ class Llama : public Object<dqt_llama, dqt_llama_destroy> {
 
   private:
     friend Checkpoint load(const Context &ctx, const std::string &path);
-    Llama(const Context &ctx, dqt_llama *raw) : Object(ctx) { own(raw); }
+    Llama(const Context &ctx, dqt_llama *raw) : Object(ctx) {
+        own(raw);
+    }
 };
 
 // The layers that a tape or an updater is for: a model's, or a list of the host's own.
 struct Layers {
     Layers(const Llama &model)
-        : ctx(model.context()), raw(model.layers().first, model.layers().first + model.layers().second), parents{model.shared()} {}
+        : ctx(model.context()),
+          raw(model.layers().first, model.layers().first + model.layers().second), parents{model.shared()} {
+    }
     Layers(const std::vector<Layer> &layers) : ctx(layers.at(0).context()) {
         for (const Layer &layer : layers) {
             raw.push_back(layer.get());
@@ -248,7 +306,9 @@ class Tape : public Object<dqt_tape, dqt_tape_destroy> {
     explicit Tape(const Layers &layers, const dqt_tape_options &o = defaults<dqt_tape_options>()) : Object(layers.ctx) {
         create(layers.parents, dqt_tape_create, layers.ctx.get(), layers.raw.data(), layers.raw.size(), &o);
     }
-    void zero_gradients() { check(dqt_tape_zero_gradients(get())); }
+    void zero_gradients() {
+        check(dqt_tape_zero_gradients(get()));
+    }
     std::size_t num_parameters() const {
         std::size_t count = 0;
         check(dqt_tape_num_parameters(get(), &count));
@@ -271,12 +331,15 @@ class Tape : public Object<dqt_tape, dqt_tape_destroy> {
         check(dqt_llama_loss(model.get(), get(), tokens.data(), targets.data(), batch, length, &result, nullptr));
         return result;
     }
-    void backward(const Llama &model, float loss_scale = 1) { check(dqt_llama_backward(model.get(), get(), loss_scale)); }
+    void backward(const Llama &model, float loss_scale = 1) {
+        check(dqt_llama_backward(model.get(), get(), loss_scale));
+    }
 };
 
 class Updater : public Object<dqt_updater, dqt_updater_destroy> {
   public:
-    explicit Updater(const Layers &layers, const dqt_updater_options &o = defaults<dqt_updater_options>()) : Object(layers.ctx) {
+    explicit Updater(const Layers &layers, const dqt_updater_options &o = defaults<dqt_updater_options>())
+        : Object(layers.ctx) {
         create(layers.parents, dqt_updater_create, layers.ctx.get(), layers.raw.data(), layers.raw.size(), &o);
     }
     std::size_t add_group(const dqt_group_options &group) {
@@ -292,7 +355,9 @@ class Updater : public Object<dqt_updater, dqt_updater_destroy> {
 
   private:
     friend Checkpoint load(const Context &ctx, const std::string &path);
-    Updater(const Context &ctx, dqt_updater *raw, Parents parents) : Object(ctx) { own(raw, std::move(parents)); }
+    Updater(const Context &ctx, dqt_updater *raw, Parents parents) : Object(ctx) {
+        own(raw, std::move(parents));
+    }
 };
 
 class Session : public Object<dqt_session, dqt_session_destroy> {
@@ -306,7 +371,9 @@ class Session : public Object<dqt_session, dqt_session_destroy> {
         check(dqt_session_append(get(), tokens.data(), tokens.size(), logits.data()));
         return logits;
     }
-    void truncate(std::size_t length) { check(dqt_session_truncate(get(), length)); }
+    void truncate(std::size_t length) {
+        check(dqt_session_truncate(get(), length));
+    }
 
   private:
     std::size_t vocab_;

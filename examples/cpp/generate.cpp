@@ -41,10 +41,10 @@ dqt::Session learn(const std::string &text, std::string &checkpoint) {
             std::printf("step %3d: loss %.4f, %d codes changed\n", static_cast<int>(step), static_cast<double>(loss),
                         static_cast<int>(stats.flipped));
     }
-    require(tape.gradient(0).name == "embedding" && tape.gradient(0).rows == 256, "the first gradient is the embedding's");
-    dqt::save(model, &updater, "host", [&](const void *bytes, std::size_t size) {
-        checkpoint.append(static_cast<const char *>(bytes), size);
-    });
+    require(tape.gradient(0).name == "embedding" && tape.gradient(0).rows == 256,
+            "the first gradient is the embedding's");
+    dqt::save(model, &updater, "host",
+              [&](const void *bytes, std::size_t size) { checkpoint.append(static_cast<const char *>(bytes), size); });
 
     bool refused = false;
     try {
@@ -93,10 +93,12 @@ void run(const char *path) {
     own_network(session.context());
 
     std::FILE *file = std::fopen(path, "wb");
-    require(file && std::fwrite(checkpoint.data(), 1, checkpoint.size(), file) == checkpoint.size() && !std::fclose(file),
+    require(file && std::fwrite(checkpoint.data(), 1, checkpoint.size(), file) == checkpoint.size() &&
+                !std::fclose(file),
             "the checkpoint is written");
     const dqt::Checkpoint loaded = dqt::load(session.context(), path);
-    require(loaded.host == "host" && loaded.updater && loaded.model.config().hidden_size == 64, "what was saved is loaded");
+    require(loaded.host == "host" && loaded.updater && loaded.model.config().hidden_size == 64,
+            "what was saved is loaded");
     session.truncate(0);
     const std::vector<std::int32_t> prompt(text.begin(), text.begin() + 10);
     require(dqt::Session(loaded.model, 16).append(prompt) == session.append(prompt), "the loaded model is the same");

@@ -16,9 +16,11 @@ const char text[] = "It was the best of times, it was the worst of times, it was
 
 void parallel_for(std::size_t count, const std::function<void(std::size_t)> &task) {
     std::vector<std::thread> threads;
-    for (std::size_t i = 1; i < count; i++) threads.emplace_back(task, i);
+    for (std::size_t i = 1; i < count; i++)
+        threads.emplace_back(task, i);
     task(0);
-    for (auto &t : threads) t.join();
+    for (auto &t : threads)
+        t.join();
 }
 
 void run(const std::string &path) {

@@ -1,14 +1,16 @@
 /* Data-parallel training over MPI: every rank has the whole model in packed integers and a share of each step's
  * micro-batches.
  *
- * Introduces: dqt_tape_on_gradient (reductions that run while backward goes on), dqt_updater_step_range (each rank updates
- * its rows, and keeps their optimiser state), packed codes on the wire. Weights are never broadcast: the rounding is a
- * function of (seed, step, tensor, element), so replicas with equal gradients stay equal bit for bit. See README.md.
+ * Introduces: dqt_tape_on_gradient (reductions that run while backward goes on), dqt_updater_step_range (each rank
+ * updates its rows, and keeps their optimiser state), packed codes on the wire. Weights are never broadcast: the
+ * rounding is a function of (seed, step, tensor, element), so replicas with equal gradients stay equal bit for bit. See
+ * README.md.
  *
  *   plain            gradients are all-reduced, every rank updates everything
  *   --sharded        gradients are all-reduced, each rank updates its rows, packed rows are all-gathered
  *   --scatter        gradients are reduce-scattered; else as --sharded. Nobody has the whole gradient: no clipping
- *   --deterministic  gradients are gathered per micro-batch and added in their order: the same bits for any number of ranks */
+ *   --deterministic  gradients are gathered per micro-batch and added in their order: the same bits for any number of
+ * ranks */
 #include <errno.h>
 #include <limits.h>
 #include <mpi.h>
@@ -37,7 +39,7 @@ struct slot {
     float *gathered; /* deterministic: [local micro-batch][rank][rows][cols]; scatter: this rank's sum */
     float *scales;   /* trained: [rows], to gather; else NULL */
     unsigned char *packed;
-    size_t rows, cols, row_bytes, first, own; /* this rank's rows */
+    size_t rows, cols, row_bytes, first, own;  /* this rank's rows */
     int *elements;                             /* scatter, per rank: numbers of its rows */
     int *bytes, *byte_at, *row_count, *row_at; /* sharded, per rank */
 };
@@ -56,7 +58,7 @@ struct trainer {
     MPI_Request *requests;
     size_t micro_batch; /* the local one that is in backward */
     int32_t *tokens, *targets;
-    float *losses; /* of all micro-batches */
+    float *losses;                                                           /* of all micro-batches */
     double gradient_bytes, weight_bytes, all_reduce_bytes, f32_weight_bytes; /* per step, received by this rank */
 };
 
@@ -86,7 +88,8 @@ static int count_of(size_t n) {
 
 /* ---- Gradients ----------------------------------------------------------------------------------------------- */
 
-/* Called inside backward: the reduction of this parameter goes on while earlier layers are still being differentiated. */
+/* Called inside backward: the reduction of this parameter goes on while earlier layers are still being differentiated.
+ */
 static void gradient_ready(void *user_data, size_t index) {
     struct trainer *t = user_data;
     const struct slot *s = &t->slots[index];
@@ -96,7 +99,8 @@ static void gradient_ready(void *user_data, size_t index) {
     if (t->o.deterministic) {
         float *all = s->gathered + t->micro_batch * (size_t)t->ranks * size;
         memcpy(all + (size_t)t->rank * size, s->gradient, size * sizeof *all);
-        MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, all, n, MPI_FLOAT, MPI_COMM_WORLD, &t->requests[t->pending++]);
+        MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, all, n, MPI_FLOAT, MPI_COMM_WORLD,
+                       &t->requests[t->pending++]);
     } else if (t->micro_batch + 1 < t->local) {
         return; /* more is to be added */
     } else if (t->o.scatter) {
@@ -119,11 +123,13 @@ static void add_in_order(const struct trainer *t, const struct slot *s) {
     for (size_t m = 0; m < t->o.micro_batches; m++) {
         const float *one = s->gathered + ((m % t->local) * ranks + m / t->local) * size;
         if (m == 0) memcpy(s->gradient, one, size * sizeof *one);
-        for (size_t k = 0; k < size && m > 0; k++) s->gradient[k] += one[k];
+        for (size_t k = 0; k < size && m > 0; k++)
+            s->gradient[k] += one[k];
     }
 }
 
-/* Forward and backward of this rank's micro-batches; then the tape has the reduced gradient (scatter: of its own rows). */
+/* Forward and backward of this rank's micro-batches; then the tape has the reduced gradient (scatter: of its own rows).
+ */
 static double make_gradients(struct trainer *t, size_t step) {
     const struct options *o = &t->o;
     ok(t, dqt_tape_zero_gradients(t->tape));
@@ -131,7 +137,8 @@ static double make_gradients(struct trainer *t, size_t step) {
         const size_t number = (size_t)t->rank * t->local + m;
         if (o->deterministic && m > 0) ok(t, dqt_tape_zero_gradients(t->tape));
         t->micro_batch = m;
-        text_batch(&t->text, (uint64_t)o->seed, step * o->micro_batches + number, o->batch, o->length, t->tokens, t->targets);
+        text_batch(&t->text, (uint64_t)o->seed, step * o->micro_batches + number, o->batch, o->length, t->tokens,
+                   t->targets);
         ok(t, dqt_llama_loss(t->model, t->tape, t->tokens, t->targets, o->batch, o->length, &t->losses[number], NULL));
         ok(t, dqt_llama_backward(t->model, t->tape, 1.0f / (float)o->micro_batches));
     }
@@ -144,7 +151,8 @@ static double make_gradients(struct trainer *t, size_t step) {
         if (o->scatter) memcpy(s->gradient + s->first * s->cols, s->gathered, s->own * s->cols * sizeof(float));
     }
     double sum = 0;
-    for (size_t m = 0; m < o->micro_batches; m++) sum += (double)t->losses[m];
+    for (size_t m = 0; m < o->micro_batches; m++)
+        sum += (double)t->losses[m];
     return sum / (double)o->micro_batches;
 }
 
@@ -158,8 +166,8 @@ static void gather_weights(struct trainer *t) {
                         &t->requests[t->pending++]);
         if (!s->scales) continue;
         ok(t, dqt_tensor_get_scales(s->tensor, s->scales));
-        MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, s->scales, s->row_count, s->row_at, MPI_FLOAT, MPI_COMM_WORLD,
-                        &t->requests[t->pending++]);
+        MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, s->scales, s->row_count, s->row_at, MPI_FLOAT,
+                        MPI_COMM_WORLD, &t->requests[t->pending++]);
     }
     wait_all(t);
     for (size_t i = 0; i < t->count; i++) {
@@ -227,7 +235,9 @@ static void open_slot(struct trainer *t, size_t index) {
 
     /* as the usual ring algorithms do it, by the bytes that a rank receives */
     const double others = (double)(t->ranks - 1), share = others / (double)t->ranks, f32 = 4.0 * (double)size;
-    t->gradient_bytes += t->o.deterministic ? others * (double)t->local * f32 : t->o.scatter ? share * f32 : 2 * share * f32;
+    t->gradient_bytes += t->o.deterministic ? others * (double)t->local * f32
+                         : t->o.scatter     ? share * f32
+                                            : 2 * share * f32;
     t->all_reduce_bytes += 2 * share * f32; /* as many as a reduce-scatter and an all-gather of f32 weights */
     if (!t->o.sharded) return;
     t->weight_bytes += (double)(received * (s->row_bytes + (s->scales ? sizeof(float) : 0)));
@@ -296,7 +306,8 @@ static void open_trainer(struct trainer *t) {
     t->tokens = allocate(o->batch * o->length, sizeof(int32_t));
     t->targets = allocate(o->batch * o->length, sizeof(int32_t));
     t->losses = allocate(o->micro_batches, sizeof(float));
-    for (size_t i = 0; i < t->count; i++) open_slot(t, i);
+    for (size_t i = 0; i < t->count; i++)
+        open_slot(t, i);
 }
 
 static void close_trainer(struct trainer *t) {
@@ -328,7 +339,8 @@ static void check_replicas(const struct trainer *t) {
         ok(t, dqt_tensor_get_info(s->tensor, &info));
         float *scales = allocate(info.num_scales, sizeof(float));
         if (info.num_scales) ok(t, dqt_tensor_get_scales(s->tensor, scales));
-        for (size_t k = 0; k < s->rows * s->row_bytes; k++) h = (h ^ s->packed[k]) * 0x100000001B3u;
+        for (size_t k = 0; k < s->rows * s->row_bytes; k++)
+            h = (h ^ s->packed[k]) * 0x100000001B3u;
         for (size_t k = 0; k < info.num_scales * sizeof(float); k++)
             h = (h ^ ((const unsigned char *)scales)[k]) * 0x100000001B3u;
         free(scales);
@@ -354,8 +366,8 @@ static void report(const struct trainer *t) {
     }
     if (t->rank != 0) return;
     const double ours = t->gradient_bytes + t->weight_bytes;
-    printf("%d ranks, %zu weights, %zu micro-batches; rank 0 updates %zu weights\n", t->ranks, weights, t->o.micro_batches,
-           t->o.sharded ? own : weights);
+    printf("%d ranks, %zu weights, %zu micro-batches; rank 0 updates %zu weights\n", t->ranks, weights,
+           t->o.micro_batches, t->o.sharded ? own : weights);
     printf("on the wire per step and rank: gradients %.0f bytes, weights %.0f", t->gradient_bytes, t->weight_bytes);
     if (t->weight_bytes > 0) printf(" (%.1f times fewer than in f32)", t->f32_weight_bytes / t->weight_bytes);
     printf("; an f32 all-reduce: %.0f bytes", t->all_reduce_bytes);
@@ -403,9 +415,21 @@ static const char *mistake(const struct options *o, int ranks) {
 
 int main(int argc, char **argv) {
     MPI_Init(&argc, &argv);
-    struct trainer t = {.o = {.out = "mpi-run", .hidden = 128, .intermediate = 352, .layers = 2, .heads = 4, .batch = 4, .length = 64,
-                              .micro_batches = 4, .steps = 100, .warmup = 10, .optimizer = DQT_OPTIMIZER_ADAMW, .threads = 1,
-                              .seed = 1, .lr = 3e-3f, .clip = 1.0f}};
+    struct trainer t = {.o = {.out = "mpi-run",
+                              .hidden = 128,
+                              .intermediate = 352,
+                              .layers = 2,
+                              .heads = 4,
+                              .batch = 4,
+                              .length = 64,
+                              .micro_batches = 4,
+                              .steps = 100,
+                              .warmup = 10,
+                              .optimizer = DQT_OPTIMIZER_ADAMW,
+                              .threads = 1,
+                              .seed = 1,
+                              .lr = 3e-3f,
+                              .clip = 1.0f}};
     struct options *o = &t.o;
     const struct arg table[] = {
         {"--data", ARG_TEXT, &o->data, "text to train on (any file; its bytes are the tokens)", NULL},

@@ -52,7 +52,8 @@ int args_parse(int argc, char **argv, const struct arg *table, size_t count, con
             return 1;
         }
         size_t k = 0;
-        while (k < count && strcmp(table[k].name, argv[i]) != 0) k++;
+        while (k < count && strcmp(table[k].name, argv[i]) != 0)
+            k++;
         if (k == count) {
             fprintf(stderr, "unknown option %s (try --help)\n", argv[i]);
             return 2;

@@ -61,26 +61,32 @@ static void axes(FILE *f, const struct chart *c, const struct frame *r) {
     fprintf(f, "<text x=\"%d\" y=\"24\" font-size=\"16\">%s</text>\n", LEFT, c->title);
     const double sy = tick_step(r->y1 - r->y0, 6), sx = r->log_x ? 1 : tick_step(r->x1 - r->x0, 7);
     for (double y = ceil(r->y0 / sy) * sy; y <= r->y1; y += sy)
-        fprintf(f, "<line x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"#ddd\"/><text x=\"%d\" y=\"%.1f\" "
-                   "text-anchor=\"end\">%g</text>\n",
-                LEFT, WIDTH - RIGHT, place_y(r, y), place_y(r, y), LEFT - 8, place_y(r, y) + 4, fabs(y) < sy / 1e6 ? 0 : y);
+        fprintf(f,
+                "<line x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"#ddd\"/><text x=\"%d\" y=\"%.1f\" "
+                "text-anchor=\"end\">%g</text>\n",
+                LEFT, WIDTH - RIGHT, place_y(r, y), place_y(r, y), LEFT - 8, place_y(r, y) + 4,
+                fabs(y) < sy / 1e6 ? 0 : y);
     for (double x = ceil(r->x0 / sx) * sx; x <= r->x1; x += sx) {
         const double value = r->log_x ? pow(10, x) : x, at = place_x(r, value);
-        fprintf(f, "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\" stroke=\"#999\"/><text x=\"%.1f\" y=\"%d\" "
-                   "text-anchor=\"middle\">%g</text>\n",
-                at, at, HEIGHT - BOTTOM, HEIGHT - BOTTOM + 5, at, HEIGHT - BOTTOM + 19, fabs(value) < 1e-12 ? 0 : value);
+        fprintf(f,
+                "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\" stroke=\"#999\"/><text x=\"%.1f\" y=\"%d\" "
+                "text-anchor=\"middle\">%g</text>\n",
+                at, at, HEIGHT - BOTTOM, HEIGHT - BOTTOM + 5, at, HEIGHT - BOTTOM + 19,
+                fabs(value) < 1e-12 ? 0 : value);
     }
     fprintf(f, "<path d=\"M%d %dV%dH%d\" fill=\"none\" stroke=\"#555\"/>\n", LEFT, TOP, HEIGHT - BOTTOM, WIDTH - RIGHT);
-    fprintf(f, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">%s</text>\n", (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, c->x_label);
-    fprintf(f, "<text transform=\"translate(18 %d) rotate(-90)\" text-anchor=\"middle\">%s</text>\n", (TOP + HEIGHT - BOTTOM) / 2,
-            c->y_label);
+    fprintf(f, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">%s</text>\n", (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14,
+            c->x_label);
+    fprintf(f, "<text transform=\"translate(18 %d) rotate(-90)\" text-anchor=\"middle\">%s</text>\n",
+            (TOP + HEIGHT - BOTTOM) / 2, c->y_label);
 }
 
 static void draw(FILE *f, const struct frame *r, const struct series *s, const char *colour) {
     if (s->points) {
         for (size_t k = 0; k < s->count; k++)
             if (usable(r, s->x[k], s->y[k]))
-                fprintf(f, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\" fill=\"%s\"/>\n", place_x(r, s->x[k]), place_y(r, s->y[k]), colour);
+                fprintf(f, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\" fill=\"%s\"/>\n", place_x(r, s->x[k]),
+                        place_y(r, s->y[k]), colour);
         return;
     }
     fprintf(f, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"1.6\" points=\"", colour);
@@ -94,7 +100,8 @@ bool plot_svg(const char *path, const struct chart *chart, const struct series *
     if (!f) return false;
     const struct frame r = fit(chart, series, count);
     fprintf(f,
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" font-size=\"12\">\n"
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" "
+            "font-size=\"12\">\n"
             "<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n",
             WIDTH, HEIGHT);
     axes(f, chart, &r);
@@ -102,7 +109,9 @@ bool plot_svg(const char *path, const struct chart *chart, const struct series *
         const char *colour = colours[i % (sizeof colours / sizeof *colours)];
         const int y = TOP + 8 + (int)i * 17;
         draw(f, &r, &series[i], colour);
-        fprintf(f, "<rect x=\"%d\" y=\"%d\" width=\"12\" height=\"4\" fill=\"%s\"/><text x=\"%d\" y=\"%d\" font-size=\"11\">%s</text>\n",
+        fprintf(f,
+                "<rect x=\"%d\" y=\"%d\" width=\"12\" height=\"4\" fill=\"%s\"/><text x=\"%d\" y=\"%d\" "
+                "font-size=\"11\">%s</text>\n",
                 WIDTH - RIGHT + 12, y - 5, colour, WIDTH - RIGHT + 30, y, series[i].name);
     }
     fprintf(f, "</svg>\n");

@@ -49,7 +49,8 @@ dqt_status read_as(dqt_context *ctx, dqt_llama *model, int compute, dqt_llama **
     if (status == DQT_OK) status = dqt_llama_create(ctx, &c, out);
     if (status == DQT_OK) status = dqt_llama_layers(model, &from, &n);
     if (status == DQT_OK) status = dqt_llama_layers(*out, &to, &n);
-    for (size_t i = 0; i < n && status == DQT_OK; i++) status = copy_layer(from[i], to[i]);
+    for (size_t i = 0; i < n && status == DQT_OK; i++)
+        status = copy_layer(from[i], to[i]);
     if (status != DQT_OK) {
         dqt_llama_destroy(*out);
         *out = NULL;

@@ -85,7 +85,8 @@ size_t run_args(struct run_options *o, struct arg *table, size_t room) {
         {"--recompute", ARG_FLAG, &o->recompute, "save only block inputs", NULL},
         {"--precision", ARG_CHOICE, &o->precision, "inputs of float products", "auto=0 f32=1 bf16=2"},
         {"--gradients", ARG_CHOICE, &o->gradient_format, "format of gradient buffers", "f32=0 bf16=1 e4m3=2 e5m2=3"},
-        {"--checkpoints", ARG_CHOICE, &o->checkpoint_format, "format of recomputation inputs", "f32=0 bf16=1 e4m3=2 e5m2=3"},
+        {"--checkpoints", ARG_CHOICE, &o->checkpoint_format, "format of recomputation inputs",
+         "f32=0 bf16=1 e4m3=2 e5m2=3"},
         {"--batch", ARG_SIZE, &o->batch, "sequences per micro-batch", NULL},
         {"--accumulate", ARG_SIZE, &o->accumulate, "micro-batches per step", NULL},
         {"--seq", ARG_SIZE, &o->length, "tokens per sequence", NULL},
@@ -207,7 +208,8 @@ static dqt_status open_parts(struct run *r, const char *path) {
     return status == DQT_OK ? dqt_tape_set_pass(r->tape, r->pass) : status;
 }
 
-dqt_status run_open(struct run *r, dqt_context *ctx, const struct text *text, const struct run_options *o, const char *path) {
+dqt_status run_open(struct run *r, dqt_context *ctx, const struct text *text, const struct run_options *o,
+                    const char *path) {
     *r = (struct run){.ctx = ctx, .text = text, .options = *o, .train_bits = NAN};
     r->tokens = malloc(o->batch * o->length * sizeof *r->tokens);
     r->targets = malloc(o->batch * o->length * sizeof *r->targets);
@@ -255,7 +257,8 @@ dqt_status run_evaluate(struct run *r, double *bits) {
     for (size_t done = 0; done < o->eval_windows;) {
         const size_t n = o->eval_windows - done < o->batch ? o->eval_windows - done : o->batch;
         for (size_t b = 0; b < n; b++)
-            text_window(r->text, done + b, o->eval_windows, o->length, r->tokens + b * o->length, r->targets + b * o->length);
+            text_window(r->text, done + b, o->eval_windows, o->length, r->tokens + b * o->length,
+                        r->targets + b * o->length);
         float loss;
         dqt_status status = dqt_llama_loss(r->model, r->tape, r->tokens, r->targets, n, o->length, &loss, NULL);
         if (status != DQT_OK) return status;

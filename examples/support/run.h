@@ -17,7 +17,8 @@ struct run_options {
     /* update */
     int optimizer, rounding, momentum_state, variance_state, clip, fused;
     float lr, beta1, beta2, weight_decay, clip_norm, scale_lr, final_lr;
-    float linear_lr, linear_beta1, noise; /* of the blocks' weights: factor, first-moment decay (negative: beta1), rounding */
+    float linear_lr, linear_beta1,
+        noise; /* of the blocks' weights: factor, first-moment decay (negative: beta1), rounding */
     /* run */
     size_t batch, length, steps, warmup, eval_every, eval_windows, save_every, accumulate, stop_at;
     int seed, recompute, precision, gradient_format, checkpoint_format;
@@ -48,9 +49,11 @@ struct run {
     dqt_step_stats stats;      /* of the latest step */
 };
 
-/* Creates model, tape and updater, or takes model and updater from a checkpoint (path NULL: new; the options of the model
- * and the updater then come from the file). On failure everything is released and dqt_last_error(ctx) tells why. */
-dqt_status run_open(struct run *r, dqt_context *ctx, const struct text *text, const struct run_options *o, const char *path);
+/* Creates model, tape and updater, or takes model and updater from a checkpoint (path NULL: new; the options of the
+ * model and the updater then come from the file). On failure everything is released and dqt_last_error(ctx) tells why.
+ */
+dqt_status run_open(struct run *r, dqt_context *ctx, const struct text *text, const struct run_options *o,
+                    const char *path);
 void run_close(struct run *r);
 
 /* One optimiser step, of `accumulate` micro-batches. */

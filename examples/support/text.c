@@ -37,7 +37,8 @@ const char *text_open(struct text *t, const char *path, const char *valid_path, 
         t->train_size -= t->valid_size;
         t->valid = t->train + t->train_size;
     }
-    if (t->train_size <= length || t->valid_size <= length) return "the text is too short for one sequence in each part";
+    if (t->train_size <= length || t->valid_size <= length)
+        return "the text is too short for one sequence in each part";
     return NULL;
 }
 
@@ -71,6 +72,6 @@ void text_batch(const struct text *t, uint64_t seed, uint64_t step, size_t batch
 
 void text_window(const struct text *t, size_t index, size_t count, size_t length, int32_t *tokens, int32_t *targets) {
     const size_t last = t->valid_size - length - 1;
-    copy_window(t->valid + (count > 1 ? (size_t)((double)last * (double)index / (double)(count - 1)) : 0), length, tokens,
-                targets);
+    copy_window(t->valid + (count > 1 ? (size_t)((double)last * (double)index / (double)(count - 1)) : 0), length,
+                tokens, targets);
 }

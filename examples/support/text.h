@@ -10,13 +10,13 @@ struct text {
     size_t train_size, valid_size;
 };
 
-/* Reads `path`; the held-out part is the file `valid_path`, or (NULL) the last tenth of `path`. Returns NULL or a sentence
- * about what is wrong. Each part holds at least `length` + 1 bytes. */
+/* Reads `path`; the held-out part is the file `valid_path`, or (NULL) the last tenth of `path`. Returns NULL or a
+ * sentence about what is wrong. Each part holds at least `length` + 1 bytes. */
 const char *text_open(struct text *t, const char *path, const char *valid_path, size_t length);
 void text_close(struct text *t);
 
-/* Random windows of the training part: tokens and next-byte targets, [batch][length]; a function of (seed, step) alone, so
- * that a resumed run sees the same data. */
+/* Random windows of the training part: tokens and next-byte targets, [batch][length]; a function of (seed, step) alone,
+ * so that a resumed run sees the same data. */
 void text_batch(const struct text *t, uint64_t seed, uint64_t step, size_t batch, size_t length, int32_t *tokens,
                 int32_t *targets);
 

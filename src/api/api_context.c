@@ -86,11 +86,12 @@ static dqt_status resolve_isa(const dqt_context_options *o, uint64_t features, i
     if (name && *name) {
         int limit = cpu_isa_from_name(name);
         if (!limit)
-            return fail(NULL, DQT_E_ARGUMENT, "DQT_ISA is \"%.20s\"; it must be scalar, avx2, avx512, vnni, amx or neon", name);
+            return fail(NULL, DQT_E_ARGUMENT,
+                        "DQT_ISA is \"%.20s\"; it must be scalar, avx2, avx512, vnni, amx or neon", name);
         if (cap == DQT_ISA_AUTO || limit < cap) cap = limit;
     }
-    bool amx = (cap == DQT_ISA_AUTO || cap >= DQT_ISA_AMX) && !o->forbid_amx &&
-               (features & DQT_CPU_AMX_INT8) && cpu_request_amx();
+    bool amx = (cap == DQT_ISA_AUTO || cap >= DQT_ISA_AMX) && !o->forbid_amx && (features & DQT_CPU_AMX_INT8) &&
+               cpu_request_amx();
     *isa = cpu_best_isa(features, cap, amx);
     return DQT_OK;
 }

@@ -19,8 +19,10 @@ static dqt_status check_updater(dqt_llama *model, const dqt_updater *updater) {
     for (size_t i = 0; i < model->num_layers; i++)
         for (size_t p = 0; p < layer_num_parameters(model->layers[i]); p++, k++)
             if (k >= count || updater_target(updater, k)->tensor != layer_parameter(model->layers[i], p).tensor)
-                return fail(model->ctx, DQT_E_UNSUPPORTED, "the updater's parameters are not the model's, in order: parameter %zu differs", k);
-    if (k != count) return fail(model->ctx, DQT_E_UNSUPPORTED, "the updater has %zu parameters, the model %zu", count, k);
+                return fail(model->ctx, DQT_E_UNSUPPORTED,
+                            "the updater's parameters are not the model's, in order: parameter %zu differs", k);
+    if (k != count)
+        return fail(model->ctx, DQT_E_UNSUPPORTED, "the updater has %zu parameters, the model %zu", count, k);
     return DQT_OK;
 }
 
@@ -42,21 +44,23 @@ static dqt_status save_to(void *arg, dqt_write_fn write, void *user_data) {
     return checkpoint_write(s->model, s->updater, s->host, s->host_size, write, user_data);
 }
 
-dqt_status dqt_llama_save(dqt_llama *model, dqt_updater *updater, const void *host, size_t host_size, const char *path) {
+dqt_status dqt_llama_save(dqt_llama *model, dqt_updater *updater, const void *host, size_t host_size,
+                          const char *path) {
     TRY(check_save(model, updater, host, host_size));
     TRY(check_pointer(model->ctx, path, "path"));
     struct save s = {model, updater, host, host_size};
     return file_replace(model->ctx, path, save_to, &s);
 }
 
-dqt_status dqt_llama_write(dqt_llama *model, dqt_updater *updater, const void *host, size_t host_size, dqt_write_fn write,
-                           void *user_data) {
+dqt_status dqt_llama_write(dqt_llama *model, dqt_updater *updater, const void *host, size_t host_size,
+                           dqt_write_fn write, void *user_data) {
     TRY(check_save(model, updater, host, host_size));
     if (!write) return fail(model->ctx, DQT_E_ARGUMENT, "write is NULL");
     return checkpoint_write(model, updater, host, host_size, write, user_data);
 }
 
-static dqt_status check_load(dqt_context *ctx, dqt_llama **model, dqt_updater **updater, void **host, size_t *host_size) {
+static dqt_status check_load(dqt_context *ctx, dqt_llama **model, dqt_updater **updater, void **host,
+                             size_t *host_size) {
     if (model) *model = NULL;
     if (updater) *updater = NULL;
     if (host) *host = NULL;
@@ -69,7 +73,8 @@ static dqt_status check_load(dqt_context *ctx, dqt_llama **model, dqt_updater **
 static dqt_status load_from(dqt_context *ctx, dqt_read_fn read, void *user_data, uint64_t file_size, dqt_llama **model,
                             dqt_updater **updater, void **host, size_t *host_size) {
     struct checkpoint c;
-    TRY(checkpoint_read(ctx, read, user_data, file_size, (struct checkpoint_wanted){updater != NULL, host != NULL}, &c));
+    TRY(checkpoint_read(ctx, read, user_data, file_size, (struct checkpoint_wanted){updater != NULL, host != NULL},
+                        &c));
     *model = c.model;
     if (updater) *updater = c.updater;
     if (host) *host = c.host;
@@ -125,7 +130,8 @@ dqt_status dqt_llama_export_gguf(const dqt_llama *model, const dqt_gguf_options 
     return file_replace(model->ctx, path, gguf_to, &e);
 }
 
-dqt_status dqt_llama_write_gguf(const dqt_llama *model, const dqt_gguf_options *options, dqt_write_fn write, void *user_data) {
+dqt_status dqt_llama_write_gguf(const dqt_llama *model, const dqt_gguf_options *options, dqt_write_fn write,
+                                void *user_data) {
     TRY(check_model(model));
     if (!write) return fail(model->ctx, DQT_E_ARGUMENT, "write is NULL");
     struct gguf_export e = {model, gguf_defaults};
@@ -138,7 +144,8 @@ dqt_status dqt_llama_write_gguf(const dqt_llama *model, const dqt_gguf_options *
 static const dqt_safetensors_options safetensors_defaults = {.struct_size = sizeof(dqt_safetensors_options)};
 
 dqt_status dqt_safetensors_options_init(dqt_safetensors_options *options, size_t struct_size) {
-    return options_init(options, struct_size, &safetensors_defaults, sizeof safetensors_defaults, "dqt_safetensors_options");
+    return options_init(options, struct_size, &safetensors_defaults, sizeof safetensors_defaults,
+                        "dqt_safetensors_options");
 }
 
 struct safetensors_export {
@@ -151,7 +158,8 @@ static dqt_status safetensors_to(void *arg, dqt_write_fn write, void *user_data)
     return safetensors_write(e->model, &e->options, write, user_data);
 }
 
-static dqt_status prepare_safetensors(dqt_llama *model, const dqt_safetensors_options *options, struct safetensors_export *e) {
+static dqt_status prepare_safetensors(dqt_llama *model, const dqt_safetensors_options *options,
+                                      struct safetensors_export *e) {
     *e = (struct safetensors_export){model, safetensors_defaults};
     TRY(options_read(model->ctx, &e->options, sizeof e->options, options, "dqt_safetensors_options"));
     if (e->options.reserved) return fail(model->ctx, DQT_E_ARGUMENT, "reserved of dqt_safetensors_options is not 0");

@@ -1,6 +1,6 @@
 /* Layers: creation, description, forward and backward on a tape. */
 #include "api/check.h"
-#include "nn/run.h"
+#include "layer/run.h"
 
 static dqt_layer_options layer_defaults(void) {
     return (dqt_layer_options){.struct_size = sizeof(dqt_layer_options),
@@ -19,7 +19,8 @@ dqt_status dqt_layer_options_init(dqt_layer_options *options, size_t struct_size
 }
 
 /* What all creation functions begin with. */
-static dqt_status read_options(dqt_context *ctx, const dqt_layer_options *options, dqt_layer **out, dqt_layer_options *o) {
+static dqt_status read_options(dqt_context *ctx, const dqt_layer_options *options, dqt_layer **out,
+                               dqt_layer_options *o) {
     if (out) *out = NULL;
     TRY(check_object(ctx, "ctx"));
     TRY(check_pointer(ctx, out, "out"));
@@ -74,8 +75,8 @@ dqt_status dqt_block_create(dqt_context *ctx, size_t hidden, size_t intermediate
     return block_create(ctx, hidden, intermediate, num_heads, num_kv_heads, &o, out);
 }
 
-dqt_status dqt_head_create(dqt_context *ctx, size_t hidden, size_t classes, dqt_layer *tied, const dqt_layer_options *options,
-                           dqt_layer **out) {
+dqt_status dqt_head_create(dqt_context *ctx, size_t hidden, size_t classes, dqt_layer *tied,
+                           const dqt_layer_options *options, dqt_layer **out) {
     dqt_layer_options o;
     TRY(read_options(ctx, options, out, &o));
     if (!options) o.activation = DQT_ACTIVATION_NONE;
@@ -128,7 +129,8 @@ static dqt_status find_slot(const dqt_layer *layer, const dqt_tape *tape, int ki
         return fail(layer->ctx, DQT_E_ARGUMENT, "layer %s is not of the kind this function is for", layer->name);
     *slot = tape_slot(tape, layer);
     if (!*slot) return fail(layer->ctx, DQT_E_STATE, "layer %s is not in the tape", layer->name);
-    if (!has_weights(layer)) return fail(layer->ctx, DQT_E_STATE, "layer %s is shape-only: it has no weights", layer->name);
+    if (!has_weights(layer))
+        return fail(layer->ctx, DQT_E_STATE, "layer %s is shape-only: it has no weights", layer->name);
     return DQT_OK;
 }
 
@@ -207,7 +209,8 @@ dqt_status dqt_head_backward(dqt_layer *layer, dqt_tape *tape, float loss_scale,
     return DQT_OK;
 }
 
-dqt_status dqt_head_logits(dqt_layer *layer, dqt_tape *tape, size_t batch, size_t length, const float *x, float *logits) {
+dqt_status dqt_head_logits(dqt_layer *layer, dqt_tape *tape, size_t batch, size_t length, const float *x,
+                           float *logits) {
     struct slot *slot = NULL;
     TRY(find_slot(layer, tape, DQT_LAYER_HEAD, &slot));
     TRY(check_batch(tape, batch, length));

@@ -2,7 +2,7 @@
 #include <math.h>
 
 #include "api/check.h"
-#include "nn/llama.h"
+#include "model/llama.h"
 
 static dqt_llama_config config_defaults(void) {
     dqt_tensor_options wide = tensor_defaults;
@@ -76,7 +76,8 @@ static dqt_status check_pair(const dqt_llama *model, const dqt_tape *tape) {
     return DQT_OK;
 }
 
-static dqt_status check_input(const dqt_llama *model, const dqt_tape *tape, const int32_t *tokens, size_t batch, size_t length) {
+static dqt_status check_input(const dqt_llama *model, const dqt_tape *tape, const int32_t *tokens, size_t batch,
+                              size_t length) {
     TRY(check_pair(model, tape));
     TRY(check_pointer(model->ctx, tokens, "tokens"));
     TRY(check_batch(tape, batch, length));
@@ -109,7 +110,8 @@ static dqt_status check_backward(const dqt_llama *model, const dqt_tape *tape) {
     if (head->length == 0) return fail(model->ctx, DQT_E_STATE, "there is no loss to go back from");
     for (size_t i = 0; i < tape->num_slots; i++)
         if (tape->slots[i].batch != head->batch || tape->slots[i].length != head->length)
-            return fail(model->ctx, DQT_E_STATE, "layer %s was used otherwise since the loss", tape->slots[i].layer->name);
+            return fail(model->ctx, DQT_E_STATE, "layer %s was used otherwise since the loss",
+                        tape->slots[i].layer->name);
     return DQT_OK;
 }
 
@@ -127,15 +129,17 @@ static dqt_status check_blocks(const dqt_llama *model, const dqt_tape *tape, siz
     if (model->config.shape_only) return fail(model->ctx, DQT_E_STATE, "the model is shape-only: it has no weights");
     TRY(check_range(model->ctx, first, count, model->config.num_layers, "blocks"));
     for (size_t i = first; i < first + count; i++)
-        if (!tape_slot(tape, model->layers[1 + i])) return fail(model->ctx, DQT_E_STATE, "block %zu is not in the tape", i);
+        if (!tape_slot(tape, model->layers[1 + i]))
+            return fail(model->ctx, DQT_E_STATE, "block %zu is not in the tape", i);
     return DQT_OK;
 }
 
-dqt_status dqt_llama_forward_blocks(dqt_llama *model, dqt_tape *tape, size_t first, size_t count, size_t batch, size_t length,
-                                    float *x) {
+dqt_status dqt_llama_forward_blocks(dqt_llama *model, dqt_tape *tape, size_t first, size_t count, size_t batch,
+                                    size_t length, float *x) {
     TRY(check_blocks(model, tape, first, count));
     TRY(check_pointer(model->ctx, x, "x"));
-    for (size_t i = first; i < first + count; i++) TRY(dqt_layer_forward(model->layers[1 + i], tape, batch, length, x, x));
+    for (size_t i = first; i < first + count; i++)
+        TRY(dqt_layer_forward(model->layers[1 + i], tape, batch, length, x, x));
     return DQT_OK;
 }
 
@@ -145,7 +149,8 @@ dqt_status dqt_llama_backward_blocks(dqt_llama *model, dqt_tape *tape, size_t fi
     for (size_t i = first; i < first + count; i++)
         if (tape_slot(tape, model->layers[1 + i])->length == 0)
             return fail(model->ctx, DQT_E_STATE, "block %zu has no forward pass to go back from", i);
-    for (size_t i = first + count; i-- > first;) TRY(dqt_layer_backward(model->layers[1 + i], tape, dx, dx));
+    for (size_t i = first + count; i-- > first;)
+        TRY(dqt_layer_backward(model->layers[1 + i], tape, dx, dx));
     return DQT_OK;
 }
 

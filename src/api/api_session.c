@@ -2,7 +2,7 @@
 #include <math.h>
 
 #include "api/check.h"
-#include "nn/session.h"
+#include "model/session.h"
 
 dqt_status dqt_session_create(dqt_llama *model, size_t max_length, dqt_session **out) {
     if (out) *out = NULL;
@@ -24,8 +24,8 @@ dqt_status dqt_session_append(dqt_session *session, const int32_t *tokens, size_
     TRY(check_pointer(model->ctx, tokens, "tokens"));
     if (count == 0) return fail(model->ctx, DQT_E_ARGUMENT, "count is 0; there must be at least one token");
     if (count > session->max_length - session->length)
-        return fail(model->ctx, DQT_E_STATE, "%zu tokens do not fit: the session holds %zu of at most %zu", count, session->length,
-                    session->max_length);
+        return fail(model->ctx, DQT_E_STATE, "%zu tokens do not fit: the session holds %zu of at most %zu", count,
+                    session->length, session->max_length);
     TRY(check_tokens(model->ctx, tokens, count, 0, model->config.vocab_size, "tokens"));
     session_append(session, tokens, count, logits);
     return DQT_OK;
@@ -41,7 +41,8 @@ dqt_status dqt_session_length(const dqt_session *session, size_t *length) {
 dqt_status dqt_session_truncate(dqt_session *session, size_t length) {
     TRY(check_object(session, "session"));
     if (length > session->length)
-        return fail(session->model->ctx, DQT_E_ARGUMENT, "length is %zu; the session holds %zu tokens", length, session->length);
+        return fail(session->model->ctx, DQT_E_ARGUMENT, "length is %zu; the session holds %zu tokens", length,
+                    session->length);
     session->length = length;
     return DQT_OK;
 }
@@ -53,7 +54,8 @@ dqt_status dqt_sampler_options_init(dqt_sampler_options *options, size_t struct_
     return options_init(options, struct_size, &sampler_defaults, sizeof sampler_defaults, "dqt_sampler_options");
 }
 
-dqt_status dqt_sampler_create(dqt_context *ctx, size_t vocab_size, const dqt_sampler_options *options, dqt_sampler **out) {
+dqt_status dqt_sampler_create(dqt_context *ctx, size_t vocab_size, const dqt_sampler_options *options,
+                              dqt_sampler **out) {
     if (out) *out = NULL;
     TRY(check_object(ctx, "ctx"));
     TRY(check_pointer(ctx, out, "out"));
@@ -62,7 +64,8 @@ dqt_status dqt_sampler_create(dqt_context *ctx, size_t vocab_size, const dqt_sam
     if (vocab_size == 0 || vocab_size > INT32_MAX)
         return fail(ctx, DQT_E_SHAPE, "vocab_size is %zu; it must be 1 to %d", vocab_size, INT32_MAX);
     if (!(o.temperature >= 0) || !isfinite(o.temperature))
-        return fail(ctx, DQT_E_ARGUMENT, "temperature is %g; it must be finite and not negative", (double)o.temperature);
+        return fail(ctx, DQT_E_ARGUMENT, "temperature is %g; it must be finite and not negative",
+                    (double)o.temperature);
     if (!(o.top_p > 0 && o.top_p <= 1))
         return fail(ctx, DQT_E_ARGUMENT, "top_p is %g; it must be above 0 and at most 1", (double)o.top_p);
     return sampler_create(ctx, vocab_size, &o, out);

@@ -1,7 +1,7 @@
 /* Tapes and gradients. */
 #include "api/check.h"
 #include "core/parallel.h"
-#include "nn/tape.h"
+#include "layer/tape.h"
 
 static const dqt_tape_options tape_defaults = {
     .struct_size = sizeof(dqt_tape_options), .max_batch = 1, .max_length = 128, .gradients = 1, .seed = 1};
@@ -10,16 +10,16 @@ dqt_status dqt_tape_options_init(dqt_tape_options *options, size_t struct_size) 
     return options_init(options, struct_size, &tape_defaults, sizeof tape_defaults, "dqt_tape_options");
 }
 
-static dqt_status read_options(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_tape_options *options,
-                               dqt_tape_options *o) {
+static dqt_status read_options(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers,
+                               const dqt_tape_options *options, dqt_tape_options *o) {
     TRY(check_pointer(ctx, layers, "layers"));
     *o = tape_defaults;
     TRY(options_read(ctx, o, sizeof *o, options, "dqt_tape_options"));
     return tape_check(ctx, layers, num_layers, o);
 }
 
-dqt_status dqt_tape_memory(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_tape_options *options,
-                           dqt_tape_memory_info *memory) {
+dqt_status dqt_tape_memory(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers,
+                           const dqt_tape_options *options, dqt_tape_memory_info *memory) {
     TRY(check_object(ctx, "ctx"));
     dqt_tape_options o;
     dqt_tape_memory_info m;
@@ -37,8 +37,8 @@ static dqt_status check_weights(const dqt_context *ctx, dqt_layer *const *layers
     return DQT_OK;
 }
 
-dqt_status dqt_tape_create(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_tape_options *options,
-                           dqt_tape **out) {
+dqt_status dqt_tape_create(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers,
+                           const dqt_tape_options *options, dqt_tape **out) {
     if (out) *out = NULL;
     TRY(check_object(ctx, "ctx"));
     TRY(check_pointer(ctx, out, "out"));
@@ -102,7 +102,7 @@ dqt_status dqt_tape_write_gradient(dqt_tape *tape, size_t index, size_t row, siz
     return DQT_OK;
 }
 
-static void zero_item(void *arg, size_t parameter, int lane) {
+static void zero_task(void *arg, size_t parameter, int lane) {
     (void)lane;
     const dqt_tape *tape = arg;
     if (tape->parameters[parameter].gradient.data) gradient_zero(&tape->parameters[parameter].gradient);
@@ -110,7 +110,7 @@ static void zero_item(void *arg, size_t parameter, int lane) {
 
 dqt_status dqt_tape_zero_gradients(dqt_tape *tape) {
     TRY(check_object(tape, "tape"));
-    parallel_run(tape->ctx, tape->num_parameters, zero_item, tape);
+    parallel_run(tape->ctx, tape->num_parameters, zero_task, tape);
     return DQT_OK;
 }
 

@@ -11,7 +11,8 @@ dqt_status dqt_tensor_options_init(dqt_tensor_options *options, size_t struct_si
     return options_init(options, struct_size, &tensor_defaults, sizeof tensor_defaults, "dqt_tensor_options");
 }
 
-dqt_status dqt_tensor_create(dqt_context *ctx, size_t rows, size_t cols, const dqt_tensor_options *options, dqt_tensor **out) {
+dqt_status dqt_tensor_create(dqt_context *ctx, size_t rows, size_t cols, const dqt_tensor_options *options,
+                             dqt_tensor **out) {
     if (out) *out = NULL;
     TRY(check_object(ctx, "ctx"));
     TRY(check_pointer(ctx, out, "out"));
@@ -73,7 +74,8 @@ dqt_status dqt_tensor_dequantize(const dqt_tensor *tensor, size_t row, size_t co
     TRY(check_tensor(tensor));
     TRY(check_pointer(tensor->ctx, out, "out"));
     TRY(check_range(tensor->ctx, row, count, tensor->rows, "rows"));
-    for (size_t r = 0; r < count; r++) tensor_dequantize_row(tensor, row + r, out + r * tensor->cols);
+    for (size_t r = 0; r < count; r++)
+        tensor_dequantize_row(tensor, row + r, out + r * tensor->cols);
     return DQT_OK;
 }
 
@@ -83,7 +85,8 @@ dqt_status dqt_tensor_get_codes(const dqt_tensor *tensor, size_t row, size_t cou
     TRY(check_codes(tensor));
     TRY(check_range(tensor->ctx, row, count, tensor->rows, "rows"));
     const dqt_tensor stored = tensor_as_stored(tensor);
-    for (size_t r = 0; r < count; r++) tensor_read_codes(&stored, row + r, 0, tensor->cols, codes + r * tensor->cols);
+    for (size_t r = 0; r < count; r++)
+        tensor_read_codes(&stored, row + r, 0, tensor->cols, codes + r * tensor->cols);
     return DQT_OK;
 }
 
@@ -97,7 +100,8 @@ dqt_status dqt_tensor_set_codes(dqt_tensor *tensor, size_t row, size_t count, co
         if (codes[i] < low || codes[i] > high)
             return fail(tensor->ctx, DQT_E_ARGUMENT, "codes[%zu] is %d; %s holds %d to %d", i, codes[i],
                         format_name(tensor->storage), low, high);
-    for (size_t r = 0; r < count; r++) tensor_pack_codes(tensor, row + r, codes + r * tensor->cols);
+    for (size_t r = 0; r < count; r++)
+        tensor_pack_codes(tensor, row + r, codes + r * tensor->cols);
     tensor_refresh(tensor);
     return DQT_OK;
 }
@@ -116,8 +120,8 @@ dqt_status dqt_tensor_set_scales(dqt_tensor *tensor, const float *scales) {
     TRY(check_codes(tensor));
     for (size_t i = 0; i < tensor->num_scales; i++)
         if (!(scales[i] >= FLT_MIN) || !isfinite(scales[i] * 128.0f))
-            return fail(tensor->ctx, DQT_E_ARGUMENT, "scales[%zu] is %g; it must be %g to %g", i, (double)scales[i], (double)FLT_MIN,
-                        (double)FLT_MAX / 128.0);
+            return fail(tensor->ctx, DQT_E_ARGUMENT, "scales[%zu] is %g; it must be %g to %g", i, (double)scales[i],
+                        (double)FLT_MIN, (double)FLT_MAX / 128.0);
     memcpy(tensor->scales, scales, tensor->num_scales * sizeof *scales);
     tensor_refresh(tensor);
     return DQT_OK;
@@ -166,15 +170,16 @@ dqt_status dqt_tensor_get_stats(const dqt_tensor *tensor, dqt_tensor_stats *stat
     TRY(check_tensor(tensor));
     dqt_tensor_stats s = {.struct_size = sizeof s};
     double sum = 0, square = 0;
-    for (size_t r = 0; r < tensor->rows; r++) count_row(tensor, r, &s, &sum, &square);
+    for (size_t r = 0; r < tensor->rows; r++)
+        count_row(tensor, r, &s, &sum, &square);
     const double count = (double)tensor->rows * (double)tensor->cols;
     s.mean = sum / count;
     s.rms = sqrt(square / count);
     return options_return(tensor->ctx, stats, &s, sizeof s, "dqt_tensor_stats");
 }
 
-dqt_status dqt_tensor_convert(const dqt_tensor *source, const dqt_tensor_options *options, int32_t rounding, uint64_t seed,
-                              dqt_tensor **out) {
+dqt_status dqt_tensor_convert(const dqt_tensor *source, const dqt_tensor_options *options, int32_t rounding,
+                              uint64_t seed, dqt_tensor **out) {
     if (out) *out = NULL;
     TRY(check_tensor(source));
     dqt_context *ctx = source->ctx;
@@ -185,12 +190,14 @@ dqt_status dqt_tensor_convert(const dqt_tensor *source, const dqt_tensor_options
     dqt_tensor *t;
     TRY(tensor_create(ctx, source->rows, source->cols, &o, false, &t));
     size_t bytes;
-    float *weights = size_mul(source->rows * source->cols, sizeof *weights, &bytes) ? memory_alloc_raw(ctx, bytes) : NULL;
+    float *weights =
+        size_mul(source->rows * source->cols, sizeof *weights, &bytes) ? memory_alloc_raw(ctx, bytes) : NULL;
     if (!weights) {
         tensor_destroy(t);
         return fail(ctx, DQT_E_MEMORY, "no memory for %zu weights", source->rows * source->cols);
     }
-    for (size_t r = 0; r < source->rows; r++) tensor_dequantize_row(source, r, weights + r * source->cols);
+    for (size_t r = 0; r < source->rows; r++)
+        tensor_dequantize_row(source, r, weights + r * source->cols);
     tensor_quantize(t, weights, rounding == DQT_ROUND_STOCHASTIC, seed);
     memory_free(ctx, weights, bytes);
     *out = t;

@@ -2,7 +2,7 @@
 #include <math.h>
 
 #include "api/check.h"
-#include "nn/tape.h"
+#include "layer/tape.h"
 
 static const dqt_updater_options updater_defaults = {.struct_size = sizeof(dqt_updater_options),
                                                      .optimizer = DQT_OPTIMIZER_ADAMW,
@@ -22,8 +22,9 @@ dqt_status dqt_updater_options_init(dqt_updater_options *options, size_t struct_
 }
 
 /* Options and parameters of a list of layers, checked. The caller frees the targets. */
-static dqt_status prepare(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_updater_options *options,
-                          dqt_updater_options *o, struct update_target **targets, size_t *count) {
+static dqt_status prepare(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers,
+                          const dqt_updater_options *options, dqt_updater_options *o, struct update_target **targets,
+                          size_t *count) {
     TRY(check_pointer(ctx, layers, "layers"));
     if (num_layers == 0) return fail(ctx, DQT_E_ARGUMENT, "num_layers is 0; an updater needs at least one layer");
     for (size_t i = 0; i < num_layers; i++) {
@@ -39,8 +40,8 @@ static dqt_status prepare(dqt_context *ctx, dqt_layer *const *layers, size_t num
     return status;
 }
 
-dqt_status dqt_updater_memory(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_updater_options *options,
-                              dqt_updater_memory_info *memory) {
+dqt_status dqt_updater_memory(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers,
+                              const dqt_updater_options *options, dqt_updater_memory_info *memory) {
     TRY(check_object(ctx, "ctx"));
     TRY(check_pointer(ctx, memory, "memory"));
     dqt_updater_options o;
@@ -54,8 +55,8 @@ dqt_status dqt_updater_memory(dqt_context *ctx, dqt_layer *const *layers, size_t
     return options_return(ctx, memory, &m, sizeof m, "dqt_updater_memory_info");
 }
 
-dqt_status dqt_updater_create(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_updater_options *options,
-                              dqt_updater **out) {
+dqt_status dqt_updater_create(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers,
+                              const dqt_updater_options *options, dqt_updater **out) {
     if (out) *out = NULL;
     TRY(check_object(ctx, "ctx"));
     TRY(check_pointer(ctx, out, "out"));
@@ -65,7 +66,8 @@ dqt_status dqt_updater_create(dqt_context *ctx, dqt_layer *const *layers, size_t
     TRY(prepare(ctx, layers, num_layers, options, &o, &targets, &count));
     dqt_status status = DQT_OK;
     for (size_t i = 0; i < count && status == DQT_OK; i++)
-        if (!targets[i].tensor->data) status = fail(ctx, DQT_E_STATE, "parameter %s is shape-only: it has no weights", targets[i].name);
+        if (!targets[i].tensor->data)
+            status = fail(ctx, DQT_E_STATE, "parameter %s is shape-only: it has no weights", targets[i].name);
     if (status == DQT_OK) status = updater_create(ctx, targets, count, &o, out);
     layers_targets_free(ctx, targets, count);
     return status;
@@ -75,8 +77,12 @@ void dqt_updater_destroy(dqt_updater *updater) {
     updater_destroy(updater);
 }
 
-static const dqt_group_options group_defaults = {
-    .struct_size = sizeof(dqt_group_options), .lr_factor = -1.0f, .weight_decay = -1.0f, .rounding = -1, .beta1 = -1.0f, .rounding_noise = -1.0f};
+static const dqt_group_options group_defaults = {.struct_size = sizeof(dqt_group_options),
+                                                 .lr_factor = -1.0f,
+                                                 .weight_decay = -1.0f,
+                                                 .rounding = -1,
+                                                 .beta1 = -1.0f,
+                                                 .rounding_noise = -1.0f};
 
 dqt_status dqt_group_options_init(dqt_group_options *options, size_t struct_size) {
     return options_init(options, struct_size, &group_defaults, sizeof group_defaults, "dqt_group_options");
@@ -91,17 +97,20 @@ dqt_status dqt_updater_add_group(dqt_updater *updater, const dqt_group_options *
     TRY(check_finite(ctx, &o.lr_factor, 1, "lr_factor"));
     TRY(check_finite(ctx, &o.weight_decay, 1, "weight_decay"));
     if (o.parameter_class < 0 || o.parameter_class > DQT_CLASS_LINEAR)
-        return fail(ctx, DQT_E_ARGUMENT, "parameter_class is %d; it must be 0 or a DQT_CLASS_* value", o.parameter_class);
+        return fail(ctx, DQT_E_ARGUMENT, "parameter_class is %d; it must be 0 or a DQT_CLASS_* value",
+                    o.parameter_class);
     if (o.rounding > DQT_ROUND_ECO_NEAREST)
         return fail(ctx, DQT_E_ARGUMENT, "rounding is %d; it must be a DQT_ROUND_* value, or negative", o.rounding);
     if (o.rounding >= DQT_ROUND_ECO_STOCHASTIC && !(updater_options(updater)->beta1 > 0))
         return fail(ctx, DQT_E_UNSUPPORTED, "ECO rounding needs a first moment, but beta1 is 0");
     if (!(o.rounding_noise <= 1.0f) || !isfinite(o.rounding_noise))
-        return fail(ctx, DQT_E_ARGUMENT, "rounding_noise is %g; it must be 0 to 1, or negative", (double)o.rounding_noise);
+        return fail(ctx, DQT_E_ARGUMENT, "rounding_noise is %g; it must be 0 to 1, or negative",
+                    (double)o.rounding_noise);
     if (!(o.beta1 < 1.0f) || !isfinite(o.beta1))
         return fail(ctx, DQT_E_ARGUMENT, "beta1 is %g; it must be above 0 and below 1, or negative", (double)o.beta1);
     if (o.beta1 >= 0.0f && !(o.beta1 > 0.0f && updater_options(updater)->beta1 > 0.0f))
-        return fail(ctx, DQT_E_UNSUPPORTED, "a group's beta1 of %g cannot add or drop the first moment of an updater with beta1 %g",
+        return fail(ctx, DQT_E_UNSUPPORTED,
+                    "a group's beta1 of %g cannot add or drop the first moment of an updater with beta1 %g",
                     (double)o.beta1, (double)updater_options(updater)->beta1);
     if (o.reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_group_options is not 0");
     size_t matched = updater_add_group(updater, &o);
@@ -120,8 +129,8 @@ dqt_status dqt_updater_step(dqt_updater *updater, dqt_tape *tape, float learning
     return dqt_updater_step_range(updater, tape, learning_rate, 0, 1, stats);
 }
 
-dqt_status dqt_updater_step_range(dqt_updater *updater, dqt_tape *tape, float learning_rate, size_t part, size_t num_parts,
-                                  dqt_step_stats *stats) {
+dqt_status dqt_updater_step_range(dqt_updater *updater, dqt_tape *tape, float learning_rate, size_t part,
+                                  size_t num_parts, dqt_step_stats *stats) {
     TRY(check_object(updater, "updater"));
     dqt_context *ctx = updater_context(updater);
     TRY(check_pointer(ctx, tape, "tape"));
@@ -144,7 +153,8 @@ dqt_status dqt_updater_range(const dqt_updater *updater, size_t parameter, size_
     TRY(check_pointer(ctx, count, "count"));
     TRY(check_part(ctx, part, num_parts));
     if (parameter >= updater_num_parameters(updater))
-        return fail(ctx, DQT_E_ARGUMENT, "parameter is %zu; the updater has %zu", parameter, updater_num_parameters(updater));
+        return fail(ctx, DQT_E_ARGUMENT, "parameter is %zu; the updater has %zu", parameter,
+                    updater_num_parameters(updater));
     updater_part(updater, parameter, part, num_parts, row, count);
     return DQT_OK;
 }

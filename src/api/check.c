@@ -30,19 +30,22 @@ dqt_status check_tokens(const dqt_context *ctx, const int32_t *tokens, size_t co
                         const char *name) {
     for (size_t i = 0; i < count; i++)
         if (tokens[i] < lowest || (tokens[i] >= 0 && (size_t)tokens[i] >= vocab))
-            return fail(ctx, DQT_E_ARGUMENT, "%s[%zu] is %d; it must be %d to %zu", name, i, tokens[i], lowest, vocab - 1);
+            return fail(ctx, DQT_E_ARGUMENT, "%s[%zu] is %d; it must be %d to %zu", name, i, tokens[i], lowest,
+                        vocab - 1);
     return DQT_OK;
 }
 
 dqt_status check_batch(const dqt_tape *tape, size_t batch, size_t length) {
-    if (batch >= 1 && batch <= tape->options.max_batch && length >= 1 && length <= tape->options.max_length) return DQT_OK;
+    if (batch >= 1 && batch <= tape->options.max_batch && length >= 1 && length <= tape->options.max_length)
+        return DQT_OK;
     return fail(tape->ctx, DQT_E_SHAPE, "batch %zu x length %zu; this tape takes 1 to %zu x 1 to %zu", batch, length,
                 tape->options.max_batch, tape->options.max_length);
 }
 
 dqt_status check_rate(const dqt_context *ctx, float learning_rate) {
     TRY(check_finite(ctx, &learning_rate, 1, "learning_rate"));
-    if (learning_rate < 0) return fail(ctx, DQT_E_ARGUMENT, "learning_rate is %g; it must not be negative", (double)learning_rate);
+    if (learning_rate < 0)
+        return fail(ctx, DQT_E_ARGUMENT, "learning_rate is %g; it must not be negative", (double)learning_rate);
     return DQT_OK;
 }
 
@@ -56,7 +59,8 @@ dqt_status check_parameters(const dqt_context *ctx, const dqt_updater *updater, 
     return DQT_OK;
 }
 
-dqt_status return_parameter(const dqt_context *ctx, dqt_parameter *out, const char *name, int parameter_class, dqt_tensor *t) {
+dqt_status return_parameter(const dqt_context *ctx, dqt_parameter *out, const char *name, int parameter_class,
+                            dqt_tensor *t) {
     const dqt_parameter p = {.struct_size = sizeof p,
                              .parameter_class = parameter_class,
                              .name = name,

@@ -3,7 +3,7 @@
 #define DQT_API_CHECK_H
 
 #include "core/options.h"
-#include "nn/tape.h"
+#include "layer/tape.h"
 
 /* An object without which there is no context: its absence is told to dqt_last_error(NULL). */
 dqt_status check_object(const void *object, const char *name);
@@ -26,6 +26,7 @@ dqt_status check_parameters(const dqt_context *ctx, const dqt_updater *updater, 
 dqt_status check_rate(const dqt_context *ctx, float learning_rate);
 
 /* Copies a parameter out. */
-dqt_status return_parameter(const dqt_context *ctx, dqt_parameter *out, const char *name, int parameter_class, dqt_tensor *t);
+dqt_status return_parameter(const dqt_context *ctx, dqt_parameter *out, const char *name, int parameter_class,
+                            dqt_tensor *t);
 
 #endif

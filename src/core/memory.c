@@ -68,7 +68,8 @@ size_t workspace_bytes(const struct scratch_need *need, int lanes) {
 }
 
 dqt_status workspace_create(dqt_context *ctx, const struct scratch_need *need, struct workspace *out) {
-    struct workspace ws = {.need = rounded(need), .lanes = ctx->num_threads, .bytes = workspace_bytes(need, ctx->num_threads)};
+    struct workspace ws = {
+        .need = rounded(need), .lanes = ctx->num_threads, .bytes = workspace_bytes(need, ctx->num_threads)};
     if (ws.bytes) {
         ws.base = memory_alloc_raw(ctx, ws.bytes);
         if (!ws.base) return fail(ctx, DQT_E_MEMORY, "no memory for a workspace of %zu bytes", ws.bytes);

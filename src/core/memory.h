@@ -6,6 +6,7 @@
 #include <stddef.h>
 
 #include "core/context.h"
+#include "core/size.h"
 
 #define ALIGNMENT ((size_t)64) /* of every block: a cache line and a zmm register */
 
@@ -19,16 +20,8 @@ void memory_free(dqt_context *ctx, void *ptr, size_t size);
 bool size_mul(size_t a, size_t b, size_t *out);
 bool size_add(size_t a, size_t b, size_t *out);
 
-static inline size_t round_up(size_t n, size_t multiple) {
-    return (n + multiple - 1) / multiple * multiple;
-}
-/* Parts of at most `part` that n is cut into. */
-static inline size_t count_parts(size_t n, size_t part) {
-    return (n + part - 1) / part;
-}
-
-/* An arena is laid out twice by the same code: first with base NULL to count, then to place. Blocks are 64-byte aligned.
- * `used` saturates at SIZE_MAX on overflow. */
+/* An arena is laid out twice by the same code: first with base NULL to count, then to place. Blocks are 64-byte
+ * aligned. `used` saturates at SIZE_MAX on overflow. */
 struct arena {
     unsigned char *base;
     size_t used;

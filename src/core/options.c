@@ -32,8 +32,8 @@ dqt_status options_read(const dqt_context *ctx, void *full, size_t full_size, co
         TRY(check_size(ctx, size, name));
         for (size_t i = full_size; i < size; i++)
             if (((const unsigned char *)given)[i])
-                return fail(ctx, DQT_E_ARGUMENT, "%s of %zu bytes uses fields this library (%zu bytes) does not know", name, size,
-                            full_size);
+                return fail(ctx, DQT_E_ARGUMENT, "%s of %zu bytes uses fields this library (%zu bytes) does not know",
+                            name, size, full_size);
         memcpy(full, given, size < full_size ? size : full_size);
     }
     uint32_t size = (uint32_t)full_size;

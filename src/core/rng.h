@@ -1,7 +1,7 @@
 /* Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
  *
- * key = seed; counter = {element / 4 (64 bits), step (low 32 bits), stream << 24 ^ tensor id}; element e takes word e % 4.
- * Never by thread, lane or tile: hence the same bits for any sharding. */
+ * key = seed; counter = {element / 4 (64 bits), step (low 32 bits), stream << 24 ^ tensor id}; element e takes word e
+ * % 4. Never by thread, lane or tile: hence the same bits for any sharding. */
 #ifndef DQT_CORE_RNG_H
 #define DQT_CORE_RNG_H
 
@@ -9,12 +9,12 @@
 
 /* One stream per use, so that no two uses share numbers. */
 enum rng_stream {
-    RNG_WEIGHT = 1,    /* rounding of codes in an update */
-    RNG_MOMENTUM = 2,  /* rounding of a low-precision first moment */
-    RNG_VARIANCE = 3,  /* rounding of a low-precision second moment */
-    RNG_INIT = 4,      /* initial weights */
-    RNG_QUANTIZE = 5,  /* dqt_tensor_quantize */
-    RNG_GRADIENT = 6,  /* rounding of stored gradients */
+    RNG_WEIGHT = 1,     /* rounding of codes in an update */
+    RNG_MOMENTUM = 2,   /* rounding of a low-precision first moment */
+    RNG_VARIANCE = 3,   /* rounding of a low-precision second moment */
+    RNG_INIT = 4,       /* initial weights */
+    RNG_QUANTIZE = 5,   /* dqt_tensor_quantize */
+    RNG_GRADIENT = 6,   /* rounding of stored gradients */
     RNG_CHECKPOINT = 7, /* rounding of saved block inputs */
     RNG_SAMPLE = 8
 };
@@ -50,7 +50,7 @@ static inline void rng_block(const struct rng *r, uint64_t block, uint32_t out[4
 }
 
 /* Uniform in [0, 1) with 24 bits: exact in f32. */
-static inline float rng_unit(uint32_t word) {
+static inline float rng_uniform01(uint32_t word) {
     return (float)(word >> 8) * 0x1p-24f;
 }
 

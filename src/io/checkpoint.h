@@ -2,18 +2,19 @@
  *
  *   header | CONF | PARM ... | OPTS | RULE | STAT ... | HOST | END
  *
- * Every section carries a checksum of its head and one of all of it; the header has one too, and tells the length of the
- * whole file, so that no byte can change, go or come unnoticed. */
+ * Every section carries a checksum of its head and one of all of it; the header has one too, and tells the length of
+ * the whole file, so that no byte can change, go or come unnoticed. */
 #ifndef DQT_IO_CHECKPOINT_H
 #define DQT_IO_CHECKPOINT_H
 
 #include "io/weights.h"
-#include "nn/llama.h"
+#include "model/llama.h"
 
 enum {
     CHECKPOINT_VERSION = 1,
-    HEADER_BYTES = 28,       /* magic 8, version 4, sections 4, length 8, checksum 4 */
-    SECTION_FIXED_BYTES = 24, /* tag 4, label length 4, payload length 8, two checksums 8; label and payload come on top */
+    HEADER_BYTES = 28, /* magic 8, version 4, sections 4, length 8, checksum 4 */
+    SECTION_FIXED_BYTES =
+        24, /* tag 4, label length 4, payload length 8, two checksums 8; label and payload come on top */
     CONFIG_BYTES = 168,
     PARAMETER_BYTES = 40, /* before scales and data: rows 8, cols 8, scales 8, storage, compute, rule and axis 16 */
     OPTIONS_BYTES = 64,
@@ -22,8 +23,8 @@ enum {
 
 extern const unsigned char checkpoint_magic[8];
 
-/* A struct's members one after the other, to or from bytes, so that no padding is ever written. `bad` is set by a number
- * that this system's size_t cannot hold. */
+/* A struct's members one after the other, to or from bytes, so that no padding is ever written. `bad` is set by a
+ * number that this system's size_t cannot hold. */
 struct fields {
     unsigned char bytes[CONFIG_BYTES];
     size_t used;
@@ -41,8 +42,8 @@ dqt_tensor **parameter_place(dqt_layer *layer, size_t index);
 bool state_valid(const char *label, const void *data, size_t count, size_t size);
 
 /* The updater, if any, is of exactly the model's layers. */
-dqt_status checkpoint_write(dqt_llama *model, dqt_updater *updater, const void *host, size_t host_size, dqt_write_fn write,
-                            void *user_data);
+dqt_status checkpoint_write(dqt_llama *model, dqt_updater *updater, const void *host, size_t host_size,
+                            dqt_write_fn write, void *user_data);
 
 struct checkpoint_wanted {
     bool updater, host;

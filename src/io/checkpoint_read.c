@@ -7,8 +7,11 @@
 #include "core/status.h"
 #include "io/checkpoint.h"
 
-enum { SENTENCE_BYTES = 400, BLOCK_SECTIONS = 8 /* the fewest of any block: two norms, q, k, v, o, up, down */,
-       STATE_PIECES = 8 /* at most, of a parameter */ };
+enum {
+    SENTENCE_BYTES = 400,
+    BLOCK_SECTIONS = 8 /* the fewest of any block: two norms, q, k, v, o, up, down */,
+    STATE_PIECES = 8 /* at most, of a parameter */
+};
 
 struct reader {
     struct source *source;
@@ -84,8 +87,8 @@ static dqt_status expect_section(struct reader *r, const char *tag, const char *
         return fail(r->ctx, DQT_E_FORMAT, "checkpoint: section %u is %s %s; expected %s %s", r->seen - 1, r->head.tag,
                     r->head.label, tag, label);
     if (r->head.payload != payload)
-        return fail(r->ctx, DQT_E_FORMAT, "checkpoint: section %s %s has %llu bytes; the config implies %llu", tag, label,
-                    (unsigned long long)r->head.payload, (unsigned long long)payload);
+        return fail(r->ctx, DQT_E_FORMAT, "checkpoint: section %s %s has %llu bytes; the config implies %llu", tag,
+                    label, (unsigned long long)r->head.payload, (unsigned long long)payload);
     return DQT_OK;
 }
 
@@ -136,15 +139,22 @@ static dqt_status read_config(struct reader *r) {
 }
 
 static dqt_status check_parameter(struct reader *r, const dqt_tensor *t) {
-    const uint64_t expected[] = {t->rows, t->cols, t->num_scales, (uint64_t)t->storage, (uint64_t)t->compute,
-                                 (uint64_t)t->scale_rule, (uint64_t)t->scale_axis};
+    const uint64_t expected[] = {t->rows,
+                                 t->cols,
+                                 t->num_scales,
+                                 (uint64_t)t->storage,
+                                 (uint64_t)t->compute,
+                                 (uint64_t)t->scale_rule,
+                                 (uint64_t)t->scale_axis};
     bool same = true;
     for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
         uint64_t value;
         TRY(source_number(r->source, i < 3 ? 8 : 4, &value));
         same = same && value == expected[i];
     }
-    return same ? DQT_OK : fail(r->ctx, DQT_E_FORMAT, "checkpoint: %s has another shape or format than the config's", r->head.label);
+    return same ? DQT_OK
+                : fail(r->ctx, DQT_E_FORMAT, "checkpoint: %s has another shape or format than the config's",
+                       r->head.label);
 }
 
 static dqt_status read_parameter(struct reader *r, dqt_layer *layer, size_t index) {
@@ -168,8 +178,7 @@ static dqt_status read_parameter(struct reader *r, dqt_layer *layer, size_t inde
     TRY(source_elements(r->source, t->scales, t->num_scales, 4));
     TRY(source_elements(r->source, t->data, t->data_bytes / (size ? size : 1), size ? size : 1));
     TRY(end_section(r));
-    if (!scales_valid(t))
-        return fail(r->ctx, DQT_E_FORMAT, "checkpoint: a scale of %s is out of range", r->head.label);
+    if (!scales_valid(t)) return fail(r->ctx, DQT_E_FORMAT, "checkpoint: a scale of %s is out of range", r->head.label);
     if (size ? !numbers_valid(t->data, t->rows * t->cols, size, true) : !codes_valid(t))
         return fail(r->ctx, DQT_E_FORMAT, "checkpoint: %s holds a weight outside its format's range", r->head.label);
     tensor_refresh(t);
@@ -181,7 +190,8 @@ static dqt_status read_model(struct reader *r) {
     dqt_llama *m = r->out->model;
     for (size_t i = 0; i < m->num_layers; i++) {
         const size_t count = layer_num_parameters(m->layers[i]);
-        for (size_t p = 0; p < count; p++) TRY(read_parameter(r, m->layers[i], p));
+        for (size_t p = 0; p < count; p++)
+            TRY(read_parameter(r, m->layers[i], p));
     }
     dqt_layer *head = m->layers[m->num_layers - 1];
     if (head->tied) head->weight[W] = head->tied->weight[W];
@@ -195,7 +205,8 @@ static dqt_status read_state(void *arg, const char *label, void *data, size_t co
     TRY(source_elements(r->source, data, count, element_size));
     TRY(end_section(r));
     if (state_valid(label, data, count, element_size)) return DQT_OK;
-    return fail(r->ctx, DQT_E_FORMAT, "checkpoint: state %s holds a number that is not finite or has the wrong sign", label);
+    return fail(r->ctx, DQT_E_FORMAT, "checkpoint: state %s holds a number that is not finite or has the wrong sign",
+                label);
 }
 
 static dqt_status create_updater(struct reader *r, const dqt_updater_options *o) {
@@ -207,7 +218,8 @@ static dqt_status create_updater(struct reader *r, const dqt_updater_options *o)
     /* The pieces of the state are rounded up in memory, not in the file. */
     const uint64_t rounding = (uint64_t)count * STATE_PIECES * ALIGNMENT;
     if (status == DQT_OK && m.momentum + m.variance + m.scales > rounding + r->length - r->source->consumed)
-        status = fail(r->ctx, DQT_E_FORMAT, "its state does not fit the file's %llu bytes", (unsigned long long)r->length);
+        status =
+            fail(r->ctx, DQT_E_FORMAT, "its state does not fit the file's %llu bytes", (unsigned long long)r->length);
     if (status == DQT_OK) status = updater_create(r->ctx, targets, count, o, &r->out->updater);
     layers_targets_free(r->ctx, targets, count);
     return status == DQT_OK ? DQT_OK : creation_failed(r, status, "updater");
@@ -223,8 +235,8 @@ static dqt_status read_rules(struct reader *r) {
         TRY(source_bytes(r->source, f.bytes, RULE_BYTES));
         fields_rule(&f, &rule);
         const bool eco = rule.rounding == DQT_ROUND_ECO_STOCHASTIC || rule.rounding == DQT_ROUND_ECO_NEAREST;
-        if (rule.rounding < DQT_ROUND_STOCHASTIC || rule.rounding > DQT_ROUND_ECO_NEAREST || !isfinite(rule.lr_factor) ||
-            rule.lr_factor < 0 || !isfinite(rule.weight_decay) || rule.weight_decay < 0 ||
+        if (rule.rounding < DQT_ROUND_STOCHASTIC || rule.rounding > DQT_ROUND_ECO_NEAREST ||
+            !isfinite(rule.lr_factor) || rule.lr_factor < 0 || !isfinite(rule.weight_decay) || rule.weight_decay < 0 ||
             !(rule.rounding_noise >= 0 && rule.rounding_noise <= 1) || !(rule.beta1 >= 0 && rule.beta1 < 1) ||
             (rule.beta1 > 0) != (updater_options(u)->beta1 > 0) ||
             (eco && updater_options(u)->beta1 == 0.0f && format_is_code(updater_target(u, i)->tensor->storage)))
@@ -237,7 +249,8 @@ static dqt_status read_rules(struct reader *r) {
 /* The section OPTS has begun. */
 static dqt_status read_updater(struct reader *r) {
     struct fields f = {.reading = true};
-    if (r->head.payload != OPTIONS_BYTES) return fail(r->ctx, DQT_E_FORMAT, "checkpoint: the updater's options are damaged");
+    if (r->head.payload != OPTIONS_BYTES)
+        return fail(r->ctx, DQT_E_FORMAT, "checkpoint: the updater's options are damaged");
     TRY(source_bytes(r->source, f.bytes, OPTIONS_BYTES));
     TRY(end_section(r));
     dqt_updater_options o = {.struct_size = sizeof o};
@@ -256,8 +269,10 @@ static dqt_status skip_section(struct reader *r) {
 
 static dqt_status read_host(struct reader *r, bool wanted) {
     if (!is_section(r, "HOST", ""))
-        return fail(r->ctx, DQT_E_FORMAT, "checkpoint: section %u is %s %s; expected HOST", r->seen - 1, r->head.tag, r->head.label);
-    if (r->head.payload >= SIZE_MAX) return fail(r->ctx, DQT_E_FORMAT, "checkpoint: the host's bytes do not fit this system");
+        return fail(r->ctx, DQT_E_FORMAT, "checkpoint: section %u is %s %s; expected HOST", r->seen - 1, r->head.tag,
+                    r->head.label);
+    if (r->head.payload >= SIZE_MAX)
+        return fail(r->ctx, DQT_E_FORMAT, "checkpoint: the host's bytes do not fit this system");
     const size_t size = (size_t)r->head.payload;
     r->out->host_size = size;
     if (wanted && size) {
@@ -278,13 +293,15 @@ static dqt_status read_all(struct reader *r, uint64_t file_size, struct checkpoi
         TRY(read_updater(r));
     } else if (is_section(r, "OPTS", "")) {
         TRY(skip_section(r));
-        while (is_section(r, "RULE", "") || strcmp(r->head.tag, "STAT") == 0) TRY(skip_section(r));
+        while (is_section(r, "RULE", "") || strcmp(r->head.tag, "STAT") == 0)
+            TRY(skip_section(r));
     }
     TRY(read_host(r, wanted.host));
     TRY(expect_section(r, "END.", "", 0));
     TRY(end_section(r));
     if (r->seen == r->sections && r->source->consumed == r->length) return DQT_OK;
-    return fail(r->ctx, DQT_E_FORMAT, "checkpoint: it ends after %u sections and %llu bytes; the header says %u and %llu", r->seen,
+    return fail(r->ctx, DQT_E_FORMAT,
+                "checkpoint: it ends after %u sections and %llu bytes; the header says %u and %llu", r->seen,
                 (unsigned long long)r->source->consumed, r->sections, (unsigned long long)r->length);
 }
 

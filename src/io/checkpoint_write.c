@@ -36,7 +36,8 @@ static dqt_status write_config(struct writer *w) {
 }
 
 static dqt_status not_finite(const dqt_context *ctx, const char *name) {
-    return fail(ctx, DQT_E_NUMERIC, "%s holds a number that is not finite or has the wrong sign: a checkpoint with it could not be read",
+    return fail(ctx, DQT_E_NUMERIC,
+                "%s holds a number that is not finite or has the wrong sign: a checkpoint with it could not be read",
                 name);
 }
 
@@ -52,8 +53,7 @@ static dqt_status write_parameter(struct writer *w, const struct update_target *
     TRY(sink_number(s, (uint64_t)t->compute, 4));
     TRY(sink_number(s, (uint64_t)t->scale_rule, 4));
     TRY(sink_number(s, (uint64_t)t->scale_axis, 4));
-    if (!s->write && (!scales_valid(t) ||
-                      (size && !numbers_valid(t->data, t->rows * t->cols, size, true))))
+    if (!s->write && (!scales_valid(t) || (size && !numbers_valid(t->data, t->rows * t->cols, size, true))))
         return not_finite(s->ctx, p->name);
     TRY(sink_elements(s, t->scales, t->num_scales, 4));
     if (size)
@@ -122,8 +122,8 @@ static dqt_status write_all(struct writer *w, dqt_write_fn write, void *user_dat
     return sink_flush(s);
 }
 
-dqt_status checkpoint_write(dqt_llama *model, dqt_updater *updater, const void *host, size_t host_size, dqt_write_fn write,
-                            void *user_data) {
+dqt_status checkpoint_write(dqt_llama *model, dqt_updater *updater, const void *host, size_t host_size,
+                            dqt_write_fn write, void *user_data) {
     struct writer w = {.model = model, .updater = updater, .host = host, .host_size = host_size};
     TRY(sink_create(model->ctx, &w.sink));
     dqt_status status = write_all(&w, write, user_data);

@@ -1,11 +1,13 @@
-/* CRC-32C (Castagnoli; RFC 3720, appendix B.4): detects every error of up to three bits, and every burst of up to 32. */
+/* CRC-32C (Castagnoli; RFC 3720, appendix B.4): detects every error of up to three bits, and every burst of up to 32.
+ */
 #ifndef DQT_IO_CRC32C_H
 #define DQT_IO_CRC32C_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-/* Eight bytes per step ("slicing by 8", Kounavis and Berry 2005). Made by its user: the library has no global tables. */
+/* Eight bytes per step ("slicing by 8", Kounavis and Berry 2005). Made by its user: the library has no global tables.
+ */
 struct crc32c {
     uint32_t table[8][256];
 };

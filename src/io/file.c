@@ -87,7 +87,8 @@ dqt_status file_replace(dqt_context *ctx, const char *path, file_produce_fn prod
 dqt_status file_open(dqt_context *ctx, const char *path, struct input_file *out) {
     struct stat info;
     out->size = UINT64_MAX;
-    do out->descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    do
+        out->descriptor = open(path, O_RDONLY | O_CLOEXEC);
     while (out->descriptor < 0 && errno == EINTR);
     if (out->descriptor < 0) return io_error(ctx, "opening", path);
     if (fstat(out->descriptor, &info) == 0 && S_ISREG(info.st_mode)) out->size = (uint64_t)info.st_size;
@@ -97,7 +98,8 @@ dqt_status file_open(dqt_context *ctx, const char *path, struct input_file *out)
 size_t file_read(void *file, void *buffer, size_t size) {
     const struct input_file *f = file;
     ssize_t n;
-    do n = read(f->descriptor, buffer, size < LARGEST_CALL ? size : LARGEST_CALL);
+    do
+        n = read(f->descriptor, buffer, size < LARGEST_CALL ? size : LARGEST_CALL);
     while (n < 0 && errno == EINTR);
     return n < 0 ? SIZE_MAX : (size_t)n;
 }

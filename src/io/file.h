@@ -1,4 +1,5 @@
-/* Files by path: written beside their place and renamed, so that a reader sees the old file or the new one, never half. */
+/* Files by path: written beside their place and renamed, so that a reader sees the old file or the new one, never half.
+ */
 #ifndef DQT_IO_FILE_H
 #define DQT_IO_FILE_H
 

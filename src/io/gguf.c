@@ -1,4 +1,5 @@
-/* The file is walked three times: to count and check, to list the tensors with their offsets, and to write their data. */
+/* The file is walked three times: to count and check, to list the tensors with their offsets, and to write their data.
+ */
 #include "io/gguf.h"
 
 #include <math.h>
@@ -25,11 +26,11 @@ static const struct {
 struct entry {
     char name[NAME_ROOM];
     const dqt_tensor *tensor;
-    int type;          /* DQT_GGUF_* */
-    bool vector;       /* a gain, or a scale: one dimension */
-    bool scale_only;   /* the tensor's scale, one float */
-    bool scale_apart;  /* the tensor's scale is an entry of its own: block scales are 1 */
-    size_t heads;      /* > 0: rows are permuted within this many heads */
+    int type;         /* DQT_GGUF_* */
+    bool vector;      /* a gain, or a scale: one dimension */
+    bool scale_only;  /* the tensor's scale, one float */
+    bool scale_apart; /* the tensor's scale is an entry of its own: block scales are 1 */
+    size_t heads;     /* > 0: rows are permuted within this many heads */
 };
 
 struct gguf {
@@ -88,14 +89,17 @@ static dqt_status visit_wide(struct gguf *g, entry_fn visit, const char *name, c
     return visit(g, &e);
 }
 
-static dqt_status visit_block_gain(struct gguf *g, entry_fn visit, size_t block, const char *name, const dqt_tensor *t) {
+static dqt_status visit_block_gain(struct gguf *g, entry_fn visit, size_t block, const char *name,
+                                   const dqt_tensor *t) {
     char full[NAME_ROOM];
     snprintf(full, sizeof full, "blk.%zu.%s.weight", block, name);
     return visit_gain(g, visit, full, t);
 }
 
-static dqt_status visit_linear(struct gguf *g, entry_fn visit, size_t block, const char *name, const dqt_tensor *t, size_t heads) {
-    struct entry e = {.tensor = t, .type = entry_type(t, g->options->linear_type, true), .heads = g->bitnet ? 0 : heads};
+static dqt_status visit_linear(struct gguf *g, entry_fn visit, size_t block, const char *name, const dqt_tensor *t,
+                               size_t heads) {
+    struct entry e = {
+        .tensor = t, .type = entry_type(t, g->options->linear_type, true), .heads = g->bitnet ? 0 : heads};
     e.scale_apart = g->bitnet && format_is_code(t->compute) && one_scale(t) && e.type != DQT_GGUF_F32;
     snprintf(e.name, sizeof e.name, "blk.%zu.%s.weight", block, name);
     TRY(visit(g, &e));
@@ -123,7 +127,8 @@ static dqt_status visit_block(struct gguf *g, entry_fn visit, size_t i, const dq
 static dqt_status each_entry(struct gguf *g, entry_fn visit) {
     const dqt_llama *m = g->model;
     TRY(visit_wide(g, visit, "token_embd.weight", m->layers[0]->weight[W]));
-    for (size_t i = 0; i < m->config.num_layers; i++) TRY(visit_block(g, visit, i, m->layers[1 + i]));
+    for (size_t i = 0; i < m->config.num_layers; i++)
+        TRY(visit_block(g, visit, i, m->layers[1 + i]));
     TRY(visit_gain(g, visit, "output_norm.weight", m->layers[m->num_layers - 2]->weight[W]));
     if (m->config.tie_embeddings) return DQT_OK; /* llama.cpp then takes the embedding */
     return visit_wide(g, visit, "output.weight", m->layers[m->num_layers - 1]->weight[W]);
@@ -156,10 +161,11 @@ static dqt_status check_rows(struct gguf *g, const struct entry *e) {
             tensor_read_floats(t, r, c, n, values);
             for (size_t k = 0; k < n; k++) {
                 if (!isfinite(values[k]))
-                    return fail(ctx, DQT_E_NUMERIC, "%s: the weight at row %zu, column %zu is %g", e->name, r, c + k, (double)values[k]);
+                    return fail(ctx, DQT_E_NUMERIC, "%s: the weight at row %zu, column %zu is %g", e->name, r, c + k,
+                                (double)values[k]);
                 if (e->type == DQT_GGUF_F16 && !e->scale_apart && fabsf(values[k]) >= 65520.0f)
-                    return fail(ctx, DQT_E_UNSUPPORTED, "%s: the weight %g at row %zu, column %zu does not fit fp16", e->name,
-                                (double)values[k], r, c + k);
+                    return fail(ctx, DQT_E_UNSUPPORTED, "%s: the weight %g at row %zu, column %zu does not fit fp16",
+                                e->name, (double)values[k], r, c + k);
             }
         }
     return DQT_OK;
@@ -170,13 +176,14 @@ static dqt_status check_entry(struct gguf *g, const struct entry *e) {
     g->entries++;
     if (e->scale_only) return DQT_OK;
     if (!type_holds(e->type, t->compute))
-        return fail(g->model->ctx, DQT_E_UNSUPPORTED, "%s: type %s cannot hold %s weights", e->name, types[e->type].name,
-                    format_name(t->compute));
+        return fail(g->model->ctx, DQT_E_UNSUPPORTED, "%s: type %s cannot hold %s weights", e->name,
+                    types[e->type].name, format_name(t->compute));
     if (e->type != DQT_GGUF_F32 && format_is_code(t->compute) && !e->scale_apart)
         for (size_t r = 0; r < (one_scale(t) ? 1 : t->rows); r++)
             if (!f16_good(tensor_compute_scale(t, r)))
-                return fail(g->model->ctx, DQT_E_UNSUPPORTED, "%s: the scale %g of row %zu would lose its accuracy as fp16; export as F32",
-                            e->name, (double)tensor_compute_scale(t, r), r);
+                return fail(g->model->ctx, DQT_E_UNSUPPORTED,
+                            "%s: the scale %g of row %zu would lose its accuracy as fp16; export as F32", e->name,
+                            (double)tensor_compute_scale(t, r), r);
     return !format_is_code(t->compute) || e->type == DQT_GGUF_F16 ? check_rows(g, e) : DQT_OK;
 }
 
@@ -187,12 +194,15 @@ static dqt_status check_tokens_given(const dqt_llama *m, const dqt_gguf_options 
         if (o->scores || o->types || o->num_tokens)
             return fail(ctx, DQT_E_ARGUMENT, "scores, types and num_tokens describe tokens, but tokens is NULL");
         if (vocab != 256)
-            return fail(ctx, DQT_E_ARGUMENT, "tokens is NULL, which means bytes, but the vocabulary has %zu tokens instead of 256", vocab);
+            return fail(ctx, DQT_E_ARGUMENT,
+                        "tokens is NULL, which means bytes, but the vocabulary has %zu tokens instead of 256", vocab);
     } else {
-        if (o->num_tokens != vocab) return fail(ctx, DQT_E_ARGUMENT, "num_tokens is %zu; the vocabulary has %zu", o->num_tokens, vocab);
+        if (o->num_tokens != vocab)
+            return fail(ctx, DQT_E_ARGUMENT, "num_tokens is %zu; the vocabulary has %zu", o->num_tokens, vocab);
         for (size_t i = 0; i < vocab; i++) {
             if (!o->tokens[i]) return fail(ctx, DQT_E_ARGUMENT, "tokens[%zu] is NULL", i);
-            if (o->scores && !isfinite(o->scores[i])) return fail(ctx, DQT_E_ARGUMENT, "scores[%zu] is %g", i, (double)o->scores[i]);
+            if (o->scores && !isfinite(o->scores[i]))
+                return fail(ctx, DQT_E_ARGUMENT, "scores[%zu] is %g", i, (double)o->scores[i]);
             if (o->types && (o->types[i] < 1 || o->types[i] > 6))
                 return fail(ctx, DQT_E_ARGUMENT, "types[%zu] is %d; it must be 1 to 6", i, o->types[i]);
         }
@@ -202,7 +212,8 @@ static dqt_status check_tokens_given(const dqt_llama *m, const dqt_gguf_options 
         if (ids[i] < -1 || (ids[i] >= 0 && (size_t)ids[i] >= vocab))
             return fail(ctx, DQT_E_ARGUMENT, "a special token is %d; it must be -1 to %zu", ids[i], vocab - 1);
     if ((o->add_bos != 0 && o->add_bos != 1) || (o->add_space_prefix != 0 && o->add_space_prefix != 1))
-        return fail(ctx, DQT_E_ARGUMENT, "add_bos %d and add_space_prefix %d must be 0 or 1", o->add_bos, o->add_space_prefix);
+        return fail(ctx, DQT_E_ARGUMENT, "add_bos %d and add_space_prefix %d must be 0 or 1", o->add_bos,
+                    o->add_space_prefix);
     return DQT_OK;
 }
 
@@ -216,12 +227,15 @@ static dqt_status check_model(const dqt_llama *m, const dqt_gguf_options *o) {
         return fail(ctx, DQT_E_ARGUMENT, "embedding_type is %d; it must be AUTO, F32, F16 or Q8_0", o->embedding_type);
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         if (sizes[i] == 0 || sizes[i] > INT32_MAX)
-            return fail(ctx, DQT_E_ARGUMENT, "context_length and the model's sizes must be 1 to %d; one is %zu", INT32_MAX, sizes[i]);
+            return fail(ctx, DQT_E_ARGUMENT, "context_length and the model's sizes must be 1 to %d; one is %zu",
+                        INT32_MAX, sizes[i]);
     if (c->mlp != DQT_MLP_SWIGLU)
-        return fail(ctx, DQT_E_UNSUPPORTED, "llama.cpp has no architecture with this model's squared ReLU: only SWIGLU can be exported");
+        return fail(ctx, DQT_E_UNSUPPORTED,
+                    "llama.cpp has no architecture with this model's squared ReLU: only SWIGLU can be exported");
     if (c->sub_norms && !c->tie_embeddings)
         return fail(ctx, DQT_E_UNSUPPORTED,
-                    "with sub-norms the architecture is bitnet, which uses the embedding as its head: train with tie_embeddings, or "
+                    "with sub-norms the architecture is bitnet, which uses the embedding as its head: train with "
+                    "tie_embeddings, or "
                     "without sub_norms");
     return check_tokens_given(m, o);
 }
@@ -280,7 +294,8 @@ static dqt_status write_tokenizer(const struct gguf *g) {
         TRY(put_string(s, o->tokens ? o->tokens[i] : text));
     }
     TRY(put_array_key(s, "tokenizer.ggml.scores", VALUE_F32, count));
-    for (size_t i = 0; i < count; i++) TRY(sink_number(s, f32_bits(o->scores ? o->scores[i] : 0.0f), 4));
+    for (size_t i = 0; i < count; i++)
+        TRY(sink_number(s, f32_bits(o->scores ? o->scores[i] : 0.0f), 4));
     TRY(put_array_key(s, "tokenizer.ggml.token_type", VALUE_I32, count));
     for (size_t i = 0; i < count; i++) {
         const int32_t type = o->types ? o->types[i] : o->tokens || i == ' ' ? 1 : 6;
@@ -288,7 +303,8 @@ static dqt_status write_tokenizer(const struct gguf *g) {
     }
     if (o->bos_token >= 0) TRY(put_number_key(s, "tokenizer.ggml.bos_token_id", VALUE_U32, (uint32_t)o->bos_token));
     if (o->eos_token >= 0) TRY(put_number_key(s, "tokenizer.ggml.eos_token_id", VALUE_U32, (uint32_t)o->eos_token));
-    if (o->unknown_token >= 0) TRY(put_number_key(s, "tokenizer.ggml.unknown_token_id", VALUE_U32, (uint32_t)o->unknown_token));
+    if (o->unknown_token >= 0)
+        TRY(put_number_key(s, "tokenizer.ggml.unknown_token_id", VALUE_U32, (uint32_t)o->unknown_token));
     TRY(put_number_key(s, "tokenizer.ggml.add_bos_token", VALUE_BOOL, (uint64_t)o->add_bos));
     return put_number_key(s, "tokenizer.ggml.add_space_prefix", VALUE_BOOL, (uint64_t)o->add_space_prefix);
 }
@@ -300,8 +316,9 @@ static size_t num_keys(const struct gguf *g) {
 
 static dqt_status write_keys(const struct gguf *g) {
     const dqt_llama_config *c = &g->model->config;
-    const int linear = g->options->linear_type ? g->options->linear_type
-                                               : automatic_type(c->linear.compute ? c->linear.compute : c->linear.storage, true);
+    const int linear = g->options->linear_type
+                           ? g->options->linear_type
+                           : automatic_type(c->linear.compute ? c->linear.compute : c->linear.storage, true);
     TRY(put_string_key(g->sink, "general.architecture", g->bitnet ? "bitnet" : "llama"));
     TRY(put_number_key(g->sink, "general.file_type", VALUE_U32, types[linear].file));
     TRY(put_model_key(g, "context_length", VALUE_U32, g->options->context_length));
@@ -331,7 +348,8 @@ static dqt_status write_info(struct gguf *g, const struct entry *e) {
     return DQT_OK;
 }
 
-/* llama.cpp rotates neighbours in the llama architecture, libdqt halves: row (half, i) of a head becomes row (i, half). */
+/* llama.cpp rotates neighbours in the llama architecture, libdqt halves: row (half, i) of a head becomes row (i, half).
+ */
 static size_t source_row(const struct entry *e, size_t row) {
     if (e->heads == 0) return row;
     const size_t size = e->tensor->rows / e->heads, at = row % size;
@@ -355,7 +373,8 @@ static dqt_status write_blocks(struct sink *s, const struct entry *e, const int8
 static dqt_status write_floats(struct sink *s, const struct entry *e, const float *values, size_t count) {
     if (e->type == DQT_GGUF_F32) return sink_elements(s, values, count, 4);
     uint16_t halves[RUN];
-    for (size_t k = 0; k < count; k++) halves[k] = f32_to_f16(values[k]);
+    for (size_t k = 0; k < count; k++)
+        halves[k] = f32_to_f16(values[k]);
     return sink_elements(s, halves, count, 2);
 }
 
@@ -376,7 +395,8 @@ static dqt_status write_row(struct sink *s, const struct entry *e, size_t row) {
             continue;
         }
         if (e->scale_apart)
-            for (size_t k = 0; k < n; k++) values[k] = (float)codes[k];
+            for (size_t k = 0; k < n; k++)
+                values[k] = (float)codes[k];
         TRY(write_floats(s, e, values, n));
     }
     return DQT_OK;
@@ -386,7 +406,8 @@ static dqt_status write_data(struct gguf *g, const struct entry *e) {
     if (e->scale_only) {
         TRY(sink_number(g->sink, f32_bits(tensor_compute_scale(e->tensor, 0)), 4));
     } else {
-        for (size_t r = 0; r < e->tensor->rows; r++) TRY(write_row(g->sink, e, source_row(e, r)));
+        for (size_t r = 0; r < e->tensor->rows; r++)
+            TRY(write_row(g->sink, e, source_row(e, r)));
     }
     return sink_zeros(g->sink, (size_t)padding(entry_bytes(e)));
 }

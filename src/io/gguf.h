@@ -3,7 +3,7 @@
 #define DQT_IO_GGUF_H
 
 #include "io/half.h"
-#include "nn/llama.h"
+#include "model/llama.h"
 
 /* Blocks of ggml-common.h, with their fp16 scale `d`: q holds codes, one per weight. */
 enum { TQ_BLOCK = 256, Q_BLOCK = 32, TQ2_0_BYTES = 66, TQ1_0_BYTES = 54, Q4_0_BYTES = 18, Q8_0_BYTES = 34 };

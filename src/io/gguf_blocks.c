@@ -4,7 +4,8 @@ void pack_tq2_0(const int8_t q[TQ_BLOCK], uint16_t d, unsigned char out[TQ2_0_BY
     for (int half = 0; half < 2; half++)
         for (int b = 0; b < 32; b++) {
             unsigned v = 0;
-            for (int k = 0; k < 4; k++) v |= (unsigned)(q[128 * half + 32 * k + b] + 1) << 2 * k;
+            for (int k = 0; k < 4; k++)
+                v |= (unsigned)(q[128 * half + 32 * k + b] + 1) << 2 * k;
             out[32 * half + b] = (unsigned char)v;
         }
     put_le(out + 64, d, 2);
@@ -14,20 +15,25 @@ void pack_tq2_0(const int8_t q[TQ_BLOCK], uint16_t d, unsigned char out[TQ2_0_BY
  * weights of a byte are `step` apart; with four of them the fifth trit is 0. */
 static unsigned char five_trits(const int8_t *q, int count, int step) {
     unsigned v = 0;
-    for (int n = 0; n < 5; n++) v = 3 * v + (n < count ? (unsigned)(q[n * step] + 1) : 0);
+    for (int n = 0; n < 5; n++)
+        v = 3 * v + (n < count ? (unsigned)(q[n * step] + 1) : 0);
     return (unsigned char)((v * 256 + 242) / 243);
 }
 
 void pack_tq1_0(const int8_t q[TQ_BLOCK], uint16_t d, unsigned char out[TQ1_0_BYTES]) {
-    for (int b = 0; b < 32; b++) out[b] = five_trits(q + b, 5, 32);
-    for (int b = 0; b < 16; b++) out[32 + b] = five_trits(q + 160 + b, 5, 16);
-    for (int b = 0; b < 4; b++) out[48 + b] = five_trits(q + 240 + b, 4, 4);
+    for (int b = 0; b < 32; b++)
+        out[b] = five_trits(q + b, 5, 32);
+    for (int b = 0; b < 16; b++)
+        out[32 + b] = five_trits(q + 160 + b, 5, 16);
+    for (int b = 0; b < 4; b++)
+        out[48 + b] = five_trits(q + 240 + b, 4, 4);
     put_le(out + 52, d, 2);
 }
 
 void pack_q4_0(const int8_t q[Q_BLOCK], uint16_t d, unsigned char out[Q4_0_BYTES]) {
     put_le(out, d, 2);
-    for (int b = 0; b < 16; b++) out[2 + b] = (unsigned char)((q[b] + 8) | (q[16 + b] + 8) << 4);
+    for (int b = 0; b < 16; b++)
+        out[2 + b] = (unsigned char)((q[b] + 8) | (q[16 + b] + 8) << 4);
 }
 
 void pack_q8_0(const int8_t q[Q_BLOCK], uint16_t d, unsigned char out[Q8_0_BYTES]) {

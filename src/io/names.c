@@ -23,7 +23,8 @@ enum { NAMES = sizeof names / sizeof *names };
 
 struct parameter_list parameter_list(dqt_llama *model) {
     struct parameter_list list = {.model = model, .per_block = layer_num_parameters(model->layers[1])};
-    for (size_t i = 0; i < model->num_layers; i++) list.count += layer_num_parameters(model->layers[i]);
+    for (size_t i = 0; i < model->num_layers; i++)
+        list.count += layer_num_parameters(model->layers[i]);
     return list;
 }
 
@@ -31,7 +32,8 @@ struct update_target list_parameter(const struct parameter_list *list, size_t in
     const dqt_llama *m = list->model;
     const size_t in_blocks = m->config.num_layers * list->per_block;
     if (index == 0) return layer_parameter(m->layers[0], 0);
-    if (index <= in_blocks) return layer_parameter(m->layers[1 + (index - 1) / list->per_block], (index - 1) % list->per_block);
+    if (index <= in_blocks)
+        return layer_parameter(m->layers[1 + (index - 1) / list->per_block], (index - 1) % list->per_block);
     return layer_parameter(m->layers[m->num_layers - 2 + (index - 1 - in_blocks)], 0);
 }
 
@@ -59,8 +61,10 @@ size_t foreign_block(const struct parameter_list *list, const char *name, const 
     size_t block = 0;
     if (strncmp(name, prefix, sizeof prefix - 1) != 0) return SIZE_MAX;
     const char *digits = name + sizeof prefix - 1, *p = digits;
-    for (; *p >= '0' && *p <= '9' && p - digits < 7; p++) block = 10 * block + (size_t)(*p - '0');
-    if (p == digits || *p != '.' || (*digits == '0' && p - digits > 1) || block >= list->model->config.num_layers) return SIZE_MAX;
+    for (; *p >= '0' && *p <= '9' && p - digits < 7; p++)
+        block = 10 * block + (size_t)(*p - '0');
+    if (p == digits || *p != '.' || (*digits == '0' && p - digits > 1) || block >= list->model->config.num_layers)
+        return SIZE_MAX;
     *rest = p + 1;
     return block;
 }

@@ -2,7 +2,7 @@
 #ifndef DQT_IO_NAMES_H
 #define DQT_IO_NAMES_H
 
-#include "nn/llama.h"
+#include "model/llama.h"
 
 enum { FOREIGN_NAME_BYTES = 96 };
 
@@ -21,7 +21,8 @@ void foreign_name(const struct parameter_list *list, size_t index, char out[FORE
 /* SIZE_MAX if no parameter has this name. A few other names for the same are known too. */
 size_t foreign_index(const struct parameter_list *list, const char *name);
 
-/* The block of "model.layers.N.", and the rest of the name; SIZE_MAX if it does not begin so or there is no such block. */
+/* The block of "model.layers.N.", and the rest of the name; SIZE_MAX if it does not begin so or there is no such block.
+ */
 size_t foreign_block(const struct parameter_list *list, const char *name, const char **rest);
 
 #endif

@@ -17,9 +17,9 @@ size_t element_bytes(enum element_type type);
 struct listing {
     char name[FOREIGN_NAME_BYTES]; /* cut off if it is longer, which no known name is */
     enum element_type type;
-    size_t dims;                   /* MOST_DIMS + 1: more than this library knows */
+    size_t dims; /* MOST_DIMS + 1: more than this library knows */
     uint64_t shape[MOST_DIMS];
-    uint64_t begin, end;           /* in the data */
+    uint64_t begin, end; /* in the data */
 };
 
 /* What a header holds, one by one; a status other than DQT_OK ends the reading. */

@@ -1,11 +1,12 @@
-/* Which floats are codes times one scale? The smallest magnitude is j codes, for some j. Each weight then bounds the scale
- * from both sides by half a unit in the last place of its type; if the bounds still leave a scale in the end, it is tried. */
+/* Which floats are codes times one scale? The smallest magnitude is j codes, for some j. Each weight then bounds the
+ * scale from both sides by half a unit in the last place of its type; if the bounds still leave a scale in the end, it
+ * is tried. */
 #include <math.h>
 
 #include "io/safetensors.h"
 
-/* In 16-bit types only codes of up to 4 bits are looked for: ratios of two such codes differ by 1/56 or more, which even
- * bf16's 8 bits tell apart; ratios of 8-bit codes can look the same. */
+/* In 16-bit types only codes of up to 4 bits are looked for: ratios of two such codes differ by 1/56 or more, which
+ * even bf16's 8 bits tell apart; ratios of 8-bit codes can look the same. */
 enum { MOST_NARROW = 8 };
 
 static float rounded(float x, enum element_type type) {
@@ -14,7 +15,12 @@ static float rounded(float x, enum element_type type) {
 
 /* Half the distance to the next number of this type. */
 static double half_unit(float magnitude, enum element_type type) {
-    const int bits = type == TYPE_F32 ? 24 : type == TYPE_BF16 ? 8 : 11, lowest = type == TYPE_F16 ? -24 : type == TYPE_BF16 ? -133 : -149;
+    const int bits = type == TYPE_F32    ? 24
+                     : type == TYPE_BF16 ? 8
+                                         : 11,
+              lowest = type == TYPE_F16    ? -24
+                       : type == TYPE_BF16 ? -133
+                                           : -149;
     int exponent;
     frexp((double)magnitude, &exponent);
     return ldexp(1.0, (exponent - bits < lowest ? lowest : exponent - bits) - 1);
@@ -32,7 +38,8 @@ static bool all_on(const float *w, size_t count, enum element_type type, int low
 }
 
 /* The bounds of the scale if the smallest magnitude is j codes; false as soon as they exclude each other. */
-static bool bound(const float *w, size_t count, enum element_type type, double smallest, int j, int most, float *scale) {
+static bool bound(const float *w, size_t count, enum element_type type, double smallest, int j, int most,
+                  float *scale) {
     const double margin = half_unit((float)smallest, type);
     double low = (smallest - margin) / j, high = (smallest + margin) / j;
     for (size_t i = 0; i < count; i++) {

@@ -14,7 +14,8 @@ static dqt_status broken(const struct parser *p, const char *expected) {
 }
 
 static void skip_space(struct parser *p) {
-    while (p->at < p->length && strchr(" \t\r\n", p->text[p->at]) && p->text[p->at]) p->at++;
+    while (p->at < p->length && strchr(" \t\r\n", p->text[p->at]) && p->text[p->at])
+        p->at++;
 }
 
 static bool next_is(struct parser *p, char c) {
@@ -36,7 +37,10 @@ static dqt_status separator(struct parser *p, char end, bool *more) {
 }
 
 static int hex(char c) {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
 }
 
 /* What follows a backslash. Characters outside ASCII become '?', which is in no name that this library knows. */

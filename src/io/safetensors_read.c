@@ -1,13 +1,13 @@
-/* The header says where each tensor is; then the data are read once, from begin to end, into tensors beside the model's.
- * Only when all of it has been found good are the model's own weights overwritten. */
+/* The header says where each tensor is; then the data are read once, from begin to end, into tensors beside the
+ * model's. Only when all of it has been found good are the model's own weights overwritten. */
 #include <math.h>
 #include <stdio.h>
 
 #include "core/status.h"
 #include "io/safetensors.h"
 
-/* Slots of a file: the weights of all parameters, then scales of packed ones, then what is known but not used: one table
- * of rotary frequencies per block and the head of a tied model. */
+/* Slots of a file: the weights of all parameters, then scales of packed ones, then what is known but not used: one
+ * table of rotary frequencies per block and the head of a tied model. */
 struct slot_of_file {
     bool seen;
     enum element_type type;
@@ -20,13 +20,13 @@ struct importer {
     struct parameter_list list;
     struct source *source;
     struct slot_of_file *slots;
-    size_t *order;           /* the slots that were seen, by `begin` */
-    dqt_tensor **tensors;    /* the new weights */
+    size_t *order;        /* the slots that were seen, by `begin` */
+    dqt_tensor **tensors; /* the new weights */
     size_t num_slots, num_seen;
-    size_t bytes;            /* of the one block that begins with slots */
-    float *weights;          /* of one tensor */
+    size_t bytes;   /* of the one block that begins with slots */
+    float *weights; /* of one tensor */
     size_t weights_bytes;
-    char formats[3][16];     /* metadata: of embedding, linear, head */
+    char formats[3][16]; /* metadata: of embedding, linear, head */
     uint64_t data_bytes;
     bool stochastic;
     uint64_t seed;
@@ -67,10 +67,13 @@ static dqt_status check_shape(const struct importer *m, const struct listing *l,
               : l->type == TYPE_OTHER || (l->type == TYPE_U8 && !format_is_code(t->storage)))
         return refuse(m, l->name, "has a dtype that cannot be read into this parameter");
     const uint64_t rows = t->rows, cols = scale ? t->num_scales : l->type == TYPE_U8 ? t->row_bytes : t->cols;
-    if (scale || gain ? l->dims != 1 || l->shape[0] != cols : l->dims != 2 || l->shape[0] != rows || l->shape[1] != cols)
-        return fail(m->ctx, DQT_E_SHAPE, "safetensors: %s has another shape than the model's %zu x %zu", l->name, t->rows, t->cols);
+    if (scale || gain ? l->dims != 1 || l->shape[0] != cols
+                      : l->dims != 2 || l->shape[0] != rows || l->shape[1] != cols)
+        return fail(m->ctx, DQT_E_SHAPE, "safetensors: %s has another shape than the model's %zu x %zu", l->name,
+                    t->rows, t->cols);
     const uint64_t elements = scale ? cols : rows * cols; /* the tensor exists, so this fits */
-    if (l->end - l->begin != elements * element_bytes(l->type)) return refuse(m, l->name, "has offsets that do not fit its shape");
+    if (l->end - l->begin != elements * element_bytes(l->type))
+        return refuse(m, l->name, "has offsets that do not fit its shape");
     return DQT_OK;
 }
 
@@ -110,7 +113,8 @@ static void sink_down(const struct importer *m, size_t root, size_t count) {
 }
 
 static void sort_order(const struct importer *m) {
-    for (size_t i = m->num_seen / 2; i-- > 0;) sink_down(m, i, m->num_seen);
+    for (size_t i = m->num_seen / 2; i-- > 0;)
+        sink_down(m, i, m->num_seen);
     for (size_t n = m->num_seen; n > 1; n--) {
         const size_t t = m->order[0];
         m->order[0] = m->order[n - 1];
@@ -130,22 +134,25 @@ static dqt_status check_listing(const struct importer *m) {
     for (size_t i = 0; i < m->num_seen; i++) {
         const struct slot_of_file *s = &m->slots[m->order[i]];
         if (s->begin != at)
-            return fail(m->ctx, DQT_E_FORMAT, "safetensors: a tensor begins at byte %llu of the data where byte %llu is next",
+            return fail(m->ctx, DQT_E_FORMAT,
+                        "safetensors: a tensor begins at byte %llu of the data where byte %llu is next",
                         (unsigned long long)s->begin, (unsigned long long)at);
         at = s->end;
     }
     if (at != m->data_bytes)
-        return fail(m->ctx, DQT_E_FORMAT, "safetensors: the tensors end at byte %llu of %llu bytes of data", (unsigned long long)at,
-                    (unsigned long long)m->data_bytes);
+        return fail(m->ctx, DQT_E_FORMAT, "safetensors: the tensors end at byte %llu of %llu bytes of data",
+                    (unsigned long long)at, (unsigned long long)m->data_bytes);
     for (size_t i = 0; i < m->list.count; i++) {
         const struct update_target p = list_parameter(&m->list, i);
         const struct slot_of_file *weight = &m->slots[i], *scale = &m->slots[m->list.count + i];
         foreign_name(&m->list, i, name);
         if (!weight->seen) return refuse(m, name, "is missing");
-        if ((weight->type == TYPE_U8) != scale->seen) return refuse(m, name, "has codes without scales, or scales without codes");
-        if (weight->type == TYPE_U8 && strcmp(format_of_class(m, p.parameter_class), format_name(p.tensor->storage)) != 0)
-            return fail(m->ctx, DQT_E_FORMAT, "safetensors: %s has codes of format \"%s\"; the model's storage is %s", name,
-                        format_of_class(m, p.parameter_class), format_name(p.tensor->storage));
+        if ((weight->type == TYPE_U8) != scale->seen)
+            return refuse(m, name, "has codes without scales, or scales without codes");
+        if (weight->type == TYPE_U8 &&
+            strcmp(format_of_class(m, p.parameter_class), format_name(p.tensor->storage)) != 0)
+            return fail(m->ctx, DQT_E_FORMAT, "safetensors: %s has codes of format \"%s\"; the model's storage is %s",
+                        name, format_of_class(m, p.parameter_class), format_name(p.tensor->storage));
     }
     return DQT_OK;
 }
@@ -157,7 +164,8 @@ static dqt_status read_header(struct importer *m, uint64_t file_size) {
     s->limit = 8;
     TRY(source_number(s, 8, &length));
     if (length > HEADER_MOST || length > file_size - 8)
-        return fail(m->ctx, DQT_E_FORMAT, "safetensors: a header of %llu bytes; the file has %llu and the format allows %d",
+        return fail(m->ctx, DQT_E_FORMAT,
+                    "safetensors: a header of %llu bytes; the file has %llu and the format allows %d",
                     (unsigned long long)length, (unsigned long long)file_size, HEADER_MOST);
     s->limit = file_size;
     m->data_bytes = file_size - 8 - length;
@@ -216,7 +224,8 @@ static dqt_status read_floats(struct importer *m, size_t count, enum element_typ
     for (size_t i = 0; i < count;) {
         const size_t n = count - i < 1024 ? count - i : 1024;
         TRY(source_elements(m->source, part, n, 2));
-        for (size_t k = 0; k < n; k++) m->weights[i + k] = type == TYPE_BF16 ? bf16_to_f32(part[k]) : f16_to_f32(part[k]);
+        for (size_t k = 0; k < n; k++)
+            m->weights[i + k] = type == TYPE_BF16 ? bf16_to_f32(part[k]) : f16_to_f32(part[k]);
         i += n;
     }
     return DQT_OK;
@@ -233,7 +242,8 @@ static dqt_status read_weight(struct importer *m, size_t index) {
         return codes_valid(t) ? DQT_OK : refuse(m, name, "has a code outside its format's range");
     }
     TRY(read_floats(m, t->rows * t->cols, type));
-    if (!numbers_valid(m->weights, t->rows * t->cols, 4, true)) return refuse(m, name, "has a weight that is not finite");
+    if (!numbers_valid(m->weights, t->rows * t->cols, 4, true))
+        return refuse(m, name, "has a weight that is not finite");
     if (format_is_code(t->storage) && store_on_grid(t, m->weights, type)) return DQT_OK;
     tensor_quantize(t, m->weights, m->stochastic, m->seed + 0x9E3779B97F4A7C15u * index);
     if (t->storage == DQT_FORMAT_BF16 && !numbers_valid(t->data, t->rows * t->cols, 2, true))
@@ -302,7 +312,8 @@ static dqt_status allocate(struct importer *m) {
 
 static dqt_status import(struct importer *m, struct input_file *file) {
     if (file->size == UINT64_MAX) return fail(m->ctx, DQT_E_IO, "safetensors are read from regular files only");
-    if (file->size < 8) return fail(m->ctx, DQT_E_FORMAT, "safetensors: the file has %llu bytes", (unsigned long long)file->size);
+    if (file->size < 8)
+        return fail(m->ctx, DQT_E_FORMAT, "safetensors: the file has %llu bytes", (unsigned long long)file->size);
     TRY(allocate(m));
     TRY(source_create(m->ctx, "safetensors", file_read, file, &m->source));
     TRY(read_header(m, file->size));
@@ -312,9 +323,11 @@ static dqt_status import(struct importer *m, struct input_file *file) {
 }
 
 dqt_status safetensors_read(dqt_llama *model, struct input_file *file, bool stochastic, uint64_t seed) {
-    struct importer m = {.model = model, .ctx = model->ctx, .list = parameter_list(model), .stochastic = stochastic, .seed = seed};
+    struct importer m = {
+        .model = model, .ctx = model->ctx, .list = parameter_list(model), .stochastic = stochastic, .seed = seed};
     dqt_status status = import(&m, file);
-    for (size_t i = 0; m.tensors && i < m.list.count; i++) tensor_destroy(m.tensors[i]);
+    for (size_t i = 0; m.tensors && i < m.list.count; i++)
+        tensor_destroy(m.tensors[i]);
     memory_free(m.ctx, m.weights, m.weights_bytes);
     memory_free(m.ctx, m.slots, m.bytes);
     source_destroy(m.source);

@@ -1,5 +1,5 @@
-/* The header is made twice, once to learn its length; then the data follow in the same order: floats first, so that they
- * are aligned. */
+/* The header is made twice, once to learn its length; then the data follow in the same order: floats first, so that
+ * they are aligned. */
 #include <math.h>
 #include <stdio.h>
 
@@ -24,7 +24,7 @@ struct item {
     bool scales, vector;
     size_t rows, cols; /* of the listing */
 };
-typedef dqt_status (*item_fn)(struct writer *w, const struct item *item);
+typedef dqt_status (*task_fn)(struct writer *w, const struct item *item);
 
 static bool packed(const struct writer *w, const dqt_tensor *t) {
     return w->dtype == DQT_SAFETENSORS_CODES && format_is_code(t->storage);
@@ -38,7 +38,7 @@ static enum element_type type_in(const struct writer *w, const struct update_tar
     return w->dtype == DQT_SAFETENSORS_BF16 ? TYPE_BF16 : TYPE_F32;
 }
 
-static dqt_status visit_parameter(struct writer *w, item_fn visit, size_t index, bool f32) {
+static dqt_status visit_parameter(struct writer *w, task_fn visit, size_t index, bool f32) {
     const struct update_target p = list_parameter(&w->list, index);
     struct item item = {.tensor = *p.tensor, .type = type_in(w, &p), .vector = p.parameter_class == DQT_CLASS_NORM};
     if (w->stored) item.tensor.compute = item.tensor.storage;
@@ -54,13 +54,14 @@ static dqt_status visit_parameter(struct writer *w, item_fn visit, size_t index,
     return visit(w, &item);
 }
 
-static dqt_status each_item(struct writer *w, item_fn visit) {
+static dqt_status each_task(struct writer *w, task_fn visit) {
     for (int pass = 0; pass < 2; pass++)
-        for (size_t i = 0; i < w->list.count; i++) TRY(visit_parameter(w, visit, i, pass == 0));
+        for (size_t i = 0; i < w->list.count; i++)
+            TRY(visit_parameter(w, visit, i, pass == 0));
     return DQT_OK;
 }
 
-static dqt_status check_item(struct writer *w, const struct item *item) {
+static dqt_status check_task(struct writer *w, const struct item *item) {
     const dqt_tensor *t = &item->tensor;
     const dqt_context *ctx = w->list.model->ctx;
     float values[RUN];
@@ -78,7 +79,7 @@ static dqt_status check_item(struct writer *w, const struct item *item) {
     return DQT_OK;
 }
 
-static dqt_status list_item(struct writer *w, const struct item *item) {
+static dqt_status list_task(struct writer *w, const struct item *item) {
     static const char *const names[] = {"F32", "BF16", "F16", "U8"};
     char line[LINE_BYTES], shape[64];
     const uint64_t bytes = (uint64_t)item->rows * item->cols * element_bytes(item->type);
@@ -107,11 +108,11 @@ static dqt_status write_header(struct writer *w) {
         TRY(sink_bytes(w->sink, line, strlen(line)));
     }
     TRY(sink_bytes(w->sink, "}", 1));
-    TRY(each_item(w, list_item));
+    TRY(each_task(w, list_task));
     return sink_bytes(w->sink, "}", 1);
 }
 
-static dqt_status write_item(struct writer *w, const struct item *item) {
+static dqt_status write_task(struct writer *w, const struct item *item) {
     const dqt_tensor *t = &item->tensor;
     float values[RUN];
     uint16_t halves[RUN];
@@ -125,7 +126,8 @@ static dqt_status write_item(struct writer *w, const struct item *item) {
                 TRY(sink_elements(w->sink, values, n, 4));
                 continue;
             }
-            for (size_t k = 0; k < n; k++) halves[k] = f32_to_bf16(values[k]);
+            for (size_t k = 0; k < n; k++)
+                halves[k] = f32_to_bf16(values[k]);
             TRY(sink_elements(w->sink, halves, n, 2));
         }
     return DQT_OK;
@@ -139,8 +141,9 @@ static dqt_status write_file(struct writer *w, dqt_write_fn write, void *user_da
     sink_begin(s, write, user_data);
     TRY(sink_number(s, length, 8));
     TRY(write_header(w));
-    while (s->written < 8 + length) TRY(sink_bytes(s, " ", 1));
-    TRY(each_item(w, write_item));
+    while (s->written < 8 + length)
+        TRY(sink_bytes(s, " ", 1));
+    TRY(each_task(w, write_task));
     return sink_flush(s);
 }
 
@@ -148,9 +151,10 @@ dqt_status safetensors_write(dqt_llama *model, const dqt_safetensors_options *o,
     struct writer w = {.list = parameter_list(model), .dtype = o->dtype, .stored = o->stored != 0};
     if (o->dtype < DQT_SAFETENSORS_F32 || o->dtype > DQT_SAFETENSORS_CODES)
         return fail(model->ctx, DQT_E_ARGUMENT, "dtype is %d; it must be a DQT_SAFETENSORS_* value", o->dtype);
-    if (o->stored != 0 && o->stored != 1) return fail(model->ctx, DQT_E_ARGUMENT, "stored is %d; it must be 0 or 1", o->stored);
+    if (o->stored != 0 && o->stored != 1)
+        return fail(model->ctx, DQT_E_ARGUMENT, "stored is %d; it must be 0 or 1", o->stored);
     if (o->dtype == DQT_SAFETENSORS_CODES) w.stored = true;
-    TRY(each_item(&w, check_item));
+    TRY(each_task(&w, check_task));
     TRY(sink_create(model->ctx, &w.sink));
     dqt_status status = write_file(&w, write, user_data);
     sink_destroy(w.sink);

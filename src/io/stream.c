@@ -10,12 +10,14 @@ static bool big_endian(void) {
 }
 
 void put_le(unsigned char *out, uint64_t value, size_t bytes) {
-    for (size_t i = 0; i < bytes; i++) out[i] = (unsigned char)(value >> 8 * i);
+    for (size_t i = 0; i < bytes; i++)
+        out[i] = (unsigned char)(value >> 8 * i);
 }
 
 uint64_t get_le(const unsigned char *in, size_t bytes) {
     uint64_t value = 0;
-    for (size_t i = 0; i < bytes; i++) value |= (uint64_t)in[i] << 8 * i;
+    for (size_t i = 0; i < bytes; i++)
+        value |= (uint64_t)in[i] << 8 * i;
     return value;
 }
 
@@ -82,7 +84,8 @@ dqt_status sink_bytes(struct sink *s, const void *data, size_t n) {
 
 dqt_status sink_zeros(struct sink *s, size_t n) {
     static const unsigned char zeros[64];
-    for (; n > sizeof zeros; n -= sizeof zeros) TRY(sink_bytes(s, zeros, sizeof zeros));
+    for (; n > sizeof zeros; n -= sizeof zeros)
+        TRY(sink_bytes(s, zeros, sizeof zeros));
     return sink_bytes(s, zeros, n);
 }
 

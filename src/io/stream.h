@@ -49,8 +49,8 @@ dqt_status sink_number(struct sink *s, uint64_t value, size_t bytes);
 dqt_status sink_elements(struct sink *s, const void *data, size_t count, size_t size);
 dqt_status sink_flush(struct sink *s);
 
-/* Where bytes come from; `limit` is the number of bytes that may be asked of the callback, so that a stream is never read
- * beyond the end of the file it carries. */
+/* Where bytes come from; `limit` is the number of bytes that may be asked of the callback, so that a stream is never
+ * read beyond the end of the file it carries. */
 struct source {
     dqt_context *ctx;
     const char *what; /* "checkpoint": begins the sentences */

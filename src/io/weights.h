@@ -2,8 +2,8 @@
 #ifndef DQT_IO_WEIGHTS_H
 #define DQT_IO_WEIGHTS_H
 
+#include "format/tensor.h"
 #include "io/stream.h"
-#include "quant/tensor.h"
 
 /* False for an infinity, a NaN, or a negative number where `negative` is false. size 2: bf16, 4: float, 8: double. */
 bool numbers_valid(const void *data, size_t count, size_t size, bool negative);

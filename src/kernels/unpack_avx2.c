@@ -5,8 +5,8 @@ typedef int unpack_avx2_unit; /* not empty elsewhere */
 #include <immintrin.h>
 #include <string.h>
 
-#include "kernels/matmul_kernels.h"
-#include "quant/format.h"
+#include "format/format.h"
+#include "kernels/gemm_kernels.h"
 
 static inline __m256i load(const void *p) {
     return _mm256_loadu_si256((const __m256i *)p);
@@ -18,8 +18,8 @@ static inline void store(void *p, __m256i v) {
 
 /* 32 bits to 32 bytes of 0 or 4. */
 static inline __m256i third_bits(uint32_t bits) {
-    const __m256i order = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2,
-                                           3, 3, 3, 3, 3, 3, 3, 3);
+    const __m256i order = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3,
+                                           3, 3, 3, 3, 3, 3);
     const __m256i bit = _mm256_set1_epi64x((int64_t)0x8040201008040201);
     const __m256i v = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), order), bit);
     return _mm256_and_si256(_mm256_cmpeq_epi8(v, bit), _mm256_set1_epi8(4));
@@ -75,14 +75,15 @@ static inline void gather4(const uint8_t *const rows[8], size_t offset, __m256i 
 }
 
 /* [K / 4][16][4] bytes: 2 and 4 bits are transposed as packed bytes, 3 bits after unpacking. */
-static void pack_b_packed(const struct matmul_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
+static void pack_b_packed(const struct gemm_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
                           size_t units, void *panel) {
     const __m256i mask2 = _mm256_set1_epi8(3), mask4 = _mm256_set1_epi8(15);
     const __m256i bias = _mm256_set1_epi8((char)e->int8_bias);
     const size_t unit_bytes = format_unit_bytes(format);
     for (size_t half = 0; half < 2; half++) {
         const uint8_t *rows[8];
-        for (size_t i = 0; i < 8; i++) rows[i] = src + (8 * half + i < n ? 8 * half + i : n - 1) * stride;
+        for (size_t i = 0; i < 8; i++)
+            rows[i] = src + (8 * half + i < n ? 8 * half + i : n - 1) * stride;
         uint8_t *out = (uint8_t *)panel + half * 32;
         for (size_t u = 0; u < units; u++, out += UNIT * PANEL) {
             const size_t offset = u * unit_bytes;
@@ -90,7 +91,8 @@ static void pack_b_packed(const struct matmul_engine *e, int format, const uint8
             if (format == DQT_FORMAT_INT8) {
                 for (size_t h = 0; h < 4; h++) {
                     gather4(rows, offset + 16 * h, d);
-                    for (size_t j = 0; j < 4; j++) store(out + (4 * h + j) * 64, _mm256_sub_epi8(d[j], bias));
+                    for (size_t j = 0; j < 4; j++)
+                        store(out + (4 * h + j) * 64, _mm256_sub_epi8(d[j], bias));
                 }
             } else if (format == DQT_FORMAT_INT4) {
                 for (size_t h = 0; h < 2; h++) {
@@ -111,7 +113,8 @@ static void pack_b_packed(const struct matmul_engine *e, int format, const uint8
                 }
                 for (size_t h = 0; h < 4; h++) {
                     gather4(code_rows, 16 * h, d);
-                    for (size_t j = 0; j < 4; j++) store(out + (4 * h + j) * 64, d[j]);
+                    for (size_t j = 0; j < 4; j++)
+                        store(out + (4 * h + j) * 64, d[j]);
                 }
             } else {
                 gather4(rows, offset, d);
@@ -124,17 +127,18 @@ static void pack_b_packed(const struct matmul_engine *e, int format, const uint8
 }
 
 /* [K / 2][16][2] 16-bit numbers from INT8 rows: a dword of four codes makes two of two. */
-static void pack_b_packed16(const struct matmul_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
+static void pack_b_packed16(const struct gemm_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
                             size_t units, void *panel) {
     (void)e;
     (void)format; /* INT8 */
-    const __m256i first = _mm256_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1, 0, -1, 1,
-                                           -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13);
-    const __m256i second = _mm256_setr_epi8(-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15, -1, 2, -1,
-                                            3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15);
+    const __m256i first = _mm256_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1, 0, -1, 1, -1,
+                                           4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13);
+    const __m256i second = _mm256_setr_epi8(-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15, -1, 2, -1, 3,
+                                            -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15);
     for (size_t half = 0; half < 2; half++) {
         const uint8_t *rows[8];
-        for (size_t i = 0; i < 8; i++) rows[i] = src + (8 * half + i < n ? 8 * half + i : n - 1) * stride;
+        for (size_t i = 0; i < 8; i++)
+            rows[i] = src + (8 * half + i < n ? 8 * half + i : n - 1) * stride;
         uint8_t *out = (uint8_t *)panel + half * 32;
         for (size_t q = 0; q < units * 4; q++) {
             __m256i d[4];
@@ -147,7 +151,7 @@ static void pack_b_packed16(const struct matmul_engine *e, int format, const uin
     }
 }
 
-static void pack_b_codes_f32(const struct matmul_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
+static void pack_b_codes_f32(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
     (void)e;
     float *out = panel;
     for (size_t c = 0; c < k; c++, out += PANEL) {
@@ -164,10 +168,12 @@ static float quantize(const float *x, size_t cols, int8_t *codes) {
     __m256 most = _mm256_set1_ps(1e-5f);
     size_t c = 0;
     /* NaN: most */
-    for (; c + 8 <= cols; c += 8) most = _mm256_max_ps(_mm256_andnot_ps(sign, _mm256_loadu_ps(x + c)), most);
+    for (; c + 8 <= cols; c += 8)
+        most = _mm256_max_ps(_mm256_andnot_ps(sign, _mm256_loadu_ps(x + c)), most);
     float part[8], amax = 1e-5f;
     _mm256_storeu_ps(part, most);
-    for (int i = 0; i < 8; i++) amax = part[i] > amax ? part[i] : amax;
+    for (int i = 0; i < 8; i++)
+        amax = part[i] > amax ? part[i] : amax;
     for (; c < cols; c++) {
         const float v = x[c] < 0 ? -x[c] : x[c];
         amax = v > amax ? v : amax;
@@ -186,9 +192,10 @@ static float quantize(const float *x, size_t cols, int8_t *codes) {
     return amax / 127.0f;
 }
 
-void unpack_avx2_set(struct matmul_kernels *k) {
-    struct matmul_engine *const integer[] = {&k->code, &k->int8};
-    for (int i = 0; i < 2; i++) integer[i]->pack_b_packed = integer[i]->size == 2 ? pack_b_packed16 : pack_b_packed;
+void unpack_avx2_set(struct gemm_kernels *k) {
+    struct gemm_engine *const integer[] = {&k->code, &k->int8};
+    for (int i = 0; i < 2; i++)
+        integer[i]->pack_b_packed = integer[i]->size == 2 ? pack_b_packed16 : pack_b_packed;
     if (k->bf16.size == 4) k->bf16.pack_b_codes = pack_b_codes_f32;
     k->f32.pack_b_codes = pack_b_codes_f32;
     k->unpack = unpack;

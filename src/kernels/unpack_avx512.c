@@ -7,9 +7,9 @@ typedef int unpack_avx512_unit; /* not empty elsewhere */
 #include <immintrin.h>
 #include <string.h>
 
-#include "kernels/matmul_kernels.h"
-#include "kernels/matmul_transpose_avx512.h"
-#include "quant/format.h"
+#include "format/format.h"
+#include "kernels/gemm_kernels.h"
+#include "kernels/gemm_transpose_avx512.h"
 
 static inline __m512i unpack_unit(int format, const uint8_t *p) {
     switch (format) {
@@ -60,13 +60,14 @@ static inline void gather4(const uint8_t *const rows[16], size_t offset, __m512i
 }
 
 /* [K / 4][16][4] codes minus the format's bias, -128 for INT8. */
-static void pack_b_packed(const struct matmul_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
+static void pack_b_packed(const struct gemm_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
                           size_t units, void *panel) {
     (void)e;
     const uint8_t *rows[16];
     uint8_t *out = panel;
     const size_t unit_bytes = format_unit_bytes(format);
-    for (size_t i = 0; i < 16; i++) rows[i] = src + (i < n ? i : n - 1) * stride;
+    for (size_t i = 0; i < 16; i++)
+        rows[i] = src + (i < n ? i : n - 1) * stride;
     const __m512i mask2 = _mm512_set1_epi8(3), mask4 = _mm512_set1_epi8(15), flip = _mm512_set1_epi8((char)0x80);
     const __m512i spread = _mm512_set1_epi32(0x204081), bit = _mm512_set1_epi8(1);
     for (size_t u = 0; u < units; u++, out += UNIT * PANEL) {
@@ -106,9 +107,8 @@ static void pack_b_packed(const struct matmul_engine *e, int format, const uint8
                 for (size_t j = 0; j < 4; j++) { /* codes 16 p + 4 j .. + 3 */
                     __m512i v = _mm512_and_si512(_mm512_srli_epi32(d[j], (unsigned)(2 * p)), mask2);
                     if (format == DQT_FORMAT_INT3) { /* four bits to bit 2 of four bytes: b0 + b1 2^8 + ... */
-                        const __m512i four =
-                            _mm512_and_si512(_mm512_srli_epi32(high[p / 2], (unsigned)(p % 2 * 16 + 4 * j)),
-                                             _mm512_set1_epi32(15));
+                        const __m512i four = _mm512_and_si512(
+                            _mm512_srli_epi32(high[p / 2], (unsigned)(p % 2 * 16 + 4 * j)), _mm512_set1_epi32(15));
                         const __m512i bytes = _mm512_and_si512(_mm512_mullo_epi32(four, spread), bit);
                         v = _mm512_or_si512(v, _mm512_slli_epi32(bytes, 2));
                     }
@@ -125,9 +125,9 @@ static inline __m512 codes_to_floats(const int8_t *src) {
 }
 
 /* [K / 2][16][2] bf16: codes are exact, so the upper halves of their floats. */
-static void pack_b_codes_bf16(const struct matmul_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
+static void pack_b_codes_bf16(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
     const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
-    const size_t padded = (k + e->k_unit - 1) / e->k_unit * e->k_unit;
+    const size_t padded = (k + e->k_align - 1) / e->k_align * e->k_align;
     unsigned char *out = panel;
     for (size_t c = 0; c < padded; c += 2, out += 64) {
         const __m512i low = c < k ? _mm512_castps_si512(codes_to_floats(src + c * ld)) : _mm512_setzero_si512();
@@ -137,10 +137,11 @@ static void pack_b_codes_bf16(const struct matmul_engine *e, const int8_t *src, 
     }
 }
 
-static void pack_b_codes_f32(const struct matmul_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
+static void pack_b_codes_f32(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
     (void)e;
     float *out = panel;
-    for (size_t c = 0; c < k; c++) _mm512_storeu_ps(out + c * PANEL, codes_to_floats(src + c * ld));
+    for (size_t c = 0; c < k; c++)
+        _mm512_storeu_ps(out + c * PANEL, codes_to_floats(src + c * ld));
 }
 
 /* f32 that holds bf16 values: nearest, ties to even, as f32_to_bf16 for numbers; NaN stays NaN. */
@@ -153,58 +154,60 @@ static inline __m512i rounded_bits(__m512 v) {
                             _mm512_set1_epi32((int)0xffff0000));
 }
 
-/* 16 rows of 16 floats from src[rows][ld], scaled and rounded as asked, transposed. */
+/* 16 rows of 16 floats from src[rows][ld], scaled and emulates_bf16 as asked, transposed. */
 static inline void load_transposed(const float *src, size_t ld, size_t rows, __mmask16 mask, const float *k_scale,
-                                   bool rounded, __m512i r[16]) {
+                                   bool emulates_bf16, __m512i r[16]) {
     const __m512 scale = k_scale ? _mm512_maskz_loadu_ps(mask, k_scale) : _mm512_set1_ps(1.0f);
     for (size_t i = 0; i < 16; i++) {
         __m512 v = i < rows ? _mm512_maskz_loadu_ps(mask, src + i * ld) : _mm512_setzero_ps();
         if (k_scale && i < rows) v = _mm512_mul_ps(v, scale);
-        r[i] = rounded ? rounded_bits(v) : _mm512_castps_si512(v);
+        r[i] = emulates_bf16 ? rounded_bits(v) : _mm512_castps_si512(v);
     }
     transpose16(r);
 }
 
 /* [K][rows] for engines of at most 16 rows. */
-static void pack_a_f32(const struct matmul_engine *e, const float *src, size_t ld, size_t m, size_t k,
+static void pack_a_f32(const struct gemm_engine *e, const float *src, size_t ld, size_t m, size_t k,
                        const float *k_scale, void *out) {
     const __mmask16 rows = first_lanes(e->rows);
     float *to = out;
     for (size_t c = 0; c < k; c += 16) {
         __m512i r[16];
-        load_transposed(src + c, ld, m, first_lanes(k - c), k_scale ? k_scale + c : NULL, e->rounded, r);
-        for (size_t i = 0; i < 16 && c + i < k; i++, to += e->rows) _mm512_mask_storeu_epi32(to, rows, r[i]);
+        load_transposed(src + c, ld, m, first_lanes(k - c), k_scale ? k_scale + c : NULL, e->emulates_bf16, r);
+        for (size_t i = 0; i < 16 && c + i < k; i++, to += e->rows)
+            _mm512_mask_storeu_epi32(to, rows, r[i]);
     }
 }
 
-static void pack_a_transposed_f32(const struct matmul_engine *e, const float *src, size_t ld, size_t m, size_t k,
+static void pack_a_transposed_f32(const struct gemm_engine *e, const float *src, size_t ld, size_t m, size_t k,
                                   const float *k_scale, void *out) {
     const __mmask16 rows = first_lanes(e->rows), valid = first_lanes(m);
     float *to = out;
     for (size_t c = 0; c < k; c++, to += e->rows) {
         __m512 v = _mm512_maskz_loadu_ps(valid, src + c * ld);
         if (k_scale) v = _mm512_maskz_mul_ps(valid, v, _mm512_set1_ps(k_scale[c]));
-        _mm512_mask_storeu_epi32(to, rows, e->rounded ? rounded_bits(v) : _mm512_castps_si512(v));
+        _mm512_mask_storeu_epi32(to, rows, e->emulates_bf16 ? rounded_bits(v) : _mm512_castps_si512(v));
     }
 }
 
 /* [K][16]. */
-static void pack_b_f32(const struct matmul_engine *e, const float *src, size_t ld, size_t n, size_t k, void *panel) {
+static void pack_b_f32(const struct gemm_engine *e, const float *src, size_t ld, size_t n, size_t k, void *panel) {
     const __mmask16 mask = first_lanes(n);
     float *to = panel;
     for (size_t c = 0; c < k; c++) {
         const __m512 v = _mm512_maskz_loadu_ps(mask, src + c * ld);
-        _mm512_storeu_si512(to + c * PANEL, e->rounded ? rounded_bits(v) : _mm512_castps_si512(v));
+        _mm512_storeu_si512(to + c * PANEL, e->emulates_bf16 ? rounded_bits(v) : _mm512_castps_si512(v));
     }
 }
 
-static void pack_b_transposed_f32(const struct matmul_engine *e, const float *src, size_t ld, size_t n, size_t k,
+static void pack_b_transposed_f32(const struct gemm_engine *e, const float *src, size_t ld, size_t n, size_t k,
                                   void *panel) {
     float *to = panel;
     for (size_t c = 0; c < k; c += 16) {
         __m512i r[16];
-        load_transposed(src + c, ld, n, first_lanes(k - c), NULL, e->rounded, r);
-        for (size_t i = 0; i < 16 && c + i < k; i++, to += PANEL) _mm512_storeu_si512(to, r[i]);
+        load_transposed(src + c, ld, n, first_lanes(k - c), NULL, e->emulates_bf16, r);
+        for (size_t i = 0; i < 16 && c + i < k; i++, to += PANEL)
+            _mm512_storeu_si512(to, r[i]);
     }
 }
 
@@ -224,11 +227,11 @@ static float quantize(const float *x, size_t cols, int8_t *codes) {
     return amax / 127.0f;
 }
 
-void unpack_avx512_set(struct matmul_kernels *k) {
-    struct matmul_engine *const integer[] = {&k->code, &k->int8};
+void unpack_avx512_set(struct gemm_kernels *k) {
+    struct gemm_engine *const integer[] = {&k->code, &k->int8};
     for (int i = 0; i < 2; i++)
         if (integer[i]->group == 4 && integer[i]->int8_bias == -128) integer[i]->pack_b_packed = pack_b_packed;
-    struct matmul_engine *const floats[] = {&k->bf16, &k->f32};
+    struct gemm_engine *const floats[] = {&k->bf16, &k->f32};
     for (int i = 0; i < 2; i++) {
         if (floats[i]->size == 2) {
             floats[i]->pack_b_codes = pack_b_codes_bf16;

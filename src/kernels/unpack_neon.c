@@ -5,8 +5,8 @@ typedef int unpack_neon_unit; /* not empty elsewhere */
 #include <arm_neon.h>
 #include <string.h>
 
-#include "kernels/matmul_kernels.h"
-#include "quant/format.h"
+#include "format/format.h"
+#include "kernels/gemm_kernels.h"
 
 /* 16 bits to 16 bytes of 0 or 4. */
 static inline uint8x16_t third_bits(const uint8_t *p) {
@@ -18,7 +18,8 @@ static inline uint8x16_t third_bits(const uint8_t *p) {
 /* One unit minus the format's bias: 0 .. 2^bits - 1; INT8 as it is. */
 static inline void unpack_unit(int format, const uint8_t *p, uint8x16_t out[4]) {
     if (format == DQT_FORMAT_INT8) {
-        for (int i = 0; i < 4; i++) out[i] = vld1q_u8(p + 16 * i);
+        for (int i = 0; i < 4; i++)
+            out[i] = vld1q_u8(p + 16 * i);
     } else if (format == DQT_FORMAT_INT4) {
         for (int i = 0; i < 2; i++) {
             const uint8x16_t v = vld1q_u8(p + 16 * i);
@@ -32,7 +33,8 @@ static inline void unpack_unit(int format, const uint8_t *p, uint8x16_t out[4]) 
         out[2] = vandq_u8(vshrq_n_u8(v, 4), mask);
         out[3] = vshrq_n_u8(v, 6);
         if (format == DQT_FORMAT_INT3)
-            for (int i = 0; i < 4; i++) out[i] = vorrq_u8(out[i], third_bits(p + 16 + 2 * i));
+            for (int i = 0; i < 4; i++)
+                out[i] = vorrq_u8(out[i], third_bits(p + 16 + 2 * i));
     }
 }
 
@@ -42,12 +44,13 @@ static void unpack(int format, const uint8_t *packed, size_t units, int8_t *code
     for (size_t u = 0; u < units; u++) {
         uint8x16_t v[4];
         unpack_unit(format, packed + u * unit_bytes, v);
-        for (int i = 0; i < 4; i++) vst1q_s8(codes + u * UNIT + 16 * i, vreinterpretq_s8_u8(vsubq_u8(v[i], bias)));
+        for (int i = 0; i < 4; i++)
+            vst1q_s8(codes + u * UNIT + 16 * i, vreinterpretq_s8_u8(vsubq_u8(v[i], bias)));
     }
 }
 
 /* [K / 4][16][4] bytes, INT8 codes as they are; or [K / 2][16][2] 16-bit numbers. Both are groups of four bytes. */
-static void pack_b_packed(const struct matmul_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
+static void pack_b_packed(const struct gemm_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
                           size_t units, void *panel) {
     const size_t unit_bytes = format_unit_bytes(format), groups = UNIT * e->size / 4;
     for (size_t i = 0; i < PANEL; i++) {
@@ -65,12 +68,13 @@ static void pack_b_packed(const struct matmul_engine *e, int format, const uint8
                     vst1q_u8(codes + 32 * j + 16, vreinterpretq_u8_s16(vmovl_high_s8(vreinterpretq_s8_u8(v[j]))));
                 }
             }
-            for (size_t g = 0; g < groups; g++, out += PANEL * 4) memcpy(out, codes + 4 * g, 4);
+            for (size_t g = 0; g < groups; g++, out += PANEL * 4)
+                memcpy(out, codes + 4 * g, 4);
         }
     }
 }
 
-static void pack_b_codes_f32(const struct matmul_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
+static void pack_b_codes_f32(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
     (void)e;
     float *out = panel;
     for (size_t c = 0; c < k; c++, out += PANEL) {
@@ -122,7 +126,7 @@ static float quantize(const float *x, size_t cols, int8_t *codes) {
     return amax / 127.0f;
 }
 
-void unpack_neon_set(struct matmul_kernels *k) {
+void unpack_neon_set(struct gemm_kernels *k) {
     k->code.pack_b_packed = pack_b_packed;
     k->int8.pack_b_packed = pack_b_packed;
     k->bf16.pack_b_codes = pack_b_codes_f32;

@@ -12,7 +12,8 @@ static void philox_group(const struct rng *r, uint64_t first, uint32_t *restrict
     const __m256i multiplier0 = _mm256_set1_epi64x(0xD2511F53), multiplier1 = _mm256_set1_epi64x(0xCD9E8D57);
     __m256i c0[VECTORS], c1[VECTORS], c2[VECTORS], c3[VECTORS];
     for (int i = 0; i < VECTORS; i++) {
-        c0[i] = _mm256_add_epi64(_mm256_set1_epi64x((int64_t)(first + 4 * (uint64_t)i)), _mm256_setr_epi64x(0, 1, 2, 3));
+        c0[i] =
+            _mm256_add_epi64(_mm256_set1_epi64x((int64_t)(first + 4 * (uint64_t)i)), _mm256_setr_epi64x(0, 1, 2, 3));
         c1[i] = _mm256_srli_epi64(c0[i], 32);
         c2[i] = _mm256_set1_epi64x(r->high[0]);
         c3[i] = _mm256_set1_epi64x(r->high[1]);
@@ -40,7 +41,8 @@ static void philox_group(const struct rng *r, uint64_t first, uint32_t *restrict
 }
 
 static void philox_blocks(const struct rng *r, uint64_t first, uint32_t *restrict out) {
-    for (int i = 0; i < UPDATE_CHUNK / 4; i += 4 * VECTORS) philox_group(r, first + (uint64_t)i, out + 4 * i);
+    for (int i = 0; i < UPDATE_CHUNK / 4; i += 4 * VECTORS)
+        philox_group(r, first + (uint64_t)i, out + 4 * i);
 }
 
 #define UPDATE_PHILOX

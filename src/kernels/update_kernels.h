@@ -27,24 +27,24 @@ enum update_method {
  * stream, element = row * cols + col. */
 struct update_plan {
     enum update_method method;
-    int storage;              /* DQT_FORMAT_* */
+    int storage; /* DQT_FORMAT_* */
     int code_min, code_max;
-    bool stochastic;          /* else nearest */
-    bool eco;                 /* feed the rounding error back into the momentum */
-    bool train_scale;         /* return the scale's gradient */
-    bool dry;                 /* only update_squares: nothing is written */
-    int momentum_state;       /* DQT_STATE_*; read where momentum */
-    int variance_state;       /* DQT_STATE_*; read where method is ADAM */
-    bool momentum;            /* a first moment is kept */
-    float clip;               /* factor of the gradient */
+    bool stochastic;    /* else nearest */
+    bool eco;           /* feed the rounding error back into the momentum */
+    bool train_scale;   /* return the scale's gradient */
+    bool dry;           /* only update_squares: nothing is written */
+    int momentum_state; /* DQT_STATE_*; read where momentum */
+    int variance_state; /* DQT_STATE_*; read where method is ADAM */
+    bool momentum;      /* a first moment is kept */
+    float clip;         /* factor of the gradient */
     float learning_rate, weight_decay;
     float beta1, one_minus_beta1; /* SGD: the latter is 1 */
     float beta2, one_minus_beta2;
     float eps;
-    float noise;              /* stochastic: 1, or less for floor(x + 1/2 + noise * (r - 1/2)) */
+    float noise;                        /* stochastic: 1, or less for floor(x + 1/2 + noise * (r - 1/2)) */
     float inverse_bias1, inverse_bias2; /* 1 / (1 - beta^t); SGD: 1 */
-    float update_factor;      /* u is multiplied by it (Adafactor's update clipping) */
-    float eco_factor;         /* (1 - 1 / beta1) * (1 - beta1^t) / learning_rate; SGD: without the bias term */
+    float update_factor;                /* u is multiplied by it (Adafactor's update clipping) */
+    float eco_factor; /* (1 - 1 / beta1) * (1 - beta1^t) / learning_rate; SGD: without the bias term */
     struct rng weight, momentum_rng, variance_rng;
 };
 
@@ -52,9 +52,9 @@ struct update_plan {
 struct update_row {
     const float *gradient; /* [cols] */
     size_t cols;
-    uint64_t element;      /* row * cols */
-    void *weight;          /* packed codes, or cols floats or bf16 */
-    float scale;           /* of one code, in which steps are measured */
+    uint64_t element; /* row * cols */
+    void *weight;     /* packed codes, or cols floats or bf16 */
+    float scale;      /* of one code, in which steps are measured */
     void *m, *v;
     float *m_scale, *v_scale; /* DQT_STATE_INT8: [ceil(cols / UPDATE_CHUNK)] */
     const float *column;      /* FACTORED: column statistic [cols]; NULL: all 1 */
@@ -62,8 +62,8 @@ struct update_row {
 };
 
 struct update_result {
-    double update_squares;  /* sum of u^2 */
-    double scale_gradient;  /* sum of gradient * code, before the update and without the clip factor */
+    double update_squares; /* sum of u^2 */
+    double scale_gradient; /* sum of gradient * code, before the update and without the clip factor */
     uint64_t flipped, saturated;
 };
 

@@ -3,24 +3,24 @@
  * The including file defines
  *   UPDATE_SUFFIX(name)  name with the instruction set's suffix, such as name##_avx2
  *   UPDATE_PHILOX        optional: it has its own static philox_blocks (integer products are exact in any form)
- * and gets update_row, update_sum_squares and update_add_squares under those names. Plain loops of fixed length that the
- * compiler turns into vectors; no operation may be reordered or fused, so that all files give the same bits. Everything
- * is static: nothing compiled here may be called on a lesser CPU.
+ * and gets update_row, update_sum_squares and update_add_squares under those names. Plain loops of fixed length that
+ * the compiler turns into vectors; no operation may be reordered or fused, so that all files give the same bits.
+ * Everything is static: nothing compiled here may be called on a lesser CPU.
  *
- * A row goes chunk by chunk (128 columns) through: gradient, moments and u; step in grid units; rounding; feedback; states
- * and codes written back. The last chunk is padded with zeros, which move nothing. */
+ * A row goes chunk by chunk (128 columns) through: gradient, moments and u; step in grid units; rounding; feedback;
+ * states and codes written back. The last chunk is padded with zeros, which move nothing. */
 
 #include <math.h>
 #include <string.h>
 
 #include "dqt.h"
+#include "format/format.h"
 #include "kernels/update_kernels.h"
-#include "quant/format.h"
 
 enum { CHUNK = UPDATE_CHUNK, LANES = 64 };
 
-/* Random words of one row and stream. Elements need not start at a multiple of 4, so the block that straddles two chunks
- * is carried over: word k of the chunk is words[offset + k]. */
+/* Random words of one row and stream. Elements need not start at a multiple of 4, so the block that straddles two
+ * chunks is carried over: word k of the chunk is words[offset + k]. */
 struct stream {
     struct rng rng;
     uint64_t next; /* block */
@@ -67,7 +67,7 @@ static const uint32_t *stream_chunk(struct stream *s) {
     return s->words + s->offset;
 }
 
-/* rng_unit by way of a signed conversion, which every instruction set has. */
+/* rng_uniform01 by way of a signed conversion, which every instruction set has. */
 static inline float unit(uint32_t word) {
     return (float)(int32_t)(word >> 8) * 0x1p-24f;
 }
@@ -122,7 +122,8 @@ static void decode_bf16(const uint16_t *in, size_t n, float *restrict out) {
     uint16_t half[CHUNK] = {0};
     uint32_t bits[CHUNK];
     memcpy(half, in, n * sizeof *half);
-    for (int k = 0; k < CHUNK; k++) bits[k] = (uint32_t)half[k] << 16;
+    for (int k = 0; k < CHUNK; k++)
+        bits[k] = (uint32_t)half[k] << 16;
     memcpy(out, bits, sizeof bits);
 }
 
@@ -138,7 +139,8 @@ static void encode_bf16(const float *in, size_t n, const uint32_t *words, bool k
         half[k] = (uint16_t)h;
     }
     if (keep) {
-        for (int k = 0; k < CHUNK; k++) half[k] = (uint16_t)(half[k] | (half[k] == 0 && bits[k] != 0));
+        for (int k = 0; k < CHUNK; k++)
+            half[k] = (uint16_t)(half[k] | (half[k] == 0 && bits[k] != 0));
     }
     memcpy(out, half, n * sizeof *half);
 }
@@ -176,12 +178,14 @@ static inline float fourth(float code) {
 static void decode_positive(const uint8_t *in, size_t n, float a, float *restrict out) {
     uint8_t code[CHUNK] = {0};
     memcpy(code, in, n);
-    for (int k = 0; k < CHUNK; k++) out[k] = fourth((float)(int32_t)code[k]) * a;
+    for (int k = 0; k < CHUNK; k++)
+        out[k] = fourth((float)(int32_t)code[k]) * a;
 }
 
-/* Stochastic between the neighbours of v, with the probability that keeps the mean of v (not of z: the bias of z^4 would
- * add up over steps). A positive v gets at least code 1, 2.4e-10 of the chunk's largest: rounding to 0 would leave eps
- * alone in the denominator and the update would explode, while this bounds it by sqrt(v) >= 1.5e-5 * sqrt(a). */
+/* Stochastic between the neighbours of v, with the probability that keeps the mean of v (not of z: the bias of z^4
+ * would add up over steps). A positive v gets at least code 1, 2.4e-10 of the chunk's largest: rounding to 0 would
+ * leave eps alone in the denominator and the update would explode, while this bounds it by sqrt(v) >= 1.5e-5 * sqrt(a).
+ */
 static void encode_positive(const float *in, size_t n, const uint32_t *words, float *scale, uint8_t *out) {
     float y[CHUNK], root[CHUNK]; /* one loop each: merged, the compiler finds branches instead of vectors */
     int32_t codes[CHUNK];
@@ -189,14 +193,17 @@ static void encode_positive(const float *in, size_t n, const uint32_t *words, fl
     float a = largest(in);
     a = a > 1e-36f ? a : 1e-36f;
     a = a < 0x1p120f ? a : 0x1p120f;
-    for (int k = 0; k < CHUNK; k++) y[k] = clamp_float(in[k] / a, 0.0f, 1.0f);
-    for (int k = 0; k < CHUNK; k++) root[k] = clamp_float(sqrtf(sqrtf(y[k])) * 255.0f, 1.0f, 254.0f);
+    for (int k = 0; k < CHUNK; k++)
+        y[k] = clamp_float(in[k] / a, 0.0f, 1.0f);
+    for (int k = 0; k < CHUNK; k++)
+        root[k] = clamp_float(sqrtf(sqrtf(y[k])) * 255.0f, 1.0f, 254.0f);
     for (int k = 0; k < CHUNK; k++) {
         const int32_t below = (int32_t)root[k];
         const float low = fourth((float)below), high = fourth((float)below + 1.0f);
         codes[k] = below + ((y[k] - low) / (high - low) + unit(words[k]) >= 1.0f);
     }
-    for (int k = 0; k < CHUNK; k++) code[k] = (uint8_t)(in[k] > 0.0f ? codes[k] : 0);
+    for (int k = 0; k < CHUNK; k++)
+        code[k] = (uint8_t)(in[k] > 0.0f ? codes[k] : 0);
     *scale = a;
     memcpy(out, code, n);
 }
@@ -250,7 +257,8 @@ static void moments_sgd(const struct update_plan *p, const float *restrict g, fl
 
 static void moments_adam(const struct update_plan *p, const float *restrict g, float *restrict m, float *restrict v,
                          float *restrict denominator, float *restrict u) {
-    const float clip = p->clip, beta1 = p->beta1, rest1 = p->one_minus_beta1, beta2 = p->beta2, rest2 = p->one_minus_beta2;
+    const float clip = p->clip, beta1 = p->beta1, rest1 = p->one_minus_beta1, beta2 = p->beta2,
+                rest2 = p->one_minus_beta2;
     const float bias1 = p->inverse_bias1, bias2 = p->inverse_bias2, eps = p->eps;
     for (int k = 0; k < CHUNK; k++) {
         const float gk = limited(g[k], clip);
@@ -282,7 +290,8 @@ static void moments_factored(const struct update_plan *p, const float *restrict 
                              float row_factor, float *restrict m, float *restrict denominator, float *restrict u) {
     const float clip = p->clip, beta1 = p->beta1, rest1 = p->one_minus_beta1, bias1 = p->inverse_bias1, eps = p->eps;
     const float factor = p->update_factor, second = row_factor * p->inverse_bias2;
-    for (int k = 0; k < CHUNK; k++) denominator[k] = sqrtf(column[k] * second) + eps;
+    for (int k = 0; k < CHUNK; k++)
+        denominator[k] = sqrtf(column[k] * second) + eps;
     if (m) {
         for (int k = 0; k < CHUNK; k++) {
             const float mk = beta1 * m[k] + rest1 * limited(g[k], clip);
@@ -290,7 +299,8 @@ static void moments_factored(const struct update_plan *p, const float *restrict 
             u[k] = mk * bias1 / denominator[k];
         }
     } else {
-        for (int k = 0; k < CHUNK; k++) u[k] = limited(g[k], clip) / denominator[k] * factor;
+        for (int k = 0; k < CHUNK; k++)
+            u[k] = limited(g[k], clip) / denominator[k] * factor;
     }
 }
 
@@ -299,15 +309,19 @@ static void moments_factored(const struct update_plan *p, const float *restrict 
 /* INT3's third bits, bit k % 8 of byte k / 8: adds 4 to the codes that have one. */
 static void unpack_third_bits(const uint8_t *restrict mask, int8_t *restrict codes) {
     uint8_t spread[UNIT];
-    for (int b = 0; b < 8; b++) memset(spread + 8 * b, mask[b], 8);
-    for (int k = 0; k < UNIT; k++) codes[k] = (int8_t)(codes[k] + (spread[k] & 1 << (k & 7) ? 4 : 0));
+    for (int b = 0; b < 8; b++)
+        memset(spread + 8 * b, mask[b], 8);
+    for (int k = 0; k < UNIT; k++)
+        codes[k] = (int8_t)(codes[k] + (spread[k] & 1 << (k & 7) ? 4 : 0));
 }
 
-/* Eight bytes of 0 or 1 are gathered by a product: byte i meets 2^(7 * (8 - i)) at bit 56 + i, and no two terms meet. */
+/* Eight bytes of 0 or 1 are gathered by a product: byte i meets 2^(7 * (8 - i)) at bit 56 + i, and no two terms meet.
+ */
 static void pack_third_bits(const uint8_t *restrict u, uint8_t *restrict mask) {
     for (int b = 0; b < 8; b++, u += 8) {
         const uint64_t bytes = (uint64_t)u[0] | (uint64_t)u[1] << 8 | (uint64_t)u[2] << 16 | (uint64_t)u[3] << 24 |
-                               (uint64_t)u[4] << 32 | (uint64_t)u[5] << 40 | (uint64_t)u[6] << 48 | (uint64_t)u[7] << 56;
+                               (uint64_t)u[4] << 32 | (uint64_t)u[5] << 40 | (uint64_t)u[6] << 48 |
+                               (uint64_t)u[7] << 56;
         mask[b] = (uint8_t)((bytes >> 2 & 0x0101010101010101u) * 0x0102040810204080u >> 56);
     }
 }
@@ -317,14 +331,20 @@ static void unpack_unit(int format, int low, const uint8_t *restrict packed, int
     switch (format) {
     case DQT_FORMAT_INT8: memcpy(codes, packed, UNIT); break;
     case DQT_FORMAT_INT4:
-        for (int b = 0; b < 32; b++) codes[b] = (int8_t)((packed[b] & 15) + low);
-        for (int b = 0; b < 32; b++) codes[32 + b] = (int8_t)((packed[b] >> 4) + low);
+        for (int b = 0; b < 32; b++)
+            codes[b] = (int8_t)((packed[b] & 15) + low);
+        for (int b = 0; b < 32; b++)
+            codes[32 + b] = (int8_t)((packed[b] >> 4) + low);
         break;
     default:
-        for (int b = 0; b < 16; b++) codes[b] = (int8_t)((packed[b] & 3) + low);
-        for (int b = 0; b < 16; b++) codes[16 + b] = (int8_t)((packed[b] >> 2 & 3) + low);
-        for (int b = 0; b < 16; b++) codes[32 + b] = (int8_t)((packed[b] >> 4 & 3) + low);
-        for (int b = 0; b < 16; b++) codes[48 + b] = (int8_t)((packed[b] >> 6) + low);
+        for (int b = 0; b < 16; b++)
+            codes[b] = (int8_t)((packed[b] & 3) + low);
+        for (int b = 0; b < 16; b++)
+            codes[16 + b] = (int8_t)((packed[b] >> 2 & 3) + low);
+        for (int b = 0; b < 16; b++)
+            codes[32 + b] = (int8_t)((packed[b] >> 4 & 3) + low);
+        for (int b = 0; b < 16; b++)
+            codes[48 + b] = (int8_t)((packed[b] >> 6) + low);
         if (format == DQT_FORMAT_INT3) unpack_third_bits(packed + 16, codes);
     }
 }
@@ -335,9 +355,11 @@ static void pack_unit(int format, int low, const int8_t *restrict codes, uint8_t
         memcpy(packed, codes, UNIT);
         return;
     }
-    for (int k = 0; k < UNIT; k++) u[k] = (uint8_t)(codes[k] - low);
+    for (int k = 0; k < UNIT; k++)
+        u[k] = (uint8_t)(codes[k] - low);
     if (format == DQT_FORMAT_INT4) {
-        for (int b = 0; b < 32; b++) packed[b] = (uint8_t)(u[b] | u[32 + b] << 4);
+        for (int b = 0; b < 32; b++)
+            packed[b] = (uint8_t)(u[b] | u[32 + b] << 4);
         return;
     }
     for (int b = 0; b < 16; b++)
@@ -347,24 +369,29 @@ static void pack_unit(int format, int low, const int8_t *restrict codes, uint8_t
 
 /* Codes of one chunk: x = -(lr * (u + decay * W)) / s is added to q and rounded. Working on x instead of q + x loses no
  * bits of a small step; q is whole, so floor(q + x + r) = q + floor(x + r). */
-static void round_codes(const struct update_plan *p, const struct update_row *row, const float *u, const uint32_t *words,
-                        const float *denominator, float *m, int8_t *codes, struct update_result *result) {
+static void round_codes(const struct update_plan *p, const struct update_row *row, const float *u,
+                        const uint32_t *words, const float *denominator, float *m, int8_t *codes,
+                        struct update_result *result) {
     const float step = p->learning_rate / row->scale, decay = p->learning_rate * p->weight_decay;
     const int32_t low = p->code_min, high = p->code_max;
     int32_t q[CHUNK], new_q[CHUNK], flipped = 0, saturated = 0;
     float x[CHUNK];
-    for (int k = 0; k < CHUNK; k++) q[k] = codes[k];
+    for (int k = 0; k < CHUNK; k++)
+        q[k] = codes[k];
     for (int k = 0; k < CHUNK; k++) {
         float y = -(u[k] * step + (float)q[k] * decay);
         y = y == y ? y : 0.0f;
         x[k] = clamp_float(y, -1024.0f, 1024.0f);
     }
     if (p->stochastic && p->noise < 1.0f) {
-        for (int k = 0; k < CHUNK; k++) new_q[k] = q[k] + floor_noisy(x[k], words[k], p->noise);
+        for (int k = 0; k < CHUNK; k++)
+            new_q[k] = q[k] + floor_noisy(x[k], words[k], p->noise);
     } else if (p->stochastic) {
-        for (int k = 0; k < CHUNK; k++) new_q[k] = q[k] + floor_random(x[k], words[k]);
+        for (int k = 0; k < CHUNK; k++)
+            new_q[k] = q[k] + floor_random(x[k], words[k]);
     } else {
-        for (int k = 0; k < CHUNK; k++) new_q[k] = (int32_t)nearest((float)q[k] + x[k]);
+        for (int k = 0; k < CHUNK; k++)
+            new_q[k] = (int32_t)nearest((float)q[k] + x[k]);
     }
     for (int k = 0; k < CHUNK; k++) {
         int32_t c = new_q[k] > low ? new_q[k] : low;
@@ -373,7 +400,8 @@ static void round_codes(const struct update_plan *p, const struct update_row *ro
         flipped += c != q[k];
         new_q[k] = c;
     }
-    for (int k = 0; k < CHUNK; k++) codes[k] = (int8_t)new_q[k];
+    for (int k = 0; k < CHUNK; k++)
+        codes[k] = (int8_t)new_q[k];
     result->flipped += (uint64_t)flipped;
     result->saturated += (uint64_t)saturated;
     if (!p->eco) return;
@@ -390,9 +418,11 @@ static void round_codes(const struct update_plan *p, const struct update_row *ro
 
 static double lanes_sum(const float *lanes) {
     double sum[LANES];
-    for (int k = 0; k < LANES; k++) sum[k] = (double)lanes[k];
+    for (int k = 0; k < LANES; k++)
+        sum[k] = (double)lanes[k];
     for (int half = LANES / 2; half > 0; half /= 2)
-        for (int k = 0; k < half; k++) sum[k] += sum[half + k];
+        for (int k = 0; k < half; k++)
+            sum[k] += sum[half + k];
     return sum[0];
 }
 
@@ -420,11 +450,12 @@ static void chunk_codes(const struct update_plan *p, const struct update_row *ro
 
 static void step_floats(const struct update_plan *p, const float *restrict u, float *restrict w) {
     const float rate = p->learning_rate, decay = p->weight_decay;
-    for (int k = 0; k < CHUNK; k++) w[k] -= rate * (u[k] + decay * w[k]);
+    for (int k = 0; k < CHUNK; k++)
+        w[k] -= rate * (u[k] + decay * w[k]);
 }
 
-static void chunk_floats(const struct update_plan *p, const struct update_row *row, size_t col, size_t n, const float *u,
-                         struct stream *random) {
+static void chunk_floats(const struct update_plan *p, const struct update_row *row, size_t col, size_t n,
+                         const float *u, struct stream *random) {
     float buffer[CHUNK];
     if (p->storage == DQT_FORMAT_F32) {
         float *w = (float *)row->weight + col;
@@ -443,25 +474,30 @@ static void chunk_floats(const struct update_plan *p, const struct update_row *r
     if (p->stochastic) {
         encode_bf16(buffer, n, stream_chunk(random), false, w);
     } else {
-        for (size_t k = 0; k < n; k++) w[k] = f32_to_bf16(buffer[k]);
+        for (size_t k = 0; k < n; k++)
+            w[k] = f32_to_bf16(buffer[k]);
     }
 }
 
 /* ---- The row ------------------------------------------------------------------------------------------------- */
 
-void UPDATE_SUFFIX(update_row)(const struct update_plan *p, const struct update_row *row, struct update_result *result) {
+void UPDATE_SUFFIX(update_row)(const struct update_plan *p, const struct update_row *row,
+                               struct update_result *result) {
     float gradient[CHUNK], m_buffer[CHUNK], v_buffer[CHUNK], column[CHUNK], denominator[CHUNK], u[CHUNK];
     float square_lanes[LANES] = {0}, scale_lanes[LANES] = {0};
     struct stream weight_random, m_random, v_random;
     const bool codes = format_is_code(p->storage);
     memset(result, 0, sizeof *result);
-    if (p->storage != DQT_FORMAT_F32 && p->stochastic && !p->dry) stream_start(&weight_random, &p->weight, row->element);
+    if (p->storage != DQT_FORMAT_F32 && p->stochastic && !p->dry)
+        stream_start(&weight_random, &p->weight, row->element);
     if (p->momentum && p->momentum_state != DQT_STATE_F32) stream_start(&m_random, &p->momentum_rng, row->element);
     if (p->method == UPDATE_ADAM && p->variance_state != DQT_STATE_F32)
         stream_start(&v_random, &p->variance_rng, row->element);
     if (!row->column)
-        for (int k = 0; k < CHUNK; k++) column[k] = 1.0f;
-    for (int k = 0; k < CHUNK; k++) denominator[k] = 1.0f;
+        for (int k = 0; k < CHUNK; k++)
+            column[k] = 1.0f;
+    for (int k = 0; k < CHUNK; k++)
+        denominator[k] = 1.0f;
 
     for (size_t col = 0; col < row->cols; col += CHUNK) {
         const size_t n = row->cols - col < CHUNK ? row->cols - col : CHUNK;
@@ -491,9 +527,11 @@ void UPDATE_SUFFIX(update_row)(const struct update_plan *p, const struct update_
         } else if (m) {
             moments_sgd(p, g, m, u);
         } else {
-            for (int k = 0; k < CHUNK; k++) u[k] = limited(g[k], p->clip);
+            for (int k = 0; k < CHUNK; k++)
+                u[k] = limited(g[k], p->clip);
         }
-        for (int k = 0; k < LANES; k++) square_lanes[k] += u[k] * u[k] + u[LANES + k] * u[LANES + k];
+        for (int k = 0; k < LANES; k++)
+            square_lanes[k] += u[k] * u[k] + u[LANES + k] * u[LANES + k];
         if (p->dry) continue;
         if (codes) {
             chunk_codes(p, row, col, n, g, u, &weight_random, denominator, m, scale_lanes, result);
@@ -512,11 +550,14 @@ double UPDATE_SUFFIX(update_sum_squares)(const float *g, size_t count) {
     double sum[WIDTH] = {0};
     size_t i = 0;
     for (; i + WIDTH <= count; i += WIDTH) {
-        for (int k = 0; k < WIDTH; k++) sum[k] += (double)g[i + (size_t)k] * (double)g[i + (size_t)k];
+        for (int k = 0; k < WIDTH; k++)
+            sum[k] += (double)g[i + (size_t)k] * (double)g[i + (size_t)k];
     }
-    for (int k = 0; i < count; i++, k++) sum[k] += (double)g[i] * (double)g[i];
+    for (int k = 0; i < count; i++, k++)
+        sum[k] += (double)g[i] * (double)g[i];
     for (int half = WIDTH / 2; half > 0; half /= 2)
-        for (int k = 0; k < half; k++) sum[k] += sum[half + k];
+        for (int k = 0; k < half; k++)
+            sum[k] += sum[half + k];
     return sum[0];
 }
 

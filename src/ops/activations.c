@@ -7,7 +7,7 @@
 #include "kernels/kernels.h"
 #include "ops/mlp.h"
 
-enum { TOKENS_PER_ITEM = 16 };
+enum { TOKENS_PER_TASK = 16 };
 
 struct job {
     const struct kernels *kernels;
@@ -40,17 +40,17 @@ static void make_row(const struct job *job, size_t t, float *place) {
     }
     if (out->codes) {
         int8_t *codes = out->codes + t * out->ld;
-        out->step[t] = job->kernels->matmul.quantize(row, n, codes);
+        out->step[t] = job->kernels->gemm.quantize(row, n, codes);
         memset(codes + n, 0, out->ld - n);
     } else if (row != place) {
         memcpy(place, row, n * sizeof *row);
     }
 }
 
-static void make_item(void *arg, size_t item, int lane) {
+static void make_task(void *arg, size_t task, int lane) {
     const struct job *job = arg;
-    const size_t first = item * TOKENS_PER_ITEM;
-    const size_t last = job->tokens - first < TOKENS_PER_ITEM ? job->tokens : first + TOKENS_PER_ITEM;
+    const size_t first = task * TOKENS_PER_TASK;
+    const size_t last = job->tokens - first < TOKENS_PER_TASK ? job->tokens : first + TOKENS_PER_TASK;
     float *scratch = job->ws ? workspace_lane(job->ws, lane) : NULL;
     for (size_t t = first; t < last; t++)
         make_row(job, t, job->out->codes ? scratch : job->out->floats + t * job->out->ld);
@@ -59,5 +59,5 @@ static void make_item(void *arg, size_t item, int lane) {
 void activations_make(const dqt_context *ctx, const struct workspace *ws, const struct activation_source *source,
                       size_t tokens, const struct activation_buffer *out) {
     struct job job = {ctx->kernels, ws, source, out, tokens};
-    parallel_run(ctx, count_parts(tokens, TOKENS_PER_ITEM), make_item, &job);
+    parallel_run(ctx, ceil_div(tokens, TOKENS_PER_TASK), make_task, &job);
 }

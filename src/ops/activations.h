@@ -4,7 +4,7 @@
 #define DQT_OPS_ACTIVATIONS_H
 
 #include "core/memory.h"
-#include "ops/matmul.h"
+#include "gemm/gemm.h"
 
 /* Where they are kept: codes and steps, or floats. */
 struct activation_buffer {

@@ -83,7 +83,7 @@ static void mix_tile(const struct attention_job *job, const float *p, const floa
                      size_t query_count, bool diagonal, bool accumulate, float *out) {
     size_t rows = round_up(query_count, ROWS), keys = round_up(key_count, ROWS), step = diagonal ? ROWS : rows;
     for (size_t i = 0; i < rows; i += step)
-        job->kernels->attention_product(step, job->depth, diagonal ? min_size(i + ROWS, keys) : keys, p + i, 1, TILE,
+        job->kernels->attention_product(step, job->depth, diagonal ? size_min(i + ROWS, keys) : keys, p + i, 1, TILE,
                                         values, job->depth, out + i * job->depth, job->depth, accumulate);
 }
 
@@ -98,10 +98,10 @@ static void scatter_tile(const struct attention_job *job, const float *p, const 
     }
 }
 
-static void forward_head(void *arg, size_t item, int lane) {
+static void forward_head(void *arg, size_t task, int lane) {
     const struct attention_job *job = arg;
     size_t length = job->s.length, size = job->s.head_size, depth = job->depth, padded = round_up(length, TILE);
-    size_t sequence = item / job->s.heads, head = item % job->s.heads;
+    size_t sequence = task / job->s.heads, head = task % job->s.heads;
     size_t kv_head = head / (job->s.heads / job->s.kv_heads), token0 = sequence * length;
     struct arena a = {workspace_lane(job->ws, lane), 0};
     float *keys = arena_take(&a, padded * depth, sizeof(float)),
@@ -113,14 +113,14 @@ static void forward_head(void *arg, size_t item, int lane) {
     copy_padded(job, job->k + token0 * job->k_ld + kv_head * size, job->k_ld, length, padded, 1, keys);
     copy_padded(job, job->v + token0 * job->k_ld + kv_head * size, job->k_ld, length, padded, 1, values);
     for (size_t q0 = 0; q0 < length; q0 += TILE) {
-        size_t queries = min_size(TILE, length - q0), offset = (token0 + q0) * job->q_ld + head * size;
+        size_t queries = size_min(TILE, length - q0), offset = (token0 + q0) * job->q_ld + head * size;
         job->kernels->attention_transpose(job->q + offset, job->q_ld, queries, size, job->scale, queries_t, TILE);
         for (size_t i = 0; i < TILE; i++) {
             maximum[i] = -INFINITY;
             sum[i] = 0;
         }
         for (size_t k0 = 0; k0 <= q0; k0 += TILE) {
-            size_t count = min_size(TILE, length - k0);
+            size_t count = size_min(TILE, length - k0);
             bool diagonal = k0 == q0;
             score_tile(job, keys + k0 * depth, queries_t, count, queries, diagonal, s);
             job->kernels->attention_softmax(s, count, queries, diagonal, maximum, sum, correction);
@@ -171,7 +171,7 @@ static struct backward_scratch backward_place(const struct attention_job *job, s
 /* One tile of queries against all tiles of keys up to it. */
 static void backward_queries(const struct attention_job *job, const struct backward_scratch *m, size_t token0,
                              size_t head, size_t q0) {
-    size_t size = job->s.head_size, depth = job->depth, count = min_size(TILE, job->s.length - q0);
+    size_t size = job->s.head_size, depth = job->depth, count = size_min(TILE, job->s.length - q0);
     size_t offset = (token0 + q0) * job->q_ld + head * size;
     copy_padded(job, job->q + offset, job->q_ld, count, TILE, job->scale, m->queries);
     copy_padded(job, job->dout + offset, job->q_ld, count, TILE, 1, m->douts);
@@ -182,7 +182,7 @@ static void backward_queries(const struct attention_job *job, const struct backw
         m->delta[i] = i < count ? job->kernels->dot(m->douts + i * depth, job->o + offset + i * job->q_ld, size) : 0;
     }
     for (size_t k0 = 0; k0 <= q0; k0 += TILE) {
-        size_t keys = min_size(TILE, job->s.length - k0), at = k0 * depth;
+        size_t keys = size_min(TILE, job->s.length - k0), at = k0 * depth;
         bool diagonal = k0 == q0;
         score_tile(job, m->keys + at, m->queries_t, keys, count, diagonal, m->s);
         score_tile(job, m->values + at, m->douts_t, keys, count, diagonal, m->ds);
@@ -196,10 +196,10 @@ static void backward_queries(const struct attention_job *job, const struct backw
 
 /* One kv head: its query heads in order, for each the tiles of queries in order, for each the tiles of keys in order.
  */
-static void backward_kv_head(void *arg, size_t item, int lane) {
+static void backward_kv_head(void *arg, size_t task, int lane) {
     const struct attention_job *job = arg;
     size_t length = job->s.length, padded = round_up(length, TILE), group = job->s.heads / job->s.kv_heads;
-    size_t token0 = item / job->s.kv_heads * length, kv_head = item % job->s.kv_heads;
+    size_t token0 = task / job->s.kv_heads * length, kv_head = task % job->s.kv_heads;
     size_t offset = token0 * job->k_ld + kv_head * job->s.head_size;
     struct arena a = {workspace_lane(job->ws, lane), 0};
     struct backward_scratch m = backward_place(job, &a);
@@ -229,10 +229,10 @@ void attention_backward(const dqt_context *ctx, const struct workspace *ws, cons
 }
 
 /* One query and kv head: keys in tiles, so that the group's heads find them in cache. */
-static void cached_kv_head(void *arg, size_t item, int lane) {
+static void cached_kv_head(void *arg, size_t task, int lane) {
     const struct attention_job *job = arg;
     size_t size = job->s.head_size, group = job->s.heads / job->s.kv_heads;
-    size_t query = item / job->s.kv_heads, kv_head = item % job->s.kv_heads, keys = job->first + query + 1;
+    size_t query = task / job->s.kv_heads, kv_head = task % job->s.kv_heads, keys = job->first + query + 1;
     size_t offset = query * job->q_ld + kv_head * group * size;
     struct arena a = {workspace_lane(job->ws, lane), 0};
     float *scores = arena_take(&a, TILE, sizeof(float));
@@ -240,7 +240,7 @@ static void cached_kv_head(void *arg, size_t item, int lane) {
     float *out = job->out + offset;
     memset(out, 0, group * size * sizeof *out);
     for (size_t k0 = 0; k0 < keys; k0 += TILE) {
-        size_t count = min_size(TILE, keys - k0), at = k0 * job->k_ld + kv_head * size;
+        size_t count = size_min(TILE, keys - k0), at = k0 * job->k_ld + kv_head * size;
         for (size_t h = 0; h < group; h++) {
             job->kernels->attention_scores(job->q + offset + h * size, job->k + at, job->k_ld, count, size, job->scale,
                                            scores);

@@ -69,7 +69,7 @@ static void turn(const struct attention_job *job, const float *x, size_t ld, siz
     const struct attention_bf16_kernels *k = &job->kernels->bf16;
     uint32_t *words = (uint32_t *)(void *)out;
     for (size_t t = 0; t < length; t += TILE) {
-        k->pack_pairs(x + t * ld, ld, min_size(TILE, length - t), job->s.head_size, TILE, job->depth, pairs);
+        k->pack_pairs(x + t * ld, ld, size_min(TILE, length - t), job->s.head_size, TILE, job->depth, pairs);
         k->transpose(pairs, job->depth, TILE / 2, job->depth, words + t / 2, padded / 2);
     }
 }
@@ -98,7 +98,7 @@ static void mix_tile(const struct attention_job *job, const struct scratch *m, s
                      size_t key_count, size_t query_count, bool diagonal) {
     size_t step = diagonal ? COLUMNS : query_count;
     for (size_t i = 0; i < query_count; i += step)
-        job->kernels->bf16.product(job->depth, step, diagonal ? min_size(i + COLUMNS, key_count) : key_count,
+        job->kernels->bf16.product(job->depth, step, diagonal ? size_min(i + COLUMNS, key_count) : key_count,
                                    m->turned + k0, padded, m->p_pairs + i, TILE, m->result_t + i, TILE, k0 > 0);
 }
 
@@ -121,11 +121,11 @@ static void write_result(const struct attention_job *job, const struct scratch *
         memcpy(out + i * job->q_ld, m->result + i * job->depth, job->s.head_size * sizeof *out);
 }
 
-void attention_bf16_forward_head(void *arg, size_t item, int lane) {
+void attention_bf16_forward_head(void *arg, size_t task, int lane) {
     const struct attention_job *job = arg;
     const struct attention_bf16_kernels *k = &job->kernels->bf16;
     size_t length = job->s.length, size = job->s.head_size, depth = job->depth, padded = round_up(length, TILE);
-    size_t token0 = item / job->s.heads * length, head = item % job->s.heads;
+    size_t token0 = task / job->s.heads * length, head = task % job->s.heads;
     size_t kv_offset = token0 * job->k_ld + head / (job->s.heads / job->s.kv_heads) * size;
     struct arena a = {workspace_lane(job->ws, lane), 0};
     const struct scratch m = place(length, depth, &a);
@@ -133,7 +133,7 @@ void attention_bf16_forward_head(void *arg, size_t item, int lane) {
     turn(job, job->v + kv_offset, job->k_ld, length, padded, m.pairs, m.turned);
     k->begin();
     for (size_t q0 = 0; q0 < length; q0 += TILE) {
-        size_t queries = min_size(TILE, length - q0), offset = (token0 + q0) * job->q_ld + head * size;
+        size_t queries = size_min(TILE, length - q0), offset = (token0 + q0) * job->q_ld + head * size;
         size_t query_count = round_up(queries, COLUMNS);
         pack_words(job, job->q + offset, job->q_ld, queries, m.rows, m.query_words);
         for (size_t i = 0; i < TILE; i++) {
@@ -141,7 +141,7 @@ void attention_bf16_forward_head(void *arg, size_t item, int lane) {
             m.sum[i] = 0;
         }
         for (size_t k0 = 0; k0 <= q0; k0 += TILE) {
-            size_t key_count = round_up(min_size(TILE, length - k0), COLUMNS);
+            size_t key_count = round_up(size_min(TILE, length - k0), COLUMNS);
             bool diagonal = k0 == q0;
             score_tile(job, m.keys + k0 * depth, m.query_words, key_count, query_count, diagonal, m.s);
             k->softmax(m.s, key_count, query_count, diagonal, job->scale, m.maximum, m.sum, m.correction, m.p_pairs);
@@ -163,7 +163,7 @@ void attention_bf16_forward_head(void *arg, size_t item, int lane) {
 static void backward_queries(const struct attention_job *job, const struct scratch *m, size_t token0, size_t head,
                              size_t q0, size_t padded) {
     const struct attention_bf16_kernels *k = &job->kernels->bf16;
-    size_t size = job->s.head_size, depth = job->depth, queries = min_size(TILE, job->s.length - q0);
+    size_t size = job->s.head_size, depth = job->depth, queries = size_min(TILE, job->s.length - q0);
     size_t offset = (token0 + q0) * job->q_ld + head * size, query_count = round_up(queries, COLUMNS);
     const float *q = job->q + offset, *dout = job->dout + offset;
     pack_words(job, q, job->q_ld, queries, m->rows, m->query_words);
@@ -177,7 +177,7 @@ static void backward_queries(const struct attention_job *job, const struct scrat
         delta[i] = i < queries ? k->dot(m->rows + i * depth, job->o + offset + i * job->q_ld, size) : 0;
     }
     for (size_t k0 = 0; k0 <= q0; k0 += TILE) {
-        size_t keys = round_up(min_size(TILE, job->s.length - k0), COLUMNS), at = k0 * depth;
+        size_t keys = round_up(size_min(TILE, job->s.length - k0), COLUMNS), at = k0 * depth;
         bool diagonal = k0 == q0;
         score_tile(job, m->keys + at, m->query_words, keys, query_count, diagonal, m->s);
         score_tile(job, m->values + at, m->dout_words, keys, query_count, diagonal, m->ds);
@@ -190,11 +190,11 @@ static void backward_queries(const struct attention_job *job, const struct scrat
     write_result(job, m, queries, job->dq + offset);
 }
 
-void attention_bf16_backward_kv_head(void *arg, size_t item, int lane) {
+void attention_bf16_backward_kv_head(void *arg, size_t task, int lane) {
     const struct attention_job *job = arg;
     const struct attention_bf16_kernels *k = &job->kernels->bf16;
     size_t length = job->s.length, size = job->s.head_size, depth = job->depth, padded = round_up(length, TILE);
-    size_t token0 = item / job->s.kv_heads * length, kv_head = item % job->s.kv_heads;
+    size_t token0 = task / job->s.kv_heads * length, kv_head = task % job->s.kv_heads;
     size_t offset = token0 * job->k_ld + kv_head * size, group = job->s.heads / job->s.kv_heads;
     struct arena a = {workspace_lane(job->ws, lane), 0};
     const struct scratch m = place(length, depth, &a);

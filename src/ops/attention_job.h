@@ -17,14 +17,10 @@ struct attention_job {
     size_t first; /* cached: position of the first query */
 };
 
-static inline size_t min_size(size_t a, size_t b) {
-    return a < b ? a : b;
-}
-
 void attention_bf16_scratch(const struct attention_shape *s, struct scratch_need *need);
 
-/* Work items of parallel_run; arg is the job. */
-void attention_bf16_forward_head(void *arg, size_t item, int lane);
-void attention_bf16_backward_kv_head(void *arg, size_t item, int lane);
+/* Work tasks of parallel_run; arg is the job. */
+void attention_bf16_forward_head(void *arg, size_t task, int lane);
+void attention_bf16_backward_kv_head(void *arg, size_t task, int lane);
 
 #endif

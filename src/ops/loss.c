@@ -53,11 +53,11 @@ static void gradient_token(const struct job *job, size_t t) {
     if (holds(job, target)) row[(size_t)target - job->first] = at_target;
 }
 
-static void loss_chunk(void *arg, size_t item, int lane) {
+static void loss_chunk(void *arg, size_t task, int lane) {
     const struct job *job = arg;
     (void)lane;
-    size_t end = (item + 1) * CHUNK_TOKENS < job->tokens ? (item + 1) * CHUNK_TOKENS : job->tokens;
-    for (size_t t = item * CHUNK_TOKENS; t < end; t++) {
+    size_t end = (task + 1) * CHUNK_TOKENS < job->tokens ? (task + 1) * CHUNK_TOKENS : job->tokens;
+    for (size_t t = task * CHUNK_TOKENS; t < end; t++) {
         if (job->gradient)
             gradient_token(job, t);
         else

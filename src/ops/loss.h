@@ -4,9 +4,9 @@
 
 #include "core/context.h"
 
-/* Running log-sum-exp per token, updated with logits[tokens][count] (leading dimension ld) of classes first..first+count-1:
- * maximum[tokens], sum[tokens] (of exp(logit - maximum); start with -INFINITY and 0), target_logit[tokens] (set when the
- * tile holds the token's target). Skips targets of -1. */
+/* Running log-sum-exp per token, updated with logits[tokens][count] (leading dimension ld) of classes
+ * first..first+count-1: maximum[tokens], sum[tokens] (of exp(logit - maximum); start with -INFINITY and 0),
+ * target_logit[tokens] (set when the tile holds the token's target). Skips targets of -1. */
 void loss_tile(const dqt_context *ctx, const float *logits, size_t ld, size_t tokens, size_t first, size_t count,
                const int32_t *targets, float *maximum, float *sum, float *target_logit);
 

@@ -4,7 +4,7 @@
 #include "core/parallel.h"
 #include "kernels/kernels.h"
 
-enum { CHUNK = 16384 }; /* elements of one work item: some microseconds */
+enum { CHUNK = 16384 }; /* elements of one work task: some microseconds */
 
 struct job {
     const struct vector_kernels *kernels;
@@ -13,16 +13,16 @@ struct job {
     float *dgate, *dup;
 };
 
-static void backward_chunk(void *arg, size_t item, int lane) {
+static void backward_chunk(void *arg, size_t task, int lane) {
     const struct job *job = arg;
     (void)lane;
-    const size_t i = item * CHUNK, n = job->count - i < CHUNK ? job->count - i : CHUNK;
+    const size_t i = task * CHUNK, n = job->count - i < CHUNK ? job->count - i : CHUNK;
     hidden_row_backward(job->kernels, job->gate ? job->gate + i : NULL, job->up + i, job->dh + i, n,
                         job->gate ? job->dgate + i : NULL, job->dup + i);
 }
 
-void hidden_backward(const dqt_context *ctx, const float *gate, const float *up, const float *dh, size_t count, float *dgate,
-                     float *dup) {
+void hidden_backward(const dqt_context *ctx, const float *gate, const float *up, const float *dh, size_t count,
+                     float *dgate, float *dup) {
     struct job job = {&ctx->kernels->vector, gate, up, dh, count, dgate, dup};
-    parallel_run(ctx, count_parts(count, CHUNK), backward_chunk, &job);
+    parallel_run(ctx, ceil_div(count, CHUNK), backward_chunk, &job);
 }

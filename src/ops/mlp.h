@@ -1,5 +1,6 @@
 /* The elementwise part of an MLP: h = silu(gate) * up (Shazeer 2020), or where gate is NULL h = max(up, 0)^2 (So et al.
- * 2021). Forward runs a row at a time in ops/activations.h; with a sub-norm after it backward does too, in ops/norm.h. */
+ * 2021). Forward runs a row at a time in ops/activations.h; with a sub-norm after it backward does too, in ops/norm.h.
+ */
 #ifndef DQT_OPS_MLP_H
 #define DQT_OPS_MLP_H
 
@@ -15,8 +16,8 @@ static inline void hidden_row(const struct vector_kernels *k, const float *gate,
 }
 
 /* dgate and dup from dh; dgate may be gate's buffer (and is NULL where gate is), dup may be up's or dh's. */
-static inline void hidden_row_backward(const struct vector_kernels *k, const float *gate, const float *up, const float *dh,
-                                       size_t n, float *dgate, float *dup) {
+static inline void hidden_row_backward(const struct vector_kernels *k, const float *gate, const float *up,
+                                       const float *dh, size_t n, float *dgate, float *dup) {
     if (gate) {
         k->swiglu_gradient(gate, up, dh, n, dgate, dup);
     } else {
@@ -25,7 +26,7 @@ static inline void hidden_row_backward(const struct vector_kernels *k, const flo
 }
 
 /* The same for `count` numbers, on all threads. */
-void hidden_backward(const dqt_context *ctx, const float *gate, const float *up, const float *dh, size_t count, float *dgate,
-                     float *dup);
+void hidden_backward(const dqt_context *ctx, const float *gate, const float *up, const float *dh, size_t count,
+                     float *dgate, float *dup);
 
 #endif

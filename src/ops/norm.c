@@ -9,13 +9,9 @@
 /* dgain is summed over the tokens of a chunk, then over chunks in order: the same shape for any thread count. */
 enum { CHUNK_TOKENS = 32, CHUNK_FEATURES = 256 };
 
-static size_t min_size(size_t a, size_t b) {
-    return a < b ? a : b;
-}
-
 void norm_scratch(size_t tokens, size_t features, struct scratch_need *need) {
     size_t shared, lane;
-    if (size_mul(count_parts(tokens, CHUNK_TOKENS), features, &shared)) (void)size_mul(shared, sizeof(float), &shared);
+    if (size_mul(ceil_div(tokens, CHUNK_TOKENS), features, &shared)) (void)size_mul(shared, sizeof(float), &shared);
     size_mul(features, 2 * sizeof(float), &lane);
     scratch_max(need, shared, lane, 0);
 }
@@ -48,13 +44,13 @@ static void hidden_row_gradient(const struct job *job, size_t t, float *scratch,
     hidden_row_backward(job->kernels, gate, up, dh, n, gate ? g->dgate + t * n : NULL, g->dup + t * n);
 }
 
-static void backward_chunk(void *arg, size_t item, int lane) {
+static void backward_chunk(void *arg, size_t task, int lane) {
     const struct job *job = arg;
     const struct norm_gradient *g = job->g;
-    const size_t n = job->features, end = min_size((item + 1) * CHUNK_TOKENS, job->tokens);
-    float *partial = job->partial ? job->partial + item * n : NULL;
+    const size_t n = job->features, end = size_min((task + 1) * CHUNK_TOKENS, job->tokens);
+    float *partial = job->partial ? job->partial + task * n : NULL;
     if (partial) memset(partial, 0, n * sizeof *partial);
-    for (size_t t = item * CHUNK_TOKENS; t < end; t++) {
+    for (size_t t = task * CHUNK_TOKENS; t < end; t++) {
         if (g->x) {
             norm_row_gradient(job, t, g->x + t * n, g->accumulate, g->dx + t * n, partial);
         } else {
@@ -63,19 +59,20 @@ static void backward_chunk(void *arg, size_t item, int lane) {
     }
 }
 
-static void sum_chunks(void *arg, size_t item, int lane) {
+static void sum_chunks(void *arg, size_t task, int lane) {
     const struct job *job = arg;
     (void)lane;
-    size_t first = item * CHUNK_FEATURES, count = min_size(CHUNK_FEATURES, job->features - first);
-    size_t chunks = count_parts(job->tokens, CHUNK_TOKENS);
+    size_t first = task * CHUNK_FEATURES, count = size_min(CHUNK_FEATURES, job->features - first);
+    size_t chunks = ceil_div(job->tokens, CHUNK_TOKENS);
     float *dgain = job->g->dgain + first;
     memset(dgain, 0, count * sizeof *dgain);
-    for (size_t i = 0; i < chunks; i++) job->kernels->add(job->partial + i * job->features + first, count, dgain);
+    for (size_t i = 0; i < chunks; i++)
+        job->kernels->add(job->partial + i * job->features + first, count, dgain);
 }
 
 void norm_backward(const dqt_context *ctx, const struct workspace *ws, const struct norm_gradient *g, size_t tokens,
                    size_t features) {
     struct job job = {&ctx->kernels->vector, ws, g, tokens, features, g->dgain ? workspace_shared(ws) : NULL};
-    parallel_run(ctx, count_parts(tokens, CHUNK_TOKENS), backward_chunk, &job);
-    if (g->dgain) parallel_run(ctx, count_parts(features, CHUNK_FEATURES), sum_chunks, &job);
+    parallel_run(ctx, ceil_div(tokens, CHUNK_TOKENS), backward_chunk, &job);
+    if (g->dgain) parallel_run(ctx, ceil_div(features, CHUNK_FEATURES), sum_chunks, &job);
 }

@@ -25,11 +25,11 @@ struct job {
     float sign;
 };
 
-static void rotate_chunk(void *arg, size_t item, int lane) {
+static void rotate_chunk(void *arg, size_t task, int lane) {
     const struct job *job = arg;
     (void)lane;
-    size_t end = (item + 1) * CHUNK_TOKENS < job->tokens ? (item + 1) * CHUNK_TOKENS : job->tokens;
-    for (size_t t = item * CHUNK_TOKENS; t < end; t++) {
+    size_t end = (task + 1) * CHUNK_TOKENS < job->tokens ? (task + 1) * CHUNK_TOKENS : job->tokens;
+    for (size_t t = task * CHUNK_TOKENS; t < end; t++) {
         size_t at = (job->first + t % job->length) * job->half;
         job->kernels->rope_row(job->x + t * job->heads * 2 * job->half, job->heads, job->half, job->cosines + at,
                                job->sines + at, job->sign);

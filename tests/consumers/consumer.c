@@ -1,5 +1,5 @@
-/* A host in plain C: trains a few steps against the installed library. Its own functions have names that a library might
- * have used inside: they must not clash, not even with the static one. */
+/* A host in plain C: trains a few steps against the installed library. Its own functions have names that a library
+ * might have used inside: they must not clash, not even with the static one. */
 #include <dqt.h>
 #include <stdio.h>
 

@@ -1,4 +1,5 @@
-// A host in C++: handles in unique_ptr, statuses into exceptions, a parallel_for of its own; against the installed library.
+// A host in C++: handles in unique_ptr, statuses into exceptions, a parallel_for of its own; against the installed
+// library.
 #include <dqt.h>
 
 #include <cmath>
@@ -39,9 +40,11 @@ void check(dqt_status status, const dqt_context *ctx) {
 void parallel_for(void *user_data, std::size_t count, dqt_task_fn task, void *task_data) {
     ++*static_cast<int *>(user_data);
     std::vector<std::thread> threads;
-    for (std::size_t i = 1; i < count; i++) threads.emplace_back(task, task_data, i);
+    for (std::size_t i = 1; i < count; i++)
+        threads.emplace_back(task, task_data, i);
     task(task_data, 0);
-    for (std::thread &thread : threads) thread.join();
+    for (std::thread &thread : threads)
+        thread.join();
 }
 
 void run() {
@@ -81,7 +84,8 @@ void run() {
     float first = 0, loss = 0;
     for (int step = 0; step < 20; step++) {
         check(dqt_tape_zero_gradients(tape.get()), ctx);
-        check(dqt_llama_loss(model.get(), tape.get(), tokens.data(), targets.data(), 1, tokens.size(), &loss, nullptr), ctx);
+        check(dqt_llama_loss(model.get(), tape.get(), tokens.data(), targets.data(), 1, tokens.size(), &loss, nullptr),
+              ctx);
         check(dqt_llama_backward(model.get(), tape.get(), 1.0f), ctx);
         check(dqt_updater_step(updater.get(), tape.get(), 0.01f, nullptr), ctx);
         if (step == 0) first = loss;

@@ -129,7 +129,8 @@ static void write_passage(dqt_llama *model, const unsigned char *text, FILE *f) 
 
 static void write_reference(dqt_llama *model, const unsigned char *text, size_t size, const char *path) {
     FILE *f = need(fopen(path, "w"), path);
-    for (size_t i = 1; i <= PROMPTS; i++) write_passage(model, text + size * i / (PROMPTS + 1), f);
+    for (size_t i = 1; i <= PROMPTS; i++)
+        write_passage(model, text + size * i / (PROMPTS + 1), f);
     fclose(f);
 }
 
@@ -144,12 +145,9 @@ static void export_all(dqt_llama *model, const char *dir, const char *name, int 
         const char *suffix;
         int32_t linear, embedding;
         int ternary; /* only then */
-    } ggufs[] = {{"-auto.gguf", DQT_GGUF_AUTO, DQT_GGUF_AUTO, 0},
-                 {"-tq1_0.gguf", DQT_GGUF_TQ1_0, DQT_GGUF_F16, 1},
-                 {"-q8_0.gguf", DQT_GGUF_Q8_0, DQT_GGUF_AUTO, 0},
-                 {"-q4_0.gguf", DQT_GGUF_Q4_0, DQT_GGUF_F32, 0},
-                 {"-f16.gguf", DQT_GGUF_F16, DQT_GGUF_F16, 0},
-                 {"-f32.gguf", DQT_GGUF_F32, DQT_GGUF_F32, 0}};
+    } ggufs[] = {{"-auto.gguf", DQT_GGUF_AUTO, DQT_GGUF_AUTO, 0}, {"-tq1_0.gguf", DQT_GGUF_TQ1_0, DQT_GGUF_F16, 1},
+                 {"-q8_0.gguf", DQT_GGUF_Q8_0, DQT_GGUF_AUTO, 0}, {"-q4_0.gguf", DQT_GGUF_Q4_0, DQT_GGUF_F32, 0},
+                 {"-f16.gguf", DQT_GGUF_F16, DQT_GGUF_F16, 0},    {"-f32.gguf", DQT_GGUF_F32, DQT_GGUF_F32, 0}};
     static const char *const tensors[] = {"-f32.safetensors", "-bf16.safetensors", "-codes.safetensors"};
     for (size_t i = 0; i < sizeof ggufs / sizeof *ggufs; i++) {
         dqt_gguf_options o;

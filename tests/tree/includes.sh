@@ -2,7 +2,7 @@
 # Layers: a file in src/X includes only its own folder and those before it in this order. System headers that not every
 # machine has stay where they belong.
 . "$(dirname "$0")/common"
-order="core quant kernels ops update nn io api"
+order="core format kernels isa gemm ops optim layer model io api"
 
 rank() {
     rank_n=0
@@ -41,7 +41,7 @@ done >"$tmp/folders"
 empty "folders without a place in the order" "$tmp/folders"
 
 # Kernels know nothing of threads, contexts, tensors or errors.
-grep -lE '"(core/(context|parallel|status|memory|options)|quant/tensor)\.h"' src/kernels/* >"$tmp/kernels"
+grep -lE '"(core/(context|parallel|status|memory|options)|format/tensor)\.h"' src/kernels/* >"$tmp/kernels"
 empty "kernels that include more than formats and random numbers" "$tmp/kernels"
 
 # Headers outside ISO C, and where they may be.

@@ -1,0 +1,374 @@
+#include "gemm/gemm.h"
+
+#include "gemm/gemm_block.h"
+
+/* A forward product or an input gradient. Shared scratch: packed A of a chunk of tokens and its state, row sums,
+ * k_scale. */
+struct product {
+    const dqt_context *ctx;
+    const struct workspace *ws;
+    const struct activations *x; /* forward */
+    const float *dy;             /* input gradient */
+    size_t ld_dy;
+    const dqt_tensor *w;
+    size_t row, k, n, columns;
+    size_t first; /* token of the chunk */
+    struct operand o;
+    unsigned char *a;
+    atomic_uchar *state; /* of each block */
+    int32_t *row_add;
+    float *k_scale; /* [k]; NULL: 1 */
+    int bias;
+    bool accumulate;
+    float *y;
+    size_t ld_y;
+};
+
+size_t block_columns(const struct gemm_engine *e, size_t n, size_t padded_k, size_t smallest, size_t bytes,
+                     int threads) {
+    const size_t fit = bytes / (padded_k * e->size) / smallest * smallest;
+    const size_t most_columns = size_max(size_min(fit, BLOCK_COLUMNS), smallest);
+    const size_t rounds = (n + most_columns * (size_t)threads - 1) / (most_columns * (size_t)threads);
+    const size_t tasks = rounds * (size_t)threads;
+    return size_min(round_up((n + tasks - 1) / tasks, smallest), most_columns);
+}
+
+void block_place(const struct gemm_engine *e, size_t padded_k, size_t columns, struct arena *a,
+                 struct block_scratch *s) {
+    s->b = arena_take(a, columns * padded_k, e->size);
+    s->partial = arena_take(a, e->rows * columns, sizeof(float));
+    s->col_scale = arena_take(a, columns, sizeof(float));
+    s->chunk = arena_take(a, size_max(columns, e->rows) * UNIT, sizeof(float));
+}
+
+/* Equal kc_steps of K. */
+static size_t choose_kc(const struct gemm_engine *e, size_t padded_k) {
+    const size_t kc_steps = (padded_k * e->size * e->rows + e->kc_bytes - 1) / e->kc_bytes;
+    return round_up((padded_k + kc_steps - 1) / kc_steps, GEMM_K_ALIGN);
+}
+
+static void multiply_kc_steps(const struct operand *o, void (*multiply)(const struct gemm_block *), size_t i, size_t m,
+                              const void *b, size_t n, void *partial, const struct result *to,
+                              struct prefetch prefetch) {
+    const struct gemm_engine *e = o->e;
+    const size_t kc = choose_kc(e, o->padded_k), kc_steps = (o->padded_k + kc - 1) / kc;
+    struct gemm_block block = {.panel_stride = o->padded_k * PANEL * e->size,
+                               .block_stride = o->padded_k * e->rows * e->size,
+                               .m = m,
+                               .n = n,
+                               .partial = partial,
+                               .row_add = o->row_add ? o->row_add + i : NULL,
+                               .row_scale = o->row_scale ? o->row_scale + i : NULL,
+                               .col_scale = to->col_scale,
+                               .y = to->y + i * to->ld_y,
+                               .ld_y = to->ld_y,
+                               .accumulate = to->accumulate,
+                               .stream = to->stream,
+                               .prefetch = prefetch.from,
+                               .prefetch_bytes = prefetch.bytes / kc_steps};
+    for (size_t k = 0; k < o->padded_k; k += kc) {
+        block.k = size_min(kc, o->padded_k - k);
+        block.a = (const char *)o->a + (i * o->padded_k + k * e->rows) * e->size;
+        block.b = (const char *)b + k * PANEL * e->size;
+        block.first = k == 0;
+        block.last = k + kc >= o->padded_k;
+        multiply(&block);
+        if (prefetch.bytes) block.prefetch = (const char *)block.prefetch + block.prefetch_bytes;
+    }
+}
+
+void gebp_multiply(const struct operand *o, size_t i, const void *b, size_t n, void *partial, const struct result *to,
+                   struct prefetch prefetch) {
+    multiply_kc_steps(o, o->e->gebp, i, size_min(o->e->rows, o->m - i), b, n, partial, to, prefetch);
+}
+
+void gepb_multiply(const struct operand *o, const void *b, size_t n, void *partial, const struct result *to,
+                   struct prefetch prefetch) {
+    multiply_kc_steps(o, o->e->gepb, 0, o->m, b, n, partial, to, prefetch);
+}
+
+/* Tokens of a chunk of A. */
+static size_t chunk_tokens(const struct gemm_engine *e, size_t padded_k) {
+    return round_up(size_max(A_BYTES / (padded_k * e->size), A_ROWS), e->rows);
+}
+
+static void shared_place(struct product *p, size_t tokens, size_t a_bytes, struct arena *a) {
+    p->row_add = arena_take(a, round_up(tokens, p->o.e->rows), sizeof(int32_t));
+    p->k_scale = arena_take(a, p->k, sizeof(float));
+    p->state = arena_take(a, ceil_div(tokens, p->o.e->rows), sizeof *p->state);
+    p->a = arena_take(a, a_bytes, 1);
+}
+
+/* Covers every product with at most these tokens and k: all that is bounded here grows with both. */
+static void product_scratch(const struct gemm_engine *e, size_t tokens, size_t k, struct scratch_need *need) {
+    struct product p = {.k = k, .o = {.e = e}};
+    struct arena shared = {0}, lane = {0};
+    struct block_scratch s;
+    const size_t row_bytes = scratch_product(round_up(k, UNIT), e->size);
+    const size_t all = scratch_product(round_up(tokens, e->rows), row_bytes); /* or a chunk, rounded up to a block */
+    const size_t chunk =
+        size_max(A_BYTES + scratch_product(e->rows, row_bytes), scratch_product(A_ROWS + e->rows, row_bytes));
+    shared_place(&p, tokens, size_min(all, chunk), &shared);
+    block_place(e, 0, BLOCK_COLUMNS, &lane, &s);
+    const size_t block = size_max(BLOCK_BYTES, scratch_product(UNIT, row_bytes));
+    arena_take(&lane, size_min(scratch_product(BLOCK_COLUMNS, row_bytes), block), 1);
+    arena_take(&lane, ceil_div(tokens, e->rows), 1);
+    scratch_max(need, scratch_bytes(shared.used), scratch_bytes(lane.used), 0);
+}
+
+void gemm_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols, struct scratch_need *need) {
+    const struct gemm_kernels *k = &ctx->kernels->gemm;
+    product_scratch(&k->code, tokens, cols, need);
+    product_scratch(&k->int8, tokens, cols, need);
+    product_scratch(&k->bf16, tokens, size_max(rows, cols), need);
+    product_scratch(&k->f32, tokens, size_max(rows, cols), need);
+    gemv_scratch(ctx, tokens, cols, need);
+    weight_gradient_scratch(ctx, tokens, rows, cols, need);
+}
+
+/* ---- A ---- */
+
+static void pack_block(const struct product *p, size_t index, float *chunk) {
+    const struct gemm_engine *e = p->o.e;
+    const struct activations *x = p->x;
+    const size_t i = index * e->rows, m = size_min(e->rows, p->o.m - i), t = p->first + i;
+    unsigned char *out = p->a + i * p->o.padded_k * e->size;
+    if (p->dy) {
+        e->pack_a(e, p->dy + t * p->ld_dy, p->ld_dy, m, p->k, p->k_scale, out);
+    } else if (!x->codes) {
+        e->pack_a(e, x->floats + t * x->ld, x->ld, m, p->k, NULL, out);
+    } else if (p->o.row_add) {
+        int32_t *sums = p->row_add + i;
+        memset(sums, 0, e->rows * sizeof *sums);
+        e->pack_a_codes(e, x->codes + t * x->ld, x->ld, m, p->o.padded_k, out, sums);
+        for (size_t r = 0; r < e->rows; r++)
+            sums[r] = (int32_t)((uint32_t)sums[r] * (uint32_t)p->bias);
+    } else {
+        for (size_t k = 0; k < p->k; k += UNIT) {
+            for (size_t r = 0; r < m; r++)
+                for (size_t c = 0; c < UNIT; c++)
+                    chunk[r * UNIT + c] = (float)x->codes[(t + r) * x->ld + k + c];
+            e->pack_a(e, chunk, UNIT, m, size_min(UNIT, p->k - k), NULL, out + k * e->rows * e->size);
+        }
+    }
+}
+
+/* What a block is read from: its rows of A, packed or not yet. */
+static struct prefetch block_source(const struct product *p, const struct pack_queue *w, size_t index) {
+    const struct gemm_engine *e = p->o.e;
+    const size_t i = index * e->rows, t = p->first + i, rows = size_min(e->rows, p->o.m - i);
+    if (pack_queue_is_packed(w, index))
+        return (struct prefetch){p->a + i * p->o.padded_k * e->size, e->rows * p->o.padded_k * e->size};
+    if (p->dy) return (struct prefetch){p->dy + t * p->ld_dy, rows * p->ld_dy * sizeof *p->dy};
+    if (p->x->codes) return (struct prefetch){p->x->codes + t * p->x->ld, rows * p->x->ld};
+    return (struct prefetch){p->x->floats + t * p->x->ld, rows * p->x->ld * sizeof(float)};
+}
+
+/* ---- B ---- */
+
+/* Columns n .. n + 15 of B are weight rows; beyond the last one it is repeated. */
+static void forward_panel(const struct product *p, size_t n, unsigned char *panel, void *chunk) {
+    const struct gemm_engine *e = p->o.e;
+    const dqt_tensor *w = p->w;
+    n = size_min(n, p->n - 1);
+    const size_t count = size_min(PANEL, p->n - n), row = p->row + n;
+    const bool code = format_is_code(w->compute);
+    if (p->o.row_add && w->compute == w->storage) {
+        e->pack_b_packed(e, w->storage, tensor_row(w, row), w->row_bytes, count, p->o.padded_k / UNIT, panel);
+        return;
+    }
+    for (size_t k = 0; k < p->k; k += UNIT) {
+        unsigned char *out = panel + k * PANEL * e->size;
+        const size_t depth = size_min(UNIT, p->k - k);
+        int8_t codes[UNIT] = {0};
+        for (size_t i = 0; i < count; i++) {
+            if (!code) {
+                tensor_read_floats(w, row + i, k, depth, (float *)chunk + i * UNIT);
+                continue;
+            }
+            if (w->compute == w->storage) {
+                const size_t offset = k / UNIT * format_unit_bytes(w->storage);
+                p->ctx->kernels->gemm.unpack(w->storage, tensor_row(w, row + i) + offset, 1, codes);
+            } else {
+                tensor_read_codes(w, row + i, k, depth, codes);
+            }
+            if (p->o.row_add) {
+                memcpy((int8_t *)chunk + i * UNIT, codes, UNIT);
+            } else {
+                for (size_t c = 0; c < depth; c++)
+                    ((float *)chunk)[i * UNIT + c] = (float)codes[c];
+            }
+        }
+        if (p->o.row_add) {
+            e->pack_b_packed(e, DQT_FORMAT_INT8, chunk, UNIT, count, 1, out);
+        } else {
+            e->pack_b_transposed(e, chunk, UNIT, count, depth, out);
+        }
+    }
+}
+
+/* Columns n .. n + count - 1 of B are columns of the weight, its rows are K. n is a multiple of 64. */
+static void input_gradient_panels(const struct product *p, size_t n, size_t count, unsigned char *b, void *chunk) {
+    const struct gemm_engine *e = p->o.e;
+    const dqt_tensor *w = p->w;
+    const size_t width = round_up(count, UNIT), panel_stride = p->o.padded_k * PANEL * e->size;
+    const size_t end = round_up(count, e->columns);
+    const bool code = format_is_code(w->compute), packed = code && w->compute == w->storage;
+    for (size_t k = 0; k < p->k; k += UNIT) {
+        const size_t depth = size_min(UNIT, p->k - k);
+        if (code && !packed) memset(chunk, 0, depth * width);
+        for (size_t i = 0; i < depth; i++) {
+            const size_t row = p->row + k + i;
+            if (packed) {
+                const size_t offset = n / UNIT * format_unit_bytes(w->storage);
+                p->ctx->kernels->gemm.unpack(w->storage, tensor_row(w, row) + offset, width / UNIT,
+                                             (int8_t *)chunk + i * width);
+            } else if (code) {
+                tensor_read_codes(w, row, n, count, (int8_t *)chunk + i * width);
+            } else {
+                tensor_read_floats(w, row, n, count, (float *)chunk + i * width);
+            }
+        }
+        for (size_t c = 0; c < end; c += PANEL) {
+            unsigned char *out = b + c / PANEL * panel_stride + k * PANEL * e->size;
+            if (code) {
+                e->pack_b_codes(e, (const int8_t *)chunk + c, width, depth, out);
+            } else {
+                e->pack_b(e, (const float *)chunk + c, width, c < count ? size_min(PANEL, count - c) : 0, depth, out);
+            }
+        }
+    }
+}
+
+/* Whether the result goes past the caches: where it would not stay in L2 anyway, reading its lines first is waste. */
+static bool streams(const struct product *p) {
+    const size_t row = p->ld_y * sizeof *p->y;
+    return p->x && p->x->codes && (uintptr_t)p->y % ALIGNMENT == 0 && row % ALIGNMENT == 0 &&
+           p->o.m * row >= STREAM_BYTES;
+}
+
+static void multiply_blocks(const struct product *p, const struct block_scratch *s, size_t n, const struct result *to,
+                            int lane) {
+    const struct gemm_engine *e = p->o.e;
+    struct pack_queue w = pack_queue_begin(p->state, s->done, ceil_div(p->o.m, e->rows), lane, p->ctx->num_threads);
+    size_t index;
+    bool pack;
+    block_begin(e);
+    while (pack_queue_next(&w, &index, &pack)) {
+        if (pack) {
+            pack_block(p, index, s->chunk);
+            pack_queue_packed(&w, index);
+        }
+        gebp_multiply(&p->o, index * e->rows, s->b, n, s->partial, to, block_source(p, &w, w.index));
+    }
+    block_end(e);
+}
+
+static void multiply_task(void *arg, size_t task, int lane) {
+    const struct product *p = arg;
+    const struct gemm_engine *e = p->o.e;
+    const size_t n0 = task * p->columns, n = size_min(p->columns, p->n - n0);
+    struct arena a = {workspace_lane(p->ws, lane), 0};
+    struct block_scratch s;
+    block_place(e, p->o.padded_k, p->columns, &a, &s);
+    s.done = arena_take(&a, ceil_div(p->o.m, e->rows), 1);
+    const float *col_scale = NULL;
+    if (p->x) {
+        for (size_t c = 0; c < round_up(n, e->columns); c += PANEL)
+            forward_panel(p, n0 + c, s.b + c * p->o.padded_k * e->size, s.chunk);
+        if (format_is_code(p->w->compute)) {
+            for (size_t c = 0; c < n; c++)
+                s.col_scale[c] = tensor_compute_scale(p->w, p->row + n0 + c);
+            col_scale = s.col_scale;
+        }
+    } else {
+        input_gradient_panels(p, n0, n, s.b, s.chunk);
+    }
+    const struct result to = {.y = p->y + p->first * p->ld_y + n0,
+                              .ld_y = p->ld_y,
+                              .accumulate = p->accumulate,
+                              .stream = streams(p),
+                              .col_scale = col_scale};
+    multiply_blocks(p, &s, n, &to, lane);
+}
+
+static void run(struct product *p, size_t tokens, size_t smallest) {
+    const struct gemm_engine *e = p->o.e;
+    const float *row_scale = p->o.row_scale;
+    const size_t chunk = chunk_tokens(e, p->o.padded_k);
+    p->columns = block_columns(e, p->n, p->o.padded_k, smallest, BLOCK_BYTES, p->ctx->num_threads);
+    for (p->first = 0; p->first < tokens; p->first += chunk) {
+        p->o.m = size_min(chunk, tokens - p->first);
+        p->o.row_scale = row_scale ? row_scale + p->first : NULL;
+        pack_queue_reset(p->state, ceil_div(p->o.m, e->rows));
+        parallel_run(p->ctx, ceil_div(p->n, p->columns), multiply_task, p);
+    }
+}
+
+void gemm_forward(const dqt_context *ctx, const struct workspace *ws, const struct activations *x, const dqt_tensor *w,
+                  size_t row, size_t rows, int precision, bool accumulate, float *y, size_t ld_y) {
+    const struct gemm_kernels *kernels = &ctx->kernels->gemm;
+    if (x->tokens <= kernels->gemv_max_tokens) {
+        gemv_forward(ctx, ws, x, w, row, rows, accumulate, y, ld_y);
+        return;
+    }
+    const bool integer = x->codes && format_is_code(w->compute);
+    const int format = w->compute == w->storage ? w->storage : DQT_FORMAT_INT8; /* of the bytes that are packed */
+    struct product p = {.ctx = ctx,
+                        .ws = ws,
+                        .x = x,
+                        .w = w,
+                        .row = row,
+                        .k = x->cols,
+                        .n = rows,
+                        .accumulate = accumulate,
+                        .y = y,
+                        .ld_y = ld_y};
+    if (integer) {
+        p.o.e = format == DQT_FORMAT_INT8 ? &kernels->int8 : &kernels->code;
+        p.o.padded_k = round_up(x->cols, UNIT);
+        p.bias = format == DQT_FORMAT_INT8 ? p.o.e->int8_bias : format_min(format);
+    } else {
+        const bool bf16 = x->codes ? w->compute == DQT_FORMAT_BF16 : precision == DQT_PRECISION_BF16;
+        p.o.e = bf16 ? &kernels->bf16 : &kernels->f32;
+        p.o.padded_k = round_up(x->cols, p.o.e->k_align);
+    }
+    p.o.row_scale = x->codes ? x->step : NULL;
+    struct arena shared = {workspace_shared(ws), 0};
+    shared_place(&p, x->tokens, 0, &shared);
+    p.a = shared.base + shared.used;
+    p.o.a = p.a;
+    p.o.row_add = integer ? p.row_add : NULL;
+    p.k_scale = NULL;
+    run(&p, x->tokens, 2 * PANEL);
+}
+
+void gemm_input_gradient(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy,
+                         size_t tokens, const dqt_tensor *w, size_t row, size_t rows, int precision, bool accumulate,
+                         float *dx) {
+    const struct gemm_kernels *kernels = &ctx->kernels->gemm;
+    struct product p = {.ctx = ctx,
+                        .ws = ws,
+                        .dy = dy,
+                        .ld_dy = ld_dy,
+                        .w = w,
+                        .row = row,
+                        .k = rows,
+                        .n = w->cols,
+                        .accumulate = accumulate,
+                        .y = dx,
+                        .ld_y = w->cols};
+    p.o.e = precision == DQT_PRECISION_BF16 ? &kernels->bf16 : &kernels->f32;
+    p.o.padded_k = round_up(rows, p.o.e->k_align);
+    struct arena shared = {workspace_shared(ws), 0};
+    shared_place(&p, tokens, 0, &shared);
+    p.a = shared.base + shared.used;
+    p.o.a = p.a;
+    if (format_is_code(w->compute)) {
+        for (size_t r = 0; r < rows; r++)
+            p.k_scale[r] = tensor_compute_scale(w, row + r);
+    } else {
+        p.k_scale = NULL;
+    }
+    run(&p, tokens, UNIT);
+}

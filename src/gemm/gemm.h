@@ -1,0 +1,46 @@
+/* Products of activations with weights, forward and both backward directions.
+ *
+ * Shapes: x[tokens][cols], w[rows][cols] (rows = outputs), y[tokens][rows]. All functions may be given a range of
+ * weight rows [row, row + rows). Results do not depend on the number of threads. Nothing is allocated: scratch comes
+ * from the workspace, sized by gemm_scratch. Source: design section 4; docs/numerics.md. */
+#ifndef DQT_GEMM_GEMM_H
+#define DQT_GEMM_GEMM_H
+
+#include "core/memory.h"
+#include "format/tensor.h"
+
+/* Activations (made by ops/activations.h): either int8 codes with one step per token (x = code * step[t]), or floats.
+ */
+struct activations {
+    size_t tokens, cols;
+    const int8_t *codes; /* [tokens][ld], ld a multiple of 64 >= cols, zero from cols on; NULL: floats */
+    const float *step;   /* [tokens] */
+    const float *floats; /* [tokens][ld] */
+    size_t ld;
+};
+
+/* Scratch that covers every function below for at most these sizes. */
+void gemm_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols, struct scratch_need *need);
+
+/* y[t][r] = x[t] . W[row + r]; y has leading dimension ld_y; accumulate adds to y. precision: DQT_PRECISION_F32 or BF16
+ * (resolved; only read for float activations). Integer activations with integer compute format: exact int32 sums, then
+ * (float)sum * (step[t] * scale[r]). Integer activations with float compute format, or the reverse: float products. */
+void gemm_forward(const dqt_context *ctx, const struct workspace *ws, const struct activations *x, const dqt_tensor *w,
+                  size_t row, size_t rows, int precision, bool accumulate, float *y, size_t ld_y);
+
+/* dx[t][c] = sum_r dy[t][r] * W[row + r][c]; dy has leading dimension ld_dy; dx[tokens][w->cols] dense. The row scale
+ * is folded into dy before it is rounded to bf16, so that codes enter exactly. */
+void gemm_input_gradient(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy,
+                         size_t tokens, const dqt_tensor *w, size_t row, size_t rows, int precision, bool accumulate,
+                         float *dx);
+
+/* dW[r][c] = sum_t dy[t][r] * x[t][c], made in tiles of whole rows in a lane's scratch and handed to `consume` there,
+ * at most GEMM_TILE_ROWS rows at a time, tile boundaries at multiples of GEMM_TILE_ROWS (whatever the thread
+ * count). consume may change the tile and use workspace_consumer(ws, lane); it runs on several lanes at once for
+ * different rows. Token steps are folded into dy before it is rounded to bf16, so that codes enter exactly. */
+enum { GEMM_TILE_ROWS = 64 };
+typedef void (*tile_fn)(void *arg, size_t row, size_t rows, float *tile, size_t ld, int lane);
+void gemm_weight_gradient(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy,
+                          size_t rows, const struct activations *x, int precision, tile_fn consume, void *arg);
+
+#endif

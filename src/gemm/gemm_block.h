@@ -1,0 +1,147 @@
+/* What the products share: sizes of blocks and the loop over them.
+ *
+ * One task of work is a block of up to BLOCK_COLUMNS columns of the result. Its lane packs the block of B once
+ * (bounded by BLOCK_BYTES, so that it stays in L2) and runs every block of packed A past it, KC elements of K at a
+ * time (so that the piece of A, rows * KC * size <= the engine's piece, stays in L1 while the panels stream from L2).
+ * See docs/performance.md. */
+#ifndef DQT_GEMM_GEMM_BLOCK_H
+#define DQT_GEMM_GEMM_BLOCK_H
+
+#include <stdatomic.h>
+#include <string.h>
+
+#include "core/parallel.h"
+#include "gemm/gemm.h"
+#include "kernels/kernels.h"
+
+enum {
+    BLOCK_COLUMNS = 1024,
+    BLOCK_BYTES = 1 << 20, /* of B, of 2 MiB of L2 */
+    A_BYTES = 8 << 20,     /* of packed A, unless A_ROWS rows need more */
+    A_ROWS = 256,
+    STREAM_BYTES = 4 << 20 /* results from this size on are written past the caches */
+};
+
+/* Sizes for scratch_need: those that cannot be are too large to allocate, but can still be rounded up. */
+static inline size_t scratch_bytes(size_t bytes) {
+    return size_min(bytes, SIZE_MAX / 2);
+}
+static inline size_t scratch_product(size_t a, size_t b) {
+    size_t bytes;
+    size_mul(a, b, &bytes);
+    return scratch_bytes(bytes);
+}
+
+/* A of one product, packed block by block. */
+struct operand {
+    const struct gemm_engine *e;
+    const void *a; /* blocks of e->rows rows */
+    size_t m, padded_k;
+    const int32_t *row_add;
+    const float *row_scale;
+};
+
+/* Bytes that will be read later, to be fetched into L2. */
+struct prefetch {
+    const void *from;
+    size_t bytes;
+};
+
+/* The parts of an operand that all lanes read, blocks of A or of B's columns: each is packed by the lane that comes to
+ * it first. A lane visits every part once. Lanes start at different parts, so that each packs a share; a part that
+ * another lane is packing is left for later. */
+enum { PART_UNPACKED, PART_BUSY, PART_PACKED };
+
+struct pack_queue {
+    atomic_uchar *state; /* [count], shared; NULL: nothing is shared, every visit packs */
+    unsigned char *done; /* [count], this lane's */
+    size_t count, left, index;
+};
+
+static inline void pack_queue_reset(atomic_uchar *state, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        atomic_init(&state[i], PART_UNPACKED);
+}
+
+static inline struct pack_queue pack_queue_begin(atomic_uchar *state, unsigned char *done, size_t count, int lane,
+                                                 int threads) {
+    memset(done, 0, count);
+    return (struct pack_queue){state, done, count, count, count * (size_t)lane / (size_t)threads};
+}
+
+/* The next part; false: none is left. *pack: the caller packs it and then calls pack_queue_packed. w->index is the part
+ * that comes after it, if all goes well. */
+static inline bool pack_queue_next(struct pack_queue *w, size_t *part, bool *pack) {
+    while (w->left) {
+        const size_t i = w->index;
+        unsigned char state = PART_UNPACKED;
+        w->index = i + 1 < w->count ? i + 1 : 0;
+        if (w->done[i]) continue;
+        *pack = !w->state || atomic_compare_exchange_strong_explicit(&w->state[i], &state, PART_BUSY,
+                                                                     memory_order_acquire, memory_order_acquire);
+        if (!*pack && state == PART_BUSY) continue;
+        w->done[i] = 1;
+        w->left--;
+        *part = i;
+        return true;
+    }
+    return false;
+}
+
+static inline void pack_queue_packed(struct pack_queue *w, size_t part) {
+    if (w->state) atomic_store_explicit(&w->state[part], PART_PACKED, memory_order_release);
+}
+
+static inline bool pack_queue_is_packed(const struct pack_queue *w, size_t part) {
+    return atomic_load_explicit(&w->state[part], memory_order_acquire) == PART_PACKED;
+}
+
+/* The result: y[m][ld_y] of the block's n columns. */
+struct result {
+    float *y;
+    size_t ld_y;
+    bool accumulate, stream; /* as in struct gemm_block */
+    const float *col_scale;  /* [n]; NULL: 1 */
+};
+
+/* One lane's scratch for a block of B. */
+struct block_scratch {
+    unsigned char *b;
+    void *partial;
+    float *col_scale;
+    unsigned char *done; /* struct pack_queue */
+    void *chunk;         /* 64 rows of a block of A or B before packing, as int8 or float */
+};
+
+/* Columns of an task: at most BLOCK_COLUMNS, at most `bytes` of B unless it is `smallest` (which it is a multiple
+ * of), and equal shares for the threads. */
+size_t block_columns(const struct gemm_engine *e, size_t n, size_t padded_k, size_t smallest, size_t bytes,
+                     int threads);
+void block_place(const struct gemm_engine *e, size_t padded_k, size_t columns, struct arena *a,
+                 struct block_scratch *s);
+
+/* Rows [i, i + e->rows) of the result from a packed block of B with n columns; i is a multiple of e->rows. `prefetch`
+ * is fetched into L2 meanwhile. Between the engine's begin and end. */
+void gebp_multiply(const struct operand *o, size_t i, const void *b, size_t n, void *partial, const struct result *to,
+                   struct prefetch prefetch);
+
+/* All rows of the result from n <= e->columns columns of B, by an engine that has `column`. */
+void gepb_multiply(const struct operand *o, const void *b, size_t n, void *partial, const struct result *to,
+                   struct prefetch prefetch);
+
+static inline void block_begin(const struct gemm_engine *e) {
+    if (e->begin) e->begin();
+}
+static inline void block_end(const struct gemm_engine *e) {
+    if (e->end) e->end();
+}
+
+void weight_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols,
+                             struct scratch_need *need);
+
+/* Forward products of at most kernels.gemv_max_tokens tokens, any formats. */
+void gemv_scratch(const dqt_context *ctx, size_t tokens, size_t cols, struct scratch_need *need);
+void gemv_forward(const dqt_context *ctx, const struct workspace *ws, const struct activations *x, const dqt_tensor *w,
+                  size_t row, size_t rows, bool accumulate, float *y, size_t ld_y);
+
+#endif

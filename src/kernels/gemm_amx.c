@@ -1,0 +1,312 @@
+/* AMX: a block is 32 rows x 32 columns, four 16 x 16 tiles of sums; each step of 64 bytes of K loads two tiles of A
+ * and two of B for four tile products. Tiles 0-3: sums, 4-5: A, 6-7: B. Layout of partial sums: per pair of panels
+ * four tiles. */
+typedef int gemm_amx_unit; /* not empty elsewhere */
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "kernels/gemm_epilogue_avx512.h"
+#include "kernels/gemm_transpose_avx512.h"
+
+enum {
+    TILE = 1024,
+    ROWS = 32,
+    KC_BYTES = 32 << 10 /* of 48 KiB of L1 */
+};
+
+struct tile_config { /* Intel SDM vol. 1, 18.3 */
+    uint8_t palette, start_row, reserved[14];
+    uint16_t bytes_per_row[16];
+    uint8_t rows[16];
+};
+
+/* Constant data: gcc's _tile_loadconfig does not tell the compiler that all 64 bytes are read. */
+static const struct tile_config config = {
+    .palette = 1, .bytes_per_row = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
+
+static void begin(void) {
+    _tile_loadconfig(&config);
+}
+
+static void end(void) {
+    _tile_release();
+    _mm_sfence(); /* streamed results */
+}
+
+/* Not to displace what is read from L1 again and again. */
+static inline void load_sums(const unsigned char *sums) {
+    _tile_stream_loadd(0, sums, 64);
+    _tile_stream_loadd(1, sums + TILE, 64);
+    _tile_stream_loadd(2, sums + 2 * TILE, 64);
+    _tile_stream_loadd(3, sums + 3 * TILE, 64);
+}
+
+/* The 2 x 2 tiles; distances in bytes. */
+static inline void store_tiles(void *to, size_t row, size_t right, size_t down) {
+    unsigned char *p = to;
+    _tile_stored(0, p, row);
+    _tile_stored(1, p + right, row);
+    _tile_stored(2, p + down, row);
+    _tile_stored(3, p + down + right, row);
+}
+
+static inline void zero_sums(void) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+}
+
+/* Finished 32 x 32 sums on their way from tiles to y. */
+struct done {
+    const unsigned char *sums; /* NULL: none */
+    float *y;
+    size_t n, m;
+    struct columns16 c0, c1;
+    enum epilogue_store how;
+};
+
+static inline void epilogue_rows(const struct epilogue *epilogue, const struct done *d, size_t row, size_t last,
+                                 bool integer, enum epilogue_store how) {
+    const struct columns16 c0 = d->c0, c1 = d->c1;
+    struct epilogue f = *epilogue;
+    f.y = d->y;
+    for (size_t i = row; i < last; i++) {
+        const unsigned char *from = d->sums + i / 16 * 2 * TILE + i % 16 * 64;
+        if (integer) {
+            epilogue_int(&f, i, d->n, c0, _mm512_load_si512(from), how);
+            epilogue_int(&f, i, d->n + PANEL, c1, _mm512_load_si512(from + TILE), how);
+        } else {
+            epilogue_float(&f, i, d->n, c0, _mm512_load_ps(from), how);
+            epilogue_float(&f, i, d->n + PANEL, c1, _mm512_load_ps(from + TILE), how);
+        }
+    }
+}
+
+/* The operand that stays is read from L1; what moves past it comes from L2 and must not displace it there. */
+#define LOAD(stays, tile, from)                                                                                        \
+    do {                                                                                                               \
+        if (stays)                                                                                                     \
+            _tile_loadd(tile, from, 64);                                                                               \
+        else                                                                                                           \
+            _tile_stream_loadd(tile, from, 64);                                                                        \
+    } while (0)
+
+/* All of `block` and `column`: `integer` and `column` are constants where this is inlined. While the tile unit works on
+ * 32 x 32 sums, the vector units finish those before them, a few rows a step. */
+static inline void multiply(const struct gemm_block *b, bool integer, bool column) {
+    const size_t steps = b->k / (integer ? 64 : 32), rows_per_step = (ROWS + steps - 1) / steps;
+    const size_t count = ((column ? b->m : b->n) + 31) / 32; /* of 32 x 32 sums */
+    const size_t a_stride = column ? b->block_stride : 0, b_stride = column ? 0 : 2 * b->panel_stride;
+    const size_t panel_stride = b->panel_stride;
+    const bool first = b->first, last = b->last, accumulate = b->accumulate;
+    const bool plain = !integer && !b->row_scale && !b->col_scale && !accumulate; /* tiles go straight to y */
+    const struct epilogue f = epilogue_begin(b);
+    const char *prefetch = b->prefetch, *const prefetch_end = prefetch + b->prefetch_bytes;
+    const size_t prefetch_per_step = (b->prefetch_bytes / 64 + count * steps - 1) / (count * steps);
+    struct done d = {.sums = NULL};
+    for (size_t t = 0; t < count; t++) {
+        const unsigned char *a = (const unsigned char *)b->a + t * a_stride;
+        const unsigned char *b0 = (const unsigned char *)b->b + t * b_stride, *b1 = b0 + panel_stride;
+        const size_t place = first && last ? t % 2 : t; /* not kept: two take turns and stay in L1 */
+        unsigned char *sums = (unsigned char *)b->partial + place * 4 * TILE;
+        if (first) {
+            zero_sums();
+        } else {
+            load_sums(sums);
+        }
+        for (size_t s = 0, row = 0; s < steps; s++, a += 2 * TILE, b0 += TILE, b1 += TILE) {
+            LOAD(column, 6, b0);
+            LOAD(!column, 4, a);
+            LOAD(column, 7, b1);
+            LOAD(!column, 5, a + TILE);
+            if (integer) {
+                _tile_dpbsud(0, 4, 6);
+                _tile_dpbsud(1, 4, 7);
+                _tile_dpbsud(2, 5, 6);
+                _tile_dpbsud(3, 5, 7);
+            } else {
+                _tile_dpbf16ps(0, 4, 6);
+                _tile_dpbf16ps(1, 4, 7);
+                _tile_dpbf16ps(2, 5, 6);
+                _tile_dpbf16ps(3, 5, 7);
+            }
+            for (size_t i = 0; i < prefetch_per_step && prefetch < prefetch_end; i++, prefetch += 64)
+                _mm_prefetch(prefetch, _MM_HINT_T1);
+            if (d.sums && row < d.m) {
+                const size_t end = row + rows_per_step < d.m ? row + rows_per_step : d.m;
+                switch (d.how) {
+                case EPILOGUE_STREAM: epilogue_rows(&f, &d, row, end, integer, EPILOGUE_STREAM); break;
+                case EPILOGUE_WHOLE: epilogue_rows(&f, &d, row, end, integer, EPILOGUE_WHOLE); break;
+                case EPILOGUE_PARTIAL: epilogue_rows(&f, &d, row, end, integer, EPILOGUE_PARTIAL);
+                }
+                row = end;
+            }
+        }
+        const size_t i = column ? t * ROWS : 0, n = column ? 0 : t * 32;
+        d.sums = NULL;
+        if (last && plain && b->m - i >= ROWS && b->n - n >= 32) {
+            store_tiles(f.y + i * f.ld_y + n, f.ld_y * 4, 64, f.ld_y * 64);
+            continue;
+        }
+        store_tiles(sums, 64, TILE, 2 * TILE);
+        if (last) {
+            d.sums = sums;
+            d.y = f.y + i * f.ld_y;
+            d.m = b->m - i < ROWS ? b->m - i : ROWS;
+            d.n = n;
+            d.c0 = columns_load(b, n);
+            d.c1 = columns_load(b, n + PANEL);
+            d.how = n + 32 > b->n || accumulate ? EPILOGUE_PARTIAL : b->stream ? EPILOGUE_STREAM : EPILOGUE_WHOLE;
+        }
+    }
+    if (d.sums) epilogue_rows(&f, &d, 0, d.m, integer, EPILOGUE_PARTIAL);
+}
+
+static void block_int8(const struct gemm_block *b) {
+    multiply(b, true, false);
+}
+
+static void block_bf16(const struct gemm_block *b) {
+    multiply(b, false, false);
+}
+
+static void column_bf16(const struct gemm_block *b) {
+    multiply(b, false, true);
+}
+
+/* [K / 64][32][64 bytes]: 1 KiB tiles. */
+static void pack_a_codes(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t m, size_t k, void *out,
+                         int32_t *sums) {
+    (void)e;
+    const __m512i ones = _mm512_set1_epi8(1);
+    unsigned char *to = out;
+    for (size_t i = 0; i < ROWS; i++, to += 64) {
+        __m512i sum = _mm512_setzero_si512();
+        for (size_t c = 0; c < k; c += 64) {
+            const __m512i v = i < m ? _mm512_loadu_si512(src + i * ld + c) : _mm512_setzero_si512();
+            sum = _mm512_dpbusd_epi32(sum, ones, v);
+            _mm512_store_si512(to + c * ROWS, v);
+        }
+        sums[i] += _mm512_reduce_add_epi32(sum);
+    }
+}
+
+static inline __m512 load_scaled(const float *src, const float *k_scale, __mmask16 mask) {
+    const __m512 v = _mm512_maskz_loadu_ps(mask, src);
+    return k_scale ? _mm512_mul_ps(v, _mm512_maskz_loadu_ps(mask, k_scale)) : v;
+}
+
+/* [K / 32][32][32]. */
+static void pack_a(const struct gemm_engine *e, const float *src, size_t ld, size_t m, size_t k, const float *k_scale,
+                   void *out) {
+    (void)e;
+    unsigned char *to = out;
+    for (size_t i = 0; i < ROWS; i++, to += 64) {
+        for (size_t c = 0; c < k; c += 32) {
+            __m512 low = _mm512_setzero_ps(), high = low;
+            if (i < m) {
+                const __mmask16 m0 = first_lanes(k - c), m1 = first_lanes(k - c > 16 ? k - c - 16 : 0);
+                const float *s = src + i * ld + c;
+                low = load_scaled(s, k_scale ? k_scale + c : NULL, m0);
+                if (m1) high = load_scaled(s + 16, k_scale ? k_scale + c + 16 : NULL, m1);
+            }
+            _mm512_store_si512(to + c * ROWS * 2, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+        }
+    }
+}
+
+/* Two rows of floats to dwords of bf16 pairs (first row low). */
+static inline __m512i pair(__m512 low, __m512 high) {
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                                           21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+}
+
+static inline __m512 row_scaled(const float *src, size_t ld, size_t c, size_t k, const float *k_scale, __mmask16 mask) {
+    if (c >= k || !mask) return _mm512_setzero_ps();
+    const __m512 v = _mm512_maskz_loadu_ps(mask, src + c * ld);
+    return k_scale ? _mm512_maskz_mul_ps(mask, v, _mm512_set1_ps(k_scale[c])) : v;
+}
+
+static void pack_a_transposed(const struct gemm_engine *e, const float *src, size_t ld, size_t m, size_t k,
+                              const float *k_scale, void *out) {
+    (void)e;
+    unsigned char *to = out;
+    for (size_t c = 0; c < k; c += 32) {
+        for (size_t half = 0; half < 2; half++, to += TILE) {
+            const __mmask16 mask = first_lanes(m > half * 16 ? m - half * 16 : 0);
+            __m512i r[16];
+            for (size_t i = 0; i < 16; i++)
+                r[i] = pair(row_scaled(src + half * 16, ld, c + 2 * i, k, k_scale, mask),
+                            row_scaled(src + half * 16, ld, c + 2 * i + 1, k, k_scale, mask));
+            transpose16(r);
+            for (size_t i = 0; i < 16; i++)
+                _mm512_store_si512(to + i * 64, r[i]);
+        }
+    }
+}
+
+/* [K / 2][16][2] from rows of K: src[k][ld]. */
+static void pack_b(const struct gemm_engine *e, const float *src, size_t ld, size_t n, size_t k, void *panel) {
+    const __mmask16 mask = first_lanes(n);
+    const size_t padded = (k + e->k_align - 1) / e->k_align * e->k_align;
+    unsigned char *to = panel;
+    for (size_t c = 0; c < padded; c += 2, to += 64)
+        _mm512_store_si512(to, pair(row_scaled(src, ld, c, k, NULL, mask), row_scaled(src, ld, c + 1, k, NULL, mask)));
+}
+
+/* The same from columns: src[n][ld]. */
+static void pack_b_transposed(const struct gemm_engine *e, const float *src, size_t ld, size_t n, size_t k,
+                              void *panel) {
+    (void)e;
+    unsigned char *to = panel;
+    for (size_t c = 0; c < k; c += 32, to += TILE) {
+        const __mmask16 m0 = first_lanes(k - c), m1 = first_lanes(k - c > 16 ? k - c - 16 : 0);
+        __m512i r[16];
+        for (size_t i = 0; i < 16; i++) {
+            __m512 low = _mm512_setzero_ps(), high = low;
+            if (i < n) {
+                low = _mm512_maskz_loadu_ps(m0, src + i * ld + c);
+                if (m1) high = _mm512_maskz_loadu_ps(m1, src + i * ld + c + 16);
+            }
+            r[i] = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+        }
+        transpose16(r);
+        for (size_t i = 0; i < 16; i++)
+            _mm512_store_si512(to + i * 64, r[i]);
+    }
+}
+
+void gemm_amx_set(struct gemm_kernels *k) {
+    k->code.rows = ROWS;
+    k->code.columns = 32;
+    k->code.group = 4;
+    k->code.size = 1;
+    k->code.k_align = 64;
+    k->code.kc_bytes = KC_BYTES;
+    k->code.int8_bias = -128;
+    k->code.begin = begin;
+    k->code.end = end;
+    k->code.gebp = block_int8;
+    k->code.pack_a_codes = pack_a_codes;
+    k->int8 = k->code;
+    k->bf16.rows = ROWS;
+    k->bf16.columns = 32;
+    k->bf16.group = 2;
+    k->bf16.size = 2;
+    k->bf16.k_align = 32;
+    k->bf16.kc_bytes = KC_BYTES;
+    k->bf16.emulates_bf16 = false;
+    k->bf16.begin = begin;
+    k->bf16.end = end;
+    k->bf16.gebp = block_bf16;
+    k->bf16.gepb = column_bf16;
+    k->bf16.pack_a = pack_a;
+    k->bf16.pack_a_transposed = pack_a_transposed;
+    k->bf16.pack_b = pack_b;
+    k->bf16.pack_b_transposed = pack_b_transposed;
+    k->gemv_max_tokens = 4;
+}
+#endif

@@ -1,0 +1,209 @@
+/* AVX2 and FMA: 12 vectors of sums, 2 of B, one of A, one to spare. */
+typedef int gemm_avx2_unit; /* not empty elsewhere */
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#include <string.h>
+
+#include "kernels/gemm_epilogue.h"
+
+static inline void epilogue8_float(const struct epilogue *f, size_t i, size_t n, __m256 sum) {
+    float *y = f->y + i * f->ld_y + n;
+    __m256 scale = _mm256_set1_ps(f->row_scale[i]);
+    if (f->col_scale) scale = _mm256_mul_ps(scale, _mm256_loadu_ps(f->col_scale + n));
+    __m256 value = _mm256_mul_ps(sum, scale);
+    if (f->accumulate) value = _mm256_add_ps(_mm256_loadu_ps(y), value);
+    _mm256_storeu_ps(y, value);
+}
+
+static inline void epilogue8_int(const struct epilogue *f, size_t i, size_t n, __m256i sum) {
+    epilogue8_float(f, i, n, _mm256_cvtepi32_ps(_mm256_add_epi32(sum, _mm256_set1_epi32(f->row_add[i]))));
+}
+
+static inline __m256i load_int(const void *p) {
+    return _mm256_loadu_si256((const __m256i *)p);
+}
+
+static inline void store_int(void *p, __m256i v) {
+    _mm256_storeu_si256((__m256i *)p, v);
+}
+
+static inline __m256 load_float(const char *p) {
+    return _mm256_loadu_ps((const float *)(const void *)p);
+}
+
+static inline __m256 broadcast_float(const char *p) {
+    float v;
+    memcpy(&v, p, sizeof v);
+    return _mm256_set1_ps(v);
+}
+
+static inline __m256 dot_float(__m256 sum, __m256 a, __m256 b) {
+    return _mm256_fmadd_ps(a, b, sum);
+}
+
+#define BLOCK block_f32
+#define ROWS 6
+#define GROUP 1
+#define BROADCAST broadcast_float
+#define DOT dot_float
+#define VECTORS 2
+#define LANES 8
+#define SUM __m256
+#define ZERO _mm256_setzero_ps
+#define LOAD _mm256_load_ps
+#define STORE _mm256_store_ps
+#define OPERAND __m256
+#define LOAD_B load_float
+#define NUMBER float
+#define EPILOGUE epilogue8_float
+#define EPILOGUE_NUMBER epilogue_number_float
+#include "kernels/gemm_block_template.h"
+
+static inline __m256i broadcast(const char *p) {
+    int32_t v;
+    memcpy(&v, p, sizeof v);
+    return _mm256_set1_epi32(v);
+}
+
+/* Codes below 8 bits: u <= 15, so |u0 x0 + u1 x1| <= 2 * 15 * 128 and 8 of them fit 16 bits. */
+static inline __m256i short_dot(__m256i sum, __m256i a, __m256i b) {
+    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(b, a));
+}
+
+static inline __m256i widen(__m256i sum, __m256i short_sum) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(short_sum, _mm256_set1_epi16(1)));
+}
+
+#define BLOCK block_code
+#define ROWS 4
+#define GROUP 4
+#define BROADCAST broadcast
+#define WIDEN_STEPS 8
+#define SHORT_DOT short_dot
+#define WIDEN widen
+#define VECTORS 2
+#define LANES 8
+#define SUM __m256i
+#define ZERO _mm256_setzero_si256
+#define LOAD load_int
+#define STORE store_int
+#define OPERAND __m256i
+#define LOAD_B load_int
+#define NUMBER int32_t
+#define EPILOGUE epilogue8_int
+#define EPILOGUE_NUMBER epilogue_number_int
+#include "kernels/gemm_block_template.h"
+
+/* INT8: both operands as 16-bit numbers. */
+static inline __m256i dot16(__m256i sum, __m256i a, __m256i b) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+}
+
+#define BLOCK block_int8
+#define ROWS 6
+#define GROUP 2
+#define BROADCAST broadcast
+#define DOT dot16
+#define VECTORS 2
+#define LANES 8
+#define SUM __m256i
+#define ZERO _mm256_setzero_si256
+#define LOAD load_int
+#define STORE store_int
+#define OPERAND __m256i
+#define LOAD_B load_int
+#define NUMBER int32_t
+#define EPILOGUE epilogue8_int
+#define EPILOGUE_NUMBER epilogue_number_int
+#include "kernels/gemm_block_template.h"
+
+/* Float vectors with rows of any of three types; four sums hide the latency of multiply-add. */
+enum { DOT_CODE, DOT_BF16, DOT_F32 };
+
+static inline __m256 load_row(const void *w, size_t i, int type) {
+    switch (type) {
+    case DOT_CODE: {
+        int64_t eight;
+        memcpy(&eight, (const int8_t *)w + i, sizeof eight);
+        return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(eight)));
+    }
+    case DOT_BF16: {
+        const __m128i h = _mm_loadu_si128((const __m128i *)(const void *)((const uint16_t *)w + i));
+        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+    }
+    default: return _mm256_loadu_ps((const float *)w + i);
+    }
+}
+
+static inline float dot_row(const void *w, const float *x, size_t n, int type) {
+    __m256 s[4];
+    for (int j = 0; j < 4; j++)
+        s[j] = _mm256_setzero_ps();
+    size_t i = 0;
+    for (; i + 32 <= n; i += 32)
+        for (size_t j = 0; j < 4; j++)
+            s[j] = _mm256_fmadd_ps(load_row(w, i + 8 * j, type), _mm256_loadu_ps(x + i + 8 * j), s[j]);
+    for (; i < n; i += 8) { /* copies of the last few: nothing beyond them is read */
+        const size_t count = n - i < 8 ? n - i : 8, size = type == DOT_CODE ? 1 : type == DOT_BF16 ? 2 : 4;
+        float w8[8] = {0}, x8[8] = {0};
+        memcpy(w8, (const char *)w + i * size, count * size);
+        memcpy(x8, x + i, count * sizeof *x);
+        s[0] = _mm256_fmadd_ps(load_row(w8, 0, type), _mm256_loadu_ps(x8), s[0]);
+    }
+    const __m256 v = _mm256_add_ps(_mm256_add_ps(s[0], s[1]), _mm256_add_ps(s[2], s[3]));
+    __m128 h = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    h = _mm_add_ps(h, _mm_movehl_ps(h, h));
+    return _mm_cvtss_f32(_mm_add_ss(h, _mm_movehdup_ps(h)));
+}
+
+static float dot_code_float(const int8_t *codes, const float *x, size_t n) {
+    return dot_row(codes, x, n, DOT_CODE);
+}
+
+static float dot_bf16_float(const uint16_t *w, const float *x, size_t n) {
+    return dot_row(w, x, n, DOT_BF16);
+}
+
+static float dot_float_row(const float *w, const float *x, size_t n) {
+    return dot_row(w, x, n, DOT_F32);
+}
+
+static int32_t dot_codes(const int8_t *a, const int8_t *b, size_t n) {
+    __m256i s0 = _mm256_setzero_si256(), s1 = s0;
+    for (size_t i = 0; i < n; i += 32) {
+        const __m256i a8 = load_int(a + i), b8 = load_int(b + i);
+        s0 = _mm256_add_epi32(s0, _mm256_madd_epi16(_mm256_cvtepi8_epi16(_mm256_castsi256_si128(a8)),
+                                                    _mm256_cvtepi8_epi16(_mm256_castsi256_si128(b8))));
+        s1 = _mm256_add_epi32(s1, _mm256_madd_epi16(_mm256_cvtepi8_epi16(_mm256_extracti128_si256(a8, 1)),
+                                                    _mm256_cvtepi8_epi16(_mm256_extracti128_si256(b8, 1))));
+    }
+    const __m256i v = _mm256_add_epi32(s0, s1);
+    __m128i h = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(h, _mm_shuffle_epi32(h, 0xb1)));
+}
+
+void gemm_avx2_set(struct gemm_kernels *k) {
+    k->code.rows = 4;
+    k->code.group = 4;
+    k->code.size = 1;
+    k->code.k_align = 4;
+    k->code.gebp = block_code;
+    k->int8 = k->code;
+    k->int8.rows = 6;
+    k->int8.group = 2;
+    k->int8.size = 2;
+    k->int8.k_align = 2;
+    k->int8.int8_bias = 0;
+    k->int8.gebp = block_int8;
+    k->f32.rows = 6;
+    k->f32.gebp = block_f32;
+    k->bf16 = k->f32;
+    k->bf16.emulates_bf16 = true;
+    k->dot_codes = dot_codes;
+    k->dot_code_float = dot_code_float;
+    k->dot_bf16_float = dot_bf16_float;
+    k->dot_float = dot_float_row;
+}
+#endif

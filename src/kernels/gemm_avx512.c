@@ -1,0 +1,158 @@
+/* AVX-512: f32 with fused multiply-add; int8 for CPUs without VNNI. */
+typedef int gemm_avx512_unit; /* not empty elsewhere */
+
+#if defined(__x86_64__)
+#include <string.h>
+
+#include "kernels/gemm_epilogue_avx512.h"
+
+static inline __m512 broadcast_float(const char *p) {
+    float v;
+    memcpy(&v, p, sizeof v);
+    return _mm512_set1_ps(v);
+}
+
+static inline __m512 dot_float(__m512 sum, __m512 a, __m512 b) {
+    return _mm512_fmadd_ps(a, b, sum);
+}
+
+#define BLOCK block_f32
+#define ROWS 14
+#define GROUP 1
+#define BROADCAST broadcast_float
+#define DOT dot_float
+#define OPERAND __m512
+#define LOAD_B _mm512_load_ps
+#define VECTORS 2
+#define LANES 16
+#define SUM __m512
+#define ZERO _mm512_setzero_ps
+#define LOAD _mm512_load_ps
+#define STORE _mm512_store_ps
+#define NUMBER float
+#define EPILOGUE epilogue16_float
+#define EPILOGUE_NUMBER epilogue_number_float
+#include "kernels/gemm_block_template.h"
+
+static inline __m512i broadcast(const char *p) {
+    int32_t v;
+    memcpy(&v, p, sizeof v);
+    return _mm512_set1_epi32(v);
+}
+
+/* Codes below 8 bits: u <= 15, so |u0 x0 + u1 x1| <= 2 * 15 * 128 and 8 of them fit 16 bits. */
+static inline __m512i short_dot(__m512i sum, __m512i a, __m512i b) {
+    return _mm512_add_epi16(sum, _mm512_maddubs_epi16(b, a));
+}
+
+static inline __m512i widen(__m512i sum, __m512i short_sum) {
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(short_sum, _mm512_set1_epi16(1)));
+}
+
+#define BLOCK block_code
+#define ROWS 8
+#define GROUP 4
+#define BROADCAST broadcast
+#define WIDEN_STEPS 8
+#define SHORT_DOT short_dot
+#define WIDEN widen
+#define VECTORS 2
+#define LANES 16
+#define SUM __m512i
+#define ZERO _mm512_setzero_si512
+#define LOAD _mm512_load_si512
+#define STORE _mm512_store_si512
+#define OPERAND __m512i
+#define LOAD_B _mm512_load_si512
+#define NUMBER int32_t
+#define EPILOGUE epilogue16_int
+#define EPILOGUE_NUMBER epilogue_number_int
+#include "kernels/gemm_block_template.h"
+
+/* INT8: both operands as 16-bit numbers. */
+static inline __m512i dot16(__m512i sum, __m512i a, __m512i b) {
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
+}
+
+#define BLOCK block_int8
+#define ROWS 12
+#define GROUP 2
+#define BROADCAST broadcast
+#define DOT dot16
+#define VECTORS 2
+#define LANES 16
+#define SUM __m512i
+#define ZERO _mm512_setzero_si512
+#define LOAD _mm512_load_si512
+#define STORE _mm512_store_si512
+#define OPERAND __m512i
+#define LOAD_B _mm512_load_si512
+#define NUMBER int32_t
+#define EPILOGUE epilogue16_int
+#define EPILOGUE_NUMBER epilogue_number_int
+#include "kernels/gemm_block_template.h"
+
+/* Float vectors with rows of any of three types; four sums hide the latency of multiply-add. */
+enum { DOT_CODE, DOT_BF16, DOT_F32 };
+
+static inline __m512 load_row(const void *w, size_t i, __mmask16 mask, int type) {
+    switch (type) {
+    case DOT_CODE: return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, (const int8_t *)w + i)));
+    case DOT_BF16:
+        return _mm512_castsi512_ps(
+            _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, (const uint16_t *)w + i)), 16));
+    default: return _mm512_maskz_loadu_ps(mask, (const float *)w + i);
+    }
+}
+
+static inline float dot_row(const void *w, const float *x, size_t n, int type) {
+    __m512 s[4];
+    for (int j = 0; j < 4; j++)
+        s[j] = _mm512_setzero_ps();
+    size_t i = 0;
+    for (; i + 64 <= n; i += 64)
+        for (size_t j = 0; j < 4; j++)
+            s[j] = _mm512_fmadd_ps(load_row(w, i + 16 * j, 0xffff, type), _mm512_loadu_ps(x + i + 16 * j), s[j]);
+    for (; i < n; i += 16) {
+        const __mmask16 mask = (__mmask16)(n - i >= 16 ? 0xffff : (1u << (n - i)) - 1);
+        s[0] = _mm512_fmadd_ps(load_row(w, i, mask, type), _mm512_maskz_loadu_ps(mask, x + i), s[0]);
+    }
+    return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3])));
+}
+
+static float dot_code_float(const int8_t *codes, const float *x, size_t n) {
+    return dot_row(codes, x, n, DOT_CODE);
+}
+
+static float dot_bf16_float(const uint16_t *w, const float *x, size_t n) {
+    return dot_row(w, x, n, DOT_BF16);
+}
+
+static float dot_float_row(const float *w, const float *x, size_t n) {
+    return dot_row(w, x, n, DOT_F32);
+}
+
+void gemm_avx512_set(struct gemm_kernels *k) {
+    k->code.rows = 8;
+    k->code.columns = 32;
+    k->code.group = 4;
+    k->code.size = 1;
+    k->code.k_align = 4;
+    k->code.gebp = block_code;
+    k->int8 = k->code;
+    k->int8.rows = 12;
+    k->int8.group = 2;
+    k->int8.size = 2;
+    k->int8.k_align = 2;
+    k->int8.int8_bias = 0;
+    k->int8.gebp = block_int8;
+    k->f32.rows = 14;
+    k->f32.columns = 32;
+    k->f32.gebp = block_f32;
+    k->bf16 = k->f32;
+    k->bf16.emulates_bf16 = true;
+    k->dot_code_float = dot_code_float;
+    k->dot_bf16_float = dot_bf16_float;
+    k->dot_float = dot_float_row;
+}
+#endif

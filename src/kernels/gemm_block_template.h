@@ -1,0 +1,117 @@
+/* A microkernel that keeps ROWS x (VECTORS * LANES) sums in registers: per step of one group of K it loads VECTORS
+ * vectors of B and broadcasts ROWS groups of A. Included once per engine; parameters (functions are static inline,
+ * defined before):
+ *
+ *   BLOCK       name of the function
+ *   ROWS        rows of A
+ *   VECTORS     vectors of sums a row; VECTORS * LANES is 16 or 32
+ *   LANES       4-byte sums in a vector: 4, 8 or 16
+ *   GROUP       elements of K in 4 bytes of A or B: 1, 2 or 4
+ *   SUM         vector type of sums; ZERO(), LOAD(p), STORE(p, sum)
+ *   OPERAND     vector type of A and B; LOAD_B(p), BROADCAST(p): 4 bytes to all lanes
+ *   DOT(sum, a, b)
+ *   EPILOGUE(f, i, n, sum)  y[i][n ...] of whole vectors, see struct epilogue
+ *   NUMBER      int32_t or float: of a sum
+ *   WIDEN_STEPS, SHORT_DOT(sum, a, b), WIDEN(sum, short_sum)
+ *               only for kernels that sum in 16 bits: at most WIDEN_STEPS steps long
+ *
+ * partial: [n / (VECTORS * LANES)][ROWS][VECTORS][LANES]. */
+
+static void BLOCK(const struct gemm_block *b) {
+    enum { COLUMNS = VECTORS * LANES };
+    const size_t steps = b->k / GROUP, m = b->m, columns = b->n, stride = b->panel_stride;
+    const bool first = b->first, last = b->last;
+    const struct epilogue f = epilogue_begin(b);
+    const char *prefetch = b->prefetch, *const prefetch_end = prefetch + b->prefetch_bytes;
+    const size_t prefetch_share = b->prefetch_bytes / ((columns + COLUMNS - 1) / COLUMNS) + 64;
+    for (size_t n = 0; n < columns; n += COLUMNS) {
+        for (size_t i = 0; i < prefetch_share && prefetch < prefetch_end; i += 64, prefetch += 64)
+            __builtin_prefetch(prefetch, 0, 2);
+        const char *a = b->a, *panel = (const char *)b->b + n / PANEL * stride;
+        NUMBER *partial = (NUMBER *)b->partial + n * ROWS;
+#ifdef WIDEN_STEPS
+        /* 32-bit sums stay in memory, 16-bit ones in registers (only touched by loops of constant length, no
+         * branches). */
+        for (size_t i = 0; first && i < ROWS * VECTORS; i++)
+            STORE(partial + i * LANES, ZERO());
+        for (size_t s = 0; s < steps; s += WIDEN_STEPS) {
+            const size_t part = steps - s < WIDEN_STEPS ? steps - s : WIDEN_STEPS;
+            OPERAND sum[ROWS][VECTORS];
+            for (size_t i = 0; i < ROWS; i++)
+                for (size_t v = 0; v < VECTORS; v++)
+                    sum[i][v] = ZERO();
+            for (size_t j = 0; j < part; j++, a += ROWS * 4, panel += PANEL * 4) {
+                OPERAND bv[VECTORS];
+                for (size_t v = 0; v < VECTORS; v++)
+                    bv[v] = LOAD_B(panel + v * LANES / PANEL * stride + v * LANES % PANEL * 4);
+                for (size_t i = 0; i < ROWS; i++) {
+                    const OPERAND av = BROADCAST(a + i * 4);
+                    for (size_t v = 0; v < VECTORS; v++)
+                        sum[i][v] = SHORT_DOT(sum[i][v], av, bv[v]);
+                }
+            }
+            for (size_t i = 0; i < ROWS; i++) {
+                for (size_t v = 0; v < VECTORS; v++) {
+                    NUMBER *to = partial + (i * VECTORS + v) * LANES;
+                    STORE(to, WIDEN(LOAD(to), sum[i][v]));
+                }
+            }
+        }
+#else
+        SUM sum[ROWS][VECTORS]; /* in registers: only touched by loops of constant length, without branches */
+        if (first) {
+            for (size_t i = 0; i < ROWS; i++)
+                for (size_t v = 0; v < VECTORS; v++)
+                    sum[i][v] = ZERO();
+        } else {
+            for (size_t i = 0; i < ROWS; i++)
+                for (size_t v = 0; v < VECTORS; v++)
+                    sum[i][v] = LOAD(partial + (i * VECTORS + v) * LANES);
+        }
+        for (size_t s = 0; s < steps; s++, a += ROWS * 4, panel += PANEL * 4) {
+            OPERAND bv[VECTORS];
+            for (size_t v = 0; v < VECTORS; v++)
+                bv[v] = LOAD_B(panel + v * LANES / PANEL * stride + v * LANES % PANEL * 4);
+            for (size_t i = 0; i < ROWS; i++) {
+                const OPERAND av = BROADCAST(a + i * 4);
+                for (size_t v = 0; v < VECTORS; v++)
+                    sum[i][v] = DOT(sum[i][v], av, bv[v]);
+            }
+        }
+        for (size_t i = 0; i < ROWS; i++)
+            for (size_t v = 0; v < VECTORS; v++)
+                STORE(partial + (i * VECTORS + v) * LANES, sum[i][v]);
+#endif
+        if (!last) continue;
+        for (size_t i = 0; i < m; i++) {
+            const NUMBER *row = partial + i * COLUMNS;
+            if (n + COLUMNS <= columns) {
+                for (size_t v = 0; v < VECTORS; v++)
+                    EPILOGUE(&f, i, n + v * LANES, LOAD(row + v * LANES));
+            } else {
+                for (size_t c = 0; n + c < columns; c++)
+                    epilogue_one(&f, i, n + c, EPILOGUE_NUMBER(&f, i, row[c]));
+            }
+        }
+    }
+}
+
+#undef BLOCK
+#undef ROWS
+#undef VECTORS
+#undef LANES
+#undef GROUP
+#undef SUM
+#undef ZERO
+#undef LOAD
+#undef STORE
+#undef OPERAND
+#undef LOAD_B
+#undef BROADCAST
+#undef DOT
+#undef EPILOGUE
+#undef EPILOGUE_NUMBER
+#undef NUMBER
+#undef WIDEN_STEPS
+#undef SHORT_DOT
+#undef WIDEN

@@ -1,0 +1,52 @@
+/* NEON with the dot product instruction: 4 bytes of K a step. Codes below 8 bits are stored minus their bias (0 ..
+ * 15), INT8 codes as they are: all fit signed bytes. */
+typedef int gemm_dotprod_unit; /* not empty elsewhere */
+
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#include <string.h>
+
+#include "kernels/gemm_epilogue_neon.h"
+
+static inline int32x4_t zero(void) {
+    return vdupq_n_s32(0);
+}
+
+static inline int8x16_t load_b(const char *p) {
+    return vld1q_s8((const int8_t *)p);
+}
+
+static inline int8x16_t broadcast(const char *p) {
+    int32_t v;
+    memcpy(&v, p, sizeof v);
+    return vreinterpretq_s8_s32(vdupq_n_s32(v));
+}
+
+#define BLOCK block_int8
+#define ROWS 6
+#define GROUP 4
+#define BROADCAST broadcast
+#define DOT vdotq_s32
+#define SUM int32x4_t
+#define ZERO zero
+#define LOAD vld1q_s32
+#define STORE vst1q_s32
+#define OPERAND int8x16_t
+#define LOAD_B load_b
+#define NUMBER int32_t
+#define EPILOGUE epilogue4_int
+#define EPILOGUE_NUMBER epilogue_number_int
+#define VECTORS 4
+#define LANES 4
+#include "kernels/gemm_block_template.h"
+
+void gemm_dotprod_set(struct gemm_kernels *k) {
+    k->code.rows = 6;
+    k->code.group = 4;
+    k->code.size = 1;
+    k->code.k_align = 4;
+    k->code.int8_bias = 0;
+    k->code.gebp = block_int8;
+    k->int8 = k->code;
+}
+#endif

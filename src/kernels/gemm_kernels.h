@@ -1,0 +1,133 @@
+/* Kernels of products: contracts.
+ *
+ * All products are C[M][N] = A[M][K] * B[K][N], summed over K in one fixed order. Both operands are first packed:
+ *
+ *   A, in blocks of `rows` rows:       B, in panels of 16 columns:
+ *     [K / k_align][rows][k_align]         [K / group][16][group]
+ *
+ * so that the piece of a block or panel that starts at k (a multiple of k_align) is k * rows * size or k * 16 * size
+ * bytes in. group is 4 for int8, 2 for bf16 and 1 for f32: what the dot
+ * product instructions (VNNI, AMX, AVX512_BF16, sdot) want. K is padded with zeros to a multiple of k_align (at most
+ * 64).
+ *
+ * Integer engines take A as signed bytes and B as codes minus a bias; the kernel adds row_add = bias * (sum of A's
+ * row) to its sums, modulo 2^32, which is exact because the true sum fits int32. */
+#ifndef DQT_KERNELS_GEMM_KERNELS_H
+#define DQT_KERNELS_GEMM_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    DOT_GROUP_BLOCKS = 4, /* units of a group that dot_packed reads */
+    PANEL = 16,           /* columns of a panel */
+    GEMM_K_ALIGN = 64     /* every k_align divides it */
+};
+
+/* One block of A times consecutive panels of B, or (`column`) consecutive blocks of A times one group of panels. */
+struct gemm_block {
+    const void *a, *b;    /* both at the first k of this call */
+    const void *prefetch; /* a hint: bytes that a later call will read, to be fetched into L2 */
+    size_t prefetch_bytes;
+    size_t panel_stride; /* bytes from a panel to the next; panels exist up to a multiple of the engine's columns */
+    size_t block_stride; /* column: bytes from a block to the next */
+    size_t m, n;         /* valid rows and columns, at least 1; m <= rows (block), n <= columns (column) */
+    size_t k;            /* a multiple of k_align */
+    /* first: sums start at zero, else from `partial`; last: through the epilogue into y, else into `partial` */
+    bool first, last;
+    void *partial;          /* round_up(m, rows) * round_up(n, columns) 4-byte sums in the engine's own order, 64-byte
+                             * aligned */
+    const int32_t *row_add; /* [m]; integer engines */
+    const float *row_scale; /* [m]; NULL: 1; NULL for column */
+    const float *col_scale; /* [n]; NULL: 1 */
+    float *y;               /* y = or += (float)sum * (row_scale * col_scale), each product and sum rounded */
+    size_t ld_y;
+    bool accumulate;
+    bool stream; /* a hint: y is aligned to 64 bytes, in every row, and larger than the caches */
+};
+
+struct gemm_engine {
+    size_t rows, columns, group, size, k_align; /* columns: taken at once, 16 or 32; size: bytes of an element */
+    size_t
+        kc_bytes; /* bytes of a block of A (column: of a group of panels) that stay in L1 while the rest streams past */
+    int int8_bias; /* of INT8 codes; the other formats' bias is their format_min */
+    /* f32 elements that hold bf16 values: BF16 without instructions for it */
+    bool emulates_bf16;
+    void (*begin)(void); /* around calls of block on one thread; NULL: nothing to do */
+    void (*end)(void);
+    void (*gebp)(const struct gemm_block *b);
+    void (*gepb)(const struct gemm_block *b); /* the same sums; NULL: none */
+
+    /* Packing of one block of A (rows beyond m become zero) or one panel of B, k elements deep, padded to k_align. In
+     * pieces: k is a multiple of k_align except in the last. */
+
+    /* Integer engines. src[m][ld], k a multiple of 64; sums[rows]: added to (the caller starts at zero). */
+    void (*pack_a_codes)(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t m, size_t k, void *out,
+                         int32_t *sums);
+    /* n packed rows (one column of B each) of `units` units of 64 codes, stride bytes apart. Columns from n on:
+     * anything. */
+    void (*pack_b_packed)(const struct gemm_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
+                          size_t units, void *panel);
+
+    /* Float engines. k_scale[k] multiplies A (NULL: 1) before it is rounded to the engine's type. */
+    void (*pack_a)(const struct gemm_engine *e, const float *src, size_t ld, size_t m, size_t k, const float *k_scale,
+                   void *out); /* src[m][ld] */
+    void (*pack_a_transposed)(const struct gemm_engine *e, const float *src, size_t ld, size_t m, size_t k,
+                              const float *k_scale, void *out); /* src[k][ld] */
+    /* Columns from n on become zero. */
+    void (*pack_b)(const struct gemm_engine *e, const float *src, size_t ld, size_t n, size_t k,
+                   void *panel); /* src[k][ld] */
+    void (*pack_b_transposed)(const struct gemm_engine *e, const float *src, size_t ld, size_t n, size_t k,
+                              void *panel); /* src[n][ld] */
+    void (*pack_b_codes)(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k,
+                         void *panel); /* src[k][ld], 16 columns readable */
+};
+
+enum { DOT_ROWS = 4 };
+
+struct gemm_kernels {
+    struct gemm_engine code; /* int8 activations x formats below 8 bits */
+    struct gemm_engine int8; /* int8 activations x INT8 */
+    struct gemm_engine bf16; /* operands rounded to bf16, f32 sums */
+    struct gemm_engine f32;
+
+    /* For few tokens: products of a vector with rows, each byte of the weights read once from memory.
+     * permute_for_dot puts the codes of x[units * 64] into the order that dot_packed reads (whole groups, up to
+     * DOT_GROUP_BLOCKS units more than `units`, zeros there). dot_packed: sums[i] = x . row i for DOT_ROWS packed rows
+     * of the formats below 8 bits except INT3; x_sum is the sum of x. Both NULL: rows are unpacked and dot_codes is
+     * used. */
+    void (*permute_for_dot)(int format, const int8_t *x, size_t units, int8_t *out);
+    void (*dot_packed)(int format, const uint8_t *const rows[DOT_ROWS], size_t units, const int8_t *x, int32_t x_sum,
+                       int32_t sums[DOT_ROWS]);
+    int32_t (*dot_codes)(const int8_t *a, const int8_t *b, size_t n); /* n a multiple of 64 */
+    float (*dot_code_float)(const int8_t *codes, const float *x, size_t n);
+    float (*dot_bf16_float)(const uint16_t *w, const float *x, size_t n);
+    float (*dot_float)(const float *w, const float *x, size_t n);
+    size_t gemv_max_tokens; /* at most so many tokens are taken one by one */
+
+    /* A packed row of `units` units to codes. */
+    void (*unpack)(int format, const uint8_t *packed, size_t units, int8_t *codes);
+    /* One token's activations to codes (ops/activations.h); returns the step. */
+    float (*quantize)(const float *x, size_t cols, int8_t *codes);
+};
+
+void gemm_kernels_select(struct gemm_kernels *k, int isa, uint64_t features);
+
+/* Packing in plain C for any engine. */
+void gemm_pack_set(struct gemm_engine *e);
+
+/* What each file offers; a set overwrites the slots it has. */
+void gemm_scalar_set(struct gemm_kernels *k);
+void gemm_avx2_set(struct gemm_kernels *k);
+void gemm_avx512_set(struct gemm_kernels *k);
+void gemm_vnni_set(struct gemm_kernels *k);
+void gemm_amx_set(struct gemm_kernels *k);
+void gemm_neon_set(struct gemm_kernels *k);
+void gemm_dotprod_set(struct gemm_kernels *k);
+void gemv_vnni_set(struct gemm_kernels *k);
+void unpack_avx2_set(struct gemm_kernels *k);
+void unpack_avx512_set(struct gemm_kernels *k);
+void unpack_neon_set(struct gemm_kernels *k);
+
+#endif

@@ -1,0 +1,97 @@
+/* NEON: f32, 24 vectors of sums. */
+typedef int gemm_neon_unit; /* not empty elsewhere */
+
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#include <string.h>
+
+#include "kernels/gemm_epilogue_neon.h"
+
+static inline float32x4_t zero_float(void) {
+    return vdupq_n_f32(0.0f);
+}
+
+static inline float32x4_t load_float(const void *p) {
+    return vld1q_f32(p);
+}
+
+static inline float32x4_t broadcast_float(const char *p) {
+    float v;
+    memcpy(&v, p, sizeof v);
+    return vdupq_n_f32(v);
+}
+
+static inline float32x4_t dot_float(float32x4_t sum, float32x4_t a, float32x4_t b) {
+    return vfmaq_f32(sum, a, b);
+}
+
+#define BLOCK block_f32
+#define ROWS 6
+#define GROUP 1
+#define BROADCAST broadcast_float
+#define DOT dot_float
+#define SUM float32x4_t
+#define ZERO zero_float
+#define LOAD load_float
+#define STORE vst1q_f32
+#define OPERAND float32x4_t
+#define LOAD_B load_float
+#define NUMBER float
+#define EPILOGUE epilogue4_float
+#define EPILOGUE_NUMBER epilogue_number_float
+#define VECTORS 4
+#define LANES 4
+#include "kernels/gemm_block_template.h"
+
+/* Integers without the dot product instruction: 16-bit operands, pairs of products added. */
+static inline int32x4_t zero_int(void) {
+    return vdupq_n_s32(0);
+}
+
+static inline int16x8_t load_int16(const void *p) {
+    return vreinterpretq_s16_s8(vld1q_s8(p));
+}
+
+static inline int16x8_t broadcast16(const char *p) {
+    int32_t v;
+    memcpy(&v, p, sizeof v);
+    return vreinterpretq_s16_s32(vdupq_n_s32(v));
+}
+
+static inline int32x4_t dot16(int32x4_t sum, int16x8_t a, int16x8_t b) {
+    const int32x4_t low = vmull_s16(vget_low_s16(a), vget_low_s16(b)), high = vmull_high_s16(a, b);
+    return vaddq_s32(sum, vpaddq_s32(low, high));
+}
+
+#define BLOCK block_int16
+#define ROWS 4
+#define GROUP 2
+#define BROADCAST broadcast16
+#define DOT dot16
+#define SUM int32x4_t
+#define ZERO zero_int
+#define LOAD vld1q_s32
+#define STORE vst1q_s32
+#define OPERAND int16x8_t
+#define LOAD_B load_int16
+#define NUMBER int32_t
+#define EPILOGUE epilogue4_int
+#define EPILOGUE_NUMBER epilogue_number_int
+#define VECTORS 4
+#define LANES 4
+#include "kernels/gemm_block_template.h"
+
+void gemm_neon_set(struct gemm_kernels *k) {
+    k->code.rows = 4;
+    k->code.group = 2;
+    k->code.size = 2;
+    k->code.k_align = 2;
+    k->code.int8_bias = 0;
+    k->code.gebp = block_int16;
+    k->int8 = k->code;
+    k->f32.rows = 6;
+    k->f32.gebp = block_f32;
+    k->bf16 = k->f32;
+    k->bf16.emulates_bf16 = true;
+}
+#endif

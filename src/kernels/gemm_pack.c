@@ -1,0 +1,135 @@
+/* Packing of operands in plain C, for any engine: the specification of the layouts, and what is used where packing is a
+ * small part of the work. */
+#include <string.h>
+
+#include "core/size.h"
+#include "format/format.h"
+#include "kernels/gemm_kernels.h"
+
+/* One element; `size` and `emulates_bf16` are the engine's, held in registers by the loops. */
+static void store_code(void *out, size_t index, int code, size_t size) {
+    if (size == 1) {
+        ((uint8_t *)out)[index] = (uint8_t)code;
+    } else {
+        ((int16_t *)out)[index] = (int16_t)code;
+    }
+}
+
+static void store_float(void *out, size_t index, float value, size_t size, bool emulates_bf16) {
+    if (size == 2) {
+        ((uint16_t *)out)[index] = f32_to_bf16(value);
+    } else {
+        ((float *)out)[index] = emulates_bf16 ? bf16_to_f32(f32_to_bf16(value)) : value;
+    }
+}
+
+static void pack_a_codes(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t m, size_t k, void *out,
+                         int32_t *sums) {
+    const size_t unit = e->k_align, size = e->size, step = e->rows * unit;
+    memset(out, 0, e->rows * k * size);
+    for (size_t i = 0; i < m; i++) {
+        const int8_t *row = src + i * ld;
+        int32_t sum = 0;
+        for (size_t c = 0; c < k; c++)
+            sum += row[c];
+        sums[i] += sum;
+        size_t index = i * unit;
+        if (size == 1 && unit == 4) {
+            for (size_t c = 0; c < k; c += 4, index += step)
+                memcpy((uint8_t *)out + index, row + c, 4);
+        } else {
+            for (size_t c = 0; c < k; c += unit, index += step)
+                for (size_t j = 0; j < unit; j++)
+                    store_code(out, index + j, row[c + j], size);
+        }
+    }
+}
+
+static void pack_b_packed(const struct gemm_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
+                          size_t units, void *panel) {
+    const int bias = format == DQT_FORMAT_INT8 ? e->int8_bias : format_min(format);
+    const size_t unit_bytes = format_unit_bytes(format), group = e->group, size = e->size;
+    for (size_t i = 0; i < PANEL; i++) {
+        size_t index = i * group;
+        for (size_t u = 0; u < units; u++) {
+            int8_t codes[UNIT];
+            unit_unpack(format, src + size_min(i, n - 1) * stride + u * unit_bytes, codes);
+            for (size_t k = 0; k < UNIT; k += group, index += PANEL * group)
+                for (size_t j = 0; j < group; j++)
+                    store_code(panel, index + j, codes[k + j] - bias, size);
+        }
+    }
+}
+
+static void pack_a(const struct gemm_engine *e, const float *src, size_t ld, size_t m, size_t k, const float *k_scale,
+                   void *out) {
+    const size_t unit = e->k_align, size = e->size, padded = round_up(k, unit);
+    const bool emulates_bf16 = e->emulates_bf16;
+    memset(out, 0, e->rows * padded * size);
+    for (size_t i = 0; i < m; i++) {
+        const float *row = src + i * ld;
+        for (size_t c = 0; c < k; c += unit) {
+            const size_t index = c * e->rows + i * unit, last = size_min(unit, k - c);
+            for (size_t j = 0; j < last; j++)
+                store_float(out, index + j, k_scale ? row[c + j] * k_scale[c + j] : row[c + j], size, emulates_bf16);
+        }
+    }
+}
+
+static void pack_a_transposed(const struct gemm_engine *e, const float *src, size_t ld, size_t m, size_t k,
+                              const float *k_scale, void *out) {
+    const size_t unit = e->k_align, size = e->size;
+    const bool emulates_bf16 = e->emulates_bf16;
+    memset(out, 0, e->rows * round_up(k, unit) * size);
+    for (size_t c = 0; c < k; c++) {
+        const float scale = k_scale ? k_scale[c] : 1.0f;
+        const size_t index = c / unit * unit * e->rows + c % unit;
+        for (size_t i = 0; i < m; i++)
+            store_float(out, index + i * unit, src[c * ld + i] * scale, size, emulates_bf16);
+    }
+}
+
+static void pack_b(const struct gemm_engine *e, const float *src, size_t ld, size_t n, size_t k, void *panel) {
+    const size_t group = e->group, size = e->size;
+    const bool emulates_bf16 = e->emulates_bf16;
+    memset(panel, 0, round_up(k, e->k_align) * PANEL * size);
+    for (size_t c = 0; c < k; c++) {
+        const size_t index = c / group * group * PANEL + c % group;
+        for (size_t i = 0; i < n; i++)
+            store_float(panel, index + i * group, src[c * ld + i], size, emulates_bf16);
+    }
+}
+
+static void pack_b_transposed(const struct gemm_engine *e, const float *src, size_t ld, size_t n, size_t k,
+                              void *panel) {
+    const size_t group = e->group, size = e->size;
+    const bool emulates_bf16 = e->emulates_bf16;
+    memset(panel, 0, round_up(k, e->k_align) * PANEL * size);
+    for (size_t i = 0; i < n; i++) {
+        for (size_t c = 0; c < k; c += group) {
+            const size_t index = c * PANEL + i * group, last = size_min(group, k - c);
+            for (size_t j = 0; j < last; j++)
+                store_float(panel, index + j, src[i * ld + c + j], size, emulates_bf16);
+        }
+    }
+}
+
+static void pack_b_codes(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
+    const size_t group = e->group, size = e->size;
+    memset(panel, 0, round_up(k, e->k_align) * PANEL * size);
+    for (size_t c = 0; c < k; c++) {
+        const size_t index = c / group * group * PANEL + c % group;
+        for (size_t i = 0; i < PANEL; i++)
+            store_float(panel, index + i * group, (float)src[c * ld + i], size, false);
+    }
+}
+
+void gemm_pack_set(struct gemm_engine *e) {
+    e->pack_a_codes = pack_a_codes;
+    e->pack_b_packed = pack_b_packed;
+    e->pack_a = pack_a;
+    e->pack_a_transposed = pack_a_transposed;
+    e->pack_b = pack_b;
+    e->pack_b_transposed = pack_b_transposed;
+    e->pack_b_codes = pack_b_codes;
+}

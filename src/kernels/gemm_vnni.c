@@ -1,0 +1,48 @@
+/* VNNI: 4 bytes of K a step; B is unsigned, A signed; vpdpbusd wraps around, it does not saturate. 28 sums, 2 vectors
+ * of B. */
+typedef int gemm_vnni_unit; /* not empty elsewhere */
+
+#if defined(__x86_64__)
+#include <string.h>
+
+#include "kernels/gemm_epilogue_avx512.h"
+
+static inline __m512i broadcast(const char *p) {
+    int32_t v;
+    memcpy(&v, p, sizeof v);
+    return _mm512_set1_epi32(v);
+}
+
+static inline __m512i dot(__m512i sum, __m512i a, __m512i b) {
+    return _mm512_dpbusd_epi32(sum, b, a);
+}
+
+#define BLOCK block_int8
+#define ROWS 14
+#define GROUP 4
+#define BROADCAST broadcast
+#define DOT dot
+#define VECTORS 2
+#define LANES 16
+#define SUM __m512i
+#define ZERO _mm512_setzero_si512
+#define LOAD _mm512_load_si512
+#define STORE _mm512_store_si512
+#define OPERAND __m512i
+#define LOAD_B _mm512_load_si512
+#define NUMBER int32_t
+#define EPILOGUE epilogue16_int
+#define EPILOGUE_NUMBER epilogue_number_int
+#include "kernels/gemm_block_template.h"
+
+void gemm_vnni_set(struct gemm_kernels *k) {
+    k->code.rows = 14;
+    k->code.columns = 32;
+    k->code.group = 4;
+    k->code.size = 1;
+    k->code.k_align = 4;
+    k->code.int8_bias = -128;
+    k->code.gebp = block_int8;
+    k->int8 = k->code;
+}
+#endif

@@ -1,0 +1,106 @@
+/* dqt_tape: what forward saves for backward, gradients, and scratch.
+ *
+ * Memory of a tape (one block, see tape_layout in tape.c; the workspace is a second one):
+ *
+ *   | dqt_tape | parameters | gradient list | slots | saved activations ... | overlay | temporaries | stream |
+ * gradients |
+ *
+ * Every layer, and every part of a block, has a slot. A slot's buffers are its own, or lie in the overlay, which all
+ * slots share that need not survive: with `inference` every slot, with `recompute` the parts of each block. */
+#ifndef DQT_LAYER_TAPE_H
+#define DQT_LAYER_TAPE_H
+
+#include "layer/layer.h"
+#include "ops/activations.h"
+#include "optim/updater.h"
+
+struct slot {
+    dqt_layer *layer;
+    size_t parameter[MAX_WEIGHTS];  /* index in the tape of layer->weight[i] */
+    size_t batch, length;           /* of the latest forward; 0: none that backward could use */
+    struct activation_buffer input; /* linear, attention (q, k, v), MLP (gate, up), head */
+    struct activation_buffer inner; /* attention (o), MLP (down) */
+    float *x;                       /* norm: its input */
+    struct gradient checkpoint;     /* block with recompute: its input, in the tape's checkpoint_format */
+    float *inverse_rms;             /* norm, sub-norms: [tokens] */
+    float *q, *k, *v, *mixed;       /* attention: rotated q and k, v, and the heads' outputs */
+    float *log_sum;                 /* attention: [tokens][heads]; head: [tokens] */
+    float *gate, *up;               /* MLP: [tokens][intermediate] */
+    int32_t *tokens;                /* embedding: tokens; head: targets */
+    int32_t *order, *start;         /* embedding: token positions sorted by token, first position of each token */
+    float *cosines, *sines;         /* attention: [positions][head_size / 2], shared by slots with the same rotation */
+    size_t used;                    /* head: targets that are not ignored */
+};
+
+struct tape_parameter {
+    const char *name;
+    int parameter_class;
+    dqt_tensor *tensor;
+    struct gradient gradient; /* data NULL without gradient buffers */
+};
+
+/* Keys (rotated) and values of earlier tokens of one sequence, [positions][kv_heads * head_size]; `first` of them are
+ * set. */
+struct kv_cache {
+    float *k, *v;
+    size_t first;
+};
+
+struct dqt_tape {
+    dqt_context *ctx;
+    dqt_tape_options options;
+    int precision;                /* resolved: F32 or BF16 */
+    size_t max_tokens, positions; /* positions >= max_length: of the rotation tables and of a session's cache */
+    size_t num_layers, num_slots, num_parameters;
+    struct slot *slots;
+    struct tape_parameter *parameters;
+    const struct gradient **gradient_list; /* of the parameters, for the updater */
+    float *temporary;                      /* bump-allocated within one call */
+    size_t temporary_size, temporary_used;
+    float *stream,
+        *stream_gradient; /* [max_tokens][hidden] of the LLaMA graph; NULL unless the list begins with an embedding */
+    size_t head_tile;     /* classes per tile of logits */
+    struct workspace workspace;
+    size_t bytes;  /* of the block this struct begins */
+    uint64_t pass; /* backward passes, for the random numbers of stored gradients */
+    dqt_gradient_ready_fn ready;
+    void *ready_user_data;
+    dqt_updater *fused;           /* during dqt_llama_backward_update */
+    const struct kv_cache *cache; /* of the block that runs, in a session; else NULL */
+};
+
+dqt_status tape_check(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_tape_options *o);
+dqt_status tape_memory(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_tape_options *o,
+                       dqt_tape_memory_info *out);
+/* positions: at least o->max_length. */
+dqt_status tape_create(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_tape_options *o,
+                       size_t positions, dqt_tape **out);
+void tape_destroy(dqt_tape *tape);
+
+/* NULL if the layer is not in the tape. The slots of a block's parts follow the block's. */
+struct slot *tape_slot(const dqt_tape *tape, const dqt_layer *layer);
+
+/* Floats until tape_release(tape, mark). */
+float *tape_take(dqt_tape *tape, size_t count);
+static inline size_t tape_mark(const dqt_tape *tape) {
+    return tape->temporary_used;
+}
+static inline void tape_release(dqt_tape *tape, size_t mark) {
+    tape->temporary_used = mark;
+}
+
+/* Saves x[tokens][cols] into b (quantised if it has codes) and returns it. */
+struct activations save_input(const dqt_tape *tape, const struct activation_buffer *b, const float *x, size_t tokens);
+
+/* Weight gradient of rows [row, row + rows) of a parameter: into its buffer, or with `fused` into the updater. row is a
+ * multiple of GEMM_TILE_ROWS. */
+void tape_weight_gradient(dqt_tape *tape, size_t parameter, size_t row, const float *dy, size_t ld_dy, size_t rows,
+                          const struct activations *x);
+/* The same for a gradient that is there already, float[rows][ld], such as a gain's. */
+void tape_add_gradient(dqt_tape *tape, size_t parameter, size_t row, size_t rows, const float *gradient, size_t ld,
+                       int lane);
+/* Around the gradients of a parameter. */
+void tape_begin_parameter(dqt_tape *tape, size_t parameter);
+void tape_end_parameter(dqt_tape *tape, size_t parameter);
+
+#endif

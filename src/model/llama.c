@@ -1,0 +1,176 @@
+/* The LLaMA graph: creation, memory, forward and backward over its layers. */
+#include "model/llama.h"
+
+#include <stdio.h>
+
+#include "core/status.h"
+
+/* A tied head has no weights of its own: its options must say what the embedding's do. */
+static bool same_weights(const dqt_tensor_options *a, const dqt_tensor_options *b) {
+    const int compute_a = a->compute ? a->compute : a->storage, compute_b = b->compute ? b->compute : b->storage;
+    return a->storage == b->storage && compute_a == compute_b && tensor_scale_rule(a) == tensor_scale_rule(b) &&
+           a->scale_axis == b->scale_axis && a->sigma >= b->sigma && a->sigma <= b->sigma &&
+           a->train_scale == b->train_scale;
+}
+
+static dqt_status check_config(dqt_context *ctx, const dqt_llama_config *c) {
+    const size_t kv_heads = c->num_kv_heads ? c->num_kv_heads : c->num_heads;
+    if (c->num_layers == 0 || c->num_layers > 100000)
+        return fail(ctx, DQT_E_SHAPE, "num_layers is %zu; it must be 1 to 100000", c->num_layers);
+    if (c->vocab_size == 0 || c->vocab_size > INT32_MAX)
+        return fail(ctx, DQT_E_SHAPE, "vocab_size is %zu; it must be 1 to %d", c->vocab_size, INT32_MAX);
+    if (kv_heads > c->num_heads)
+        return fail(ctx, DQT_E_SHAPE, "num_kv_heads %zu is more than num_heads %zu", kv_heads, c->num_heads);
+    if (c->reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_llama_config is not 0");
+    if (!(c->linear_init_std >= 0))
+        return fail(ctx, DQT_E_ARGUMENT, "linear_init_std is %g; it must be finite and not negative",
+                    (double)c->linear_init_std);
+    const int32_t flags[] = {c->sub_norms, c->tie_embeddings, c->shape_only};
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
+        if (flags[i] != 0 && flags[i] != 1)
+            return fail(ctx, DQT_E_ARGUMENT, "sub_norms %d, tie_embeddings %d and shape_only %d must be 0 or 1",
+                        c->sub_norms, c->tie_embeddings, c->shape_only);
+    if (c->tie_embeddings && !same_weights(&c->embedding, &c->head))
+        return fail(ctx, DQT_E_ARGUMENT, "tie_embeddings is 1, but the options of head are not those of embedding");
+    return DQT_OK;
+}
+
+static dqt_status create_layers(dqt_llama *m) {
+    const dqt_llama_config *c = &m->config;
+    const size_t kv_heads = c->num_kv_heads ? c->num_kv_heads : c->num_heads;
+    dqt_layer_options o = {.struct_size = sizeof o,
+                           .activation = c->activation,
+                           .weight = c->embedding,
+                           .seed = c->seed,
+                           .init_std = c->init_std,
+                           .norm_eps = c->norm_eps,
+                           .mlp = c->mlp,
+                           .sub_norm = c->sub_norms,
+                           .rope_theta = c->rope_theta,
+                           .shape_only = c->shape_only};
+    TRY(embedding_create(m->ctx, c->vocab_size, c->hidden_size, &o, &m->layers[0]));
+    o.weight = c->linear;
+    if (c->linear_init_std > 0) o.init_std = c->linear_init_std;
+    for (size_t i = 0; i < c->num_layers; i++) {
+        char name[NAME_BYTES];
+        snprintf(name, sizeof name, "blocks.%zu", i);
+        o.name = name;
+        TRY(block_create(m->ctx, c->hidden_size, c->intermediate_size, c->num_heads, kv_heads, &o, &m->layers[1 + i]));
+    }
+    o.name = NULL;
+    o.init_std = c->init_std;
+    TRY(rmsnorm_create(m->ctx, c->hidden_size, &o, &m->layers[c->num_layers + 1]));
+    o.activation = c->head_activation;
+    o.weight = c->head;
+    return head_create(m->ctx, c->hidden_size, c->vocab_size, c->tie_embeddings ? m->layers[0] : NULL, &o,
+                       &m->layers[c->num_layers + 2]);
+}
+
+dqt_status llama_create(dqt_context *ctx, const dqt_llama_config *config, dqt_llama **out) {
+    *out = NULL;
+    TRY(check_config(ctx, config));
+    struct arena a = {0};
+    dqt_llama *m = NULL;
+    dqt_layer **layers = NULL;
+    for (int pass = 0; pass < 2; pass++) {
+        a.used = 0;
+        m = arena_take(&a, 1, sizeof *m);
+        layers = arena_take(&a, config->num_layers + 3, sizeof *layers);
+        if (pass == 0) a.base = memory_alloc(ctx, a.used);
+        if (!a.base) return fail(ctx, DQT_E_MEMORY, "no memory for a model of %zu layers", config->num_layers);
+    }
+    *m = (dqt_llama){
+        .ctx = ctx, .config = *config, .num_layers = config->num_layers + 3, .layers = layers, .bytes = a.used};
+    dqt_tensor_options *const weights[] = {&m->config.linear, &m->config.embedding, &m->config.head};
+    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++)
+        weights[i]->scale_rule = tensor_scale_rule(weights[i]);
+    dqt_status status = create_layers(m);
+    if (status != DQT_OK) {
+        llama_destroy(m);
+        return status;
+    }
+    *out = m;
+    return DQT_OK;
+}
+
+void llama_destroy(dqt_llama *m) {
+    if (!m) return;
+    for (size_t i = 0; i < m->num_layers; i++)
+        layer_destroy(m->layers[i]);
+    memory_free(m->ctx, m, m->bytes);
+}
+
+dqt_status llama_memory(dqt_context *ctx, const dqt_llama_config *config, dqt_llama_memory_info *out) {
+    dqt_llama_config c = *config;
+    c.shape_only = 1;
+    dqt_llama *m;
+    TRY(llama_create(ctx, &c, &m));
+    *out = (dqt_llama_memory_info){.struct_size = sizeof *out, .total = m->bytes};
+    for (size_t i = 0; i < m->num_layers; i++) {
+        size_add(out->total, layer_memory(m->layers[i]), &out->total);
+        for (size_t p = 0; p < layer_num_parameters(m->layers[i]); p++) {
+            const struct update_target param = layer_parameter(m->layers[i], p);
+            const size_t bytes = param.tensor->data_bytes + param.tensor->num_scales * sizeof(float);
+            const size_t count = param.tensor->rows * param.tensor->cols;
+            switch (param.parameter_class) {
+            case DQT_CLASS_EMBEDDING: out->embedding_bytes += bytes, out->embedding_weights += count; break;
+            case DQT_CLASS_HEAD: out->head_bytes += bytes, out->head_weights += count; break;
+            case DQT_CLASS_NORM: out->norm_weights += count; break;
+            default: out->linear_bytes += bytes, out->linear_weights += count;
+            }
+        }
+    }
+    out->other_bytes = out->total - out->linear_bytes - out->embedding_bytes - out->head_bytes;
+    llama_destroy(m);
+    if (out->total == SIZE_MAX) return fail(ctx, DQT_E_SHAPE, "the model is too large");
+    return DQT_OK;
+}
+
+struct slot *llama_embedding_slot(const dqt_tape *tape) {
+    return &tape->slots[0];
+}
+
+struct slot *llama_block_slot(const dqt_tape *tape, size_t block) {
+    return &tape->slots[1 + block * (1 + BLOCK_PARTS)];
+}
+
+struct slot *llama_norm_slot(const dqt_tape *tape) {
+    return &tape->slots[tape->num_slots - 2];
+}
+
+struct slot *llama_head_slot(const dqt_tape *tape) {
+    return &tape->slots[tape->num_slots - 1];
+}
+
+bool llama_owns_tape(const dqt_llama *m, const dqt_tape *tape) {
+    if (tape->num_layers != m->num_layers || tape->num_slots != m->num_layers + m->config.num_layers * BLOCK_PARTS)
+        return false;
+    for (size_t i = 0; i < m->config.num_layers; i++)
+        if (llama_block_slot(tape, i)->layer != m->layers[1 + i]) return false;
+    return llama_embedding_slot(tape)->layer == m->layers[0] &&
+           llama_norm_slot(tape)->layer == m->layers[m->num_layers - 2] &&
+           llama_head_slot(tape)->layer == m->layers[m->num_layers - 1];
+}
+
+static size_t num_blocks(const dqt_tape *tape) {
+    return tape->num_layers - 3;
+}
+
+void llama_forward_stream(dqt_tape *tape, const int32_t *tokens, size_t batch, size_t length) {
+    embedding_forward(tape, llama_embedding_slot(tape), batch, length, tokens, tape->stream);
+    for (size_t i = 0; i < num_blocks(tape); i++)
+        layer_forward(tape, llama_block_slot(tape, i), batch, length, tape->stream, tape->stream);
+    layer_forward(tape, llama_norm_slot(tape), batch, length, tape->stream, tape->stream);
+}
+
+void llama_backward(dqt_tape *tape, float loss_scale) {
+    struct slot *head = llama_head_slot(tape);
+    float *d = tape->stream_gradient;
+    head_backward(tape, head, loss_scale, d);
+    layer_backward(tape, llama_norm_slot(tape), d, d);
+    for (size_t i = num_blocks(tape); i-- > 0;)
+        layer_backward(tape, llama_block_slot(tape, i), d, d);
+    embedding_backward(tape, llama_embedding_slot(tape), d, tape->fused && head->layer->tied ? head : NULL, loss_scale);
+    head->length = 0;
+    tape->pass++;
+}

@@ -1,0 +1,33 @@
+/* dqt_llama: the block graph. */
+#ifndef DQT_MODEL_LLAMA_H
+#define DQT_MODEL_LLAMA_H
+
+#include "layer/run.h"
+
+struct dqt_llama {
+    dqt_context *ctx;
+    dqt_llama_config config;
+    size_t num_layers; /* num_layers blocks + 3 */
+    dqt_layer **layers;
+    size_t bytes; /* of the block this struct begins */
+};
+
+dqt_status llama_create(dqt_context *ctx, const dqt_llama_config *config, dqt_llama **out);
+void llama_destroy(dqt_llama *model);
+dqt_status llama_memory(dqt_context *ctx, const dqt_llama_config *config, dqt_llama_memory_info *out);
+
+/* True if the tape was made of exactly the model's layers. */
+bool llama_owns_tape(const dqt_llama *model, const dqt_tape *tape);
+
+/* The slots of the model's layers. */
+struct slot *llama_embedding_slot(const dqt_tape *tape);
+struct slot *llama_block_slot(const dqt_tape *tape, size_t block);
+struct slot *llama_norm_slot(const dqt_tape *tape);
+struct slot *llama_head_slot(const dqt_tape *tape);
+
+/* Embedding, blocks and norm; leaves the head's input in tape->stream. */
+void llama_forward_stream(dqt_tape *tape, const int32_t *tokens, size_t batch, size_t length);
+/* Head to embedding. With tape->fused each weight is updated on the way. */
+void llama_backward(dqt_tape *tape, float loss_scale);
+
+#endif

@@ -1,0 +1,35 @@
+/* dqt_session: generation with a KV cache; dqt_sampler: drawing tokens from logits. */
+#ifndef DQT_MODEL_SESSION_H
+#define DQT_MODEL_SESSION_H
+
+#include "model/llama.h"
+
+struct dqt_session {
+    dqt_llama *model;
+    dqt_tape *tape; /* inference, CHUNK tokens at a time, F32 */
+    size_t max_length, length;
+    float *cache; /* [layers][2: k, v][max_length][kv_heads * head_size] */
+    size_t cache_bytes;
+};
+
+dqt_status session_create(dqt_llama *model, size_t max_length, dqt_session **out);
+void session_destroy(dqt_session *s);
+/* tokens are in the vocabulary and fit the cache. */
+void session_append(dqt_session *s, const int32_t *tokens, size_t count, float *logits);
+
+struct dqt_sampler {
+    dqt_context *ctx;
+    dqt_sampler_options options;
+    size_t vocab_size;
+    uint64_t draws;
+    int32_t *order;     /* [vocab]: candidates, best first once sorted */
+    float *probability; /* [vocab] */
+    size_t bytes;
+};
+
+dqt_status sampler_create(dqt_context *ctx, size_t vocab_size, const dqt_sampler_options *o, dqt_sampler **out);
+void sampler_destroy(dqt_sampler *s);
+/* Logits hold no NaN and at least one finite number. */
+int32_t sampler_sample(dqt_sampler *s, const float *logits);
+
+#endif

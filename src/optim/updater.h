@@ -1,0 +1,70 @@
+/* dqt_updater: moments, rounding and state of every parameter; the only thing that writes a weight. */
+#ifndef DQT_OPTIM_UPDATER_H
+#define DQT_OPTIM_UPDATER_H
+
+#include "core/memory.h"
+#include "format/gradient.h"
+#include "format/tensor.h"
+
+/* A parameter as the updater sees it; the name must outlive the updater. */
+struct update_target {
+    const char *name;
+    int parameter_class; /* DQT_CLASS_* */
+    dqt_tensor *tensor;
+};
+
+dqt_status updater_check(const dqt_context *ctx, const struct update_target *targets, size_t count,
+                         const dqt_updater_options *o);
+/* Fills all fields after struct_size. Tensors may be shape-only. */
+dqt_status updater_memory(const dqt_context *ctx, const struct update_target *targets, size_t count,
+                          const dqt_updater_options *o, dqt_updater_memory_info *out);
+dqt_status updater_create(dqt_context *ctx, const struct update_target *targets, size_t count,
+                          const dqt_updater_options *o, dqt_updater **out);
+void updater_destroy(dqt_updater *u);
+
+dqt_context *updater_context(const dqt_updater *u);
+size_t updater_num_parameters(const dqt_updater *u);
+const struct update_target *updater_target(const dqt_updater *u, size_t index);
+uint64_t updater_step_count(const dqt_updater *u);
+void updater_set_step_count(dqt_updater *u, uint64_t step);
+const dqt_updater_options *updater_options(const dqt_updater *u);
+/* Number of parameters matched; SIZE_MAX, and nothing changed, where ECO rounding meets a code without a first moment.
+ */
+size_t updater_add_group(dqt_updater *u, const dqt_group_options *o);
+
+/* Whole step from gradient buffers, one per parameter. */
+dqt_status updater_step(dqt_updater *u, const struct gradient *const *gradients, float learning_rate,
+                        dqt_step_stats *stats);
+
+/* The rows of a parameter that are of this part: whole tiles of 64 rows, none of a frozen one. */
+void updater_part(const dqt_updater *u, size_t index, size_t part, size_t num_parts, size_t *row, size_t *count);
+/* As updater_step, but only rows of the part and their moments are written; norms and Adafactor's statistics are of all
+ * rows. */
+dqt_status updater_step_part(dqt_updater *u, const struct gradient *const *gradients, float learning_rate, size_t part,
+                             size_t num_parts, dqt_step_stats *stats);
+
+/* Fused step: begin; for each parameter in any order begin_parameter, apply_rows for every row exactly once (from
+ * several lanes at once, tiles that start at multiples of 64 rows and have 64 rows, or fewer at the end),
+ * end_parameter; end. Between begin and end the step counts as one. */
+void updater_begin(dqt_updater *u, float learning_rate);
+void updater_begin_parameter(dqt_updater *u, size_t index);
+void updater_apply_rows(dqt_updater *u, size_t index, size_t row, size_t rows, const float *gradient, size_t ld);
+void updater_end_parameter(dqt_updater *u, size_t index);
+/* DQT_E_NUMERIC if a tile's gradient was not finite (its rows were left as they were). */
+dqt_status updater_end(dqt_updater *u, dqt_step_stats *stats);
+
+/* State for checkpoints: calls visit for each non-empty piece in a fixed order, in place. `label` is unique, such as
+ * "12.m"; element_size is 1, 2, 4 or 8 (for byte order). */
+typedef dqt_status (*state_visit_fn)(void *arg, const char *label, void *data, size_t count, size_t element_size);
+dqt_status updater_visit_state(dqt_updater *u, state_visit_fn visit, void *arg);
+
+/* The per-parameter rules as add_group left them, for checkpoints. */
+struct update_rule {
+    float lr_factor, weight_decay;
+    int32_t rounding;
+    float beta1, rounding_noise;
+};
+struct update_rule updater_get_rule(const dqt_updater *u, size_t index);
+void updater_set_rule(dqt_updater *u, size_t index, struct update_rule rule);
+
+#endif

@@ -1,0 +1,578 @@
+/* Products against a brute-force reference in double: every instruction set, storage x compute format, precision, odd
+ * sizes, row ranges, accumulation; int8 products bit for bit across instruction sets; thread counts bit for bit. */
+#define _DEFAULT_SOURCE
+#include "codes.h"
+#include "test.h"
+
+#include "core/memory.h"
+#include "format/tensor.h"
+#include "gemm/gemm.h"
+#include "ops/activations.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+static const struct {
+    int isa;
+    const char *name;
+} isas[] = {{DQT_ISA_SCALAR, "scalar"}, {DQT_ISA_AVX2, "avx2"}, {DQT_ISA_AVX512, "avx512"},
+            {DQT_ISA_VNNI, "vnni"},     {DQT_ISA_AMX, "amx"},   {DQT_ISA_NEON, "neon"}};
+
+static const struct {
+    int storage, compute;
+} formats[] = {{DQT_FORMAT_TERNARY, 0},
+               {DQT_FORMAT_INT2, 0},
+               {DQT_FORMAT_INT3, 0},
+               {DQT_FORMAT_INT4, 0},
+               {DQT_FORMAT_INT8, 0},
+               {DQT_FORMAT_INT8, DQT_FORMAT_TERNARY},
+               {DQT_FORMAT_F32, DQT_FORMAT_TERNARY},
+               {DQT_FORMAT_BF16, DQT_FORMAT_INT4},
+               {DQT_FORMAT_BF16, 0},
+               {DQT_FORMAT_F32, 0}};
+
+/* A context of exactly this instruction set, or NULL where the CPU lacks it. */
+static dqt_context *context(int isa, int threads) {
+    dqt_context_options o;
+    dqt_context *ctx = NULL;
+    dqt_context_options_init(&o, sizeof o);
+    o.isa = isa;
+    o.num_threads = threads;
+    if (threads == 1) o.threading = DQT_THREADING_SERIAL;
+    if (dqt_context_create(&o, &ctx) != DQT_OK) return NULL;
+    if (dqt_context_isa(ctx) == isa) return ctx;
+    dqt_context_destroy(ctx);
+    return NULL;
+}
+
+/* Memory that ends at a page that cannot be touched. Freed by guard_free_all. */
+static struct {
+    void *base;
+    size_t bytes;
+} guards[64];
+static size_t num_guards;
+
+static void *guard_alloc(size_t bytes) {
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), body = (bytes + page - 1) / page * page;
+    unsigned char *base = mmap(NULL, body + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED || num_guards == sizeof guards / sizeof *guards) abort();
+    mprotect(base + body, page, PROT_NONE);
+    guards[num_guards].base = base;
+    guards[num_guards++].bytes = body + page;
+    return base + body - bytes;
+}
+
+static void guard_free_all(void) {
+    while (num_guards) {
+        num_guards--;
+        munmap(guards[num_guards].base, guards[num_guards].bytes);
+    }
+}
+
+/* Random weights, biased to the extreme codes, in memory that ends at a guard page. */
+static dqt_tensor *weights(dqt_context *ctx, int storage, int compute, size_t rows, size_t cols, uint64_t seed) {
+    dqt_tensor_options o = {.storage = storage, .compute = compute, .sigma = 4.0f};
+    dqt_tensor *t = NULL;
+    if (format_is_code(storage) && !compute) o.scale_axis = DQT_AXIS_ROW;
+    OK(ctx, tensor_create(ctx, rows, cols, &o, false, &t));
+    unsigned char *data = guard_alloc(t->data_bytes);
+    memcpy(data, t->data, t->data_bytes); /* padding codes */
+    unsigned char *own = t->data;
+    t->data = data;
+    int8_t *codes = calloc(round_up(cols, UNIT), 1);
+    for (size_t r = 0; r < rows; r++) {
+        if (format_is_code(storage)) {
+            const int low = format_min(storage), span = format_max(storage) - low + 1;
+            for (size_t c = 0; c < cols; c++) {
+                uint64_t u = test_random(&seed);
+                codes[c] = (int8_t)(u % 4 == 0 ? low : u % 4 == 1 ? low + span - 1 : low + (int)(u >> 8) % span);
+            }
+            tensor_pack_codes(t, r, codes);
+            if (r < t->num_scales) t->scales[r] = 0.5f + 0.25f * test_uniform(&seed);
+        } else {
+            for (size_t c = 0; c < cols; c++) {
+                float f = test_uniform(&seed);
+                uint16_t h = f32_to_bf16(f);
+                if (storage == DQT_FORMAT_F32) memcpy(tensor_row(t, r) + c * 4, &f, 4);
+                if (storage == DQT_FORMAT_BF16) memcpy(tensor_row(t, r) + c * 2, &h, 2);
+            }
+        }
+    }
+    free(codes);
+    tensor_refresh(t);
+    (void)own; /* belongs to the tensor's block */
+    return t;
+}
+
+struct setup {
+    size_t tokens, rows, cols;
+    struct activations x;
+    float *floats, *dy;
+    double *w; /* [rows][cols] */
+};
+
+/* Either codes at the extremes or floats; dy[tokens][rows]. */
+static struct setup setup(const dqt_tensor *t, size_t tokens, bool quantized, uint64_t seed) {
+    struct setup s = {.tokens = tokens, .rows = t->rows, .cols = t->cols};
+    const size_t ld = round_up(t->cols, UNIT);
+    s.x.tokens = tokens;
+    s.x.cols = t->cols;
+    s.dy = guard_alloc(tokens * t->rows * sizeof(float));
+    for (size_t i = 0; i < tokens * t->rows; i++)
+        s.dy[i] = test_uniform(&seed);
+    if (quantized) {
+        int8_t *codes = guard_alloc(tokens * ld);
+        float *step = guard_alloc(tokens * sizeof(float));
+        for (size_t i = 0; i < tokens; i++) {
+            step[i] = 0.01f * (1.5f + test_uniform(&seed));
+            for (size_t c = 0; c < t->cols; c++) {
+                uint64_t u = test_random(&seed);
+                codes[i * ld + c] = (int8_t)(u % 4 == 0 ? -128 : u % 4 == 1 ? 127 : (int)(u >> 8) % 256 - 128);
+            }
+        }
+        s.x.codes = codes;
+        s.x.step = step;
+        s.x.ld = ld;
+    } else {
+        s.x.ld = t->cols;
+        s.floats = guard_alloc(tokens * t->cols * sizeof(float));
+        for (size_t i = 0; i < tokens * t->cols; i++)
+            s.floats[i] = test_uniform(&seed);
+        s.x.floats = s.floats;
+    }
+    s.w = malloc(t->rows * t->cols * sizeof(double));
+    float *row = malloc(t->cols * sizeof(float));
+    for (size_t r = 0; r < t->rows; r++) {
+        tensor_read_floats(t, r, 0, t->cols, row);
+        for (size_t c = 0; c < t->cols; c++)
+            s.w[r * t->cols + c] = (double)row[c];
+    }
+    free(row);
+    return s;
+}
+
+static double x_value(const struct setup *s, size_t t, size_t c) {
+    return s->x.codes ? (double)s->x.codes[t * s->x.ld + c] * (double)s->x.step[t] : (double)s->floats[t * s->cols + c];
+}
+
+/* |got - want| against `bound` * sum |terms|: f32 sums of k terms err by at most k * 2^-24 * sum |terms| to first order
+ * (Higham 2002, section 4.2); inputs emulates_bf16 to bf16 add 2 * 2^-8 (half a unit in 8 bits, each factor). */
+static double tolerance(size_t k, bool emulates_bf16, double magnitude) {
+    return (((double)k + 8.0) * 0x1p-24 + (emulates_bf16 ? 2.0 * 0x1p-8 : 0.0)) * magnitude + 1e-30;
+}
+
+static struct workspace workspace(dqt_context *ctx, size_t tokens, size_t rows, size_t cols) {
+    struct scratch_need need = {0};
+    struct workspace ws = {0};
+    gemm_scratch(ctx, tokens, rows, cols, &need);
+    OK(ctx, workspace_create(ctx, &need, &ws));
+    return ws;
+}
+
+static void check_forward(dqt_context *ctx, const char *isa, const dqt_tensor *t, const struct setup *s, size_t row,
+                          size_t rows, int precision, bool accumulate) {
+    const size_t ld_y = rows + 3;
+    struct workspace ws = workspace(ctx, s->tokens, t->rows, t->cols);
+    float *y = guard_alloc(((s->tokens - 1) * ld_y + rows) * sizeof(float));
+    for (size_t i = 0; i < (s->tokens - 1) * ld_y + rows; i++)
+        y[i] = 0.25f;
+    gemm_forward(ctx, &ws, &s->x, t, row, rows, precision, accumulate, y, ld_y);
+    const bool emulates_bf16 = !s->x.codes && precision == DQT_PRECISION_BF16;
+    for (size_t i = 0; i < s->tokens; i++) {
+        for (size_t r = 0; r < rows; r++) {
+            double want = accumulate ? 0.25 : 0.0, magnitude = want;
+            for (size_t c = 0; c < s->cols; c++) {
+                double term = x_value(s, i, c) * s->w[(row + r) * s->cols + c];
+                want += term;
+                magnitude += fabs(term);
+            }
+            double error = fabs((double)y[i * ld_y + r] - want);
+            if (!(error <= tolerance(s->cols, emulates_bf16, magnitude))) {
+                CHECKF(false, "%s %s/%s %zux%zux%zu precision %d: y[%zu][%zu] = %g, not %g", isa,
+                       format_name(t->storage), format_name(t->compute), s->tokens, rows, s->cols, precision, i, r,
+                       (double)y[i * ld_y + r], want);
+                goto done;
+            }
+        }
+        for (size_t r = rows; r < ld_y && i + 1 < s->tokens; r++)
+            CHECK(y[i * ld_y + r] == 0.25f);
+    }
+done:
+    workspace_destroy(ctx, &ws);
+}
+
+static void check_input_gradient(dqt_context *ctx, const char *isa, const dqt_tensor *t, const struct setup *s,
+                                 size_t row, size_t rows, int precision, bool accumulate) {
+    struct workspace ws = workspace(ctx, s->tokens, t->rows, t->cols);
+    float *dx = guard_alloc(s->tokens * s->cols * sizeof(float));
+    for (size_t i = 0; i < s->tokens * s->cols; i++)
+        dx[i] = 0.25f;
+    gemm_input_gradient(ctx, &ws, s->dy + row, s->rows, s->tokens, t, row, rows, precision, accumulate, dx);
+    for (size_t i = 0; i < s->tokens; i++) {
+        for (size_t c = 0; c < s->cols; c++) {
+            double want = accumulate ? 0.25 : 0.0, magnitude = want;
+            for (size_t r = 0; r < rows; r++) {
+                double term = (double)s->dy[i * s->rows + row + r] * s->w[(row + r) * s->cols + c];
+                want += term;
+                magnitude += fabs(term);
+            }
+            if (!(fabs((double)dx[i * s->cols + c] - want) <=
+                  tolerance(rows, precision == DQT_PRECISION_BF16, magnitude))) {
+                CHECKF(false, "%s %s/%s %zux%zux%zu precision %d: dx[%zu][%zu] = %g, not %g", isa,
+                       format_name(t->storage), format_name(t->compute), s->tokens, rows, s->cols, precision, i, c,
+                       (double)dx[i * s->cols + c], want);
+                goto done;
+            }
+        }
+    }
+done:
+    workspace_destroy(ctx, &ws);
+}
+
+struct collected {
+    float *dw;
+    size_t rows, cols;
+    unsigned char *seen;
+    bool bad;
+};
+
+static void collect(void *arg, size_t row, size_t rows, float *tile, size_t ld, int lane) {
+    struct collected *g = arg;
+    (void)lane;
+    if (row % GEMM_TILE_ROWS != 0 || rows > GEMM_TILE_ROWS || row + rows > g->rows) g->bad = true;
+    for (size_t r = 0; r < rows; r++) {
+        g->seen[row + r]++;
+        memcpy(g->dw + (row + r) * g->cols, tile + r * ld, g->cols * sizeof(float));
+    }
+}
+
+static void check_weight_gradient(dqt_context *ctx, const char *isa, const struct setup *s, int precision) {
+    struct workspace ws = workspace(ctx, s->tokens, s->rows, s->cols);
+    struct collected g = {calloc(s->rows * s->cols, sizeof(float)), s->rows, s->cols, calloc(s->rows, 1), false};
+    gemm_weight_gradient(ctx, &ws, s->dy, s->rows, s->rows, &s->x, precision, collect, &g);
+    CHECK(!g.bad);
+    for (size_t r = 0; r < s->rows; r++) {
+        CHECK(g.seen[r] == 1);
+        for (size_t c = 0; c < s->cols; c++) {
+            double want = 0.0, magnitude = 0.0;
+            for (size_t i = 0; i < s->tokens; i++) {
+                double term = (double)s->dy[i * s->rows + r] * x_value(s, i, c);
+                want += term;
+                magnitude += fabs(term);
+            }
+            if (!(fabs((double)g.dw[r * s->cols + c] - want) <=
+                  tolerance(s->tokens, precision == DQT_PRECISION_BF16, magnitude))) {
+                CHECKF(false, "%s %zux%zux%zu precision %d: dw[%zu][%zu] = %g, not %g", isa, s->tokens, s->rows,
+                       s->cols, precision, r, c, (double)g.dw[r * s->cols + c], want);
+                goto done;
+            }
+        }
+    }
+done:
+    free(g.dw);
+    free(g.seen);
+    workspace_destroy(ctx, &ws);
+}
+
+static const size_t sizes[][3] = {{1, 1, 1},     {1, 65, 63},   {2, 16, 64},   {3, 17, 65},
+                                  {5, 31, 129},  {7, 130, 100}, {9, 33, 256},  {33, 70, 61},
+                                  {17, 2, 1100}, {40, 129, 67}, {64, 64, 192}, {8, 5, 2100}};
+
+static void all_products(int isa, const char *name) {
+    dqt_context *ctx = context(isa, 2);
+    if (!ctx) SKIP("this CPU lacks it");
+    for (size_t f = 0; f < sizeof formats / sizeof *formats; f++) {
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            for (int quantized = 0; quantized < 2; quantized++) {
+                const size_t tokens = sizes[i][0], rows = sizes[i][1], cols = sizes[i][2];
+                dqt_tensor *t = weights(ctx, formats[f].storage, formats[f].compute, rows, cols, i + 1);
+                struct setup s = setup(t, tokens, quantized != 0, i + 100);
+                const int precision = (i + f) % 2 ? DQT_PRECISION_F32 : DQT_PRECISION_BF16;
+                const size_t row = rows / 3, part = rows - row - rows / 4;
+                check_forward(ctx, name, t, &s, 0, rows, precision, false);
+                check_forward(ctx, name, t, &s, row, part, DQT_PRECISION_F32, true);
+                if (quantized) {
+                    check_input_gradient(ctx, name, t, &s, 0, rows, precision, false);
+                    check_input_gradient(ctx, name, t, &s, row, part,
+                                         DQT_PRECISION_F32 + DQT_PRECISION_BF16 - precision, true);
+                }
+                if (f == i % 10) {
+                    check_weight_gradient(ctx, name, &s, DQT_PRECISION_F32);
+                    check_weight_gradient(ctx, name, &s, DQT_PRECISION_BF16);
+                }
+                free(s.w);
+                tensor_destroy(t);
+                guard_free_all();
+            }
+        }
+    }
+    dqt_context_destroy(ctx);
+}
+
+static void scalar(void) {
+    all_products(DQT_ISA_SCALAR, "scalar");
+}
+static void avx2(void) {
+    all_products(DQT_ISA_AVX2, "avx2");
+}
+static void avx512(void) {
+    all_products(DQT_ISA_AVX512, "avx512");
+}
+static void vnni(void) {
+    all_products(DQT_ISA_VNNI, "vnni");
+}
+static void amx(void) {
+    all_products(DQT_ISA_AMX, "amx");
+}
+static void neon(void) {
+    all_products(DQT_ISA_NEON, "neon");
+}
+
+/* Integer products: the same bits from every instruction set, by every path (few tokens, many tokens, ranges of
+ * rows). */
+static void integer_products_are_bit_identical(void) {
+    for (size_t f = 0; f < 8; f++) {
+        const size_t tokens = 37, rows = 75, cols = 2117;
+        float *first = NULL;
+        for (size_t k = 0; k < sizeof isas / sizeof *isas; k++) {
+            dqt_context *ctx = context(isas[k].isa, 1);
+            if (!ctx) continue;
+            dqt_tensor *t = weights(ctx, formats[f].storage, formats[f].compute, rows, cols, 5);
+            struct setup s = setup(t, tokens, true, 6);
+            struct workspace ws = workspace(ctx, tokens, rows, cols);
+            float *y = malloc(tokens * rows * sizeof(float)), *z = malloc(tokens * rows * sizeof(float));
+            gemm_forward(ctx, &ws, &s.x, t, 0, rows, DQT_PRECISION_F32, false, y, rows);
+            for (size_t i = 0; i < tokens;) { /* 1, 2, 3, ... tokens at a time */
+                const size_t n = i / 3 + 1 < tokens - i ? i / 3 + 1 : tokens - i;
+                struct activations part = s.x;
+                part.tokens = n;
+                part.codes += i * part.ld;
+                part.step += i;
+                gemm_forward(ctx, &ws, &part, t, 0, 20, DQT_PRECISION_F32, false, z + i * rows, rows);
+                gemm_forward(ctx, &ws, &part, t, 20, rows - 20, DQT_PRECISION_F32, false, z + i * rows + 20, rows);
+                i += n;
+            }
+            CHECKF(memcmp(y, z, tokens * rows * sizeof(float)) == 0, "%s %s: parts differ from the whole", isas[k].name,
+                   format_name(formats[f].storage));
+            if (first)
+                CHECKF(memcmp(y, first, tokens * rows * sizeof(float)) == 0, "%s %s: differs from scalar", isas[k].name,
+                       format_name(formats[f].storage));
+            workspace_destroy(ctx, &ws);
+            free(z);
+            if (first) {
+                free(y);
+            } else {
+                first = y;
+            }
+            free(s.w);
+            tensor_destroy(t);
+            guard_free_all();
+            dqt_context_destroy(ctx);
+        }
+        free(first);
+    }
+}
+
+/* The largest sums that 16 bits, 32 bits and the bias of unsigned codes have to bear: all codes and activations at an
+ * end. */
+static void extreme_values_are_exact(void) {
+    for (size_t k = 0; k < sizeof isas / sizeof *isas; k++) {
+        for (size_t f = 0; f < 5; f++) {
+            dqt_context *ctx = context(isas[k].isa, 1);
+            if (!ctx) continue;
+            const size_t tokens = 9, rows = 33, cols = 1000, ld = round_up(cols, UNIT);
+            const int low = format_min(formats[f].storage), high = format_max(formats[f].storage);
+            dqt_tensor *t = weights(ctx, formats[f].storage, 0, rows, cols, 5);
+            int8_t *codes = calloc(tokens * ld, 1), *w = calloc(ld, 1);
+            float step[9], y[9 * 33];
+            for (size_t r = 0; r < rows; r++) {
+                memset(w, r % 2 ? low : high, cols);
+                tensor_pack_codes(t, r, w);
+                t->scales[r] = 1.0f;
+            }
+            for (size_t i = 0; i < tokens; i++) {
+                memset(codes + i * ld, i % 2 ? -128 : 127, cols);
+                step[i] = 1.0f;
+            }
+            struct workspace ws = workspace(ctx, tokens, rows, cols);
+            for (size_t n = 1; n <= tokens; n += tokens - 1) {
+                const struct activations x = {.tokens = n, .cols = cols, .codes = codes, .step = step, .ld = ld};
+                gemm_forward(ctx, &ws, &x, t, 0, rows, DQT_PRECISION_F32, false, y, rows);
+                for (size_t i = 0; i < n; i++) {
+                    for (size_t r = 0; r < rows; r++) {
+                        const int want = (int)cols * (i % 2 ? -128 : 127) * (r % 2 ? low : high);
+                        CHECKF(y[i * rows + r] == (float)want, "%s %s: %g, not %d", isas[k].name,
+                               format_name(formats[f].storage), (double)y[i * rows + r], want);
+                    }
+                }
+            }
+            workspace_destroy(ctx, &ws);
+            free(codes);
+            free(w);
+            tensor_destroy(t);
+            guard_free_all();
+            dqt_context_destroy(ctx);
+        }
+    }
+}
+
+/* A host's parallel_for that runs the lanes in reverse order: any order must do. */
+static void reversed(void *user_data, size_t count, dqt_task_fn task, void *task_data) {
+    (void)user_data;
+    for (size_t i = count; i-- > 0;)
+        task(task_data, i);
+}
+
+static void threads_do_not_matter(void) {
+    for (size_t k = 0; k < sizeof isas / sizeof *isas; k++) {
+        float *first[3] = {NULL};
+        for (int threads = 1; threads <= 7; threads += 3) {
+            dqt_context_options o;
+            dqt_context *ctx = NULL;
+            dqt_context_options_init(&o, sizeof o);
+            o.isa = isas[k].isa;
+            o.num_threads = threads;
+            o.threading = DQT_THREADING_HOST;
+            o.parallel_for = reversed;
+            if (dqt_context_create(&o, &ctx) != DQT_OK || dqt_context_isa(ctx) != isas[k].isa) {
+                dqt_context_destroy(ctx);
+                continue;
+            }
+            const size_t tokens = 50, rows = 300, cols = 290;
+            dqt_tensor *t = weights(ctx, DQT_FORMAT_INT4, 0, rows, cols, 5);
+            struct setup s = setup(t, tokens, false, 6);
+            struct workspace ws = workspace(ctx, tokens, rows, cols);
+            float *y[3] = {malloc(tokens * rows * 4), malloc(tokens * cols * 4), malloc(rows * cols * 4)};
+            struct collected g = {y[2], rows, cols, calloc(rows, 1), false};
+            const size_t bytes[3] = {tokens * rows * 4, tokens * cols * 4, rows * cols * 4};
+            gemm_forward(ctx, &ws, &s.x, t, 0, rows, DQT_PRECISION_BF16, false, y[0], rows);
+            gemm_input_gradient(ctx, &ws, s.dy, rows, tokens, t, 0, rows, DQT_PRECISION_BF16, false, y[1]);
+            gemm_weight_gradient(ctx, &ws, s.dy, rows, rows, &s.x, DQT_PRECISION_BF16, collect, &g);
+            for (int i = 0; i < 3; i++) {
+                if (threads == 1) {
+                    first[i] = y[i];
+                } else {
+                    CHECKF(memcmp(first[i], y[i], bytes[i]) == 0, "%s, %d threads, product %d", isas[k].name, threads,
+                           i);
+                    free(y[i]);
+                }
+            }
+            free(g.seen);
+            workspace_destroy(ctx, &ws);
+            free(s.w);
+            tensor_destroy(t);
+            guard_free_all();
+            dqt_context_destroy(ctx);
+        }
+        for (int i = 0; i < 3; i++)
+            free(first[i]);
+    }
+}
+
+static void check_large(size_t tokens, size_t rows, size_t cols) {
+    dqt_context *ctx = context(DQT_ISA_AMX, 2);
+    if (!ctx) ctx = context(DQT_ISA_SCALAR, 1);
+    dqt_tensor *t = weights(ctx, DQT_FORMAT_TERNARY, 0, rows, cols, 5);
+    struct setup s = setup(t, tokens, true, 6);
+    struct workspace ws = workspace(ctx, tokens, rows, cols);
+    float *y = aligned_alloc(64, round_up(tokens * rows * sizeof(float), 64));
+    memset(y, 0xff, tokens * rows * sizeof(float));
+    gemm_forward(ctx, &ws, &s.x, t, 0, rows, DQT_PRECISION_F32, false, y, rows);
+    int8_t *codes = malloc(round_up(cols, UNIT));
+    for (size_t r = 0; r < rows; r += 23) {
+        tensor_unpack_codes(t, r, codes);
+        for (size_t i = 0; i < tokens; i += 13) {
+            int64_t sum = 0;
+            for (size_t c = 0; c < cols; c++)
+                sum += s.x.codes[i * s.x.ld + c] * codes[c];
+            float want = (float)sum * (s.x.step[i] * t->scales[r]);
+            CHECKF(y[i * rows + r] == want, "y[%zu][%zu] = %g, not %g", i, r, (double)y[i * rows + r], (double)want);
+        }
+    }
+    free(codes);
+    free(y);
+    workspace_destroy(ctx, &ws);
+    free(s.w);
+    tensor_destroy(t);
+    guard_free_all();
+    dqt_context_destroy(ctx);
+}
+
+/* More A than one chunk holds, and more K than one block of B holds. */
+static void large_products_are_chunked(void) {
+    check_large(400, 70, 40000);
+}
+
+/* Results that are written past the caches. */
+static void large_results_are_whole(void) {
+    check_large(1100, 1024, 70);
+    check_large(1100, 1024 + 16, 70);
+}
+
+/* Sizes that cannot be end in more bytes than can be had, not in few by overflow. */
+static void impossible_sizes_need_impossible_scratch(void) {
+    dqt_context *ctx = context(DQT_ISA_SCALAR, 1);
+    const size_t large = (size_t)1 << 40, sizes3[][3] = {{large, large, 64}, {large, 64, large}, {64, large, large}};
+    for (size_t i = 0; i < 3; i++) {
+        struct scratch_need need = {0};
+        gemm_scratch(ctx, sizes3[i][0], sizes3[i][1], sizes3[i][2], &need);
+        CHECK(workspace_bytes(&need, 2) > (size_t)1 << 45);
+    }
+    dqt_context_destroy(ctx);
+}
+
+static void quantizing_activations(void) {
+    enum { TOKENS = 6, MAX = 200 };
+    for (size_t k = 0; k < sizeof isas / sizeof *isas; k++) {
+        dqt_context *ctx = context(isas[k].isa, 1);
+        if (!ctx) continue;
+        for (size_t cols = 1; cols < MAX; cols += cols < 70 ? 1 : 37) {
+            const size_t ld = round_up(cols, UNIT);
+            float *x = guard_alloc(TOKENS * cols * sizeof(float)), *step = guard_alloc(TOKENS * sizeof(float));
+            int8_t *codes = guard_alloc(TOKENS * ld);
+            uint64_t seed = cols;
+            memset(codes, 1, TOKENS * ld);
+            for (size_t i = 0; i < TOKENS * cols; i++)
+                x[i] = test_uniform(&seed) * (i / cols == 1 ? 1e-7f : 3.0f);
+            for (size_t c = 0; c < cols; c++)
+                x[2 * cols + c] = (float)(c % 255) - 127.0f; /* exact codes and ties */
+            for (size_t c = 0; c < cols; c++)
+                x[3 * cols + c] = c % 2 ? 63.5f : -127.0f;
+            const struct activation_source source = {.x = x};
+            const struct activation_buffer out = {.codes = codes, .step = step, .cols = cols, .ld = ld};
+            activations_make(ctx, NULL, &source, TOKENS, &out);
+            for (size_t t = 0; t < TOKENS; t++) {
+                float amax = 1e-5f;
+                for (size_t c = 0; c < cols; c++)
+                    amax = fmaxf(amax, fabsf(x[t * cols + c]));
+                const float factor = 127.0f / amax;
+                CHECK(step[t] == amax / 127.0f);
+                for (size_t c = 0; c < ld; c++) {
+                    float q = c < cols ? rintf(x[t * cols + c] * factor) : 0.0f;
+                    if (codes[t * ld + c] != (int)fminf(fmaxf(q, -128.0f), 127.0f)) {
+                        CHECKF(false, "%s: token %zu of %zu columns: code[%zu] = %d, not %g", isas[k].name, t, cols, c,
+                               codes[t * ld + c], (double)q);
+                        break;
+                    }
+                }
+            }
+            guard_free_all();
+        }
+        dqt_context_destroy(ctx);
+    }
+}
+
+static const struct test tests[] = {TEST(scalar),
+                                    TEST(avx2),
+                                    TEST(avx512),
+                                    TEST(vnni),
+                                    TEST(amx),
+                                    TEST(neon),
+                                    TEST(integer_products_are_bit_identical),
+                                    TEST(extreme_values_are_exact),
+                                    TEST(threads_do_not_matter),
+                                    TEST(large_products_are_chunked),
+                                    TEST(large_results_are_whole),
+                                    TEST(impossible_sizes_need_impossible_scratch),
+                                    TEST(quantizing_activations)};
+TEST_MAIN(tests)

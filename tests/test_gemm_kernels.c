@@ -1,0 +1,267 @@
+/* Packing, unpacking and dot products of every instruction set against plain C, byte for byte where the contract says
+ * so, with sources that end at pages that cannot be touched. */
+#define _DEFAULT_SOURCE
+#include "test.h"
+
+#include "core/memory.h"
+#include "format/format.h"
+#include "kernels/kernels.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+static const struct {
+    int isa;
+    const char *name;
+} isas[] = {{DQT_ISA_SCALAR, "scalar"}, {DQT_ISA_AVX2, "avx2"}, {DQT_ISA_AVX512, "avx512"},
+            {DQT_ISA_VNNI, "vnni"},     {DQT_ISA_AMX, "amx"},   {DQT_ISA_NEON, "neon"}};
+enum { NUM_ISAS = sizeof isas / sizeof *isas };
+
+static const int formats[] = {DQT_FORMAT_TERNARY, DQT_FORMAT_INT2, DQT_FORMAT_INT3, DQT_FORMAT_INT4, DQT_FORMAT_INT8};
+enum { NUM_FORMATS = sizeof formats / sizeof *formats };
+
+static dqt_context *context(int isa) {
+    dqt_context_options o;
+    dqt_context *ctx = NULL;
+    dqt_context_options_init(&o, sizeof o);
+    o.isa = isa;
+    o.threading = DQT_THREADING_SERIAL;
+    if (dqt_context_create(&o, &ctx) != DQT_OK) return NULL;
+    if (dqt_context_isa(ctx) == isa) return ctx;
+    dqt_context_destroy(ctx);
+    return NULL;
+}
+
+static struct {
+    void *base;
+    size_t bytes;
+} guards[64];
+static size_t num_guards;
+
+/* Random bytes that end at a guard page. */
+static void *guarded(size_t bytes, uint64_t *seed) {
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), body = (bytes + page - 1) / page * page;
+    unsigned char *base = mmap(NULL, body + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED || num_guards == sizeof guards / sizeof *guards) abort();
+    mprotect(base + body, page, PROT_NONE);
+    guards[num_guards].base = base;
+    guards[num_guards++].bytes = body + page;
+    unsigned char *p = base + body - bytes;
+    for (size_t i = 0; i < bytes; i++)
+        p[i] = (unsigned char)test_random(seed);
+    return p;
+}
+
+static float *guarded_floats(size_t count, uint64_t *seed) {
+    float *p = guarded(count * sizeof *p, seed);
+    for (size_t i = 0; i < count; i++)
+        p[i] = test_uniform(seed);
+    return p;
+}
+
+static void release(void) {
+    while (num_guards) {
+        num_guards--;
+        munmap(guards[num_guards].base, guards[num_guards].bytes);
+    }
+}
+
+/* The engine with plain C packing, and room for what it writes. */
+enum { ROOM = 32 * 512 * 4 };
+static struct gemm_engine plain(const struct gemm_engine *e) {
+    struct gemm_engine p = *e;
+    gemm_pack_set(&p);
+    return p;
+}
+
+static unsigned char *room(void) {
+    unsigned char *p = aligned_alloc(64, ROOM);
+    memset(p, 0x5a, ROOM);
+    return p;
+}
+
+/* The first n columns of a panel k deep are the same. */
+static bool same_columns(const struct gemm_engine *e, const unsigned char *a, const unsigned char *b, size_t n,
+                         size_t k) {
+    const size_t bytes = e->group * e->size;
+    for (size_t g = 0; g < k / e->group; g++)
+        if (memcmp(a + g * PANEL * bytes, b + g * PANEL * bytes, n * bytes) != 0) return false;
+    return true;
+}
+
+static void integer_engine(const struct gemm_engine *e, const char *isa, bool small_codes) {
+    const struct gemm_engine p = plain(e);
+    unsigned char *got = room(), *want = room();
+    uint64_t seed = 1;
+    for (size_t units = 1; units <= 5; units += 2) {
+        const size_t k = units * UNIT;
+        for (size_t m = 1; m <= e->rows; m += m < 3 ? 1 : 5) {
+            int32_t got_sums[32] = {0}, want_sums[32] = {0};
+            const int8_t *src = guarded((m - 1) * (k + UNIT) + k, &seed);
+            e->pack_a_codes(e, src, k + UNIT, m, k, got, got_sums);
+            p.pack_a_codes(&p, src, k + UNIT, m, k, want, want_sums);
+            CHECKF(memcmp(got, want, e->rows * k * e->size) == 0, "%s: pack_a_codes, %zu x %zu", isa, m, k);
+            CHECKF(memcmp(got_sums, want_sums, sizeof want_sums) == 0, "%s: sums, %zu x %zu", isa, m, k);
+            release();
+        }
+        for (size_t f = 0; f < NUM_FORMATS; f++) {
+            if ((formats[f] != DQT_FORMAT_INT8) != small_codes) continue;
+            const size_t bytes = units * format_unit_bytes(formats[f]);
+            for (size_t n = 1; n <= PANEL; n += n < 3 ? 1 : 4) {
+                const uint8_t *src = guarded((n - 1) * (bytes + 8) + bytes, &seed);
+                e->pack_b_packed(e, formats[f], src, bytes + 8, n, units, got);
+                p.pack_b_packed(&p, formats[f], src, bytes + 8, n, units, want);
+                CHECKF(same_columns(e, got, want, n, k), "%s: pack_b_packed %s, %zu x %zu", isa,
+                       format_name(formats[f]), n, k);
+                release();
+            }
+        }
+    }
+    free(got);
+    free(want);
+}
+
+static void float_engine(const struct gemm_engine *e, const char *isa) {
+    const struct gemm_engine p = plain(e);
+    unsigned char *got = room(), *want = room();
+    uint64_t seed = 2;
+    static const size_t depths[] = {1, 2, 15, 16, 17, 31, 33, 64, 100};
+    for (size_t d = 0; d < sizeof depths / sizeof *depths; d++) {
+        const size_t k = depths[d], padded = round_up(k, e->k_align);
+        for (size_t m = 1; m <= e->rows; m += m < 3 ? 1 : 3) {
+            for (int scaled = 0; scaled < 2; scaled++) {
+                const float *src = guarded_floats((m - 1) * (k + 3) + k, &seed);
+                const float *across = guarded_floats((k - 1) * (m + 3) + m, &seed);
+                const float *scale = scaled ? guarded_floats(k, &seed) : NULL;
+                e->pack_a(e, src, k + 3, m, k, scale, got);
+                p.pack_a(&p, src, k + 3, m, k, scale, want);
+                CHECKF(memcmp(got, want, e->rows * padded * e->size) == 0, "%s: pack_a, %zu x %zu", isa, m, k);
+                e->pack_a_transposed(e, across, m + 3, m, k, scale, got);
+                p.pack_a_transposed(&p, across, m + 3, m, k, scale, want);
+                CHECKF(memcmp(got, want, e->rows * padded * e->size) == 0, "%s: pack_a_transposed, %zu x %zu", isa, m,
+                       k);
+                release();
+            }
+        }
+        for (size_t n = 1; n <= PANEL; n += n < 3 ? 1 : 4) {
+            const float *src = guarded_floats((n - 1) * (k + 3) + k, &seed);
+            const float *across = guarded_floats((k - 1) * (n + 3) + n, &seed);
+            e->pack_b(e, across, n + 3, n, k, got);
+            p.pack_b(&p, across, n + 3, n, k, want);
+            CHECKF(memcmp(got, want, PANEL * padded * e->size) == 0, "%s: pack_b, %zu x %zu", isa, n, k);
+            e->pack_b_transposed(e, src, k + 3, n, k, got);
+            p.pack_b_transposed(&p, src, k + 3, n, k, want);
+            CHECKF(memcmp(got, want, PANEL * padded * e->size) == 0, "%s: pack_b_transposed, %zu x %zu", isa, n, k);
+            release();
+        }
+        const int8_t *codes = guarded((k - 1) * 40 + PANEL, &seed);
+        e->pack_b_codes(e, codes, 40, k, got);
+        p.pack_b_codes(&p, codes, 40, k, want);
+        CHECKF(memcmp(got, want, PANEL * padded * e->size) == 0, "%s: pack_b_codes, %zu", isa, k);
+        release();
+    }
+    free(got);
+    free(want);
+}
+
+static void packing_is_that_of_plain_c(void) {
+    for (size_t i = 0; i < NUM_ISAS; i++) {
+        dqt_context *ctx = context(isas[i].isa);
+        if (!ctx) continue;
+        const struct gemm_kernels *k = &ctx->kernels->gemm;
+        integer_engine(&k->code, isas[i].name, true);
+        integer_engine(&k->int8, isas[i].name, false);
+        float_engine(&k->bf16, isas[i].name);
+        float_engine(&k->f32, isas[i].name);
+        dqt_context_destroy(ctx);
+    }
+}
+
+static void unpacking_is_that_of_the_format(void) {
+    for (size_t i = 0; i < NUM_ISAS; i++) {
+        dqt_context *ctx = context(isas[i].isa);
+        if (!ctx) continue;
+        uint64_t seed = 3;
+        for (size_t f = 0; f < NUM_FORMATS; f++) {
+            for (size_t units = 1; units <= 9; units++) {
+                const size_t unit = format_unit_bytes(formats[f]);
+                const uint8_t *src = guarded(units * unit, &seed);
+                int8_t *got = guarded(units * UNIT, &seed), want[UNIT];
+                ctx->kernels->gemm.unpack(formats[f], src, units, got);
+                for (size_t u = 0; u < units; u++) {
+                    unit_unpack(formats[f], src + u * unit, want);
+                    CHECKF(memcmp(got + u * UNIT, want, UNIT) == 0, "%s: %s, unit %zu of %zu", isas[i].name,
+                           format_name(formats[f]), u, units);
+                }
+                release();
+            }
+        }
+        dqt_context_destroy(ctx);
+    }
+}
+
+static void dot_products(void) {
+    for (size_t i = 0; i < NUM_ISAS; i++) {
+        dqt_context *ctx = context(isas[i].isa);
+        if (!ctx) continue;
+        const struct gemm_kernels *k = &ctx->kernels->gemm;
+        uint64_t seed = 4;
+        for (size_t units = 1; units <= 11; units++) {
+            const size_t n = units * UNIT;
+            const int8_t *a = guarded(n, &seed), *b = guarded(n, &seed);
+            int32_t want = 0, x_sum = 0;
+            for (size_t c = 0; c < n; c++)
+                want += a[c] * b[c];
+            for (size_t c = 0; c < n; c++)
+                x_sum += b[c];
+            CHECKF(k->dot_codes(a, b, n) == want, "%s: dot_codes of %zu", isas[i].name, n);
+            for (size_t f = 0; f < NUM_FORMATS && k->dot_packed; f++) {
+                if (formats[f] == DQT_FORMAT_INT8 || formats[f] == DQT_FORMAT_INT3) continue;
+                const size_t unit = format_unit_bytes(formats[f]);
+                const uint8_t *rows[DOT_ROWS];
+                int32_t sums[DOT_ROWS];
+                int8_t *x = guarded(round_up(units, DOT_GROUP_BLOCKS) * UNIT, &seed), codes[UNIT];
+                for (size_t r = 0; r < DOT_ROWS; r++)
+                    rows[r] = guarded(units * unit, &seed);
+                k->permute_for_dot(formats[f], b, units, x);
+                k->dot_packed(formats[f], rows, units, x, x_sum, sums);
+                for (size_t r = 0; r < DOT_ROWS; r++) {
+                    int32_t sum = 0;
+                    for (size_t u = 0; u < units; u++) {
+                        unit_unpack(formats[f], rows[r] + u * unit, codes);
+                        for (size_t c = 0; c < UNIT; c++)
+                            sum += codes[c] * b[u * UNIT + c];
+                    }
+                    CHECKF(sums[r] == sum, "%s: dot_packed of %zu units of %s: %d, not %d", isas[i].name, units,
+                           format_name(formats[f]), sums[r], sum);
+                }
+            }
+            release();
+        }
+        for (size_t n = 1; n < 200; n += n < 70 ? 1 : 13) {
+            const float *x = guarded_floats(n, &seed), *w = guarded_floats(n, &seed);
+            const int8_t *codes = guarded(n, &seed);
+            uint16_t *half = guarded(n * sizeof *half, &seed);
+            double want[3] = {0}, size[3] = {0};
+            for (size_t c = 0; c < n; c++) {
+                half[c] = f32_to_bf16(w[c]);
+                const double terms[3] = {(double)codes[c] * (double)x[c], (double)bf16_to_f32(half[c]) * (double)x[c],
+                                         (double)w[c] * (double)x[c]};
+                for (int j = 0; j < 3; j++) {
+                    want[j] += terms[j];
+                    size[j] += fabs(terms[j]);
+                }
+            }
+            const float got[3] = {k->dot_code_float(codes, x, n), k->dot_bf16_float(half, x, n), k->dot_float(w, x, n)};
+            for (int j = 0; j < 3; j++)
+                CHECKF(fabs((double)got[j] - want[j]) <= ((double)n + 8.0) * 0x1p-24 * size[j],
+                       "%s: dot %d of %zu: %g, not %g", isas[i].name, j, n, (double)got[j], want[j]);
+            release();
+        }
+        dqt_context_destroy(ctx);
+    }
+}
+
+static const struct test tests[] = {TEST(packing_is_that_of_plain_c), TEST(unpacking_is_that_of_the_format),
+                                    TEST(dot_products)};
+TEST_MAIN(tests)
