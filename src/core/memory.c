@@ -40,11 +40,20 @@ void *arena_take(struct arena *a, size_t count, size_t size) {
     size_t bytes, end, offset = a->used;
     if (!size_mul(count, size, &bytes) || !size_add(bytes, ALIGNMENT - 1, &bytes) || offset == SIZE_MAX ||
         !size_add(offset, bytes / ALIGNMENT * ALIGNMENT, &end)) {
-        a->used = SIZE_MAX;
+        a->used = a->largest = SIZE_MAX;
         return NULL;
     }
     a->used = end;
+    a->largest = size_max(a->largest, end);
+    DQT_ASSERT(!a->base || a->size == 0 || end <= a->size); /* placing takes no more than was counted */
     return a->base && bytes >= ALIGNMENT ? a->base + offset : NULL;
+}
+
+bool arena_alloc(dqt_context *ctx, struct arena *a) {
+    DQT_ASSERT(!a->base);
+    const size_t size = a->largest;
+    *a = (struct arena){.base = memory_alloc(ctx, size), .size = size};
+    return a->base != NULL;
 }
 
 void scratch_max(struct scratch_need *need, size_t shared, size_t lane, size_t consumer) {

@@ -76,7 +76,7 @@ dqt_status tensor_create(dqt_context *ctx, size_t rows, size_t cols, const dqt_t
     *out = NULL;
     TRY(tensor_check(ctx, rows, cols, o));
     size_t bytes = shape_only ? round_up(sizeof(dqt_tensor), ALIGNMENT) : tensor_memory(rows, cols, o);
-    struct arena a = {memory_alloc(ctx, bytes), 0};
+    struct arena a = {.base = memory_alloc(ctx, bytes), .size = bytes};
     if (!a.base) return fail(ctx, DQT_E_MEMORY, "no memory for a tensor of %zu bytes", bytes);
     dqt_tensor *t;
     float *scales = NULL;

@@ -268,7 +268,7 @@ static void multiply_task(void *arg, size_t task, int lane) {
     const struct product *p = arg;
     const struct gemm_engine *e = p->o.e;
     const size_t n0 = task * p->columns, n = size_min(p->columns, p->n - n0);
-    struct arena a = {workspace_lane(p->ws, lane), 0};
+    struct arena a = lane_arena(p->ws, lane);
     struct block_scratch s;
     block_place(e, p->o.padded_k, p->columns, &a, &s);
     s.done = arena_take(&a, ceil_div(p->o.m, e->rows), 1);
@@ -334,7 +334,7 @@ void gemm_forward(const dqt_context *ctx, const struct workspace *ws, const stru
         p.o.padded_k = round_up(x->cols, p.o.e->k_align);
     }
     p.o.row_scale = x->codes ? x->step : NULL;
-    struct arena shared = {workspace_shared(ws), 0};
+    struct arena shared = shared_arena(ws);
     shared_place(&p, x->tokens, 0, &shared);
     p.a = shared.base + shared.used;
     p.o.a = p.a;
@@ -360,7 +360,7 @@ void gemm_input_gradient(const dqt_context *ctx, const struct workspace *ws, con
                         .ld_y = w->cols};
     p.o.e = precision == DQT_PRECISION_BF16 ? &kernels->bf16 : &kernels->f32;
     p.o.padded_k = round_up(rows, p.o.e->k_align);
-    struct arena shared = {workspace_shared(ws), 0};
+    struct arena shared = shared_arena(ws);
     shared_place(&p, tokens, 0, &shared);
     p.a = shared.base + shared.used;
     p.o.a = p.a;

@@ -132,7 +132,7 @@ void gemv_forward(const dqt_context *ctx, const struct workspace *ws, const stru
     f.packed = f.integer && k->dot_packed && w->compute == w->storage && w->storage != DQT_FORMAT_INT8 &&
                w->storage != DQT_FORMAT_INT3;
     if (f.packed) {
-        struct arena shared = {workspace_shared(ws), 0};
+        struct arena shared = shared_arena(ws);
         int32_t *sums = arena_take(&shared, x->tokens, sizeof *sums);
         int8_t *permuted = arena_take(&shared, x->tokens * f.ld_permuted, 1);
         for (size_t t = 0; t < x->tokens; t++) {

@@ -131,7 +131,7 @@ static void multiply_task(void *arg, size_t task, int lane) {
     const struct gemm_engine *e = g->e;
     const struct activations *x = g->x;
     const size_t row = task * g->task_rows, rows = size_min(g->task_rows, g->rows - row), ld = g->ld_tile;
-    struct arena arena = {workspace_lane(g->ws, lane), 0};
+    struct arena arena = lane_arena(g->ws, lane);
     struct lane_scratch s;
     lane_place(e, g->rows, x->cols, g->padded_k, g->columns, &arena, &s);
     for (size_t t = 0; t < x->tokens; t += A_TOKENS) /* a token's row of dy is read whole: 256 rows are 1 KiB */
@@ -180,7 +180,7 @@ void gemm_weight_gradient(const dqt_context *ctx, const struct workspace *ws, co
     g.padded_k = round_up(x->tokens, g.e->k_align);
     g.columns = block_columns(g.e, x->cols, g.padded_k, UNIT, BLOCK_BYTES / 8, 1); /* A stays in L2 */
     if (shares_panels(g.e)) {
-        struct arena shared = {workspace_shared(ws), 0};
+        struct arena shared = shared_arena(ws);
         shared_place(&g, x->cols, g.padded_k * g.e->size, &shared);
         pack_queue_reset(g.state, ceil_div(x->cols, g.columns));
     }

@@ -142,7 +142,7 @@ static bool in_overlay(const dqt_tape *t, size_t i) {
 /* Places all overlaid slots at `base` (NULL: counts) and returns the largest group's size. */
 static size_t place_overlay(const dqt_tape *t, unsigned char *base) {
     size_t largest = 0;
-    struct arena a = {base, 0};
+    struct arena a = {.base = base};
     for (size_t i = 0; i < t->num_slots; i++) {
         if (!in_overlay(t, i)) continue;
         /* In inference each slot starts afresh; with recompute each block's parts do. */

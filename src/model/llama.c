@@ -73,11 +73,10 @@ dqt_status llama_create(dqt_context *ctx, const dqt_llama_config *config, dqt_ll
     dqt_llama *m = NULL;
     dqt_layer **layers = NULL;
     for (int pass = 0; pass < 2; pass++) {
-        a.used = 0;
         m = arena_take(&a, 1, sizeof *m);
         layers = arena_take(&a, config->num_layers + 3, sizeof *layers);
-        if (pass == 0) a.base = memory_alloc(ctx, a.used);
-        if (!a.base) return fail(ctx, DQT_E_MEMORY, "no memory for a model of %zu layers", config->num_layers);
+        if (pass == 0 && !arena_alloc(ctx, &a))
+            return fail(ctx, DQT_E_MEMORY, "no memory for a model of %zu layers", config->num_layers);
     }
     *m = (dqt_llama){
         .ctx = ctx, .config = *config, .num_layers = config->num_layers + 3, .layers = layers, .bytes = a.used};

@@ -12,12 +12,11 @@ dqt_status sampler_create(dqt_context *ctx, size_t vocab_size, const dqt_sampler
     int32_t *order = NULL;
     float *probability = NULL;
     for (int pass = 0; pass < 2; pass++) {
-        a.used = 0;
         s = arena_take(&a, 1, sizeof *s);
         order = arena_take(&a, vocab_size, sizeof *order);
         probability = arena_take(&a, vocab_size, sizeof *probability);
-        if (pass == 0) a.base = memory_alloc(ctx, a.used);
-        if (!a.base) return fail(ctx, DQT_E_MEMORY, "no memory for a sampler of %zu tokens", vocab_size);
+        if (pass == 0 && !arena_alloc(ctx, &a))
+            return fail(ctx, DQT_E_MEMORY, "no memory for a sampler of %zu tokens", vocab_size);
     }
     *s = (dqt_sampler){.ctx = ctx,
                        .options = *o,

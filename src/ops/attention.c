@@ -33,7 +33,7 @@ static struct attention_job job_make(const dqt_context *ctx, const struct worksp
 }
 
 void attention_scratch(const dqt_context *ctx, const struct attention_shape *s, struct scratch_need *need) {
-    struct arena a = {NULL, 0};
+    struct arena a = {0};
     size_t depth = round_up(s->head_size, COLUMNS), sequence = SIZE_MAX;
     if (s->length <= SIZE_MAX - TILE) (void)size_mul(round_up(s->length, TILE), depth, &sequence);
     for (int i = 0; i < 4; i++)
@@ -103,7 +103,7 @@ static void forward_head(void *arg, size_t task, int lane) {
     size_t length = job->s.length, size = job->s.head_size, depth = job->depth, padded = round_up(length, TILE);
     size_t sequence = task / job->s.heads, head = task % job->s.heads;
     size_t kv_head = head / (job->s.heads / job->s.kv_heads), token0 = sequence * length;
-    struct arena a = {workspace_lane(job->ws, lane), 0};
+    struct arena a = lane_arena(job->ws, lane);
     float *keys = arena_take(&a, padded * depth, sizeof(float)),
           *values = arena_take(&a, padded * depth, sizeof(float));
     float *queries_t = arena_take(&a, depth * TILE, sizeof(float)), *s = arena_take(&a, TILE * TILE, sizeof(float));
@@ -201,7 +201,7 @@ static void backward_kv_head(void *arg, size_t task, int lane) {
     size_t length = job->s.length, padded = round_up(length, TILE), group = job->s.heads / job->s.kv_heads;
     size_t token0 = task / job->s.kv_heads * length, kv_head = task % job->s.kv_heads;
     size_t offset = token0 * job->k_ld + kv_head * job->s.head_size;
-    struct arena a = {workspace_lane(job->ws, lane), 0};
+    struct arena a = lane_arena(job->ws, lane);
     struct backward_scratch m = backward_place(job, &a);
     copy_padded(job, job->k + offset, job->k_ld, length, padded, 1, m.keys);
     copy_padded(job, job->v + offset, job->k_ld, length, padded, 1, m.values);
@@ -234,7 +234,7 @@ static void cached_kv_head(void *arg, size_t task, int lane) {
     size_t size = job->s.head_size, group = job->s.heads / job->s.kv_heads;
     size_t query = task / job->s.kv_heads, kv_head = task % job->s.kv_heads, keys = job->first + query + 1;
     size_t offset = query * job->q_ld + kv_head * group * size;
-    struct arena a = {workspace_lane(job->ws, lane), 0};
+    struct arena a = lane_arena(job->ws, lane);
     float *scores = arena_take(&a, TILE, sizeof(float));
     float *maximum = arena_take(&a, group, sizeof(float)), *sum = arena_take(&a, group, sizeof(float));
     float *out = job->out + offset;

@@ -58,7 +58,7 @@ static struct scratch place(size_t length, size_t depth, struct arena *a) {
 }
 
 void attention_bf16_scratch(const struct attention_shape *s, struct scratch_need *need) {
-    struct arena a = {NULL, 0};
+    struct arena a = {0};
     place(s->length, round_up(s->head_size, COLUMNS), &a);
     scratch_max(need, 0, a.used, 0);
 }
@@ -127,7 +127,7 @@ void attention_bf16_forward_head(void *arg, size_t task, int lane) {
     size_t length = job->s.length, size = job->s.head_size, depth = job->depth, padded = round_up(length, TILE);
     size_t token0 = task / job->s.heads * length, head = task % job->s.heads;
     size_t kv_offset = token0 * job->k_ld + head / (job->s.heads / job->s.kv_heads) * size;
-    struct arena a = {workspace_lane(job->ws, lane), 0};
+    struct arena a = lane_arena(job->ws, lane);
     const struct scratch m = place(length, depth, &a);
     k->pack_rows(job->k + kv_offset, job->k_ld, length, size, padded, depth, m.keys);
     turn(job, job->v + kv_offset, job->k_ld, length, padded, m.pairs, m.turned);
@@ -196,7 +196,7 @@ void attention_bf16_backward_kv_head(void *arg, size_t task, int lane) {
     size_t length = job->s.length, size = job->s.head_size, depth = job->depth, padded = round_up(length, TILE);
     size_t token0 = task / job->s.kv_heads * length, kv_head = task % job->s.kv_heads;
     size_t offset = token0 * job->k_ld + kv_head * size, group = job->s.heads / job->s.kv_heads;
-    struct arena a = {workspace_lane(job->ws, lane), 0};
+    struct arena a = lane_arena(job->ws, lane);
     const struct scratch m = place(length, depth, &a);
     k->pack_rows(job->k + offset, job->k_ld, length, size, padded, depth, m.keys);
     k->pack_rows(job->v + offset, job->k_ld, length, size, padded, depth, m.values);

@@ -142,7 +142,7 @@ static void place(struct layout *l, const dqt_context *ctx, const struct update_
 dqt_status updater_memory(const dqt_context *ctx, const struct update_target *targets, size_t count,
                           const dqt_updater_options *o, dqt_updater_memory_info *out) {
     TRY(updater_check(ctx, targets, count, o));
-    struct layout l = {{NULL, 0}, 0, 0, 0, 0};
+    struct layout l = {0};
     place(&l, ctx, targets, count, o, NULL);
     if (l.arena.used == SIZE_MAX) return fail(ctx, DQT_E_SHAPE, "the updater's state does not fit a size_t");
     out->total = l.arena.used;
@@ -164,7 +164,7 @@ dqt_status updater_create(dqt_context *ctx, const struct update_target *targets,
             return fail(ctx, DQT_E_STATE, "parameter %s has only a shape: it has no weights to update",
                         targets[i].name);
     }
-    struct layout l = {{memory_alloc(ctx, memory.total), 0}, 0, 0, 0, 0};
+    struct layout l = {.arena = {.base = memory_alloc(ctx, memory.total), .size = memory.total}};
     if (!l.arena.base) return fail(ctx, DQT_E_MEMORY, "no memory for an updater of %zu bytes", memory.total);
     dqt_updater *u = NULL;
     place(&l, ctx, targets, count, o, &u);
