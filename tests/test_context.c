@@ -428,6 +428,16 @@ static void log_callback(void) {
     dqt_tensor_destroy(t);
     dqt_context_destroy(ctx);
 
+    static const int32_t levels[] = {DQT_LOG_ERROR, DQT_LOG_WARNING, DQT_LOG_INFO};
+    for (size_t i = 0; i < 3; i++) { /* an error is told at every level */
+        r.messages = 0;
+        o.log_level = levels[i];
+        ctx = create(&o);
+        CHECK(dqt_tensor_create(ctx, 0, 5, NULL, &t) == DQT_E_SHAPE);
+        CHECKF(r.messages == 1 && r.level == DQT_LOG_ERROR, "log_level %d: %zu messages", levels[i], r.messages);
+        dqt_context_destroy(ctx);
+    }
+
     o.log_level = 0;
     ctx = create(&o);
     CHECK(dqt_tensor_create(ctx, 0, 5, NULL, &t) == DQT_E_SHAPE);

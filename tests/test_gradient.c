@@ -177,10 +177,125 @@ static void rows_are_independent(void) {
     }
 }
 
+/* ---- The noise of a tape ------------------------------------------------------------------------------------- */
+
+enum { WIDTH = 32, LENGTH = 24, COUNT = LENGTH * WIDTH };
+
+static dqt_tape *noisy_tape(dqt_context *ctx, dqt_layer *const *layers, size_t count, int format, uint64_t seed) {
+    dqt_tape_options o;
+    dqt_tape *tape = NULL;
+    dqt_tape_options_init(&o, sizeof o);
+    o.max_length = LENGTH;
+    o.recompute = 1;
+    o.checkpoint_format = o.gradient_format = format;
+    o.seed = seed;
+    OK(ctx, dqt_tape_create(ctx, layers, count, &o, &tape));
+    return tape;
+}
+
+/* A block whose weights are 0 returns its input as it was saved. */
+static void saved_by(dqt_context *ctx, dqt_layer *block, dqt_tape *tape, uint64_t pass, const float *x, float *y) {
+    OK(ctx, dqt_tape_set_pass(tape, pass));
+    OK(ctx, dqt_layer_forward(block, tape, 1, LENGTH, x, y));
+    for (size_t i = 0; i < COUNT; i++)
+        if (!(fabsf(y[i] - x[i]) <= 0.25f)) CHECKF(false, "%g was saved as %g", (double)x[i], (double)y[i]);
+}
+
+/* Elements in which two results differ, where each rounds up or down by its own coin: 1/3 of them, were the values
+ * uniform between two neighbours; between 1/5 and 1/2 here. */
+static void check_independent(const char *what, int format, const float *a, const float *b) {
+    size_t n = 0;
+    for (size_t i = 0; i < COUNT; i++)
+        n += a[i] != b[i];
+    CHECKF(n > COUNT / 5 && n < COUNT / 2, "format %d: %s: %zu of %d numbers differ", format, what, n, COUNT);
+}
+
+/* Saved block inputs are rounded with numbers of their own for each block, pass and seed (all 64 bits of it). */
+static void saved_inputs_have_noise_of_their_own(void) {
+    dqt_context *ctx = isa_context(DQT_ISA_SCALAR, 1);
+    dqt_layer_options o;
+    dqt_layer *blocks[2];
+    static const float zeros[2 * WIDTH * WIDTH];
+    float x[COUNT], y[5][COUNT];
+    dqt_layer_options_init(&o, sizeof o);
+    o.weight.storage = DQT_FORMAT_F32;
+    for (int i = 0; i < 2; i++) {
+        dqt_layer_info info = {.struct_size = sizeof info};
+        OK(ctx, dqt_block_create(ctx, WIDTH, 2 * WIDTH, 2, 2, &o, &blocks[i]));
+        OK(ctx, dqt_layer_get_info(blocks[i], &info));
+        for (size_t k = 0; k < info.num_parameters; k++) {
+            dqt_parameter p = {.struct_size = sizeof p};
+            OK(ctx, dqt_layer_parameter(blocks[i], k, &p));
+            if (p.rows > 1) OK(ctx, dqt_tensor_quantize(p.tensor, zeros, DQT_ROUND_NEAREST, 1));
+        }
+    }
+    random_fill(x, COUNT, 1.0f, 8);
+    for (int format = DQT_FLOAT_BF16; format <= DQT_FLOAT_FP8_E5M2; format++) {
+        dqt_tape *tape = noisy_tape(ctx, blocks, 2, format, 5);
+        dqt_tape *other = noisy_tape(ctx, blocks, 2, format, 5 | (uint64_t)1 << 32);
+        saved_by(ctx, blocks[0], tape, 7, x, y[0]);
+        saved_by(ctx, blocks[1], tape, 7, x, y[1]);
+        saved_by(ctx, blocks[0], tape, 8, x, y[2]);
+        saved_by(ctx, blocks[0], other, 7, x, y[3]);
+        saved_by(ctx, blocks[0], tape, 7, x, y[4]);
+        check_independent("two blocks", format, y[0], y[1]);
+        check_independent("two passes", format, y[0], y[2]);
+        check_independent("two seeds", format, y[0], y[3]);
+        CHECK(memcmp(y[0], y[4], sizeof y[0]) == 0);
+        dqt_tape_destroy(tape);
+        dqt_tape_destroy(other);
+    }
+    for (int i = 0; i < 2; i++)
+        dqt_layer_destroy(blocks[i]);
+    dqt_context_destroy(ctx);
+}
+
+/* The gradient of one layer's weight when `dy` enters it. */
+static void gradient_of(dqt_context *ctx, dqt_layer *layer, dqt_tape *tape, size_t parameter, uint64_t pass,
+                        const float *x, const float *dy, float *gradient) {
+    float y[COUNT];
+    OK(ctx, dqt_tape_zero_gradients(tape));
+    OK(ctx, dqt_tape_set_pass(tape, pass));
+    OK(ctx, dqt_layer_forward(layer, tape, 1, LENGTH, x, y));
+    OK(ctx, dqt_layer_backward(layer, tape, dy, NULL));
+    OK(ctx, dqt_tape_read_gradient(tape, parameter, 0, LENGTH, gradient));
+}
+
+/* The same for stored gradients: each parameter, pass and seed has its own numbers. */
+static void stored_gradients_have_noise_of_their_own(void) {
+    dqt_context *ctx = isa_context(DQT_ISA_SCALAR, 1);
+    dqt_layer *layers[2];
+    float x[COUNT], dy[COUNT], g[5][COUNT];
+    for (int i = 0; i < 2; i++)
+        OK(ctx, dqt_linear_create(ctx, WIDTH, WIDTH, NULL, &layers[i]));
+    random_fill(x, COUNT, 1.0f, 8);
+    random_fill(dy, COUNT, 1.0f, 9);
+    for (int format = DQT_FLOAT_BF16; format <= DQT_FLOAT_FP8_E5M2; format++) {
+        dqt_tape *tape = noisy_tape(ctx, layers, 2, format, 5);
+        dqt_tape *other = noisy_tape(ctx, layers, 2, format, 5 | (uint64_t)1 << 32);
+        gradient_of(ctx, layers[0], tape, 0, 7, x, dy, g[0]);
+        gradient_of(ctx, layers[1], tape, 1, 7, x, dy, g[1]);
+        gradient_of(ctx, layers[0], tape, 0, 8, x, dy, g[2]);
+        gradient_of(ctx, layers[0], other, 0, 7, x, dy, g[3]);
+        gradient_of(ctx, layers[0], tape, 0, 7, x, dy, g[4]);
+        check_independent("two parameters", format, g[0], g[1]);
+        check_independent("two passes", format, g[0], g[2]);
+        check_independent("two seeds", format, g[0], g[3]);
+        CHECK(memcmp(g[0], g[4], sizeof g[0]) == 0);
+        dqt_tape_destroy(tape);
+        dqt_tape_destroy(other);
+    }
+    for (int i = 0; i < 2; i++)
+        dqt_layer_destroy(layers[i]);
+    dqt_context_destroy(ctx);
+}
+
 static const struct test tests[] = {TEST(fp8_values),
                                     TEST(written_rows_are_nearest),
                                     TEST(additions_are_unbiased),
                                     TEST(scale_grows_with_a_later_addition),
                                     TEST(non_finite_stays_visible),
-                                    TEST(rows_are_independent)};
+                                    TEST(rows_are_independent),
+                                    TEST(saved_inputs_have_noise_of_their_own),
+                                    TEST(stored_gradients_have_noise_of_their_own)};
 TEST_MAIN(tests)

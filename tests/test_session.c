@@ -468,6 +468,35 @@ static void greedy_and_ties(void) {
     end();
 }
 
+/* The limits of top_k and top_p themselves: of v equal tokens top_k = k keeps the first k, and top_p = i / v the first
+ * i, for the mass is reached, not passed. Of two kept tokens both come. */
+static void limits_are_exact(void) {
+    begin();
+    static const float equal[4] = {0, 0, 0, 0}, falling[3] = {0, 0, -0.1f};
+    for (int i = 1; i <= 4; i++)
+        for (int by_k = 0; by_k < 2; by_k++) {
+            dqt_sampler *s = by_k ? create_sampler(4, 1, (size_t)i, 1, 1) : create_sampler(4, 1, 0, (float)i / 4, 1);
+            unsigned seen = 0;
+            for (int draw = 0; draw < 300; draw++) {
+                int32_t token = -1;
+                OK(ctx, dqt_sampler_sample(s, equal, &token));
+                seen |= 1u << token;
+            }
+            CHECKF(seen == (1u << i) - 1, "%s of %d of 4: tokens %#x", by_k ? "top_k" : "top_p", i, seen);
+            dqt_sampler_destroy(s);
+        }
+    dqt_sampler *s = create_sampler(3, 1, 2, 1, 1);
+    unsigned seen = 0;
+    for (int draw = 0; draw < 300; draw++) {
+        int32_t token = -1;
+        OK(ctx, dqt_sampler_sample(s, falling, &token));
+        seen |= 1u << token;
+    }
+    CHECKF(seen == 3, "top_k of vocabulary - 1: tokens %#x", seen);
+    dqt_sampler_destroy(s);
+    end();
+}
+
 static void sampler_refusals(void) {
     begin();
     static const struct {
@@ -504,6 +533,6 @@ static void sampler_refusals(void) {
 static const struct test tests[] = {
     TEST(token_by_token),           TEST(in_pieces),        TEST(after_truncation),      TEST(cache_limits),
     TEST(sessions_are_independent), TEST(distributions),    TEST(draws_are_independent), TEST(seeds_reproduce),
-    TEST(greedy_and_ties),          TEST(sampler_refusals),
+    TEST(greedy_and_ties),          TEST(limits_are_exact), TEST(sampler_refusals),
 };
 TEST_MAIN(tests)

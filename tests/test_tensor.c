@@ -354,6 +354,55 @@ static void bf16_rounding(void) {
     end();
 }
 
+/* Every seed of a tensor counts with all of its 64 bits. */
+static void seeds_count_whole(void) {
+    begin();
+    enum { N = 400 };
+    static const uint64_t others[] = {2, 1 | (uint64_t)1 << 32, 1 | (uint64_t)1 << 63};
+    float w[N];
+    int8_t codes[4][N];
+    for (size_t i = 0; i < N; i++)
+        w[i] = (float)(i % 37) * 0.013f - 0.2f;
+    dqt_tensor *t = make(1, N, DQT_FORMAT_INT8, DQT_SCALE_ABSMEAN, DQT_AXIS_TENSOR);
+    OK(ctx, dqt_tensor_quantize(t, w, DQT_ROUND_STOCHASTIC, 1));
+    OK(ctx, dqt_tensor_get_codes(t, 0, 1, codes[0]));
+    for (size_t i = 0; i < 3; i++) {
+        OK(ctx, dqt_tensor_quantize(t, w, DQT_ROUND_STOCHASTIC, others[i]));
+        OK(ctx, dqt_tensor_get_codes(t, 0, 1, codes[1 + i]));
+        for (size_t k = 0; k <= i; k++)
+            CHECKF(memcmp(codes[k], codes[1 + i], N) != 0, "quantize: seed %zu equals seed %zu", i + 1, k);
+    }
+    dqt_tensor_destroy(t);
+    for (size_t i = 0; i < 4; i++) {
+        dqt_layer_options o;
+        dqt_layer *layer;
+        dqt_parameter p = {.struct_size = sizeof p};
+        OK(ctx, dqt_layer_options_init(&o, sizeof o));
+        o.seed = i ? others[i - 1] : 1;
+        OK(ctx, dqt_linear_create(ctx, N, 1, &o, &layer));
+        OK(ctx, dqt_layer_parameter(layer, 0, &p));
+        OK(ctx, dqt_tensor_get_codes(p.tensor, 0, 1, codes[i]));
+        for (size_t k = 0; k < i; k++)
+            CHECKF(memcmp(codes[k], codes[i], N) != 0, "initial weights: seed %zu equals seed %zu", i, k);
+        dqt_layer_destroy(layer);
+    }
+    end();
+}
+
+/* The scalar conversions to bf16: ties to even; of the random word the high half is added below the kept bits. */
+static void bf16_conversions(void) {
+    const float tie = 1.0f + 0x1p-8f, odd_tie = 1.0f + 0x3p-8f;
+    CHECK(f32_to_bf16(tie) == 0x3f80 && f32_to_bf16(odd_tie) == 0x3f82 && f32_to_bf16(-tie) == 0xbf80);
+    CHECK(f32_to_bf16(nextafterf(tie, 2)) == 0x3f81 && f32_to_bf16(nextafterf(odd_tie, 0)) == 0x3f81);
+    CHECK(f32_to_bf16_stochastic(tie, 0x80000000u) == 0x3f81 && f32_to_bf16_stochastic(tie, 0x7fffffffu) == 0x3f80);
+    CHECK(f32_to_bf16_stochastic(tie, 0x0000ffffu) == 0x3f80 && f32_to_bf16_stochastic(-tie, 0x80000000u) == 0xbf81);
+    CHECK(f32_to_bf16_stochastic(1.0f + 0x1p-23f, 0xffff0000u) == 0x3f81);
+    CHECK(f32_to_bf16_stochastic(1.0f + 0x1p-23f, 0xfffeffffu) == 0x3f80);
+    CHECK(f32_to_bf16_stochastic(1.0f, 0xffffffffu) == 0x3f80);
+    CHECK(f32_to_bf16_stochastic(INFINITY, 0xffffffffu) == 0x7f80 && f32_to_bf16(-INFINITY) == 0xff80);
+    CHECK(isnan(bf16_to_f32(f32_to_bf16_stochastic(NAN, 0xffffffffu))) && isnan(bf16_to_f32(f32_to_bf16(-NAN))));
+}
+
 /* Share of a standard normal above z. */
 static double tail(double z) {
     return 0.5 * erfc(z * 0.7071067811865476);
@@ -697,6 +746,8 @@ static const struct test tests[] = {
     TEST(nearest_ties),
     TEST(stochastic_is_unbiased),
     TEST(bf16_rounding),
+    TEST(bf16_conversions),
+    TEST(seeds_count_whole),
     TEST(clipping_of_a_gaussian),
     TEST(extreme_weights),
     TEST(statistics),

@@ -82,6 +82,46 @@ static void stochastic_mean_and_variance(void) {
     dqt_context_destroy(ctx);
 }
 
+/* Half a grid unit up is the first bit of the weight's word: element e takes word e % 4 of Philox's block e / 4 with
+ * the seed's 64 bits as key, and (step, stream and tensor) above the counter. On every instruction set. */
+static void moves_are_words_of_philox(void) {
+    enum { ROWS = 3, COLS = 389, N = ROWS * COLS };
+    static float g[N];
+    static const uint64_t seeds[] = {11, 0x9e3779b9u | (uint64_t)11 << 32, (uint64_t)1 << 63};
+    const uint64_t step = 70000;
+    for (size_t i = 0; i < N; i++)
+        g[i] = -0.5f;
+    for (size_t i = 0; i < ISA_COUNT; i++) {
+        dqt_context *ctx = isa_context(every_isa[i], 1);
+        for (size_t k = 0; ctx && k < sizeof seeds / sizeof *seeds; k++) {
+            dqt_tensor *t = make_tensor(ctx, ROWS, COLS, DQT_FORMAT_INT4, false, 1);
+            set_code(t, 2);
+            t->scales[0] = 1.0f;
+            dqt_updater_options o = plain_options(DQT_OPTIMIZER_SGD, DQT_ROUND_STOCHASTIC, 0.0f);
+            o.seed = seeds[k];
+            const struct update_target target = {"w", DQT_CLASS_LINEAR, t};
+            dqt_updater *u = make_updater(ctx, &target, 1, &o);
+            updater_set_step_count(u, step);
+            const struct gradient gradient = gradient_around(g, t), *list = &gradient;
+            OK(ctx, updater_step(u, &list, 1.0f, NULL));
+            int8_t *codes = codes_of(t);
+            const struct rng rng = rng_make(seeds[k], step, RNG_WEIGHT, 0);
+            size_t wrong = 0;
+            for (size_t e = 0; e < N; e++) {
+                uint32_t words[4];
+                rng_block(&rng, e / 4, words);
+                wrong += codes[e] != 2 + (int)(words[e % 4] >> 31);
+            }
+            CHECKF(wrong == 0, "isa %d, seed %#llx: %zu codes differ", every_isa[i], (unsigned long long)seeds[k],
+                   wrong);
+            free(codes);
+            updater_destroy(u);
+            tensor_destroy(t);
+        }
+        dqt_context_destroy(ctx);
+    }
+}
+
 /* Neighbours, rows and consecutive steps do not move together. */
 static void stochastic_moves_are_independent(void) {
     enum { ROWS = 256, COLS = 501, N = ROWS * COLS };
@@ -400,6 +440,7 @@ static void low_states_follow_f32(void) {
 }
 
 static const struct test tests[] = {TEST(stochastic_mean_and_variance),
+                                    TEST(moves_are_words_of_philox),
                                     TEST(less_noise),
                                     TEST(stochastic_moves_are_independent),
                                     TEST(nearest_loses_small_steps),
