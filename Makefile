@@ -29,9 +29,9 @@ OBJ := $(SRC:%.c=$(B)/%.o)
 ifeq ($(ARCH),x86_64)
 AVX512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mprefer-vector-width=512
 $(B)/src/kernels/%_avx2.o: ISA := -mavx2 -mfma
+$(B)/src/kernels/%_avx_vnni.o: ISA := -mavx2 -mfma -mavxvnni
 $(B)/src/kernels/%_avx512.o: ISA := $(AVX512)
-$(B)/src/kernels/%_vnni.o: ISA := $(AVX512) -mavx512vnni
-$(B)/src/kernels/%_bf16.o: ISA := $(AVX512) -mavx512bf16
+$(B)/src/kernels/%_avx512_vnni.o: ISA := $(AVX512) -mavx512vnni
 $(B)/src/kernels/%_amx.o: ISA := $(AVX512) -mavx512vnni -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16
 endif
 ifeq ($(ARCH),aarch64)

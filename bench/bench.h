@@ -88,6 +88,7 @@ static inline const char *bench_isa_name(int isa) {
     switch (isa) {
     case DQT_ISA_SCALAR: return "scalar";
     case DQT_ISA_AVX2: return "avx2";
+    case DQT_ISA_AVX_VNNI: return "avxvnni";
     case DQT_ISA_AVX512: return "avx512";
     case DQT_ISA_VNNI: return "vnni";
     case DQT_ISA_AMX: return "amx";

@@ -104,11 +104,12 @@ enum { DQT_THREADING_AUTO = 0, DQT_THREADING_SERIAL = 1, DQT_THREADING_OPENMP = 
 enum {
     DQT_ISA_AUTO = 0,
     DQT_ISA_SCALAR = 1,
-    DQT_ISA_AVX2 = 10,   /* AVX2 + FMA */
-    DQT_ISA_AVX512 = 20, /* AVX-512 F, BW, DQ, VL */
-    DQT_ISA_VNNI = 30,   /* AVX-512 with VNNI (and BF16 where present) */
-    DQT_ISA_AMX = 40,    /* AMX int8 and bf16 */
-    DQT_ISA_NEON = 100   /* AArch64 (with dot product where present) */
+    DQT_ISA_AVX2 = 10,     /* AVX2 + FMA */
+    DQT_ISA_AVX_VNNI = 15, /* AVX2 with AVX-VNNI, as on CPUs without AVX-512. Since 0.2. */
+    DQT_ISA_AVX512 = 20,   /* AVX-512 F, BW, DQ, VL */
+    DQT_ISA_VNNI = 30,     /* AVX-512 with VNNI (and BF16 where present) */
+    DQT_ISA_AMX = 40,      /* AMX int8 and bf16 */
+    DQT_ISA_NEON = 100     /* AArch64 (with dot product and i8mm where present) */
 };
 
 /* Bits of dqt_cpu_features(). */
@@ -120,15 +121,17 @@ enum {
     DQT_CPU_AMX_INT8 = 1 << 4,
     DQT_CPU_AMX_BF16 = 1 << 5,
     DQT_CPU_NEON = 1 << 6,
-    DQT_CPU_NEON_DOTPROD = 1 << 7
+    DQT_CPU_NEON_DOTPROD = 1 << 7,
+    DQT_CPU_AVX_VNNI = 1 << 8, /* the 256-bit form, which needs no AVX-512. Since 0.2. */
+    DQT_CPU_NEON_I8MM = 1 << 9 /* Since 0.2. */
 };
 
 typedef struct dqt_context_options {
     uint32_t struct_size;
     int32_t threading;   /* DQT_THREADING_*; AUTO: HOST if parallel_for is set, else OPENMP if built in, else SERIAL */
     int32_t num_threads; /* 1..1024; 0: 1 for SERIAL and HOST, the OpenMP default for OPENMP */
-    int32_t isa;         /* highest DQT_ISA_* to use; the environment variable DQT_ISA (scalar, avx2, avx512, vnni, amx,
-                            neon) caps it further, for tests */
+    int32_t isa;         /* highest DQT_ISA_* to use; the environment variable DQT_ISA (scalar, avx2, avxvnni, avx512,
+                            vnni, amx, neon) caps it further, for tests: only what both allow is used */
     int32_t forbid_amx;  /* 1: do not ask the system for AMX (the permission is process-wide) */
     int32_t log_level;   /* messages above this DQT_LOG_* level are not sent; default WARNING */
     dqt_alloc_fn alloc;  /* both or neither; NULL: the C library's */

@@ -4,10 +4,11 @@
 
 #include "core/memory.h"
 #include "dqt.h"
+#include "isa/isa.h"
 #include "test.h"
 
-static const int every_isa[] = {DQT_ISA_SCALAR, DQT_ISA_AVX2, DQT_ISA_AVX512, DQT_ISA_VNNI, DQT_ISA_AMX, DQT_ISA_NEON};
-enum { ISA_COUNT = sizeof every_isa / sizeof *every_isa };
+/* Every instruction set that a cap can name: isa_caps[i]. */
+enum { ISA_COUNT = ISA_CAP_COUNT };
 
 /* Where the library is built without OpenMP: lanes one after the other, the last first. */
 static void backwards_for(void *user_data, size_t count, dqt_task_fn task, void *task_data) {

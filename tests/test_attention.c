@@ -181,7 +181,7 @@ static const struct attention_shape shapes[] = {
 
 static void compare_all(int precision, float scale, double tolerance) {
     for (size_t i = 0; i < ISA_COUNT; i++) {
-        dqt_context *ctx = isa_context(every_isa[i], 2);
+        dqt_context *ctx = isa_context(isa_caps[i].isa, 2);
         if (!ctx) continue;
         for (size_t j = 0; j < sizeof shapes / sizeof *shapes; j++)
             compare(ctx, &shapes[j], scale, precision, tolerance);
@@ -206,7 +206,7 @@ static void test_cached(void) {
     static const struct attention_shape all[] = {
         {1, 1, 2, 1, 18}, {1, 150, 6, 2, 64}, {1, 64, 3, 3, 34}, {1, 65, 2, 1, 100}};
     for (size_t i = 0; i < ISA_COUNT; i++) {
-        dqt_context *ctx = isa_context(every_isa[i], 2);
+        dqt_context *ctx = isa_context(isa_caps[i].isa, 2);
         if (!ctx) continue;
         for (size_t j = 0; j < sizeof all / sizeof *all; j++) {
             const struct attention_shape *s = &all[j];
@@ -225,7 +225,7 @@ static void test_cached(void) {
                 double off = fabs((double)out[e] - (double)cached[e]);
                 if (!(off <= largest)) largest = off;
             }
-            CHECKF(largest < 5e-6, "isa %d, length %zu: off by %g", every_isa[i], s->length, largest);
+            CHECKF(largest < 5e-6, "isa %d, length %zu: off by %g", isa_caps[i].isa, s->length, largest);
             workspace_destroy(ctx, &ws);
             free(q), free(k), free(v), free(out), free(cached);
         }
@@ -238,7 +238,7 @@ static void test_causal(void) {
     const struct attention_shape s = {1, 90, 2, 1, 32};
     struct sizes z = sizes_of(&s);
     for (size_t i = 0; i < ISA_COUNT; i++) {
-        dqt_context *ctx = isa_context(every_isa[i], 1);
+        dqt_context *ctx = isa_context(isa_caps[i].isa, 1);
         if (!ctx) continue;
         float *q = random_floats(z.q, 1, 1), *k = random_floats(z.k, 1, 2), *v = random_floats(z.k, 1, 3);
         float *a = random_floats(z.q, 1, 4), *b = random_floats(z.q, 1, 5);
@@ -249,8 +249,8 @@ static void test_causal(void) {
             random_fill(k + at * kv_row, z.k - at * kv_row, 9, at);
             random_fill(v + at * kv_row, z.k - at * kv_row, 9, at + 1);
             attention_forward(ctx, &ws, &s, q, k, v, DQT_PRECISION_F32, b, NULL);
-            CHECKF(memcmp(a, b, at * row * sizeof *a) == 0, "isa %d, token %zu", every_isa[i], at);
-            CHECKF(memcmp(a + at * row, b + at * row, row * sizeof *a) != 0, "isa %d, token %zu", every_isa[i], at);
+            CHECKF(memcmp(a, b, at * row * sizeof *a) == 0, "isa %d, token %zu", isa_caps[i].isa, at);
+            CHECKF(memcmp(a + at * row, b + at * row, row * sizeof *a) != 0, "isa %d, token %zu", isa_caps[i].isa, at);
             random_fill(k, z.k, 1, 2);
             random_fill(v, z.k, 1, 3);
         }
@@ -267,7 +267,7 @@ static void test_threads(void) {
     for (size_t i = 0; i < 2 * ISA_COUNT; i++) {
         float *one = NULL;
         for (int threads = 1; threads <= 4; threads++) {
-            dqt_context *ctx = isa_context(every_isa[i / 2], threads);
+            dqt_context *ctx = isa_context(isa_caps[i / 2].isa, threads);
             if (!ctx) break;
             int precision = i % 2 ? DQT_PRECISION_BF16 : DQT_PRECISION_F32;
             float *q = random_floats(z.q, 1, 1), *k = random_floats(z.k, 1, 2), *v = random_floats(z.k, 1, 3);
@@ -279,7 +279,7 @@ static void test_threads(void) {
             workspace_destroy(ctx, &ws);
             free(q), free(k), free(v);
             if (one)
-                CHECKF(memcmp(one, all, total * sizeof *all) == 0, "isa %d, %d threads", every_isa[i / 2], threads);
+                CHECKF(memcmp(one, all, total * sizeof *all) == 0, "isa %d, %d threads", isa_caps[i / 2].isa, threads);
             if (one)
                 free(all);
             else

@@ -336,7 +336,7 @@ static void check_threads(int isa, bool few) {
 
 static void threads_and_tasks(void) {
     for (size_t i = 0; i < ISA_COUNT; i++)
-        check_threads(every_isa[i], between(every_isa[i]));
+        check_threads(isa_caps[i].isa, between(isa_caps[i].isa));
 }
 
 /* ---- Fused, recomputed --------------------------------------------------------------------------------------- */
@@ -407,7 +407,7 @@ static void check_modes(int isa, bool few) {
 
 static void fused_and_recomputed(void) {
     for (size_t i = 0; i < ISA_COUNT; i++)
-        check_modes(every_isa[i], between(every_isa[i]));
+        check_modes(isa_caps[i].isa, between(isa_caps[i].isa));
 }
 
 /* Stochastic BF16 checkpoints: not the bits of F32 ones, but the same whether the step is fused or not. */
@@ -458,8 +458,8 @@ static void updates_across_instruction_sets(void) {
         struct snapshot *expected = updated(scalar, &thread_setups[k]);
         for (size_t i = 1; i < ISA_COUNT; i++) {
             char way[32];
-            snprintf(way, sizeof way, "isa %d", every_isa[i]);
-            dqt_context *ctx = isa_context(every_isa[i], 1);
+            snprintf(way, sizeof way, "isa %d", isa_caps[i].isa);
+            dqt_context *ctx = isa_context(isa_caps[i].isa, 1);
             if (!ctx) continue;
             struct snapshot *found = updated(ctx, &thread_setups[k]);
             check_same(thread_setups[k].name, way, expected, found);

@@ -7,16 +7,11 @@
 #include "core/memory.h"
 #include "format/tensor.h"
 #include "gemm/gemm.h"
+#include "isa/isa.h"
 #include "ops/activations.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
-
-static const struct {
-    int isa;
-    const char *name;
-} isas[] = {{DQT_ISA_SCALAR, "scalar"}, {DQT_ISA_AVX2, "avx2"}, {DQT_ISA_AVX512, "avx512"},
-            {DQT_ISA_VNNI, "vnni"},     {DQT_ISA_AMX, "amx"},   {DQT_ISA_NEON, "neon"}};
 
 static const struct {
     int storage, compute;
@@ -315,6 +310,9 @@ static void scalar(void) {
 static void avx2(void) {
     all_products(DQT_ISA_AVX2, "avx2");
 }
+static void avx_vnni(void) {
+    all_products(DQT_ISA_AVX_VNNI, "avxvnni");
+}
 static void avx512(void) {
     all_products(DQT_ISA_AVX512, "avx512");
 }
@@ -334,8 +332,8 @@ static void integer_products_are_bit_identical(void) {
     for (size_t f = 0; f < 8; f++) {
         const size_t tokens = 37, rows = 75, cols = 2117;
         float *first = NULL;
-        for (size_t k = 0; k < sizeof isas / sizeof *isas; k++) {
-            dqt_context *ctx = context(isas[k].isa, 1);
+        for (size_t k = 0; k < ISA_CAP_COUNT; k++) {
+            dqt_context *ctx = context(isa_caps[k].isa, 1);
             if (!ctx) continue;
             dqt_tensor *t = weights(ctx, formats[f].storage, formats[f].compute, rows, cols, 5);
             struct setup s = setup(t, tokens, true, 6);
@@ -352,11 +350,11 @@ static void integer_products_are_bit_identical(void) {
                 gemm_forward(ctx, &ws, &part, t, 20, rows - 20, DQT_PRECISION_F32, false, z + i * rows + 20, rows);
                 i += n;
             }
-            CHECKF(memcmp(y, z, tokens * rows * sizeof(float)) == 0, "%s %s: parts differ from the whole", isas[k].name,
-                   format_name(formats[f].storage));
+            CHECKF(memcmp(y, z, tokens * rows * sizeof(float)) == 0, "%s %s: parts differ from the whole",
+                   isa_caps[k].name, format_name(formats[f].storage));
             if (first)
-                CHECKF(memcmp(y, first, tokens * rows * sizeof(float)) == 0, "%s %s: differs from scalar", isas[k].name,
-                       format_name(formats[f].storage));
+                CHECKF(memcmp(y, first, tokens * rows * sizeof(float)) == 0, "%s %s: differs from scalar",
+                       isa_caps[k].name, format_name(formats[f].storage));
             workspace_destroy(ctx, &ws);
             free(z);
             if (first) {
@@ -376,9 +374,9 @@ static void integer_products_are_bit_identical(void) {
 /* The largest sums that 16 bits, 32 bits and the bias of unsigned codes have to bear: all codes and activations at an
  * end. */
 static void extreme_values_are_exact(void) {
-    for (size_t k = 0; k < sizeof isas / sizeof *isas; k++) {
+    for (size_t k = 0; k < ISA_CAP_COUNT; k++) {
         for (size_t f = 0; f < 5; f++) {
-            dqt_context *ctx = context(isas[k].isa, 1);
+            dqt_context *ctx = context(isa_caps[k].isa, 1);
             if (!ctx) continue;
             const size_t tokens = 9, rows = 33, cols = 1000, ld = round_up(cols, UNIT);
             const int low = format_min(formats[f].storage), high = format_max(formats[f].storage);
@@ -401,7 +399,7 @@ static void extreme_values_are_exact(void) {
                 for (size_t i = 0; i < n; i++) {
                     for (size_t r = 0; r < rows; r++) {
                         const int want = (int)cols * (i % 2 ? -128 : 127) * (r % 2 ? low : high);
-                        CHECKF(y[i * rows + r] == (float)want, "%s %s: %g, not %d", isas[k].name,
+                        CHECKF(y[i * rows + r] == (float)want, "%s %s: %g, not %d", isa_caps[k].name,
                                format_name(formats[f].storage), (double)y[i * rows + r], want);
                     }
                 }
@@ -424,17 +422,17 @@ static void reversed(void *user_data, size_t count, dqt_task_fn task, void *task
 }
 
 static void threads_do_not_matter(void) {
-    for (size_t k = 0; k < sizeof isas / sizeof *isas; k++) {
+    for (size_t k = 0; k < ISA_CAP_COUNT; k++) {
         float *first[3] = {NULL};
         for (int threads = 1; threads <= 7; threads += 3) {
             dqt_context_options o;
             dqt_context *ctx = NULL;
             dqt_context_options_init(&o, sizeof o);
-            o.isa = isas[k].isa;
+            o.isa = isa_caps[k].isa;
             o.num_threads = threads;
             o.threading = DQT_THREADING_HOST;
             o.parallel_for = reversed;
-            if (dqt_context_create(&o, &ctx) != DQT_OK || dqt_context_isa(ctx) != isas[k].isa) {
+            if (dqt_context_create(&o, &ctx) != DQT_OK || dqt_context_isa(ctx) != isa_caps[k].isa) {
                 dqt_context_destroy(ctx);
                 continue;
             }
@@ -452,8 +450,8 @@ static void threads_do_not_matter(void) {
                 if (threads == 1) {
                     first[i] = y[i];
                 } else {
-                    CHECKF(memcmp(first[i], y[i], bytes[i]) == 0, "%s, %d threads, product %d", isas[k].name, threads,
-                           i);
+                    CHECKF(memcmp(first[i], y[i], bytes[i]) == 0, "%s, %d threads, product %d", isa_caps[k].name,
+                           threads, i);
                     free(y[i]);
                 }
             }
@@ -523,8 +521,8 @@ static void impossible_sizes_need_impossible_scratch(void) {
 
 static void quantizing_activations(void) {
     enum { TOKENS = 6, MAX = 200 };
-    for (size_t k = 0; k < sizeof isas / sizeof *isas; k++) {
-        dqt_context *ctx = context(isas[k].isa, 1);
+    for (size_t k = 0; k < ISA_CAP_COUNT; k++) {
+        dqt_context *ctx = context(isa_caps[k].isa, 1);
         if (!ctx) continue;
         for (size_t cols = 1; cols < MAX; cols += cols < 70 ? 1 : 37) {
             const size_t ld = round_up(cols, UNIT);
@@ -550,8 +548,8 @@ static void quantizing_activations(void) {
                 for (size_t c = 0; c < ld; c++) {
                     float q = c < cols ? rintf(x[t * cols + c] * factor) : 0.0f;
                     if (codes[t * ld + c] != (int)fminf(fmaxf(q, -128.0f), 127.0f)) {
-                        CHECKF(false, "%s: token %zu of %zu columns: code[%zu] = %d, not %g", isas[k].name, t, cols, c,
-                               codes[t * ld + c], (double)q);
+                        CHECKF(false, "%s: token %zu of %zu columns: code[%zu] = %d, not %g", isa_caps[k].name, t, cols,
+                               c, codes[t * ld + c], (double)q);
                         break;
                     }
                 }
@@ -564,6 +562,7 @@ static void quantizing_activations(void) {
 
 static const struct test tests[] = {TEST(scalar),
                                     TEST(avx2),
+                                    TEST(avx_vnni),
                                     TEST(avx512),
                                     TEST(vnni),
                                     TEST(amx),

@@ -5,17 +5,11 @@
 
 #include "core/memory.h"
 #include "format/format.h"
-#include "kernels/kernels.h"
+#include "isa/isa.h"
+#include "kernels/kernels_scalar.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
-
-static const struct {
-    int isa;
-    const char *name;
-} isas[] = {{DQT_ISA_SCALAR, "scalar"}, {DQT_ISA_AVX2, "avx2"}, {DQT_ISA_AVX512, "avx512"},
-            {DQT_ISA_VNNI, "vnni"},     {DQT_ISA_AMX, "amx"},   {DQT_ISA_NEON, "neon"}};
-enum { NUM_ISAS = sizeof isas / sizeof *isas };
 
 static const int formats[] = {DQT_FORMAT_TERNARY, DQT_FORMAT_INT2, DQT_FORMAT_INT3, DQT_FORMAT_INT4, DQT_FORMAT_INT8};
 enum { NUM_FORMATS = sizeof formats / sizeof *formats };
@@ -70,7 +64,13 @@ static void release(void) {
 enum { ROOM = 32 * 512 * 4 };
 static struct gemm_engine plain(const struct gemm_engine *e) {
     struct gemm_engine p = *e;
-    gemm_pack_set(&p);
+    p.pack_a_codes = gemm_pack_a_codes;
+    p.pack_b_packed = gemm_pack_b_packed;
+    p.pack_a = gemm_pack_a;
+    p.pack_a_transposed = gemm_pack_a_transposed;
+    p.pack_b = gemm_pack_b;
+    p.pack_b_transposed = gemm_pack_b_transposed;
+    p.pack_b_codes = gemm_pack_b_codes;
     return p;
 }
 
@@ -165,21 +165,21 @@ static void float_engine(const struct gemm_engine *e, const char *isa) {
 }
 
 static void packing_is_that_of_plain_c(void) {
-    for (size_t i = 0; i < NUM_ISAS; i++) {
-        dqt_context *ctx = context(isas[i].isa);
+    for (size_t i = 0; i < ISA_CAP_COUNT; i++) {
+        dqt_context *ctx = context(isa_caps[i].isa);
         if (!ctx) continue;
         const struct gemm_kernels *k = &ctx->kernels->gemm;
-        integer_engine(&k->code, isas[i].name, true);
-        integer_engine(&k->int8, isas[i].name, false);
-        float_engine(&k->bf16, isas[i].name);
-        float_engine(&k->f32, isas[i].name);
+        integer_engine(&k->code, isa_caps[i].name, true);
+        integer_engine(&k->int8, isa_caps[i].name, false);
+        float_engine(&k->bf16, isa_caps[i].name);
+        float_engine(&k->f32, isa_caps[i].name);
         dqt_context_destroy(ctx);
     }
 }
 
 static void unpacking_is_that_of_the_format(void) {
-    for (size_t i = 0; i < NUM_ISAS; i++) {
-        dqt_context *ctx = context(isas[i].isa);
+    for (size_t i = 0; i < ISA_CAP_COUNT; i++) {
+        dqt_context *ctx = context(isa_caps[i].isa);
         if (!ctx) continue;
         uint64_t seed = 3;
         for (size_t f = 0; f < NUM_FORMATS; f++) {
@@ -190,7 +190,7 @@ static void unpacking_is_that_of_the_format(void) {
                 ctx->kernels->gemm.unpack(formats[f], src, units, got);
                 for (size_t u = 0; u < units; u++) {
                     unit_unpack(formats[f], src + u * unit, want);
-                    CHECKF(memcmp(got + u * UNIT, want, UNIT) == 0, "%s: %s, unit %zu of %zu", isas[i].name,
+                    CHECKF(memcmp(got + u * UNIT, want, UNIT) == 0, "%s: %s, unit %zu of %zu", isa_caps[i].name,
                            format_name(formats[f]), u, units);
                 }
                 release();
@@ -201,8 +201,8 @@ static void unpacking_is_that_of_the_format(void) {
 }
 
 static void dot_products(void) {
-    for (size_t i = 0; i < NUM_ISAS; i++) {
-        dqt_context *ctx = context(isas[i].isa);
+    for (size_t i = 0; i < ISA_CAP_COUNT; i++) {
+        dqt_context *ctx = context(isa_caps[i].isa);
         if (!ctx) continue;
         const struct gemm_kernels *k = &ctx->kernels->gemm;
         uint64_t seed = 4;
@@ -214,8 +214,8 @@ static void dot_products(void) {
                 want += a[c] * b[c];
             for (size_t c = 0; c < n; c++)
                 x_sum += b[c];
-            CHECKF(k->dot_codes(a, b, n) == want, "%s: dot_codes of %zu", isas[i].name, n);
-            for (size_t f = 0; f < NUM_FORMATS && k->dot_packed; f++) {
+            CHECKF(k->dot_codes(a, b, n) == want, "%s: dot_codes of %zu", isa_caps[i].name, n);
+            for (size_t f = 0; f < NUM_FORMATS && k->packed_dot.dot_packed; f++) {
                 if (formats[f] == DQT_FORMAT_INT8 || formats[f] == DQT_FORMAT_INT3) continue;
                 const size_t unit = format_unit_bytes(formats[f]);
                 const uint8_t *rows[DOT_ROWS];
@@ -223,8 +223,8 @@ static void dot_products(void) {
                 int8_t *x = guarded(round_up(units, DOT_GROUP_BLOCKS) * UNIT, &seed), codes[UNIT];
                 for (size_t r = 0; r < DOT_ROWS; r++)
                     rows[r] = guarded(units * unit, &seed);
-                k->permute_for_dot(formats[f], b, units, x);
-                k->dot_packed(formats[f], rows, units, x, x_sum, sums);
+                k->packed_dot.permute_for_dot(formats[f], b, units, x);
+                k->packed_dot.dot_packed(formats[f], rows, units, x, x_sum, sums);
                 for (size_t r = 0; r < DOT_ROWS; r++) {
                     int32_t sum = 0;
                     for (size_t u = 0; u < units; u++) {
@@ -232,7 +232,7 @@ static void dot_products(void) {
                         for (size_t c = 0; c < UNIT; c++)
                             sum += codes[c] * b[u * UNIT + c];
                     }
-                    CHECKF(sums[r] == sum, "%s: dot_packed of %zu units of %s: %d, not %d", isas[i].name, units,
+                    CHECKF(sums[r] == sum, "%s: dot_packed of %zu units of %s: %d, not %d", isa_caps[i].name, units,
                            format_name(formats[f]), sums[r], sum);
                 }
             }
@@ -255,7 +255,7 @@ static void dot_products(void) {
             const float got[3] = {k->dot_code_float(codes, x, n), k->dot_bf16_float(half, x, n), k->dot_float(w, x, n)};
             for (int j = 0; j < 3; j++)
                 CHECKF(fabs((double)got[j] - want[j]) <= ((double)n + 8.0) * 0x1p-24 * size[j],
-                       "%s: dot %d of %zu: %g, not %g", isas[i].name, j, n, (double)got[j], want[j]);
+                       "%s: dot %d of %zu: %g, not %g", isa_caps[i].name, j, n, (double)got[j], want[j]);
             release();
         }
         dqt_context_destroy(ctx);

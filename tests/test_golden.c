@@ -362,6 +362,9 @@ static void golden_scalar(void) {
 static void golden_avx2(void) {
     check_isa(DQT_ISA_AVX2);
 }
+static void golden_avx_vnni(void) {
+    check_isa(DQT_ISA_AVX_VNNI);
+}
 static void golden_avx512(void) {
     check_isa(DQT_ISA_AVX512);
 }
@@ -375,6 +378,6 @@ static void golden_neon(void) {
     check_isa(DQT_ISA_NEON);
 }
 
-static const struct test tests[] = {TEST(golden_scalar), TEST(golden_avx2), TEST(golden_avx512),
+static const struct test tests[] = {TEST(golden_scalar), TEST(golden_avx2), TEST(golden_avx_vnni), TEST(golden_avx512),
                                     TEST(golden_vnni),   TEST(golden_amx),  TEST(golden_neon)};
 TEST_MAIN(tests)

@@ -9,7 +9,7 @@
 
 static void each_isa(void (*check)(dqt_context *ctx)) {
     for (size_t i = 0; i < ISA_COUNT; i++) {
-        dqt_context *ctx = isa_context(every_isa[i], 2);
+        dqt_context *ctx = isa_context(isa_caps[i].isa, 2);
         if (!ctx) continue;
         check(ctx);
         CHECK(dqt_context_allocated(ctx) > 0);
@@ -385,7 +385,7 @@ static void test_threads(void) {
     for (size_t isa = 0; isa < ISA_COUNT; isa++) {
         float *first = NULL;
         for (int threads = 1; threads <= 4; threads++) {
-            dqt_context *ctx = isa_context(every_isa[isa], threads);
+            dqt_context *ctx = isa_context(isa_caps[isa].isa, threads);
             if (!ctx) break;
             struct scratch_need need = {0, 0, 0};
             struct workspace ws;
@@ -401,7 +401,7 @@ static void test_threads(void) {
             if (!first) {
                 first = out;
             } else {
-                CHECKF(memcmp(first, out, (4 * SIZE + N) * sizeof *out) == 0, "isa %d, %d threads", every_isa[isa],
+                CHECKF(memcmp(first, out, (4 * SIZE + N) * sizeof *out) == 0, "isa %d, %d threads", isa_caps[isa].isa,
                        threads);
                 free(out);
             }

@@ -6,7 +6,7 @@
 
 #include "core/cpu.h"
 #include "dqt.h"
-#include "kernels/vector_kernels.h"
+#include "isa/isa.h"
 #include "test.h"
 
 enum { PAGE_FLOATS = 1024, MAX_N = 131, ARRAYS = 6 };
@@ -16,25 +16,18 @@ struct set {
     struct vector_kernels k;
 };
 
-static size_t all_sets(struct set sets[3]) {
-    uint64_t features = cpu_features();
+/* The kernels of every cap, each once. */
+static size_t all_sets(struct set sets[ISA_CAP_COUNT]) {
     size_t count = 0;
-    (void)features;
-    sets[count].name = "scalar";
-    vector_kernels_scalar(&sets[count++].k);
-#if defined(__x86_64__)
-    if (features & DQT_CPU_AVX2) {
-        sets[count].name = "avx2";
-        vector_kernels_avx2(&sets[count++].k);
+    for (size_t i = 0; i < ISA_CAP_COUNT; i++) {
+        struct kernels k;
+        struct isa_choice choice;
+        isa_select(&k, &choice, cpu_features() & isa_caps[i].allows);
+        bool new = true;
+        for (size_t j = 0; j < count; j++)
+            new = new &&sets[j].k.dot != k.vector.dot;
+        if (new) sets[count++] = (struct set){choice.from[ISA_SLOT_vector]->name, k.vector};
     }
-    if (features & DQT_CPU_AVX512) {
-        sets[count].name = "avx512";
-        vector_kernels_avx512(&sets[count++].k);
-    }
-#elif defined(__aarch64__)
-    sets[count].name = "neon";
-    vector_kernels_neon(&sets[count++].k);
-#endif
     return count;
 }
 
@@ -64,7 +57,7 @@ static double exp_error(const struct vector_kernels *k, float x) {
 }
 
 static void test_exp(void) {
-    struct set sets[3];
+    struct set sets[ISA_CAP_COUNT];
     size_t count = all_sets(sets);
     for (size_t s = 0; s < count; s++) {
         double worst = 0;
@@ -127,7 +120,7 @@ static void fill(float *const a[ARRAYS], size_t n, uint64_t seed) {
 }
 
 static void test_sets_agree(void) {
-    struct set sets[3];
+    struct set sets[ISA_CAP_COUNT];
     size_t count = all_sets(sets), room = page_floats();
     float *page[ARRAYS], *a[ARRAYS], expected[ARRAYS][MAX_N];
     for (size_t i = 0; i < ARRAYS; i++)
@@ -157,7 +150,7 @@ static void test_sets_agree(void) {
 }
 
 static void test_rope_rows(void) {
-    struct set sets[3];
+    struct set sets[ISA_CAP_COUNT];
     size_t count = all_sets(sets), room = page_floats();
     float *page[3] = {guarded_page(), guarded_page(), guarded_page()}, expected[PAGE_FLOATS];
     for (size_t half = 1; half <= 40; half++)
@@ -181,7 +174,7 @@ static void test_rope_rows(void) {
 
 /* The kernels of generation read the cache directly: no float beyond the last head. */
 static void test_cached_kernels(void) {
-    struct set sets[3];
+    struct set sets[ISA_CAP_COUNT];
     size_t count = all_sets(sets), room = page_floats();
     float *kp = guarded_page(), *qp = guarded_page(), *op = guarded_page(), *sp = guarded_page();
     for (size_t s = 0; s < count; s++)
@@ -215,7 +208,7 @@ static void test_cached_kernels(void) {
 }
 
 static void test_transpose(void) {
-    struct set sets[3];
+    struct set sets[ISA_CAP_COUNT];
     size_t count = all_sets(sets), room = page_floats();
     float *page = guarded_page(), out[64 * 64];
     for (size_t s = 0; s < count; s++)

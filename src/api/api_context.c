@@ -8,7 +8,7 @@
 #include "core/cpu.h"
 #include "core/memory.h"
 #include "core/options.h"
-#include "kernels/kernels.h"
+#include "isa/isa.h"
 
 #define TEXT(x) #x
 #define VERSION_TEXT(major, minor, patch) TEXT(major) "." TEXT(minor) "." TEXT(patch)
@@ -70,29 +70,27 @@ static dqt_status resolve_threads(const dqt_context_options *o, int *threading, 
     return DQT_OK;
 }
 
-static dqt_status resolve_isa(const dqt_context_options *o, uint64_t features, int *isa) {
-    int cap = o->isa;
-    const char *name = getenv("DQT_ISA"); /* the documented override for tests */
-    if (cap != DQT_ISA_AUTO && cap != DQT_ISA_SCALAR && cap != DQT_ISA_NEON &&
-        (cap < DQT_ISA_AVX2 || cap > DQT_ISA_AMX || cap % 10))
-        return fail(NULL, DQT_E_ARGUMENT, "isa is %d; it must be a DQT_ISA_* value", o->isa);
-#if !defined(__x86_64__)
-    if (cap >= DQT_ISA_AVX2 && cap <= DQT_ISA_AMX)
-        return fail(NULL, DQT_E_UNSUPPORTED, "isa is %d, an x86-64 instruction set, on another architecture", o->isa);
-#endif
-#if !defined(__aarch64__)
-    if (cap == DQT_ISA_NEON) return fail(NULL, DQT_E_UNSUPPORTED, "isa is NEON on another architecture than AArch64");
-#endif
-    if (name && *name) {
-        int limit = cpu_isa_from_name(name);
-        if (!limit)
-            return fail(NULL, DQT_E_ARGUMENT,
-                        "DQT_ISA is \"%.20s\"; it must be scalar, avx2, avx512, vnni, amx or neon", name);
-        if (cap == DQT_ISA_AUTO || limit < cap) cap = limit;
+/* The features that kernels may use: what the CPU has, the option and the environment allow, and the system grants. */
+static dqt_status resolve_features(const dqt_context_options *o, uint64_t features, uint64_t *usable) {
+    *usable = features;
+    if (o->isa != DQT_ISA_AUTO) {
+        const struct isa_cap *cap = isa_cap_find(o->isa);
+        if (!cap) return fail(NULL, DQT_E_ARGUMENT, "isa is %d; it must be a DQT_ISA_* value", o->isa);
+        if (cap->allows && !(cap->allows & CPU_ARCHITECTURE_FEATURES))
+            return fail(NULL, DQT_E_UNSUPPORTED, "isa is %d (%s), an instruction set of another architecture", o->isa,
+                        cap->name);
+        *usable &= cap->allows;
     }
-    bool amx = (cap == DQT_ISA_AUTO || cap >= DQT_ISA_AMX) && !o->forbid_amx && (features & DQT_CPU_AMX_INT8) &&
-               cpu_request_amx();
-    *isa = cpu_best_isa(features, cap, amx);
+    const char *name = getenv("DQT_ISA"); /* the documented override for tests */
+    if (name && *name) {
+        const struct isa_cap *cap = isa_cap_find_name(name);
+        if (!cap)
+            return fail(NULL, DQT_E_ARGUMENT,
+                        "DQT_ISA is \"%.20s\"; it must be scalar, avx2, avxvnni, avx512, vnni, amx or neon", name);
+        *usable &= cap->allows;
+    }
+    const uint64_t amx = DQT_CPU_AMX_INT8 | DQT_CPU_AMX_BF16;
+    if ((*usable & amx) && (o->forbid_amx || !cpu_request_amx())) *usable &= ~amx;
     return DQT_OK;
 }
 
@@ -118,7 +116,8 @@ dqt_status dqt_context_create(const dqt_context_options *options, dqt_context **
                      .log_level = o.log_level,
                      .cpu_features = cpu_features()};
     TRY(resolve_threads(&o, &c.threading, &c.num_threads));
-    TRY(resolve_isa(&o, c.cpu_features, &c.isa));
+    uint64_t usable;
+    TRY(resolve_features(&o, c.cpu_features, &usable));
 
     dqt_context *ctx = memory_alloc(&c, sizeof *ctx);
     c.kernels = ctx ? memory_alloc(&c, sizeof *c.kernels) : NULL;
@@ -126,7 +125,9 @@ dqt_status dqt_context_create(const dqt_context_options *options, dqt_context **
         memory_free(&c, ctx, sizeof *ctx);
         return fail(NULL, DQT_E_MEMORY, "no memory for a context");
     }
-    kernels_select(c.kernels, c.isa, c.cpu_features);
+    struct isa_choice choice;
+    isa_select(c.kernels, &choice, usable);
+    c.isa = choice.strongest->isa;
     memcpy(ctx, &c, sizeof c);
     *out = ctx;
     return DQT_OK;

@@ -1,8 +1,6 @@
 #define _GNU_SOURCE
 #include "core/cpu.h"
 
-#include <string.h>
-
 #include "dqt.h"
 
 #if defined(__linux__)
@@ -30,6 +28,7 @@ uint64_t cpu_features(void) {
     unsigned a1 = 0, b1, c1, d1;
     __get_cpuid_count(7, 1, &a1, &b1, &c1, &d1);
     if ((xcr0 & XCR0_AVX) == XCR0_AVX && (b & bit_AVX2)) features |= DQT_CPU_AVX2;
+    if ((features & DQT_CPU_AVX2) && (a1 & (1u << 4))) features |= DQT_CPU_AVX_VNNI;
     const unsigned avx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
     if ((features & DQT_CPU_AVX2) && (xcr0 & XCR0_AVX512) == XCR0_AVX512 && (b & avx512) == avx512) {
         features |= DQT_CPU_AVX512;
@@ -50,6 +49,7 @@ uint64_t cpu_features(void) {
     uint64_t features = DQT_CPU_NEON;
 #if defined(__linux__)
     if (getauxval(AT_HWCAP) & (1ul << 20)) features |= DQT_CPU_NEON_DOTPROD; /* HWCAP_ASIMDDP */
+    if (getauxval(AT_HWCAP2) & (1ul << 13)) features |= DQT_CPU_NEON_I8MM;   /* HWCAP2_I8MM */
 #endif
     return features;
 }
@@ -66,34 +66,4 @@ bool cpu_request_amx(void) {
 #else
     return false;
 #endif
-}
-
-int cpu_best_isa(uint64_t features, int cap, bool amx) {
-    static const struct {
-        int isa;
-        uint64_t needs;
-    } list[] = {
-        {DQT_ISA_AMX, DQT_CPU_AMX_INT8 | DQT_CPU_AMX_BF16 | DQT_CPU_AVX512_VNNI | DQT_CPU_AVX512_BF16},
-        {DQT_ISA_VNNI, DQT_CPU_AVX512 | DQT_CPU_AVX512_VNNI},
-        {DQT_ISA_AVX512, DQT_CPU_AVX512},
-        {DQT_ISA_AVX2, DQT_CPU_AVX2},
-        {DQT_ISA_NEON, DQT_CPU_NEON},
-    };
-    for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
-        if (cap != DQT_ISA_AUTO && list[i].isa > cap) continue;
-        if (list[i].isa == DQT_ISA_AMX && !amx) continue;
-        if ((features & list[i].needs) == list[i].needs) return list[i].isa;
-    }
-    return DQT_ISA_SCALAR;
-}
-
-int cpu_isa_from_name(const char *name) {
-    static const struct {
-        const char *name;
-        int isa;
-    } list[] = {{"scalar", DQT_ISA_SCALAR}, {"avx2", DQT_ISA_AVX2}, {"avx512", DQT_ISA_AVX512},
-                {"vnni", DQT_ISA_VNNI},     {"amx", DQT_ISA_AMX},   {"neon", DQT_ISA_NEON}};
-    for (size_t i = 0; i < sizeof list / sizeof *list; i++)
-        if (strcmp(name, list[i].name) == 0) return list[i].isa;
-    return 0;
 }

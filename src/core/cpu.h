@@ -1,20 +1,27 @@
-/* CPU features and the instruction set a context uses. */
+/* What the CPU and the system offer. */
 #ifndef DQT_CORE_CPU_H
 #define DQT_CORE_CPU_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "dqt.h"
+
+/* The DQT_CPU_* bits that exist on this architecture. */
+#if defined(__x86_64__)
+#define CPU_ARCHITECTURE_FEATURES                                                                                      \
+    ((uint64_t)(DQT_CPU_AVX2 | DQT_CPU_AVX_VNNI | DQT_CPU_AVX512 | DQT_CPU_AVX512_VNNI | DQT_CPU_AVX512_BF16 |         \
+                DQT_CPU_AMX_INT8 | DQT_CPU_AMX_BF16))
+#elif defined(__aarch64__)
+#define CPU_ARCHITECTURE_FEATURES ((uint64_t)(DQT_CPU_NEON | DQT_CPU_NEON_DOTPROD | DQT_CPU_NEON_I8MM))
+#else
+#define CPU_ARCHITECTURE_FEATURES ((uint64_t)0)
+#endif
+
 /* DQT_CPU_* bits that CPUID and XCR0 (or the AArch64 hwcaps) show. AMX bits only say that the CPU has it. */
 uint64_t cpu_features(void);
 
 /* Asks Linux for AMX tile data (arch_prctl ARCH_REQ_XCOMP_PERM; process-wide, idempotent). */
 bool cpu_request_amx(void);
-
-/* The best DQT_ISA_* that `features` offer, at most `cap` (DQT_ISA_AUTO: no cap); never AMX without `amx`. */
-int cpu_best_isa(uint64_t features, int cap, bool amx);
-
-/* DQT_ISA_* from a name of the documented test override; 0 for an unknown one. */
-int cpu_isa_from_name(const char *name);
 
 #endif

@@ -59,7 +59,7 @@ static void packed_rows(const struct few *f, size_t r, size_t count) {
         rows[i] = tensor_row(f->w, f->row + r + size_min(i, count - 1));
     for (size_t t = 0; t < f->x->tokens; t++) {
         int32_t sums[DOT_ROWS];
-        k->dot_packed(f->w->storage, rows, round_up(f->w->cols, UNIT) / UNIT, f->permuted + t * f->ld_permuted,
+        k->packed_dot.dot_packed(f->w->storage, rows, round_up(f->w->cols, UNIT) / UNIT, f->permuted + t * f->ld_permuted,
                       f->x_sum[t], sums);
         for (size_t i = 0; i < count; i++)
             put(f, t, r + i, (float)sums[i], f->x->step[t] * tensor_compute_scale(f->w, f->row + r + i));
@@ -129,7 +129,7 @@ void gemv_forward(const dqt_context *ctx, const struct workspace *ws, const stru
                     .ld_y = ld_y,
                     .ld_permuted = permuted_bytes(x->cols)};
     f.integer = x->codes && format_is_code(w->compute);
-    f.packed = f.integer && k->dot_packed && w->compute == w->storage && w->storage != DQT_FORMAT_INT8 &&
+    f.packed = f.integer && k->packed_dot.dot_packed && w->compute == w->storage && w->storage != DQT_FORMAT_INT8 &&
                w->storage != DQT_FORMAT_INT3;
     if (f.packed) {
         struct arena shared = shared_arena(ws);
@@ -140,7 +140,7 @@ void gemv_forward(const dqt_context *ctx, const struct workspace *ws, const stru
             sums[t] = 0;
             for (size_t c = 0; c < x->cols; c++)
                 sums[t] += codes[c];
-            k->permute_for_dot(w->storage, codes, round_up(x->cols, UNIT) / UNIT, permuted + t * f.ld_permuted);
+            k->packed_dot.permute_for_dot(w->storage, codes, round_up(x->cols, UNIT) / UNIT, permuted + t * f.ld_permuted);
         }
         f.x_sum = sums;
         f.permuted = permuted;

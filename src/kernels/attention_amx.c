@@ -1,5 +1,5 @@
 /* Attention tiles with bf16 operands on AMX. */
-#include "kernels/vector_kernels.h"
+#include "kernels/kernels_amx.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -222,17 +222,15 @@ static void softmax_gradient(const float *s, const float *dp, size_t keys, size_
     }
 }
 
-void vector_kernels_amx(struct vector_kernels *k) {
-    k->bf16 = (struct attention_bf16_kernels){.begin = begin,
-                                              .end = end,
-                                              .product = product,
-                                              .pack_rows = pack_rows,
-                                              .pack_pairs = pack_pairs,
-                                              .dot = dot,
-                                              .transpose = transpose,
-                                              .softmax = softmax,
-                                              .softmax_gradient = softmax_gradient};
-}
+const struct attention_bf16_kernels attention_bf16_amx = {.begin = begin,
+                                                          .end = end,
+                                                          .product = product,
+                                                          .pack_rows = pack_rows,
+                                                          .pack_pairs = pack_pairs,
+                                                          .dot = dot,
+                                                          .transpose = transpose,
+                                                          .softmax = softmax,
+                                                          .softmax_gradient = softmax_gradient};
 #else
 typedef int attention_amx_unused;
 #endif

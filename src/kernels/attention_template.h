@@ -3,7 +3,7 @@
  *   PRODUCT_ROWS      rows of the register block of products (a divisor of ATTENTION_ROWS); it is two vectors wide
  * Tiles of scores are transposed, [key][query]: queries in lanes need no sums across lanes. */
 
-enum { PANEL = 2 * VEC_WIDTH, LANES = 16, LANE_VECS = LANES / VEC_WIDTH };
+enum { PRODUCT_COLUMNS = 2 * VEC_WIDTH, LANES = 16, LANE_VECS = LANES / VEC_WIDTH };
 
 static inline void product_block(size_t depth, const float *a, size_t row_step, size_t depth_step, const float *b,
                                  size_t ldb, float *c, size_t ldc, bool accumulate) {
@@ -33,7 +33,7 @@ static inline void product_block(size_t depth, const float *a, size_t row_step, 
 
 static void attention_product(size_t rows, size_t cols, size_t depth, const float *a, size_t row_step,
                               size_t depth_step, const float *b, size_t ldb, float *c, size_t ldc, bool accumulate) {
-    for (size_t j = 0; j < cols; j += PANEL)
+    for (size_t j = 0; j < cols; j += PRODUCT_COLUMNS)
         for (size_t i = 0; i < rows; i += PRODUCT_ROWS)
             product_block(depth, a + i * row_step, row_step, depth_step, b + j, ldb, c + i * ldc + j, ldc, accumulate);
 }
@@ -178,11 +178,28 @@ static void attention_mix(const float *p, const float *v, size_t ldv, size_t key
     }
 }
 
-static void attention_fill(struct vector_kernels *k) {
-    k->attention_product = attention_product;
-    k->attention_transpose = attention_transpose;
-    k->attention_softmax = attention_softmax;
-    k->attention_softmax_gradient = attention_softmax_gradient;
-    k->attention_scores = attention_scores;
-    k->attention_mix = attention_mix;
-}
+/* Every slot, from this file and vector_template.h. */
+const struct vector_kernels VECTOR_KERNELS = {
+    .sum_squares = sum_squares,
+    .dot = dot,
+    .dot3 = dot3,
+    .maximum = maximum,
+    .exp_sum = exp_sum,
+    .norm_row = norm_row,
+    .norm_gradient_row = norm_gradient_row,
+    .add = add,
+    .multiply = multiply,
+    .scale = scale,
+    .rope_row = rope_row,
+    .swiglu = swiglu,
+    .swiglu_gradient = swiglu_gradient,
+    .squared_relu = squared_relu,
+    .squared_relu_gradient = squared_relu_gradient,
+    .softmax_scale = softmax_scale,
+    .attention_product = attention_product,
+    .attention_transpose = attention_transpose,
+    .attention_softmax = attention_softmax,
+    .attention_softmax_gradient = attention_softmax_gradient,
+    .attention_scores = attention_scores,
+    .attention_mix = attention_mix,
+};

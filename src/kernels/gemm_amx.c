@@ -8,6 +8,8 @@ typedef int gemm_amx_unit; /* not empty elsewhere */
 
 #include "kernels/gemm_epilogue_avx512.h"
 #include "kernels/gemm_transpose_avx512.h"
+#include "kernels/kernels_amx.h"
+#include "kernels/kernels_avx512.h"
 
 enum {
     TILE = 1024,
@@ -279,34 +281,31 @@ static void pack_b_transposed(const struct gemm_engine *e, const float *src, siz
     }
 }
 
-void gemm_amx_set(struct gemm_kernels *k) {
-    k->code.rows = ROWS;
-    k->code.columns = 32;
-    k->code.group = 4;
-    k->code.size = 1;
-    k->code.k_align = 64;
-    k->code.kc_bytes = KC_BYTES;
-    k->code.int8_bias = -128;
-    k->code.begin = begin;
-    k->code.end = end;
-    k->code.gebp = block_int8;
-    k->code.pack_a_codes = pack_a_codes;
-    k->int8 = k->code;
-    k->bf16.rows = ROWS;
-    k->bf16.columns = 32;
-    k->bf16.group = 2;
-    k->bf16.size = 2;
-    k->bf16.k_align = 32;
-    k->bf16.kc_bytes = KC_BYTES;
-    k->bf16.emulates_bf16 = false;
-    k->bf16.begin = begin;
-    k->bf16.end = end;
-    k->bf16.gebp = block_bf16;
-    k->bf16.gepb = column_bf16;
-    k->bf16.pack_a = pack_a;
-    k->bf16.pack_a_transposed = pack_a_transposed;
-    k->bf16.pack_b = pack_b;
-    k->bf16.pack_b_transposed = pack_b_transposed;
-    k->gemv_max_tokens = 4;
-}
+const struct gemm_engine gemm_int8_amx = {.rows = ROWS,
+                                          .columns = 2 * PANEL,
+                                          .group = 4,
+                                          .size = 1,
+                                          .k_align = 64,
+                                          .kc_bytes = KC_BYTES,
+                                          .int8_bias = -128,
+                                          .begin = begin,
+                                          .end = end,
+                                          .gebp = block_int8,
+                                          .pack_a_codes = pack_a_codes,
+                                          .pack_b_packed = gemm_pack_b_packed_avx512};
+const struct gemm_engine gemm_bf16_amx = {.rows = ROWS,
+                                          .columns = 2 * PANEL,
+                                          .group = 2,
+                                          .size = 2,
+                                          .k_align = 32,
+                                          .kc_bytes = KC_BYTES,
+                                          .begin = begin,
+                                          .end = end,
+                                          .gebp = block_bf16,
+                                          .gepb = column_bf16,
+                                          .pack_a = pack_a,
+                                          .pack_a_transposed = pack_a_transposed,
+                                          .pack_b = pack_b,
+                                          .pack_b_transposed = pack_b_transposed,
+                                          .pack_b_codes = gemm_pack_b_codes_bf16_avx512};
 #endif

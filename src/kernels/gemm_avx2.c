@@ -2,31 +2,13 @@
 typedef int gemm_avx2_unit; /* not empty elsewhere */
 
 #if defined(__x86_64__)
-#include <immintrin.h>
 #include <string.h>
 
-#include "kernels/gemm_epilogue.h"
+#include "kernels/gemm_epilogue_avx2.h"
+#include "kernels/kernels_avx2.h"
+#include "kernels/kernels_scalar.h"
 
-static inline void epilogue8_float(const struct epilogue *f, size_t i, size_t n, __m256 sum) {
-    float *y = f->y + i * f->ld_y + n;
-    __m256 scale = _mm256_set1_ps(f->row_scale[i]);
-    if (f->col_scale) scale = _mm256_mul_ps(scale, _mm256_loadu_ps(f->col_scale + n));
-    __m256 value = _mm256_mul_ps(sum, scale);
-    if (f->accumulate) value = _mm256_add_ps(_mm256_loadu_ps(y), value);
-    _mm256_storeu_ps(y, value);
-}
-
-static inline void epilogue8_int(const struct epilogue *f, size_t i, size_t n, __m256i sum) {
-    epilogue8_float(f, i, n, _mm256_cvtepi32_ps(_mm256_add_epi32(sum, _mm256_set1_epi32(f->row_add[i]))));
-}
-
-static inline __m256i load_int(const void *p) {
-    return _mm256_loadu_si256((const __m256i *)p);
-}
-
-static inline void store_int(void *p, __m256i v) {
-    _mm256_storeu_si256((__m256i *)p, v);
-}
+enum { CODE_ROWS = 4, INT8_ROWS = 6, F32_ROWS = 6 };
 
 static inline __m256 load_float(const char *p) {
     return _mm256_loadu_ps((const float *)(const void *)p);
@@ -43,7 +25,7 @@ static inline __m256 dot_float(__m256 sum, __m256 a, __m256 b) {
 }
 
 #define BLOCK block_f32
-#define ROWS 6
+#define ROWS F32_ROWS
 #define GROUP 1
 #define BROADCAST broadcast_float
 #define DOT dot_float
@@ -60,12 +42,6 @@ static inline __m256 dot_float(__m256 sum, __m256 a, __m256 b) {
 #define EPILOGUE_NUMBER epilogue_number_float
 #include "kernels/gemm_block_template.h"
 
-static inline __m256i broadcast(const char *p) {
-    int32_t v;
-    memcpy(&v, p, sizeof v);
-    return _mm256_set1_epi32(v);
-}
-
 /* Codes below 8 bits: u <= 15, so |u0 x0 + u1 x1| <= 2 * 15 * 128 and 8 of them fit 16 bits. */
 static inline __m256i short_dot(__m256i sum, __m256i a, __m256i b) {
     return _mm256_add_epi16(sum, _mm256_maddubs_epi16(b, a));
@@ -76,7 +52,7 @@ static inline __m256i widen(__m256i sum, __m256i short_sum) {
 }
 
 #define BLOCK block_code
-#define ROWS 4
+#define ROWS CODE_ROWS
 #define GROUP 4
 #define BROADCAST broadcast
 #define WIDEN_STEPS 8
@@ -101,7 +77,7 @@ static inline __m256i dot16(__m256i sum, __m256i a, __m256i b) {
 }
 
 #define BLOCK block_int8
-#define ROWS 6
+#define ROWS INT8_ROWS
 #define GROUP 2
 #define BROADCAST broadcast
 #define DOT dot16
@@ -157,19 +133,19 @@ static inline float dot_row(const void *w, const float *x, size_t n, int type) {
     return _mm_cvtss_f32(_mm_add_ss(h, _mm_movehdup_ps(h)));
 }
 
-static float dot_code_float(const int8_t *codes, const float *x, size_t n) {
+float dot_code_float_avx2(const int8_t *codes, const float *x, size_t n) {
     return dot_row(codes, x, n, DOT_CODE);
 }
 
-static float dot_bf16_float(const uint16_t *w, const float *x, size_t n) {
+float dot_bf16_float_avx2(const uint16_t *w, const float *x, size_t n) {
     return dot_row(w, x, n, DOT_BF16);
 }
 
-static float dot_float_row(const float *w, const float *x, size_t n) {
+float dot_float_avx2(const float *w, const float *x, size_t n) {
     return dot_row(w, x, n, DOT_F32);
 }
 
-static int32_t dot_codes(const int8_t *a, const int8_t *b, size_t n) {
+int32_t dot_codes_avx2(const int8_t *a, const int8_t *b, size_t n) {
     __m256i s0 = _mm256_setzero_si256(), s1 = s0;
     for (size_t i = 0; i < n; i += 32) {
         const __m256i a8 = load_int(a + i), b8 = load_int(b + i);
@@ -184,26 +160,30 @@ static int32_t dot_codes(const int8_t *a, const int8_t *b, size_t n) {
     return _mm_cvtsi128_si32(_mm_add_epi32(h, _mm_shuffle_epi32(h, 0xb1)));
 }
 
-void gemm_avx2_set(struct gemm_kernels *k) {
-    k->code.rows = 4;
-    k->code.group = 4;
-    k->code.size = 1;
-    k->code.k_align = 4;
-    k->code.gebp = block_code;
-    k->int8 = k->code;
-    k->int8.rows = 6;
-    k->int8.group = 2;
-    k->int8.size = 2;
-    k->int8.k_align = 2;
-    k->int8.int8_bias = 0;
-    k->int8.gebp = block_int8;
-    k->f32.rows = 6;
-    k->f32.gebp = block_f32;
-    k->bf16 = k->f32;
-    k->bf16.emulates_bf16 = true;
-    k->dot_codes = dot_codes;
-    k->dot_code_float = dot_code_float;
-    k->dot_bf16_float = dot_bf16_float;
-    k->dot_float = dot_float_row;
-}
+const struct gemm_engine gemm_code_avx2 = {.rows = CODE_ROWS,
+                                           .columns = PANEL,
+                                           .group = 4,
+                                           .size = 1,
+                                           .k_align = 4,
+                                           .kc_bytes = GEMM_KC_BYTES,
+                                           .gebp = block_code,
+                                           .pack_a_codes = gemm_pack_a_codes,
+                                           .pack_b_packed = gemm_pack_b_packed_avx2};
+const struct gemm_engine gemm_int8_avx2 = {.rows = INT8_ROWS,
+                                           .columns = PANEL,
+                                           .group = 2,
+                                           .size = 2,
+                                           .k_align = 2,
+                                           .kc_bytes = GEMM_KC_BYTES,
+                                           .int8_bias = 0,
+                                           .gebp = block_int8,
+                                           .pack_a_codes = gemm_pack_a_codes,
+                                           .pack_b_packed = gemm_pack_b_packed16_avx2};
+
+#define ENGINE_F32                                                                                                     \
+    .rows = F32_ROWS, .columns = PANEL, .group = 1, .size = 4, .k_align = 1, .kc_bytes = GEMM_KC_BYTES,                \
+    .gebp = block_f32, .pack_a = gemm_pack_a, .pack_a_transposed = gemm_pack_a_transposed, .pack_b = gemm_pack_b,      \
+    .pack_b_transposed = gemm_pack_b_transposed, .pack_b_codes = gemm_pack_b_codes_avx2
+const struct gemm_engine gemm_f32_avx2 = {ENGINE_F32};
+const struct gemm_engine gemm_bf16_avx2 = {ENGINE_F32, .emulates_bf16 = true};
 #endif

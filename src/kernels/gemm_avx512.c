@@ -5,6 +5,11 @@ typedef int gemm_avx512_unit; /* not empty elsewhere */
 #include <string.h>
 
 #include "kernels/gemm_epilogue_avx512.h"
+#include "kernels/kernels_avx2.h"
+#include "kernels/kernels_avx512.h"
+#include "kernels/kernels_scalar.h"
+
+enum { CODE_ROWS = 8, INT8_ROWS = 12, F32_ROWS = 14 };
 
 static inline __m512 broadcast_float(const char *p) {
     float v;
@@ -17,7 +22,7 @@ static inline __m512 dot_float(__m512 sum, __m512 a, __m512 b) {
 }
 
 #define BLOCK block_f32
-#define ROWS 14
+#define ROWS F32_ROWS
 #define GROUP 1
 #define BROADCAST broadcast_float
 #define DOT dot_float
@@ -50,7 +55,7 @@ static inline __m512i widen(__m512i sum, __m512i short_sum) {
 }
 
 #define BLOCK block_code
-#define ROWS 8
+#define ROWS CODE_ROWS
 #define GROUP 4
 #define BROADCAST broadcast
 #define WIDEN_STEPS 8
@@ -75,7 +80,7 @@ static inline __m512i dot16(__m512i sum, __m512i a, __m512i b) {
 }
 
 #define BLOCK block_int8
-#define ROWS 12
+#define ROWS INT8_ROWS
 #define GROUP 2
 #define BROADCAST broadcast
 #define DOT dot16
@@ -120,39 +125,43 @@ static inline float dot_row(const void *w, const float *x, size_t n, int type) {
     return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3])));
 }
 
-static float dot_code_float(const int8_t *codes, const float *x, size_t n) {
+float dot_code_float_avx512(const int8_t *codes, const float *x, size_t n) {
     return dot_row(codes, x, n, DOT_CODE);
 }
 
-static float dot_bf16_float(const uint16_t *w, const float *x, size_t n) {
+float dot_bf16_float_avx512(const uint16_t *w, const float *x, size_t n) {
     return dot_row(w, x, n, DOT_BF16);
 }
 
-static float dot_float_row(const float *w, const float *x, size_t n) {
+float dot_float_avx512(const float *w, const float *x, size_t n) {
     return dot_row(w, x, n, DOT_F32);
 }
 
-void gemm_avx512_set(struct gemm_kernels *k) {
-    k->code.rows = 8;
-    k->code.columns = 32;
-    k->code.group = 4;
-    k->code.size = 1;
-    k->code.k_align = 4;
-    k->code.gebp = block_code;
-    k->int8 = k->code;
-    k->int8.rows = 12;
-    k->int8.group = 2;
-    k->int8.size = 2;
-    k->int8.k_align = 2;
-    k->int8.int8_bias = 0;
-    k->int8.gebp = block_int8;
-    k->f32.rows = 14;
-    k->f32.columns = 32;
-    k->f32.gebp = block_f32;
-    k->bf16 = k->f32;
-    k->bf16.emulates_bf16 = true;
-    k->dot_code_float = dot_code_float;
-    k->dot_bf16_float = dot_bf16_float;
-    k->dot_float = dot_float_row;
-}
+const struct gemm_engine gemm_code_avx512 = {.rows = CODE_ROWS,
+                                             .columns = 2 * PANEL,
+                                             .group = 4,
+                                             .size = 1,
+                                             .k_align = 4,
+                                             .kc_bytes = GEMM_KC_BYTES,
+                                             .gebp = block_code,
+                                             .pack_a_codes = gemm_pack_a_codes,
+                                             .pack_b_packed = gemm_pack_b_packed_avx512};
+const struct gemm_engine gemm_int8_avx512 = {.rows = INT8_ROWS,
+                                             .columns = 2 * PANEL,
+                                             .group = 2,
+                                             .size = 2,
+                                             .k_align = 2,
+                                             .kc_bytes = GEMM_KC_BYTES,
+                                             .int8_bias = 0,
+                                             .gebp = block_int8,
+                                             .pack_a_codes = gemm_pack_a_codes,
+                                             .pack_b_packed = gemm_pack_b_packed16_avx2};
+
+#define ENGINE_F32                                                                                                     \
+    .rows = F32_ROWS, .columns = 2 * PANEL, .group = 1, .size = 4, .k_align = 1, .kc_bytes = GEMM_KC_BYTES,            \
+    .gebp = block_f32, .pack_a = gemm_pack_a_avx512, .pack_a_transposed = gemm_pack_a_transposed_avx512,               \
+    .pack_b = gemm_pack_b_avx512, .pack_b_transposed = gemm_pack_b_transposed_avx512,                                  \
+    .pack_b_codes = gemm_pack_b_codes_avx512
+const struct gemm_engine gemm_f32_avx512 = {ENGINE_F32};
+const struct gemm_engine gemm_bf16_avx512 = {ENGINE_F32, .emulates_bf16 = true};
 #endif

@@ -20,9 +20,10 @@
 #include <stdint.h>
 
 enum {
-    DOT_GROUP_BLOCKS = 4, /* units of a group that dot_packed reads */
-    PANEL = 16,           /* columns of a panel */
-    GEMM_K_ALIGN = 64     /* every k_align divides it */
+    DOT_GROUP_BLOCKS = 4,    /* units of a group that dot_packed reads */
+    PANEL = 16,              /* columns of a panel */
+    GEMM_K_ALIGN = 64,       /* every k_align divides it */
+    GEMM_KC_BYTES = 16 << 10 /* kc_bytes where L1 is 32 or 48 KiB and both operands pass through it */
 };
 
 /* One block of A times consecutive panels of B, or (`column`) consecutive blocks of A times one group of panels. */
@@ -47,6 +48,23 @@ struct gemm_block {
     bool stream; /* a hint: y is aligned to 64 bytes, in every row, and larger than the caches */
 };
 
+struct gemm_engine;
+
+/* src[m][ld], k a multiple of 64; sums[rows]: added to (the caller starts at zero). */
+typedef void pack_a_codes_fn(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t m, size_t k, void *out,
+                             int32_t *sums);
+/* n packed rows (one column of B each) of `units` units of 64 codes, stride bytes apart. Columns from n on: anything.
+ */
+typedef void pack_b_packed_fn(const struct gemm_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
+                              size_t units, void *panel);
+/* k_scale[k] multiplies A (NULL: 1) before it is rounded to the engine's type. */
+typedef void pack_a_fn(const struct gemm_engine *e, const float *src, size_t ld, size_t m, size_t k,
+                       const float *k_scale, void *out);
+/* Columns from n on become zero. */
+typedef void pack_b_fn(const struct gemm_engine *e, const float *src, size_t ld, size_t n, size_t k, void *panel);
+/* src[k][ld], 16 columns readable. */
+typedef void pack_b_codes_fn(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, void *panel);
+
 struct gemm_engine {
     size_t rows, columns, group, size, k_align; /* columns: taken at once, 16 or 32; size: bytes of an element */
     size_t
@@ -60,31 +78,37 @@ struct gemm_engine {
     void (*gepb)(const struct gemm_block *b); /* the same sums; NULL: none */
 
     /* Packing of one block of A (rows beyond m become zero) or one panel of B, k elements deep, padded to k_align. In
-     * pieces: k is a multiple of k_align except in the last. */
-
-    /* Integer engines. src[m][ld], k a multiple of 64; sums[rows]: added to (the caller starts at zero). */
-    void (*pack_a_codes)(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t m, size_t k, void *out,
-                         int32_t *sums);
-    /* n packed rows (one column of B each) of `units` units of 64 codes, stride bytes apart. Columns from n on:
-     * anything. */
-    void (*pack_b_packed)(const struct gemm_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
-                          size_t units, void *panel);
-
-    /* Float engines. k_scale[k] multiplies A (NULL: 1) before it is rounded to the engine's type. */
-    void (*pack_a)(const struct gemm_engine *e, const float *src, size_t ld, size_t m, size_t k, const float *k_scale,
-                   void *out); /* src[m][ld] */
-    void (*pack_a_transposed)(const struct gemm_engine *e, const float *src, size_t ld, size_t m, size_t k,
-                              const float *k_scale, void *out); /* src[k][ld] */
-    /* Columns from n on become zero. */
-    void (*pack_b)(const struct gemm_engine *e, const float *src, size_t ld, size_t n, size_t k,
-                   void *panel); /* src[k][ld] */
-    void (*pack_b_transposed)(const struct gemm_engine *e, const float *src, size_t ld, size_t n, size_t k,
-                              void *panel); /* src[n][ld] */
-    void (*pack_b_codes)(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k,
-                         void *panel); /* src[k][ld], 16 columns readable */
+     * pieces: k is a multiple of k_align except in the last. Integer engines have the first two, float engines the
+     * others. */
+    pack_a_codes_fn *pack_a_codes;
+    pack_b_packed_fn *pack_b_packed;
+    pack_a_fn *pack_a;            /* src[m][ld] */
+    pack_a_fn *pack_a_transposed; /* src[k][ld] */
+    pack_b_fn *pack_b;            /* src[k][ld] */
+    pack_b_fn *pack_b_transposed; /* src[n][ld] */
+    pack_b_codes_fn *pack_b_codes;
 };
 
 enum { DOT_ROWS = 4 };
+
+typedef int32_t dot_codes_fn(const int8_t *a, const int8_t *b, size_t n); /* n a multiple of 64 */
+typedef float dot_code_float_fn(const int8_t *codes, const float *x, size_t n);
+typedef float dot_bf16_float_fn(const uint16_t *w, const float *x, size_t n);
+typedef float dot_float_fn(const float *w, const float *x, size_t n);
+/* A packed row of `units` units to codes. */
+typedef void unpack_fn(int format, const uint8_t *packed, size_t units, int8_t *codes);
+/* One token's activations to codes (ops/activations.h); returns the step. */
+typedef float quantize_fn(const float *x, size_t cols, int8_t *codes);
+
+/* Products of a vector with packed rows, each byte of the weights read once from memory. permute_for_dot puts the codes
+ * of x[units * 64] into the order that dot_packed reads (whole groups, up to DOT_GROUP_BLOCKS units more than `units`,
+ * zeros there). dot_packed: sums[i] = x . row i for DOT_ROWS packed rows of the formats below 8 bits except INT3; x_sum
+ * is the sum of x. */
+struct packed_dot_kernels {
+    void (*permute_for_dot)(int format, const int8_t *x, size_t units, int8_t *out);
+    void (*dot_packed)(int format, const uint8_t *const rows[DOT_ROWS], size_t units, const int8_t *x, int32_t x_sum,
+                       int32_t sums[DOT_ROWS]);
+};
 
 struct gemm_kernels {
     struct gemm_engine code; /* int8 activations x formats below 8 bits */
@@ -92,42 +116,16 @@ struct gemm_kernels {
     struct gemm_engine bf16; /* operands rounded to bf16, f32 sums */
     struct gemm_engine f32;
 
-    /* For few tokens: products of a vector with rows, each byte of the weights read once from memory.
-     * permute_for_dot puts the codes of x[units * 64] into the order that dot_packed reads (whole groups, up to
-     * DOT_GROUP_BLOCKS units more than `units`, zeros there). dot_packed: sums[i] = x . row i for DOT_ROWS packed rows
-     * of the formats below 8 bits except INT3; x_sum is the sum of x. Both NULL: rows are unpacked and dot_codes is
-     * used. */
-    void (*permute_for_dot)(int format, const int8_t *x, size_t units, int8_t *out);
-    void (*dot_packed)(int format, const uint8_t *const rows[DOT_ROWS], size_t units, const int8_t *x, int32_t x_sum,
-                       int32_t sums[DOT_ROWS]);
-    int32_t (*dot_codes)(const int8_t *a, const int8_t *b, size_t n); /* n a multiple of 64 */
-    float (*dot_code_float)(const int8_t *codes, const float *x, size_t n);
-    float (*dot_bf16_float)(const uint16_t *w, const float *x, size_t n);
-    float (*dot_float)(const float *w, const float *x, size_t n);
+    /* For few tokens. packed_dot both NULL: rows are unpacked and dot_codes is used. */
+    struct packed_dot_kernels packed_dot;
+    dot_codes_fn *dot_codes;
+    dot_code_float_fn *dot_code_float;
+    dot_bf16_float_fn *dot_bf16_float;
+    dot_float_fn *dot_float;
     size_t gemv_max_tokens; /* at most so many tokens are taken one by one */
 
-    /* A packed row of `units` units to codes. */
-    void (*unpack)(int format, const uint8_t *packed, size_t units, int8_t *codes);
-    /* One token's activations to codes (ops/activations.h); returns the step. */
-    float (*quantize)(const float *x, size_t cols, int8_t *codes);
+    unpack_fn *unpack;
+    quantize_fn *quantize;
 };
-
-void gemm_kernels_select(struct gemm_kernels *k, int isa, uint64_t features);
-
-/* Packing in plain C for any engine. */
-void gemm_pack_set(struct gemm_engine *e);
-
-/* What each file offers; a set overwrites the slots it has. */
-void gemm_scalar_set(struct gemm_kernels *k);
-void gemm_avx2_set(struct gemm_kernels *k);
-void gemm_avx512_set(struct gemm_kernels *k);
-void gemm_vnni_set(struct gemm_kernels *k);
-void gemm_amx_set(struct gemm_kernels *k);
-void gemm_neon_set(struct gemm_kernels *k);
-void gemm_dotprod_set(struct gemm_kernels *k);
-void gemv_vnni_set(struct gemm_kernels *k);
-void unpack_avx2_set(struct gemm_kernels *k);
-void unpack_avx512_set(struct gemm_kernels *k);
-void unpack_neon_set(struct gemm_kernels *k);
 
 #endif

@@ -6,6 +6,10 @@ typedef int gemm_neon_unit; /* not empty elsewhere */
 #include <string.h>
 
 #include "kernels/gemm_epilogue_neon.h"
+#include "kernels/kernels_neon.h"
+#include "kernels/kernels_scalar.h"
+
+enum { INT8_ROWS = 4, F32_ROWS = 6 };
 
 static inline float32x4_t zero_float(void) {
     return vdupq_n_f32(0.0f);
@@ -26,7 +30,7 @@ static inline float32x4_t dot_float(float32x4_t sum, float32x4_t a, float32x4_t 
 }
 
 #define BLOCK block_f32
-#define ROWS 6
+#define ROWS F32_ROWS
 #define GROUP 1
 #define BROADCAST broadcast_float
 #define DOT dot_float
@@ -64,7 +68,7 @@ static inline int32x4_t dot16(int32x4_t sum, int16x8_t a, int16x8_t b) {
 }
 
 #define BLOCK block_int16
-#define ROWS 4
+#define ROWS INT8_ROWS
 #define GROUP 2
 #define BROADCAST broadcast16
 #define DOT dot16
@@ -81,17 +85,21 @@ static inline int32x4_t dot16(int32x4_t sum, int16x8_t a, int16x8_t b) {
 #define LANES 4
 #include "kernels/gemm_block_template.h"
 
-void gemm_neon_set(struct gemm_kernels *k) {
-    k->code.rows = 4;
-    k->code.group = 2;
-    k->code.size = 2;
-    k->code.k_align = 2;
-    k->code.int8_bias = 0;
-    k->code.gebp = block_int16;
-    k->int8 = k->code;
-    k->f32.rows = 6;
-    k->f32.gebp = block_f32;
-    k->bf16 = k->f32;
-    k->bf16.emulates_bf16 = true;
-}
+const struct gemm_engine gemm_int8_neon = {.rows = INT8_ROWS,
+                                           .columns = PANEL,
+                                           .group = 2,
+                                           .size = 2,
+                                           .k_align = 2,
+                                           .kc_bytes = GEMM_KC_BYTES,
+                                           .int8_bias = 0,
+                                           .gebp = block_int16,
+                                           .pack_a_codes = gemm_pack_a_codes,
+                                           .pack_b_packed = gemm_pack_b_packed_neon};
+
+#define ENGINE_F32                                                                                                     \
+    .rows = F32_ROWS, .columns = PANEL, .group = 1, .size = 4, .k_align = 1, .kc_bytes = GEMM_KC_BYTES,                \
+    .gebp = block_f32, .pack_a = gemm_pack_a, .pack_a_transposed = gemm_pack_a_transposed, .pack_b = gemm_pack_b,      \
+    .pack_b_transposed = gemm_pack_b_transposed, .pack_b_codes = gemm_pack_b_codes_neon
+const struct gemm_engine gemm_f32_neon = {ENGINE_F32};
+const struct gemm_engine gemm_bf16_neon = {ENGINE_F32, .emulates_bf16 = true};
 #endif

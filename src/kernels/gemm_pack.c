@@ -4,7 +4,7 @@
 
 #include "core/size.h"
 #include "format/format.h"
-#include "kernels/gemm_kernels.h"
+#include "kernels/kernels_scalar.h"
 
 /* One element; `size` and `emulates_bf16` are the engine's, held in registers by the loops. */
 static void store_code(void *out, size_t index, int code, size_t size) {
@@ -23,8 +23,8 @@ static void store_float(void *out, size_t index, float value, size_t size, bool 
     }
 }
 
-static void pack_a_codes(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t m, size_t k, void *out,
-                         int32_t *sums) {
+void gemm_pack_a_codes(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t m, size_t k, void *out,
+                       int32_t *sums) {
     const size_t unit = e->k_align, size = e->size, step = e->rows * unit;
     memset(out, 0, e->rows * k * size);
     for (size_t i = 0; i < m; i++) {
@@ -45,8 +45,8 @@ static void pack_a_codes(const struct gemm_engine *e, const int8_t *src, size_t 
     }
 }
 
-static void pack_b_packed(const struct gemm_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
-                          size_t units, void *panel) {
+void gemm_pack_b_packed(const struct gemm_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
+                        size_t units, void *panel) {
     const int bias = format == DQT_FORMAT_INT8 ? e->int8_bias : format_min(format);
     const size_t unit_bytes = format_unit_bytes(format), group = e->group, size = e->size;
     for (size_t i = 0; i < PANEL; i++) {
@@ -61,8 +61,8 @@ static void pack_b_packed(const struct gemm_engine *e, int format, const uint8_t
     }
 }
 
-static void pack_a(const struct gemm_engine *e, const float *src, size_t ld, size_t m, size_t k, const float *k_scale,
-                   void *out) {
+void gemm_pack_a(const struct gemm_engine *e, const float *src, size_t ld, size_t m, size_t k, const float *k_scale,
+                 void *out) {
     const size_t unit = e->k_align, size = e->size, padded = round_up(k, unit);
     const bool emulates_bf16 = e->emulates_bf16;
     memset(out, 0, e->rows * padded * size);
@@ -76,8 +76,8 @@ static void pack_a(const struct gemm_engine *e, const float *src, size_t ld, siz
     }
 }
 
-static void pack_a_transposed(const struct gemm_engine *e, const float *src, size_t ld, size_t m, size_t k,
-                              const float *k_scale, void *out) {
+void gemm_pack_a_transposed(const struct gemm_engine *e, const float *src, size_t ld, size_t m, size_t k,
+                            const float *k_scale, void *out) {
     const size_t unit = e->k_align, size = e->size;
     const bool emulates_bf16 = e->emulates_bf16;
     memset(out, 0, e->rows * round_up(k, unit) * size);
@@ -89,7 +89,7 @@ static void pack_a_transposed(const struct gemm_engine *e, const float *src, siz
     }
 }
 
-static void pack_b(const struct gemm_engine *e, const float *src, size_t ld, size_t n, size_t k, void *panel) {
+void gemm_pack_b(const struct gemm_engine *e, const float *src, size_t ld, size_t n, size_t k, void *panel) {
     const size_t group = e->group, size = e->size;
     const bool emulates_bf16 = e->emulates_bf16;
     memset(panel, 0, round_up(k, e->k_align) * PANEL * size);
@@ -100,8 +100,7 @@ static void pack_b(const struct gemm_engine *e, const float *src, size_t ld, siz
     }
 }
 
-static void pack_b_transposed(const struct gemm_engine *e, const float *src, size_t ld, size_t n, size_t k,
-                              void *panel) {
+void gemm_pack_b_transposed(const struct gemm_engine *e, const float *src, size_t ld, size_t n, size_t k, void *panel) {
     const size_t group = e->group, size = e->size;
     const bool emulates_bf16 = e->emulates_bf16;
     memset(panel, 0, round_up(k, e->k_align) * PANEL * size);
@@ -114,7 +113,7 @@ static void pack_b_transposed(const struct gemm_engine *e, const float *src, siz
     }
 }
 
-static void pack_b_codes(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
+void gemm_pack_b_codes(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
     const size_t group = e->group, size = e->size;
     memset(panel, 0, round_up(k, e->k_align) * PANEL * size);
     for (size_t c = 0; c < k; c++) {
@@ -122,14 +121,4 @@ static void pack_b_codes(const struct gemm_engine *e, const int8_t *src, size_t 
         for (size_t i = 0; i < PANEL; i++)
             store_float(panel, index + i * group, (float)src[c * ld + i], size, false);
     }
-}
-
-void gemm_pack_set(struct gemm_engine *e) {
-    e->pack_a_codes = pack_a_codes;
-    e->pack_b_packed = pack_b_packed;
-    e->pack_a = pack_a;
-    e->pack_a_transposed = pack_a_transposed;
-    e->pack_b = pack_b;
-    e->pack_b_transposed = pack_b_transposed;
-    e->pack_b_codes = pack_b_codes;
 }

@@ -3,9 +3,9 @@
 #include <string.h>
 
 #include "format/format.h"
-#include "kernels/gemm_kernels.h"
+#include "kernels/kernels_scalar.h"
 
-enum { ROWS = 4, KC_BYTES = 16 << 10 /* of 32 or 48 KiB of L1 */ };
+enum { ROWS = 4 };
 
 static void epilogue(const struct gemm_block *b, size_t i, size_t n, float sum) {
     float scale = (b->row_scale ? b->row_scale[i] : 1.0f) * (b->col_scale ? b->col_scale[n] : 1.0f);
@@ -65,13 +65,13 @@ static void block_f32(const struct gemm_block *b) {
     }
 }
 
-static void unpack(int format, const uint8_t *packed, size_t units, int8_t *codes) {
+void unpack_scalar(int format, const uint8_t *packed, size_t units, int8_t *codes) {
     const size_t unit_bytes = format_unit_bytes(format);
     for (size_t u = 0; u < units; u++)
         unit_unpack(format, packed + u * unit_bytes, codes + u * UNIT);
 }
 
-static float quantize(const float *x, size_t cols, int8_t *codes) {
+float quantize_scalar(const float *x, size_t cols, int8_t *codes) {
     float amax = 1e-5f;
     for (size_t c = 0; c < cols; c++)
         amax = fabsf(x[c]) > amax ? fabsf(x[c]) : amax;
@@ -83,7 +83,7 @@ static float quantize(const float *x, size_t cols, int8_t *codes) {
     return amax / 127.0f;
 }
 
-static int32_t dot_codes(const int8_t *a, const int8_t *b, size_t n) {
+int32_t dot_codes_scalar(const int8_t *a, const int8_t *b, size_t n) {
     int32_t sum = 0;
     for (size_t i = 0; i < n; i++)
         sum += a[i] * b[i];
@@ -97,7 +97,7 @@ static float add_parts(const float sum[PARTS]) {
     return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
 }
 
-static float dot_code_float(const int8_t *codes, const float *x, size_t n) {
+float dot_code_float_scalar(const int8_t *codes, const float *x, size_t n) {
     float sum[PARTS] = {0};
     size_t i = 0;
     for (; i + PARTS <= n; i += PARTS)
@@ -108,7 +108,7 @@ static float dot_code_float(const int8_t *codes, const float *x, size_t n) {
     return add_parts(sum);
 }
 
-static float dot_bf16_float(const uint16_t *w, const float *x, size_t n) {
+float dot_bf16_float_scalar(const uint16_t *w, const float *x, size_t n) {
     float sum[PARTS] = {0};
     size_t i = 0;
     for (; i + PARTS <= n; i += PARTS)
@@ -119,7 +119,7 @@ static float dot_bf16_float(const uint16_t *w, const float *x, size_t n) {
     return add_parts(sum);
 }
 
-static float dot_float(const float *w, const float *x, size_t n) {
+float dot_float_scalar(const float *w, const float *x, size_t n) {
     float sum[PARTS] = {0};
     size_t i = 0;
     for (; i + PARTS <= n; i += PARTS)
@@ -130,31 +130,14 @@ static float dot_float(const float *w, const float *x, size_t n) {
     return add_parts(sum);
 }
 
-void gemm_scalar_set(struct gemm_kernels *k) {
-    const struct gemm_engine code = {.rows = ROWS,
-                                     .columns = PANEL,
-                                     .group = 1,
-                                     .size = 1,
-                                     .k_align = 1,
-                                     .kc_bytes = KC_BYTES,
-                                     .int8_bias = -128,
-                                     .gebp = block_code};
-    const struct gemm_engine f32 = {
-        .rows = ROWS, .columns = PANEL, .group = 1, .size = 4, .k_align = 1, .kc_bytes = KC_BYTES, .gebp = block_f32};
-    k->code = k->int8 = code;
-    k->f32 = k->bf16 = f32;
-    k->bf16.emulates_bf16 = true;
-    gemm_pack_set(&k->code);
-    gemm_pack_set(&k->int8);
-    gemm_pack_set(&k->bf16);
-    gemm_pack_set(&k->f32);
-    k->permute_for_dot = NULL;
-    k->dot_packed = NULL;
-    k->dot_codes = dot_codes;
-    k->dot_code_float = dot_code_float;
-    k->dot_bf16_float = dot_bf16_float;
-    k->dot_float = dot_float;
-    k->gemv_max_tokens = 2;
-    k->unpack = unpack;
-    k->quantize = quantize;
-}
+#define ENGINE_CODE                                                                                                    \
+    .rows = ROWS, .columns = PANEL, .group = 1, .size = 1, .k_align = 1, .kc_bytes = GEMM_KC_BYTES, .int8_bias = -128, \
+    .gebp = block_code, .pack_a_codes = gemm_pack_a_codes, .pack_b_packed = gemm_pack_b_packed
+const struct gemm_engine gemm_code_scalar = {ENGINE_CODE};
+
+#define ENGINE_F32                                                                                                     \
+    .rows = ROWS, .columns = PANEL, .group = 1, .size = 4, .k_align = 1, .kc_bytes = GEMM_KC_BYTES, .gebp = block_f32, \
+    .pack_a = gemm_pack_a, .pack_a_transposed = gemm_pack_a_transposed, .pack_b = gemm_pack_b,                         \
+    .pack_b_transposed = gemm_pack_b_transposed, .pack_b_codes = gemm_pack_b_codes
+const struct gemm_engine gemm_f32_scalar = {ENGINE_F32};
+const struct gemm_engine gemm_bf16_scalar = {ENGINE_F32, .emulates_bf16 = true};

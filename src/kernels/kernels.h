@@ -1,5 +1,5 @@
-/* The kernel table: filled by the scalar set, then overwritten slot by slot by what the instruction set offers.
- * Resolved once, when a context is created. Kernels know nothing of threads, handles or errors. */
+/* The kernels of one context: each slot from the best instruction set that offers it (isa/isa.h). Resolved once, when a
+ * context is created. Kernels know nothing of threads, handles or errors. */
 #ifndef DQT_KERNELS_KERNELS_H
 #define DQT_KERNELS_KERNELS_H
 
@@ -12,10 +12,9 @@
 struct kernels {
     struct gemm_kernels gemm;
     struct vector_kernels vector;
+    struct attention_bf16_kernels attention_bf16; /* all NULL: attention is done in f32 */
     struct update_kernels update;
+    bool fast_bf16; /* the CPU has instructions for bf16 operands: DQT_PRECISION_AUTO is BF16 */
 };
-
-/* isa: a DQT_ISA_* that the CPU supports; features: DQT_CPU_* bits, for extras within an isa. */
-void kernels_select(struct kernels *k, int isa, uint64_t features);
 
 #endif

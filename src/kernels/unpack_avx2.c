@@ -6,7 +6,7 @@ typedef int unpack_avx2_unit; /* not empty elsewhere */
 #include <string.h>
 
 #include "format/format.h"
-#include "kernels/gemm_kernels.h"
+#include "kernels/kernels_avx2.h"
 
 static inline __m256i load(const void *p) {
     return _mm256_loadu_si256((const __m256i *)p);
@@ -48,7 +48,7 @@ static inline void unpack_unit(int format, const uint8_t *p, __m256i out[2]) {
     }
 }
 
-static void unpack(int format, const uint8_t *packed, size_t units, int8_t *codes) {
+void unpack_avx2(int format, const uint8_t *packed, size_t units, int8_t *codes) {
     const size_t unit_bytes = format_unit_bytes(format);
     const __m256i bias = _mm256_set1_epi8((char)(format == DQT_FORMAT_INT8 ? 0 : -format_min(format)));
     for (size_t u = 0; u < units; u++) {
@@ -75,8 +75,8 @@ static inline void gather4(const uint8_t *const rows[8], size_t offset, __m256i 
 }
 
 /* [K / 4][16][4] bytes: 2 and 4 bits are transposed as packed bytes, 3 bits after unpacking. */
-static void pack_b_packed(const struct gemm_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
-                          size_t units, void *panel) {
+void gemm_pack_b_packed_avx2(const struct gemm_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
+                             size_t units, void *panel) {
     const __m256i mask2 = _mm256_set1_epi8(3), mask4 = _mm256_set1_epi8(15);
     const __m256i bias = _mm256_set1_epi8((char)e->int8_bias);
     const size_t unit_bytes = format_unit_bytes(format);
@@ -127,8 +127,8 @@ static void pack_b_packed(const struct gemm_engine *e, int format, const uint8_t
 }
 
 /* [K / 2][16][2] 16-bit numbers from INT8 rows: a dword of four codes makes two of two. */
-static void pack_b_packed16(const struct gemm_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
-                            size_t units, void *panel) {
+void gemm_pack_b_packed16_avx2(const struct gemm_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
+                               size_t units, void *panel) {
     (void)e;
     (void)format; /* INT8 */
     const __m256i first = _mm256_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1, 0, -1, 1, -1,
@@ -151,7 +151,7 @@ static void pack_b_packed16(const struct gemm_engine *e, int format, const uint8
     }
 }
 
-static void pack_b_codes_f32(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
+void gemm_pack_b_codes_avx2(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
     (void)e;
     float *out = panel;
     for (size_t c = 0; c < k; c++, out += PANEL) {
@@ -163,7 +163,7 @@ static void pack_b_codes_f32(const struct gemm_engine *e, const int8_t *src, siz
     }
 }
 
-static float quantize(const float *x, size_t cols, int8_t *codes) {
+float quantize_avx2(const float *x, size_t cols, int8_t *codes) {
     const __m256 sign = _mm256_set1_ps(-0.0f);
     __m256 most = _mm256_set1_ps(1e-5f);
     size_t c = 0;
@@ -190,15 +190,5 @@ static float quantize(const float *x, size_t cols, int8_t *codes) {
         memcpy(codes + c, &eight, count);
     }
     return amax / 127.0f;
-}
-
-void unpack_avx2_set(struct gemm_kernels *k) {
-    struct gemm_engine *const integer[] = {&k->code, &k->int8};
-    for (int i = 0; i < 2; i++)
-        integer[i]->pack_b_packed = integer[i]->size == 2 ? pack_b_packed16 : pack_b_packed;
-    if (k->bf16.size == 4) k->bf16.pack_b_codes = pack_b_codes_f32;
-    k->f32.pack_b_codes = pack_b_codes_f32;
-    k->unpack = unpack;
-    k->quantize = quantize;
 }
 #endif

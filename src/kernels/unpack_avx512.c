@@ -8,8 +8,8 @@ typedef int unpack_avx512_unit; /* not empty elsewhere */
 #include <string.h>
 
 #include "format/format.h"
-#include "kernels/gemm_kernels.h"
 #include "kernels/gemm_transpose_avx512.h"
+#include "kernels/kernels_avx512.h"
 
 static inline __m512i unpack_unit(int format, const uint8_t *p) {
     switch (format) {
@@ -35,7 +35,7 @@ static inline __m512i unpack_unit(int format, const uint8_t *p) {
     }
 }
 
-static void unpack(int format, const uint8_t *packed, size_t units, int8_t *codes) {
+void unpack_avx512(int format, const uint8_t *packed, size_t units, int8_t *codes) {
     const size_t unit_bytes = format_unit_bytes(format);
     for (size_t u = 0; u < units; u++)
         _mm512_storeu_si512(codes + u * UNIT, unpack_unit(format, packed + u * unit_bytes));
@@ -60,8 +60,8 @@ static inline void gather4(const uint8_t *const rows[16], size_t offset, __m512i
 }
 
 /* [K / 4][16][4] codes minus the format's bias, -128 for INT8. */
-static void pack_b_packed(const struct gemm_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
-                          size_t units, void *panel) {
+void gemm_pack_b_packed_avx512(const struct gemm_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
+                               size_t units, void *panel) {
     (void)e;
     const uint8_t *rows[16];
     uint8_t *out = panel;
@@ -125,7 +125,7 @@ static inline __m512 codes_to_floats(const int8_t *src) {
 }
 
 /* [K / 2][16][2] bf16: codes are exact, so the upper halves of their floats. */
-static void pack_b_codes_bf16(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
+void gemm_pack_b_codes_bf16_avx512(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
     const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
     const size_t padded = (k + e->k_align - 1) / e->k_align * e->k_align;
     unsigned char *out = panel;
@@ -137,7 +137,7 @@ static void pack_b_codes_bf16(const struct gemm_engine *e, const int8_t *src, si
     }
 }
 
-static void pack_b_codes_f32(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
+void gemm_pack_b_codes_avx512(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
     (void)e;
     float *out = panel;
     for (size_t c = 0; c < k; c++)
@@ -167,8 +167,8 @@ static inline void load_transposed(const float *src, size_t ld, size_t rows, __m
 }
 
 /* [K][rows] for engines of at most 16 rows. */
-static void pack_a_f32(const struct gemm_engine *e, const float *src, size_t ld, size_t m, size_t k,
-                       const float *k_scale, void *out) {
+void gemm_pack_a_avx512(const struct gemm_engine *e, const float *src, size_t ld, size_t m, size_t k,
+                        const float *k_scale, void *out) {
     const __mmask16 rows = first_lanes(e->rows);
     float *to = out;
     for (size_t c = 0; c < k; c += 16) {
@@ -179,8 +179,8 @@ static void pack_a_f32(const struct gemm_engine *e, const float *src, size_t ld,
     }
 }
 
-static void pack_a_transposed_f32(const struct gemm_engine *e, const float *src, size_t ld, size_t m, size_t k,
-                                  const float *k_scale, void *out) {
+void gemm_pack_a_transposed_avx512(const struct gemm_engine *e, const float *src, size_t ld, size_t m, size_t k,
+                                   const float *k_scale, void *out) {
     const __mmask16 rows = first_lanes(e->rows), valid = first_lanes(m);
     float *to = out;
     for (size_t c = 0; c < k; c++, to += e->rows) {
@@ -191,7 +191,7 @@ static void pack_a_transposed_f32(const struct gemm_engine *e, const float *src,
 }
 
 /* [K][16]. */
-static void pack_b_f32(const struct gemm_engine *e, const float *src, size_t ld, size_t n, size_t k, void *panel) {
+void gemm_pack_b_avx512(const struct gemm_engine *e, const float *src, size_t ld, size_t n, size_t k, void *panel) {
     const __mmask16 mask = first_lanes(n);
     float *to = panel;
     for (size_t c = 0; c < k; c++) {
@@ -200,8 +200,8 @@ static void pack_b_f32(const struct gemm_engine *e, const float *src, size_t ld,
     }
 }
 
-static void pack_b_transposed_f32(const struct gemm_engine *e, const float *src, size_t ld, size_t n, size_t k,
-                                  void *panel) {
+void gemm_pack_b_transposed_avx512(const struct gemm_engine *e, const float *src, size_t ld, size_t n, size_t k,
+                                   void *panel) {
     float *to = panel;
     for (size_t c = 0; c < k; c += 16) {
         __m512i r[16];
@@ -211,7 +211,7 @@ static void pack_b_transposed_f32(const struct gemm_engine *e, const float *src,
     }
 }
 
-static float quantize(const float *x, size_t cols, int8_t *codes) {
+float quantize_avx512(const float *x, size_t cols, int8_t *codes) {
     __m512 most = _mm512_set1_ps(1e-5f);
     for (size_t c = 0; c < cols; c += 16) { /* max(NaN, most) is most, as in plain C */
         const __mmask16 mask = (__mmask16)(cols - c >= 16 ? 0xffff : (1u << (cols - c)) - 1);
@@ -225,25 +225,5 @@ static float quantize(const float *x, size_t cols, int8_t *codes) {
         _mm512_mask_cvtsepi32_storeu_epi8(codes + c, mask, q);
     }
     return amax / 127.0f;
-}
-
-void unpack_avx512_set(struct gemm_kernels *k) {
-    struct gemm_engine *const integer[] = {&k->code, &k->int8};
-    for (int i = 0; i < 2; i++)
-        if (integer[i]->group == 4 && integer[i]->int8_bias == -128) integer[i]->pack_b_packed = pack_b_packed;
-    struct gemm_engine *const floats[] = {&k->bf16, &k->f32};
-    for (int i = 0; i < 2; i++) {
-        if (floats[i]->size == 2) {
-            floats[i]->pack_b_codes = pack_b_codes_bf16;
-            continue;
-        }
-        floats[i]->pack_a = pack_a_f32;
-        floats[i]->pack_a_transposed = pack_a_transposed_f32;
-        floats[i]->pack_b = pack_b_f32;
-        floats[i]->pack_b_transposed = pack_b_transposed_f32;
-        floats[i]->pack_b_codes = pack_b_codes_f32;
-    }
-    k->unpack = unpack;
-    k->quantize = quantize;
 }
 #endif

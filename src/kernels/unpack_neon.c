@@ -6,7 +6,7 @@ typedef int unpack_neon_unit; /* not empty elsewhere */
 #include <string.h>
 
 #include "format/format.h"
-#include "kernels/gemm_kernels.h"
+#include "kernels/kernels_neon.h"
 
 /* 16 bits to 16 bytes of 0 or 4. */
 static inline uint8x16_t third_bits(const uint8_t *p) {
@@ -38,7 +38,7 @@ static inline void unpack_unit(int format, const uint8_t *p, uint8x16_t out[4]) 
     }
 }
 
-static void unpack(int format, const uint8_t *packed, size_t units, int8_t *codes) {
+void unpack_neon(int format, const uint8_t *packed, size_t units, int8_t *codes) {
     const size_t unit_bytes = format_unit_bytes(format);
     const uint8x16_t bias = vdupq_n_u8((uint8_t)(format == DQT_FORMAT_INT8 ? 0 : -format_min(format)));
     for (size_t u = 0; u < units; u++) {
@@ -50,8 +50,8 @@ static void unpack(int format, const uint8_t *packed, size_t units, int8_t *code
 }
 
 /* [K / 4][16][4] bytes, INT8 codes as they are; or [K / 2][16][2] 16-bit numbers. Both are groups of four bytes. */
-static void pack_b_packed(const struct gemm_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
-                          size_t units, void *panel) {
+void gemm_pack_b_packed_neon(const struct gemm_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
+                             size_t units, void *panel) {
     const size_t unit_bytes = format_unit_bytes(format), groups = UNIT * e->size / 4;
     for (size_t i = 0; i < PANEL; i++) {
         const uint8_t *row = src + (i < n ? i : n - 1) * stride;
@@ -74,7 +74,7 @@ static void pack_b_packed(const struct gemm_engine *e, int format, const uint8_t
     }
 }
 
-static void pack_b_codes_f32(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
+void gemm_pack_b_codes_neon(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
     (void)e;
     float *out = panel;
     for (size_t c = 0; c < k; c++, out += PANEL) {
@@ -87,7 +87,7 @@ static void pack_b_codes_f32(const struct gemm_engine *e, const int8_t *src, siz
     }
 }
 
-static int32_t dot_codes(const int8_t *a, const int8_t *b, size_t n) {
+int32_t dot_codes_neon(const int8_t *a, const int8_t *b, size_t n) {
     int32x4_t s0 = vdupq_n_s32(0), s1 = s0;
     for (size_t i = 0; i < n; i += 16) {
         const int8x16_t x = vld1q_s8(a + i), y = vld1q_s8(b + i);
@@ -98,7 +98,7 @@ static int32_t dot_codes(const int8_t *a, const int8_t *b, size_t n) {
 }
 
 /* Where plain C would be `v > amax ? v : amax`: NaN is ignored. */
-static float quantize(const float *x, size_t cols, int8_t *codes) {
+float quantize_neon(const float *x, size_t cols, int8_t *codes) {
     float32x4_t most = vdupq_n_f32(1e-5f);
     size_t c = 0;
     for (; c + 4 <= cols; c += 4) {
@@ -124,15 +124,5 @@ static float quantize(const float *x, size_t cols, int8_t *codes) {
         memcpy(codes + c, out, count);
     }
     return amax / 127.0f;
-}
-
-void unpack_neon_set(struct gemm_kernels *k) {
-    k->code.pack_b_packed = pack_b_packed;
-    k->int8.pack_b_packed = pack_b_packed;
-    k->bf16.pack_b_codes = pack_b_codes_f32;
-    k->f32.pack_b_codes = pack_b_codes_f32;
-    k->dot_codes = dot_codes;
-    k->unpack = unpack;
-    k->quantize = quantize;
 }
 #endif

@@ -3,7 +3,7 @@
 
 #include <immintrin.h>
 
-#include "kernels/update_isa.h"
+#include "kernels/kernels_avx2.h"
 
 enum { VECTORS = 2 };
 
@@ -46,7 +46,7 @@ static void philox_blocks(const struct rng *r, uint64_t first, uint32_t *restric
 }
 
 #define UPDATE_PHILOX
-#define UPDATE_SUFFIX(name) name##_avx2
+#define UPDATE_KERNELS update_kernels_avx2
 #include "kernels/update_template.h"
 
 #else

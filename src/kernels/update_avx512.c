@@ -3,7 +3,7 @@
 
 #include <immintrin.h>
 
-#include "kernels/update_isa.h"
+#include "kernels/kernels_avx512.h"
 
 enum { VECTORS = UPDATE_CHUNK / 4 / 8 };
 
@@ -43,7 +43,7 @@ static void philox_blocks(const struct rng *r, uint64_t first, uint32_t *restric
 }
 
 #define UPDATE_PHILOX
-#define UPDATE_SUFFIX(name) name##_avx512
+#define UPDATE_KERNELS update_kernels_avx512
 #include "kernels/update_template.h"
 
 #else

@@ -75,6 +75,4 @@ struct update_kernels {
     void (*add_squares)(const float *g, size_t count, float factor, float *sums);
 };
 
-void update_kernels_select(struct update_kernels *k, int isa, uint64_t features);
-
 #endif

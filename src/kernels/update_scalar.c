@@ -1,5 +1,5 @@
 /* The updater's kernels for the baseline instruction set (on AArch64 that includes NEON). */
-#include "kernels/update_isa.h"
+#include "kernels/kernels_scalar.h"
 
-#define UPDATE_SUFFIX(name) name##_scalar
+#define UPDATE_KERNELS update_kernels_scalar
 #include "kernels/update_template.h"

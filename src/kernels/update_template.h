@@ -1,9 +1,9 @@
 /* The updater's kernels, compiled once per instruction set by update_<isa>.c.
  *
  * The including file defines
- *   UPDATE_SUFFIX(name)  name with the instruction set's suffix, such as name##_avx2
- *   UPDATE_PHILOX        optional: it has its own static philox_blocks (integer products are exact in any form)
- * and gets update_row, update_sum_squares and update_add_squares under those names. Plain loops of fixed length that
+ *   UPDATE_KERNELS  the name of the struct update_kernels that this file defines
+ *   UPDATE_PHILOX   optional: it has its own static philox_blocks (integer products are exact in any form)
+ * Plain loops of fixed length that
  * the compiler turns into vectors; no operation may be reordered or fused, so that all files give the same bits.
  * Everything is static: nothing compiled here may be called on a lesser CPU.
  *
@@ -481,8 +481,7 @@ static void chunk_floats(const struct update_plan *p, const struct update_row *r
 
 /* ---- The row ------------------------------------------------------------------------------------------------- */
 
-void UPDATE_SUFFIX(update_row)(const struct update_plan *p, const struct update_row *row,
-                               struct update_result *result) {
+static void update_row(const struct update_plan *p, const struct update_row *row, struct update_result *result) {
     float gradient[CHUNK], m_buffer[CHUNK], v_buffer[CHUNK], column[CHUNK], denominator[CHUNK], u[CHUNK];
     float square_lanes[LANES] = {0}, scale_lanes[LANES] = {0};
     struct stream weight_random, m_random, v_random;
@@ -545,7 +544,7 @@ void UPDATE_SUFFIX(update_row)(const struct update_plan *p, const struct update_
     result->scale_gradient = lanes_sum(scale_lanes);
 }
 
-double UPDATE_SUFFIX(update_sum_squares)(const float *g, size_t count) {
+static double update_sum_squares(const float *g, size_t count) {
     enum { WIDTH = 32 };
     double sum[WIDTH] = {0};
     size_t i = 0;
@@ -561,9 +560,12 @@ double UPDATE_SUFFIX(update_sum_squares)(const float *g, size_t count) {
     return sum[0];
 }
 
-void UPDATE_SUFFIX(update_add_squares)(const float *restrict g, size_t count, float factor, float *restrict sums) {
+static void update_add_squares(const float *restrict g, size_t count, float factor, float *restrict sums) {
     for (size_t k = 0; k < count; k++) {
         const float x = limited(g[k], factor);
         sums[k] += x * x;
     }
 }
+
+const struct update_kernels UPDATE_KERNELS = {
+    .row = update_row, .sum_squares = update_sum_squares, .add_squares = update_add_squares};

@@ -1,4 +1,4 @@
-#include "kernels/vector_kernels.h"
+#include "kernels/kernels_avx512.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -15,14 +15,10 @@ static inline vec vec_fma(vec a, vec b, vec c) {
     return _mm512_fmadd_ps(a, b, c);
 }
 
+#define VECTOR_KERNELS vector_kernels_avx512
 #include "kernels/vector_template.h"
 
 #include "kernels/attention_template.h"
-
-void vector_kernels_avx512(struct vector_kernels *k) {
-    vector_fill(k);
-    attention_fill(k);
-}
 #else
 typedef int vector_avx512_unused;
 #endif

@@ -17,7 +17,7 @@ enum {
     ATTENTION_COLUMNS = 32 /* and its columns in multiples of this */
 };
 
-/* Attention with bf16 operands, for instruction sets that multiply whole tiles of them; all slots NULL elsewhere.
+/* Attention with bf16 operands, for instruction sets that multiply whole tiles of them; all NULL elsewhere.
  * "Pairs" are words of two bf16, the earlier row in the low half: pairs[r / 2][c] = (x[r][c], x[r + 1][c]). */
 struct attention_bf16_kernels {
     /* Around a run of products on one thread: tile registers are configured, and released. */
@@ -99,17 +99,6 @@ struct vector_kernels {
                              float *scores);
     void (*attention_mix)(const float *p, const float *v, size_t ldv, size_t keys, size_t head_size, float correction,
                           float *out);
-
-    struct attention_bf16_kernels bf16;
 };
-
-/* One per instruction set, each filling every slot but bf16; AMX fills only that. */
-void vector_kernels_scalar(struct vector_kernels *k);
-void vector_kernels_avx2(struct vector_kernels *k);
-void vector_kernels_avx512(struct vector_kernels *k);
-void vector_kernels_amx(struct vector_kernels *k);
-void vector_kernels_neon(struct vector_kernels *k);
-
-void vector_kernels_select(struct vector_kernels *k, int isa, uint64_t features);
 
 #endif

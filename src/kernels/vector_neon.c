@@ -1,4 +1,4 @@
-#include "kernels/vector_kernels.h"
+#include "kernels/kernels_neon.h"
 
 #if defined(__aarch64__)
 #include <arm_neon.h>
@@ -15,14 +15,10 @@ static inline vec vec_fma(vec a, vec b, vec c) {
     return (vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 }
 
+#define VECTOR_KERNELS vector_kernels_neon
 #include "kernels/vector_template.h"
 
 #include "kernels/attention_template.h"
-
-void vector_kernels_neon(struct vector_kernels *k) {
-    vector_fill(k);
-    attention_fill(k);
-}
 #else
 typedef int vector_neon_unused;
 #endif

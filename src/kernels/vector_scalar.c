@@ -1,5 +1,5 @@
 /* Vectors of four floats in the compiler's own terms: whatever the baseline of the architecture offers. */
-#include "kernels/vector_kernels.h"
+#include "kernels/kernels_scalar.h"
 
 #define VEC_WIDTH 4
 #define PRODUCT_ROWS 4
@@ -13,11 +13,7 @@ static inline vec vec_fma(vec a, vec b, vec c) {
     return a * b + c;
 }
 
+#define VECTOR_KERNELS vector_kernels_scalar
 #include "kernels/vector_template.h"
 
 #include "kernels/attention_template.h"
-
-void vector_kernels_scalar(struct vector_kernels *k) {
-    vector_fill(k);
-    attention_fill(k);
-}

@@ -325,22 +325,3 @@ static void softmax_scale(float *x, size_t n, float log_sum, float factor) {
         vec_store(x + i, vec_exp(vec_load(x + i) - log_sum) * factor);
     if (i < n) vec_store_part(x + i, n - i, vec_exp(vec_load_part(x + i, n - i, 0) - log_sum) * factor);
 }
-
-static void vector_fill(struct vector_kernels *k) {
-    k->sum_squares = sum_squares;
-    k->dot = dot;
-    k->dot3 = dot3;
-    k->maximum = maximum;
-    k->exp_sum = exp_sum;
-    k->norm_row = norm_row;
-    k->norm_gradient_row = norm_gradient_row;
-    k->add = add;
-    k->multiply = multiply;
-    k->scale = scale;
-    k->rope_row = rope_row;
-    k->swiglu = swiglu;
-    k->swiglu_gradient = swiglu_gradient;
-    k->squared_relu = squared_relu;
-    k->squared_relu_gradient = squared_relu_gradient;
-    k->softmax_scale = softmax_scale;
-}

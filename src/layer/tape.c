@@ -2,6 +2,7 @@
 #include "layer/tape.h"
 
 #include "core/status.h"
+#include "kernels/kernels.h"
 #include "ops/attention.h"
 #include "ops/norm.h"
 
@@ -299,10 +300,7 @@ static dqt_status tape_setup(dqt_context *ctx, dqt_layer *const *layers, size_t 
     t->slots = arena_take(&a, t->num_slots, sizeof *t->slots);
     t->precision = o->precision;
     if (o->precision == DQT_PRECISION_AUTO)
-        t->precision =
-            ctx->isa == DQT_ISA_AMX || (ctx->isa == DQT_ISA_VNNI && (ctx->cpu_features & DQT_CPU_AVX512_BF16))
-                ? DQT_PRECISION_BF16
-                : DQT_PRECISION_F32;
+        t->precision = ctx->kernels->fast_bf16 ? DQT_PRECISION_BF16 : DQT_PRECISION_F32;
     size_t slots = 0, parameters = 0;
     for (size_t i = 0; i < num_layers; i++)
         add_slot(t, &slots, &parameters, layers[i]);

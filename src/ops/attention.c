@@ -20,6 +20,7 @@ enum { TILE = ATTENTION_TILE, ROWS = ATTENTION_ROWS, COLUMNS = ATTENTION_COLUMNS
 static struct attention_job job_make(const dqt_context *ctx, const struct workspace *ws,
                                      const struct attention_shape *s, const float *q, const float *k, const float *v) {
     struct attention_job job = {.kernels = &ctx->kernels->vector,
+                                .bf16 = &ctx->kernels->attention_bf16,
                                 .ws = ws,
                                 .s = *s,
                                 .depth = round_up(s->head_size, COLUMNS),
@@ -47,7 +48,7 @@ void attention_scratch(const dqt_context *ctx, const struct attention_shape *s, 
     for (int i = 0; i < 2; i++)
         arena_take(&a, s->heads, sizeof(float));
     scratch_max(need, 0, a.used, 0);
-    if (ctx->kernels->vector.bf16.product) attention_bf16_scratch(s, need);
+    if (ctx->kernels->attention_bf16.product) attention_bf16_scratch(s, need);
 }
 
 /* out[padded][depth] = x[rows][head_size] (leading dimension ld) * factor, zeros elsewhere. */
@@ -140,8 +141,7 @@ void attention_forward(const dqt_context *ctx, const struct workspace *ws, const
     struct attention_job job = job_make(ctx, ws, s, q, k, v);
     job.out = out;
     job.log_sum = log_sum;
-    bool bf16 =
-        precision == DQT_PRECISION_BF16 && job.kernels->bf16.product; /* without such products f32 serves both */
+    bool bf16 = precision == DQT_PRECISION_BF16 && job.bf16->product; /* without such products f32 serves both */
     parallel_run(ctx, s->batch * s->heads, bf16 ? attention_bf16_forward_head : forward_head, &job);
 }
 
@@ -224,7 +224,7 @@ void attention_backward(const dqt_context *ctx, const struct workspace *ws, cons
     job.dq = dq;
     job.dk = dk;
     job.dv = dv;
-    bool bf16 = precision == DQT_PRECISION_BF16 && job.kernels->bf16.product;
+    bool bf16 = precision == DQT_PRECISION_BF16 && job.bf16->product;
     parallel_run(ctx, s->batch * s->kv_heads, bf16 ? attention_bf16_backward_kv_head : backward_kv_head, &job);
 }
 

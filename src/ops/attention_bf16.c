@@ -66,7 +66,7 @@ void attention_bf16_scratch(const struct attention_shape *s, struct scratch_need
 /* out[column][token]: pairs of tokens are words, and words change places. */
 static void turn(const struct attention_job *job, const float *x, size_t ld, size_t length, size_t padded,
                  uint32_t *pairs, uint16_t *out) {
-    const struct attention_bf16_kernels *k = &job->kernels->bf16;
+    const struct attention_bf16_kernels *k = job->bf16;
     uint32_t *words = (uint32_t *)(void *)out;
     for (size_t t = 0; t < length; t += TILE) {
         k->pack_pairs(x + t * ld, ld, size_min(TILE, length - t), job->s.head_size, TILE, job->depth, pairs);
@@ -77,7 +77,7 @@ static void turn(const struct attention_job *job, const float *x, size_t ld, siz
 /* words[column / 2][row] of up to TILE rows. */
 static void pack_words(const struct attention_job *job, const float *x, size_t ld, size_t rows, uint16_t *packed,
                        uint32_t *words) {
-    const struct attention_bf16_kernels *k = &job->kernels->bf16;
+    const struct attention_bf16_kernels *k = job->bf16;
     k->pack_rows(x, ld, rows, job->s.head_size, TILE, job->depth, packed);
     k->transpose((const uint32_t *)(const void *)packed, job->depth / 2, TILE, job->depth / 2, words, TILE);
 }
@@ -88,8 +88,8 @@ static void score_tile(const struct attention_job *job, const uint16_t *keys, co
     size_t step = diagonal ? COLUMNS : key_count;
     for (size_t j = 0; j < key_count; j += step) {
         size_t from = diagonal ? j : 0;
-        job->kernels->bf16.product(step, query_count - from, job->depth, keys + j * job->depth, job->depth,
-                                   words + from, TILE, s + j * TILE + from, TILE, false);
+        job->bf16->product(step, query_count - from, job->depth, keys + j * job->depth, job->depth, words + from, TILE,
+                           s + j * TILE + from, TILE, false);
     }
 }
 
@@ -98,8 +98,8 @@ static void mix_tile(const struct attention_job *job, const struct scratch *m, s
                      size_t key_count, size_t query_count, bool diagonal) {
     size_t step = diagonal ? COLUMNS : query_count;
     for (size_t i = 0; i < query_count; i += step)
-        job->kernels->bf16.product(job->depth, step, diagonal ? size_min(i + COLUMNS, key_count) : key_count,
-                                   m->turned + k0, padded, m->p_pairs + i, TILE, m->result_t + i, TILE, k0 > 0);
+        job->bf16->product(job->depth, step, diagonal ? size_min(i + COLUMNS, key_count) : key_count, m->turned + k0,
+                           padded, m->p_pairs + i, TILE, m->result_t + i, TILE, k0 > 0);
 }
 
 /* out[key][column] += sum over queries p[key][query] * x[query][column]. */
@@ -108,22 +108,22 @@ static void scatter_tile(const struct attention_job *job, const uint16_t *p, con
     size_t step = diagonal ? COLUMNS : key_count;
     for (size_t j = 0; j < key_count; j += step) {
         size_t from = diagonal ? j : 0;
-        job->kernels->bf16.product(step, job->depth, query_count - from, p + j * TILE + from, TILE,
-                                   pairs + from / 2 * job->depth, job->depth, out + j * job->depth, job->depth, true);
+        job->bf16->product(step, job->depth, query_count - from, p + j * TILE + from, TILE,
+                           pairs + from / 2 * job->depth, job->depth, out + j * job->depth, job->depth, true);
     }
 }
 
 /* Rows of result_t, transposed, to out. */
 static void write_result(const struct attention_job *job, const struct scratch *m, size_t count, float *out) {
-    job->kernels->bf16.transpose((const uint32_t *)(const void *)m->result_t, TILE, job->depth, TILE,
-                                 (uint32_t *)(void *)m->result, job->depth);
+    job->bf16->transpose((const uint32_t *)(const void *)m->result_t, TILE, job->depth, TILE,
+                         (uint32_t *)(void *)m->result, job->depth);
     for (size_t i = 0; i < count; i++)
         memcpy(out + i * job->q_ld, m->result + i * job->depth, job->s.head_size * sizeof *out);
 }
 
 void attention_bf16_forward_head(void *arg, size_t task, int lane) {
     const struct attention_job *job = arg;
-    const struct attention_bf16_kernels *k = &job->kernels->bf16;
+    const struct attention_bf16_kernels *k = job->bf16;
     size_t length = job->s.length, size = job->s.head_size, depth = job->depth, padded = round_up(length, TILE);
     size_t token0 = task / job->s.heads * length, head = task % job->s.heads;
     size_t kv_offset = token0 * job->k_ld + head / (job->s.heads / job->s.kv_heads) * size;
@@ -162,7 +162,7 @@ void attention_bf16_forward_head(void *arg, size_t task, int lane) {
 
 static void backward_queries(const struct attention_job *job, const struct scratch *m, size_t token0, size_t head,
                              size_t q0, size_t padded) {
-    const struct attention_bf16_kernels *k = &job->kernels->bf16;
+    const struct attention_bf16_kernels *k = job->bf16;
     size_t size = job->s.head_size, depth = job->depth, queries = size_min(TILE, job->s.length - q0);
     size_t offset = (token0 + q0) * job->q_ld + head * size, query_count = round_up(queries, COLUMNS);
     const float *q = job->q + offset, *dout = job->dout + offset;
@@ -192,7 +192,7 @@ static void backward_queries(const struct attention_job *job, const struct scrat
 
 void attention_bf16_backward_kv_head(void *arg, size_t task, int lane) {
     const struct attention_job *job = arg;
-    const struct attention_bf16_kernels *k = &job->kernels->bf16;
+    const struct attention_bf16_kernels *k = job->bf16;
     size_t length = job->s.length, size = job->s.head_size, depth = job->depth, padded = round_up(length, TILE);
     size_t token0 = task / job->s.kv_heads * length, kv_head = task % job->s.kv_heads;
     size_t offset = token0 * job->k_ld + kv_head * size, group = job->s.heads / job->s.kv_heads;

@@ -7,6 +7,7 @@
 
 struct attention_job {
     const struct vector_kernels *kernels;
+    const struct attention_bf16_kernels *bf16;
     const struct workspace *ws;
     struct attention_shape s;
     size_t depth;      /* head size, rounded up to ATTENTION_COLUMNS */

@@ -39,10 +39,10 @@ grep -nE "$(printf '\t')|$(printf '\r')|[[:space:]]$" src/*/*.[ch] include/* tes
 empty "tabs, carriage returns or blanks at the end of a line" "$tmp/blank"
 
 # A file of one instruction set is empty on other architectures.
-for file in src/kernels/*_avx2.c src/kernels/*_avx512.c src/kernels/*_vnni.c src/kernels/*_bf16.c src/kernels/*_amx.c; do
+for file in src/kernels/*_avx2.c src/isa/*_avx2.c src/*/*_avx512.c src/*/*_vnni.c src/*/*_amx.c; do
     [ -f "$file" ] && ! grep -q '^#if defined(__x86_64__)' "$file" && echo "$file"
 done >"$tmp/unguarded"
-for file in src/kernels/*_neon.c src/kernels/*_dotprod.c; do
+for file in src/*/*_neon.c src/*/*_dotprod.c src/*/*_i8mm.c; do
     [ -f "$file" ] && ! grep -q '^#if defined(__aarch64__)' "$file" && echo "$file"
 done >>"$tmp/unguarded"
 empty "kernels that are not wholly inside their architecture's #if" "$tmp/unguarded"

@@ -64,6 +64,7 @@ pub type _bindgen_ty_3 = i32;
 pub const DQT_ISA_AUTO: _bindgen_ty_4 = 0;
 pub const DQT_ISA_SCALAR: _bindgen_ty_4 = 1;
 pub const DQT_ISA_AVX2: _bindgen_ty_4 = 10;
+pub const DQT_ISA_AVX_VNNI: _bindgen_ty_4 = 15;
 pub const DQT_ISA_AVX512: _bindgen_ty_4 = 20;
 pub const DQT_ISA_VNNI: _bindgen_ty_4 = 30;
 pub const DQT_ISA_AMX: _bindgen_ty_4 = 40;
@@ -77,6 +78,8 @@ pub const DQT_CPU_AMX_INT8: _bindgen_ty_5 = 16;
 pub const DQT_CPU_AMX_BF16: _bindgen_ty_5 = 32;
 pub const DQT_CPU_NEON: _bindgen_ty_5 = 64;
 pub const DQT_CPU_NEON_DOTPROD: _bindgen_ty_5 = 128;
+pub const DQT_CPU_AVX_VNNI: _bindgen_ty_5 = 256;
+pub const DQT_CPU_NEON_I8MM: _bindgen_ty_5 = 512;
 pub type _bindgen_ty_5 = i32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

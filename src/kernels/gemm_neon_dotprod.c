@@ -7,6 +7,11 @@ typedef int gemm_dotprod_unit; /* not empty elsewhere */
 #include <string.h>
 
 #include "kernels/gemm_epilogue_neon.h"
+#include "kernels/kernels_neon.h"
+#include "kernels/kernels_neon_dotprod.h"
+#include "kernels/kernels_scalar.h"
+
+enum { INT8_ROWS = 6 };
 
 static inline int32x4_t zero(void) {
     return vdupq_n_s32(0);
@@ -23,7 +28,7 @@ static inline int8x16_t broadcast(const char *p) {
 }
 
 #define BLOCK block_int8
-#define ROWS 6
+#define ROWS INT8_ROWS
 #define GROUP 4
 #define BROADCAST broadcast
 #define DOT vdotq_s32
@@ -40,13 +45,14 @@ static inline int8x16_t broadcast(const char *p) {
 #define LANES 4
 #include "kernels/gemm_block_template.h"
 
-void gemm_dotprod_set(struct gemm_kernels *k) {
-    k->code.rows = 6;
-    k->code.group = 4;
-    k->code.size = 1;
-    k->code.k_align = 4;
-    k->code.int8_bias = 0;
-    k->code.gebp = block_int8;
-    k->int8 = k->code;
-}
+const struct gemm_engine gemm_int8_neon_dotprod = {.rows = INT8_ROWS,
+                                                   .columns = PANEL,
+                                                   .group = 4,
+                                                   .size = 1,
+                                                   .k_align = 4,
+                                                   .kc_bytes = GEMM_KC_BYTES,
+                                                   .int8_bias = 0,
+                                                   .gebp = block_int8,
+                                                   .pack_a_codes = gemm_pack_a_codes,
+                                                   .pack_b_packed = gemm_pack_b_packed_neon};
 #endif

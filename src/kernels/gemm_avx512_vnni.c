@@ -6,6 +6,11 @@ typedef int gemm_vnni_unit; /* not empty elsewhere */
 #include <string.h>
 
 #include "kernels/gemm_epilogue_avx512.h"
+#include "kernels/kernels_avx512.h"
+#include "kernels/kernels_avx512_vnni.h"
+#include "kernels/kernels_scalar.h"
+
+enum { INT8_ROWS = 14 };
 
 static inline __m512i broadcast(const char *p) {
     int32_t v;
@@ -18,7 +23,7 @@ static inline __m512i dot(__m512i sum, __m512i a, __m512i b) {
 }
 
 #define BLOCK block_int8
-#define ROWS 14
+#define ROWS INT8_ROWS
 #define GROUP 4
 #define BROADCAST broadcast
 #define DOT dot
@@ -35,14 +40,14 @@ static inline __m512i dot(__m512i sum, __m512i a, __m512i b) {
 #define EPILOGUE_NUMBER epilogue_number_int
 #include "kernels/gemm_block_template.h"
 
-void gemm_vnni_set(struct gemm_kernels *k) {
-    k->code.rows = 14;
-    k->code.columns = 32;
-    k->code.group = 4;
-    k->code.size = 1;
-    k->code.k_align = 4;
-    k->code.int8_bias = -128;
-    k->code.gebp = block_int8;
-    k->int8 = k->code;
-}
+const struct gemm_engine gemm_int8_avx512_vnni = {.rows = INT8_ROWS,
+                                                  .columns = 2 * PANEL,
+                                                  .group = 4,
+                                                  .size = 1,
+                                                  .k_align = 4,
+                                                  .kc_bytes = GEMM_KC_BYTES,
+                                                  .int8_bias = -128,
+                                                  .gebp = block_int8,
+                                                  .pack_a_codes = gemm_pack_a_codes,
+                                                  .pack_b_packed = gemm_pack_b_packed_avx512};
 #endif

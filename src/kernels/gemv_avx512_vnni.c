@@ -9,8 +9,7 @@ typedef int gemv_vnni_unit; /* not empty elsewhere */
 #include <string.h>
 
 #include "format/format.h"
-#include "kernels/gemm_kernels.h"
-#include "kernels/gemm_transpose_avx512.h"
+#include "kernels/kernels_avx512_vnni.h"
 
 /* 2 bits: groups of 4 units, [plane][unit][16]. 4 bits: groups of 2 units, [half][unit][32]. */
 static void permute_for_dot(int format, const int8_t *x, size_t units, int8_t *out) {
@@ -93,7 +92,7 @@ static void dot_packed(int format, const uint8_t *const rows[DOT_ROWS], size_t u
 }
 
 /* a is made unsigned; 128 times the sum of b is taken away again. Wrap-around is exact. */
-static int32_t dot_codes(const int8_t *a, const int8_t *b, size_t n) {
+int32_t dot_codes_avx512_vnni(const int8_t *a, const int8_t *b, size_t n) {
     const __m512i flip = _mm512_set1_epi8((char)0x80);
     __m512i s0 = _mm512_setzero_si512(), s1 = s0;
     for (size_t i = 0; i < n; i += 64) {
@@ -104,10 +103,5 @@ static int32_t dot_codes(const int8_t *a, const int8_t *b, size_t n) {
     return _mm512_reduce_add_epi32(_mm512_sub_epi32(s0, s1));
 }
 
-void gemv_vnni_set(struct gemm_kernels *k) {
-    k->permute_for_dot = permute_for_dot;
-    k->dot_packed = dot_packed;
-    k->dot_codes = dot_codes;
-    k->gemv_max_tokens = 6;
-}
+const struct packed_dot_kernels packed_dot_avx512_vnni = {.permute_for_dot = permute_for_dot, .dot_packed = dot_packed};
 #endif

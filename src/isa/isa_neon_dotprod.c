@@ -1,0 +1,14 @@
+/* NEON with the dot product instructions (sdot). */
+#include "isa/isa.h"
+#include "kernels/kernels_neon_dotprod.h"
+
+#if defined(__aarch64__)
+enum { NEEDS = DQT_CPU_NEON | DQT_CPU_NEON_DOTPROD };
+
+const struct isa_set isa_neon_dotprod = {
+    .name = "neon_dotprod",
+    .isa = DQT_ISA_NEON,
+    .gemm_code = {NEEDS, &gemm_int8_neon_dotprod},
+    .gemm_int8 = {NEEDS, &gemm_int8_neon_dotprod},
+};
+#endif
