@@ -310,9 +310,9 @@ static void gradient_formats(void) {
             o.lagged = lagged;
             uint64_t hashes[2];
             struct gradient low = {.format = format, .rows = ROWS, .cols = COLS};
-            struct arena count = {NULL, 0};
+            struct arena count = {0};
             gradient_place(&low, &count);
-            struct arena arena = {aligned_alloc(64, count.used), 0};
+            struct arena arena = {.base = aligned_alloc(64, count.used), .size = count.used};
             gradient_place(&low, &arena);
             gradient_write_rows(&low, NULL, 0, ROWS, g);
             gradient_read_rows(&low, 0, ROWS, decoded);

@@ -1,6 +1,7 @@
 /* The updater's bits: the same on every instruction set, for any number of threads, fused or not, after state went out
- * and in again; and unchanged by what is nonfinite. Every optimiser x rounding x state x storage, with row starts that
+ * and in again; and unchanged by what is refused. Every optimiser x rounding x state x storage, with row starts that
  * are no multiple of 4 elements and ends that fill no tile, unit or block. */
+#include "optim/updater_state.h"
 #include "updater_fixture.h"
 
 enum { ROWS = 67, COLS = 133, COUNT = ROWS * COLS, GAIN = 77, STEPS = 3 };
@@ -10,7 +11,7 @@ struct combination {
     float beta1;
 };
 
-/* Number i of all combinations; false: one that is nonfinite. */
+/* Number i of all combinations; false: one that is refused. */
 static bool combination_of(int i, struct combination *c) {
     c->storage = DQT_FORMAT_F32 + i % 7;
     c->optimizer = DQT_OPTIMIZER_SGD + i / 7 % 3;
@@ -431,10 +432,35 @@ static void other_refusals(void) {
                                .rounding = DQT_ROUND_ECO_NEAREST,
                                .beta1 = -1,
                                .rounding_noise = -1};
-    CHECK(updater_add_group(u, &group) == SIZE_MAX);
+    size_t matched = 9;
+    CHECK(updater_add_group(u, &group, &matched) == DQT_E_UNSUPPORTED && matched == 0);
     CHECK(updater_get_rule(u, 0).rounding == DQT_ROUND_STOCHASTIC && updater_get_rule(u, 0).lr_factor == 1.0f);
     updater_destroy(u);
     end(&t);
+    dqt_context_destroy(ctx);
+}
+
+/* ECO is allowed by what an optimiser is like, here one that is not in the table: m kept, but u not linear in it. */
+static void properties_decide(void) {
+    dqt_context *ctx = threads_context(1, DQT_THREADING_SERIAL, NULL);
+    dqt_tensor *t[2] = {make_tensor(ctx, 4, 8, DQT_FORMAT_TERNARY, false, 1),
+                        make_tensor(ctx, 4, 8, DQT_FORMAT_BF16, false, 1)};
+    const struct update_target code = {"code", DQT_CLASS_MLP, t[0]}, number = {"number", DQT_CLASS_MLP, t[1]};
+    struct optimizer o = *optimizer_of(DQT_OPTIMIZER_SGD);
+    for (int32_t rounding = DQT_ROUND_STOCHASTIC; rounding <= DQT_ROUND_ECO_NEAREST; rounding++) {
+        const dqt_status eco = rounding_of(rounding)->eco ? DQT_E_UNSUPPORTED : DQT_OK;
+        for (int linear = 0; linear < 2; linear++) {
+            o.linear = linear;
+            CHECK(updater_check_rounding(ctx, &o, 0.9f, rounding, &code) == (linear ? DQT_OK : eco));
+            CHECK(updater_check_rounding(ctx, &o, 0.0f, rounding, &code) == eco);
+            CHECK(updater_check_rounding(ctx, &o, 0.9f, rounding, &number) == DQT_OK);
+        }
+    }
+    char list[200];
+    CHECK(strcmp(optimizer_list(list, sizeof list), "SGD 1, ADAMW 2, ADAFACTOR 3") == 0);
+    CHECK(!optimizer_of(0) && !optimizer_of(INT32_MAX) && !state_format_of(-1) && !rounding_of(-1));
+    for (int i = 0; i < 2; i++)
+        tensor_destroy(t[i]);
     dqt_context_destroy(ctx);
 }
 
@@ -451,6 +477,7 @@ static void groups_act(void) {
         {"blocks.0.a", DQT_CLASS_MLP, t[0]}, {"blocks.1.a", DQT_CLASS_MLP, t[1]}, {"head", DQT_CLASS_HEAD, t[2]}};
     const dqt_updater_options o = plain_options(DQT_OPTIMIZER_SGD, DQT_ROUND_STOCHASTIC, 0.9f);
     dqt_updater *u = make_updater(ctx, targets, 3, &o);
+    size_t matched = 0;
     dqt_group_options g = {.struct_size = sizeof g,
                            .pattern = "blocks.*",
                            .lr_factor = 0.25f,
@@ -458,7 +485,7 @@ static void groups_act(void) {
                            .rounding = -1,
                            .beta1 = -1,
                            .rounding_noise = -1};
-    CHECK(updater_add_group(u, &g) == 2);
+    CHECK(updater_add_group(u, &g, &matched) == DQT_OK && matched == 2);
     g = (dqt_group_options){.struct_size = sizeof g,
                             .pattern = "*.?.a",
                             .parameter_class = DQT_CLASS_MLP,
@@ -467,7 +494,7 @@ static void groups_act(void) {
                             .rounding = -1,
                             .beta1 = -1,
                             .rounding_noise = -1};
-    CHECK(updater_add_group(u, &g) == 2);
+    CHECK(updater_add_group(u, &g, &matched) == DQT_OK && matched == 2);
     g = (dqt_group_options){.struct_size = sizeof g,
                             .parameter_class = DQT_CLASS_HEAD,
                             .lr_factor = 0.0f,
@@ -475,7 +502,7 @@ static void groups_act(void) {
                             .rounding = -1,
                             .beta1 = -1,
                             .rounding_noise = -1};
-    CHECK(updater_add_group(u, &g) == 1);
+    CHECK(updater_add_group(u, &g, &matched) == DQT_OK && matched == 1);
     g = (dqt_group_options){.struct_size = sizeof g,
                             .pattern = "*1*",
                             .lr_factor = -1,
@@ -483,7 +510,7 @@ static void groups_act(void) {
                             .rounding = -1,
                             .beta1 = -1,
                             .rounding_noise = -1};
-    CHECK(updater_add_group(u, &g) == 1);
+    CHECK(updater_add_group(u, &g, &matched) == DQT_OK && matched == 1);
     float grad[3][N], before[3][N];
     struct gradient buffers[3];
     const struct gradient *list[3];
@@ -524,5 +551,6 @@ static const struct test tests[] = {TEST(unfused_is_one_result),
                                     TEST(bad_tiles_stay),
                                     TEST(huge_gradients_stay_finite),
                                     TEST(other_refusals),
+                                    TEST(properties_decide),
                                     TEST(groups_act)};
 TEST_MAIN(tests)

@@ -99,10 +99,6 @@ dqt_status dqt_updater_add_group(dqt_updater *updater, const dqt_group_options *
     if (o.parameter_class < 0 || o.parameter_class > DQT_CLASS_LINEAR)
         return fail(ctx, DQT_E_ARGUMENT, "parameter_class is %d; it must be 0 or a DQT_CLASS_* value",
                     o.parameter_class);
-    if (o.rounding > DQT_ROUND_ECO_NEAREST)
-        return fail(ctx, DQT_E_ARGUMENT, "rounding is %d; it must be a DQT_ROUND_* value, or negative", o.rounding);
-    if (o.rounding >= DQT_ROUND_ECO_STOCHASTIC && !(updater_options(updater)->beta1 > 0))
-        return fail(ctx, DQT_E_UNSUPPORTED, "ECO rounding needs a first moment, but beta1 is 0");
     if (!(o.rounding_noise <= 1.0f) || !isfinite(o.rounding_noise))
         return fail(ctx, DQT_E_ARGUMENT, "rounding_noise is %g; it must be 0 to 1, or negative",
                     (double)o.rounding_noise);
@@ -113,7 +109,8 @@ dqt_status dqt_updater_add_group(dqt_updater *updater, const dqt_group_options *
                     "a group's beta1 of %g cannot add or drop the first moment of an updater with beta1 %g",
                     (double)o.beta1, (double)updater_options(updater)->beta1);
     if (o.reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_group_options is not 0");
-    size_t matched = updater_add_group(updater, &o);
+    size_t matched;
+    TRY(updater_add_group(updater, &o, &matched));
     if (num_matched) *num_matched = matched;
     return DQT_OK;
 }
@@ -141,7 +138,7 @@ dqt_status dqt_updater_step_range(dqt_updater *updater, dqt_tape *tape, float le
     TRY(check_parameters(ctx, updater, tape));
     TRY(options_check_result(ctx, stats, "dqt_step_stats"));
     dqt_step_stats s = {.struct_size = sizeof s};
-    TRY(updater_step_part(updater, tape->gradient_list, learning_rate, part, num_parts, &s));
+    TRY(updater_step_shard(updater, tape->gradient_list, learning_rate, part, num_parts, &s));
     return stats ? options_return(ctx, stats, &s, sizeof s, "dqt_step_stats") : DQT_OK;
 }
 
@@ -155,7 +152,7 @@ dqt_status dqt_updater_range(const dqt_updater *updater, size_t parameter, size_
     if (parameter >= updater_num_parameters(updater))
         return fail(ctx, DQT_E_ARGUMENT, "parameter is %zu; the updater has %zu", parameter,
                     updater_num_parameters(updater));
-    updater_part(updater, parameter, part, num_parts, row, count);
+    updater_shard_rows(updater, parameter, part, num_parts, row, count);
     return DQT_OK;
 }
 

@@ -234,14 +234,8 @@ static dqt_status read_rules(struct reader *r) {
         struct update_rule rule;
         TRY(source_bytes(r->source, f.bytes, RULE_BYTES));
         fields_rule(&f, &rule);
-        const bool eco = rule.rounding == DQT_ROUND_ECO_STOCHASTIC || rule.rounding == DQT_ROUND_ECO_NEAREST;
-        if (rule.rounding < DQT_ROUND_STOCHASTIC || rule.rounding > DQT_ROUND_ECO_NEAREST ||
-            !isfinite(rule.lr_factor) || rule.lr_factor < 0 || !isfinite(rule.weight_decay) || rule.weight_decay < 0 ||
-            !(rule.rounding_noise >= 0 && rule.rounding_noise <= 1) || !(rule.beta1 >= 0 && rule.beta1 < 1) ||
-            (rule.beta1 > 0) != (updater_options(u)->beta1 > 0) ||
-            (eco && updater_options(u)->beta1 == 0.0f && format_is_code(updater_target(u, i)->tensor->storage)))
+        if (!updater_set_rule(u, i, rule))
             return fail(r->ctx, DQT_E_FORMAT, "checkpoint: the rule of %s is impossible", updater_target(u, i)->name);
-        updater_set_rule(u, i, rule);
     }
     return end_section(r);
 }

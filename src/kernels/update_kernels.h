@@ -17,11 +17,18 @@ enum { UPDATE_CHUNK = 128 };
 /* Gradients are limited to +-2^50 after clipping, so that sums of their squares stay finite in f32. */
 #define UPDATE_GRADIENT_LIMIT 0x1p50f
 
+/* The one list of optimisers: X(NAME, name) stands for the public DQT_OPTIMIZER_NAME, UPDATE_NAME here, moments_name in
+ * kernels/update_moments.h and the description optimizer_name in optim/name.c. */
+#define UPDATE_METHODS(X) X(SGD, sgd) X(ADAMW, adamw) X(ADAFACTOR, adafactor)
+
 enum update_method {
-    UPDATE_SGD,     /* u = m */
-    UPDATE_ADAM,    /* a second moment per weight */
-    UPDATE_FACTORED /* second moment = row factor * column statistic */
+#define METHOD(NAME, name) UPDATE_##NAME,
+    UPDATE_METHODS(METHOD)
+#undef METHOD
 };
+
+/* How a state lies in memory. POSITIVE: a second moment, never negative, and above 0 it never becomes 0. */
+enum update_codec { UPDATE_F32, UPDATE_BF16, UPDATE_BF16_POSITIVE, UPDATE_INT8_SIGNED, UPDATE_INT8_POSITIVE };
 
 /* What is constant over one parameter and step. Low-precision states and codes are rounded with the numbers of their
  * stream, element = row * cols + col. */
@@ -29,22 +36,22 @@ struct update_plan {
     enum update_method method;
     int storage; /* DQT_FORMAT_* */
     int code_min, code_max;
-    bool stochastic;    /* else nearest */
-    bool eco;           /* feed the rounding error back into the momentum */
-    bool train_scale;   /* return the scale's gradient */
-    bool dry;           /* only update_squares: nothing is written */
-    int momentum_state; /* DQT_STATE_*; read where momentum */
-    int variance_state; /* DQT_STATE_*; read where method is ADAM */
-    bool momentum;      /* a first moment is kept */
-    float clip;         /* factor of the gradient */
+    bool stochastic;  /* else nearest */
+    bool eco;         /* feed the rounding error back into the momentum */
+    bool train_scale; /* return the scale's gradient */
+    bool dry;         /* only update_squares: nothing is written */
+    bool momentum;    /* a first moment is kept */
+    bool variance;    /* a second moment is kept for each weight */
+    enum update_codec momentum_codec, variance_codec;
+    float clip; /* factor of the gradient */
     float learning_rate, weight_decay;
-    float beta1, one_minus_beta1; /* SGD: the latter is 1 */
+    float beta1, one_minus_beta1; /* the latter 1 where m is a sum (SGD) */
     float beta2, one_minus_beta2;
     float eps;
     float noise;                        /* stochastic: 1, or less for floor(x + 1/2 + noise * (r - 1/2)) */
-    float inverse_bias1, inverse_bias2; /* 1 / (1 - beta^t); SGD: 1 */
+    float inverse_bias1, inverse_bias2; /* 1 / (1 - beta^t); the former 1 where m is a sum */
     float update_factor;                /* u is multiplied by it (Adafactor's update clipping) */
-    float eco_factor; /* (1 - 1 / beta1) * (1 - beta1^t) / learning_rate; SGD: without the bias term */
+    float eco_factor; /* (1 - 1 / beta1) * (1 - beta1^t) / learning_rate; a sum: without the bias term */
     struct rng weight, momentum_rng, variance_rng;
 };
 
@@ -56,8 +63,8 @@ struct update_row {
     void *weight;     /* packed codes, or cols floats or bf16 */
     float scale;      /* of one code, in which steps are measured */
     void *m, *v;
-    float *m_scale, *v_scale; /* DQT_STATE_INT8: [ceil(cols / UPDATE_CHUNK)] */
-    const float *column;      /* FACTORED: column statistic [cols]; NULL: all 1 */
+    float *m_scale, *v_scale; /* codecs with scales: [ceil(cols / UPDATE_CHUNK)] */
+    const float *column;      /* factored second moment: column statistic [cols]; NULL: all 1 */
     float row_factor;
 };
 

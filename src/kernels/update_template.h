@@ -13,6 +13,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/assert.h"
 #include "dqt.h"
 #include "format/format.h"
 #include "kernels/update_kernels.h"
@@ -110,199 +111,18 @@ static float largest(const float *x) {
     return a;
 }
 
-/* ---- States -------------------------------------------------------------------------------------------------- */
-
 /* n columns of a float array, padded with zeros. */
 static void pad_floats(const float *in, size_t n, float *restrict out) {
     memcpy(out, in, n * sizeof *out);
     if (n < CHUNK) memset(out + n, 0, (CHUNK - n) * sizeof *out);
 }
 
-static void decode_bf16(const uint16_t *in, size_t n, float *restrict out) {
-    uint16_t half[CHUNK] = {0};
-    uint32_t bits[CHUNK];
-    memcpy(half, in, n * sizeof *half);
-    for (int k = 0; k < CHUNK; k++)
-        bits[k] = (uint32_t)half[k] << 16;
-    memcpy(out, bits, sizeof bits);
-}
-
-/* Stochastic, f32_to_bf16_stochastic in every lane. keep: a positive number never becomes 0. */
-static void encode_bf16(const float *in, size_t n, const uint32_t *words, bool keep, uint16_t *out) {
-    uint32_t bits[CHUNK];
-    uint16_t half[CHUNK];
-    memcpy(bits, in, sizeof bits);
-    for (int k = 0; k < CHUNK; k++) {
-        const uint32_t special = (bits[k] & 0x7f800000u) == 0x7f800000u;
-        uint32_t h = (bits[k] + (special ? 0u : words[k] >> 16)) >> 16;
-        h |= (uint32_t)(special && (bits[k] & 0x7fffffu)) << 6;
-        half[k] = (uint16_t)h;
-    }
-    if (keep) {
-        for (int k = 0; k < CHUNK; k++)
-            half[k] = (uint16_t)(half[k] | (half[k] == 0 && bits[k] != 0));
-    }
-    memcpy(out, half, n * sizeof *half);
-}
-
-/* First moments in 8 bits: x = sign(z) * z^2 * a with z = code / 127, a = max|x| of the chunk. */
-static void decode_signed(const int8_t *in, size_t n, float a, float *restrict out) {
-    int8_t code[CHUNK] = {0};
-    memcpy(code, in, n);
-    for (int k = 0; k < CHUNK; k++) {
-        const float z = (float)code[k] * (1.0f / 127.0f);
-        out[k] = z * fabsf(z) * a;
-    }
-}
-
-/* code = floor(127 * sign(x) * sqrt(|x| / a) + r): unbiased in z. */
-static void encode_signed(const float *in, size_t n, const uint32_t *words, float *scale, int8_t *out) {
-    int8_t code[CHUNK];
-    float a = largest(in);
-    a = a > 1e-30f ? a : 1e-30f;
-    a = a < 0x1p120f ? a : 0x1p120f;
-    for (int k = 0; k < CHUNK; k++) {
-        const float z = clamp_float(sqrtf(fabsf(in[k]) / a), 0.0f, 1.0f) * 127.0f;
-        code[k] = (int8_t)floor_random(in[k] < 0.0f ? -z : z, words[k]);
-    }
-    *scale = a;
-    memcpy(out, code, n);
-}
-
-/* Second moments in 8 bits: v = z^4 * a with z = code / 255, a = max v of the chunk. */
-static inline float fourth(float code) {
-    const float z = code * (1.0f / 255.0f);
-    return (z * z) * (z * z);
-}
-
-static void decode_positive(const uint8_t *in, size_t n, float a, float *restrict out) {
-    uint8_t code[CHUNK] = {0};
-    memcpy(code, in, n);
-    for (int k = 0; k < CHUNK; k++)
-        out[k] = fourth((float)(int32_t)code[k]) * a;
-}
-
-/* Stochastic between the neighbours of v, with the probability that keeps the mean of v (not of z: the bias of z^4
- * would add up over steps). A positive v gets at least code 1, 2.4e-10 of the chunk's largest: rounding to 0 would
- * leave eps alone in the denominator and the update would explode, while this bounds it by sqrt(v) >= 1.5e-5 * sqrt(a).
- */
-static void encode_positive(const float *in, size_t n, const uint32_t *words, float *scale, uint8_t *out) {
-    float y[CHUNK], root[CHUNK]; /* one loop each: merged, the compiler finds branches instead of vectors */
-    int32_t codes[CHUNK];
-    uint8_t code[CHUNK];
-    float a = largest(in);
-    a = a > 1e-36f ? a : 1e-36f;
-    a = a < 0x1p120f ? a : 0x1p120f;
-    for (int k = 0; k < CHUNK; k++)
-        y[k] = clamp_float(in[k] / a, 0.0f, 1.0f);
-    for (int k = 0; k < CHUNK; k++)
-        root[k] = clamp_float(sqrtf(sqrtf(y[k])) * 255.0f, 1.0f, 254.0f);
-    for (int k = 0; k < CHUNK; k++) {
-        const int32_t below = (int32_t)root[k];
-        const float low = fourth((float)below), high = fourth((float)below + 1.0f);
-        codes[k] = below + ((y[k] - low) / (high - low) + unit(words[k]) >= 1.0f);
-    }
-    for (int k = 0; k < CHUNK; k++)
-        code[k] = (uint8_t)(in[k] > 0.0f ? codes[k] : 0);
-    *scale = a;
-    memcpy(out, code, n);
-}
-
-/* The state of columns [col, col + n): full float chunks are worked on in place, others in `buffer`. */
-static float *state_open(int state, void *base, const float *scale, size_t col, size_t n, bool second, bool copy,
-                         float *buffer) {
-    if (state == DQT_STATE_F32) {
-        float *f = (float *)base + col;
-        if (n == CHUNK && !copy) return f;
-        pad_floats(f, n, buffer);
-    } else if (state == DQT_STATE_BF16) {
-        decode_bf16((const uint16_t *)base + col, n, buffer);
-    } else if (second) {
-        decode_positive((const uint8_t *)base + col, n, scale[col / CHUNK], buffer);
-    } else {
-        decode_signed((const int8_t *)base + col, n, scale[col / CHUNK], buffer);
-    }
-    return buffer;
-}
-
-static void state_close(int state, void *base, float *scale, size_t col, size_t n, bool second, struct stream *s,
-                        const float *values) {
-    if (state == DQT_STATE_F32) {
-        if (n < CHUNK) memcpy((float *)base + col, values, n * sizeof *values);
-        return;
-    }
-    const uint32_t *words = stream_chunk(s);
-    if (state == DQT_STATE_BF16) {
-        encode_bf16(values, n, words, second, (uint16_t *)base + col);
-    } else if (second) {
-        encode_positive(values, n, words, scale + col / CHUNK, (uint8_t *)base + col);
-    } else {
-        encode_signed(values, n, words, scale + col / CHUNK, (int8_t *)base + col);
-    }
-}
-
-/* ---- Moments ------------------------------------------------------------------------------------------------- */
-
 static inline float limited(float g, float factor) {
     return clamp_float(g * factor, -UPDATE_GRADIENT_LIMIT, UPDATE_GRADIENT_LIMIT);
 }
 
-static void moments_sgd(const struct update_plan *p, const float *restrict g, float *restrict m, float *restrict u) {
-    const float clip = p->clip, beta1 = p->beta1;
-    for (int k = 0; k < CHUNK; k++) {
-        m[k] = beta1 * m[k] + limited(g[k], clip);
-        u[k] = m[k];
-    }
-}
-
-static void moments_adam(const struct update_plan *p, const float *restrict g, float *restrict m, float *restrict v,
-                         float *restrict denominator, float *restrict u) {
-    const float clip = p->clip, beta1 = p->beta1, rest1 = p->one_minus_beta1, beta2 = p->beta2,
-                rest2 = p->one_minus_beta2;
-    const float bias1 = p->inverse_bias1, bias2 = p->inverse_bias2, eps = p->eps;
-    for (int k = 0; k < CHUNK; k++) {
-        const float gk = limited(g[k], clip);
-        const float mk = beta1 * m[k] + rest1 * gk;
-        const float vk = beta2 * v[k] + rest2 * gk * gk;
-        const float d = sqrtf(vk * bias2) + eps;
-        m[k] = mk;
-        v[k] = vk;
-        denominator[k] = d;
-        u[k] = mk * bias1 / d;
-    }
-}
-
-/* Without a first moment: u = g / denominator. */
-static void moments_second_only(const struct update_plan *p, const float *restrict g, float *restrict v,
-                                float *restrict u) {
-    const float clip = p->clip, beta2 = p->beta2, rest2 = p->one_minus_beta2, bias2 = p->inverse_bias2, eps = p->eps;
-    const float factor = p->update_factor;
-    for (int k = 0; k < CHUNK; k++) {
-        const float gk = limited(g[k], clip);
-        const float vk = beta2 * v[k] + rest2 * gk * gk;
-        v[k] = vk;
-        u[k] = gk / (sqrtf(vk * bias2) + eps) * factor;
-    }
-}
-
-/* v = row_factor * column; m NULL: no first moment. */
-static void moments_factored(const struct update_plan *p, const float *restrict g, const float *restrict column,
-                             float row_factor, float *restrict m, float *restrict denominator, float *restrict u) {
-    const float clip = p->clip, beta1 = p->beta1, rest1 = p->one_minus_beta1, bias1 = p->inverse_bias1, eps = p->eps;
-    const float factor = p->update_factor, second = row_factor * p->inverse_bias2;
-    for (int k = 0; k < CHUNK; k++)
-        denominator[k] = sqrtf(column[k] * second) + eps;
-    if (m) {
-        for (int k = 0; k < CHUNK; k++) {
-            const float mk = beta1 * m[k] + rest1 * limited(g[k], clip);
-            m[k] = mk;
-            u[k] = mk * bias1 / denominator[k];
-        }
-    } else {
-        for (int k = 0; k < CHUNK; k++)
-            u[k] = limited(g[k], clip) / denominator[k] * factor;
-    }
-}
+#include "kernels/update_moments.h"
+#include "kernels/update_states.h"
 
 /* ---- Codes --------------------------------------------------------------------------------------------------- */
 
@@ -482,6 +302,8 @@ static void chunk_floats(const struct update_plan *p, const struct update_row *r
 /* ---- The row ------------------------------------------------------------------------------------------------- */
 
 static void update_row(const struct update_plan *p, const struct update_row *row, struct update_result *result) {
+    DQT_ASSERT((size_t)p->method < sizeof moments / sizeof *moments);
+    DQT_ASSERT(!p->eco || p->momentum);
     float gradient[CHUNK], m_buffer[CHUNK], v_buffer[CHUNK], column[CHUNK], denominator[CHUNK], u[CHUNK];
     float square_lanes[LANES] = {0}, scale_lanes[LANES] = {0};
     struct stream weight_random, m_random, v_random;
@@ -489,9 +311,8 @@ static void update_row(const struct update_plan *p, const struct update_row *row
     memset(result, 0, sizeof *result);
     if (p->storage != DQT_FORMAT_F32 && p->stochastic && !p->dry)
         stream_start(&weight_random, &p->weight, row->element);
-    if (p->momentum && p->momentum_state != DQT_STATE_F32) stream_start(&m_random, &p->momentum_rng, row->element);
-    if (p->method == UPDATE_ADAM && p->variance_state != DQT_STATE_F32)
-        stream_start(&v_random, &p->variance_rng, row->element);
+    if (p->momentum && p->momentum_codec != UPDATE_F32) stream_start(&m_random, &p->momentum_rng, row->element);
+    if (p->variance && p->variance_codec != UPDATE_F32) stream_start(&v_random, &p->variance_rng, row->element);
     if (!row->column)
         for (int k = 0; k < CHUNK; k++)
             column[k] = 1.0f;
@@ -500,45 +321,32 @@ static void update_row(const struct update_plan *p, const struct update_row *row
 
     for (size_t col = 0; col < row->cols; col += CHUNK) {
         const size_t n = row->cols - col < CHUNK ? row->cols - col : CHUNK;
-        const float *g = row->gradient + col, *c = column;
-        float *m = NULL, *v = NULL;
+        const float *g = row->gradient + col;
         if (n < CHUNK) {
             pad_floats(g, n, gradient);
             g = gradient;
         }
-        if (p->momentum) m = state_open(p->momentum_state, row->m, row->m_scale, col, n, false, p->dry, m_buffer);
-        if (p->method == UPDATE_ADAM) {
-            v = state_open(p->variance_state, row->v, row->v_scale, col, n, true, p->dry, v_buffer);
-            if (m) {
-                moments_adam(p, g, m, v, denominator, u);
-            } else {
-                moments_second_only(p, g, v, u);
+        struct moments x = {g, column, row->row_factor, NULL, NULL, denominator, u};
+        if (row->column) {
+            x.column = row->column + col;
+            if (n < CHUNK) {
+                pad_floats(x.column, n, column);
+                x.column = column;
             }
-        } else if (p->method == UPDATE_FACTORED) {
-            if (row->column) {
-                c = row->column + col;
-                if (n < CHUNK) {
-                    pad_floats(c, n, column);
-                    c = column;
-                }
-            }
-            moments_factored(p, g, c, row->row_factor, m, denominator, u);
-        } else if (m) {
-            moments_sgd(p, g, m, u);
-        } else {
-            for (int k = 0; k < CHUNK; k++)
-                u[k] = limited(g[k], p->clip);
         }
+        if (p->momentum) x.m = state_open(p->momentum_codec, row->m, row->m_scale, col, n, p->dry, m_buffer);
+        if (p->variance) x.v = state_open(p->variance_codec, row->v, row->v_scale, col, n, p->dry, v_buffer);
+        moments[p->method](p, &x);
         for (int k = 0; k < LANES; k++)
             square_lanes[k] += u[k] * u[k] + u[LANES + k] * u[LANES + k];
         if (p->dry) continue;
         if (codes) {
-            chunk_codes(p, row, col, n, g, u, &weight_random, denominator, m, scale_lanes, result);
+            chunk_codes(p, row, col, n, g, u, &weight_random, denominator, x.m, scale_lanes, result);
         } else {
             chunk_floats(p, row, col, n, u, &weight_random);
         }
-        if (m) state_close(p->momentum_state, row->m, row->m_scale, col, n, false, &m_random, m);
-        if (v) state_close(p->variance_state, row->v, row->v_scale, col, n, true, &v_random, v);
+        if (x.m) state_close(p->momentum_codec, row->m, row->m_scale, col, n, &m_random, x.m);
+        if (x.v) state_close(p->variance_codec, row->v, row->v_scale, col, n, &v_random, x.v);
     }
     result->update_squares = lanes_sum(square_lanes);
     result->scale_gradient = lanes_sum(scale_lanes);

@@ -1,15 +1,11 @@
-/* Creation, memory, groups and the state that checkpoints hold. */
+/* Creation, memory, access and the state that checkpoints hold. */
 #include <stdio.h>
 #include <string.h>
 
 #include "core/status.h"
 #include "optim/updater_state.h"
 
-enum { NAME_LENGTH = 40 };
-
-static bool is_eco(int rounding) {
-    return rounding == DQT_ROUND_ECO_STOCHASTIC || rounding == DQT_ROUND_ECO_NEAREST;
-}
+enum { NAME_LENGTH = 40, LIST_LENGTH = 200 };
 
 static bool in_range(float value, float low, float high) {
     return value >= low && value <= high; /* false for NaN */
@@ -23,6 +19,13 @@ static dqt_status check_choice(const dqt_context *ctx, const char *name, int32_t
                 (int)high);
 }
 
+/* row: of the table that has such a value; NULL: none has. */
+static dqt_status check_row(const dqt_context *ctx, const char *name, int32_t value, const void *row,
+                            const char *kind) {
+    if (row) return DQT_OK;
+    return fail(ctx, DQT_E_ARGUMENT, "updater options: %s is %d, expected a %s value", name, (int)value, kind);
+}
+
 static dqt_status check_number(const dqt_context *ctx, const char *name, float value, float low, float high) {
     if (in_range(value, low, high)) return DQT_OK;
     return fail(ctx, DQT_E_ARGUMENT, "updater options: %s is %g, expected %g to %g", name, (double)value, (double)low,
@@ -32,10 +35,15 @@ static dqt_status check_number(const dqt_context *ctx, const char *name, float v
 dqt_status updater_check(const dqt_context *ctx, const struct update_target *targets, size_t count,
                          const dqt_updater_options *o) {
     const float below_one = 0x1.fffffep-1f;
-    TRY(check_choice(ctx, "optimizer", o->optimizer, DQT_OPTIMIZER_SGD, DQT_OPTIMIZER_ADAFACTOR));
-    TRY(check_choice(ctx, "rounding", o->rounding, DQT_ROUND_STOCHASTIC, DQT_ROUND_ECO_NEAREST));
-    TRY(check_choice(ctx, "momentum_state", o->momentum_state, DQT_STATE_F32, DQT_STATE_INT8));
-    TRY(check_choice(ctx, "variance_state", o->variance_state, DQT_STATE_F32, DQT_STATE_INT8));
+    const struct optimizer *optimizer = optimizer_of(o->optimizer);
+    if (!optimizer) {
+        char list[LIST_LENGTH];
+        return fail(ctx, DQT_E_ARGUMENT, "updater options: optimizer is %d, expected one of %s", (int)o->optimizer,
+                    optimizer_list(list, sizeof list));
+    }
+    TRY(check_row(ctx, "rounding", o->rounding, rounding_of(o->rounding), "DQT_ROUND_*"));
+    TRY(check_row(ctx, "momentum_state", o->momentum_state, state_format_of(o->momentum_state), "DQT_STATE_*"));
+    TRY(check_row(ctx, "variance_state", o->variance_state, state_format_of(o->variance_state), "DQT_STATE_*"));
     TRY(check_choice(ctx, "clip", o->clip, DQT_CLIP_NONE, DQT_CLIP_TENSOR_NORM));
     TRY(check_choice(ctx, "lagged", o->lagged, 0, 1));
     TRY(check_number(ctx, "beta1", o->beta1, 0.0f, below_one));
@@ -49,14 +57,11 @@ dqt_status updater_check(const dqt_context *ctx, const struct update_target *tar
     TRY(check_number(ctx, "reserved", o->reserved, 0.0f, 0.0f));
     if (count >= (size_t)1 << 24)
         return fail(ctx, DQT_E_UNSUPPORTED, "an updater of %zu parameters, at most 16777215 can be numbered", count);
-    for (size_t i = 0; i < count; i++) {
-        if (is_eco(o->rounding) && o->beta1 == 0.0f && format_is_code(targets[i].tensor->storage))
-            return fail(
-                ctx, DQT_E_UNSUPPORTED,
-                "updater options: rounding is ECO with beta1 0; parameter %s of %s storage has no first moment to "
-                "feed the rounding error back into: take rounding STOCHASTIC or a beta1 above 0",
-                targets[i].name, format_name(targets[i].tensor->storage));
-    }
+    if (optimizer->needs_momentum && o->beta1 == 0.0f)
+        return fail(ctx, DQT_E_UNSUPPORTED, "updater options: beta1 is 0, but %s needs a first moment",
+                    optimizer->name);
+    for (size_t i = 0; i < count; i++)
+        TRY(updater_check_rounding(ctx, optimizer, o->beta1, o->rounding, &targets[i]));
     return DQT_OK;
 }
 
@@ -67,34 +72,50 @@ struct layout {
     size_t momentum, variance, scales, workspace;
 };
 
-static void *take(struct layout *l, size_t *part, size_t count, size_t size) {
+static void *take(struct layout *l, size_t *kind, size_t count, size_t size) {
     const size_t before = l->arena.used;
     void *ptr = arena_take(&l->arena, count, size);
-    if (part && l->arena.used != SIZE_MAX) *part += l->arena.used - before;
+    if (kind && l->arena.used != SIZE_MAX) *kind += l->arena.used - before;
     return ptr;
 }
 
-static void *take_state(struct layout *l, size_t *part, const dqt_tensor *t, int state, float **scales) {
-    size_t weights, chunks = (t->cols + UPDATE_CHUNK - 1) / UPDATE_CHUNK;
+static void *take_state(struct layout *l, size_t *kind, const dqt_tensor *t, const struct state_format *format,
+                        float **scales) {
+    size_t weights, blocks;
     size_mul(t->rows, t->cols, &weights);
-    void *ptr = take(l, part, weights, state == DQT_STATE_F32 ? 4 : state == DQT_STATE_BF16 ? 2 : 1);
+    void *ptr = take(l, kind, weights, format->element_size);
     *scales = NULL;
-    if (state == DQT_STATE_INT8) {
-        size_mul(t->rows, chunks, &chunks);
-        *scales = take(l, part, chunks, sizeof(float));
+    if (format->scaled) {
+        size_mul(t->rows, state_blocks(t->cols), &blocks);
+        *scales = take(l, kind, blocks, sizeof(float));
     }
     return ptr;
 }
 
-static void place_parameter(struct layout *l, struct parameter *p, const dqt_updater_options *o) {
+/* Which states the optimiser keeps for a tensor of this shape. */
+static void choose_states(struct parameter *p, const dqt_updater_options *o) {
+    const struct optimizer *optimizer = optimizer_of(o->optimizer);
     const dqt_tensor *t = p->target.tensor;
-    p->tiles = (t->rows + TILE_ROWS - 1) / TILE_ROWS;
-    p->momentum = o->beta1 > 0.0f;
-    p->factored = o->optimizer == DQT_OPTIMIZER_ADAFACTOR && t->rows > 1 && t->cols > 1;
-    p->variance = o->optimizer != DQT_OPTIMIZER_SGD && !p->factored;
-    p->variance_state = o->optimizer == DQT_OPTIMIZER_ADAMW ? o->variance_state : DQT_STATE_F32;
-    if (p->momentum) p->m = take_state(l, &l->momentum, t, o->momentum_state, &p->m_scale);
-    if (p->variance) p->v = take_state(l, &l->variance, t, p->variance_state, &p->v_scale);
+    bool per_weight = false;
+    p->factored = false;
+    switch (optimizer->second) {
+    case SECOND_NONE: break;
+    case SECOND_PER_WEIGHT: per_weight = true; break;
+    case SECOND_FACTORED:
+        p->factored = t->rows > 1 && t->cols > 1;
+        per_weight = !p->factored;
+        break;
+    }
+    p->momentum = o->beta1 > 0.0f ? state_format_of(o->momentum_state) : NULL;
+    p->variance = per_weight ? state_format_of(optimizer->variance_formats ? o->variance_state : DQT_STATE_F32) : NULL;
+}
+
+static void lay_out_parameter(struct layout *l, struct parameter *p, const dqt_updater_options *o) {
+    const dqt_tensor *t = p->target.tensor;
+    p->tiles = ceil_div(t->rows, GEMM_TILE_ROWS);
+    choose_states(p, o);
+    if (p->momentum) p->m = take_state(l, &l->momentum, t, p->momentum, &p->m_scale);
+    if (p->variance) p->v = take_state(l, &l->variance, t, p->variance, &p->v_scale);
     if (p->factored) {
         p->row = take(l, &l->variance, t->rows, sizeof(float));
         p->column = take(l, &l->variance, t->cols, sizeof(float));
@@ -107,21 +128,21 @@ static void place_parameter(struct layout *l, struct parameter *p, const dqt_upd
     p->history = take(l, NULL, 2, sizeof(double));
 }
 
-/* The same walk counts (scratch parameter, base NULL) and places. */
-static void place(struct layout *l, const dqt_context *ctx, const struct update_target *targets, size_t count,
-                  const dqt_updater_options *o, dqt_updater **out) {
+/* The same pass counts (arena without a base, *out stays as it is) and lays out. */
+static void lay_out(struct layout *l, const dqt_context *ctx, const struct update_target *targets, size_t count,
+                    const dqt_updater_options *o, dqt_updater **out) {
     dqt_updater *u = take(l, NULL, 1, sizeof *u);
     struct parameter *parameters = take(l, NULL, count, sizeof *parameters);
     size_t most_cols = 0, most_tiles = 0, most_sums = 0;
     for (size_t i = 0; i < count; i++) {
         struct parameter scratch = {.target = targets[i]}, *p = u ? &parameters[i] : &scratch;
         *p = scratch;
-        place_parameter(l, p, o);
+        lay_out_parameter(l, p, o);
         size_t sums;
         size_mul(p->tiles, targets[i].tensor->cols, &sums);
-        if (targets[i].tensor->cols > most_cols) most_cols = targets[i].tensor->cols;
-        if (p->tiles > most_tiles) most_tiles = p->tiles;
-        if (p->factored && sums > most_sums) most_sums = sums;
+        most_cols = size_max(most_cols, targets[i].tensor->cols);
+        most_tiles = size_max(most_tiles, p->tiles);
+        if (p->factored) most_sums = size_max(most_sums, sums);
     }
     const size_t ld = round_up(most_cols, ALIGNMENT / sizeof(float));
     struct tile_result *tiles = take(l, &l->workspace, most_tiles, sizeof *tiles);
@@ -143,7 +164,7 @@ dqt_status updater_memory(const dqt_context *ctx, const struct update_target *ta
                           const dqt_updater_options *o, dqt_updater_memory_info *out) {
     TRY(updater_check(ctx, targets, count, o));
     struct layout l = {0};
-    place(&l, ctx, targets, count, o, NULL);
+    lay_out(&l, ctx, targets, count, o, NULL);
     if (l.arena.used == SIZE_MAX) return fail(ctx, DQT_E_SHAPE, "the updater's state does not fit a size_t");
     out->total = l.arena.used;
     out->momentum = l.momentum;
@@ -167,9 +188,10 @@ dqt_status updater_create(dqt_context *ctx, const struct update_target *targets,
     struct layout l = {.arena = {.base = memory_alloc(ctx, memory.total), .size = memory.total}};
     if (!l.arena.base) return fail(ctx, DQT_E_MEMORY, "no memory for an updater of %zu bytes", memory.total);
     dqt_updater *u = NULL;
-    place(&l, ctx, targets, count, o, &u);
+    lay_out(&l, ctx, targets, count, o, &u);
     u->ctx = ctx;
     u->options = *o;
+    u->optimizer = optimizer_of(o->optimizer);
     u->bytes = memory.total;
     for (size_t i = 0; i < count; i++)
         u->parameters[i].rule = (struct update_rule){1.0f, o->weight_decay, o->rounding, o->beta1, o->rounding_noise};
@@ -192,6 +214,7 @@ size_t updater_num_parameters(const dqt_updater *u) {
 }
 
 const struct update_target *updater_target(const dqt_updater *u, size_t index) {
+    DQT_ASSERT(index < u->count);
     return &u->parameters[index].target;
 }
 
@@ -207,67 +230,6 @@ const dqt_updater_options *updater_options(const dqt_updater *u) {
     return &u->options;
 }
 
-struct update_rule updater_get_rule(const dqt_updater *u, size_t index) {
-    return u->parameters[index].rule;
-}
-
-void updater_set_rule(dqt_updater *u, size_t index, struct update_rule rule) {
-    u->parameters[index].rule = rule;
-}
-
-/* ---- Groups -------------------------------------------------------------------------------------------------- */
-
-/* '*' stands for any number of characters, '?' for one. On a mismatch the latest '*' takes one character more. */
-static bool name_matches(const char *pattern, const char *name) {
-    const char *star = NULL, *retry = NULL;
-    while (*name) {
-        if (*pattern == '*') {
-            star = ++pattern;
-            retry = name;
-        } else if (*pattern == '?' || *pattern == *name) {
-            pattern++;
-            name++;
-        } else if (star) {
-            pattern = star;
-            name = ++retry;
-        } else {
-            return false;
-        }
-    }
-    while (*pattern == '*')
-        pattern++;
-    return *pattern == '\0';
-}
-
-static bool group_matches(const dqt_group_options *o, const struct update_target *t) {
-    if (o->parameter_class != 0 && o->parameter_class != t->parameter_class) return false;
-    return !o->pattern || name_matches(o->pattern, t->name);
-}
-
-size_t updater_add_group(dqt_updater *u, const dqt_group_options *o) {
-    size_t matched = 0;
-    for (size_t i = 0; i < u->count; i++) {
-        const struct update_target *t = &u->parameters[i].target;
-        if (is_eco(o->rounding) && u->options.beta1 == 0.0f && format_is_code(t->tensor->storage) &&
-            group_matches(o, t)) {
-            fail(u->ctx, DQT_E_UNSUPPORTED,
-                 "group options: rounding is ECO with beta1 0; parameter %s has no first moment", t->name);
-            return SIZE_MAX;
-        }
-    }
-    for (size_t i = 0; i < u->count; i++) {
-        struct parameter *p = &u->parameters[i];
-        if (!group_matches(o, &p->target)) continue;
-        if (o->lr_factor >= 0.0f) p->rule.lr_factor = o->lr_factor;
-        if (o->weight_decay >= 0.0f) p->rule.weight_decay = o->weight_decay;
-        if (o->rounding >= 0) p->rule.rounding = o->rounding;
-        if (o->beta1 >= 0.0f) p->rule.beta1 = o->beta1;
-        if (o->rounding_noise >= 0.0f) p->rule.rounding_noise = o->rounding_noise;
-        matched++;
-    }
-    return matched;
-}
-
 /* ---- State --------------------------------------------------------------------------------------------------- */
 
 static dqt_status visit_one(state_visit_fn visit, void *arg, size_t index, const char *what, void *data, size_t count,
@@ -279,10 +241,10 @@ static dqt_status visit_one(state_visit_fn visit, void *arg, size_t index, const
 }
 
 static dqt_status visit_moments(state_visit_fn visit, void *arg, size_t index, const char *what, const char *scale_name,
-                                void *data, float *scales, const dqt_tensor *t, int state) {
-    const size_t size = state == DQT_STATE_F32 ? 4 : state == DQT_STATE_BF16 ? 2 : 1;
-    TRY(visit_one(visit, arg, index, what, data, t->rows * t->cols, size));
-    return visit_one(visit, arg, index, scale_name, scales, t->rows * ((t->cols + UPDATE_CHUNK - 1) / UPDATE_CHUNK), 4);
+                                void *data, float *scales, const dqt_tensor *t, const struct state_format *format) {
+    if (!format) return DQT_OK;
+    TRY(visit_one(visit, arg, index, what, data, t->rows * t->cols, format->element_size));
+    return visit_one(visit, arg, index, scale_name, scales, t->rows * state_blocks(t->cols), 4);
 }
 
 dqt_status updater_visit_state(dqt_updater *u, state_visit_fn visit, void *arg) {
@@ -291,8 +253,8 @@ dqt_status updater_visit_state(dqt_updater *u, state_visit_fn visit, void *arg) 
     for (size_t i = 0; i < u->count; i++) {
         struct parameter *p = &u->parameters[i];
         const dqt_tensor *t = p->target.tensor;
-        TRY(visit_moments(visit, arg, i, "m", "m_scale", p->m, p->m_scale, t, u->options.momentum_state));
-        TRY(visit_moments(visit, arg, i, "v", "v_scale", p->v, p->v_scale, t, p->variance_state));
+        TRY(visit_moments(visit, arg, i, "m", "m_scale", p->m, p->m_scale, t, p->momentum));
+        TRY(visit_moments(visit, arg, i, "v", "v_scale", p->v, p->v_scale, t, p->variance));
         TRY(visit_one(visit, arg, i, "row", p->row, t->rows, 4));
         TRY(visit_one(visit, arg, i, "column", p->column, t->cols, 4));
         TRY(visit_one(visit, arg, i, "scale_m", p->scale_m, t->rows, 4));

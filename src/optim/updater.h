@@ -28,20 +28,21 @@ const struct update_target *updater_target(const dqt_updater *u, size_t index);
 uint64_t updater_step_count(const dqt_updater *u);
 void updater_set_step_count(dqt_updater *u, uint64_t step);
 const dqt_updater_options *updater_options(const dqt_updater *u);
-/* Number of parameters matched; SIZE_MAX, and nothing changed, where ECO rounding meets a code without a first moment.
- */
-size_t updater_add_group(dqt_updater *u, const dqt_group_options *o);
+/* *matched: number of parameters that the group is of. DQT_E_UNSUPPORTED, and nothing changed, where the optimiser or
+ * the storage of one of them does not allow the rule. */
+dqt_status updater_add_group(dqt_updater *u, const dqt_group_options *o, size_t *matched);
 
 /* Whole step from gradient buffers, one per parameter. */
 dqt_status updater_step(dqt_updater *u, const struct gradient *const *gradients, float learning_rate,
                         dqt_step_stats *stats);
 
-/* The rows of a parameter that are of this part: whole tiles of 64 rows, none of a frozen one. */
-void updater_part(const dqt_updater *u, size_t index, size_t part, size_t num_parts, size_t *row, size_t *count);
-/* As updater_step, but only rows of the part and their moments are written; norms and Adafactor's statistics are of all
+/* The rows of a parameter that are of this shard: whole tiles of 64 rows, none of a frozen one. */
+void updater_shard_rows(const dqt_updater *u, size_t index, size_t shard, size_t num_shards, size_t *row,
+                        size_t *count);
+/* As updater_step, but only rows of the shard and their moments are written; norms and factored statistics are of all
  * rows. */
-dqt_status updater_step_part(dqt_updater *u, const struct gradient *const *gradients, float learning_rate, size_t part,
-                             size_t num_parts, dqt_step_stats *stats);
+dqt_status updater_step_shard(dqt_updater *u, const struct gradient *const *gradients, float learning_rate,
+                              size_t shard, size_t num_shards, dqt_step_stats *stats);
 
 /* Fused step: begin; for each parameter in any order begin_parameter, apply_rows for every row exactly once (from
  * several lanes at once, tiles that start at multiples of 64 rows and have 64 rows, or fewer at the end),
@@ -65,6 +66,7 @@ struct update_rule {
     float beta1, rounding_noise;
 };
 struct update_rule updater_get_rule(const dqt_updater *u, size_t index);
-void updater_set_rule(dqt_updater *u, size_t index, struct update_rule rule);
+/* False, and nothing changed, for a rule that updater_create and updater_add_group could not have made. */
+bool updater_set_rule(dqt_updater *u, size_t index, struct update_rule rule);
 
 #endif

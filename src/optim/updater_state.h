@@ -1,32 +1,35 @@
 /* What is behind dqt_updater: one block of memory,
  *
  *   struct dqt_updater | parameters | per parameter: m, m scales, v, v scales, row and column statistics,
- *   moments and unit of trained scales, history | tile results | column partials | gradient rows, one per lane
+ *   moments of trained scales and their reference, history | tile results | column sums | gradient rows, one per lane
  *
  * State that survives a step is what updater_visit_state shows; the rest is scratch of one step. */
 #ifndef DQT_OPTIM_UPDATER_STATE_H
 #define DQT_OPTIM_UPDATER_STATE_H
 
-#include "kernels/update_kernels.h"
+#include "gemm/gemm.h"
+#include "kernels/kernels.h"
+#include "optim/optimizer.h"
+#include "optim/rounding.h"
+#include "optim/state.h"
 #include "optim/updater.h"
 
-enum { TILE_ROWS = 64 }; /* what a work task is, whatever the thread count */
-
-/* Sums over one tile of rows, added up in order afterwards. */
+/* Sums over one tile of GEMM_TILE_ROWS rows (what gemm_weight_gradient hands over, and what a task is, whatever the
+ * thread count), added up in order afterwards. */
 struct tile_result {
     double gradient_squares, update_squares;
     uint64_t flipped, saturated;
     uint32_t rows; /* that were updated or stats_only: 0 if the gradient was not finite */
     uint32_t nonfinite;
-    uint32_t stats_only; /* of another part: seen for the statistics, not written */
+    uint32_t stats_only; /* of another shard: read for the statistics, not written */
 };
 
 struct parameter {
     struct update_target target;
     struct update_rule rule;
     size_t tiles;
-    bool momentum, variance, factored; /* which states it has */
-    int variance_state;                /* Adafactor keeps the few unfactored ones in f32 */
+    const struct state_format *momentum, *variance; /* of m and v; NULL: not kept */
+    bool factored;                                  /* row and column statistics are kept */
 
     void *m, *v;
     float *m_scale, *v_scale; /* [rows][chunks] of DQT_STATE_INT8 */
@@ -48,6 +51,7 @@ struct parameter {
 struct dqt_updater {
     dqt_context *ctx;
     dqt_updater_options options;
+    const struct optimizer *optimizer;
     size_t bytes; /* of the whole block */
     size_t count;
     struct parameter *parameters;
@@ -64,7 +68,65 @@ static inline bool parameter_frozen(const struct parameter *p) {
     return p->rule.lr_factor == 0.0f;
 }
 
+/* The row after the last of the tile that starts at `first`. */
+static inline size_t tile_end(const struct parameter *p, size_t first) {
+    DQT_ASSERT(first % GEMM_TILE_ROWS == 0 && first < p->target.tensor->rows);
+    return size_min(p->target.tensor->rows, first + GEMM_TILE_ROWS);
+}
+
+/* ---- plan.c ---- */
+
 /* beta^step by squaring: the same on every system, which pow is not. */
 double update_power(double beta, uint64_t step);
+float updater_clip_factor(const dqt_updater *u, double norm);
+/* Fills the parameter's plan for the step that begins. clip: factor of its gradient. */
+void updater_plan(dqt_updater *u, size_t index, float clip);
+/* Whether the parameter's u is divided by max(1, rms(u) / update_clip), and the factor that follows from rms(u). */
+bool updater_clips_updates(const dqt_updater *u, const struct parameter *p);
+void updater_set_update_factor(const dqt_updater *u, struct parameter *p, double rms);
+
+/* ---- groups.c ---- */
+
+/* DQT_E_UNSUPPORTED where this rounding needs what the optimiser, or beta1 0, does not give a tensor of this storage.
+ */
+dqt_status updater_check_rounding(const dqt_context *ctx, const struct optimizer *optimizer, float beta1,
+                                  int32_t rounding, const struct update_target *t);
+
+/* ---- factored.c ---- */
+
+/* squares: sum of g^2 of the row, before clipping. */
+void factored_row(struct parameter *p, size_t row, double squares);
+/* From u->column_sums of the tiles that were seen. */
+void factored_columns(const dqt_updater *u, struct parameter *p);
+/* column_factor, from the column statistic. */
+void factored_refresh(struct parameter *p);
+
+/* ---- scale.c ---- */
+
+/* gradient: dL/ds of the row's scale, before clipping. */
+void updater_update_scale(const dqt_updater *u, struct parameter *p, size_t row, double gradient);
+
+/* ---- shards.c ---- */
+
+void shard_tiles(const dqt_updater *u, size_t index, size_t shard, size_t num_shards, size_t *first, size_t *end);
+
+/* ---- step.c ---- */
+
+static inline const struct update_kernels *updater_kernels(const dqt_updater *u) {
+    return &u->ctx->kernels->update;
+}
+
+/* Where the rows of a tile come from: f32 in memory, or a gradient buffer that is decoded row by row. */
+struct row_source {
+    const float *rows; /* of the tile; NULL: decode */
+    size_t ld;
+    const struct gradient *gradient;
+    float *scratch; /* [cols] */
+};
+
+/* Updates the tile that starts at row `first`. row_squares: sums of squares of its rows, where the caller has made
+ * them; NULL: not yet. */
+void updater_apply_tile(dqt_updater *u, struct parameter *p, size_t first, const struct row_source *source,
+                        const double *row_squares);
 
 #endif

@@ -1,0 +1,115 @@
+/* The fused step: gradients come in tiles of rows, in any order, and are forgotten. What needs all of them is the
+ * previous step's. Its end serves the step from buffers too. */
+#include <math.h>
+#include <string.h>
+
+#include "core/status.h"
+#include "optim/updater_state.h"
+
+void updater_begin(dqt_updater *u, float learning_rate) {
+    u->learning_rate = learning_rate;
+    for (size_t i = 0; i < u->count; i++) {
+        struct parameter *p = &u->parameters[i];
+        p->gradient_squares = p->update_squares = 0.0;
+        p->flipped = p->saturated = p->weights = 0;
+        p->nonfinite = false;
+    }
+}
+
+void updater_begin_parameter(dqt_updater *u, size_t index) {
+    DQT_ASSERT(index < u->count);
+    struct parameter *p = &u->parameters[index];
+    float clip = 1.0f;
+    if (u->options.clip == DQT_CLIP_PREVIOUS_NORM && u->previous_norm > 0.0)
+        clip = updater_clip_factor(u, u->previous_norm);
+    if (u->options.clip == DQT_CLIP_TENSOR_NORM && p->history[0] > 0.0) clip = updater_clip_factor(u, p->history[0]);
+    updater_plan(u, index, clip);
+    if (updater_clips_updates(u, p)) updater_set_update_factor(u, p, p->history[1]);
+    memset(u->tiles, 0, p->tiles * sizeof *u->tiles);
+}
+
+void updater_apply_rows(dqt_updater *u, size_t index, size_t row, size_t rows, const float *gradient, size_t ld) {
+    DQT_ASSERT(index < u->count);
+    struct parameter *p = &u->parameters[index];
+    DQT_ASSERT(rows > 0 && row + rows == tile_end(p, row) && ld >= p->target.tensor->cols);
+    if (parameter_frozen(p)) return;
+    struct tile_result *result = &u->tiles[row / GEMM_TILE_ROWS];
+    double row_squares[GEMM_TILE_ROWS];
+    for (size_t i = 0; i < rows; i++) {
+        row_squares[i] = updater_kernels(u)->sum_squares(gradient + i * ld, p->target.tensor->cols);
+        result->gradient_squares += row_squares[i];
+    }
+    if (!isfinite(result->gradient_squares)) {
+        result->gradient_squares = 0.0;
+        result->nonfinite = 1;
+        return;
+    }
+    const struct row_source source = {gradient, ld, NULL, NULL};
+    updater_apply_tile(u, p, row, &source, row_squares);
+}
+
+void updater_end_parameter(dqt_updater *u, size_t index) {
+    DQT_ASSERT(index < u->count);
+    struct parameter *p = &u->parameters[index];
+    if (parameter_frozen(p)) return;
+    const dqt_tensor *t = p->target.tensor;
+    double gradient_squares = 0.0, update_squares = 0.0, all_squares = 0.0;
+    uint64_t all_weights = 0;
+    for (size_t i = 0; i < p->tiles; i++) {
+        const struct tile_result *r = &u->tiles[i];
+        gradient_squares += r->gradient_squares;
+        all_squares += r->update_squares;
+        all_weights += (uint64_t)r->rows * t->cols;
+        if (r->stats_only) continue;
+        update_squares += r->update_squares;
+        p->flipped += r->flipped;
+        p->saturated += r->saturated;
+        p->weights += (uint64_t)r->rows * t->cols;
+        p->nonfinite = p->nonfinite || r->nonfinite;
+    }
+    p->gradient_squares = gradient_squares;
+    p->update_squares = update_squares;
+    if (p->factored && !p->row_ready) {
+        /* a nonfinite tile must not leave stale sums in the first slot */
+        if (u->tiles[0].rows == 0) memset(u->column_sums, 0, t->cols * sizeof *u->column_sums);
+        factored_columns(u, p);
+    }
+    p->history[0] = sqrt(gradient_squares);
+    if (all_weights) {
+        const double factor = (double)p->plan.update_factor;
+        p->history[1] = sqrt(all_squares / (double)all_weights) / factor;
+    }
+    tensor_refresh(p->target.tensor);
+}
+
+dqt_status updater_end(dqt_updater *u, dqt_step_stats *stats) {
+    double gradient_squares = 0.0, update_squares = 0.0;
+    uint64_t flipped = 0, saturated = 0, quantized = 0;
+    const struct parameter *nonfinite = NULL;
+    for (size_t i = 0; i < u->count; i++) {
+        const struct parameter *p = &u->parameters[i];
+        if (parameter_frozen(p)) continue;
+        gradient_squares += p->gradient_squares;
+        if (p->nonfinite && !nonfinite) nonfinite = p;
+        if (!format_is_code(p->target.tensor->storage)) continue;
+        const double rate = (double)p->plan.learning_rate;
+        update_squares += rate * rate * p->update_squares;
+        flipped += p->flipped;
+        saturated += p->saturated;
+        quantized += p->weights;
+    }
+    u->step++;
+    u->previous_norm = sqrt(gradient_squares);
+    if (stats) {
+        stats->gradient_norm = u->previous_norm;
+        stats->update_rms = quantized ? sqrt(update_squares / (double)quantized) : 0.0;
+        stats->flipped = flipped;
+        stats->saturated = saturated;
+        stats->quantized = quantized;
+        stats->step = u->step;
+    }
+    if (nonfinite)
+        return fail(u->ctx, DQT_E_NUMERIC, "the gradient of %s is not finite: its rows were left as they were",
+                    nonfinite->target.name);
+    return DQT_OK;
+}

@@ -1,0 +1,101 @@
+/* Rules of single parameters: groups, and what a checkpoint restores. */
+#include <math.h>
+
+#include "core/status.h"
+#include "optim/updater_state.h"
+
+/* '*' stands for any number of characters, '?' for one. On a mismatch the latest '*' takes one character more. */
+static bool name_matches(const char *pattern, const char *name) {
+    const char *star = NULL, *retry = NULL;
+    while (*name) {
+        if (*pattern == '*') {
+            star = ++pattern;
+            retry = name;
+        } else if (*pattern == '?' || *pattern == *name) {
+            pattern++;
+            name++;
+        } else if (star) {
+            pattern = star;
+            name = ++retry;
+        } else {
+            return false;
+        }
+    }
+    while (*pattern == '*')
+        pattern++;
+    return *pattern == '\0';
+}
+
+static bool group_matches(const dqt_group_options *o, const struct update_target *t) {
+    if (o->parameter_class != 0 && o->parameter_class != t->parameter_class) return false;
+    return !o->pattern || name_matches(o->pattern, t->name);
+}
+
+dqt_status updater_check_rounding(const dqt_context *ctx, const struct optimizer *optimizer, float beta1,
+                                  int32_t rounding, const struct update_target *t) {
+    if (!rounding_of(rounding)->eco || !format_is_code(t->tensor->storage)) return DQT_OK; /* nothing to feed back */
+    if (!optimizer->linear)
+        return fail(ctx, DQT_E_UNSUPPORTED,
+                    "ECO rounding feeds errors back through a first moment in which the update is linear, and %s's is "
+                    "not (parameter %s of %s storage): take rounding STOCHASTIC",
+                    optimizer->name, t->name, format_name(t->tensor->storage));
+    if (beta1 == 0.0f)
+        return fail(ctx, DQT_E_UNSUPPORTED,
+                    "rounding is ECO with beta1 0; parameter %s of %s storage has no first moment to feed the rounding "
+                    "error back into: take rounding STOCHASTIC or a beta1 above 0",
+                    t->name, format_name(t->tensor->storage));
+    return DQT_OK;
+}
+
+/* What a group asks for, on top of what holds so far. */
+static struct update_rule changed(struct update_rule rule, const dqt_group_options *o) {
+    if (o->lr_factor >= 0.0f) rule.lr_factor = o->lr_factor;
+    if (o->weight_decay >= 0.0f) rule.weight_decay = o->weight_decay;
+    if (o->rounding >= 0) rule.rounding = o->rounding;
+    if (o->beta1 >= 0.0f) rule.beta1 = o->beta1;
+    if (o->rounding_noise >= 0.0f) rule.rounding_noise = o->rounding_noise;
+    return rule;
+}
+
+dqt_status updater_add_group(dqt_updater *u, const dqt_group_options *o, size_t *matched) {
+    const struct rounding *rounding = rounding_of(o->rounding);
+    *matched = 0;
+    if (o->rounding >= 0 && !rounding)
+        return fail(u->ctx, DQT_E_ARGUMENT, "rounding is %d; it must be a DQT_ROUND_* value, or negative",
+                    (int)o->rounding);
+    if (rounding && rounding->eco && u->options.beta1 == 0.0f)
+        return fail(u->ctx, DQT_E_UNSUPPORTED, "ECO rounding needs a first moment, but beta1 is 0");
+    for (size_t i = 0; i < u->count; i++) {
+        const struct parameter *p = &u->parameters[i];
+        if (group_matches(o, &p->target))
+            TRY(updater_check_rounding(u->ctx, u->optimizer, u->options.beta1, changed(p->rule, o).rounding,
+                                       &p->target));
+    }
+    for (size_t i = 0; i < u->count; i++) {
+        struct parameter *p = &u->parameters[i];
+        if (!group_matches(o, &p->target)) continue;
+        p->rule = changed(p->rule, o);
+        ++*matched;
+    }
+    return DQT_OK;
+}
+
+/* ---- Single rules -------------------------------------------------------------------------------------------- */
+
+struct update_rule updater_get_rule(const dqt_updater *u, size_t index) {
+    DQT_ASSERT(index < u->count);
+    return u->parameters[index].rule;
+}
+
+bool updater_set_rule(dqt_updater *u, size_t index, struct update_rule rule) {
+    DQT_ASSERT(index < u->count);
+    struct parameter *p = &u->parameters[index];
+    const bool possible =
+        rounding_of(rule.rounding) && isfinite(rule.lr_factor) && rule.lr_factor >= 0.0f &&
+        isfinite(rule.weight_decay) && rule.weight_decay >= 0.0f && rule.rounding_noise >= 0.0f &&
+        rule.rounding_noise <= 1.0f && rule.beta1 >= 0.0f && rule.beta1 < 1.0f &&
+        (rule.beta1 > 0.0f) == (u->options.beta1 > 0.0f) &&
+        updater_check_rounding(u->ctx, u->optimizer, u->options.beta1, rule.rounding, &p->target) == DQT_OK;
+    if (possible) p->rule = rule;
+    return possible;
+}

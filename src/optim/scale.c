@@ -1,0 +1,27 @@
+/* Trained row scales. */
+#include <math.h>
+
+#include "optim/updater_state.h"
+
+/* Adam on the row's scale with relative steps, s *= 1 - lr * scale_lr * u, a factor kept within 1/2..2 and s within
+ * 1e-30..1e30. The gradient dL/ds = sum_k g[k] * q[k] is of the codes before the update. */
+void updater_update_scale(const dqt_updater *u, struct parameter *p, size_t row, double gradient) {
+    const struct update_plan *plan = &p->plan;
+    const double limit = (double)UPDATE_GRADIENT_LIMIT;
+    double clipped = gradient * (double)plan->clip;
+    clipped = clipped > limit ? limit : clipped < -limit ? -limit : clipped;
+    const float g = (float)clipped, rest1 = (float)(1.0 - (double)plan->beta1);
+    float first = g;
+    if (p->scale_m) {
+        p->scale_m[row] = plan->beta1 * p->scale_m[row] + rest1 * g;
+        first = p->scale_m[row] / (float)(1.0 - update_power((double)plan->beta1, u->step + 1));
+    }
+    p->scale_v[row] = plan->beta2 * p->scale_v[row] + plan->one_minus_beta2 * g * g;
+    const float update = first / (sqrtf(p->scale_v[row] * plan->inverse_bias2) + plan->eps);
+    float factor = 1.0f - plan->learning_rate * u->options.scale_lr * update;
+    if (!(factor > 0.5f)) factor = 0.5f;
+    if (!(factor < 2.0f)) factor = 2.0f;
+    float *scale = &p->target.tensor->scales[row];
+    const float next = *scale * factor;
+    if (next >= 1e-30f && next <= 1e30f) *scale = next;
+}

@@ -1,0 +1,30 @@
+/* The tables of state formats and rounding rules. */
+#include "optim/state.h"
+
+#include "dqt.h"
+#include "optim/rounding.h"
+
+static const struct state_format formats[] = {
+    {DQT_STATE_F32, 4, false, UPDATE_F32, UPDATE_F32},
+    {DQT_STATE_BF16, 2, false, UPDATE_BF16, UPDATE_BF16_POSITIVE},
+    {DQT_STATE_INT8, 1, true, UPDATE_INT8_SIGNED, UPDATE_INT8_POSITIVE},
+};
+
+const struct state_format *state_format_of(int32_t id) {
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
+        if (formats[i].id == id) return &formats[i];
+    return NULL;
+}
+
+static const struct rounding rules[] = {
+    {DQT_ROUND_STOCHASTIC, true, false},
+    {DQT_ROUND_NEAREST, false, false},
+    {DQT_ROUND_ECO_STOCHASTIC, true, true},
+    {DQT_ROUND_ECO_NEAREST, false, true},
+};
+
+const struct rounding *rounding_of(int32_t id) {
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
+        if (rules[i].id == id) return &rules[i];
+    return NULL;
+}
