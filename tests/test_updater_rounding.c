@@ -92,7 +92,7 @@ static void moves_are_words_of_philox(void) {
     for (size_t i = 0; i < N; i++)
         g[i] = -0.5f;
     for (size_t i = 0; i < ISA_COUNT; i++) {
-        dqt_context *ctx = isa_context(every_isa[i], 1);
+        dqt_context *ctx = isa_context(isa_caps[i].isa, 1);
         for (size_t k = 0; ctx && k < sizeof seeds / sizeof *seeds; k++) {
             dqt_tensor *t = make_tensor(ctx, ROWS, COLS, DQT_FORMAT_INT4, false, 1);
             set_code(t, 2);
@@ -112,7 +112,7 @@ static void moves_are_words_of_philox(void) {
                 rng_block(&rng, e / 4, words);
                 wrong += codes[e] != 2 + (int)(words[e % 4] >> 31);
             }
-            CHECKF(wrong == 0, "isa %d, seed %#llx: %zu codes differ", every_isa[i], (unsigned long long)seeds[k],
+            CHECKF(wrong == 0, "isa %d, seed %#llx: %zu codes differ", isa_caps[i].isa, (unsigned long long)seeds[k],
                    wrong);
             free(codes);
             updater_destroy(u);
