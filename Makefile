@@ -25,15 +25,7 @@ ARCH := $(shell $(CC) -dumpmachine | cut -d- -f1)
 SRC := $(sort $(wildcard src/*/*.c))
 OBJ := $(SRC:%.c=$(B)/%.o)
 
-# Kernels of one instruction set are in files named for it; only they get its flags.
-ifeq ($(ARCH),x86_64)
-AVX512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mprefer-vector-width=512
-$(B)/src/kernels/%_avx2.o: ISA := -mavx2 -mfma
-$(B)/src/kernels/%_avx_vnni.o: ISA := -mavx2 -mfma -mavxvnni
-$(B)/src/kernels/%_avx512.o: ISA := $(AVX512)
-$(B)/src/kernels/%_avx512_vnni.o: ISA := $(AVX512) -mavx512vnni
-$(B)/src/kernels/%_amx.o: ISA := $(AVX512) -mavx512vnni -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16
-endif
+# Kernels name their instruction set in themselves (src/kernels/target.h), but clang's arm_neon.h wants it as a flag.
 ifeq ($(ARCH),aarch64)
 $(B)/src/kernels/%_dotprod.o: ISA := -march=armv8.2-a+dotprod
 endif

@@ -4,6 +4,9 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include "kernels/target.h"
+TARGET_BEGIN(TARGET_AMX)
+
 enum { TILE = ATTENTION_TILE, LANES = 16, STEP = 32 /* bf16 in a tile row */ };
 
 static const float log2_e = 1.44269504f;
@@ -231,6 +234,8 @@ const struct attention_bf16_kernels attention_bf16_amx = {.begin = begin,
                                                           .transpose = transpose,
                                                           .softmax = softmax,
                                                           .softmax_gradient = softmax_gradient};
+
+TARGET_END
 #else
 typedef int attention_amx_unused;
 #endif

@@ -5,7 +5,10 @@ typedef int gemm_amx_unit; /* not empty elsewhere */
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#include <string.h>
 
+#include "kernels/target.h"
+TARGET_BEGIN(TARGET_AMX)
 #include "kernels/gemm_epilogue_avx512.h"
 #include "kernels/gemm_transpose_avx512.h"
 #include "kernels/kernels_amx.h"
@@ -308,4 +311,6 @@ const struct gemm_engine gemm_bf16_amx = {.rows = ROWS,
                                           .pack_b = pack_b,
                                           .pack_b_transposed = pack_b_transposed,
                                           .pack_b_codes = gemm_pack_b_codes_bf16_avx512};
+
+TARGET_END
 #endif

@@ -2,8 +2,11 @@
 typedef int gemm_avx2_unit; /* not empty elsewhere */
 
 #if defined(__x86_64__)
+#include <immintrin.h>
 #include <string.h>
 
+#include "kernels/target.h"
+TARGET_BEGIN(TARGET_AVX2)
 #include "kernels/gemm_epilogue_avx2.h"
 #include "kernels/kernels_avx2.h"
 #include "kernels/kernels_scalar.h"
@@ -186,4 +189,6 @@ const struct gemm_engine gemm_int8_avx2 = {.rows = INT8_ROWS,
     .pack_b_transposed = gemm_pack_b_transposed, .pack_b_codes = gemm_pack_b_codes_avx2
 const struct gemm_engine gemm_f32_avx2 = {ENGINE_F32};
 const struct gemm_engine gemm_bf16_avx2 = {ENGINE_F32, .emulates_bf16 = true};
+
+TARGET_END
 #endif

@@ -2,8 +2,11 @@
 typedef int gemm_avx512_unit; /* not empty elsewhere */
 
 #if defined(__x86_64__)
+#include <immintrin.h>
 #include <string.h>
 
+#include "kernels/target.h"
+TARGET_BEGIN(TARGET_AVX512)
 #include "kernels/gemm_epilogue_avx512.h"
 #include "kernels/kernels_avx2.h"
 #include "kernels/kernels_avx512.h"
@@ -164,4 +167,6 @@ const struct gemm_engine gemm_int8_avx512 = {.rows = INT8_ROWS,
     .pack_b_codes = gemm_pack_b_codes_avx512
 const struct gemm_engine gemm_f32_avx512 = {ENGINE_F32};
 const struct gemm_engine gemm_bf16_avx512 = {ENGINE_F32, .emulates_bf16 = true};
+
+TARGET_END
 #endif

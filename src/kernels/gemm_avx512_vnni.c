@@ -3,8 +3,11 @@
 typedef int gemm_vnni_unit; /* not empty elsewhere */
 
 #if defined(__x86_64__)
+#include <immintrin.h>
 #include <string.h>
 
+#include "kernels/target.h"
+TARGET_BEGIN(TARGET_AVX512_VNNI)
 #include "kernels/gemm_epilogue_avx512.h"
 #include "kernels/kernels_avx512.h"
 #include "kernels/kernels_avx512_vnni.h"
@@ -50,4 +53,6 @@ const struct gemm_engine gemm_int8_avx512_vnni = {.rows = INT8_ROWS,
                                                   .gebp = block_int8,
                                                   .pack_a_codes = gemm_pack_a_codes,
                                                   .pack_b_packed = gemm_pack_b_packed_avx512};
+
+TARGET_END
 #endif

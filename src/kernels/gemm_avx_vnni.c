@@ -3,6 +3,11 @@
 typedef int gemm_avx_vnni_unit; /* not empty elsewhere */
 
 #if defined(__x86_64__)
+#include <immintrin.h>
+#include <string.h>
+
+#include "kernels/target.h"
+TARGET_BEGIN(TARGET_AVX_VNNI)
 #include "kernels/gemm_epilogue_avx2.h"
 #include "kernels/kernels_avx2.h"
 #include "kernels/kernels_avx_vnni.h"
@@ -57,4 +62,6 @@ const struct gemm_engine gemm_int8_avx_vnni = {.rows = INT8_ROWS,
                                                .gebp = block_int8,
                                                .pack_a_codes = gemm_pack_a_codes,
                                                .pack_b_packed = gemm_pack_b_packed_avx2};
+
+TARGET_END
 #endif

@@ -6,6 +6,8 @@ typedef int gemm_dotprod_unit; /* not empty elsewhere */
 #include <arm_neon.h>
 #include <string.h>
 
+#include "kernels/target.h"
+TARGET_BEGIN(TARGET_NEON_DOTPROD)
 #include "kernels/gemm_epilogue_neon.h"
 #include "kernels/kernels_neon.h"
 #include "kernels/kernels_neon_dotprod.h"
@@ -55,4 +57,6 @@ const struct gemm_engine gemm_int8_neon_dotprod = {.rows = INT8_ROWS,
                                                    .gebp = block_int8,
                                                    .pack_a_codes = gemm_pack_a_codes,
                                                    .pack_b_packed = gemm_pack_b_packed_neon};
+
+TARGET_END
 #endif

@@ -8,6 +8,8 @@ typedef int gemv_vnni_unit; /* not empty elsewhere */
 #include <immintrin.h>
 #include <string.h>
 
+#include "kernels/target.h"
+TARGET_BEGIN(TARGET_AVX512_VNNI)
 #include "format/format.h"
 #include "kernels/kernels_avx512_vnni.h"
 
@@ -104,4 +106,6 @@ int32_t dot_codes_avx512_vnni(const int8_t *a, const int8_t *b, size_t n) {
 }
 
 const struct packed_dot_kernels packed_dot_avx512_vnni = {.permute_for_dot = permute_for_dot, .dot_packed = dot_packed};
+
+TARGET_END
 #endif

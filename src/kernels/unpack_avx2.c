@@ -5,6 +5,8 @@ typedef int unpack_avx2_unit; /* not empty elsewhere */
 #include <immintrin.h>
 #include <string.h>
 
+#include "kernels/target.h"
+TARGET_BEGIN(TARGET_AVX2)
 #include "format/format.h"
 #include "kernels/kernels_avx2.h"
 
@@ -191,4 +193,6 @@ float quantize_avx2(const float *x, size_t cols, int8_t *codes) {
     }
     return amax / 127.0f;
 }
+
+TARGET_END
 #endif

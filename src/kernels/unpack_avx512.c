@@ -7,6 +7,8 @@ typedef int unpack_avx512_unit; /* not empty elsewhere */
 #include <immintrin.h>
 #include <string.h>
 
+#include "kernels/target.h"
+TARGET_BEGIN(TARGET_AVX512)
 #include "format/format.h"
 #include "kernels/gemm_transpose_avx512.h"
 #include "kernels/kernels_avx512.h"
@@ -226,4 +228,6 @@ float quantize_avx512(const float *x, size_t cols, int8_t *codes) {
     }
     return amax / 127.0f;
 }
+
+TARGET_END
 #endif

@@ -2,6 +2,11 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#include <math.h>
+#include <string.h>
+
+#include "kernels/target.h"
+TARGET_BEGIN(TARGET_AVX512)
 
 #define VEC_WIDTH 16
 #define PRODUCT_ROWS 8
@@ -19,6 +24,8 @@ static inline vec vec_fma(vec a, vec b, vec c) {
 #include "kernels/vector_template.h"
 
 #include "kernels/attention_template.h"
+
+TARGET_END
 #else
 typedef int vector_avx512_unused;
 #endif
