@@ -16,7 +16,8 @@
  *    float x[tokens][features] with tokens = batch * length, sequence after sequence.
  *  - Sizes are size_t, tokens int32_t, targets int32_t with -1 = ignore. Enumerations travel as int32_t.
  *  - Options structs begin with struct_size and are filled with defaults by their *_init function. A smaller (older)
- *    size is accepted; a larger one only if the tail that this library does not know is zero.
+ *    size is accepted; a larger one (by up to 512 bytes) only if the tail that this library does not know is zero.
+ *    Result structs begin with struct_size too, which the caller sets; a larger one's tail is filled with zeros.
  *  - Handles are destroyed by their *_destroy function, which accepts NULL. Destroy objects before what they were
  *    made from: sessions, tapes and updaters before models and layers, everything before the context.
  *  - Threads: different contexts are independent. Objects of one context may be used from several threads at once as
@@ -317,6 +318,7 @@ typedef struct dqt_layer_options {
     float rope_theta;          /* default 10000 */
     const char *name;          /* prefix of parameter names, copied; NULL: the kind's name; at most 47 bytes */
     int32_t shape_only;        /* 1: no weights are allocated: for planning memory; only *_memory calls work */
+    int32_t reserved;          /* zero */
 } dqt_layer_options;
 
 DQT_API dqt_status dqt_layer_options_init(dqt_layer_options *options, size_t struct_size);
@@ -756,8 +758,9 @@ typedef int32_t (*dqt_write_fn)(void *user_data, const void *buffer, size_t size
 
 /* Checkpoint: config, codes, scales, optimiser state (updater NULL: none), step, seeds and host_size bytes of the
  * host's own (host NULL with 0). Little-endian, versioned, each section with a checksum: docs/checkpoint.md. A path is
- * written under a temporary name in the same folder, fsynced and renamed. DQT_E_IO. Allocates a buffer of bounded size
- * while it runs. Since 0.1. */
+ * written under a temporary name in the same folder, flushed and renamed, so that it holds the old file or the new one
+ * whatever happens; symbolic links are followed, mode and owner of the old file kept; what is not a regular file is
+ * never replaced. DQT_E_IO, with the system's reason. Allocates buffers of bounded size while it runs. Since 0.1. */
 DQT_API dqt_status dqt_llama_save(dqt_llama *model, dqt_updater *updater, const void *host, size_t host_size,
                                   const char *path);
 DQT_API dqt_status dqt_llama_write(dqt_llama *model, dqt_updater *updater, const void *host, size_t host_size,
@@ -765,7 +768,8 @@ DQT_API dqt_status dqt_llama_write(dqt_llama *model, dqt_updater *updater, const
 
 /* Creates model, updater (NULL: not wanted; *updater NULL if the file has none) and host bytes (NULL: not wanted;
  * released with dqt_host_bytes_free) from a checkpoint. Truncated, damaged or foreign: DQT_E_FORMAT with a sentence,
- * nothing is created. Since 0.1. */
+ * nothing is created. What a stream claims is allocated as its data arrive: about 6 times what has come, at most.
+ * Since 0.1. */
 DQT_API dqt_status dqt_llama_load(dqt_context *ctx, const char *path, dqt_llama **model, dqt_updater **updater,
                                   void **host, size_t *host_size);
 DQT_API dqt_status dqt_llama_read(dqt_context *ctx, dqt_read_fn read, void *user_data, dqt_llama **model,

@@ -81,7 +81,7 @@ tensor_info = _struct('tensor_info', '''i: storage compute scale_rule scale_axis
     z: rows cols row_bytes data_bytes num_scales''')
 tensor_stats = _struct('tensor_stats', 'u: reserved; q: histogram*256 zeros saturated; d: mean rms')
 layer_options = _struct('layer_options', '''i: activation; tensor_options: weight; q: seed; f: init_std norm_eps;
-    i: mlp sub_norm; f: rope_theta; s: name; i: shape_only''')
+    i: mlp sub_norm; f: rope_theta; s: name; i: shape_only reserved''')
 layer_info = _struct('layer_info', 'i: kind; z: in out num_parameters num_parts')
 parameter = _struct('parameter', 'i: parameter_class; s: name; p: tensor; z: rows cols')
 tape_options = _struct('tape_options', '''i: precision; z: max_batch max_length; i: gradients inference recompute

@@ -88,9 +88,7 @@ dqt_status dqt_llama_load(dqt_context *ctx, const char *path, dqt_llama **model,
     TRY(check_pointer(ctx, path, "path"));
     struct input_file file;
     TRY(file_open(ctx, path, &file));
-    dqt_status status = load_from(ctx, file_read, &file, file.size, model, updater, host, host_size);
-    file_close(&file);
-    return status;
+    return file_close(ctx, path, &file, load_from(ctx, file_read, &file, file.size, model, updater, host, host_size));
 }
 
 dqt_status dqt_llama_read(dqt_context *ctx, dqt_read_fn read, void *user_data, dqt_llama **model, dqt_updater **updater,
@@ -190,7 +188,5 @@ dqt_status dqt_llama_import_safetensors(dqt_llama *model, const char *path, int3
         return fail(model->ctx, DQT_E_ARGUMENT, "rounding is %d; it must be STOCHASTIC or NEAREST", rounding);
     struct input_file file;
     TRY(file_open(model->ctx, path, &file));
-    dqt_status status = safetensors_read(model, &file, rounding == DQT_ROUND_STOCHASTIC, seed);
-    file_close(&file);
-    return status;
+    return file_close(model->ctx, path, &file, safetensors_read(model, &file, rounding == DQT_ROUND_STOCHASTIC, seed));
 }

@@ -28,6 +28,7 @@ static dqt_status read_options(dqt_context *ctx, const dqt_layer_options *option
     TRY(options_read(ctx, o, sizeof *o, options, "dqt_layer_options"));
     if ((o->sub_norm != 0 && o->sub_norm != 1) || (o->shape_only != 0 && o->shape_only != 1))
         return fail(ctx, DQT_E_ARGUMENT, "sub_norm %d and shape_only %d must be 0 or 1", o->sub_norm, o->shape_only);
+    if (o->reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_layer_options is not 0");
     if (o->name && strlen(o->name) >= NAME_BYTES)
         return fail(ctx, DQT_E_ARGUMENT, "name has %zu bytes; it may have %d", strlen(o->name), NAME_BYTES - 1);
     return DQT_OK;

@@ -163,7 +163,7 @@ dqt_status dqt_llama_backward_update(dqt_llama *model, dqt_tape *tape, dqt_updat
     TRY(check_parameters(ctx, updater, tape));
     if (updater_options(updater)->clip == DQT_CLIP_GLOBAL_NORM)
         return fail(ctx, DQT_E_UNSUPPORTED, "a fused step cannot clip by the current global norm: use PREVIOUS_NORM");
-    TRY(options_check_result(ctx, stats, "dqt_step_stats"));
+    TRY(options_check_result(ctx, stats, sizeof *stats, "dqt_step_stats"));
     dqt_step_stats s = {.struct_size = sizeof s};
     updater_begin(updater, learning_rate);
     tape->fused = updater;

@@ -136,7 +136,7 @@ dqt_status dqt_updater_step_range(dqt_updater *updater, dqt_tape *tape, float le
     if (!tape->options.gradients || tape->options.inference)
         return fail(ctx, DQT_E_STATE, "this tape has no gradient buffers");
     TRY(check_parameters(ctx, updater, tape));
-    TRY(options_check_result(ctx, stats, "dqt_step_stats"));
+    TRY(options_check_result(ctx, stats, sizeof *stats, "dqt_step_stats"));
     dqt_step_stats s = {.struct_size = sizeof s};
     TRY(updater_step_shard(updater, tape->gradient_list, learning_rate, part, num_parts, &s));
     return stats ? options_return(ctx, stats, &s, sizeof s, "dqt_step_stats") : DQT_OK;

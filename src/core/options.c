@@ -2,7 +2,8 @@
 
 #include <string.h>
 
-enum { LARGEST = 1 << 20 }; /* a struct_size above this is an uninitialised struct */
+/* A later version's struct may be this much larger; a struct_size above that is taken for an uninitialised struct. */
+enum { MOST_GROWTH = 512 };
 
 static uint32_t given_size(const void *options) {
     uint32_t size;
@@ -10,15 +11,15 @@ static uint32_t given_size(const void *options) {
     return size;
 }
 
-static dqt_status check_size(const dqt_context *ctx, size_t size, const char *name) {
-    if (size < sizeof(uint32_t) || size > LARGEST)
+static dqt_status check_size(const dqt_context *ctx, size_t size, size_t full_size, const char *name) {
+    if (size < sizeof(uint32_t) || size > full_size + MOST_GROWTH)
         return fail(ctx, DQT_E_ARGUMENT, "%s.struct_size is %zu; it must be sizeof(%s)", name, size, name);
     return DQT_OK;
 }
 
 dqt_status options_init(void *out, size_t struct_size, const void *defaults, size_t full_size, const char *name) {
     if (!out) return fail(NULL, DQT_E_ARGUMENT, "the %s to initialise is NULL", name);
-    TRY(check_size(NULL, struct_size, name));
+    TRY(check_size(NULL, struct_size, full_size, name));
     memset(out, 0, struct_size);
     memcpy(out, defaults, struct_size < full_size ? struct_size : full_size);
     uint32_t size = (uint32_t)struct_size;
@@ -29,7 +30,7 @@ dqt_status options_init(void *out, size_t struct_size, const void *defaults, siz
 dqt_status options_read(const dqt_context *ctx, void *full, size_t full_size, const void *given, const char *name) {
     if (given) {
         size_t size = given_size(given);
-        TRY(check_size(ctx, size, name));
+        TRY(check_size(ctx, size, full_size, name));
         for (size_t i = full_size; i < size; i++)
             if (((const unsigned char *)given)[i])
                 return fail(ctx, DQT_E_ARGUMENT, "%s of %zu bytes uses fields this library (%zu bytes) does not know",
@@ -41,14 +42,14 @@ dqt_status options_read(const dqt_context *ctx, void *full, size_t full_size, co
     return DQT_OK;
 }
 
-dqt_status options_check_result(const dqt_context *ctx, const void *out, const char *name) {
-    return out ? check_size(ctx, given_size(out), name) : DQT_OK;
+dqt_status options_check_result(const dqt_context *ctx, const void *out, size_t full_size, const char *name) {
+    return out ? check_size(ctx, given_size(out), full_size, name) : DQT_OK;
 }
 
 dqt_status options_return(const dqt_context *ctx, void *out, const void *full, size_t full_size, const char *name) {
     if (!out) return fail(ctx, DQT_E_ARGUMENT, "the %s to fill is NULL", name);
     uint32_t size = given_size(out);
-    TRY(check_size(ctx, size, name));
+    TRY(check_size(ctx, size, full_size, name));
     memset(out, 0, size);
     memcpy(out, full, size < full_size ? size : full_size);
     memcpy(out, &size, sizeof size);

@@ -1,4 +1,5 @@
-/* Versioned options structs: the first member is uint32_t struct_size. */
+/* Versioned structs: the first member is uint32_t struct_size. A size that is more than 512 bytes above this library's
+ * is refused, for it was never set: nothing beyond that is read or written. */
 #ifndef DQT_CORE_OPTIONS_H
 #define DQT_CORE_OPTIONS_H
 
@@ -14,7 +15,7 @@ dqt_status options_read(const dqt_context *ctx, void *full, size_t full_size, co
 
 /* For functions that change something before they fill a result struct: refuses a bad struct_size beforehand. out NULL
  * is accepted. */
-dqt_status options_check_result(const dqt_context *ctx, const void *out, const char *name);
+dqt_status options_check_result(const dqt_context *ctx, const void *out, size_t full_size, const char *name);
 
 /* For result structs: copies what fits into the caller's struct_size and zeroes a larger struct's tail. */
 dqt_status options_return(const dqt_context *ctx, void *out, const void *full, size_t full_size, const char *name);

@@ -1,5 +1,6 @@
 /* Nothing in the file is believed: the config goes through the checks of model creation, lengths must be those that the
- * config implies, and a tensor is allocated when the file has given all that comes before it. */
+ * config implies, and a tensor is allocated when the file has given all that comes before it. Where a file's size is
+ * known it bounds all lengths; the length that a stream claims has to be proved by data (source_prove). */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,8 +10,10 @@
 
 enum {
     SENTENCE_BYTES = 400,
-    BLOCK_SECTIONS = 8 /* the fewest of any block: two norms, q, k, v, o, up, down */,
-    STATE_PIECES = 8 /* at most, of a parameter */
+    BLOCK_SECTIONS = 8, /* the fewest of any block: two norms, q, k, v, o, up, down */
+    BLOCK_BYTES = BLOCK_SECTIONS * (SECTION_FIXED_BYTES + PARAMETER_BYTES),
+    BLOCK_MEMORY = 8192, /* more than a block with shapes only takes */
+    STATE_PIECES = 8     /* at most, of a parameter */
 };
 
 struct reader {
@@ -18,6 +21,7 @@ struct reader {
     dqt_context *ctx;
     uint32_t sections, seen;
     uint64_t length; /* of the whole file */
+    bool size_known; /* length is the file's, not only what its header says */
     struct {
         char tag[5], label[PARAMETER_NAME_BYTES];
         uint64_t payload, end; /* end: bytes consumed once the payload is */
@@ -31,6 +35,11 @@ static dqt_status creation_failed(struct reader *r, dqt_status status, const cha
     char sentence[SENTENCE_BYTES];
     snprintf(sentence, sizeof sentence, "%s", last_error(r->ctx));
     return fail(r->ctx, DQT_E_FORMAT, "checkpoint: %s: %s", what, sentence);
+}
+
+/* Before `size` bytes are allocated for what the stream claims to hold in its next `claimed` bytes. */
+static dqt_status prove(struct reader *r, uint64_t claimed, uint64_t size) {
+    return r->size_known ? DQT_OK : source_prove(r->source, claimed, size);
 }
 
 static dqt_status read_header(struct reader *r, uint64_t file_size) {
@@ -53,6 +62,7 @@ static dqt_status read_header(struct reader *r, uint64_t file_size) {
                     (unsigned long long)file_size, (unsigned long long)r->length);
     if (r->length < HEADER_BYTES) return fail(r->ctx, DQT_E_FORMAT, "checkpoint: the header's length is impossible");
     s->limit = r->length;
+    r->size_known = file_size != UINT64_MAX;
     return DQT_OK;
 }
 
@@ -126,9 +136,10 @@ static dqt_status read_config(struct reader *r) {
                           .head.struct_size = sizeof c.head};
     fields_config(&f, &c);
     if (f.bad || c.shape_only) return fail(r->ctx, DQT_E_FORMAT, "checkpoint: the config has an impossible number");
-    if (c.num_layers > (r->length - r->source->consumed) / (BLOCK_SECTIONS * (SECTION_FIXED_BYTES + PARAMETER_BYTES)))
+    if (c.num_layers > (r->length - r->source->consumed) / BLOCK_BYTES)
         return fail(r->ctx, DQT_E_FORMAT, "checkpoint: %zu layers do not fit the file's %llu bytes", c.num_layers,
                     (unsigned long long)r->length);
+    if (c.num_layers > SOURCE_FREE / BLOCK_MEMORY) TRY(prove(r, c.num_layers * BLOCK_BYTES, UINT64_MAX));
     c.shape_only = 1;
     dqt_status status = llama_create(r->ctx, &c, &r->out->model);
     if (status != DQT_OK) return creation_failed(r, status, "config");
@@ -169,6 +180,7 @@ static dqt_status read_parameter(struct reader *r, dqt_layer *layer, size_t inde
                                   .scale_axis = t->scale_axis,
                                   .sigma = t->sigma,
                                   .train_scale = t->train_scale};
+    TRY(prove(r, r->head.end - r->source->consumed, r->head.payload));
     dqt_tensor *full;
     dqt_status status = tensor_create(r->ctx, t->rows, t->cols, &o, false, &full);
     if (status != DQT_OK) return creation_failed(r, status, r->head.label);
@@ -220,8 +232,10 @@ static dqt_status create_updater(struct reader *r, const dqt_updater_options *o)
     if (status == DQT_OK && m.momentum + m.variance + m.scales > rounding + r->length - r->source->consumed)
         status =
             fail(r->ctx, DQT_E_FORMAT, "its state does not fit the file's %llu bytes", (unsigned long long)r->length);
-    if (status == DQT_OK) status = updater_create(r->ctx, targets, count, o, &r->out->updater);
+    const dqt_status proved = status == DQT_OK ? prove(r, r->length - r->source->consumed, m.total) : DQT_OK;
+    if (status == DQT_OK && proved == DQT_OK) status = updater_create(r->ctx, targets, count, o, &r->out->updater);
     layers_targets_free(r->ctx, targets, count);
+    TRY(proved);
     return status == DQT_OK ? DQT_OK : creation_failed(r, status, "updater");
 }
 
@@ -270,6 +284,7 @@ static dqt_status read_host(struct reader *r, bool wanted) {
     const size_t size = (size_t)r->head.payload;
     r->out->host_size = size;
     if (wanted && size) {
+        TRY(prove(r, size, size));
         r->out->host = memory_alloc_raw(r->ctx, size);
         if (!r->out->host) return fail(r->ctx, DQT_E_MEMORY, "no memory for the host's %zu bytes", size);
         TRY(source_bytes(r->source, r->out->host, size));

@@ -1,109 +1,88 @@
-#define _POSIX_C_SOURCE 200809L
-#define _FILE_OFFSET_BITS 64
-
 #include "io/file.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "core/status.h"
+#include "io/file_system.h"
 
-enum { SUFFIX_BYTES = 48, ATTEMPTS = 100, LARGEST_CALL = 1 << 30 };
+enum { SHOWN_BYTES = 200 }; /* of a path, so that the reason fits the sentence too */
 
-static dqt_status io_error(const dqt_context *ctx, const char *what, const char *path) {
-    return fail(ctx, DQT_E_IO, "%s %s failed: error %d", what, path, errno);
+static dqt_status io_error(const dqt_context *ctx, const char *verb, const char *path,
+                           const struct system_failure *failure) {
+    char text[SYSTEM_TEXT_BYTES];
+    const size_t length = strlen(path);
+    const char *dots = length > SHOWN_BYTES ? "..." : "",
+               *shown = length > SHOWN_BYTES ? path + length - SHOWN_BYTES : path;
+    while (((unsigned char)*shown & 0xC0) == 0x80) /* not in the middle of a UTF-8 character */
+        shown++;
+    if (!failure->error) return fail(ctx, DQT_E_IO, "%s %s%s: %s", verb, dots, shown, failure->doing);
+    return fail(ctx, DQT_E_IO, "%s %s%s: %s failed: %s", verb, dots, shown, failure->doing,
+                system_text(failure->error, text));
 }
+
+/* ---- Writing -------------------------------------------------------------------------------------------------- */
+
+struct output_file {
+    struct replacement *replacement;
+    int error;
+};
 
 static int32_t file_write(void *user_data, const void *buffer, size_t size) {
-    const int descriptor = *(const int *)user_data;
-    const char *p = buffer;
-    while (size) {
-        const ssize_t n = write(descriptor, p, size < LARGEST_CALL ? size : LARGEST_CALL);
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) return n < 0 ? errno : EIO;
-        p += n;
-        size -= (size_t)n;
+    struct output_file *f = user_data;
+    const unsigned char *p = buffer;
+    while (size && !f->error) {
+        size_t written = 0;
+        f->error = replacement_write(f->replacement, p, size_min(size, LARGEST_CALL), &written);
+        p += written;
+        size -= written;
     }
-    return 0;
+    return f->error;
 }
 
-/* The folder a path lies in, in place of the buffer's content; "." and "/" included. */
-static void folder_of(char *buffer, const char *path) {
-    const char *slash = strrchr(path, '/');
-    const size_t n = !slash ? 0 : slash == path ? 1 : (size_t)(slash - path);
-    memcpy(buffer, n ? path : ".", n ? n : 1);
-    buffer[n ? n : 1] = '\0';
-}
-
-/* The name is taken by this process alone; a leftover of a killed process of the same id is stepped over. */
-static int open_temporary(const char *path, char *name, size_t bytes) {
-    int descriptor = -1;
-    for (int i = 0; i < ATTEMPTS && descriptor < 0; i++) {
-        snprintf(name, bytes, "%s.tmp-%ld-%d", path, (long)getpid(), i);
-        descriptor = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (descriptor < 0 && errno != EEXIST) break;
-    }
-    return descriptor;
-}
-
-static dqt_status fill(dqt_context *ctx, int descriptor, const char *name, file_produce_fn produce, void *arg) {
-    dqt_status status = produce(arg, file_write, &descriptor);
-    if (status == DQT_OK && fsync(descriptor) != 0) status = io_error(ctx, "flushing", name);
-    if (close(descriptor) != 0 && status == DQT_OK) status = io_error(ctx, "closing", name);
-    return status;
+/* The replacement has begun; it is over afterwards. */
+static dqt_status fill_and_commit(dqt_context *ctx, const char *path, struct replacement *r, file_produce_fn produce,
+                                  void *arg) {
+    struct output_file f = {.replacement = r};
+    struct system_failure failure = {.doing = "writing"};
+    bool in_place = false;
+    dqt_status status = produce(arg, file_write, &f);
+    if (status == DQT_OK && replacement_commit(r, &failure, &in_place)) return DQT_OK;
+    if (status == DQT_OK)
+        return io_error(ctx, in_place ? "the new file is in place, but saving" : "saving", path, &failure);
+    replacement_discard(r);
+    failure.error = f.error;
+    return f.error ? io_error(ctx, "saving", path, &failure) : status;
 }
 
 dqt_status file_replace(dqt_context *ctx, const char *path, file_produce_fn produce, void *arg) {
-    const size_t bytes = strlen(path) + SUFFIX_BYTES;
-    char *name = memory_alloc(ctx, bytes);
-    if (!name) return fail(ctx, DQT_E_MEMORY, "no memory for a path of %zu bytes", bytes);
-    dqt_status status = DQT_OK;
-    folder_of(name, path);
-    const int folder = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (folder < 0) {
-        status = io_error(ctx, "opening the folder", name);
-    } else {
-        const int descriptor = open_temporary(path, name, bytes);
-        if (descriptor < 0) {
-            status = io_error(ctx, "creating", name);
-        } else {
-            status = fill(ctx, descriptor, name, produce, arg);
-            if (status == DQT_OK && rename(name, path) != 0) status = io_error(ctx, "renaming to", path);
-            if (status != DQT_OK) unlink(name);
-        }
-        /* Some file systems cannot flush a folder: the rename is then as durable as they make it. */
-        if (status == DQT_OK && fsync(folder) != 0 && errno != EINVAL && errno != ENOTSUP)
-            status = io_error(ctx, "the file is in place, but flushing the folder of", path);
-        close(folder);
-    }
-    memory_free(ctx, name, bytes);
+    const size_t bytes = replacement_bytes();
+    struct replacement *r = memory_alloc(ctx, bytes);
+    if (!r) return fail(ctx, DQT_E_MEMORY, "no memory for a path of %zu bytes", bytes);
+    struct system_failure failure;
+    const dqt_status status = replacement_begin(r, path, &failure) ? fill_and_commit(ctx, path, r, produce, arg)
+                                                                   : io_error(ctx, "saving", path, &failure);
+    memory_free(ctx, r, bytes);
     return status;
 }
 
+/* ---- Reading -------------------------------------------------------------------------------------------------- */
+
 dqt_status file_open(dqt_context *ctx, const char *path, struct input_file *out) {
-    struct stat info;
-    out->size = UINT64_MAX;
-    do
-        out->descriptor = open(path, O_RDONLY | O_CLOEXEC);
-    while (out->descriptor < 0 && errno == EINTR);
-    if (out->descriptor < 0) return io_error(ctx, "opening", path);
-    if (fstat(out->descriptor, &info) == 0 && S_ISREG(info.st_mode)) out->size = (uint64_t)info.st_size;
-    return DQT_OK;
+    out->error = system_open(path, &out->handle, &out->size);
+    if (!out->error) return DQT_OK;
+    const struct system_failure failure = {"opening it", out->error};
+    return io_error(ctx, "reading", path, &failure);
 }
 
 size_t file_read(void *file, void *buffer, size_t size) {
-    const struct input_file *f = file;
-    ssize_t n;
-    do
-        n = read(f->descriptor, buffer, size < LARGEST_CALL ? size : LARGEST_CALL);
-    while (n < 0 && errno == EINTR);
-    return n < 0 ? SIZE_MAX : (size_t)n;
+    struct input_file *f = file;
+    size_t got = 0;
+    f->error = system_read(f->handle, buffer, size_min(size, LARGEST_CALL), &got);
+    return f->error ? SIZE_MAX : got;
 }
 
-void file_close(struct input_file *file) {
-    close(file->descriptor);
+dqt_status file_close(dqt_context *ctx, const char *path, struct input_file *file, dqt_status status) {
+    const struct system_failure failure = {"a read", file->error};
+    system_close(file->handle);
+    return status != DQT_OK && file->error ? io_error(ctx, "reading", path, &failure) : status;
 }

@@ -5,17 +5,20 @@
 
 #include "core/memory.h"
 
-/* Makes a file out of what `produce` writes through the callback it is given. On failure the path is as it was. */
+/* Makes a file out of what `produce` writes through the callback it is given. On failure the path is as it was. Refuses
+ * to replace what is not a regular file. docs/checkpoint.md, "Files by path". */
 typedef dqt_status (*file_produce_fn)(void *arg, dqt_write_fn write, void *user_data);
 dqt_status file_replace(dqt_context *ctx, const char *path, file_produce_fn produce, void *arg);
 
 /* An open file; file_read is a dqt_read_fn whose user_data is the struct. */
 struct input_file {
-    int descriptor;
+    intptr_t handle;
     uint64_t size; /* UINT64_MAX if it is not a regular file */
+    int error;     /* of the read that failed */
 };
 dqt_status file_open(dqt_context *ctx, const char *path, struct input_file *out);
 size_t file_read(void *file, void *buffer, size_t size);
-void file_close(struct input_file *file);
+/* Closes it. `status` is what came of the reading; a failed read gets its sentence here. */
+dqt_status file_close(dqt_context *ctx, const char *path, struct input_file *file, dqt_status status);
 
 #endif

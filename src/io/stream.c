@@ -122,8 +122,16 @@ dqt_status source_create(dqt_context *ctx, const char *what, dqt_read_fn read, v
     return DQT_OK;
 }
 
+static void free_ahead(struct source *s) {
+    memory_free(s->ctx, s->ahead, s->ahead_room);
+    s->ahead = NULL;
+    s->ahead_begin = s->ahead_end = s->ahead_room = 0;
+}
+
 void source_destroy(struct source *s) {
-    if (s) memory_free(s->ctx, s, sizeof *s);
+    if (!s) return;
+    free_ahead(s);
+    memory_free(s->ctx, s, sizeof *s);
 }
 
 /* Into `out`, at most n bytes that the limit allows, at least one. */
@@ -140,25 +148,63 @@ static dqt_status fetch(struct source *s, void *out, size_t n, size_t *got) {
     return DQT_OK;
 }
 
+/* Up to n of the bytes that lie between *begin and end. */
+static size_t take(unsigned char *out, const unsigned char *from, size_t *begin, size_t end, size_t n) {
+    const size_t got = size_min(end - *begin, n);
+    memcpy(out, from + *begin, got);
+    *begin += got;
+    return got;
+}
+
 dqt_status source_bytes(struct source *s, void *out, size_t n) {
     unsigned char *p = out;
     while (n) {
         size_t got;
-        if (s->begin == s->end && n >= STREAM_BUFFER) {
+        if (s->ahead_begin < s->ahead_end) {
+            got = take(p, s->ahead, &s->ahead_begin, s->ahead_end, n);
+            if (s->ahead_begin == s->ahead_end) free_ahead(s);
+        } else if (s->begin == s->end && n >= STREAM_BUFFER) {
             TRY(fetch(s, p, n, &got)); /* large pieces go straight to their place */
         } else {
             if (s->begin == s->end) {
                 s->begin = s->end = 0;
                 TRY(fetch(s, s->buffer, STREAM_BUFFER, &s->end));
             }
-            got = s->end - s->begin < n ? s->end - s->begin : n;
-            memcpy(p, s->buffer + s->begin, got);
-            s->begin += got;
+            got = take(p, s->buffer, &s->begin, s->end, n);
         }
         s->crc = crc32c_add(&s->table, s->crc, p, got);
         s->consumed += got;
         p += got;
         n -= got;
+    }
+    return DQT_OK;
+}
+
+/* Room for more bytes ahead: at most twice what is there, and SOURCE_FREE. */
+static dqt_status grow_ahead(struct source *s) {
+    const size_t used = s->ahead_end - s->ahead_begin, room = size_max(2 * used, SOURCE_FREE);
+    unsigned char *larger = memory_alloc_raw(s->ctx, room);
+    if (!larger) return fail(s->ctx, DQT_E_MEMORY, "no memory for %zu bytes of a stream", room);
+    if (used) memcpy(larger, s->ahead + s->ahead_begin, used);
+    memory_free(s->ctx, s->ahead, s->ahead_room);
+    s->ahead = larger;
+    s->ahead_room = room;
+    s->ahead_begin = 0;
+    s->ahead_end = used;
+    return DQT_OK;
+}
+
+dqt_status source_prove(struct source *s, uint64_t claimed, uint64_t size) {
+    const uint64_t end = s->consumed + claimed;
+    while (size > SOURCE_FREE && s->fetched < size / SOURCE_TRUST && s->fetched < end) {
+        size_t got;
+        if (s->ahead_end == s->ahead_room) TRY(grow_ahead(s));
+        if (s->begin < s->end) { /* they come before what is not fetched yet */
+            s->ahead_end += take(s->ahead + s->ahead_end, s->buffer, &s->begin, s->end, s->ahead_room - s->ahead_end);
+            continue;
+        }
+        TRY(fetch(s, s->ahead + s->ahead_end, s->ahead_room - s->ahead_end, &got));
+        s->ahead_end += got;
     }
     return DQT_OK;
 }

@@ -50,7 +50,8 @@ dqt_status sink_elements(struct sink *s, const void *data, size_t count, size_t 
 dqt_status sink_flush(struct sink *s);
 
 /* Where bytes come from; `limit` is the number of bytes that may be asked of the callback, so that a stream is never
- * read beyond the end of the file it carries. */
+ * read beyond the end of the file it carries. Bytes that were fetched and not yet used are first those of `ahead`, then
+ * those of `buffer`. */
 struct source {
     dqt_context *ctx;
     const char *what; /* "checkpoint": begins the sentences */
@@ -58,7 +59,10 @@ struct source {
     void *user_data;
     uint64_t consumed, fetched, limit;
     uint32_t crc;
-    size_t begin, end;
+    size_t begin, end;             /* in buffer */
+    unsigned char *ahead;          /* of ahead_room bytes, or NULL */
+    size_t ahead_begin, ahead_end; /* in ahead */
+    size_t ahead_room;
     struct crc32c table;
     unsigned char buffer[STREAM_BUFFER];
 };
@@ -72,5 +76,10 @@ dqt_status source_number(struct source *s, size_t bytes, uint64_t *value);
 /* Into the host's byte order. */
 dqt_status source_elements(struct source *s, void *out, size_t count, size_t size);
 dqt_status source_skip(struct source *s, uint64_t n);
+/* To be called before `size` bytes are allocated for what only the stream itself says that it holds, at least `claimed`
+ * bytes of it from here on: reads ahead until SOURCE_TRUST times what has come covers them. So a short stream cannot
+ * make a host allocate much, and an honest one is held twice only in small part. */
+enum { SOURCE_TRUST = 4, SOURCE_FREE = 1 << 20 /* bytes that are never asked about */ };
+dqt_status source_prove(struct source *s, uint64_t claimed, uint64_t size);
 
 #endif

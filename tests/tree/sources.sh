@@ -20,7 +20,7 @@ calls "the C library's allocator" 'src/api/api_context.c' 'malloc|calloc|realloc
 calls "the environment" 'src/api/api_context.c' 'getenv|secure_getenv'
 calls "changing the process" none 'setenv|putenv|unsetenv|setlocale|signal|sigaction|system|popen|fork|chdir|umask|srand|rand|random|fesetround|feenableexcept|_mm_setcsr|_mm_getcsr'
 calls "threads and clocks" none 'pthread_create|thrd_create|time|clock|clock_gettime|gettimeofday|sleep|usleep|nanosleep|omp_set_num_threads'
-calls "files" 'src/io/file.c' 'fopen|fclose|open|openat|close|unlink|rename|fsync|lseek|read|fstat'
+calls "files" 'src/io/file_(posix|windows).c' 'fopen|fclose|open|openat|close|unlink|rename|fsync|lseek|read|fstat'
 # One call of the environment, for the documented variable.
 check "only DQT_ISA is read from the environment" test \
     "$(grep -c 'getenv(' src/api/api_context.c)" -eq 1 -a "$(grep -c 'getenv("DQT_ISA")' src/api/api_context.c)" -eq 1

@@ -362,6 +362,7 @@ pub struct dqt_layer_options {
     pub rope_theta: f32,
     pub name: *const ::core::ffi::c_char,
     pub shape_only: i32,
+    pub reserved: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -404,6 +405,9 @@ const _: () = {
     [
         "Offset of field: dqt_layer_options::shape_only",
     ][::core::mem::offset_of!(dqt_layer_options, shape_only) - 112usize];
+    [
+        "Offset of field: dqt_layer_options::reserved",
+    ][::core::mem::offset_of!(dqt_layer_options, reserved) - 116usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -1,0 +1,625 @@
+/* Files by path as strange as they come: what is not a file, symbolic links, modes, long names, folders that cannot be
+ * read, left-over temporary files, descriptors; and streams that claim more than they hold. */
+#define _GNU_SOURCE
+
+#include "files_fixture.h"
+
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/sysmacros.h>
+#include <sys/un.h>
+
+#include "io/checkpoint.h"
+
+/* ---- What is not replaced ------------------------------------------------------------------------------------ */
+
+static void check_refused(struct place *p, const char *path, const char *word) {
+    struct stat before, after;
+    const size_t entries = entries_in(p->folder);
+    CHECK(stat(path, &before) == 0);
+    CHECKF(save_version(p, path, 1) == DQT_E_IO, "%s", path);
+    CHECKF(strstr(dqt_last_error(p->ctx), word) && strstr(dqt_last_error(p->ctx), path), "%s: %s", word,
+           dqt_last_error(p->ctx));
+    CHECK(dqt_llama_export_gguf(p->model, NULL, path) == DQT_E_IO);
+    CHECK(dqt_llama_export_safetensors(p->model, NULL, path) == DQT_E_IO);
+    CHECK(stat(path, &after) == 0);
+    CHECK(before.st_ino == after.st_ino && before.st_mode == after.st_mode && before.st_rdev == after.st_rdev);
+    CHECK(entries_in(p->folder) == entries);
+}
+
+static void also_through_a_link(struct place *p, const char *path, const char *word) {
+    char link[PLACE_BYTES + 8];
+    snprintf(link, sizeof link, "%s.link", path);
+    check_refused(p, path, word);
+    CHECK(symlink(path, link) == 0);
+    check_refused(p, link, word);
+    unlink(link);
+}
+
+static void fifos_sockets_and_folders(void) {
+    struct place p;
+    place_begin(&p);
+    const char *path = place_path(&p, "fifo");
+    CHECK(mkfifo(path, 0600) == 0);
+    const int reader = open(path, O_RDONLY | O_NONBLOCK);
+    also_through_a_link(&p, path, "fifo");
+    char byte;
+    CHECK(read(reader, &byte, 1) == 0); /* nothing was written, and nobody has it open */
+    close(reader);
+    unlink(path);
+
+    path = place_path(&p, "socket");
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    snprintf(address.sun_path, sizeof address.sun_path, "%.100s", path);
+    const int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK(bind(listener, (const struct sockaddr *)&address, sizeof address) == 0);
+    also_through_a_link(&p, path, "socket");
+    close(listener);
+    unlink(path);
+
+    path = place_path(&p, "folder");
+    CHECK(mkdir(path, 0700) == 0);
+    also_through_a_link(&p, path, "folder");
+    CHECK(save_version(&p, place_path(&p, "folder/"), 1) == DQT_E_IO);
+    CHECK(save_version(&p, place_path(&p, "new/"), 1) == DQT_E_IO);
+    CHECK(save_version(&p, "", 1) == DQT_E_IO && save_version(&p, "/", 1) == DQT_E_IO);
+    CHECK(save_version(&p, ".", 1) == DQT_E_IO && save_version(&p, "..", 1) == DQT_E_IO);
+    rmdir(place_path(&p, "folder"));
+    place_end(&p);
+}
+
+/* A node of our own with the numbers of the null device: harmless to lose. */
+static void devices(void) {
+    struct place p;
+    place_begin(&p);
+    const char *path = place_path(&p, "null");
+    const bool made = mknod(path, S_IFCHR | 0600, makedev(1, 3)) == 0;
+    if (made) also_through_a_link(&p, path, "device");
+    unlink(path);
+    place_end(&p);
+    if (!made) SKIP("only root makes device nodes");
+}
+
+/* ---- What is replaced ---------------------------------------------------------------------------------------- */
+
+static bool is_link(const char *path) {
+    struct stat info;
+    return lstat(path, &info) == 0 && S_ISLNK(info.st_mode);
+}
+
+static void symbolic_links(void) {
+    struct place p;
+    char target[PLACE_BYTES], link[PLACE_BYTES], second[PLACE_BYTES];
+    place_begin(&p);
+    snprintf(target, sizeof target, "%s/models", p.folder);
+    CHECK(mkdir(target, 0700) == 0);
+    snprintf(target, sizeof target, "%s/models/target", p.folder);
+    snprintf(link, sizeof link, "%s/models/link", p.folder);
+    snprintf(second, sizeof second, "%s/second", p.folder);
+
+    /* Dangling: the target is made, relative to the link's folder; then replaced; the links stay. */
+    CHECK(symlink("target", link) == 0 && symlink("models/link", second) == 0);
+    OK(p.ctx, save_version(&p, second, 1));
+    CHECK(is_link(second) && is_link(link) && !is_link(target) && version_of(&p, target) == 1);
+    OK(p.ctx, save_version(&p, link, 2));
+    CHECK(is_link(link) && version_of(&p, target) == 2 && version_of(&p, second) == 2);
+    unlink(second);
+    CHECK(symlink(target, second) == 0);
+    OK(p.ctx, save_version(&p, second, 3));
+    CHECK(is_link(second) && version_of(&p, target) == 3);
+    CHECK(entries_in(p.folder) == 2);
+
+    /* Loops, and links into nowhere, are refused. */
+    unlink(second);
+    CHECK(symlink("second", second) == 0);
+    CHECK(save_version(&p, second, 4) == DQT_E_IO);
+    CHECKF(strstr(dqt_last_error(p.ctx), strerror(ELOOP)), "%s", dqt_last_error(p.ctx));
+    unlink(second);
+    CHECK(symlink("no/folder/x", second) == 0);
+    CHECK(save_version(&p, second, 4) == DQT_E_IO);
+    CHECKF(strstr(dqt_last_error(p.ctx), strerror(ENOENT)), "%s", dqt_last_error(p.ctx));
+    CHECK(is_link(second) && version_of(&p, target) == 3);
+    unlink(second);
+    unlink(link);
+    unlink(target);
+    CHECK(rmdir(place_path(&p, "models")) == 0);
+    place_end(&p);
+}
+
+static mode_t mode_of(const char *path) {
+    struct stat info;
+    return stat(path, &info) == 0 ? info.st_mode & 07777 : 0;
+}
+
+static void modes_and_owners(void) {
+    struct place p;
+    place_begin(&p);
+    const char *path = place_path(&p, "model");
+    const mode_t before = umask(027);
+    OK(p.ctx, save_version(&p, path, 1));
+    CHECKF(mode_of(path) == 0640, "%o", (unsigned)mode_of(path));
+    umask(022);
+    static const mode_t modes[] = {0600, 0660, 0444, 0664, 0400, 0755};
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
+        CHECK(chmod(path, modes[i]) == 0);
+        OK(p.ctx, save_version(&p, path, 2 + i));
+        CHECKF(mode_of(path) == modes[i], "%o became %o", (unsigned)modes[i], (unsigned)mode_of(path));
+        if (modes[i] & 0400) CHECK(version_of(&p, path) == 2 + i);
+    }
+    if (geteuid() == 0) {
+        struct stat info;
+        CHECK(chown(path, 1234, 2345) == 0);
+        OK(p.ctx, save_version(&p, path, 9));
+        CHECK(stat(path, &info) == 0 && info.st_uid == 1234 && info.st_gid == 2345 && (info.st_mode & 07777) == 0755);
+    }
+    umask(before);
+    unlink(path);
+    place_end(&p);
+}
+
+static void long_names(void) {
+    struct place p;
+    static char path[PLACE_BYTES + 300], folders[20][PLACE_BYTES];
+    char name[256];
+    int depth = 0;
+    place_begin(&p);
+    memset(name, 'n', 255);
+    name[255] = '\0';
+    const char *longest = place_path(&p, name);
+    OK(p.ctx, save_version(&p, longest, 1));
+    OK(p.ctx, save_version(&p, longest, 2));
+    CHECK(version_of(&p, longest) == 2 && entries_in(p.folder) == 1);
+    unlink(longest);
+    name[250] = '\0';
+    snprintf(path, sizeof path, "%s/%s/%s", p.folder, name, name);
+    CHECK(save_version(&p, path, 1) == DQT_E_IO);
+
+    /* As long as a path can be: no room for a suffix. */
+    snprintf(path, sizeof path, "%s", p.folder);
+    while (strlen(path) + 251 + 2 < PLACE_BYTES) {
+        strcat(strcat(path, "/"), name);
+        CHECK(mkdir(path, 0700) == 0);
+        strcpy(folders[depth++], path);
+    }
+    strcat(path, "/");
+    const size_t room = PLACE_BYTES - 1 - strlen(path);
+    memset(path + strlen(path), 'f', room);
+    CHECK(strlen(path) == PLACE_BYTES - 1);
+    OK(p.ctx, save_version(&p, path, 1));
+    OK(p.ctx, save_version(&p, path, 2));
+    CHECK(version_of(&p, path) == 2 && entries_in(folders[depth - 1]) == 1);
+    unlink(path);
+    strcat(path, "f");
+    CHECK(save_version(&p, path, 3) == DQT_E_IO);
+    CHECKF(strstr(dqt_last_error(p.ctx), strerror(ENAMETOOLONG)), "%s", dqt_last_error(p.ctx));
+    while (depth)
+        CHECK(rmdir(folders[--depth]) == 0);
+    place_end(&p);
+}
+
+/* In a child, as root may read everything: there it becomes somebody else. */
+static void unreadable_folders(void) {
+    struct place p;
+    place_begin(&p);
+    if (geteuid() == 0) CHECK(chown(p.folder, 65534, 65534) == 0);
+    const char *path = place_path(&p, "model");
+    fflush(stdout);
+    const pid_t child = fork();
+    if (child == 0) {
+        if (geteuid() == 0 && (setgid(65534) != 0 || setuid(65534) != 0)) _exit(9);
+        if (chmod(p.folder, 0300) != 0 || entries_in(p.folder) != SIZE_MAX) _exit(8);
+        int wrong = 0;
+        for (uint64_t version = 1; version <= 3; version++)
+            wrong += save_version(&p, path, version) != DQT_OK || version_of(&p, path) != version;
+        if (wrong) printf("%s\n", dqt_last_error(p.ctx));
+        fflush(stdout);
+        /* A folder that cannot be written. */
+        wrong += chmod(p.folder, 0500) != 0 || save_version(&p, path, 4) != DQT_E_IO;
+        wrong += strstr(dqt_last_error(p.ctx), strerror(EACCES)) == NULL || version_of(&p, path) != 3;
+        _exit(wrong);
+    }
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECKF(status == 0, "%x", (unsigned)status);
+    CHECK(chmod(p.folder, 0700) == 0);
+    CHECK(entries_in(p.folder) == 1 && unlink(path) == 0);
+    place_end(&p);
+}
+
+/* ---- Temporary files of others ------------------------------------------------------------------------------- */
+
+static void make_file(const char *path) {
+    const int file = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    CHECK(file >= 0 && write(file, "rest", 4) == 4);
+    close(file);
+}
+
+static void stale_temporaries(void) {
+    struct place p;
+    char name[64], held[PLACE_BYTES], path[PLACE_BYTES];
+    place_begin(&p);
+    strcpy(path, place_path(&p, "model"));
+    for (int i = 0; i < 100; i++) {
+        snprintf(name, sizeof name, ".dqt-%016x.tmp", (unsigned)i * 77u);
+        make_file(place_path(&p, name));
+        snprintf(name, sizeof name, "model.tmp-%ld-%d", (long)getpid(), i); /* as 0.1 named them */
+        make_file(place_path(&p, name));
+    }
+    OK(p.ctx, save_version(&p, path, 1));
+    CHECKF(entries_in(p.folder) == 101, "%zu", entries_in(p.folder));
+    for (int i = 0; i < 100; i++) {
+        snprintf(name, sizeof name, "model.tmp-%ld-%d", (long)getpid(), i);
+        CHECK(unlink(place_path(&p, name)) == 0);
+    }
+
+    /* One that is being written is left alone; and so is what only looks like one. */
+    strcpy(held, place_path(&p, ".dqt-00000000deadbeef.tmp"));
+    make_file(held);
+    const int file = open(held, O_WRONLY | O_CLOEXEC);
+    CHECK(flock(file, LOCK_EX | LOCK_NB) == 0);
+    static const char *const others[] = {".dqt-0000000000000000.tmpx", ".dqt-000000000000000.tmp",
+                                         ".dqt-000000000000000G.tmp", "dqt-0000000000000000.tmp", ".dqt-.tmp"};
+    enum { OTHERS = sizeof others / sizeof *others };
+    for (int i = 0; i < OTHERS; i++)
+        make_file(place_path(&p, others[i]));
+    CHECK(mkdir(place_path(&p, ".dqt-0000000000000001.tmp"), 0700) == 0);
+    CHECK(mkfifo(place_path(&p, ".dqt-0000000000000002.tmp"), 0600) == 0);
+    CHECK(symlink(path, place_path(&p, ".dqt-0000000000000003.tmp")) == 0);
+    OK(p.ctx, save_version(&p, path, 2));
+    CHECKF(entries_in(p.folder) == OTHERS + 5, "%zu", entries_in(p.folder));
+    close(file);
+    OK(p.ctx, save_version(&p, path, 3));
+    CHECK(access(held, F_OK) != 0 && entries_in(p.folder) == OTHERS + 4 && version_of(&p, path) == 3);
+    for (int i = 0; i < OTHERS; i++)
+        unlink(place_path(&p, others[i]));
+    rmdir(place_path(&p, ".dqt-0000000000000001.tmp"));
+    unlink(place_path(&p, ".dqt-0000000000000002.tmp"));
+    unlink(place_path(&p, ".dqt-0000000000000003.tmp"));
+    unlink(path);
+    place_end(&p);
+}
+
+/* Two processes save into one folder: neither takes the other's temporary file for a stale one. */
+static void two_writers(void) {
+    struct place p;
+    place_begin(&p);
+    pid_t children[2];
+    fflush(stdout);
+    for (int i = 0; i < 2; i++) {
+        const char *path = place_path(&p, i ? "b" : "a");
+        children[i] = fork();
+        if (children[i] == 0) {
+            int wrong = 0;
+            for (uint64_t version = 1; version <= 50 && !wrong; version++)
+                wrong = save_version(&p, path, version) != DQT_OK || version_of(&p, path) != version;
+            if (wrong) printf("%s\n", dqt_last_error(p.ctx));
+            fflush(stdout);
+            _exit(wrong);
+        }
+    }
+    for (int i = 0; i < 2; i++) {
+        int status = -1;
+        CHECK(waitpid(children[i], &status, 0) == children[i] && status == 0);
+    }
+    CHECK(entries_in(p.folder) == 2);
+    unlink(place_path(&p, "a"));
+    unlink(place_path(&p, "b"));
+    place_end(&p);
+}
+
+/* ---- Sentences ----------------------------------------------------------------------------------------------- */
+
+static void sentences(void) {
+    struct place p;
+    dqt_llama *model = NULL;
+    place_begin(&p);
+    const char *path = place_path(&p, "no/model");
+    CHECK(save_version(&p, path, 1) == DQT_E_IO);
+    CHECKF(strstr(dqt_last_error(p.ctx), path) && strstr(dqt_last_error(p.ctx), strerror(ENOENT)), "%s",
+           dqt_last_error(p.ctx));
+    CHECK(dqt_llama_load(p.ctx, path, &model, NULL, NULL, NULL) == DQT_E_IO);
+    CHECKF(strstr(dqt_last_error(p.ctx), path) && strstr(dqt_last_error(p.ctx), strerror(ENOENT)), "%s",
+           dqt_last_error(p.ctx));
+    CHECK(dqt_llama_import_safetensors(p.model, path, DQT_ROUND_NEAREST, 0) == DQT_E_IO);
+    CHECK(strstr(dqt_last_error(p.ctx), strerror(ENOENT)) != NULL);
+    CHECK(dqt_llama_load(p.ctx, p.folder, &model, NULL, NULL, NULL) == DQT_E_IO);
+    CHECKF(strstr(dqt_last_error(p.ctx), strerror(EISDIR)), "%s", dqt_last_error(p.ctx));
+    CHECK(dqt_llama_import_safetensors(p.model, p.folder, DQT_ROUND_NEAREST, 0) == DQT_E_IO);
+    CHECK(strstr(dqt_last_error(p.ctx), "regular") != NULL && !model);
+    place_end(&p);
+}
+
+/* ---- Descriptors --------------------------------------------------------------------------------------------- */
+
+static struct { size_t base, inherited, looks; } descriptors;
+
+/* Open descriptors, and those that an exec would pass on. */
+static size_t count_descriptors(size_t *inherited) {
+    size_t n = 0;
+    *inherited = 0;
+    for (int i = 0; i < 256; i++) {
+        const int flags = fcntl(i, F_GETFD);
+        n += flags >= 0;
+        *inherited += flags >= 0 && !(flags & FD_CLOEXEC);
+    }
+    return n;
+}
+
+/* The allocator is called in the middle of saving and loading. */
+static void *watching_alloc(void *user_data, size_t size, size_t align) {
+    size_t inherited;
+    descriptors.looks += count_descriptors(&inherited) > descriptors.base;
+    CHECKF(inherited == descriptors.inherited, "%zu descriptors would be inherited, not %zu", inherited,
+           descriptors.inherited);
+    return counting_alloc(user_data, size, align);
+}
+
+static void no_descriptor_leaks(void) {
+    struct place p;
+    struct counting memory;
+    place_begin(&p);
+    const char *path = place_path(&p, "model");
+    descriptors.base = count_descriptors(&descriptors.inherited);
+    memory = counting_new();
+    dqt_context_options o = counting_options(&memory);
+    o.alloc = watching_alloc;
+    dqt_context *ctx;
+    dqt_llama *model, *loaded;
+    OK(p.ctx, dqt_context_create(&o, &ctx));
+    OK(p.ctx, dqt_llama_create(ctx, NULL, &model));
+    for (int i = 0; i < 3; i++) {
+        OK(ctx, dqt_llama_save(model, NULL, NULL, 0, path));
+        OK(ctx, dqt_llama_load(ctx, path, &loaded, NULL, NULL, NULL));
+        dqt_llama_destroy(loaded);
+        CHECK(dqt_llama_save(model, NULL, NULL, 0, p.folder) == DQT_E_IO);
+        CHECK(dqt_llama_save(model, NULL, NULL, 0, "/no/such/folder/model") == DQT_E_IO);
+        CHECK(dqt_llama_load(ctx, p.folder, &loaded, NULL, NULL, NULL) == DQT_E_IO);
+        CHECK(dqt_llama_import_safetensors(model, path, DQT_ROUND_NEAREST, 0) == DQT_E_FORMAT);
+        OK(ctx, dqt_llama_export_safetensors(model, NULL, path));
+        OK(ctx, dqt_llama_import_safetensors(model, path, DQT_ROUND_NEAREST, 0));
+        CHECK(dqt_llama_load(ctx, path, &loaded, NULL, NULL, NULL) == DQT_E_FORMAT);
+        for (size_t k = 0; k < 2; k++) { /* no memory in the middle */
+            memory.fail_at = memory.calls + k;
+            CHECK(dqt_llama_save(model, NULL, NULL, 0, path) == DQT_E_MEMORY);
+            memory.fail_at = memory.calls + k;
+            CHECK(dqt_llama_load(ctx, path, &loaded, NULL, NULL, NULL) != DQT_OK);
+            memory.fail_at = SIZE_MAX;
+        }
+        size_t inherited;
+        CHECK(count_descriptors(&inherited) == descriptors.base && inherited == descriptors.inherited);
+    }
+    CHECKF(descriptors.looks > 10, "files were open in %zu of %zu looks", descriptors.looks, memory.calls);
+    dqt_llama_destroy(model);
+    counting_end(ctx, &memory);
+    unlink(path);
+    place_end(&p);
+}
+
+/* ---- Streams -------------------------------------------------------------------------------------------------- */
+
+/* What a stream has made the library hold, compared with what came. */
+struct watched {
+    struct memory_file file;
+    const struct counting *memory;
+    size_t base, most_held, wrong;
+};
+
+static void watch(struct watched *w) {
+    const size_t held = w->memory->bytes - w->base;
+    if (held > w->most_held) w->most_held = held;
+    w->wrong += held > 7 * w->file.position + (4u << 20);
+}
+
+static size_t watched_read(void *user_data, void *buffer, size_t size) {
+    struct watched *w = user_data;
+    watch(w);
+    const size_t got = memory_read(&w->file, buffer, size);
+    watch(w);
+    return got;
+}
+
+static void put_section(struct sink *s, struct memory_file *f, const char *tag, const char *label, uint64_t payload) {
+    sink_flush(s);
+    s->crc = 0;
+    sink_bytes(s, tag, 4);
+    sink_number(s, strlen(label), 4);
+    sink_number(s, payload, 8);
+    sink_bytes(s, label, strlen(label));
+    sink_number(s, s->crc, 4);
+    sink_flush(s);
+    (void)f;
+}
+
+/* A stream of some hundred bytes that claims to be a checkpoint of this shape. */
+static struct memory_file claim(dqt_context *ctx, dqt_llama_config *c, const char *label, uint64_t payload) {
+    struct memory_file f = memory_new();
+    struct sink *s;
+    struct fields fields = {.used = 0};
+    OK(ctx, sink_create(ctx, &s));
+    sink_begin(s, memory_write, &f);
+    sink_bytes(s, checkpoint_magic, sizeof checkpoint_magic);
+    sink_number(s, CHECKPOINT_VERSION, 4);
+    sink_number(s, 1u << 30, 4);
+    sink_number(s, (uint64_t)1 << 60, 8);
+    sink_number(s, s->crc, 4);
+    fields_config(&fields, c);
+    put_section(s, &f, "CONF", "", fields.used);
+    sink_bytes(s, fields.bytes, fields.used);
+    sink_number(s, s->crc, 4);
+    put_section(s, &f, "PARM", label, payload);
+    sink_flush(s);
+    sink_destroy(s);
+    return f;
+}
+
+static void check_claim(struct place *p, struct memory_file file, const char *what) {
+    struct watched w = {.file = file, .memory = &p->memory, .base = p->memory.bytes};
+    dqt_llama *model;
+    void *host;
+    size_t size;
+    const dqt_status status = dqt_llama_read(p->ctx, watched_read, &w, &model, NULL, &host, &size);
+    CHECKF(status == DQT_E_FORMAT, "%s: status %d, %s", what, status, dqt_last_error(p->ctx));
+    CHECKF(w.wrong == 0 && w.most_held < 4u << 20, "%s: %zu bytes were held for %zu", what, w.most_held, w.file.size);
+    CHECK(p->memory.bytes == w.base);
+    free(w.file.bytes);
+}
+
+static void streams_prove_what_they_claim(void) {
+    struct place p;
+    dqt_llama_config c, d;
+    place_begin(&p);
+    OK(p.ctx, dqt_llama_config_init(&c, sizeof c));
+    OK(p.ctx, dqt_llama_config_init(&d, sizeof d));
+    c.vocab_size = (size_t)1 << 22;
+    c.hidden_size = 4096;
+    c.intermediate_size = 4096;
+    c.num_layers = 1;
+    c.num_heads = c.num_kv_heads = 32;
+    c.embedding.storage = DQT_FORMAT_INT8; /* 16 GiB */
+    struct memory_file f = claim(p.ctx, &c, "embedding.weight", PARAMETER_BYTES + 4 + ((uint64_t)1 << 34));
+    /* The section's own fields are right too. */
+    memory_write(&f, &(uint64_t){(uint64_t)1 << 22}, 8);
+    memory_write(&f, &(uint64_t){4096}, 8);
+    memory_write(&f, &(uint64_t){1}, 8);
+    memory_write(&f, &(int32_t){DQT_FORMAT_INT8}, 4);
+    memory_write(&f, &(int32_t){DQT_FORMAT_INT8}, 4);
+    memory_write(&f, &(int32_t){DQT_SCALE_SIGMA}, 4);
+    memory_write(&f, &(int32_t){DQT_AXIS_TENSOR}, 4);
+    CHECKF(f.size < 400, "%zu", f.size);
+    check_claim(&p, f, "an embedding of 16 GiB");
+    d.num_layers = (size_t)1 << 30;
+    check_claim(&p, claim(p.ctx, &d, "embedding.weight", 99), "a billion layers");
+
+    /* A small model whole, then host bytes that never come. */
+    struct memory_file whole = memory_new();
+    static const char mark[] = "HOST";
+    OK(p.ctx, dqt_llama_write(p.model, NULL, "12345678", 8, memory_write, &whole));
+    size_t at = whole.size;
+    while (at > 4 && memcmp(whole.bytes + at - 4, mark, 4) != 0)
+        at--;
+    struct crc32c table;
+    crc32c_init(&table);
+    put_le(whole.bytes + 16, (uint64_t)1 << 50, 8); /* the file's length */
+    put_le(whole.bytes + 24, crc32c_add(&table, 0, whole.bytes, 24), 4);
+    put_le(whole.bytes + at + 4, (uint64_t)1 << 34, 8);
+    put_le(whole.bytes + at + 12, crc32c_add(&table, 0, whole.bytes + at - 4, 16), 4);
+    check_claim(&p, whole, "host bytes of 16 GiB");
+    place_end(&p);
+}
+
+/* Reads it in odd pieces, with memory in proportion to what has come; then with every allocation failing. */
+static void check_honest(struct place *p, dqt_llama *model, dqt_updater *updater, size_t host_size) {
+    dqt_llama *loaded;
+    dqt_updater *resumed;
+    void *host;
+    size_t size;
+    unsigned char *bytes = malloc(host_size);
+    for (size_t i = 0; i < host_size; i++)
+        bytes[i] = (unsigned char)(i * 31 + (i >> 13));
+    struct watched w = {.file = memory_new(), .memory = &p->memory, .base = p->memory.bytes};
+    OK(p->ctx, dqt_llama_write(model, updater, bytes, host_size, memory_write, &w.file));
+    static const size_t pieces[] = {0, 1 << 20, 65537, 999};
+    for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++) {
+        w.file.position = 0;
+        w.file.most = pieces[i];
+        OK(p->ctx, dqt_llama_read(p->ctx, watched_read, &w, &loaded, &resumed, &host, &size));
+        CHECKF(w.wrong == 0, "in %zu looks more was held than came allows, %zu at most", w.wrong, w.most_held);
+        CHECK(size == host_size && memcmp(host, bytes, size) == 0 && w.file.position == w.file.size);
+        struct memory_file again = memory_new();
+        OK(p->ctx, dqt_llama_write(loaded, resumed, host, size, memory_write, &again));
+        CHECK(same_bytes(&w.file, &again));
+        free(again.bytes);
+        dqt_host_bytes_free(p->ctx, host, size);
+        dqt_updater_destroy(resumed);
+        dqt_llama_destroy(loaded);
+    }
+    w.file.most = 0;
+    bool done = false;
+    for (size_t n = 0; !done && n < 1000; n++) {
+        w.file.position = 0;
+        p->memory.fail_at = p->memory.calls + n;
+        const dqt_status status = dqt_llama_read(p->ctx, watched_read, &w, &loaded, &resumed, &host, &size);
+        p->memory.fail_at = SIZE_MAX;
+        done = status == DQT_OK;
+        CHECK(done || (status == DQT_E_MEMORY && !loaded && !resumed && !host));
+        dqt_host_bytes_free(p->ctx, host, size);
+        dqt_updater_destroy(resumed);
+        dqt_llama_destroy(loaded);
+        CHECK(p->memory.bytes == w.base);
+    }
+    CHECK(done);
+    free(bytes);
+    free(w.file.bytes);
+}
+
+/* Large weights, large state, large host bytes. */
+static void honest_streams(void) {
+    struct place p;
+    dqt_llama_config c;
+    dqt_llama *model;
+    dqt_updater *updater;
+    dqt_layer *const *layers;
+    size_t count;
+    place_begin(&p);
+    OK(p.ctx, dqt_llama_config_init(&c, sizeof c));
+    c.vocab_size = 8000;
+    c.hidden_size = 160;
+    c.num_heads = 2;
+    c.num_layers = 1;
+    dqt_updater_options o;
+    OK(p.ctx, dqt_updater_options_init(&o, sizeof o));
+    o.optimizer = DQT_OPTIMIZER_ADAMW;
+    o.momentum_state = o.variance_state = DQT_STATE_F32;
+    OK(p.ctx, dqt_llama_create(p.ctx, &c, &model));
+    OK(p.ctx, dqt_llama_layers(model, &layers, &count));
+    OK(p.ctx, dqt_updater_create(p.ctx, layers, count, &o, &updater));
+    check_honest(&p, model, updater, 100);
+    dqt_updater_destroy(updater);
+    dqt_llama_destroy(model);
+    check_honest(&p, p.model, NULL, (size_t)5 << 20);
+    place_end(&p);
+}
+
+/* A path that is a fifo is read as a stream. */
+static void loading_from_a_fifo(void) {
+    struct place p;
+    place_begin(&p);
+    const char *path = place_path(&p, "fifo");
+    CHECK(mkfifo(path, 0600) == 0);
+    fflush(stdout);
+    const pid_t child = fork();
+    if (child == 0) {
+        struct memory_file f = memory_new();
+        const uint64_t version = 77;
+        bool right = dqt_llama_write(p.model, NULL, &version, sizeof version, memory_write, &f) == DQT_OK;
+        const int out = open(path, O_WRONLY | O_CLOEXEC);
+        for (size_t at = 0; at < f.size && right;) {
+            const ssize_t n = write(out, f.bytes + at, f.size - at < 99 ? f.size - at : 99);
+            right = n > 0;
+            at += right ? (size_t)n : 0;
+        }
+        _exit(right ? 0 : 1);
+    }
+    CHECK(version_of(&p, path) == 77);
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    unlink(path);
+    place_end(&p);
+}
+
+static const struct test tests[] = {
+    TEST(fifos_sockets_and_folders),
+    TEST(devices),
+    TEST(symbolic_links),
+    TEST(modes_and_owners),
+    TEST(long_names),
+    TEST(unreadable_folders),
+    TEST(stale_temporaries),
+    TEST(two_writers),
+    TEST(sentences),
+    TEST(no_descriptor_leaks),
+    TEST(streams_prove_what_they_claim),
+    TEST(honest_streams),
+    TEST(loading_from_a_fifo),
+};
+TEST_MAIN(tests)
