@@ -404,7 +404,8 @@ DQT_API dqt_status dqt_embedding_backward(dqt_layer *layer, dqt_tape *tape, cons
 DQT_API dqt_status dqt_head_loss(dqt_layer *layer, dqt_tape *tape, size_t batch, size_t length, const float *x,
                                  const int32_t *targets, float *loss, float *token_losses);
 
-/* Backward of the latest dqt_head_loss, times loss_scale (1 / micro-batches when accumulating): dx[tokens][hidden]. */
+/* Backward of the latest dqt_head_loss, times loss_scale (1 / micro-batches when accumulating): dx[tokens][hidden]
+ * (NULL: not wanted). */
 DQT_API dqt_status dqt_head_backward(dqt_layer *layer, dqt_tape *tape, float loss_scale, float *dx);
 
 /* Logits [tokens][classes] without a loss. Allocates nothing. Since 0.1. */

@@ -39,41 +39,48 @@ dqt_status dqt_embedding_create(dqt_context *ctx, size_t vocab, size_t hidden, c
     dqt_layer_options o;
     TRY(read_options(ctx, options, out, &o));
     if (vocab > INT32_MAX) return fail(ctx, DQT_E_SHAPE, "vocab is %zu; it must be 1 to %d", vocab, INT32_MAX);
-    return embedding_create(ctx, vocab, hidden, &o, out);
+    const struct layer_shape shape = {.in = vocab, .out = hidden};
+    return layer_create(ctx, DQT_LAYER_EMBEDDING, &shape, NULL, &o, out);
 }
 
 dqt_status dqt_linear_create(dqt_context *ctx, size_t in, size_t out_features, const dqt_layer_options *options,
                              dqt_layer **out) {
     dqt_layer_options o;
     TRY(read_options(ctx, options, out, &o));
-    return linear_create(ctx, in, out_features, &o, out);
+    const struct layer_shape shape = {.in = in, .out = out_features};
+    return layer_create(ctx, DQT_LAYER_LINEAR, &shape, NULL, &o, out);
 }
 
 dqt_status dqt_rmsnorm_create(dqt_context *ctx, size_t features, const dqt_layer_options *options, dqt_layer **out) {
     dqt_layer_options o;
     TRY(read_options(ctx, options, out, &o));
-    return rmsnorm_create(ctx, features, &o, out);
+    const struct layer_shape shape = {.in = features, .out = features};
+    return layer_create(ctx, DQT_LAYER_RMSNORM, &shape, NULL, &o, out);
 }
 
 dqt_status dqt_attention_create(dqt_context *ctx, size_t hidden, size_t num_heads, size_t num_kv_heads,
                                 const dqt_layer_options *options, dqt_layer **out) {
     dqt_layer_options o;
     TRY(read_options(ctx, options, out, &o));
-    return attention_create(ctx, hidden, num_heads, num_kv_heads, &o, out);
+    const struct layer_shape shape = {.in = hidden, .out = hidden, .heads = num_heads, .kv_heads = num_kv_heads};
+    return layer_create(ctx, DQT_LAYER_ATTENTION, &shape, NULL, &o, out);
 }
 
 dqt_status dqt_mlp_create(dqt_context *ctx, size_t hidden, size_t intermediate, const dqt_layer_options *options,
                           dqt_layer **out) {
     dqt_layer_options o;
     TRY(read_options(ctx, options, out, &o));
-    return mlp_create(ctx, hidden, intermediate, &o, out);
+    const struct layer_shape shape = {.in = hidden, .out = hidden, .intermediate = intermediate};
+    return layer_create(ctx, DQT_LAYER_MLP, &shape, NULL, &o, out);
 }
 
 dqt_status dqt_block_create(dqt_context *ctx, size_t hidden, size_t intermediate, size_t num_heads, size_t num_kv_heads,
                             const dqt_layer_options *options, dqt_layer **out) {
     dqt_layer_options o;
     TRY(read_options(ctx, options, out, &o));
-    return block_create(ctx, hidden, intermediate, num_heads, num_kv_heads, &o, out);
+    const struct layer_shape shape = {
+        .in = hidden, .out = hidden, .intermediate = intermediate, .heads = num_heads, .kv_heads = num_kv_heads};
+    return layer_create(ctx, DQT_LAYER_BLOCK, &shape, NULL, &o, out);
 }
 
 dqt_status dqt_head_create(dqt_context *ctx, size_t hidden, size_t classes, dqt_layer *tied,
@@ -82,7 +89,8 @@ dqt_status dqt_head_create(dqt_context *ctx, size_t hidden, size_t classes, dqt_
     TRY(read_options(ctx, options, out, &o));
     if (!options) o.activation = DQT_ACTIVATION_NONE;
     if (classes > INT32_MAX) return fail(ctx, DQT_E_SHAPE, "classes is %zu; it must be 1 to %d", classes, INT32_MAX);
-    return head_create(ctx, hidden, classes, tied, &o, out);
+    const struct layer_shape shape = {.in = hidden, .out = classes};
+    return layer_create(ctx, DQT_LAYER_HEAD, &shape, tied, &o, out);
 }
 
 void dqt_layer_destroy(dqt_layer *layer) {
@@ -92,11 +100,11 @@ void dqt_layer_destroy(dqt_layer *layer) {
 dqt_status dqt_layer_get_info(const dqt_layer *layer, dqt_layer_info *info) {
     TRY(check_object(layer, "layer"));
     const dqt_layer_info i = {.struct_size = sizeof i,
-                              .kind = layer->kind,
-                              .in = layer->in,
-                              .out = layer->out,
+                              .kind = layer->kind->id,
+                              .in = layer->shape.in,
+                              .out = layer->shape.out,
                               .num_parameters = layer_num_parameters(layer),
-                              .num_parts = layer->kind == DQT_LAYER_BLOCK ? BLOCK_PARTS : 0};
+                              .num_parts = layer_num_sublayers(layer)};
     return options_return(layer->ctx, info, &i, sizeof i, "dqt_layer_info");
 }
 
@@ -104,8 +112,8 @@ dqt_status dqt_layer_part(dqt_layer *layer, size_t index, dqt_layer **part) {
     if (part) *part = NULL;
     TRY(check_object(layer, "layer"));
     TRY(check_pointer(layer->ctx, part, "part"));
-    TRY(check_index(layer->ctx, index, layer->kind == DQT_LAYER_BLOCK ? BLOCK_PARTS : 0, "part index"));
-    *part = layer->part[index];
+    TRY(check_index(layer->ctx, index, layer_num_sublayers(layer), "part index"));
+    *part = layer->sublayer[index];
     return DQT_OK;
 }
 
@@ -125,8 +133,7 @@ static bool has_weights(const dqt_layer *layer) {
 static dqt_status find_slot(const dqt_layer *layer, const dqt_tape *tape, int kind, struct slot **slot) {
     TRY(check_object(layer, "layer"));
     TRY(check_pointer(layer->ctx, tape, "tape"));
-    const bool is_float = layer->kind != DQT_LAYER_EMBEDDING && layer->kind != DQT_LAYER_HEAD;
-    if (kind ? layer->kind != kind : !is_float)
+    if (kind ? layer->kind->id != kind : !layer->kind->forward)
         return fail(layer->ctx, DQT_E_ARGUMENT, "layer %s is not of the kind this function is for", layer->name);
     *slot = tape_slot(tape, layer);
     if (!*slot) return fail(layer->ctx, DQT_E_STATE, "layer %s is not in the tape", layer->name);
@@ -158,8 +165,6 @@ dqt_status dqt_layer_backward(dqt_layer *layer, dqt_tape *tape, const float *dy,
     TRY(find_slot(layer, tape, 0, &slot));
     TRY(check_backward(tape, slot));
     TRY(check_pointer(tape->ctx, dy, "dy"));
-    if (!dx && (layer->kind == DQT_LAYER_RMSNORM || layer->kind == DQT_LAYER_BLOCK))
-        return fail(tape->ctx, DQT_E_ARGUMENT, "dx is NULL; RMSNorm and block need it");
     layer_backward(tape, slot, dy, dx);
     tape->pass++;
     return DQT_OK;
@@ -172,7 +177,7 @@ dqt_status dqt_embedding_forward(dqt_layer *layer, dqt_tape *tape, size_t batch,
     TRY(check_batch(tape, batch, length));
     TRY(check_pointer(tape->ctx, tokens, "tokens"));
     TRY(check_pointer(tape->ctx, y, "y"));
-    TRY(check_tokens(tape->ctx, tokens, batch * length, 0, layer->in, "tokens"));
+    TRY(check_tokens(tape->ctx, tokens, batch * length, 0, layer->shape.in, "tokens"));
     embedding_forward(tape, slot, batch, length, tokens, y);
     return DQT_OK;
 }
@@ -195,7 +200,7 @@ dqt_status dqt_head_loss(dqt_layer *layer, dqt_tape *tape, size_t batch, size_t 
     TRY(check_pointer(tape->ctx, x, "x"));
     TRY(check_pointer(tape->ctx, targets, "targets"));
     TRY(check_pointer(tape->ctx, loss, "loss"));
-    TRY(check_tokens(tape->ctx, targets, batch * length, -1, layer->out, "targets"));
+    TRY(check_tokens(tape->ctx, targets, batch * length, -1, layer->shape.out, "targets"));
     return head_loss(tape, slot, batch, length, x, targets, loss, token_losses);
 }
 
@@ -203,7 +208,6 @@ dqt_status dqt_head_backward(dqt_layer *layer, dqt_tape *tape, float loss_scale,
     struct slot *slot = NULL;
     TRY(find_slot(layer, tape, DQT_LAYER_HEAD, &slot));
     TRY(check_backward(tape, slot));
-    TRY(check_pointer(tape->ctx, dx, "dx"));
     TRY(check_finite(tape->ctx, &loss_scale, 1, "loss_scale"));
     head_backward(tape, slot, loss_scale, dx);
     tape->pass++;

@@ -34,9 +34,6 @@ void fields_config(struct fields *f, dqt_llama_config *c);
 void fields_options(struct fields *f, dqt_updater_options *o);
 void fields_rule(struct fields *f, struct update_rule *r);
 
-/* Where layer_parameter's tensor `index` is kept. */
-dqt_tensor **parameter_place(dqt_layer *layer, size_t index);
-
 /* What updater_visit_state shows under this label: a count of steps, or numbers of which only first moments may be
  * negative. Codes (size 1) are all valid. */
 bool state_valid(const char *label, const void *data, size_t count, size_t size);

@@ -88,17 +88,6 @@ void fields_rule(struct fields *f, struct update_rule *r) {
     field_float(f, &r->rounding_noise);
 }
 
-dqt_tensor **parameter_place(dqt_layer *layer, size_t index) {
-    for (int i = 0; i < MAX_WEIGHTS; i++)
-        if (layer->weight[i] && !layer->tied && index-- == 0) return &layer->weight[i];
-    for (int i = 0; i < BLOCK_PARTS; i++) {
-        const size_t n = layer->part[i] ? layer_num_parameters(layer->part[i]) : 0;
-        if (index < n) return parameter_place(layer->part[i], index);
-        index -= n;
-    }
-    return NULL;
-}
-
 bool state_valid(const char *label, const void *data, size_t count, size_t size) {
     if (size == 1 || strcmp(label, "step") == 0) return true;
     const char *dot = strchr(label, '.'), *what = dot ? dot + 1 : label;

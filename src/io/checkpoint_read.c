@@ -169,7 +169,7 @@ static dqt_status check_parameter(struct reader *r, const dqt_tensor *t) {
 }
 
 static dqt_status read_parameter(struct reader *r, dqt_layer *layer, size_t index) {
-    dqt_tensor **place = parameter_place(layer, index), *t = *place;
+    dqt_tensor **place = layer_parameter_place(layer, index), *t = *place;
     TRY(expect_section(r, "PARM", layer_parameter(layer, index).name,
                        PARAMETER_BYTES + 4 * (uint64_t)t->num_scales + t->data_bytes));
     TRY(check_parameter(r, t));

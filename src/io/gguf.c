@@ -83,9 +83,11 @@ static dqt_status visit_gain(struct gguf *g, entry_fn visit, const char *name, c
     return visit(g, &e);
 }
 
-static dqt_status visit_wide(struct gguf *g, entry_fn visit, const char *name, const dqt_tensor *t) {
+/* The embedding or the head. */
+static dqt_status visit_wide(struct gguf *g, entry_fn visit, const dqt_layer *layer) {
+    const dqt_tensor *t = layer->weight[W];
     struct entry e = {.tensor = t, .type = entry_type(t, g->options->embedding_type, false)};
-    snprintf(e.name, sizeof e.name, "%s", name);
+    snprintf(e.name, sizeof e.name, "%s.weight", layer_parameter_names(layer, 0)->gguf_name);
     return visit(g, &e);
 }
 
@@ -109,29 +111,36 @@ static dqt_status visit_linear(struct gguf *g, entry_fn visit, size_t block, con
     return visit(g, &scale);
 }
 
+/* Parameter `index` of a block. */
+static dqt_status visit_parameter(struct gguf *g, entry_fn visit, size_t i, const dqt_layer *block, size_t index) {
+    const struct update_target p = layer_parameter(block, index);
+    const char *name = layer_parameter_names(block, index)->gguf_name;
+    if (p.parameter_class == DQT_CLASS_NORM) return visit_block_gain(g, visit, i, name, p.tensor);
+    return visit_linear(g, visit, i, name, p.tensor, layer_parameter_heads(block, index));
+}
+
+/* In the order of use: a sub-norm before the matrix that it stands before in the layer, and behind in the list. */
 static dqt_status visit_block(struct gguf *g, entry_fn visit, size_t i, const dqt_layer *block) {
-    const dqt_layer *a = block->part[BLOCK_ATTENTION], *m = block->part[BLOCK_MLP];
-    TRY(visit_block_gain(g, visit, i, "attn_norm", block->part[BLOCK_NORM1]->weight[W]));
-    TRY(visit_linear(g, visit, i, "attn_q", a->weight[ATTENTION_Q], a->heads));
-    TRY(visit_linear(g, visit, i, "attn_k", a->weight[ATTENTION_K], a->kv_heads));
-    TRY(visit_linear(g, visit, i, "attn_v", a->weight[ATTENTION_V], 0));
-    if (g->bitnet) TRY(visit_block_gain(g, visit, i, "attn_sub_norm", a->weight[ATTENTION_NORM]));
-    TRY(visit_linear(g, visit, i, "attn_output", a->weight[ATTENTION_O], 0));
-    TRY(visit_block_gain(g, visit, i, "ffn_norm", block->part[BLOCK_NORM2]->weight[W]));
-    TRY(visit_linear(g, visit, i, "ffn_gate", m->weight[MLP_GATE], 0));
-    TRY(visit_linear(g, visit, i, "ffn_up", m->weight[MLP_UP], 0));
-    if (g->bitnet) TRY(visit_block_gain(g, visit, i, "ffn_sub_norm", m->weight[MLP_NORM]));
-    return visit_linear(g, visit, i, "ffn_down", m->weight[MLP_DOWN], 0);
+    const size_t count = layer_num_parameters(block);
+    for (size_t k = 0; k < count; k++) {
+        const bool normed = k + 1 < count && layer_parameter_is_sub_norm(block, k + 1);
+        if (normed) TRY(visit_parameter(g, visit, i, block, k + 1));
+        TRY(visit_parameter(g, visit, i, block, k));
+        k += normed;
+    }
+    return DQT_OK;
 }
 
 static dqt_status each_entry(struct gguf *g, entry_fn visit) {
     const dqt_llama *m = g->model;
-    TRY(visit_wide(g, visit, "token_embd.weight", m->layers[0]->weight[W]));
+    TRY(visit_wide(g, visit, m->layers[0]));
     for (size_t i = 0; i < m->config.num_layers; i++)
         TRY(visit_block(g, visit, i, m->layers[1 + i]));
-    TRY(visit_gain(g, visit, "output_norm.weight", m->layers[m->num_layers - 2]->weight[W]));
+    char norm[NAME_ROOM];
+    snprintf(norm, sizeof norm, "%s.weight", llama_norm_names.gguf_name);
+    TRY(visit_gain(g, visit, norm, m->layers[m->num_layers - 2]->weight[W]));
     if (m->config.tie_embeddings) return DQT_OK; /* llama.cpp then takes the embedding */
-    return visit_wide(g, visit, "output.weight", m->layers[m->num_layers - 1]->weight[W]);
+    return visit_wide(g, visit, m->layers[m->num_layers - 1]);
 }
 
 static uint64_t entry_bytes(const struct entry *e) {

@@ -1,10 +1,11 @@
-/* The names that Hugging Face's LlamaForCausalLM (and BitNet's, with sub-norms) gives to a model's parameters. */
+/* The names that Hugging Face's LlamaForCausalLM (and BitNet's, with sub-norms) gives to a model's parameters, and
+ * GGUF's: whole names, made of what the layer kinds say (layer/kind.h). */
 #ifndef DQT_IO_NAMES_H
 #define DQT_IO_NAMES_H
 
 #include "model/llama.h"
 
-enum { FOREIGN_NAME_BYTES = 96 };
+enum { FILE_NAME_BYTES = 96 };
 
 /* One number for every parameter: those of layer 0, then layer 1, ... */
 struct parameter_list {
@@ -16,13 +17,13 @@ struct parameter_list parameter_list(dqt_llama *model);
 struct update_target list_parameter(const struct parameter_list *list, size_t index);
 
 /* "model.layers.0.self_attn.q_proj.weight" */
-void foreign_name(const struct parameter_list *list, size_t index, char out[FOREIGN_NAME_BYTES]);
+void hf_name(const struct parameter_list *list, size_t index, char out[FILE_NAME_BYTES]);
 
 /* SIZE_MAX if no parameter has this name. A few other names for the same are known too. */
-size_t foreign_index(const struct parameter_list *list, const char *name);
+size_t hf_index(const struct parameter_list *list, const char *name);
 
 /* The block of "model.layers.N.", and the rest of the name; SIZE_MAX if it does not begin so or there is no such block.
  */
-size_t foreign_block(const struct parameter_list *list, const char *name, const char **rest);
+size_t hf_block(const struct parameter_list *list, const char *name, const char **rest);
 
 #endif

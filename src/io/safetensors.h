@@ -15,7 +15,7 @@ size_t element_bytes(enum element_type type);
 
 /* One tensor of a header. */
 struct listing {
-    char name[FOREIGN_NAME_BYTES]; /* cut off if it is longer, which no known name is */
+    char name[FILE_NAME_BYTES]; /* cut off if it is longer, which no known name is */
     enum element_type type;
     size_t dims; /* MOST_DIMS + 1: more than this library knows */
     uint64_t shape[MOST_DIMS];

@@ -64,7 +64,7 @@ static dqt_status read_escape(struct parser *p, char *out) {
     return DQT_OK;
 }
 
-/* Into out[FOREIGN_NAME_BYTES], cut off. */
+/* Into out[FILE_NAME_BYTES], cut off. */
 static dqt_status read_string(struct parser *p, char *out) {
     size_t n = 0;
     TRY(expect(p, '"'));
@@ -73,7 +73,7 @@ static dqt_status read_string(struct parser *p, char *out) {
         char c = p->text[p->at++];
         if (c == '"') break;
         if (c == '\\') TRY(read_escape(p, &c));
-        if (n + 1 < FOREIGN_NAME_BYTES) out[n++] = c;
+        if (n + 1 < FILE_NAME_BYTES) out[n++] = c;
     }
     out[n] = '\0';
     return DQT_OK;
@@ -123,7 +123,7 @@ static enum element_type type_of(const char *name) {
 
 static dqt_status read_tensor(struct parser *p, struct listing *l) {
     bool more = true, type = false, shape = false, offsets = false;
-    char text[FOREIGN_NAME_BYTES];
+    char text[FILE_NAME_BYTES];
     TRY(expect(p, '{'));
     while (more) {
         TRY(read_string(p, text));
@@ -154,7 +154,7 @@ static dqt_status read_tensor(struct parser *p, struct listing *l) {
 
 static dqt_status read_metadata(struct parser *p, const struct header_visitor *v) {
     bool more = true;
-    char key[FOREIGN_NAME_BYTES], value[FOREIGN_NAME_BYTES];
+    char key[FILE_NAME_BYTES], value[FILE_NAME_BYTES];
     TRY(expect(p, '{'));
     if (next_is(p, '}')) return DQT_OK;
     while (more) {

@@ -43,17 +43,17 @@ static dqt_status refuse(const struct importer *m, const char *name, const char 
 static size_t slot_index(const struct importer *m, const char *name) {
     static const char scale[] = "_scale";
     const size_t count = m->list.count, n = strlen(name);
-    char weight[FOREIGN_NAME_BYTES];
+    char weight[FILE_NAME_BYTES];
     const char *rest;
-    size_t index = foreign_index(&m->list, name);
+    size_t index = hf_index(&m->list, name);
     if (index != SIZE_MAX) return index;
     if (n >= sizeof scale && strcmp(name + n - (sizeof scale - 1), scale) == 0) {
         memcpy(weight, name, n - (sizeof scale - 1));
         weight[n - (sizeof scale - 1)] = '\0';
-        index = foreign_index(&m->list, weight);
+        index = hf_index(&m->list, weight);
         return index == SIZE_MAX ? SIZE_MAX : count + index;
     }
-    index = foreign_block(&m->list, name, &rest);
+    index = hf_block(&m->list, name, &rest);
     if (index != SIZE_MAX && strcmp(rest, "self_attn.rotary_emb.inv_freq") == 0) return 2 * count + index;
     if (m->model->config.tie_embeddings && strcmp(name, "lm_head.weight") == 0) return m->num_slots - 1;
     return SIZE_MAX;
@@ -129,7 +129,7 @@ static const char *format_of_class(const struct importer *m, int parameter_class
 
 /* Everything is there, and the data are covered without holes and overlaps. */
 static dqt_status check_listing(const struct importer *m) {
-    char name[FOREIGN_NAME_BYTES];
+    char name[FILE_NAME_BYTES];
     uint64_t at = 0;
     for (size_t i = 0; i < m->num_seen; i++) {
         const struct slot_of_file *s = &m->slots[m->order[i]];
@@ -145,7 +145,7 @@ static dqt_status check_listing(const struct importer *m) {
     for (size_t i = 0; i < m->list.count; i++) {
         const struct update_target p = list_parameter(&m->list, i);
         const struct slot_of_file *weight = &m->slots[i], *scale = &m->slots[m->list.count + i];
-        foreign_name(&m->list, i, name);
+        hf_name(&m->list, i, name);
         if (!weight->seen) return refuse(m, name, "is missing");
         if ((weight->type == TYPE_U8) != scale->seen)
             return refuse(m, name, "has codes without scales, or scales without codes");
@@ -233,9 +233,9 @@ static dqt_status read_floats(struct importer *m, size_t count, enum element_typ
 
 static dqt_status read_weight(struct importer *m, size_t index) {
     const enum element_type type = m->slots[index].type;
-    char name[FOREIGN_NAME_BYTES];
+    char name[FILE_NAME_BYTES];
     dqt_tensor *t;
-    foreign_name(&m->list, index, name);
+    hf_name(&m->list, index, name);
     TRY(new_tensor(m, index, &t));
     if (type == TYPE_U8) {
         TRY(source_bytes(m->source, t->data, t->data_bytes));
@@ -252,9 +252,9 @@ static dqt_status read_weight(struct importer *m, size_t index) {
 }
 
 static dqt_status read_scales(struct importer *m, size_t index) {
-    char name[FOREIGN_NAME_BYTES];
+    char name[FILE_NAME_BYTES];
     dqt_tensor *t;
-    foreign_name(&m->list, index, name);
+    hf_name(&m->list, index, name);
     TRY(new_tensor(m, index, &t));
     TRY(source_elements(m->source, t->scales, t->num_scales, 4));
     return scales_valid(t) ? DQT_OK : refuse(m, name, "has a scale that is not finite and above 0");

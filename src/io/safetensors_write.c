@@ -18,7 +18,7 @@ struct writer {
 };
 
 struct item {
-    char name[FOREIGN_NAME_BYTES + 8];
+    char name[FILE_NAME_BYTES + 8];
     dqt_tensor tensor; /* with the compute format that is to be read */
     enum element_type type;
     bool scales, vector;
@@ -44,7 +44,7 @@ static dqt_status visit_parameter(struct writer *w, task_fn visit, size_t index,
     if (w->stored) item.tensor.compute = item.tensor.storage;
     item.rows = p.tensor->rows;
     item.cols = item.type == TYPE_U8 ? p.tensor->row_bytes : p.tensor->cols;
-    foreign_name(&w->list, index, item.name);
+    hf_name(&w->list, index, item.name);
     if ((item.type == TYPE_F32) == f32) TRY(visit(w, &item));
     if (!packed(w, p.tensor) || !f32) return DQT_OK;
     strcat(item.name, "_scale");

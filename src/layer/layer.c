@@ -1,4 +1,4 @@
-/* Creation and enumeration of layers. */
+/* Creation and enumeration of layers, by the descriptions of their kinds. */
 #include "layer/layer.h"
 
 #include <math.h>
@@ -20,25 +20,26 @@ static dqt_status check_options(dqt_context *ctx, const dqt_layer_options *o) {
     return DQT_OK;
 }
 
-static dqt_status layer_new(dqt_context *ctx, int kind, const char *default_name, size_t in, size_t out_features,
-                            const dqt_layer_options *o, dqt_layer **out) {
-    *out = NULL;
-    TRY(check_options(ctx, o));
-    if (in == 0 || out_features == 0)
-        return fail(ctx, DQT_E_SHAPE, "a %s layer of %zu to %zu features is empty", default_name, in, out_features);
-    dqt_layer *layer = memory_alloc(ctx, sizeof *layer);
-    if (!layer) return fail(ctx, DQT_E_MEMORY, "no memory for a %s layer", default_name);
-    layer->ctx = ctx;
-    layer->kind = kind;
-    layer->in = in;
-    layer->out = out_features;
-    layer->activation = o->activation;
-    layer->mlp = o->mlp;
-    layer->eps = o->norm_eps;
-    layer->rope_theta = o->rope_theta;
-    snprintf(layer->name, sizeof layer->name, "%s", o->name ? o->name : default_name);
-    *out = layer;
-    return DQT_OK;
+/* By DQT_LAYER_*. */
+static const struct layer_kind *const kinds[] = {
+    [DQT_LAYER_EMBEDDING] = &embedding_kind, [DQT_LAYER_LINEAR] = &linear_kind, [DQT_LAYER_RMSNORM] = &rmsnorm_kind,
+    [DQT_LAYER_ATTENTION] = &attention_kind, [DQT_LAYER_MLP] = &mlp_kind,       [DQT_LAYER_BLOCK] = &block_kind,
+    [DQT_LAYER_HEAD] = &head_kind,
+};
+
+size_t layer_size(const dqt_layer *l, enum layer_size size) {
+    const struct layer_shape *s = &l->shape;
+    switch (size) {
+    case SIZE_NONE: return 0;
+    case SIZE_ONE: return 1;
+    case SIZE_IN: return s->in;
+    case SIZE_OUT: return s->out;
+    case SIZE_INTERMEDIATE: return s->intermediate;
+    case SIZE_HEADS: return s->heads;
+    case SIZE_KV_HEADS: return s->kv_heads;
+    case SIZE_KV: return s->kv_heads * layer_head_size(l);
+    }
+    return 0;
 }
 
 /* Hash of a parameter's name: the id of its initial random numbers, so that they do not depend on creation order. */
@@ -60,173 +61,183 @@ static dqt_status check_overflow(dqt_context *ctx, const char *name, size_t cols
     return DQT_OK;
 }
 
-static dqt_status add_weight(dqt_layer *layer, int index, const char *suffix, int parameter_class, size_t rows,
-                             size_t cols, const dqt_layer_options *o) {
-    char *name = layer->weight_name[index];
-    snprintf(name, PARAMETER_NAME_BYTES, "%s%s%s", layer->name, *suffix ? "." : "", suffix);
-    layer->weight_class[index] = parameter_class;
+static dqt_status add_matrix(dqt_layer *layer, int index, size_t rows, size_t cols, const dqt_layer_options *o) {
+    const char *name = layer->weight_name[index];
     TRY(tensor_check(layer->ctx, rows, cols, &o->weight));
-    if (parameter_class != DQT_CLASS_EMBEDDING) TRY(check_overflow(layer->ctx, name, cols, o));
+    /* what is looked up by tokens is in no product */
+    if (!layer->kind->takes_tokens) TRY(check_overflow(layer->ctx, name, cols, o));
     TRY(tensor_create(layer->ctx, rows, cols, &o->weight, o->shape_only != 0, &layer->weight[index]));
     if (!o->shape_only) tensor_init_normal(layer->weight[index], o->seed, name_id(name), o->init_std);
     return DQT_OK;
 }
 
-static dqt_status add_gain(dqt_layer *layer, int index, const char *suffix, size_t features,
-                           const dqt_layer_options *o) {
+static dqt_status add_gain(dqt_layer *layer, int index, size_t rows, size_t cols, const dqt_layer_options *o) {
     const dqt_tensor_options f32 = {.struct_size = sizeof f32, .storage = DQT_FORMAT_F32, .sigma = 1};
-    snprintf(layer->weight_name[index], PARAMETER_NAME_BYTES, "%s%s%s", layer->name, *suffix ? "." : "", suffix);
-    layer->weight_class[index] = DQT_CLASS_NORM;
-    TRY(tensor_create(layer->ctx, 1, features, &f32, o->shape_only != 0, &layer->weight[index]));
-    if (!o->shape_only)
-        for (size_t i = 0; i < features; i++)
-            gain_of(layer->weight[index])[i] = 1.0f;
+    TRY(tensor_create(layer->ctx, rows, cols, &f32, o->shape_only != 0, &layer->weight[index]));
+    for (size_t i = 0; i < cols && !o->shape_only; i++)
+        gain_of(layer->weight[index])[i] = 1.0f;
     return DQT_OK;
 }
 
-/* Finishes creation: on failure the half-made layer goes. */
-static dqt_status finish(dqt_status status, dqt_layer **out) {
-    if (status != DQT_OK) {
-        layer_destroy(*out);
-        *out = NULL;
+static bool has_weight(const dqt_layer *layer, const struct weight_description *w, const dqt_layer_options *o) {
+    if (w->parameter_class == 0) return false;
+    switch (w->need) {
+    case ALWAYS: return true;
+    case WITH_GATE: return layer->mlp == DQT_MLP_SWIGLU;
+    case WITH_SUB_NORM: return o->sub_norm != 0;
     }
-    return status;
+    return false;
 }
 
-dqt_status embedding_create(dqt_context *ctx, size_t vocab, size_t hidden, const dqt_layer_options *o,
-                            dqt_layer **out) {
-    TRY(layer_new(ctx, DQT_LAYER_EMBEDDING, "embedding", vocab, hidden, o, out));
-    return finish(add_weight(*out, W, "", DQT_CLASS_EMBEDDING, vocab, hidden, o), out);
-}
-
-dqt_status linear_create(dqt_context *ctx, size_t in, size_t out_features, const dqt_layer_options *o,
-                         dqt_layer **out) {
-    TRY(layer_new(ctx, DQT_LAYER_LINEAR, "linear", in, out_features, o, out));
-    return finish(add_weight(*out, W, "", DQT_CLASS_LINEAR, out_features, in, o), out);
-}
-
-dqt_status rmsnorm_create(dqt_context *ctx, size_t features, const dqt_layer_options *o, dqt_layer **out) {
-    TRY(layer_new(ctx, DQT_LAYER_RMSNORM, "norm", features, features, o, out));
-    return finish(add_gain(*out, W, "", features, o), out);
-}
-
-static dqt_status check_heads(dqt_context *ctx, size_t hidden, size_t heads, size_t kv_heads) {
-    if (heads == 0 || hidden % heads || hidden / heads % 2)
-        return fail(ctx, DQT_E_SHAPE, "hidden %zu must be num_heads %zu times an even head size", hidden, heads);
-    if (kv_heads == 0 || heads % kv_heads)
-        return fail(ctx, DQT_E_SHAPE, "num_kv_heads %zu must divide num_heads %zu", kv_heads, heads);
+static dqt_status add_weights(dqt_layer *layer, const dqt_layer_options *o) {
+    for (int i = 0; i < MAX_WEIGHTS; i++) {
+        const struct weight_description *w = &layer->kind->weights[i];
+        if (!has_weight(layer, w, o)) continue;
+        const char *name = w->names.dqt_name;
+        snprintf(layer->weight_name[i], PARAMETER_NAME_BYTES, "%s%s%s", layer->name, name ? "." : "", name ? name : "");
+        const size_t rows = layer_size(layer, w->rows), cols = layer_size(layer, w->cols);
+        TRY((w->parameter_class == DQT_CLASS_NORM ? add_gain : add_matrix)(layer, i, rows, cols, o));
+    }
     return DQT_OK;
 }
 
-static dqt_status attention_weights(dqt_layer *a, const dqt_layer_options *o) {
-    const size_t kv = a->kv_heads * a->head_size;
-    TRY(add_weight(a, ATTENTION_Q, "q", DQT_CLASS_ATTENTION, a->in, a->in, o));
-    TRY(add_weight(a, ATTENTION_K, "k", DQT_CLASS_ATTENTION, kv, a->in, o));
-    TRY(add_weight(a, ATTENTION_V, "v", DQT_CLASS_ATTENTION, kv, a->in, o));
-    TRY(add_weight(a, ATTENTION_O, "o", DQT_CLASS_ATTENTION, a->in, a->in, o));
-    return o->sub_norm ? add_gain(a, ATTENTION_NORM, "sub_norm", a->in, o) : DQT_OK;
-}
-
-dqt_status attention_create(dqt_context *ctx, size_t hidden, size_t heads, size_t kv_heads, const dqt_layer_options *o,
-                            dqt_layer **out) {
-    TRY(check_heads(ctx, hidden, heads, kv_heads));
-    TRY(layer_new(ctx, DQT_LAYER_ATTENTION, "attention", hidden, hidden, o, out));
-    (*out)->heads = heads;
-    (*out)->kv_heads = kv_heads;
-    (*out)->head_size = hidden / heads;
-    return finish(attention_weights(*out, o), out);
-}
-
-static dqt_status mlp_weights(dqt_layer *m, const dqt_layer_options *o) {
-    if (m->mlp == DQT_MLP_SWIGLU) TRY(add_weight(m, MLP_GATE, "gate", DQT_CLASS_MLP, m->intermediate, m->in, o));
-    TRY(add_weight(m, MLP_UP, "up", DQT_CLASS_MLP, m->intermediate, m->in, o));
-    TRY(add_weight(m, MLP_DOWN, "down", DQT_CLASS_MLP, m->in, m->intermediate, o));
-    return o->sub_norm ? add_gain(m, MLP_NORM, "sub_norm", m->intermediate, o) : DQT_OK;
-}
-
-dqt_status mlp_create(dqt_context *ctx, size_t hidden, size_t intermediate, const dqt_layer_options *o,
-                      dqt_layer **out) {
-    TRY(layer_new(ctx, DQT_LAYER_MLP, "mlp", hidden, hidden, o, out));
-    (*out)->intermediate = intermediate;
-    return finish(mlp_weights(*out, o), out);
-}
-
-static dqt_status block_parts(dqt_layer *b, const dqt_layer_options *o) {
-    static const char *const names[BLOCK_PARTS] = {"attention_norm", "attention", "mlp_norm", "mlp"};
-    char name[BLOCK_PARTS][PARAMETER_NAME_BYTES];
-    dqt_layer_options p[BLOCK_PARTS];
-    for (int i = 0; i < BLOCK_PARTS; i++) {
-        snprintf(name[i], sizeof name[i], "%s.%s", b->name, names[i]);
-        p[i] = *o;
-        p[i].name = name[i];
+static dqt_status add_sublayers(dqt_layer *layer, const dqt_layer_options *o) {
+    for (int i = 0; i < MAX_SUBLAYERS; i++) {
+        const struct sublayer_description *sub = &layer->kind->sublayers[i];
+        if (sub->kind == 0) continue;
+        char name[PARAMETER_NAME_BYTES];
+        snprintf(name, sizeof name, "%s.%s", layer->name, sub->names.dqt_name);
+        dqt_layer_options named = *o;
+        named.name = name;
+        TRY(layer_create(layer->ctx, sub->kind, &layer->shape, NULL, &named, &layer->sublayer[i]));
     }
-    TRY(rmsnorm_create(b->ctx, b->in, &p[BLOCK_NORM1], &b->part[BLOCK_NORM1]));
-    TRY(attention_create(b->ctx, b->in, b->heads, b->kv_heads, &p[BLOCK_ATTENTION], &b->part[BLOCK_ATTENTION]));
-    TRY(rmsnorm_create(b->ctx, b->in, &p[BLOCK_NORM2], &b->part[BLOCK_NORM2]));
-    return mlp_create(b->ctx, b->in, b->intermediate, &p[BLOCK_MLP], &b->part[BLOCK_MLP]);
+    return DQT_OK;
 }
 
-dqt_status block_create(dqt_context *ctx, size_t hidden, size_t intermediate, size_t heads, size_t kv_heads,
+/* The weights of `tied`, which keeps them. They enter this layer's products: the options tell which activations do. */
+static dqt_status borrow_weights(dqt_layer *layer, dqt_layer *tied, const dqt_layer_options *o) {
+    layer->tied = tied;
+    for (int i = 0; i < MAX_WEIGHTS; i++) {
+        if (!(layer->weight[i] = tied->weight[i])) continue;
+        dqt_layer_options as_tied = *o;
+        as_tied.weight.compute = tied->weight[i]->compute;
+        as_tied.weight.storage = tied->weight[i]->storage;
+        TRY(check_overflow(layer->ctx, layer->name, tied->weight[i]->cols, &as_tied));
+    }
+    return DQT_OK;
+}
+
+static dqt_status fill(dqt_layer *layer, dqt_layer *tied, const dqt_layer_options *o) {
+    if (tied) return borrow_weights(layer, tied, o);
+    TRY(add_weights(layer, o));
+    return add_sublayers(layer, o);
+}
+
+dqt_status layer_create(dqt_context *ctx, int kind, const struct layer_shape *shape, dqt_layer *tied,
                         const dqt_layer_options *o, dqt_layer **out) {
-    TRY(check_heads(ctx, hidden, heads, kv_heads));
-    TRY(layer_new(ctx, DQT_LAYER_BLOCK, "block", hidden, hidden, o, out));
-    (*out)->intermediate = intermediate;
-    (*out)->heads = heads;
-    (*out)->kv_heads = kv_heads;
-    (*out)->head_size = hidden / heads;
-    return finish(block_parts(*out, o), out);
-}
-
-static dqt_status check_tied(dqt_context *ctx, size_t hidden, size_t classes, const dqt_layer *tied) {
-    if (tied->kind != DQT_LAYER_EMBEDDING || tied->ctx != ctx)
-        return fail(ctx, DQT_E_ARGUMENT, "tied must be an embedding of the same context");
-    if (tied->in != classes || tied->out != hidden)
-        return fail(ctx, DQT_E_SHAPE, "a head of %zu x %zu cannot use an embedding of %zu x %zu", classes, hidden,
-                    tied->in, tied->out);
+    DQT_ASSERT(kind > 0 && kind < (int)(sizeof kinds / sizeof *kinds) && kinds[kind]->id == kind);
+    const struct layer_kind *k = kinds[kind];
+    DQT_ASSERT(!tied || k->may_be_tied);
+    *out = NULL;
+    if (k->check) TRY(k->check(ctx, shape, tied));
+    TRY(check_options(ctx, o));
+    if (shape->in == 0 || shape->out == 0)
+        return fail(ctx, DQT_E_SHAPE, "a %s layer of %zu to %zu features is empty", k->name, shape->in, shape->out);
+    dqt_layer *layer = memory_alloc(ctx, sizeof *layer);
+    if (!layer) return fail(ctx, DQT_E_MEMORY, "no memory for a %s layer", k->name);
+    layer->ctx = ctx;
+    layer->kind = k;
+    layer->shape = *shape;
+    layer->activation = o->activation;
+    layer->mlp = o->mlp;
+    layer->eps = o->norm_eps;
+    layer->rope_theta = o->rope_theta;
+    snprintf(layer->name, sizeof layer->name, "%s", o->name ? o->name : k->name);
+    const dqt_status status = fill(layer, tied, o);
+    if (status != DQT_OK) {
+        layer_destroy(layer);
+        return status;
+    }
+    *out = layer;
     return DQT_OK;
-}
-
-dqt_status head_create(dqt_context *ctx, size_t hidden, size_t classes, dqt_layer *tied, const dqt_layer_options *o,
-                       dqt_layer **out) {
-    if (tied) TRY(check_tied(ctx, hidden, classes, tied));
-    TRY(layer_new(ctx, DQT_LAYER_HEAD, "head", hidden, classes, o, out));
-    if (!tied) return finish(add_weight(*out, W, "", DQT_CLASS_HEAD, classes, hidden, o), out);
-    dqt_layer_options as_embedding = *o;
-    as_embedding.weight.compute = tied->weight[W]->compute;
-    as_embedding.weight.storage = tied->weight[W]->storage;
-    (*out)->tied = tied;
-    (*out)->weight[W] = tied->weight[W];
-    return finish(check_overflow(ctx, (*out)->name, hidden, &as_embedding), out);
 }
 
 void layer_destroy(dqt_layer *layer) {
     if (!layer) return;
     for (int i = 0; i < MAX_WEIGHTS; i++)
         if (!layer->tied) tensor_destroy(layer->weight[i]);
-    for (int i = 0; i < BLOCK_PARTS; i++)
-        layer_destroy(layer->part[i]);
+    for (int i = 0; i < MAX_SUBLAYERS; i++)
+        layer_destroy(layer->sublayer[i]);
     memory_free(layer->ctx, layer, sizeof *layer);
+}
+
+/* ---- Enumeration --------------------------------------------------------------------------------------------- */
+
+size_t layer_num_sublayers(const dqt_layer *layer) {
+    size_t n = 0;
+    for (int i = 0; i < MAX_SUBLAYERS; i++)
+        n += layer->sublayer[i] != NULL;
+    return n;
 }
 
 size_t layer_num_parameters(const dqt_layer *layer) {
     size_t n = 0;
     for (int i = 0; i < MAX_WEIGHTS; i++)
         n += layer->weight[i] && !layer->tied;
-    for (int i = 0; i < BLOCK_PARTS; i++)
-        if (layer->part[i]) n += layer_num_parameters(layer->part[i]);
+    for (int i = 0; i < MAX_SUBLAYERS; i++)
+        if (layer->sublayer[i]) n += layer_num_parameters(layer->sublayer[i]);
     return n;
 }
 
-struct update_target layer_parameter(const dqt_layer *layer, size_t index) {
+/* Where a parameter is: in which layer, as which weight, and in which sublayer of the layer that was asked (NULL: its
+ * own). */
+struct found {
+    const dqt_layer *layer;
+    int weight;
+    const struct sublayer_description *sublayer;
+};
+
+static struct found find(const dqt_layer *layer, size_t index) {
+    DQT_ASSERT(index < layer_num_parameters(layer));
     for (int i = 0; i < MAX_WEIGHTS; i++)
-        if (layer->weight[i] && !layer->tied && index-- == 0)
-            return (struct update_target){layer->weight_name[i], layer->weight_class[i], layer->weight[i]};
-    for (int i = 0; i < BLOCK_PARTS; i++) {
-        size_t n = layer->part[i] ? layer_num_parameters(layer->part[i]) : 0;
-        if (index < n) return layer_parameter(layer->part[i], index);
+        if (layer->weight[i] && !layer->tied && index-- == 0) return (struct found){.layer = layer, .weight = i};
+    for (int i = 0; i < MAX_SUBLAYERS; i++) {
+        const size_t n = layer->sublayer[i] ? layer_num_parameters(layer->sublayer[i]) : 0;
+        if (index < n) {
+            struct found f = find(layer->sublayer[i], index);
+            f.sublayer = &layer->kind->sublayers[i];
+            return f;
+        }
         index -= n;
     }
-    return (struct update_target){0};
+    return (struct found){0};
+}
+
+struct update_target layer_parameter(const dqt_layer *layer, size_t index) {
+    const struct found f = find(layer, index);
+    return (struct update_target){f.layer->weight_name[f.weight], f.layer->kind->weights[f.weight].parameter_class,
+                                  f.layer->weight[f.weight]};
+}
+
+dqt_tensor **layer_parameter_place(dqt_layer *layer, size_t index) {
+    const struct found f = find(layer, index);
+    return &((dqt_layer *)f.layer)->weight[f.weight]; /* the caller may write its layer */
+}
+
+const struct parameter_names *layer_parameter_names(const dqt_layer *layer, size_t index) {
+    const struct found f = find(layer, index);
+    const struct parameter_names *own = &f.layer->kind->weights[f.weight].names;
+    return own->hf_name || !f.sublayer ? own : &f.sublayer->names;
+}
+
+bool layer_parameter_is_sub_norm(const dqt_layer *layer, size_t index) {
+    const struct found f = find(layer, index);
+    return f.layer->kind->weights[f.weight].need == WITH_SUB_NORM;
+}
+
+size_t layer_parameter_heads(const dqt_layer *layer, size_t index) {
+    const struct found f = find(layer, index);
+    return layer_size(f.layer, f.layer->kind->weights[f.weight].rotated_heads);
 }
 
 static size_t targets_bytes(size_t count) {
@@ -258,7 +269,7 @@ size_t layer_memory(const dqt_layer *layer) {
         const dqt_tensor_options o = {.storage = t->storage, .scale_axis = t->scale_axis};
         size_add(bytes, tensor_memory(t->rows, t->cols, &o), &bytes);
     }
-    for (int i = 0; i < BLOCK_PARTS; i++)
-        if (layer->part[i]) size_add(bytes, layer_memory(layer->part[i]), &bytes);
+    for (int i = 0; i < MAX_SUBLAYERS; i++)
+        if (layer->sublayer[i]) size_add(bytes, layer_memory(layer->sublayer[i]), &bytes);
     return bytes;
 }

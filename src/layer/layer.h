@@ -1,60 +1,65 @@
-/* dqt_layer: shapes and weights of one operation. One struct for all kinds; the fields a kind does not use are zero. */
+/* dqt_layer: shapes and weights of one operation. One struct for all kinds (layer/kind.h). */
 #ifndef DQT_LAYER_LAYER_H
 #define DQT_LAYER_LAYER_H
 
+#include "layer/kind.h"
 #include "optim/updater.h"
 
-/* A host's name, that name with a part of a block behind it, and that with a weight behind it; each with its final
- * zero. */
+/* A host's name, that name with a sublayer's behind it, and that with a weight's behind it; each with its final zero.
+ */
 enum { NAME_BYTES = 48, LAYER_NAME_BYTES = 64, PARAMETER_NAME_BYTES = 80 };
-enum { MAX_WEIGHTS = 5, BLOCK_PARTS = 4 };
 
-/* Index into weight[] by kind. Embedding, linear, RMSNorm and head have one weight, W. */
+/* Index into weight[] and sublayer[] by kind. Embedding, linear, RMSNorm and head have one weight, W. */
 enum { W = 0 };
-enum { ATTENTION_Q, ATTENTION_K, ATTENTION_V, ATTENTION_O, ATTENTION_NORM };
-enum { MLP_GATE, MLP_UP, MLP_DOWN, MLP_NORM }; /* no gate in a squared-ReLU MLP */
-enum { BLOCK_NORM1, BLOCK_ATTENTION, BLOCK_NORM2, BLOCK_MLP };
+enum { ATTENTION_Q, ATTENTION_K, ATTENTION_V, ATTENTION_O, ATTENTION_NORM, ATTENTION_WEIGHTS };
+enum { MLP_GATE, MLP_UP, MLP_DOWN, MLP_NORM, MLP_WEIGHTS }; /* no gate in a squared-ReLU MLP */
+enum { BLOCK_NORM1, BLOCK_ATTENTION, BLOCK_NORM2, BLOCK_MLP, BLOCK_SUBLAYERS };
+_Static_assert((int)ATTENTION_WEIGHTS <= (int)MAX_WEIGHTS && (int)MLP_WEIGHTS <= (int)MAX_WEIGHTS, "room for weights");
+_Static_assert((int)BLOCK_SUBLAYERS <= (int)MAX_SUBLAYERS, "room for sublayers");
 
 struct dqt_layer {
     dqt_context *ctx;
-    int kind; /* DQT_LAYER_* */
+    const struct layer_kind *kind;
     char name[LAYER_NAME_BYTES];
-    size_t in, out;
-    size_t intermediate;               /* MLP, block */
-    size_t heads, kv_heads, head_size; /* attention, block */
-    int activation;                    /* DQT_ACTIVATION_* */
-    int mlp;                           /* DQT_MLP_* */
+    struct layer_shape shape;
+    int activation; /* DQT_ACTIVATION_*: of what enters its products */
+    int mlp;        /* DQT_MLP_* */
     float eps, rope_theta;
-    dqt_tensor *weight[MAX_WEIGHTS]; /* some NULL */
+    dqt_tensor *weight[MAX_WEIGHTS]; /* as the kind's weights; some NULL */
     char weight_name[MAX_WEIGHTS][PARAMETER_NAME_BYTES];
-    int weight_class[MAX_WEIGHTS];
-    struct dqt_layer *tied;              /* head: the embedding that owns weight[W] */
-    struct dqt_layer *part[BLOCK_PARTS]; /* block */
+    struct dqt_layer *tied;                    /* the layer that owns the weights, where this one does not */
+    struct dqt_layer *sublayer[MAX_SUBLAYERS]; /* as the kind's sublayers */
 };
 
-/* Checked creation; options are complete. `out` is NULL on failure. */
-dqt_status embedding_create(dqt_context *ctx, size_t vocab, size_t hidden, const dqt_layer_options *o, dqt_layer **out);
-dqt_status linear_create(dqt_context *ctx, size_t in, size_t out_features, const dqt_layer_options *o, dqt_layer **out);
-dqt_status rmsnorm_create(dqt_context *ctx, size_t features, const dqt_layer_options *o, dqt_layer **out);
-dqt_status attention_create(dqt_context *ctx, size_t hidden, size_t heads, size_t kv_heads, const dqt_layer_options *o,
-                            dqt_layer **out);
-dqt_status mlp_create(dqt_context *ctx, size_t hidden, size_t intermediate, const dqt_layer_options *o,
-                      dqt_layer **out);
-dqt_status block_create(dqt_context *ctx, size_t hidden, size_t intermediate, size_t heads, size_t kv_heads,
+/* Checked creation; options are complete. kind: DQT_LAYER_*. tied: NULL, or where the kind may be tied the layer whose
+ * weights it uses. `out` is NULL on failure. */
+dqt_status layer_create(dqt_context *ctx, int kind, const struct layer_shape *shape, dqt_layer *tied,
                         const dqt_layer_options *o, dqt_layer **out);
-dqt_status head_create(dqt_context *ctx, size_t hidden, size_t classes, dqt_layer *tied, const dqt_layer_options *o,
-                       dqt_layer **out);
 void layer_destroy(dqt_layer *layer);
 
-/* Parameters in enumeration order: own weights, then the parts'. A tied head has none. */
+size_t layer_size(const dqt_layer *layer, enum layer_size size);
+static inline size_t layer_head_size(const dqt_layer *layer) {
+    return layer->shape.in / layer->shape.heads;
+}
+size_t layer_num_sublayers(const dqt_layer *layer);
+
+/* Parameters in enumeration order: own weights, then the sublayers'. A tied layer has none. index is below
+ * layer_num_parameters. */
 size_t layer_num_parameters(const dqt_layer *layer);
 struct update_target layer_parameter(const dqt_layer *layer, size_t index);
+/* The place of its tensor in the layer. */
+dqt_tensor **layer_parameter_place(dqt_layer *layer, size_t index);
+const struct parameter_names *layer_parameter_names(const dqt_layer *layer, size_t index);
+/* A gain over what enters the parameter before it. */
+bool layer_parameter_is_sub_norm(const dqt_layer *layer, size_t index);
+/* Number of the heads that its rows are rotated in, 0: none. */
+size_t layer_parameter_heads(const dqt_layer *layer, size_t index);
 
 /* The parameters of a list of layers, as tapes and updaters number them; at least one layer. NULL without memory. */
 struct update_target *layers_targets(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, size_t *count);
 void layers_targets_free(dqt_context *ctx, struct update_target *targets, size_t count);
 
-/* Bytes that are allocated for the layer and its parts: weights by codes and scales, and structs. */
+/* Bytes that are allocated for the layer and its sublayers: weights by codes and scales, and structs. */
 size_t layer_memory(const dqt_layer *layer);
 
 static inline float *gain_of(const dqt_tensor *t) {

@@ -1,72 +1,203 @@
-/* Attention layer: q, k, v; rotation; causal attention; optional sub-norm; o. */
+/* Attention: q, k, v; rotation; causal attention; optional sub-norm; o. */
+#include "core/status.h"
 #include "layer/run.h"
 #include "ops/attention.h"
 
+/* hidden = heads * head_size, kv = kv_heads * head_size. */
+struct attention_saved {
+    float *q, *k, *v;               /* q [max_tokens][hidden] and k [max_tokens][kv], rotated; v [max_tokens][kv] */
+    float *mixed;                   /* [max_tokens][hidden]: the heads' outputs */
+    float *log_sum;                 /* [max_tokens][heads], of the softmax's denominators */
+    float *inverse_rms;             /* [max_tokens], of the sub-norm */
+    struct activation_buffer inner; /* [max_tokens][hidden]: what enters o */
+    float *cosines, *sines;         /* [positions][head_size / 2], shared by slots with the same rotation */
+};
+
+static dqt_status attention_check(dqt_context *ctx, const struct layer_shape *s, const dqt_layer *tied) {
+    (void)tied;
+    if (s->heads == 0 || s->in % s->heads || s->in / s->heads % 2)
+        return fail(ctx, DQT_E_SHAPE, "hidden %zu must be num_heads %zu times an even head size", s->in, s->heads);
+    if (s->kv_heads == 0 || s->heads % s->kv_heads)
+        return fail(ctx, DQT_E_SHAPE, "num_kv_heads %zu must divide num_heads %zu", s->kv_heads, s->heads);
+    return DQT_OK;
+}
+
+static void attention_layout(const dqt_tape *t, struct slot *s, struct arena *a) {
+    const dqt_layer *l = s->layer;
+    const size_t hidden = l->shape.in, kv = layer_size(l, SIZE_KV);
+    struct attention_saved *saved = s->saved;
+    s->input = layout_input(t, l, hidden, a);
+    saved->inner = layout_input(t, l, hidden, a);
+    saved->q = layout_rows(t, hidden, a);
+    saved->k = layout_rows(t, kv, a);
+    saved->v = layout_rows(t, kv, a);
+    saved->mixed = layout_rows(t, hidden, a);
+    if (!tape_saves(t)) return;
+    saved->log_sum = layout_rows(t, l->shape.heads, a);
+    if (l->weight[ATTENTION_NORM]) saved->inverse_rms = layout_rows(t, 1, a);
+}
+
+static bool same_rotation(const dqt_layer *a, const dqt_layer *b) {
+    return layer_head_size(a) == layer_head_size(b) && a->rope_theta >= b->rope_theta && a->rope_theta <= b->rope_theta;
+}
+
+/* The tables of an earlier slot with the same rotation, or new ones. */
+static void attention_layout_tables(const dqt_tape *t, struct slot *s, struct arena *a) {
+    const size_t head_size = layer_head_size(s->layer);
+    struct attention_saved *saved = s->saved;
+    for (const struct slot *other = t->slots; other < s; other++) {
+        if (other->layer->kind != &attention_kind || !same_rotation(other->layer, s->layer)) continue;
+        const struct attention_saved *shared = other->saved;
+        saved->cosines = shared->cosines;
+        saved->sines = shared->sines;
+        return;
+    }
+    saved->cosines = arena_take(a, t->positions, head_size / 2 * sizeof(float));
+    saved->sines = arena_take(a, t->positions, head_size / 2 * sizeof(float));
+    if (saved->cosines) rope_table(s->layer->rope_theta, head_size, t->positions, saved->cosines, saved->sines);
+}
+
+/* Of backward: gradients of what forward saved, in its shapes. */
+struct attention_temporaries {
+    float *dmixed, *dq; /* [tokens][hidden] */
+    float *dk, *dv;     /* [tokens][kv] */
+};
+
+static struct attention_temporaries take_temporaries(dqt_tape *t, const dqt_layer *l, size_t tokens) {
+    const size_t hidden = l->shape.in, kv = layer_size(l, SIZE_KV);
+    struct attention_temporaries d;
+    d.dmixed = tape_take(t, tokens, hidden);
+    d.dq = tape_take(t, tokens, hidden);
+    d.dk = tape_take(t, tokens, kv);
+    d.dv = tape_take(t, tokens, kv);
+    return d;
+}
+
+static void attention_backward_temporaries(dqt_tape *t, const dqt_layer *l, size_t tokens) {
+    take_temporaries(t, l, tokens);
+    if (l->weight[ATTENTION_NORM]) gain_temporaries(t, l, ATTENTION_NORM);
+}
+
+static void attention_layer_scratch(const dqt_tape *t, const dqt_layer *l, struct scratch_need *need) {
+    const struct attention_shape shape = {t->options.max_batch, t->positions, l->shape.heads, l->shape.kv_heads,
+                                          layer_head_size(l)};
+    layer_scratch(t, l, need);
+    attention_scratch(t->ctx, &shape, need);
+}
+
 static struct attention_shape shape_of(const struct slot *s) {
     const dqt_layer *l = s->layer;
-    return (struct attention_shape){s->batch, s->length, l->heads, l->kv_heads, l->head_size};
+    return (struct attention_shape){s->batch, s->length, l->shape.heads, l->shape.kv_heads, layer_head_size(l)};
 }
 
 static void rotate(const dqt_tape *t, const struct slot *s, float *q, float *k, bool inverse) {
-    const dqt_layer *l = s->layer;
+    const struct attention_saved *saved = s->saved;
+    const struct attention_shape n = shape_of(s);
     const size_t first = t->cache ? t->cache->first : 0;
-    rope_apply(t->ctx, q, s->batch, s->length, l->heads, l->head_size, first, s->cosines, s->sines, inverse);
-    rope_apply(t->ctx, k, s->batch, s->length, l->kv_heads, l->head_size, first, s->cosines, s->sines, inverse);
+    DQT_ASSERT(first + n.length <= t->positions);
+    rope_apply(t->ctx, q, n.batch, n.length, n.heads, n.head_size, first, saved->cosines, saved->sines, inverse);
+    rope_apply(t->ctx, k, n.batch, n.length, n.kv_heads, n.head_size, first, saved->cosines, saved->sines, inverse);
 }
 
 /* The heads' outputs, from this pass's keys and values or, in a session, from the cache after they joined it. */
 static void mix(const dqt_tape *t, struct slot *s) {
+    struct attention_saved *saved = s->saved;
     struct attention_shape shape = shape_of(s);
     if (!t->cache) {
-        attention_forward(t->ctx, &t->workspace, &shape, s->q, s->k, s->v, t->precision, s->mixed, s->log_sum);
+        attention_forward(t->ctx, &t->workspace, &shape, saved->q, saved->k, saved->v, t->precision, saved->mixed,
+                          saved->log_sum);
         return;
     }
     const size_t kv = shape.kv_heads * shape.head_size, first = t->cache->first, count = s->length;
-    memcpy(t->cache->k + first * kv, s->k, count * kv * sizeof(float));
-    memcpy(t->cache->v + first * kv, s->v, count * kv * sizeof(float));
+    memcpy(t->cache->k + first * kv, saved->k, count * kv * sizeof(float));
+    memcpy(t->cache->v + first * kv, saved->v, count * kv * sizeof(float));
     shape.length = t->positions;
-    attention_cached(t->ctx, &t->workspace, &shape, s->q, t->cache->k, t->cache->v, first, count, s->mixed);
+    attention_cached(t->ctx, &t->workspace, &shape, saved->q, t->cache->k, t->cache->v, first, count, saved->mixed);
 }
 
-void attention_layer_forward(dqt_tape *t, struct slot *s, bool accumulate, float *y) {
+void attention_from_input(dqt_tape *t, struct slot *s, bool accumulate, float *y) {
     const dqt_layer *l = s->layer;
+    const struct attention_saved *saved = s->saved;
     const size_t tokens = slot_tokens(s);
-    const struct activations in = activations_of(&s->input, tokens), inner = activations_of(&s->inner, tokens);
-    float *const outputs[] = {s->q, s->k, s->v};
-    for (int i = ATTENTION_Q; i <= ATTENTION_V; i++)
-        gemm_forward(t->ctx, &t->workspace, &in, l->weight[i], 0, l->weight[i]->rows, t->precision, false, outputs[i],
-                     l->weight[i]->rows);
-    rotate(t, s, s->q, s->k, false);
+    const struct activations in = activations_of(&s->input, tokens), inner = activations_of(&saved->inner, tokens);
+    weight_forward(t, s, ATTENTION_Q, &in, false, saved->q);
+    weight_forward(t, s, ATTENTION_K, &in, false, saved->k);
+    weight_forward(t, s, ATTENTION_V, &in, false, saved->v);
+    rotate(t, s, saved->q, saved->k, false);
     mix(t, s);
-    struct activation_source mixed = {.x = s->mixed};
+    struct activation_source mixed = {.x = saved->mixed};
     if (l->weight[ATTENTION_NORM]) {
         mixed.gain = gain_of(l->weight[ATTENTION_NORM]);
         mixed.eps = l->eps;
-        mixed.inverse_rms = s->inverse_rms;
+        mixed.inverse_rms = saved->inverse_rms;
     }
-    activations_make(t->ctx, &t->workspace, &mixed, tokens, &s->inner);
-    if (y)
-        gemm_forward(t->ctx, &t->workspace, &inner, l->weight[ATTENTION_O], 0, l->in, t->precision, accumulate, y,
-                     l->in);
+    activations_make(t->ctx, &t->workspace, &mixed, tokens, &saved->inner);
+    if (y) weight_forward(t, s, ATTENTION_O, &inner, accumulate, y);
 }
 
-void attention_layer_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx) {
+static void forward(dqt_tape *t, struct slot *s, const float *x, float *y) {
+    save_input(t, &s->input, x, slot_tokens(s));
+    attention_from_input(t, s, false, y);
+}
+
+static void backward(dqt_tape *t, struct slot *s, const float *dy, float *dx) {
     const dqt_layer *l = s->layer;
-    const size_t tokens = slot_tokens(s), kv = l->kv_heads * l->head_size, mark = tape_mark(t);
+    const struct attention_saved *saved = s->saved;
+    const size_t tokens = slot_tokens(s), mark = tape_mark(t);
     const struct attention_shape shape = shape_of(s);
-    const struct activations in = activations_of(&s->input, tokens), inner = activations_of(&s->inner, tokens);
-    float *dmixed = tape_take(t, tokens * l->in);
+    const struct activations in = activations_of(&s->input, tokens), inner = activations_of(&saved->inner, tokens);
+    const struct attention_temporaries d = take_temporaries(t, l, tokens);
 
-    weight_backward(t, s, ATTENTION_O, dy, &inner, false, dmixed);
+    weight_backward(t, s, ATTENTION_O, dy, &inner, false, d.dmixed);
     if (l->weight[ATTENTION_NORM])
-        gain_backward(t, s, ATTENTION_NORM, (struct norm_gradient){.dy = dmixed, .x = s->mixed, .dx = dmixed});
-
-    float *dq = tape_take(t, tokens * l->in), *dk = tape_take(t, tokens * kv), *dv = tape_take(t, tokens * kv);
-    attention_backward(t->ctx, &t->workspace, &shape, s->q, s->k, s->v, s->mixed, s->log_sum, dmixed, t->precision, dq,
-                       dk, dv);
-    rotate(t, s, dq, dk, true);
-    const float *const gradients[] = {dq, dk, dv};
-    for (int i = ATTENTION_Q; i <= ATTENTION_V; i++)
-        weight_backward(t, s, i, gradients[i], &in, i != ATTENTION_Q, dx);
+        gain_backward(t, s, ATTENTION_NORM,
+                      (struct norm_gradient){
+                          .dy = d.dmixed, .x = saved->mixed, .inverse_rms = saved->inverse_rms, .dx = d.dmixed});
+    attention_backward(t->ctx, &t->workspace, &shape, saved->q, saved->k, saved->v, saved->mixed, saved->log_sum,
+                       d.dmixed, t->precision, d.dq, d.dk, d.dv);
+    rotate(t, s, d.dq, d.dk, true);
+    weight_backward(t, s, ATTENTION_Q, d.dq, &in, false, dx);
+    weight_backward(t, s, ATTENTION_K, d.dk, &in, true, dx);
+    weight_backward(t, s, ATTENTION_V, d.dv, &in, true, dx);
     tape_release(t, mark);
 }
+
+const struct layer_kind attention_kind = {
+    .id = DQT_LAYER_ATTENTION,
+    .name = "attention",
+    .weights =
+        {
+            [ATTENTION_Q] = {.names = {"q", "self_attn.q_proj", NULL, "attn_q"},
+                             .parameter_class = DQT_CLASS_ATTENTION,
+                             .rows = SIZE_IN,
+                             .cols = SIZE_IN,
+                             .rotated_heads = SIZE_HEADS},
+            [ATTENTION_K] = {.names = {"k", "self_attn.k_proj", NULL, "attn_k"},
+                             .parameter_class = DQT_CLASS_ATTENTION,
+                             .rows = SIZE_KV,
+                             .cols = SIZE_IN,
+                             .rotated_heads = SIZE_KV_HEADS},
+            [ATTENTION_V] = {.names = {"v", "self_attn.v_proj", NULL, "attn_v"},
+                             .parameter_class = DQT_CLASS_ATTENTION,
+                             .rows = SIZE_KV,
+                             .cols = SIZE_IN},
+            [ATTENTION_O] = {.names = {"o", "self_attn.o_proj", NULL, "attn_output"},
+                             .parameter_class = DQT_CLASS_ATTENTION,
+                             .rows = SIZE_IN,
+                             .cols = SIZE_IN},
+            [ATTENTION_NORM] = {.names = {"sub_norm", "self_attn.inner_attn_ln", "self_attn.attn_sub_norm",
+                                          "attn_sub_norm"},
+                                .parameter_class = DQT_CLASS_NORM,
+                                .rows = SIZE_ONE,
+                                .cols = SIZE_IN,
+                                .need = WITH_SUB_NORM},
+        },
+    .check = attention_check,
+    .saved_bytes = sizeof(struct attention_saved),
+    .layout = attention_layout,
+    .layout_tables = attention_layout_tables,
+    .backward_temporaries = attention_backward_temporaries,
+    .scratch = attention_layer_scratch,
+    .forward = forward,
+    .backward = backward,
+};

@@ -2,6 +2,27 @@
 #include "core/parallel.h"
 #include "layer/run.h"
 
+struct embedding_saved {
+    int32_t *tokens; /* [max_tokens] */
+    int32_t *order;  /* [max_tokens]: positions sorted by token */
+    int32_t *start;  /* [vocab + 1]: each token's first place in order */
+};
+
+static void embedding_layout(const dqt_tape *t, struct slot *s, struct arena *a) {
+    struct embedding_saved *saved = s->saved;
+    if (!tape_saves(t)) return;
+    saved->tokens = arena_take(a, t->max_tokens, sizeof *saved->tokens);
+    saved->order = arena_take(a, t->max_tokens, sizeof *saved->order);
+    saved->start = arena_take(a, s->layer->shape.in + 1, sizeof *saved->start);
+}
+
+/* A lane's tile of rows of the gradient, and the rows of activations_make. */
+static void embedding_scratch(const dqt_tape *t, const dqt_layer *l, struct scratch_need *need) {
+    (void)t;
+    activations_scratch(l->shape.out, need);
+    scratch_max(need, 0, GEMM_TILE_ROWS * l->shape.out * sizeof(float), 0);
+}
+
 struct lookup_job {
     const dqt_tensor *w;
     const int32_t *tokens;
@@ -29,9 +50,11 @@ static void sort_positions(const int32_t *tokens, size_t count, size_t vocab, in
 }
 
 void embedding_forward(dqt_tape *t, struct slot *s, size_t batch, size_t length, const int32_t *tokens, float *y) {
+    const struct embedding_saved *saved = s->saved;
+    DQT_ASSERT(batch >= 1 && length >= 1 && batch * length <= t->max_tokens);
     s->batch = batch;
     s->length = length;
-    if (s->tokens) memcpy(s->tokens, tokens, batch * length * sizeof *tokens);
+    if (saved->tokens) memcpy(saved->tokens, tokens, batch * length * sizeof *tokens);
     struct lookup_job job = {s->layer->weight[W], tokens, y};
     parallel_run(t->ctx, batch * length, lookup, &job);
 }
@@ -47,21 +70,22 @@ struct scatter_job {
 static void scatter_tile(void *arg, size_t tile, int lane) {
     const struct scatter_job *job = arg;
     const struct slot *s = job->s;
+    const struct embedding_saved *saved = s->saved;
     const dqt_tensor *w = s->layer->weight[W];
     const size_t first = tile * GEMM_TILE_ROWS, cols = w->cols;
-    const size_t rows = w->rows - first < GEMM_TILE_ROWS ? w->rows - first : GEMM_TILE_ROWS;
+    const size_t rows = size_min(w->rows - first, GEMM_TILE_ROWS);
     const bool all = job->t->fused != NULL;
-    if (!all && s->start[first] == s->start[first + rows]) return;
+    if (!all && saved->start[first] == saved->start[first + rows]) return;
     float *g = workspace_lane(&job->t->workspace, lane);
     for (size_t r = 0; r < rows; r++) {
         float *row = g + (all ? r * cols : 0);
         memset(row, 0, cols * sizeof *row);
-        for (int32_t i = s->start[first + r]; i < s->start[first + r + 1]; i++) {
-            const float *d = job->dy + (size_t)s->order[i] * cols;
+        for (int32_t i = saved->start[first + r]; i < saved->start[first + r + 1]; i++) {
+            const float *d = job->dy + (size_t)saved->order[i] * cols;
             for (size_t c = 0; c < cols; c++)
                 row[c] += d[c];
         }
-        if (!all && s->start[first + r] < s->start[first + r + 1])
+        if (!all && saved->start[first + r] < saved->start[first + r + 1])
             tape_add_gradient(job->t, s->parameter[W], first + r, 1, row, cols, lane);
     }
     if (all) tape_add_gradient(job->t, s->parameter[W], first, rows, g, cols, lane);
@@ -76,13 +100,14 @@ struct tied_job {
 static void tied_tile(void *arg, size_t row, size_t rows, float *tile, size_t ld, int lane) {
     const struct tied_job *job = arg;
     const struct slot *s = job->scatter.s;
+    const struct embedding_saved *saved = s->saved;
     const size_t cols = s->layer->weight[W]->cols, first = job->first + row;
     float *sum = workspace_consumer(&job->scatter.t->workspace, lane); /* apart, as without fusion: the same bits */
     for (size_t r = 0; r < rows; r++) {
-        if (s->start[first + r] == s->start[first + r + 1]) continue;
+        if (saved->start[first + r] == saved->start[first + r + 1]) continue;
         memset(sum, 0, cols * sizeof *sum);
-        for (int32_t i = s->start[first + r]; i < s->start[first + r + 1]; i++) {
-            const float *d = job->scatter.dy + (size_t)s->order[i] * cols;
+        for (int32_t i = saved->start[first + r]; i < saved->start[first + r + 1]; i++) {
+            const float *d = job->scatter.dy + (size_t)saved->order[i] * cols;
             for (size_t c = 0; c < cols; c++)
                 sum[c] += d[c];
         }
@@ -92,26 +117,45 @@ static void tied_tile(void *arg, size_t row, size_t rows, float *tile, size_t ld
     tape_add_gradient(job->scatter.t, s->parameter[W], first, rows, tile, ld, lane);
 }
 
+static void tied_backward(const struct scatter_job *job, struct slot *head, float loss_scale) {
+    dqt_tape *t = job->t;
+    const size_t rows = head->layer->weight[W]->rows, tile = head_tile(t, head->layer);
+    const struct activations x = activations_of(&head->input, slot_tokens(head));
+    float *logits = head_temporaries(t, head->layer);
+    for (size_t first = 0; first < rows; first += tile) {
+        const size_t count = size_min(rows - first, tile);
+        struct tied_job tied = {*job, first};
+        head_logit_gradient(t, head, first, count, loss_scale, logits);
+        gemm_weight_gradient(t->ctx, &t->workspace, logits, tile, count, &x, t->precision, tied_tile, &tied);
+    }
+}
+
 void embedding_backward(dqt_tape *t, struct slot *s, const float *dy, struct slot *head, float loss_scale) {
-    const dqt_tensor *w = s->layer->weight[W];
-    const size_t tokens = slot_tokens(s), mark = tape_mark(t);
+    const struct embedding_saved *saved = s->saved;
+    const size_t rows = s->layer->weight[W]->rows, mark = tape_mark(t);
     struct scatter_job job = {t, s, dy};
-    sort_positions(s->tokens, tokens, w->rows, s->order, s->start);
+    DQT_ASSERT(s->length >= 1 && tape_saves(t) && (!head || head->layer->tied == s->layer));
+    sort_positions(saved->tokens, slot_tokens(s), rows, saved->order, saved->start);
     tape_begin_parameter(t, s->parameter[W]);
     if (head) {
-        const struct activations x = activations_of(&head->input, slot_tokens(head));
-        float *logits = tape_take(t, t->max_tokens * t->head_tile);
-        for (size_t first = 0; first < w->rows; first += t->head_tile) {
-            const size_t count = w->rows - first < t->head_tile ? w->rows - first : t->head_tile;
-            struct tied_job tied = {job, first};
-            head_logit_gradient(t, head, first, count, loss_scale, logits);
-            gemm_weight_gradient(t->ctx, &t->workspace, logits, t->head_tile, count, &x, t->precision, tied_tile,
-                                 &tied);
-        }
+        tied_backward(&job, head, loss_scale);
     } else {
-        parallel_run(t->ctx, (w->rows + GEMM_TILE_ROWS - 1) / GEMM_TILE_ROWS, scatter_tile, &job);
+        parallel_run(t->ctx, ceil_div(rows, GEMM_TILE_ROWS), scatter_tile, &job);
     }
     tape_end_parameter(t, s->parameter[W]);
     tape_release(t, mark);
     s->length = 0;
 }
+
+const struct layer_kind embedding_kind = {
+    .id = DQT_LAYER_EMBEDDING,
+    .name = "embedding",
+    .takes_tokens = true,
+    .weights = {[W] = {.names = {NULL, "model.embed_tokens", NULL, "token_embd"},
+                       .parameter_class = DQT_CLASS_EMBEDDING,
+                       .rows = SIZE_IN,
+                       .cols = SIZE_OUT}},
+    .saved_bytes = sizeof(struct embedding_saved),
+    .layout = embedding_layout,
+    .scratch = embedding_scratch,
+};

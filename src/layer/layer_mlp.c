@@ -1,38 +1,114 @@
-/* MLP layer: SwiGLU or squared ReLU, optional sub-norm, down. */
+/* MLP: SwiGLU (Shazeer 2020) or squared ReLU (So et al. 2021), optional sub-norm, down. */
 #include "layer/run.h"
 #include "ops/mlp.h"
 
-void mlp_forward(dqt_tape *t, struct slot *s, bool accumulate, float *y) {
+struct mlp_saved {
+    float *gate, *up;               /* [max_tokens][intermediate]; gate NULL in a squared-ReLU MLP */
+    float *inverse_rms;             /* [max_tokens], of the sub-norm */
+    struct activation_buffer inner; /* [max_tokens][intermediate]: what enters down */
+};
+
+static void mlp_layout(const dqt_tape *t, struct slot *s, struct arena *a) {
     const dqt_layer *l = s->layer;
-    const size_t tokens = slot_tokens(s), n = l->intermediate;
-    const struct activations in = activations_of(&s->input, tokens), inner = activations_of(&s->inner, tokens);
-    if (s->gate) gemm_forward(t->ctx, &t->workspace, &in, l->weight[MLP_GATE], 0, n, t->precision, false, s->gate, n);
-    gemm_forward(t->ctx, &t->workspace, &in, l->weight[MLP_UP], 0, n, t->precision, false, s->up, n);
-    struct activation_source hidden = {.gate = s->gate, .up = s->up};
+    const size_t n = l->shape.intermediate;
+    struct mlp_saved *saved = s->saved;
+    s->input = layout_input(t, l, l->shape.in, a);
+    saved->inner = layout_input(t, l, n, a);
+    if (l->weight[MLP_GATE]) saved->gate = layout_rows(t, n, a);
+    saved->up = layout_rows(t, n, a);
+    if (tape_saves(t) && l->weight[MLP_NORM]) saved->inverse_rms = layout_rows(t, 1, a);
+}
+
+/* Of backward, [tokens][intermediate]: gradients of the hidden rows, then of up in the same place, and of gate. */
+struct mlp_temporaries {
+    float *dup, *dgate;
+};
+
+static struct mlp_temporaries take_temporaries(dqt_tape *t, const dqt_layer *l, size_t tokens) {
+    struct mlp_temporaries d = {.dup = tape_take(t, tokens, l->shape.intermediate)};
+    if (l->weight[MLP_GATE]) d.dgate = tape_take(t, tokens, l->shape.intermediate);
+    return d;
+}
+
+static void mlp_backward_temporaries(dqt_tape *t, const dqt_layer *l, size_t tokens) {
+    take_temporaries(t, l, tokens);
+    if (l->weight[MLP_NORM]) gain_temporaries(t, l, MLP_NORM);
+}
+
+void mlp_from_input(dqt_tape *t, struct slot *s, bool accumulate, float *y) {
+    const dqt_layer *l = s->layer;
+    const struct mlp_saved *saved = s->saved;
+    const size_t tokens = slot_tokens(s);
+    const struct activations in = activations_of(&s->input, tokens), inner = activations_of(&saved->inner, tokens);
+    if (saved->gate) weight_forward(t, s, MLP_GATE, &in, false, saved->gate);
+    weight_forward(t, s, MLP_UP, &in, false, saved->up);
+    struct activation_source hidden = {.gate = saved->gate, .up = saved->up};
     if (l->weight[MLP_NORM]) {
         hidden.gain = gain_of(l->weight[MLP_NORM]);
         hidden.eps = l->eps;
-        hidden.inverse_rms = s->inverse_rms;
+        hidden.inverse_rms = saved->inverse_rms;
     }
-    activations_make(t->ctx, &t->workspace, &hidden, tokens, &s->inner);
-    if (y)
-        gemm_forward(t->ctx, &t->workspace, &inner, l->weight[MLP_DOWN], 0, l->in, t->precision, accumulate, y, l->in);
+    activations_make(t->ctx, &t->workspace, &hidden, tokens, &saved->inner);
+    if (y) weight_forward(t, s, MLP_DOWN, &inner, accumulate, y);
 }
 
-void mlp_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx) {
-    const dqt_layer *l = s->layer;
-    const size_t tokens = slot_tokens(s), n = l->intermediate, mark = tape_mark(t);
-    const struct activations in = activations_of(&s->input, tokens), inner = activations_of(&s->inner, tokens);
-    float *dh = tape_take(t, tokens * n), *dup = dh, *dgate = s->gate ? tape_take(t, tokens * n) : NULL;
+static void forward(dqt_tape *t, struct slot *s, const float *x, float *y) {
+    save_input(t, &s->input, x, slot_tokens(s));
+    mlp_from_input(t, s, false, y);
+}
 
-    weight_backward(t, s, MLP_DOWN, dy, &inner, false, dh);
+static void backward(dqt_tape *t, struct slot *s, const float *dy, float *dx) {
+    const dqt_layer *l = s->layer;
+    const struct mlp_saved *saved = s->saved;
+    const size_t tokens = slot_tokens(s), mark = tape_mark(t);
+    const struct activations in = activations_of(&s->input, tokens), inner = activations_of(&saved->inner, tokens);
+    const struct mlp_temporaries d = take_temporaries(t, l, tokens);
+
+    weight_backward(t, s, MLP_DOWN, dy, &inner, false, d.dup);
     if (l->weight[MLP_NORM]) {
         gain_backward(t, s, MLP_NORM,
-                      (struct norm_gradient){.dy = dh, .gate = s->gate, .up = s->up, .dgate = dgate, .dup = dup});
+                      (struct norm_gradient){.dy = d.dup,
+                                             .gate = saved->gate,
+                                             .up = saved->up,
+                                             .inverse_rms = saved->inverse_rms,
+                                             .dgate = d.dgate,
+                                             .dup = d.dup});
     } else {
-        hidden_backward(t->ctx, s->gate, s->up, dh, tokens * n, dgate, dup);
+        hidden_backward(t->ctx, saved->gate, saved->up, d.dup, tokens * l->shape.intermediate, d.dgate, d.dup);
     }
-    if (s->gate) weight_backward(t, s, MLP_GATE, dgate, &in, false, dx);
-    weight_backward(t, s, MLP_UP, dup, &in, s->gate != NULL, dx);
+    if (saved->gate) weight_backward(t, s, MLP_GATE, d.dgate, &in, false, dx);
+    weight_backward(t, s, MLP_UP, d.dup, &in, saved->gate != NULL, dx);
     tape_release(t, mark);
 }
+
+const struct layer_kind mlp_kind = {
+    .id = DQT_LAYER_MLP,
+    .name = "mlp",
+    .weights =
+        {
+            [MLP_GATE] = {.names = {"gate", "mlp.gate_proj", NULL, "ffn_gate"},
+                          .parameter_class = DQT_CLASS_MLP,
+                          .rows = SIZE_INTERMEDIATE,
+                          .cols = SIZE_IN,
+                          .need = WITH_GATE},
+            [MLP_UP] = {.names = {"up", "mlp.up_proj", NULL, "ffn_up"},
+                        .parameter_class = DQT_CLASS_MLP,
+                        .rows = SIZE_INTERMEDIATE,
+                        .cols = SIZE_IN},
+            [MLP_DOWN] = {.names = {"down", "mlp.down_proj", NULL, "ffn_down"},
+                          .parameter_class = DQT_CLASS_MLP,
+                          .rows = SIZE_OUT,
+                          .cols = SIZE_INTERMEDIATE},
+            [MLP_NORM] = {.names = {"sub_norm", "mlp.ffn_layernorm", "mlp.ffn_sub_norm", "ffn_sub_norm"},
+                          .parameter_class = DQT_CLASS_NORM,
+                          .rows = SIZE_ONE,
+                          .cols = SIZE_INTERMEDIATE,
+                          .need = WITH_SUB_NORM},
+        },
+    .saved_bytes = sizeof(struct mlp_saved),
+    .layout = mlp_layout,
+    .backward_temporaries = mlp_backward_temporaries,
+    .scratch = layer_scratch,
+    .forward = forward,
+    .backward = backward,
+};

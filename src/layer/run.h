@@ -1,5 +1,5 @@
-/* Forward and backward of every layer kind on its slot of a tape. Shapes as in dqt.h; arguments are checked by the
- * caller. x, y, dy and dx are [tokens][features] with tokens = batch * length. */
+/* Forward and backward of layers on their slots of a tape, beyond what every kind has (layer/kind.h). Shapes as in
+ * dqt.h; arguments are checked by the caller. x, y, dy and dx are [tokens][features] with tokens = batch * length. */
 #ifndef DQT_LAYER_RUN_H
 #define DQT_LAYER_RUN_H
 
@@ -10,47 +10,47 @@ static inline size_t slot_tokens(const struct slot *s) {
     return s->batch * s->length;
 }
 
+/* Layers of floats, by kind->forward and kind->backward. dx NULL: only weight gradients. Backward uses the forward up.
+ */
+void layer_forward(dqt_tape *t, struct slot *s, size_t batch, size_t length, const float *x, float *y);
+void layer_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx);
+
+/* y[tokens][weight rows] = what enters . weight^T. */
+void weight_forward(dqt_tape *t, const struct slot *s, int weight, const struct activations *x, bool accumulate,
+                    float *y);
 /* What every weight does in backward: dx (NULL: not wanted) from dy before the weight may change, then its gradient.
  * `x` is what entered the product. */
 void weight_backward(dqt_tape *t, struct slot *s, int weight, const float *dy, const struct activations *x,
                      bool accumulate, float *dx);
-/* RMSNorm with gain `weight` of the slot's layer, backward: what `g` asks for (the norm's own fields are filled in
- * here) and the gain's gradient. */
+
+/* The gain `weight` of an RMSNorm, backward: what `g` asks for (gain and dgain are filled in here) and the gain's
+ * gradient. It takes gain_temporaries. */
 void gain_backward(dqt_tape *t, struct slot *s, int weight, struct norm_gradient g);
+float *gain_temporaries(dqt_tape *t, const dqt_layer *l, int weight);
 
-void linear_forward(dqt_tape *t, struct slot *s, const float *x, float *y);
-void linear_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx);
-
-/* RMSNorm: into `out`, whose floats may be x; backward adds to dx with `accumulate`; dx may be dy without. */
+/* What blocks need of their sublayers. RMSNorm: into `out`, whose floats may be x; backward adds to dx with
+ * `accumulate`; dx may be dy without, or NULL. */
 void rmsnorm_forward(dqt_tape *t, struct slot *s, const float *x, const struct activation_buffer *out);
 void rmsnorm_backward(dqt_tape *t, struct slot *s, const float *dy, bool accumulate, float *dx);
-
 /* Attention and MLP, whose input is in s->input already: y is set, or added to with `accumulate` (residual
  * connections). y NULL: only save what backward needs (recomputation). */
-void attention_layer_forward(dqt_tape *t, struct slot *s, bool accumulate, float *y);
-void attention_layer_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx);
-
-void mlp_forward(dqt_tape *t, struct slot *s, bool accumulate, float *y);
-void mlp_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx);
-
-/* Block: y may be x, dx may be dy. The slots of the parts follow s. */
-void block_forward(dqt_tape *t, struct slot *s, const float *x, float *y);
-void block_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx);
-
-/* Float layers by kind. dx NULL: only weight gradients. */
-void layer_forward(dqt_tape *t, struct slot *s, size_t batch, size_t length, const float *x, float *y);
-void layer_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx);
+void attention_from_input(dqt_tape *t, struct slot *s, bool accumulate, float *y);
+void mlp_from_input(dqt_tape *t, struct slot *s, bool accumulate, float *y);
 
 /* Embedding. head: the slot of a tied head in fused mode, whose weight gradient is made here; else NULL. */
 void embedding_forward(dqt_tape *t, struct slot *s, size_t batch, size_t length, const int32_t *tokens, float *y);
 void embedding_backward(dqt_tape *t, struct slot *s, const float *dy, struct slot *head, float loss_scale);
 
-/* Head. */
+/* Head. dx NULL: only the weight gradient. */
 dqt_status head_loss(dqt_tape *t, struct slot *s, size_t batch, size_t length, const float *x, const int32_t *targets,
                      float *loss, float *token_losses);
 void head_backward(dqt_tape *t, struct slot *s, float loss_scale, float *dx);
 void head_logits(dqt_tape *t, struct slot *s, size_t batch, size_t length, const float *x, float *logits);
 
+/* Classes whose logits are made at a time, a multiple of GEMM_TILE_ROWS; and room for them, float[max_tokens][tile] of
+ * the tape's temporaries. */
+size_t head_tile(const dqt_tape *t, const dqt_layer *head);
+float *head_temporaries(dqt_tape *t, const dqt_layer *head);
 /* Logits of classes [first, first + count) are made again and turned into their gradient, logits[tokens][head_tile]. */
 void head_logit_gradient(dqt_tape *t, struct slot *s, size_t first, size_t count, float loss_scale, float *logits);
 

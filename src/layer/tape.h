@@ -2,11 +2,13 @@
  *
  * Memory of a tape (one block, see tape_layout in tape.c; the workspace is a second one):
  *
- *   | dqt_tape | parameters | gradient list | slots | saved activations ... | overlay | temporaries | stream |
- * gradients |
+ *   | dqt_tape | parameters | gradient list | slots | what kinds keep in their slots |
+ *   | tables and saved activations ... | overlay | temporaries | stream | gradients |
  *
- * Every layer, and every part of a block, has a slot. A slot's buffers are its own, or lie in the overlay, which all
- * slots share that need not survive: with `inference` every slot, with `recompute` the parts of each block. */
+ * Every layer, and every sublayer of a block, has a slot: the buffers that its forward fills and its backward reads.
+ * Most slots' buffers are their own. Those that need not survive until backward lie in the overlay, one range of memory
+ * that all of them use in turn, as large as the largest needs: with `inference` every slot's, with `recompute` those of
+ * the sublayers, each block's in turn, for backward fills them again. */
 #ifndef DQT_LAYER_TAPE_H
 #define DQT_LAYER_TAPE_H
 
@@ -16,20 +18,11 @@
 
 struct slot {
     dqt_layer *layer;
+    bool is_sublayer;
     size_t parameter[MAX_WEIGHTS];  /* index in the tape of layer->weight[i] */
-    size_t batch, length;           /* of the latest forward; 0: none that backward could use */
-    struct activation_buffer input; /* linear, attention (q, k, v), MLP (gate, up), head */
-    struct activation_buffer inner; /* attention (o), MLP (down) */
-    float *x;                       /* norm: its input */
-    struct gradient checkpoint;     /* block with recompute: its input, in the tape's checkpoint_format */
-    float *inverse_rms;             /* norm, sub-norms: [tokens] */
-    float *q, *k, *v, *mixed;       /* attention: rotated q and k, v, and the heads' outputs */
-    float *log_sum;                 /* attention: [tokens][heads]; head: [tokens] */
-    float *gate, *up;               /* MLP: [tokens][intermediate] */
-    int32_t *tokens;                /* embedding: tokens; head: targets */
-    int32_t *order, *start;         /* embedding: token positions sorted by token, first position of each token */
-    float *cosines, *sines;         /* attention: [positions][head_size / 2], shared by slots with the same rotation */
-    size_t used;                    /* head: targets that are not ignored */
+    size_t batch, length;           /* of the latest forward; length 0: none that backward could use */
+    struct activation_buffer input; /* [max_tokens][in]: what enters the layer's first products */
+    void *saved;                    /* the kind's own struct, of kind->saved_bytes */
 };
 
 struct tape_parameter {
@@ -55,11 +48,9 @@ struct dqt_tape {
     struct slot *slots;
     struct tape_parameter *parameters;
     const struct gradient **gradient_list; /* of the parameters, for the updater */
-    float *temporary;                      /* bump-allocated within one call */
-    size_t temporary_size, temporary_used;
-    float *stream,
-        *stream_gradient; /* [max_tokens][hidden] of the LLaMA graph; NULL unless the list begins with an embedding */
-    size_t head_tile;     /* classes per tile of logits */
+    struct arena temporaries;              /* taken and released within one call */
+    float *stream;          /* [max_tokens][hidden] of the LLaMA graph; NULL unless the list begins with tokens */
+    float *stream_gradient; /* the same, of backward */
     struct workspace workspace;
     size_t bytes;  /* of the block this struct begins */
     uint64_t pass; /* backward passes, for the random numbers of stored gradients */
@@ -77,16 +68,29 @@ dqt_status tape_create(dqt_context *ctx, dqt_layer *const *layers, size_t num_la
                        size_t positions, dqt_tape **out);
 void tape_destroy(dqt_tape *tape);
 
-/* NULL if the layer is not in the tape. The slots of a block's parts follow the block's. */
+/* NULL if the layer is not in the tape. The slots of sublayers follow their layer's. */
 struct slot *tape_slot(const dqt_tape *tape, const dqt_layer *layer);
 
-/* Floats until tape_release(tape, mark). */
-float *tape_take(dqt_tape *tape, size_t count);
+/* Forward saves what backward needs. */
+static inline bool tape_saves(const dqt_tape *tape) {
+    return !tape->options.inference;
+}
+
+/* Buffers of a slot: [max_tokens][cols] floats, and what enters products: [max_tokens][cols] codes or floats, as the
+ * layer's activations are. For kind->layout. */
+float *layout_rows(const dqt_tape *tape, size_t cols, struct arena *a);
+struct activation_buffer layout_input(const dqt_tape *tape, const dqt_layer *layer, size_t cols, struct arena *a);
+/* Scratch of the products, and of the gains, of all weights of a layer. For kind->scratch. */
+void layer_scratch(const dqt_tape *tape, const dqt_layer *layer, struct scratch_need *need);
+
+/* float[rows][cols] until tape_release(tape, mark); NULL while temporaries are counted (layer/kind.h). */
+float *tape_take(dqt_tape *tape, size_t rows, size_t cols);
 static inline size_t tape_mark(const dqt_tape *tape) {
-    return tape->temporary_used;
+    return tape->temporaries.used;
 }
 static inline void tape_release(dqt_tape *tape, size_t mark) {
-    tape->temporary_used = mark;
+    DQT_ASSERT(mark <= tape->temporaries.used);
+    tape->temporaries.used = mark;
 }
 
 /* Saves x[tokens][cols] into b (quantised if it has codes) and returns it. */

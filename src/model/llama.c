@@ -5,6 +5,8 @@
 
 #include "core/status.h"
 
+const struct parameter_names llama_norm_names = {NULL, "model.norm", NULL, "output_norm"};
+
 /* A tied head has no weights of its own: its options must say what the embedding's do. */
 static bool same_weights(const dqt_tensor_options *a, const dqt_tensor_options *b) {
     const int compute_a = a->compute ? a->compute : a->storage, compute_b = b->compute ? b->compute : b->storage;
@@ -14,7 +16,7 @@ static bool same_weights(const dqt_tensor_options *a, const dqt_tensor_options *
 }
 
 static dqt_status check_config(dqt_context *ctx, const dqt_llama_config *c) {
-    const size_t kv_heads = c->num_kv_heads ? c->num_kv_heads : c->num_heads;
+    const size_t kv_heads = llama_kv_heads(c);
     if (c->num_layers == 0 || c->num_layers > 100000)
         return fail(ctx, DQT_E_SHAPE, "num_layers is %zu; it must be 1 to 100000", c->num_layers);
     if (c->vocab_size == 0 || c->vocab_size > INT32_MAX)
@@ -37,7 +39,6 @@ static dqt_status check_config(dqt_context *ctx, const dqt_llama_config *c) {
 
 static dqt_status create_layers(dqt_llama *m) {
     const dqt_llama_config *c = &m->config;
-    const size_t kv_heads = c->num_kv_heads ? c->num_kv_heads : c->num_heads;
     dqt_layer_options o = {.struct_size = sizeof o,
                            .activation = c->activation,
                            .weight = c->embedding,
@@ -48,22 +49,29 @@ static dqt_status create_layers(dqt_llama *m) {
                            .sub_norm = c->sub_norms,
                            .rope_theta = c->rope_theta,
                            .shape_only = c->shape_only};
-    TRY(embedding_create(m->ctx, c->vocab_size, c->hidden_size, &o, &m->layers[0]));
+    const struct layer_shape embedding = {.in = c->vocab_size, .out = c->hidden_size};
+    const struct layer_shape head = {.in = c->hidden_size, .out = c->vocab_size};
+    const struct layer_shape block = {.in = c->hidden_size,
+                                      .out = c->hidden_size,
+                                      .intermediate = c->intermediate_size,
+                                      .heads = c->num_heads,
+                                      .kv_heads = llama_kv_heads(c)};
+    TRY(layer_create(m->ctx, DQT_LAYER_EMBEDDING, &embedding, NULL, &o, &m->layers[0]));
     o.weight = c->linear;
     if (c->linear_init_std > 0) o.init_std = c->linear_init_std;
     for (size_t i = 0; i < c->num_layers; i++) {
         char name[NAME_BYTES];
         snprintf(name, sizeof name, "blocks.%zu", i);
         o.name = name;
-        TRY(block_create(m->ctx, c->hidden_size, c->intermediate_size, c->num_heads, kv_heads, &o, &m->layers[1 + i]));
+        TRY(layer_create(m->ctx, DQT_LAYER_BLOCK, &block, NULL, &o, &m->layers[1 + i]));
     }
     o.name = NULL;
     o.init_std = c->init_std;
-    TRY(rmsnorm_create(m->ctx, c->hidden_size, &o, &m->layers[c->num_layers + 1]));
+    TRY(layer_create(m->ctx, DQT_LAYER_RMSNORM, &block, NULL, &o, &m->layers[c->num_layers + 1]));
     o.activation = c->head_activation;
     o.weight = c->head;
-    return head_create(m->ctx, c->hidden_size, c->vocab_size, c->tie_embeddings ? m->layers[0] : NULL, &o,
-                       &m->layers[c->num_layers + 2]);
+    return layer_create(m->ctx, DQT_LAYER_HEAD, &head, c->tie_embeddings ? m->layers[0] : NULL, &o,
+                        &m->layers[c->num_layers + 2]);
 }
 
 dqt_status llama_create(dqt_context *ctx, const dqt_llama_config *config, dqt_llama **out) {
@@ -130,7 +138,7 @@ struct slot *llama_embedding_slot(const dqt_tape *tape) {
 }
 
 struct slot *llama_block_slot(const dqt_tape *tape, size_t block) {
-    return &tape->slots[1 + block * (1 + BLOCK_PARTS)];
+    return &tape->slots[1 + block * (1 + BLOCK_SUBLAYERS)];
 }
 
 struct slot *llama_norm_slot(const dqt_tape *tape) {
@@ -142,7 +150,7 @@ struct slot *llama_head_slot(const dqt_tape *tape) {
 }
 
 bool llama_owns_tape(const dqt_llama *m, const dqt_tape *tape) {
-    if (tape->num_layers != m->num_layers || tape->num_slots != m->num_layers + m->config.num_layers * BLOCK_PARTS)
+    if (tape->num_layers != m->num_layers || tape->num_slots != m->num_layers + m->config.num_layers * BLOCK_SUBLAYERS)
         return false;
     for (size_t i = 0; i < m->config.num_layers; i++)
         if (llama_block_slot(tape, i)->layer != m->layers[1 + i]) return false;
@@ -164,6 +172,7 @@ void llama_forward_stream(dqt_tape *tape, const int32_t *tokens, size_t batch, s
 
 void llama_backward(dqt_tape *tape, float loss_scale) {
     struct slot *head = llama_head_slot(tape);
+    DQT_ASSERT(tape_saves(tape) && head->length >= 1);
     float *d = tape->stream_gradient;
     head_backward(tape, head, loss_scale, d);
     layer_backward(tape, llama_norm_slot(tape), d, d);

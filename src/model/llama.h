@@ -12,9 +12,16 @@ struct dqt_llama {
     size_t bytes; /* of the block this struct begins */
 };
 
+static inline size_t llama_kv_heads(const dqt_llama_config *config) {
+    return config->num_kv_heads ? config->num_kv_heads : config->num_heads;
+}
+
 dqt_status llama_create(dqt_context *ctx, const dqt_llama_config *config, dqt_llama **out);
 void llama_destroy(dqt_llama *model);
 dqt_status llama_memory(dqt_context *ctx, const dqt_llama_config *config, dqt_llama_memory_info *out);
+
+/* The final norm's names; other parameters' are their layers'. */
+extern const struct parameter_names llama_norm_names;
 
 /* True if the tape was made of exactly the model's layers. */
 bool llama_owns_tape(const dqt_llama *model, const dqt_tape *tape);

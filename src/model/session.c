@@ -12,10 +12,9 @@ static dqt_status create_buffers(dqt_session *s) {
     const dqt_tape_options o = {.struct_size = sizeof o,
                                 .precision = DQT_PRECISION_F32,
                                 .max_batch = 1,
-                                .max_length = s->max_length < CHUNK ? s->max_length : CHUNK,
+                                .max_length = size_min(s->max_length, CHUNK),
                                 .inference = 1};
-    const size_t kv_heads = c->num_kv_heads ? c->num_kv_heads : c->num_heads;
-    size_t bytes = c->hidden_size / c->num_heads * kv_heads * 2 * sizeof(float);
+    size_t bytes = c->hidden_size / c->num_heads * llama_kv_heads(c) * 2 * sizeof(float);
     if (!size_mul(bytes, c->num_layers, &bytes) || !size_mul(bytes, s->max_length, &s->cache_bytes))
         return fail(ctx, DQT_E_SHAPE, "a cache of %zu tokens is too large", s->max_length);
     s->cache = memory_alloc(ctx, s->cache_bytes);
@@ -48,7 +47,7 @@ void session_destroy(dqt_session *s) {
 static void append_chunk(dqt_session *s, const int32_t *tokens, size_t count, float *logits) {
     dqt_tape *t = s->tape;
     const dqt_layer *block = llama_block_slot(t, 0)->layer;
-    const size_t half = s->max_length * block->kv_heads * block->head_size, hidden = s->model->config.hidden_size;
+    const size_t half = s->max_length * layer_size(block, SIZE_KV), hidden = s->model->config.hidden_size;
     embedding_forward(t, llama_embedding_slot(t), 1, count, tokens, t->stream);
     for (size_t i = 0; i < s->model->config.num_layers; i++) {
         const struct kv_cache cache = {s->cache + 2 * i * half, s->cache + (2 * i + 1) * half, s->length};
@@ -64,8 +63,9 @@ static void append_chunk(dqt_session *s, const int32_t *tokens, size_t count, fl
 }
 
 void session_append(dqt_session *s, const int32_t *tokens, size_t count, float *logits) {
+    DQT_ASSERT(count <= s->max_length - s->length);
     while (count) {
-        const size_t n = count < s->tape->max_tokens ? count : s->tape->max_tokens;
+        const size_t n = size_min(count, s->tape->max_tokens);
         append_chunk(s, tokens, n, n == count ? logits : NULL);
         tokens += n;
         count -= n;

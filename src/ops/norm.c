@@ -51,8 +51,10 @@ static void backward_chunk(void *arg, size_t task, int lane) {
     float *partial = job->partial ? job->partial + task * n : NULL;
     if (partial) memset(partial, 0, n * sizeof *partial);
     for (size_t t = task * CHUNK_TOKENS; t < end; t++) {
-        if (g->x) {
+        if (g->x && g->dx) {
             norm_row_gradient(job, t, g->x + t * n, g->accumulate, g->dx + t * n, partial);
+        } else if (g->x) { /* dx is not wanted: its rows go over each other in scratch */
+            norm_row_gradient(job, t, g->x + t * n, false, workspace_lane(job->ws, lane), partial);
         } else {
             hidden_row_gradient(job, t, workspace_lane(job->ws, lane), partial);
         }

@@ -11,7 +11,7 @@ void norm_scratch(size_t tokens, size_t features, struct scratch_need *need);
 struct norm_gradient {
     const float *dy;
     const float *x; /* what was normed; NULL: the MLP's hidden rows, made again from gate and up */
-    float *dx;      /* of x: set, or added to if accumulate; may be dy */
+    float *dx;      /* of x: set, or added to if accumulate; may be dy; NULL: not wanted */
     bool accumulate;
     const float *gate, *up; /* as in activation_source */
     float *dgate, *dup;     /* dgate may be gate's buffer, dup may be up's or dy's */

@@ -1,0 +1,36 @@
+/* Forward and backward of any layer of floats, and of one weight of it. */
+#include "layer/run.h"
+
+void layer_forward(dqt_tape *t, struct slot *s, size_t batch, size_t length, const float *x, float *y) {
+    DQT_ASSERT(x && y && s->layer->kind->forward);
+    DQT_ASSERT(batch >= 1 && length >= 1 && batch * length <= t->max_tokens);
+    s->batch = batch;
+    s->length = length;
+    s->layer->kind->forward(t, s, x, y);
+    DQT_ASSERT(tape_mark(t) == 0); /* what was taken is released */
+}
+
+void layer_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx) {
+    DQT_ASSERT(dy && s->layer->kind->backward);
+    DQT_ASSERT(s->length >= 1 && tape_saves(t));
+    s->layer->kind->backward(t, s, dy, dx);
+    s->length = 0; /* used up */
+    DQT_ASSERT(tape_mark(t) == 0);
+}
+
+void weight_forward(dqt_tape *t, const struct slot *s, int weight, const struct activations *x, bool accumulate,
+                    float *y) {
+    const dqt_tensor *w = s->layer->weight[weight];
+    gemm_forward(t->ctx, &t->workspace, x, w, 0, w->rows, t->precision, accumulate, y, w->rows);
+}
+
+void weight_backward(dqt_tape *t, struct slot *s, int weight, const float *dy, const struct activations *x,
+                     bool accumulate, float *dx) {
+    const dqt_tensor *w = s->layer->weight[weight];
+    DQT_ASSERT(x->cols == w->cols);
+    if (dx)
+        gemm_input_gradient(t->ctx, &t->workspace, dy, w->rows, x->tokens, w, 0, w->rows, t->precision, accumulate, dx);
+    tape_begin_parameter(t, s->parameter[weight]);
+    tape_weight_gradient(t, s->parameter[weight], 0, dy, w->rows, w->rows, x);
+    tape_end_parameter(t, s->parameter[weight]);
+}
