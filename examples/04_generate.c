@@ -4,6 +4,9 @@
  *
  *   04_generate --model run/model.dqt --prompt "The " --tokens 200 --temperature 0.8
  *
+ * Prompt and text together should be no longer than the sequences of the training (03_train --seq): positions beyond
+ * them are new to the model, and the text falls apart there.
+ *
  * --compute ternary reads weights of any width as ternary ("ternary inference"; docs/results.md has what it costs). */
 #include <stdio.h>
 #include <stdlib.h>

@@ -6,6 +6,7 @@
  *
  * A line of the list is "name | options of 03_train"; options on the command line hold for all runs. Finished runs are
  * not repeated and an interrupted one goes on from its checkpoint. */
+#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -155,30 +156,108 @@ static struct result *read_result(const char *name) {
     return NULL;
 }
 
-static int report(size_t count) {
+static int table(size_t count) {
     char path[512];
-    struct series curves[MAX_RUNS], points[MAX_RUNS];
     file_name(path, sizeof path, "table", ".md");
     FILE *f = fopen(path, "w");
     if (!f) return 1;
     fprintf(f,
             "| run | held-out bits per byte | read as ternary | state bytes per linear weight |\n|---|---|---|---|\n");
     for (size_t i = 0; i < count; i++) {
-        struct result *r = results[i];
+        const struct result *r = results[i];
         char converted[32] = "";
         if (isfinite(r->converted)) snprintf(converted, sizeof converted, "%.4f", r->converted);
         fprintf(f, "| %s | %.4f | %s | %.2f |\n", r->name, r->valid, converted, r->state);
-        curves[i] = (struct series){r->name, r->x, r->y, r->points, false};
-        points[i] = (struct series){r->name, &r->state, &r->valid, 1, true};
     }
-    int failed = fclose(f) != 0;
-    const struct chart c = {"Held-out loss", "step", "bits per byte", false};
-    const struct chart p = {"Final loss against training state", "bytes of state per linear weight", "bits per byte",
-                            true};
+    return fclose(f) != 0;
+}
+
+/* ---- Plots --------------------------------------------------------------------------------------------------- */
+
+/* Runs of one name that ends in -s1, -s2, ... are seeds of one method. */
+static int method_length(const char *name) {
+    const size_t n = strlen(name);
+    return (int)(n > 3 && strncmp(name + n - 3, "-s", 2) == 0 && isdigit((unsigned char)name[n - 1]) ? n - 3 : n);
+}
+
+static bool same_method(const struct result *a, const struct result *b) {
+    const int n = method_length(a->name);
+    return n == method_length(b->name) && strncmp(a->name, b->name, (size_t)n) == 0;
+}
+
+/* Mean over the seeds of a run's method, and how many they are. */
+static double method_mean(const struct result *r, size_t count, int *seeds) {
+    double sum = 0;
+    *seeds = 0;
+    for (size_t i = 0; i < count; i++)
+        if (same_method(results[i], r)) {
+            sum += results[i]->valid;
+            ++*seeds;
+        }
+    return sum / *seeds;
+}
+
+/* A run in the plots, with the mean of its method: sorted by that, worst first, as the curves end from top to bottom.
+ */
+struct plotted {
+    const struct result *run;
+    double mean;
+    char label[96];
+};
+
+static int by_mean(const void *a, const void *b) {
+    const struct plotted *x = a, *y = b;
+    const int order = (x->mean < y->mean) - (x->mean > y->mean);
+    return order ? order : strcmp(x->run->name, y->run->name);
+}
+
+static int by_value(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* What did not learn is out of the picture, where its legend has the figure: axes that end above the curves and the
+ * last values of all runs that got below the value at which half of them began. */
+static void highest_learners(const struct plotted *p, size_t count, double *curves, double *points) {
+    double first[MAX_RUNS];
+    size_t n = 0;
+    for (size_t i = 0; i < count; i++)
+        if (p[i].run->points) first[n++] = p[i].run->y[0];
+    qsort(first, n, sizeof *first, by_value);
+    *curves = *points = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (!p[i].run->points || !(p[i].run->valid < first[n / 2])) continue;
+        *curves = fmax(*curves, p[i].run->y[0] + 0.02);
+        *points = fmax(*points, p[i].run->valid + 0.02);
+    }
+}
+
+static int plots(size_t count) {
+    static struct plotted p[MAX_RUNS];
+    struct series curves[MAX_RUNS], points[MAX_RUNS];
+    char path[512];
+    for (size_t i = 0; i < count; i++) {
+        int seeds;
+        p[i].run = results[i];
+        p[i].mean = method_mean(results[i], count, &seeds);
+        snprintf(p[i].label, sizeof p[i].label, "%.*s  %.3f%s", method_length(results[i]->name), results[i]->name,
+                 p[i].mean, seeds > 1 ? " (mean)" : "");
+    }
+    qsort(p, count, sizeof *p, by_mean);
+    for (size_t i = 0; i < count; i++) {
+        const struct result *r = p[i].run;
+        const char *name = i > 0 && same_method(p[i - 1].run, r) ? NULL : p[i].label;
+        curves[i] = (struct series){name, r->x, r->y, r->points, false};
+        points[i] = (struct series){name, &r->state, &r->valid, 1, true};
+    }
+    struct chart c = {"Held-out loss, one line per run", "step", "bits per byte", false, 0};
+    struct chart s = {"Final loss against training state", "bytes of state per linear weight", "bits per byte", true,
+                      0};
+    highest_learners(p, count, &c.y_max, &s.y_max);
     file_name(path, sizeof path, "curves", ".svg");
-    failed |= !plot_svg(path, &c, curves, count);
+    int failed = !plot_svg(path, &c, curves, count);
     file_name(path, sizeof path, "state", ".svg");
-    failed |= !plot_svg(path, &p, points, count);
+    failed |= !plot_svg(path, &s, points, count);
     return failed;
 }
 
@@ -209,7 +288,7 @@ static int run_list(dqt_context *ctx, const struct text *text, const struct run_
         if (r) results[count++] = r;
     }
     fclose(f);
-    failed |= report(count);
+    failed |= table(count) || plots(count);
     for (size_t i = 0; i < count; i++)
         free(results[i]);
     return failed;

@@ -3,27 +3,40 @@
 #include <math.h>
 #include <stdio.h>
 
-enum { WIDTH = 760, HEIGHT = 440, LEFT = 70, RIGHT = 190, TOP = 44, BOTTOM = 56 };
+enum { WIDTH = 860, HEIGHT = 460, LEFT = 70, RIGHT = 240, TOP = 44, BOTTOM = 56, LEGEND_LINE = 17 };
 
-/* Colour-blind-safe palette (Okabe and Ito 2008), then darker repeats. */
-static const char *const colours[] = {"#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",
-                                      "#222222", "#8C564B", "#7F7F7F", "#5B5BD6", "#B8860B", "#2F4F4F"};
+/* Seven of Okabe and Ito's colours (2008), which colour-blind people can tell apart, then those of Kelly's of maximum
+ * contrast (1965) that are dark enough on white. Lines beyond the last start again with dashes. */
+static const char *const colours[] = {"#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222",
+                                      "#875692", "#BE0032", "#848482", "#8DB600", "#654522", "#F99379", "#604E97",
+                                      "#008856", "#B3446C", "#C2B280", "#882D17", "#2B3D26", "#DCD300", "#0A3A6B"};
+static const char *const dashes[] = {"none", "7 3", "2 3"};
+enum { COLOURS = sizeof colours / sizeof *colours, DASHES = sizeof dashes / sizeof *dashes };
+
+struct style {
+    const char *colour, *dash;
+};
+
+static struct style style_of(size_t index) {
+    return (struct style){colours[index % COLOURS], dashes[index / COLOURS % DASHES]};
+}
 
 struct frame {
     double x0, x1, y0, y1;
     bool log_x;
+    int height; /* of the whole picture */
 };
 
 static double value_x(const struct frame *f, double x) {
     return f->log_x ? log10(x) : x;
 }
 
-static double place_x(const struct frame *f, double x) {
+static double pixel_x(const struct frame *f, double x) {
     return LEFT + (value_x(f, x) - f->x0) / (f->x1 - f->x0) * (WIDTH - LEFT - RIGHT);
 }
 
-static double place_y(const struct frame *f, double y) {
-    return HEIGHT - BOTTOM - (y - f->y0) / (f->y1 - f->y0) * (HEIGHT - TOP - BOTTOM);
+static double pixel_y(const struct frame *f, double y) {
+    return f->height - BOTTOM - (y - f->y0) / (f->y1 - f->y0) * (f->height - TOP - BOTTOM);
 }
 
 static bool usable(const struct frame *f, double x, double y) {
@@ -31,7 +44,11 @@ static bool usable(const struct frame *f, double x, double y) {
 }
 
 static struct frame fit(const struct chart *chart, const struct series *s, size_t count) {
-    struct frame f = {HUGE_VAL, -HUGE_VAL, HUGE_VAL, -HUGE_VAL, chart->log_x};
+    struct frame f = {HUGE_VAL, -HUGE_VAL, HUGE_VAL, -HUGE_VAL, chart->log_x, HEIGHT};
+    int names = 0;
+    for (size_t i = 0; i < count; i++)
+        names += s[i].name != NULL;
+    if (f.height < TOP + names * LEGEND_LINE + 8) f.height = TOP + names * LEGEND_LINE + 8;
     for (size_t i = 0; i < count; i++)
         for (size_t k = 0; k < s[i].count; k++) {
             if (!usable(&f, s[i].x[k], s[i].y[k])) continue;
@@ -48,6 +65,7 @@ static struct frame fit(const struct chart *chart, const struct series *s, size_
     f.x0 -= chart->log_x ? dx : 0;
     f.y0 -= dy;
     f.y1 += dy;
+    if (chart->y_max > f.y0 && chart->y_max < f.y1) f.y1 = chart->y_max;
     return f;
 }
 
@@ -57,42 +75,63 @@ static double tick_step(double range, int wanted) {
     return raw / base < 1.5 ? base : raw / base < 3.5 ? 2 * base : raw / base < 7.5 ? 5 * base : 10 * base;
 }
 
+static void tick(FILE *f, const struct frame *r, double value) {
+    const double at = pixel_x(r, value);
+    if (value_x(r, value) < r->x0 || value_x(r, value) > r->x1) return;
+    fprintf(f,
+            "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\" stroke=\"#999\"/><text x=\"%.1f\" y=\"%d\" "
+            "text-anchor=\"middle\">%g</text>\n",
+            at, at, r->height - BOTTOM, r->height - BOTTOM + 5, at, r->height - BOTTOM + 19, value);
+}
+
 static void axes(FILE *f, const struct chart *c, const struct frame *r) {
     fprintf(f, "<text x=\"%d\" y=\"24\" font-size=\"16\">%s</text>\n", LEFT, c->title);
-    const double sy = tick_step(r->y1 - r->y0, 6), sx = r->log_x ? 1 : tick_step(r->x1 - r->x0, 7);
+    const double sy = tick_step(r->y1 - r->y0, 6), sx = tick_step(r->x1 - r->x0, 7);
     for (double y = ceil(r->y0 / sy) * sy; y <= r->y1; y += sy)
         fprintf(f,
                 "<line x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"#ddd\"/><text x=\"%d\" y=\"%.1f\" "
                 "text-anchor=\"end\">%g</text>\n",
-                LEFT, WIDTH - RIGHT, place_y(r, y), place_y(r, y), LEFT - 8, place_y(r, y) + 4,
+                LEFT, WIDTH - RIGHT, pixel_y(r, y), pixel_y(r, y), LEFT - 8, pixel_y(r, y) + 4,
                 fabs(y) < sy / 1e6 ? 0 : y);
-    for (double x = ceil(r->x0 / sx) * sx; x <= r->x1; x += sx) {
-        const double value = r->log_x ? pow(10, x) : x, at = place_x(r, value);
-        fprintf(f,
-                "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\" stroke=\"#999\"/><text x=\"%.1f\" y=\"%d\" "
-                "text-anchor=\"middle\">%g</text>\n",
-                at, at, HEIGHT - BOTTOM, HEIGHT - BOTTOM + 5, at, HEIGHT - BOTTOM + 19,
-                fabs(value) < 1e-12 ? 0 : value);
+    if (r->log_x) {
+        for (double power = floor(r->x0); power <= r->x1; power++)
+            for (int i = 0; i < 3; i++)
+                tick(f, r, pow(10, power) * (i == 0 ? 1 : i == 1 ? 2 : 5));
+    } else {
+        for (double x = ceil(r->x0 / sx) * sx; x <= r->x1; x += sx)
+            tick(f, r, fabs(x) < sx / 1e6 ? 0 : x);
     }
-    fprintf(f, "<path d=\"M%d %dV%dH%d\" fill=\"none\" stroke=\"#555\"/>\n", LEFT, TOP, HEIGHT - BOTTOM, WIDTH - RIGHT);
-    fprintf(f, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">%s</text>\n", (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14,
+    fprintf(f, "<path d=\"M%d %dV%dH%d\" fill=\"none\" stroke=\"#555\"/>\n", LEFT, TOP, r->height - BOTTOM,
+            WIDTH - RIGHT);
+    fprintf(f, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">%s</text>\n", (LEFT + WIDTH - RIGHT) / 2, r->height - 14,
             c->x_label);
     fprintf(f, "<text transform=\"translate(18 %d) rotate(-90)\" text-anchor=\"middle\">%s</text>\n",
-            (TOP + HEIGHT - BOTTOM) / 2, c->y_label);
+            (TOP + r->height - BOTTOM) / 2, c->y_label);
 }
 
-static void draw(FILE *f, const struct frame *r, const struct series *s, const char *colour) {
+static void draw(FILE *f, const struct frame *r, const struct series *s, struct style style) {
     if (s->points) {
         for (size_t k = 0; k < s->count; k++)
             if (usable(r, s->x[k], s->y[k]))
-                fprintf(f, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\" fill=\"%s\"/>\n", place_x(r, s->x[k]),
-                        place_y(r, s->y[k]), colour);
+                fprintf(f, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4.5\" fill=\"%s\" stroke=\"white\"/>\n",
+                        pixel_x(r, s->x[k]), pixel_y(r, s->y[k]), style.colour);
         return;
     }
-    fprintf(f, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"1.6\" points=\"", colour);
+    fprintf(f, "<polyline fill=\"none\" stroke=\"%s\" stroke-dasharray=\"%s\" stroke-width=\"1.6\" points=\"",
+            style.colour, style.dash);
     for (size_t k = 0; k < s->count; k++)
-        if (usable(r, s->x[k], s->y[k])) fprintf(f, "%.1f,%.1f ", place_x(r, s->x[k]), place_y(r, s->y[k]));
+        if (usable(r, s->x[k], s->y[k])) fprintf(f, "%.1f,%.1f ", pixel_x(r, s->x[k]), pixel_y(r, s->y[k]));
     fprintf(f, "\"/>\n");
+}
+
+static void legend(FILE *f, int line, const struct series *s, struct style style) {
+    const int x = WIDTH - RIGHT + 16, y = TOP + 6 + line * LEGEND_LINE;
+    if (s->points)
+        fprintf(f, "<circle cx=\"%d\" cy=\"%d\" r=\"4.5\" fill=\"%s\"/>", x + 11, y, style.colour);
+    else
+        fprintf(f, "<path d=\"M%d %dh22\" stroke=\"%s\" stroke-dasharray=\"%s\" stroke-width=\"3\"/>", x, y,
+                style.colour, style.dash);
+    fprintf(f, "<text x=\"%d\" y=\"%d\">%s</text>\n", x + 30, y + 4, s->name);
 }
 
 bool plot_svg(const char *path, const struct chart *chart, const struct series *series, size_t count) {
@@ -102,17 +141,18 @@ bool plot_svg(const char *path, const struct chart *chart, const struct series *
     fprintf(f,
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" "
             "font-size=\"12\">\n"
+            "<clipPath id=\"area\"><rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\"/></clipPath>\n"
             "<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n",
-            WIDTH, HEIGHT);
+            WIDTH, r.height, LEFT, TOP, WIDTH - LEFT - RIGHT, r.height - TOP - BOTTOM);
     axes(f, chart, &r);
+    int line = -1;
     for (size_t i = 0; i < count; i++) {
-        const char *colour = colours[i % (sizeof colours / sizeof *colours)];
-        const int y = TOP + 8 + (int)i * 17;
-        draw(f, &r, &series[i], colour);
-        fprintf(f,
-                "<rect x=\"%d\" y=\"%d\" width=\"12\" height=\"4\" fill=\"%s\"/><text x=\"%d\" y=\"%d\" "
-                "font-size=\"11\">%s</text>\n",
-                WIDTH - RIGHT + 12, y - 5, colour, WIDTH - RIGHT + 30, y, series[i].name);
+        line += series[i].name || line < 0;
+        const struct style style = style_of((size_t)line);
+        if (series[i].name) legend(f, line, &series[i], style);
+        fprintf(f, "<g clip-path=\"url(#area)\">\n");
+        draw(f, &r, &series[i], style);
+        fprintf(f, "</g>\n");
     }
     fprintf(f, "</svg>\n");
     const bool good = !ferror(f);

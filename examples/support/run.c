@@ -318,7 +318,7 @@ bool run_plot(const char *path, const char *title, const struct run_point *point
         valid[n++] = points[i].valid_bits;
     }
     const struct series series[] = {{"training batch", x, train, count, false}, {"held out", valid_x, valid, n, false}};
-    const struct chart chart = {title, "step", "bits per byte", false};
+    const struct chart chart = {title, "step", "bits per byte", false, 0};
     const bool good = plot_svg(path, &chart, series, 2);
     free(v);
     return good;
