@@ -111,6 +111,10 @@ results: $(B)/examples/08_compare
 	$< --list examples/results.list --data $(DATA) $(if $(VALID),--valid $(VALID)) --out $(RESULTS) --hidden 256 --ff 704 \
 	  --layers 4 --heads 4 --seq 128 --batch 64 --steps 2000 --warmup 100 --eval-every 250 --eval-windows 1024
 
+# Which faults of one line the C tests notice (tools/mutants.py): hours; goes on where it was interrupted. Needs python3.
+mutants:
+	python3 tools/mutants.py $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT))
+
 # ---- Installation ----
 pkgconfig/dqt.pc: pkgconfig/dqt.pc.in # made anew each time, for PREFIX may be another
 	sed -e 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|; s|@OMP@|$(if $(OMP), $(OMP))|' $< > $@
@@ -156,4 +160,4 @@ clean:
 
 .SECONDARY:
 -include $(OBJ:.o=.d)
-.PHONY: results all lib examples cpp demo check check-c check-sanitize bench bench-memory install clean cmake-package abi-baseline api-docs pkgconfig/dqt.pc
+.PHONY: results mutants all lib examples cpp demo check check-c check-sanitize bench bench-memory install clean cmake-package abi-baseline api-docs pkgconfig/dqt.pc
