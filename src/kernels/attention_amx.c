@@ -1,4 +1,5 @@
 /* Attention tiles with bf16 operands on AMX. */
+#include "core/assert.h"
 #include "kernels/kernels_amx.h"
 
 #if defined(__x86_64__)
@@ -29,6 +30,7 @@ static void end(void) {
 
 static void product(size_t rows, size_t cols, size_t depth, const uint16_t *a, size_t lda, const uint32_t *b,
                     size_t ldb, float *c, size_t ldc, bool accumulate) {
+    DQT_ASSERT(rows % ATTENTION_COLUMNS == 0 && cols % ATTENTION_COLUMNS == 0 && depth % ATTENTION_COLUMNS == 0);
     const size_t a_bytes = lda * sizeof *a, b_bytes = ldb * sizeof *b, c_bytes = ldc * sizeof *c;
     for (size_t j = 0; j < cols; j += 2 * LANES)
         for (size_t i = 0; i < rows; i += 2 * LANES) {
@@ -168,6 +170,7 @@ static inline size_t keys_for(size_t q, size_t keys, bool diagonal) {
 
 static void softmax(const float *s, size_t keys, size_t queries, bool diagonal, float scale, float *maximum, float *sum,
                     float *correction, uint32_t *p) {
+    DQT_ASSERT(keys % ATTENTION_COLUMNS == 0 && keys <= TILE && queries % ATTENTION_COLUMNS == 0 && queries <= TILE);
     const __m512 factor = _mm512_set1_ps(scale * log2_e);
     for (size_t q = 0; q < queries; q += LANES) {
         size_t last = keys_for(q, keys, diagonal);
@@ -203,6 +206,7 @@ static void softmax(const float *s, size_t keys, size_t queries, bool diagonal, 
 
 static void softmax_gradient(const float *s, const float *dp, size_t keys, size_t queries, bool diagonal, float scale,
                              const float *log_sum, const float *delta, uint16_t *p, uint16_t *ds, uint32_t *ds_pairs) {
+    DQT_ASSERT(keys % ATTENTION_COLUMNS == 0 && keys <= TILE && queries % ATTENTION_COLUMNS == 0 && queries <= TILE);
     const __m512 factor = _mm512_set1_ps(scale * log2_e), times = _mm512_set1_ps(scale);
     for (size_t q = 0; q < queries; q += LANES) {
         size_t last = keys_for(q, keys, diagonal);

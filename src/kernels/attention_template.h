@@ -4,6 +4,8 @@
  * Tiles of scores are transposed, [key][query]: queries in lanes need no sums across lanes. */
 
 enum { PRODUCT_COLUMNS = 2 * VEC_WIDTH, LANES = 16, LANE_VECS = LANES / VEC_WIDTH };
+_Static_assert(ATTENTION_ROWS % PRODUCT_ROWS == 0 && ATTENTION_COLUMNS % PRODUCT_COLUMNS == 0, "whole register blocks");
+_Static_assert(LANES % VEC_WIDTH == 0 && ATTENTION_TILE % LANES == 0, "whole vectors of queries");
 
 static inline void product_block(size_t depth, const float *a, size_t row_step, size_t depth_step, const float *b,
                                  size_t ldb, float *c, size_t ldc, bool accumulate) {
@@ -33,6 +35,7 @@ static inline void product_block(size_t depth, const float *a, size_t row_step, 
 
 static void attention_product(size_t rows, size_t cols, size_t depth, const float *a, size_t row_step,
                               size_t depth_step, const float *b, size_t ldb, float *c, size_t ldc, bool accumulate) {
+    DQT_ASSERT(rows % ATTENTION_ROWS == 0 && cols % ATTENTION_COLUMNS == 0);
     for (size_t j = 0; j < cols; j += PRODUCT_COLUMNS)
         for (size_t i = 0; i < rows; i += PRODUCT_ROWS)
             product_block(depth, a + i * row_step, row_step, depth_step, b + j, ldb, c + i * ldc + j, ldc, accumulate);
@@ -63,7 +66,8 @@ static inline void transpose_block(const float *x, size_t ldx, float factor, flo
 
 static void attention_transpose(const float *x, size_t ldx, size_t rows, size_t cols, float factor, float *out,
                                 size_t ldo) {
-    size_t padded = (rows + ATTENTION_COLUMNS - 1) / ATTENTION_COLUMNS * ATTENTION_COLUMNS;
+    size_t padded = round_up(rows, ATTENTION_COLUMNS);
+    DQT_ASSERT(rows <= ATTENTION_TILE && ldo >= padded);
     size_t whole_rows = rows / 4 * 4, whole_cols = cols / 4 * 4;
     for (size_t r = 0; r < whole_rows; r += 4) {
         for (size_t c = 0; c < whole_cols; c += 4)
@@ -90,6 +94,7 @@ static inline ivec causal_mask(size_t first, size_t key) {
 
 static void attention_softmax(float *s, size_t keys, size_t queries, bool diagonal, float *maximum_out, float *sum_out,
                               float *correction) {
+    DQT_ASSERT(keys > 0 && keys <= ATTENTION_TILE && queries > 0 && queries <= ATTENTION_TILE);
     for (size_t q = 0; q < queries; q += LANES) {
         size_t end = diagonal && q + LANES < keys ? q + LANES : keys;
         vec old[LANE_VECS], best[LANE_VECS], sum[LANE_VECS];
@@ -124,6 +129,7 @@ static void attention_softmax(float *s, size_t keys, size_t queries, bool diagon
 
 static void attention_softmax_gradient(float *s, float *dp, size_t keys, size_t queries, bool diagonal,
                                        const float *log_sum, const float *delta) {
+    DQT_ASSERT(keys > 0 && keys <= ATTENTION_TILE && queries > 0 && queries <= ATTENTION_TILE);
     for (size_t q = 0; q < queries; q += LANES) {
         size_t end = diagonal && q + LANES < keys ? q + LANES : keys;
         for (size_t at = q; at < q + LANES; at += VEC_WIDTH) {

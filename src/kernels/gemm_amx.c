@@ -98,12 +98,15 @@ static inline void epilogue_rows(const struct epilogue *epilogue, const struct d
             _tile_stream_loadd(tile, from, 64);                                                                        \
     } while (0)
 
-/* All of `block` and `column`: `integer` and `column` are constants where this is inlined. While the tile unit works on
+/* All of gebp and gepb: `integer` and `gepb` are constants where this is inlined. While the tile unit works on
  * 32 x 32 sums, the vector units finish those before them, a few rows a step. */
-static inline void multiply(const struct gemm_block *b, bool integer, bool column) {
+static inline void multiply(const struct gemm_block *b, bool integer, bool gepb) {
+    DQT_ASSERT(b->k > 0 && b->k % (integer ? 64 : 32) == 0 && b->m > 0 && b->n > 0);
+    DQT_ASSERT(gepb ? b->n <= 2 * PANEL && !b->row_scale : b->m <= ROWS);
+    DQT_ASSERT((uintptr_t)b->a % 64 == 0 && (uintptr_t)b->b % 64 == 0 && (uintptr_t)b->partial % 64 == 0);
     const size_t steps = b->k / (integer ? 64 : 32), rows_per_step = (ROWS + steps - 1) / steps;
-    const size_t count = ((column ? b->m : b->n) + 31) / 32; /* of 32 x 32 sums */
-    const size_t a_stride = column ? b->block_stride : 0, b_stride = column ? 0 : 2 * b->panel_stride;
+    const size_t count = ((gepb ? b->m : b->n) + 31) / 32; /* of 32 x 32 sums */
+    const size_t a_stride = gepb ? b->block_stride : 0, b_stride = gepb ? 0 : 2 * b->panel_stride;
     const size_t panel_stride = b->panel_stride;
     const bool first = b->first, last = b->last, accumulate = b->accumulate;
     const bool plain = !integer && !b->row_scale && !b->col_scale && !accumulate; /* tiles go straight to y */
@@ -114,18 +117,18 @@ static inline void multiply(const struct gemm_block *b, bool integer, bool colum
     for (size_t t = 0; t < count; t++) {
         const unsigned char *a = (const unsigned char *)b->a + t * a_stride;
         const unsigned char *b0 = (const unsigned char *)b->b + t * b_stride, *b1 = b0 + panel_stride;
-        const size_t place = first && last ? t % 2 : t; /* not kept: two take turns and stay in L1 */
-        unsigned char *sums = (unsigned char *)b->partial + place * 4 * TILE;
+        const size_t cell = first && last ? t % 2 : t; /* sums that are not kept: two cells, in turn, stay in L1 */
+        unsigned char *sums = (unsigned char *)b->partial + cell * 4 * TILE;
         if (first) {
             zero_sums();
         } else {
             load_sums(sums);
         }
         for (size_t s = 0, row = 0; s < steps; s++, a += 2 * TILE, b0 += TILE, b1 += TILE) {
-            LOAD(column, 6, b0);
-            LOAD(!column, 4, a);
-            LOAD(column, 7, b1);
-            LOAD(!column, 5, a + TILE);
+            LOAD(gepb, 6, b0);
+            LOAD(!gepb, 4, a);
+            LOAD(gepb, 7, b1);
+            LOAD(!gepb, 5, a + TILE);
             if (integer) {
                 _tile_dpbsud(0, 4, 6);
                 _tile_dpbsud(1, 4, 7);
@@ -149,7 +152,7 @@ static inline void multiply(const struct gemm_block *b, bool integer, bool colum
                 row = end;
             }
         }
-        const size_t i = column ? t * ROWS : 0, n = column ? 0 : t * 32;
+        const size_t i = gepb ? t * ROWS : 0, n = gepb ? 0 : t * 32;
         d.sums = NULL;
         if (last && plain && b->m - i >= ROWS && b->n - n >= 32) {
             store_tiles(f.y + i * f.ld_y + n, f.ld_y * 4, 64, f.ld_y * 64);
@@ -169,15 +172,15 @@ static inline void multiply(const struct gemm_block *b, bool integer, bool colum
     if (d.sums) epilogue_rows(&f, &d, 0, d.m, integer, EPILOGUE_PARTIAL);
 }
 
-static void block_int8(const struct gemm_block *b) {
+static void gebp_int8(const struct gemm_block *b) {
     multiply(b, true, false);
 }
 
-static void block_bf16(const struct gemm_block *b) {
+static void gebp_bf16(const struct gemm_block *b) {
     multiply(b, false, false);
 }
 
-static void column_bf16(const struct gemm_block *b) {
+static void gepb_bf16(const struct gemm_block *b) {
     multiply(b, false, true);
 }
 
@@ -293,7 +296,7 @@ const struct gemm_engine gemm_int8_amx = {.rows = ROWS,
                                           .int8_bias = -128,
                                           .begin = begin,
                                           .end = end,
-                                          .gebp = block_int8,
+                                          .gebp = gebp_int8,
                                           .pack_a_codes = pack_a_codes,
                                           .pack_b_packed = gemm_pack_b_packed_avx512};
 const struct gemm_engine gemm_bf16_amx = {.rows = ROWS,
@@ -304,8 +307,8 @@ const struct gemm_engine gemm_bf16_amx = {.rows = ROWS,
                                           .kc_bytes = KC_BYTES,
                                           .begin = begin,
                                           .end = end,
-                                          .gebp = block_bf16,
-                                          .gepb = column_bf16,
+                                          .gebp = gebp_bf16,
+                                          .gepb = gepb_bf16,
                                           .pack_a = pack_a,
                                           .pack_a_transposed = pack_a_transposed,
                                           .pack_b = pack_b,

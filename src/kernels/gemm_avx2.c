@@ -149,6 +149,7 @@ float dot_float_avx2(const float *w, const float *x, size_t n) {
 }
 
 int32_t dot_codes_avx2(const int8_t *a, const int8_t *b, size_t n) {
+    DQT_ASSERT(n % 64 == 0);
     __m256i s0 = _mm256_setzero_si256(), s1 = s0;
     for (size_t i = 0; i < n; i += 32) {
         const __m256i a8 = load_int(a + i), b8 = load_int(b + i);

@@ -39,6 +39,7 @@ static inline __m256i dot(__m256i sum, __m256i a, __m256i b) {
 
 /* a is made unsigned; 128 times the sum of b is taken away again. Wrap-around is exact. */
 int32_t dot_codes_avx_vnni(const int8_t *a, const int8_t *b, size_t n) {
+    DQT_ASSERT(n % 64 == 0);
     const __m256i flip = _mm256_set1_epi8((char)0x80);
     __m256i s0 = _mm256_setzero_si256(), s1 = s0;
     for (size_t i = 0; i < n; i += 32) {

@@ -19,6 +19,10 @@
 
 static void BLOCK(const struct gemm_block *b) {
     enum { COLUMNS = VECTORS * LANES };
+    _Static_assert(COLUMNS % (int)PANEL == 0 && COLUMNS <= 2 * (int)PANEL, "one or two panels at a time");
+    DQT_ASSERT(b->m > 0 && b->m <= ROWS && b->n > 0);
+    DQT_ASSERT(b->k % GROUP == 0);
+    DQT_ASSERT((uintptr_t)b->b % 64 == 0 && b->panel_stride % 64 == 0 && (uintptr_t)b->partial % 64 == 0);
     const size_t steps = b->k / GROUP, m = b->m, columns = b->n, stride = b->panel_stride;
     const bool first = b->first, last = b->last;
     const struct epilogue f = epilogue_begin(b);

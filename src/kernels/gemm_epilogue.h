@@ -3,6 +3,7 @@
 #ifndef DQT_KERNELS_GEMM_EPILOGUE_H
 #define DQT_KERNELS_GEMM_EPILOGUE_H
 
+#include "core/assert.h"
 #include "kernels/gemm_kernels.h"
 
 /* The block's fields in registers: vector stores may alias anything, so they would be read again for each row. */

@@ -10,6 +10,7 @@ typedef int gemv_vnni_unit; /* not empty elsewhere */
 
 #include "kernels/target.h"
 TARGET_BEGIN(TARGET_AVX512_VNNI)
+#include "core/assert.h"
 #include "format/format.h"
 #include "kernels/kernels_avx512_vnni.h"
 
@@ -95,6 +96,7 @@ static void dot_packed(int format, const uint8_t *const rows[DOT_ROWS], size_t u
 
 /* a is made unsigned; 128 times the sum of b is taken away again. Wrap-around is exact. */
 int32_t dot_codes_avx512_vnni(const int8_t *a, const int8_t *b, size_t n) {
+    DQT_ASSERT(n % 64 == 0);
     const __m512i flip = _mm512_set1_epi8((char)0x80);
     __m512i s0 = _mm512_setzero_si512(), s1 = s0;
     for (size_t i = 0; i < n; i += 64) {

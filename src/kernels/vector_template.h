@@ -6,6 +6,9 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/assert.h"
+#include "core/size.h"
+
 /* Unrolls the loops over register arrays, so that they become registers. */
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
@@ -27,12 +30,12 @@ static inline void vec_store(float *x, vec v) {
     memcpy(x, &v, sizeof v);
 }
 /* The first n < VEC_WIDTH lanes; the others are `rest`. */
-static inline vec vec_load_part(const float *x, size_t n, float rest) {
+static inline vec vec_load_tail(const float *x, size_t n, float rest) {
     vec v = vec_set(rest);
     memcpy(&v, x, n * sizeof *x);
     return v;
 }
-static inline void vec_store_part(float *x, size_t n, vec v) {
+static inline void vec_store_tail(float *x, size_t n, vec v) {
     memcpy(x, &v, n * sizeof *x);
 }
 static inline vec vec_select(ivec mask, vec yes, vec no) {
@@ -90,7 +93,7 @@ static float sum_squares(const float *x, size_t n) {
     }
     for (size_t j = 0; i < n; j++, i += VEC_WIDTH) {
         size_t m = n - i;
-        vec a = m < VEC_WIDTH ? vec_load_part(x + i, m, 0) : vec_load(x + i);
+        vec a = m < VEC_WIDTH ? vec_load_tail(x + i, m, 0) : vec_load(x + i);
         sums[j] += a * a;
     }
     return sums_total(sums);
@@ -107,7 +110,7 @@ static float dot(const float *x, const float *y, size_t n) {
     for (size_t j = 0; i < n; j++, i += VEC_WIDTH) {
         size_t m = n - i;
         if (m < VEC_WIDTH)
-            sums[j] += vec_load_part(x + i, m, 0) * vec_load_part(y + i, m, 0);
+            sums[j] += vec_load_tail(x + i, m, 0) * vec_load_tail(y + i, m, 0);
         else
             sums[j] += vec_load(x + i) * vec_load(y + i);
     }
@@ -127,7 +130,7 @@ static float dot3(const float *x, const float *y, const float *z, size_t n) {
     for (size_t j = 0; i < n; j++, i += VEC_WIDTH) {
         size_t m = n - i;
         if (m < VEC_WIDTH)
-            sums[j] += vec_load_part(x + i, m, 0) * vec_load_part(y + i, m, 0) * vec_load_part(z + i, m, 0);
+            sums[j] += vec_load_tail(x + i, m, 0) * vec_load_tail(y + i, m, 0) * vec_load_tail(z + i, m, 0);
         else
             sums[j] += vec_load(x + i) * vec_load(y + i) * vec_load(z + i);
     }
@@ -146,7 +149,7 @@ static float maximum(const float *x, size_t n) {
     }
     for (; i < n; i += VEC_WIDTH) {
         size_t m = n - i;
-        best[0] = vec_max(m < VEC_WIDTH ? vec_load_part(x + i, m, -INFINITY) : vec_load(x + i), best[0]);
+        best[0] = vec_max(m < VEC_WIDTH ? vec_load_tail(x + i, m, -INFINITY) : vec_load(x + i), best[0]);
     }
     for (size_t j = 1; j < SUM_VECS; j++)
         best[0] = vec_max(best[j], best[0]);
@@ -177,7 +180,7 @@ static float exp_sum(const float *x, size_t n, float shift, float *out) {
             e[l] = -INFINITY;
         e = vec_exp(e);
         sums[j] += e;
-        if (out) vec_store_part(out + i, m, e);
+        if (out) vec_store_tail(out + i, m, e);
     }
     return sums_total(sums);
 }
@@ -186,28 +189,28 @@ static void norm_row(const float *x, const float *gain, float r, size_t n, float
     size_t i = 0;
     for (; i + VEC_WIDTH <= n; i += VEC_WIDTH)
         vec_store(y + i, vec_load(x + i) * r * vec_load(gain + i));
-    if (i < n) vec_store_part(y + i, n - i, vec_load_part(x + i, n - i, 0) * r * vec_load_part(gain + i, n - i, 0));
+    if (i < n) vec_store_tail(y + i, n - i, vec_load_tail(x + i, n - i, 0) * r * vec_load_tail(gain + i, n - i, 0));
 }
 
 static void norm_gradient_row(const float *dy, const float *x, const float *gain, float r, float c, size_t n,
                               bool accumulate, float *dx, float *dgain) {
     for (size_t i = 0; i < n; i += VEC_WIDTH) {
         size_t m = n - i;
-        bool part = m < VEC_WIDTH;
-        vec d = part ? vec_load_part(dy + i, m, 0) : vec_load(dy + i);
-        vec a = part ? vec_load_part(x + i, m, 0) : vec_load(x + i);
-        vec g = part ? vec_load_part(gain + i, m, 0) : vec_load(gain + i);
+        bool tail = m < VEC_WIDTH;
+        vec d = tail ? vec_load_tail(dy + i, m, 0) : vec_load(dy + i);
+        vec a = tail ? vec_load_tail(x + i, m, 0) : vec_load(x + i);
+        vec g = tail ? vec_load_tail(gain + i, m, 0) : vec_load(gain + i);
         vec result = (d * g - a * c) * r;
-        if (accumulate) result += part ? vec_load_part(dx + i, m, 0) : vec_load(dx + i);
+        if (accumulate) result += tail ? vec_load_tail(dx + i, m, 0) : vec_load(dx + i);
         if (dgain) {
-            vec sum = (part ? vec_load_part(dgain + i, m, 0) : vec_load(dgain + i)) + d * (a * r);
-            if (part)
-                vec_store_part(dgain + i, m, sum);
+            vec sum = (tail ? vec_load_tail(dgain + i, m, 0) : vec_load(dgain + i)) + d * (a * r);
+            if (tail)
+                vec_store_tail(dgain + i, m, sum);
             else
                 vec_store(dgain + i, sum);
         }
-        if (part)
-            vec_store_part(dx + i, m, result);
+        if (tail)
+            vec_store_tail(dx + i, m, result);
         else
             vec_store(dx + i, result);
     }
@@ -265,8 +268,8 @@ static void swiglu(const float *gate, const float *up, size_t n, float *h) {
         vec_store(h + i, g * sigmoid(g) * vec_load(up + i));
     }
     if (i < n) {
-        vec g = vec_load_part(gate + i, n - i, 0);
-        vec_store_part(h + i, n - i, g * sigmoid(g) * vec_load_part(up + i, n - i, 0));
+        vec g = vec_load_tail(gate + i, n - i, 0);
+        vec_store_tail(h + i, n - i, g * sigmoid(g) * vec_load_tail(up + i, n - i, 0));
     }
 }
 
@@ -274,15 +277,15 @@ static void swiglu(const float *gate, const float *up, size_t n, float *h) {
 static void swiglu_gradient(const float *gate, const float *up, const float *dh, size_t n, float *dgate, float *dup) {
     for (size_t i = 0; i < n; i += VEC_WIDTH) {
         size_t m = n - i;
-        bool part = m < VEC_WIDTH;
-        vec g = part ? vec_load_part(gate + i, m, 0) : vec_load(gate + i);
-        vec u = part ? vec_load_part(up + i, m, 0) : vec_load(up + i);
-        vec d = part ? vec_load_part(dh + i, m, 0) : vec_load(dh + i);
+        bool tail = m < VEC_WIDTH;
+        vec g = tail ? vec_load_tail(gate + i, m, 0) : vec_load(gate + i);
+        vec u = tail ? vec_load_tail(up + i, m, 0) : vec_load(up + i);
+        vec d = tail ? vec_load_tail(dh + i, m, 0) : vec_load(dh + i);
         vec s = sigmoid(g);
         vec dg = d * u * (s * (1.0f + g * (1.0f - s))), du = d * (g * s);
-        if (part) {
-            vec_store_part(dgate + i, m, dg);
-            vec_store_part(dup + i, m, du);
+        if (tail) {
+            vec_store_tail(dgate + i, m, dg);
+            vec_store_tail(dup + i, m, du);
         } else {
             vec_store(dgate + i, dg);
             vec_store(dup + i, du);
@@ -298,9 +301,9 @@ static inline vec relu(vec u) {
 static void squared_relu(const float *up, size_t n, float *h) {
     for (size_t i = 0; i < n; i += VEC_WIDTH) {
         size_t m = n - i;
-        vec u = relu(m < VEC_WIDTH ? vec_load_part(up + i, m, 0) : vec_load(up + i));
+        vec u = relu(m < VEC_WIDTH ? vec_load_tail(up + i, m, 0) : vec_load(up + i));
         if (m < VEC_WIDTH)
-            vec_store_part(h + i, m, u * u);
+            vec_store_tail(h + i, m, u * u);
         else
             vec_store(h + i, u * u);
     }
@@ -309,11 +312,11 @@ static void squared_relu(const float *up, size_t n, float *h) {
 static void squared_relu_gradient(const float *up, const float *dh, size_t n, float *dup) {
     for (size_t i = 0; i < n; i += VEC_WIDTH) {
         size_t m = n - i;
-        bool part = m < VEC_WIDTH;
-        vec u = relu(part ? vec_load_part(up + i, m, 0) : vec_load(up + i));
-        vec d = part ? vec_load_part(dh + i, m, 0) : vec_load(dh + i);
-        if (part)
-            vec_store_part(dup + i, m, 2.0f * u * d);
+        bool tail = m < VEC_WIDTH;
+        vec u = relu(tail ? vec_load_tail(up + i, m, 0) : vec_load(up + i));
+        vec d = tail ? vec_load_tail(dh + i, m, 0) : vec_load(dh + i);
+        if (tail)
+            vec_store_tail(dup + i, m, 2.0f * u * d);
         else
             vec_store(dup + i, 2.0f * u * d);
     }
@@ -323,5 +326,5 @@ static void softmax_scale(float *x, size_t n, float log_sum, float factor) {
     size_t i = 0;
     for (; i + VEC_WIDTH <= n; i += VEC_WIDTH)
         vec_store(x + i, vec_exp(vec_load(x + i) - log_sum) * factor);
-    if (i < n) vec_store_part(x + i, n - i, vec_exp(vec_load_part(x + i, n - i, 0) - log_sum) * factor);
+    if (i < n) vec_store_tail(x + i, n - i, vec_exp(vec_load_tail(x + i, n - i, 0) - log_sum) * factor);
 }

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/assert.h"
 #include "core/parallel.h"
 #include "kernels/kernels.h"
 #include "ops/mlp.h"
@@ -23,34 +24,34 @@ void activations_scratch(size_t cols, struct scratch_need *need) {
     scratch_max(need, 0, bytes, 0);
 }
 
-/* place: where floats go, the buffer's row or scratch. */
-static void make_row(const struct job *job, size_t t, float *place) {
+/* out_row: where floats go, [cols]: the row of the buffer, or scratch if codes are made. */
+static void make_row(const struct job *job, size_t t, float *out_row) {
     const struct activation_source *s = job->source;
     const struct activation_buffer *out = job->out;
     const struct vector_kernels *vector = &job->kernels->vector;
     const size_t n = out->cols;
-    const float *row = s->x ? s->x + t * n : place;
+    const float *row = s->x ? s->x + t * n : out_row;
     if (s->kept) memcpy(s->kept + t * n, row, n * sizeof *row);
-    if (!s->x) hidden_row(vector, s->gate ? s->gate + t * n : NULL, s->up + t * n, n, place);
+    if (!s->x) hidden_row(vector, s->gate ? s->gate + t * n : NULL, s->up + t * n, n, out_row);
     if (s->gain) {
         const float r = 1.0f / sqrtf(vector->sum_squares(row, n) / (float)n + s->eps);
-        vector->norm_row(row, s->gain, r, n, place);
-        row = place;
+        vector->norm_row(row, s->gain, r, n, out_row);
+        row = out_row;
         if (s->inverse_rms) s->inverse_rms[t] = r;
     }
     if (out->codes) {
         int8_t *codes = out->codes + t * out->ld;
         out->step[t] = job->kernels->gemm.quantize(row, n, codes);
         memset(codes + n, 0, out->ld - n);
-    } else if (row != place) {
-        memcpy(place, row, n * sizeof *row);
+    } else if (row != out_row) {
+        memcpy(out_row, row, n * sizeof *row);
     }
 }
 
 static void make_task(void *arg, size_t task, int lane) {
     const struct job *job = arg;
     const size_t first = task * TOKENS_PER_TASK;
-    const size_t last = job->tokens - first < TOKENS_PER_TASK ? job->tokens : first + TOKENS_PER_TASK;
+    const size_t last = size_min(first + TOKENS_PER_TASK, job->tokens);
     float *scratch = job->ws ? workspace_lane(job->ws, lane) : NULL;
     for (size_t t = first; t < last; t++)
         make_row(job, t, job->out->codes ? scratch : job->out->floats + t * job->out->ld);
@@ -58,6 +59,11 @@ static void make_task(void *arg, size_t task, int lane) {
 
 void activations_make(const dqt_context *ctx, const struct workspace *ws, const struct activation_source *source,
                       size_t tokens, const struct activation_buffer *out) {
+    DQT_ASSERT(source->x || source->up);
+    DQT_ASSERT(!source->inverse_rms || source->gain);
+    DQT_ASSERT(out->cols > 0 && out->ld >= out->cols);
+    DQT_ASSERT(out->codes ? out->step && out->ld % GEMM_K_ALIGN == 0 : out->floats != NULL);
+    DQT_ASSERT(ws || !out->codes || (source->x && !source->gain));
     struct job job = {ctx->kernels, ws, source, out, tokens};
     parallel_run(ctx, ceil_div(tokens, TOKENS_PER_TASK), make_task, &job);
 }

@@ -16,9 +16,12 @@
  *             s, ds [TILE][TILE], 2 rows [TILE]
  *   cached    scores [TILE], maximum and sum [group] */
 enum { TILE = ATTENTION_TILE, ROWS = ATTENTION_ROWS, COLUMNS = ATTENTION_COLUMNS };
+_Static_assert(TILE % COLUMNS == 0 && COLUMNS % ROWS == 0, "tiles are whole groups of columns, these of rows");
 
 static struct attention_job job_make(const dqt_context *ctx, const struct workspace *ws,
                                      const struct attention_shape *s, const float *q, const float *k, const float *v) {
+    DQT_ASSERT(s->kv_heads > 0 && s->heads % s->kv_heads == 0);
+    DQT_ASSERT(s->head_size > 0 && s->head_size % 2 == 0);
     struct attention_job job = {.kernels = &ctx->kernels->vector,
                                 .bf16 = &ctx->kernels->attention_bf16,
                                 .ws = ws,

@@ -7,7 +7,7 @@
  *   dvalues += p . douts       p as rows; douts as pairs of queries
  *   dkeys   += ds . queries    the same
  *   dq'  = keys' . ds          as out'
- * Lane scratch: struct scratch, laid out by place(). */
+ * Lane scratch: struct scratch, laid out by scratch_layout(). */
 #include <math.h>
 #include <string.h>
 
@@ -18,7 +18,7 @@ enum { TILE = ATTENTION_TILE, COLUMNS = ATTENTION_COLUMNS };
 
 struct scratch {
     uint16_t *keys, *values;            /* [P][D]; values only backward */
-    uint16_t *turned;                   /* [D][P]: values forward, keys backward */
+    uint16_t *transposed;               /* [D][P]: values forward, keys backward */
     float *dkeys, *dvalues;             /* [P][D], backward */
     uint32_t *pairs, *dout_pairs;       /* [TILE / 2][D] of queries and douts */
     uint32_t *query_words, *dout_words; /* [D / 2][TILE] */
@@ -30,13 +30,13 @@ struct scratch {
     float *maximum, *sum, *correction;  /* [TILE]; log-sum and delta in the first two for backward */
 };
 
-static struct scratch place(size_t length, size_t depth, struct arena *a) {
+static struct scratch scratch_layout(size_t length, size_t depth, struct arena *a) {
     size_t sequence = SIZE_MAX, tile = TILE * depth;
     if (length <= SIZE_MAX - TILE) (void)size_mul(round_up(length, TILE), depth, &sequence);
     struct scratch m;
     m.keys = arena_take(a, sequence, sizeof *m.keys);
     m.values = arena_take(a, sequence, sizeof *m.values);
-    m.turned = arena_take(a, sequence, sizeof *m.turned);
+    m.transposed = arena_take(a, sequence, sizeof *m.transposed);
     m.dkeys = arena_take(a, sequence, sizeof *m.dkeys);
     m.dvalues = arena_take(a, sequence, sizeof *m.dvalues);
     m.pairs = arena_take(a, tile / 2, sizeof *m.pairs);
@@ -59,13 +59,13 @@ static struct scratch place(size_t length, size_t depth, struct arena *a) {
 
 void attention_bf16_scratch(const struct attention_shape *s, struct scratch_need *need) {
     struct arena a = {0};
-    place(s->length, round_up(s->head_size, COLUMNS), &a);
+    scratch_layout(s->length, round_up(s->head_size, COLUMNS), &a);
     scratch_max(need, 0, a.used, 0);
 }
 
-/* out[column][token]: pairs of tokens are words, and words change places. */
-static void turn(const struct attention_job *job, const float *x, size_t ld, size_t length, size_t padded,
-                 uint32_t *pairs, uint16_t *out) {
+/* out[column][token], rounded to bf16: two tokens of a column make a word, and words are transposed. */
+static void transpose_tokens(const struct attention_job *job, const float *x, size_t ld, size_t length, size_t padded,
+                             uint32_t *pairs, uint16_t *out) {
     const struct attention_bf16_kernels *k = job->bf16;
     uint32_t *words = (uint32_t *)(void *)out;
     for (size_t t = 0; t < length; t += TILE) {
@@ -93,13 +93,13 @@ static void score_tile(const struct attention_job *job, const uint16_t *keys, co
     }
 }
 
-/* result_t[column][query] (+)= sum over keys turned[column][key] * p[key][query]. */
+/* result_t[column][query] (+)= sum over keys transposed[column][key] * p[key][query]. */
 static void mix_tile(const struct attention_job *job, const struct scratch *m, size_t k0, size_t padded,
                      size_t key_count, size_t query_count, bool diagonal) {
     size_t step = diagonal ? COLUMNS : query_count;
     for (size_t i = 0; i < query_count; i += step)
-        job->bf16->product(job->depth, step, diagonal ? size_min(i + COLUMNS, key_count) : key_count, m->turned + k0,
-                           padded, m->p_pairs + i, TILE, m->result_t + i, TILE, k0 > 0);
+        job->bf16->product(job->depth, step, diagonal ? size_min(i + COLUMNS, key_count) : key_count,
+                           m->transposed + k0, padded, m->p_pairs + i, TILE, m->result_t + i, TILE, k0 > 0);
 }
 
 /* out[key][column] += sum over queries p[key][query] * x[query][column]. */
@@ -128,9 +128,9 @@ void attention_bf16_forward_head(void *arg, size_t task, int lane) {
     size_t token0 = task / job->s.heads * length, head = task % job->s.heads;
     size_t kv_offset = token0 * job->k_ld + head / (job->s.heads / job->s.kv_heads) * size;
     struct arena a = lane_arena(job->ws, lane);
-    const struct scratch m = place(length, depth, &a);
+    const struct scratch m = scratch_layout(length, depth, &a);
     k->pack_rows(job->k + kv_offset, job->k_ld, length, size, padded, depth, m.keys);
-    turn(job, job->v + kv_offset, job->k_ld, length, padded, m.pairs, m.turned);
+    transpose_tokens(job, job->v + kv_offset, job->k_ld, length, padded, m.pairs, m.transposed);
     k->begin();
     for (size_t q0 = 0; q0 < length; q0 += TILE) {
         size_t queries = size_min(TILE, length - q0), offset = (token0 + q0) * job->q_ld + head * size;
@@ -197,10 +197,10 @@ void attention_bf16_backward_kv_head(void *arg, size_t task, int lane) {
     size_t token0 = task / job->s.kv_heads * length, kv_head = task % job->s.kv_heads;
     size_t offset = token0 * job->k_ld + kv_head * size, group = job->s.heads / job->s.kv_heads;
     struct arena a = lane_arena(job->ws, lane);
-    const struct scratch m = place(length, depth, &a);
+    const struct scratch m = scratch_layout(length, depth, &a);
     k->pack_rows(job->k + offset, job->k_ld, length, size, padded, depth, m.keys);
     k->pack_rows(job->v + offset, job->k_ld, length, size, padded, depth, m.values);
-    turn(job, job->k + offset, job->k_ld, length, padded, m.pairs, m.turned);
+    transpose_tokens(job, job->k + offset, job->k_ld, length, padded, m.pairs, m.transposed);
     memset(m.dkeys, 0, padded * depth * sizeof *m.dkeys);
     memset(m.dvalues, 0, padded * depth * sizeof *m.dvalues);
     k->begin();

@@ -2,7 +2,9 @@
 
 #include <string.h>
 
+#include "core/assert.h"
 #include "core/parallel.h"
+#include "core/size.h"
 #include "kernels/kernels.h"
 
 enum { CHUNK_TOKENS = 8 };
@@ -30,6 +32,7 @@ static bool holds(const struct job *job, int32_t target) {
 static void loss_token(const struct job *job, size_t t) {
     const float *row = job->logits + t * job->ld;
     int32_t target = job->targets[t];
+    DQT_ASSERT(target >= -1);
     if (target < 0) return;
     float old = job->maximum[t], best = job->kernels->maximum(row, job->count);
     if (!(best > old)) best = old;
@@ -41,6 +44,7 @@ static void loss_token(const struct job *job, size_t t) {
 static void gradient_token(const struct job *job, size_t t) {
     float *row = job->gradient + t * job->ld;
     int32_t target = job->targets[t];
+    DQT_ASSERT(target >= -1);
     if (target < 0) {
         memset(row, 0, job->count * sizeof *row);
         return;
@@ -56,7 +60,7 @@ static void gradient_token(const struct job *job, size_t t) {
 static void loss_chunk(void *arg, size_t task, int lane) {
     const struct job *job = arg;
     (void)lane;
-    size_t end = (task + 1) * CHUNK_TOKENS < job->tokens ? (task + 1) * CHUNK_TOKENS : job->tokens;
+    size_t end = size_min((task + 1) * CHUNK_TOKENS, job->tokens);
     for (size_t t = task * CHUNK_TOKENS; t < end; t++) {
         if (job->gradient)
             gradient_token(job, t);
@@ -66,7 +70,8 @@ static void loss_chunk(void *arg, size_t task, int lane) {
 }
 
 static void run(const dqt_context *ctx, struct job *job) {
-    parallel_run(ctx, (job->tokens + CHUNK_TOKENS - 1) / CHUNK_TOKENS, loss_chunk, job);
+    DQT_ASSERT(job->count > 0 && job->ld >= job->count);
+    parallel_run(ctx, ceil_div(job->tokens, CHUNK_TOKENS), loss_chunk, job);
 }
 
 void loss_tile(const dqt_context *ctx, const float *logits, size_t ld, size_t tokens, size_t first, size_t count,

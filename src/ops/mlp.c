@@ -16,13 +16,14 @@ struct job {
 static void backward_chunk(void *arg, size_t task, int lane) {
     const struct job *job = arg;
     (void)lane;
-    const size_t i = task * CHUNK, n = job->count - i < CHUNK ? job->count - i : CHUNK;
+    const size_t i = task * CHUNK, n = size_min(CHUNK, job->count - i);
     hidden_row_backward(job->kernels, job->gate ? job->gate + i : NULL, job->up + i, job->dh + i, n,
                         job->gate ? job->dgate + i : NULL, job->dup + i);
 }
 
 void hidden_backward(const dqt_context *ctx, const float *gate, const float *up, const float *dh, size_t count,
                      float *dgate, float *dup) {
+    DQT_ASSERT(!gate || dgate);
     struct job job = {&ctx->kernels->vector, gate, up, dh, count, dgate, dup};
     parallel_run(ctx, ceil_div(count, CHUNK), backward_chunk, &job);
 }

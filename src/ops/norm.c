@@ -74,6 +74,10 @@ static void sum_chunks(void *arg, size_t task, int lane) {
 
 void norm_backward(const dqt_context *ctx, const struct workspace *ws, const struct norm_gradient *g, size_t tokens,
                    size_t features) {
+    DQT_ASSERT(features > 0 && g->gain && g->inverse_rms);
+    DQT_ASSERT(g->x ? g->dx != NULL : g->up && g->dup && (!g->gate || g->dgate));
+    DQT_ASSERT(!g->accumulate || g->dx != g->dy);
+    DQT_ASSERT(ws || (g->x && !g->dgain));
     struct job job = {&ctx->kernels->vector, ws, g, tokens, features, g->dgain ? workspace_shared(ws) : NULL};
     parallel_run(ctx, ceil_div(tokens, CHUNK_TOKENS), backward_chunk, &job);
     if (g->dgain) parallel_run(ctx, ceil_div(features, CHUNK_FEATURES), sum_chunks, &job);

@@ -1,6 +1,8 @@
 #include <math.h>
 
+#include "core/assert.h"
 #include "core/parallel.h"
+#include "core/size.h"
 #include "kernels/kernels.h"
 #include "ops/attention.h"
 
@@ -28,7 +30,7 @@ struct job {
 static void rotate_chunk(void *arg, size_t task, int lane) {
     const struct job *job = arg;
     (void)lane;
-    size_t end = (task + 1) * CHUNK_TOKENS < job->tokens ? (task + 1) * CHUNK_TOKENS : job->tokens;
+    size_t end = size_min((task + 1) * CHUNK_TOKENS, job->tokens);
     for (size_t t = task * CHUNK_TOKENS; t < end; t++) {
         size_t at = (job->first + t % job->length) * job->half;
         job->kernels->rope_row(job->x + t * job->heads * 2 * job->half, job->heads, job->half, job->cosines + at,
@@ -38,7 +40,8 @@ static void rotate_chunk(void *arg, size_t task, int lane) {
 
 void rope_apply(const dqt_context *ctx, float *x, size_t batch, size_t length, size_t heads, size_t head_size,
                 size_t first, const float *cosines, const float *sines, bool inverse) {
+    DQT_ASSERT(head_size % 2 == 0);
     struct job job = {&ctx->kernels->vector, x,     batch * length, length, heads,
                       head_size / 2,         first, cosines,        sines,  inverse ? -1.0f : 1.0f};
-    parallel_run(ctx, (job.tokens + CHUNK_TOKENS - 1) / CHUNK_TOKENS, rotate_chunk, &job);
+    parallel_run(ctx, ceil_div(job.tokens, CHUNK_TOKENS), rotate_chunk, &job);
 }
