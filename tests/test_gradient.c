@@ -4,10 +4,10 @@
 
 static struct gradient make(int format, size_t rows, size_t cols, void **block) {
     struct gradient g = {.format = format, .rows = rows, .cols = cols};
-    struct arena count = {NULL, 0};
+    struct arena count = {0};
     gradient_place(&g, &count);
     *block = aligned_alloc(64, count.used);
-    struct arena a = {*block, 0};
+    struct arena a = {.base = *block};
     gradient_place(&g, &a);
     gradient_zero(&g);
     return g;

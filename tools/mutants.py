@@ -9,9 +9,9 @@ operator, a constant, a status, a condition, or a whole statement. Every mutant 
 the draws alone.
 
 Drawn again, because they say nothing about the tests: what does not compile, and what compiles to the same machine code
-("trivial compiler equivalence", Papadakis et al. 2015). Counted apart: files of an instruction set that this CPU lacks.
-Assertions are not mutated: a weaker one changes nothing in a program that keeps them. tools/mutants.equivalent lists
-mutants that no test can notice, each with its reason.
+("trivial compiler equivalence", Papadakis et al. 2015). Counted apart: files of an instruction set or a system
+that this machine lacks. Assertions are not mutated: a weaker one changes nothing in a program that keeps them.
+tools/mutants.equivalent lists mutants that no test can notice, each with its reason.
 
 Results go to build/mutants/results.jsonl as they come, so that a run may be interrupted; a later run goes on with it,
 and runs survivors again where tests have changed. The summary is build/mutants/report.md. Exit status 1: more than 5 of
@@ -213,6 +213,8 @@ def cpu_features():
 def lacks(name, features):
     """The instruction set that this CPU lacks for a file, or None."""
     for word in reversed(re.split(r"[_.]", os.path.basename(name))):
+        if word == "windows" and os.name != "nt":
+            return word
         if word in FEATURES:
             return word if FEATURES[word] not in features else None
     return None
@@ -528,8 +530,8 @@ def report(runner, counted, apart, redrawn):
     out = ["# Mutants of src/, seed %d" % runner.seed, "",
            "%d mutants: %d killed, %d survived, %d equivalent by tools/mutants.equivalent. Of those that are not "
            "equivalent %.1f %% die." % (len(counted), len(dead), len(alive), len(equal), 100 * len(dead) / max(real, 1)),
-           "", "Drawn again: %d that do not compile, %d with the same machine code. Apart, for this CPU lacks their "
-           "instruction set: %d." % (redrawn["broken"], redrawn["same"], len(apart)), ""]
+           "", "Drawn again: %d that do not compile, %d with the same machine code. Apart, for this machine lacks their "
+           "instruction set or system: %d." % (redrawn["broken"], redrawn["same"], len(apart)), ""]
     out += ["## Survivors", ""] + (["None.", ""] if not alive else [])
     for r in alive:
         out += ["%d. `%s:%d` (%s)" % (r["number"], r["file"], r["line"], r["operator"]), "", "   ```diff",
