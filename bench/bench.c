@@ -151,7 +151,7 @@ static void product(struct bench *b, const char *name, int isa, int threads, enu
                             .tokens = tokens,
                             .rows = rows,
                             .cols = cols,
-                            .ld = round_up(cols, UNIT)};
+                            .ld = round_up(cols, PACK_BLOCK)};
     const dqt_tensor_options o = {.struct_size = sizeof o, .storage = format, .sigma = 4.0f};
     struct scratch_need need = {0};
     gemm_scratch(ctx, tokens, rows, cols, &need);

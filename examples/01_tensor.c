@@ -75,6 +75,8 @@ int main(void) {
     show(weights, DQT_FORMAT_F32, "f32");
     show(weights, DQT_FORMAT_BF16, "bf16");
     show(weights, DQT_FORMAT_INT8, "int8");
+    show(weights, DQT_FORMAT_INT6, "int6");
+    show(weights, DQT_FORMAT_INT5, "int5");
     show(weights, DQT_FORMAT_INT4, "int4");
     show(weights, DQT_FORMAT_INT3, "int3");
     show(weights, DQT_FORMAT_INT2, "int2");

@@ -115,7 +115,8 @@ static int run_one(dqt_context *ctx, const struct text *text, const struct run_o
     if (log && !exists) fprintf(log, "step,train_bits_per_byte,valid_bits_per_byte\n");
     if (log) status = finish_run(&r, name, checkpoint, log, &result);
     if (status == DQT_OK) status = run_state_bytes(&r, &result.state);
-    const int integer = o->format >= DQT_FORMAT_INT8 && o->format < DQT_FORMAT_TERNARY && o->compute == 0;
+    const int wider = o->format != DQT_FORMAT_F32 && o->format != DQT_FORMAT_BF16 && o->format != DQT_FORMAT_TERNARY;
+    const int integer = wider && o->compute == DQT_FORMAT_SAME;
     if (status == DQT_OK && integer) status = evaluate_converted(&r, &result.converted);
     if (status != DQT_OK || !log) {
         fprintf(stderr, "%s: %s: %s\n", name, dqt_status_string(status), log ? dqt_last_error(ctx) : "no log");

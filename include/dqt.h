@@ -187,7 +187,9 @@ enum {
     DQT_FORMAT_INT4 = 4,
     DQT_FORMAT_INT3 = 5,
     DQT_FORMAT_INT2 = 6,
-    DQT_FORMAT_TERNARY = 7
+    DQT_FORMAT_TERNARY = 7,
+    DQT_FORMAT_INT5 = 8,
+    DQT_FORMAT_INT6 = 9
 };
 
 enum {
@@ -778,7 +780,7 @@ DQT_API dqt_status dqt_llama_read(dqt_context *ctx, dqt_read_fn read, void *user
 DQT_API void dqt_host_bytes_free(dqt_context *ctx, void *host, size_t host_size);
 
 /* Weight types of GGUF files. AUTO takes what holds the compute format's codes exactly: ternary TQ2_0, 2 to 4 bits
- * Q4_0, 8 bits Q8_0, bf16 F16, f32 F32; for the embedding and an untied head Q8_0, F16 or F32. */
+ * Q4_0, 5 bits Q5_0, 6 and 8 bits Q8_0, bf16 F16, f32 F32; for the embedding and an untied head Q8_0, F16 or F32. */
 enum {
     DQT_GGUF_AUTO = 0,
     DQT_GGUF_F32 = 1,
@@ -786,7 +788,8 @@ enum {
     DQT_GGUF_Q8_0 = 3,  /* 8.5 bits per weight */
     DQT_GGUF_Q4_0 = 4,  /* 4.5 bits; up to 4-bit codes */
     DQT_GGUF_TQ1_0 = 5, /* 1.69 bits; ternary */
-    DQT_GGUF_TQ2_0 = 6  /* 2.06 bits; ternary */
+    DQT_GGUF_TQ2_0 = 6, /* 2.06 bits; ternary */
+    DQT_GGUF_Q5_0 = 7   /* 5.5 bits; up to 5-bit codes */
 };
 
 typedef struct dqt_gguf_options {

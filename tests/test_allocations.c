@@ -1,6 +1,7 @@
 /* Training, generation and inspection allocate nothing: neither through the context's allocator nor, where this program
  * can watch it, from the C library behind the context's back. */
 #include "counting_alloc.h"
+#include "formats.h"
 #include "test.h"
 
 /* With glibc and without a sanitizer of its own, malloc and its kin are replaced here and counted while `armed`. */
@@ -253,39 +254,39 @@ static void layers(void) {
 
 static void tensors(void) {
     dqt_context *ctx = begin();
-    for (int32_t format = DQT_FORMAT_F32; format <= DQT_FORMAT_TERNARY; format++)
-        for (int32_t axis = DQT_AXIS_TENSOR; axis <= DQT_AXIS_ROW; axis++) {
-            enum { ROWS = 3, COLS = 70 };
-            dqt_tensor_options o;
-            dqt_tensor_options_init(&o, sizeof o);
-            o.storage = format;
-            o.scale_axis = axis;
-            if (format < DQT_FORMAT_TERNARY && axis == DQT_AXIS_ROW) o.compute = DQT_FORMAT_TERNARY;
-            dqt_tensor *t = NULL;
-            float w[ROWS * COLS], scales[ROWS];
-            int8_t codes[ROWS * COLS];
-            uint64_t seed = 1;
-            void *data;
-            size_t bytes;
-            dqt_tensor_info info = {.struct_size = sizeof info};
-            dqt_tensor_stats stats = {.struct_size = sizeof stats};
-            for (int i = 0; i < ROWS * COLS; i++)
-                w[i] = test_uniform(&seed);
-            OK(ctx, dqt_tensor_create(ctx, ROWS, COLS, &o, &t));
-            NOTHING(dqt_tensor_quantize(t, w, DQT_ROUND_STOCHASTIC, 1));
-            NOTHING(dqt_tensor_dequantize(t, 0, ROWS, w));
-            NOTHING(dqt_tensor_get_info(t, &info));
-            NOTHING(dqt_tensor_get_stats(t, &stats));
-            NOTHING(dqt_tensor_data(t, &data, &bytes));
-            NOTHING(dqt_tensor_touch(t));
-            if (format >= DQT_FORMAT_INT8) {
-                NOTHING(dqt_tensor_get_codes(t, 0, ROWS, codes));
-                NOTHING(dqt_tensor_set_codes(t, 0, ROWS, codes));
-                NOTHING(dqt_tensor_get_scales(t, scales));
-                NOTHING(dqt_tensor_set_scales(t, scales));
-            }
-            dqt_tensor_destroy(t);
+    EACH_FORMAT(format)
+    for (int32_t axis = DQT_AXIS_TENSOR; axis <= DQT_AXIS_ROW; axis++) {
+        enum { ROWS = 3, COLS = 70 };
+        dqt_tensor_options o;
+        dqt_tensor_options_init(&o, sizeof o);
+        o.storage = format;
+        o.scale_axis = axis;
+        if (format != DQT_FORMAT_TERNARY && axis == DQT_AXIS_ROW) o.compute = DQT_FORMAT_TERNARY;
+        dqt_tensor *t = NULL;
+        float w[ROWS * COLS], scales[ROWS];
+        int8_t codes[ROWS * COLS];
+        uint64_t seed = 1;
+        void *data;
+        size_t bytes;
+        dqt_tensor_info info = {.struct_size = sizeof info};
+        dqt_tensor_stats stats = {.struct_size = sizeof stats};
+        for (int i = 0; i < ROWS * COLS; i++)
+            w[i] = test_uniform(&seed);
+        OK(ctx, dqt_tensor_create(ctx, ROWS, COLS, &o, &t));
+        NOTHING(dqt_tensor_quantize(t, w, DQT_ROUND_STOCHASTIC, 1));
+        NOTHING(dqt_tensor_dequantize(t, 0, ROWS, w));
+        NOTHING(dqt_tensor_get_info(t, &info));
+        NOTHING(dqt_tensor_get_stats(t, &stats));
+        NOTHING(dqt_tensor_data(t, &data, &bytes));
+        NOTHING(dqt_tensor_touch(t));
+        if (number_is_code(format)) {
+            NOTHING(dqt_tensor_get_codes(t, 0, ROWS, codes));
+            NOTHING(dqt_tensor_set_codes(t, 0, ROWS, codes));
+            NOTHING(dqt_tensor_get_scales(t, scales));
+            NOTHING(dqt_tensor_set_scales(t, scales));
         }
+        dqt_tensor_destroy(t);
+    }
     counting_end(ctx, &memory);
 }
 

@@ -1,6 +1,7 @@
 /* Bad input to functions that create and describe: NULLs, values out of range, wrong shapes. Each refusal has the
  * documented status and a sentence that names what is wrong, creates nothing and changes nothing. */
 #include "api_world.h"
+#include "formats.h"
 
 /* ---- Tensors ------------------------------------------------------------------------------------------------- */
 
@@ -17,7 +18,7 @@ static void tensor_creation(void) {
                                      {SIZE_MAX / 2, 8},  {(size_t)1 << 40, (size_t)1 << 40},
                                      {1, SIZE_MAX - 62}, {SIZE_MAX, SIZE_MAX}};
     for (size_t i = 0; i < sizeof huge / sizeof *huge; i++)
-        for (int32_t format = DQT_FORMAT_F32; format <= DQT_FORMAT_TERNARY; format++) {
+        EACH_FORMAT(format) {
             CHECK(dqt_tensor_options_init(&o, sizeof o) == DQT_OK);
             o.storage = format;
             NOT_CREATED(ctx, DQT_E_SHAPE, "too large", out, dqt_tensor_create(ctx, huge[i][0], huge[i][1], &o, &out));
@@ -28,8 +29,8 @@ static void tensor_creation(void) {
         const char *word;
     } wrong[] = {
         {0, 0, DQT_E_ARGUMENT, "storage"},         {0, -1, DQT_E_ARGUMENT, "storage"},
-        {0, 8, DQT_E_ARGUMENT, "storage"},         {1, -1, DQT_E_ARGUMENT, "compute"},
-        {1, 8, DQT_E_ARGUMENT, "compute"},         {1, 3, DQT_E_UNSUPPORTED, "compute"},
+        {0, 10, DQT_E_ARGUMENT, "storage"},        {1, -1, DQT_E_ARGUMENT, "compute"},
+        {1, 10, DQT_E_ARGUMENT, "compute"},        {1, 3, DQT_E_UNSUPPORTED, "compute"},
         {1, 1, DQT_E_UNSUPPORTED, "compute"},      {2, -1, DQT_E_ARGUMENT, "scale_rule"},
         {2, 4, DQT_E_ARGUMENT, "scale_rule"},      {3, -1, DQT_E_ARGUMENT, "scale_axis"},
         {3, 2, DQT_E_ARGUMENT, "scale_axis"},      {4, -1, DQT_E_ARGUMENT, "train_scale"},
@@ -250,6 +251,8 @@ static void int32_overflow(void) {
                  {DQT_FORMAT_INT2, 0, 8388607},
                  {DQT_FORMAT_INT3, 0, 4194303},
                  {DQT_FORMAT_INT4, 0, 2097151},
+                 {DQT_FORMAT_INT5, 0, 1048575},
+                 {DQT_FORMAT_INT6, 0, 524287},
                  {DQT_FORMAT_INT8, 0, 131071},
                  {DQT_FORMAT_INT8, DQT_FORMAT_TERNARY, 16777215},
                  {DQT_FORMAT_F32, DQT_FORMAT_INT4, 2097151}};
@@ -474,7 +477,7 @@ static void llama_creation(void) {
         const char *word;
     } integers[] = {{0, 2, "mlp"},        {0, -1, "mlp"},        {1, 2, "sub_norms"},  {2, 2, "tie_embeddings"},
                     {3, 2, "activation"}, {3, -1, "activation"}, {4, 2, "activation"}, {4, -1, "activation"},
-                    {5, 2, "shape_only"}, {5, -1, "shape_only"}, {6, 8, "storage"},    {7, 0, "storage"},
+                    {5, 2, "shape_only"}, {5, -1, "shape_only"}, {6, 10, "storage"},   {7, 0, "storage"},
                     {8, -1, "storage"}};
     for (size_t i = 0; i < sizeof integers / sizeof *integers; i++) {
         dqt_llama_config c = small_config();

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "counting_alloc.h"
+#include "formats.h"
 #include "io/checkpoint.h"
 #include "memory_file.h"
 
@@ -182,7 +183,7 @@ static void resume_sgd(void) {
 /* Every storage format, odd widths, trained row scales, compute formats, tied heads. */
 static void resume_formats(void) {
     const dqt_updater_options o = updater_of(DQT_OPTIMIZER_ADAMW, DQT_STATE_F32, DQT_STATE_F32, DQT_ROUND_STOCHASTIC);
-    for (int32_t format = DQT_FORMAT_F32; format <= DQT_FORMAT_TERNARY; format++) {
+    EACH_FORMAT(format) {
         dqt_llama_config c = small_config();
         c.hidden_size = 72;
         c.intermediate_size = 67;
@@ -190,7 +191,7 @@ static void resume_formats(void) {
         c.tie_embeddings = format % 2;
         c.linear.scale_rule = DQT_SCALE_SIGMA;
         c.linear.sigma = 2.5f;
-        if (format >= DQT_FORMAT_INT8) {
+        if (number_is_code(format)) {
             c.linear.scale_axis = DQT_AXIS_ROW;
             c.linear.train_scale = 1;
         }

@@ -6,6 +6,7 @@
 
 #include "core/memory.h"
 #include "format/tensor.h"
+#include "formats.h"
 #include "gemm/gemm.h"
 #include "isa/isa.h"
 #include "ops/activations.h"
@@ -18,6 +19,8 @@ static const struct {
 } formats[] = {{DQT_FORMAT_TERNARY, 0},
                {DQT_FORMAT_INT2, 0},
                {DQT_FORMAT_INT3, 0},
+               {DQT_FORMAT_INT5, 0},
+               {DQT_FORMAT_INT6, 0},
                {DQT_FORMAT_INT4, 0},
                {DQT_FORMAT_INT8, 0},
                {DQT_FORMAT_INT8, DQT_FORMAT_TERNARY},
@@ -25,6 +28,7 @@ static const struct {
                {DQT_FORMAT_BF16, DQT_FORMAT_INT4},
                {DQT_FORMAT_BF16, 0},
                {DQT_FORMAT_F32, 0}};
+enum { INTEGER = 7, INTEGER_COMPUTE = 10 }; /* the first of them */
 
 /* A context of exactly this instruction set, or NULL where the CPU lacks it. */
 static dqt_context *context(int isa, int threads) {
@@ -68,16 +72,16 @@ static void guard_free_all(void) {
 static dqt_tensor *weights(dqt_context *ctx, int storage, int compute, size_t rows, size_t cols, uint64_t seed) {
     dqt_tensor_options o = {.storage = storage, .compute = compute, .sigma = 4.0f};
     dqt_tensor *t = NULL;
-    if (format_is_code(storage) && !compute) o.scale_axis = DQT_AXIS_ROW;
+    if (number_is_code(storage) && !compute) o.scale_axis = DQT_AXIS_ROW;
     OK(ctx, tensor_create(ctx, rows, cols, &o, false, &t));
     unsigned char *data = guard_alloc(t->data_bytes);
     memcpy(data, t->data, t->data_bytes); /* padding codes */
     unsigned char *own = t->data;
     t->data = data;
-    int8_t *codes = calloc(round_up(cols, UNIT), 1);
+    int8_t *codes = calloc(round_up(cols, PACK_BLOCK), 1);
     for (size_t r = 0; r < rows; r++) {
-        if (format_is_code(storage)) {
-            const int low = format_min(storage), span = format_max(storage) - low + 1;
+        if (number_is_code(storage)) {
+            const int low = format_min(t->storage), span = format_max(t->storage) - low + 1;
             for (size_t c = 0; c < cols; c++) {
                 uint64_t u = test_random(&seed);
                 codes[c] = (int8_t)(u % 4 == 0 ? low : u % 4 == 1 ? low + span - 1 : low + (int)(u >> 8) % span);
@@ -109,7 +113,7 @@ struct setup {
 /* Either codes at the extremes or floats; dy[tokens][rows]. */
 static struct setup setup(const dqt_tensor *t, size_t tokens, bool quantized, uint64_t seed) {
     struct setup s = {.tokens = tokens, .rows = t->rows, .cols = t->cols};
-    const size_t ld = round_up(t->cols, UNIT);
+    const size_t ld = round_up(t->cols, PACK_BLOCK);
     s.x.tokens = tokens;
     s.x.cols = t->cols;
     s.dy = guard_alloc(tokens * t->rows * sizeof(float));
@@ -329,7 +333,7 @@ static void neon(void) {
 /* Integer products: the same bits from every instruction set, by every path (few tokens, many tokens, ranges of
  * rows). */
 static void integer_products_are_bit_identical(void) {
-    for (size_t f = 0; f < 8; f++) {
+    for (size_t f = 0; f < INTEGER_COMPUTE; f++) {
         const size_t tokens = 37, rows = 75, cols = 2117;
         float *first = NULL;
         for (size_t k = 0; k < ISA_CAP_COUNT; k++) {
@@ -351,10 +355,10 @@ static void integer_products_are_bit_identical(void) {
                 i += n;
             }
             CHECKF(memcmp(y, z, tokens * rows * sizeof(float)) == 0, "%s %s: parts differ from the whole",
-                   isa_caps[k].name, format_name(formats[f].storage));
+                   isa_caps[k].name, format_public_name(formats[f].storage));
             if (first)
                 CHECKF(memcmp(y, first, tokens * rows * sizeof(float)) == 0, "%s %s: differs from scalar",
-                       isa_caps[k].name, format_name(formats[f].storage));
+                       isa_caps[k].name, format_public_name(formats[f].storage));
             workspace_destroy(ctx, &ws);
             free(z);
             if (first) {
@@ -375,12 +379,12 @@ static void integer_products_are_bit_identical(void) {
  * end. */
 static void extreme_values_are_exact(void) {
     for (size_t k = 0; k < ISA_CAP_COUNT; k++) {
-        for (size_t f = 0; f < 5; f++) {
+        for (size_t f = 0; f < INTEGER; f++) {
             dqt_context *ctx = context(isa_caps[k].isa, 1);
             if (!ctx) continue;
-            const size_t tokens = 9, rows = 33, cols = 1000, ld = round_up(cols, UNIT);
-            const int low = format_min(formats[f].storage), high = format_max(formats[f].storage);
+            const size_t tokens = 9, rows = 33, cols = 1000, ld = round_up(cols, PACK_BLOCK);
             dqt_tensor *t = weights(ctx, formats[f].storage, 0, rows, cols, 5);
+            const int low = format_min(t->storage), high = format_max(t->storage);
             int8_t *codes = calloc(tokens * ld, 1), *w = calloc(ld, 1);
             float step[9], y[9 * 33];
             for (size_t r = 0; r < rows; r++) {
@@ -400,7 +404,7 @@ static void extreme_values_are_exact(void) {
                     for (size_t r = 0; r < rows; r++) {
                         const int want = (int)cols * (i % 2 ? -128 : 127) * (r % 2 ? low : high);
                         CHECKF(y[i * rows + r] == (float)want, "%s %s: %g, not %d", isa_caps[k].name,
-                               format_name(formats[f].storage), (double)y[i * rows + r], want);
+                               format_public_name(formats[f].storage), (double)y[i * rows + r], want);
                     }
                 }
             }
@@ -476,7 +480,7 @@ static void check_large(size_t tokens, size_t rows, size_t cols) {
     float *y = aligned_alloc(64, round_up(tokens * rows * sizeof(float), 64));
     memset(y, 0xff, tokens * rows * sizeof(float));
     gemm_forward(ctx, &ws, &s.x, t, 0, rows, DQT_PRECISION_F32, false, y, rows);
-    int8_t *codes = malloc(round_up(cols, UNIT));
+    int8_t *codes = malloc(round_up(cols, PACK_BLOCK));
     for (size_t r = 0; r < rows; r += 23) {
         tensor_unpack_codes(t, r, codes);
         for (size_t i = 0; i < tokens; i += 13) {
@@ -525,7 +529,7 @@ static void quantizing_activations(void) {
         dqt_context *ctx = context(isa_caps[k].isa, 1);
         if (!ctx) continue;
         for (size_t cols = 1; cols < MAX; cols += cols < 70 ? 1 : 37) {
-            const size_t ld = round_up(cols, UNIT);
+            const size_t ld = round_up(cols, PACK_BLOCK);
             float *x = guard_alloc(TOKENS * cols * sizeof(float)), *step = guard_alloc(TOKENS * sizeof(float));
             int8_t *codes = guard_alloc(TOKENS * ld);
             uint64_t seed = cols;

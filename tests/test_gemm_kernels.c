@@ -4,15 +4,12 @@
 #include "test.h"
 
 #include "core/memory.h"
-#include "format/format.h"
+#include "formats.h"
 #include "isa/isa.h"
 #include "kernels/kernels_scalar.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
-
-static const int formats[] = {DQT_FORMAT_TERNARY, DQT_FORMAT_INT2, DQT_FORMAT_INT3, DQT_FORMAT_INT4, DQT_FORMAT_INT8};
-enum { NUM_FORMATS = sizeof formats / sizeof *formats };
 
 static dqt_context *context(int isa) {
     dqt_context_options o;
@@ -89,30 +86,31 @@ static bool same_columns(const struct gemm_engine *e, const unsigned char *a, co
     return true;
 }
 
-static void integer_engine(const struct gemm_engine *e, const char *isa, bool small_codes) {
+static void integer_engine(const struct gemm_engine *e, const char *isa, int largest) {
     const struct gemm_engine p = plain(e);
     unsigned char *got = room(), *want = room();
     uint64_t seed = 1;
-    for (size_t units = 1; units <= 5; units += 2) {
-        const size_t k = units * UNIT;
+    for (size_t blocks = 1; blocks <= 5; blocks += 2) {
+        const size_t k = blocks * PACK_BLOCK;
         for (size_t m = 1; m <= e->rows; m += m < 3 ? 1 : 5) {
             int32_t got_sums[32] = {0}, want_sums[32] = {0};
-            const int8_t *src = guarded((m - 1) * (k + UNIT) + k, &seed);
-            e->pack_a_codes(e, src, k + UNIT, m, k, got, got_sums);
-            p.pack_a_codes(&p, src, k + UNIT, m, k, want, want_sums);
+            const int8_t *src = guarded((m - 1) * (k + PACK_BLOCK) + k, &seed);
+            e->pack_a_codes(e, src, k + PACK_BLOCK, m, k, got, got_sums);
+            p.pack_a_codes(&p, src, k + PACK_BLOCK, m, k, want, want_sums);
             CHECKF(memcmp(got, want, e->rows * k * e->size) == 0, "%s: pack_a_codes, %zu x %zu", isa, m, k);
             CHECKF(memcmp(got_sums, want_sums, sizeof want_sums) == 0, "%s: sums, %zu x %zu", isa, m, k);
             release();
         }
-        for (size_t f = 0; f < NUM_FORMATS; f++) {
-            if ((formats[f] != DQT_FORMAT_INT8) != small_codes) continue;
-            const size_t bytes = units * format_unit_bytes(formats[f]);
+        EACH_FORMAT(number) {
+            const struct packing *packing = format_packing(format_of(number));
+            if (!packing || packing_range(packing) > largest) continue;
+            const size_t bytes = blocks * packing_block_bytes(packing);
             for (size_t n = 1; n <= PANEL; n += n < 3 ? 1 : 4) {
                 const uint8_t *src = guarded((n - 1) * (bytes + 8) + bytes, &seed);
-                e->pack_b_packed(e, formats[f], src, bytes + 8, n, units, got);
-                p.pack_b_packed(&p, formats[f], src, bytes + 8, n, units, want);
+                e->pack_b_packed(e, packing, src, bytes + 8, n, blocks, got);
+                p.pack_b_packed(&p, packing, src, bytes + 8, n, blocks, want);
                 CHECKF(same_columns(e, got, want, n, k), "%s: pack_b_packed %s, %zu x %zu", isa,
-                       format_name(formats[f]), n, k);
+                       format_public_name(number), n, k);
                 release();
             }
         }
@@ -169,8 +167,8 @@ static void packing_is_that_of_plain_c(void) {
         dqt_context *ctx = context(isa_caps[i].isa);
         if (!ctx) continue;
         const struct gemm_kernels *k = &ctx->kernels->gemm;
-        integer_engine(&k->code, isa_caps[i].name, true);
-        integer_engine(&k->int8, isa_caps[i].name, false);
+        integer_engine(&k->code, isa_caps[i].name, k->code.max_range);
+        integer_engine(&k->int8, isa_caps[i].name, k->int8.max_range);
         float_engine(&k->bf16, isa_caps[i].name);
         float_engine(&k->f32, isa_caps[i].name);
         dqt_context_destroy(ctx);
@@ -182,16 +180,17 @@ static void unpacking_is_that_of_the_format(void) {
         dqt_context *ctx = context(isa_caps[i].isa);
         if (!ctx) continue;
         uint64_t seed = 3;
-        for (size_t f = 0; f < NUM_FORMATS; f++) {
-            for (size_t units = 1; units <= 9; units++) {
-                const size_t unit = format_unit_bytes(formats[f]);
-                const uint8_t *src = guarded(units * unit, &seed);
-                int8_t *got = guarded(units * UNIT, &seed), want[UNIT];
-                ctx->kernels->gemm.unpack(formats[f], src, units, got);
-                for (size_t u = 0; u < units; u++) {
-                    unit_unpack(formats[f], src + u * unit, want);
-                    CHECKF(memcmp(got + u * UNIT, want, UNIT) == 0, "%s: %s, unit %zu of %zu", isa_caps[i].name,
-                           format_name(formats[f]), u, units);
+        EACH_FORMAT(number) {
+            const struct packing *packing = format_packing(format_of(number));
+            for (size_t blocks = 1; packing && blocks <= 9; blocks++) {
+                const size_t bytes = packing_block_bytes(packing);
+                const uint8_t *src = guarded(blocks * bytes, &seed);
+                int8_t *got = guarded(blocks * PACK_BLOCK, &seed), want[PACK_BLOCK];
+                ctx->kernels->gemm.unpack(packing, src, blocks, got);
+                for (size_t b = 0; b < blocks; b++) {
+                    block_unpack(packing, src + b * bytes, want);
+                    CHECKF(memcmp(got + b * PACK_BLOCK, want, PACK_BLOCK) == 0, "%s: %s, block %zu of %zu",
+                           isa_caps[i].name, format_public_name(number), b, blocks);
                 }
                 release();
             }
@@ -206,8 +205,8 @@ static void dot_products(void) {
         if (!ctx) continue;
         const struct gemm_kernels *k = &ctx->kernels->gemm;
         uint64_t seed = 4;
-        for (size_t units = 1; units <= 11; units++) {
-            const size_t n = units * UNIT;
+        for (size_t blocks = 1; blocks <= 11; blocks++) {
+            const size_t n = blocks * PACK_BLOCK;
             const int8_t *a = guarded(n, &seed), *b = guarded(n, &seed);
             int32_t want = 0, x_sum = 0;
             for (size_t c = 0; c < n; c++)
@@ -215,25 +214,26 @@ static void dot_products(void) {
             for (size_t c = 0; c < n; c++)
                 x_sum += b[c];
             CHECKF(k->dot_codes(a, b, n) == want, "%s: dot_codes of %zu", isa_caps[i].name, n);
-            for (size_t f = 0; f < NUM_FORMATS && k->packed_dot.dot_packed; f++) {
-                if (formats[f] == DQT_FORMAT_INT8 || formats[f] == DQT_FORMAT_INT3) continue;
-                const size_t unit = format_unit_bytes(formats[f]);
+            EACH_FORMAT(number) {
+                const struct packing *packing = format_packing(format_of(number));
+                if (!k->packed_dot.dot_packed || !packing || !dot_packed_takes(packing)) continue;
+                const size_t bytes = packing_block_bytes(packing);
                 const uint8_t *rows[DOT_ROWS];
                 int32_t sums[DOT_ROWS];
-                int8_t *x = guarded(round_up(units, DOT_GROUP_BLOCKS) * UNIT, &seed), codes[UNIT];
+                int8_t *x = guarded(round_up(blocks, DOT_GROUP_BLOCKS) * PACK_BLOCK, &seed), codes[PACK_BLOCK];
                 for (size_t r = 0; r < DOT_ROWS; r++)
-                    rows[r] = guarded(units * unit, &seed);
-                k->packed_dot.permute_for_dot(formats[f], b, units, x);
-                k->packed_dot.dot_packed(formats[f], rows, units, x, x_sum, sums);
+                    rows[r] = guarded(blocks * bytes, &seed);
+                k->packed_dot.permute_for_dot(packing, b, blocks, x);
+                k->packed_dot.dot_packed(packing, rows, blocks, x, x_sum, sums);
                 for (size_t r = 0; r < DOT_ROWS; r++) {
                     int32_t sum = 0;
-                    for (size_t u = 0; u < units; u++) {
-                        unit_unpack(formats[f], rows[r] + u * unit, codes);
-                        for (size_t c = 0; c < UNIT; c++)
-                            sum += codes[c] * b[u * UNIT + c];
+                    for (size_t u = 0; u < blocks; u++) {
+                        block_unpack(packing, rows[r] + u * bytes, codes);
+                        for (size_t c = 0; c < PACK_BLOCK; c++)
+                            sum += codes[c] * b[u * PACK_BLOCK + c];
                     }
-                    CHECKF(sums[r] == sum, "%s: dot_packed of %zu units of %s: %d, not %d", isa_caps[i].name, units,
-                           format_name(formats[f]), sums[r], sum);
+                    CHECKF(sums[r] == sum, "%s: dot_packed of %zu blocks of %s: %d, not %d", isa_caps[i].name, blocks,
+                           format_public_name(number), sums[r], sum);
                 }
             }
             release();

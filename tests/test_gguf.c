@@ -6,6 +6,7 @@
 
 #include "counting_alloc.h"
 #include "format/tensor.h"
+#include "formats.h"
 #include "io/half.h"
 #include "memory_file.h"
 
@@ -131,6 +132,11 @@ static float stored_weight(const struct stored *t, uint64_t row, uint64_t col) {
         b = t->data + i / 32 * 18;
         k %= 32;
         return f16_to_f32((uint16_t)get_le(b, 2)) * (float)((b[2 + k % 16] >> (k < 16 ? 0 : 4) & 15) - 8);
+    case 6: /* four bits as in Q4_0, the fifth in a little-endian word */
+        b = t->data + i / 32 * 22;
+        k %= 32;
+        n = (unsigned)(get_le(b + 2, 4) >> k & 1) << 4;
+        return f16_to_f32((uint16_t)get_le(b, 2)) * (float)((int)((b[6 + k % 16] >> (k < 16 ? 0 : 4) & 15u) | n) - 16);
     case 8: b = t->data + i / 32 * 34; return f16_to_f32((uint16_t)get_le(b, 2)) * (float)(int8_t)b[2 + k % 32];
     case 34: /* bytes of trits: v * 3^n keeps the later ones, and 3 times that overflows by the next */
         b = t->data + i / 256 * 54;
@@ -329,32 +335,32 @@ static dqt_gguf_options options_of(int32_t linear, int32_t embedding) {
     return o;
 }
 
-enum { F32 = 0, F16 = 1, Q4_0 = 2, Q8_0 = 8, TQ1_0 = 34, TQ2_0 = 35 };
+enum { F32 = 0, F16 = 1, Q4_0 = 2, Q5_0 = 6, Q8_0 = 8, TQ1_0 = 34, TQ2_0 = 35 };
 
 static void every_format(void) {
     struct counting counting;
     dqt_context *ctx = counting_context(&counting);
-    static const uint64_t automatic[] = {0, F32, F16, Q8_0, Q4_0, Q4_0, Q4_0, TQ2_0};
-    for (int32_t format = DQT_FORMAT_F32; format <= DQT_FORMAT_TERNARY; format++)
-        for (int kind = 0; kind < 6; kind++) {
-            const int32_t sub = kind < 2, tied = kind < 4, axis = kind % 2;
-            const dqt_llama_config c = config_of(format, sub, tied, axis);
-            dqt_llama *model = model_new(ctx, &c);
-            const uint64_t type = automatic[format], narrow = type == TQ2_0 ? F16 : type;
-            const bool codes = format >= DQT_FORMAT_INT8;
-            check_file(ctx, model, &c, NULL, type, narrow, Q8_0, format == DQT_FORMAT_F32 || (codes && sub && !axis));
-            const dqt_gguf_options wide = options_of(DQT_GGUF_F32, DQT_GGUF_F32);
-            check_file(ctx, model, &c, &wide, F32, F32, F32, true);
-            if (format == DQT_FORMAT_TERNARY) {
-                const dqt_gguf_options small = options_of(DQT_GGUF_TQ1_0, DQT_GGUF_F16);
-                check_file(ctx, model, &c, &small, TQ1_0, F16, F16, sub && !axis);
-            }
-            if (codes) {
-                const dqt_gguf_options bytes = options_of(DQT_GGUF_Q8_0, DQT_GGUF_AUTO);
-                check_file(ctx, model, &c, &bytes, Q8_0, Q8_0, Q8_0, sub && !axis);
-            }
-            dqt_llama_destroy(model);
+    static const uint64_t automatic[] = {0, F32, F16, Q8_0, Q4_0, Q4_0, Q4_0, TQ2_0, Q5_0, Q8_0};
+    EACH_FORMAT(format)
+    for (int kind = 0; kind < 6; kind++) {
+        const int32_t sub = kind < 2, tied = kind < 4, axis = kind % 2;
+        const dqt_llama_config c = config_of(format, sub, tied, axis);
+        dqt_llama *model = model_new(ctx, &c);
+        const uint64_t type = automatic[format], narrow = type == TQ2_0 ? F16 : type;
+        const bool codes = number_is_code(format);
+        check_file(ctx, model, &c, NULL, type, narrow, Q8_0, format == DQT_FORMAT_F32 || (codes && sub && !axis));
+        const dqt_gguf_options wide = options_of(DQT_GGUF_F32, DQT_GGUF_F32);
+        check_file(ctx, model, &c, &wide, F32, F32, F32, true);
+        if (format == DQT_FORMAT_TERNARY) {
+            const dqt_gguf_options small = options_of(DQT_GGUF_TQ1_0, DQT_GGUF_F16);
+            check_file(ctx, model, &c, &small, TQ1_0, F16, F16, sub && !axis);
         }
+        if (codes) {
+            const dqt_gguf_options bytes = options_of(DQT_GGUF_Q8_0, DQT_GGUF_AUTO);
+            check_file(ctx, model, &c, &bytes, Q8_0, Q8_0, Q8_0, sub && !axis);
+        }
+        dqt_llama_destroy(model);
+    }
     counting_end(ctx, &counting);
 }
 
@@ -470,7 +476,9 @@ static void refusals(void) {
     check_refused(ctx, model, &o, DQT_E_UNSUPPORTED, "TQ2_0");
     o.linear_type = DQT_GGUF_Q4_0;
     check_refused(ctx, model, &o, DQT_E_UNSUPPORTED, "Q4_0");
-    o.linear_type = 7;
+    o.linear_type = DQT_GGUF_Q5_0; /* of int8 */
+    check_refused(ctx, model, &o, DQT_E_UNSUPPORTED, "Q5_0");
+    o.linear_type = 8;
     check_refused(ctx, model, &o, DQT_E_ARGUMENT, "linear_type");
     o.linear_type = DQT_GGUF_AUTO;
     o.embedding_type = DQT_GGUF_TQ2_0;

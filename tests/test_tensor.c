@@ -2,14 +2,16 @@
 #include "codes.h"
 #include "counting_alloc.h"
 #include "format/tensor.h"
+#include "formats.h"
 #include "test.h"
 
-static const int formats[] = {DQT_FORMAT_F32,  DQT_FORMAT_BF16, DQT_FORMAT_INT8,   DQT_FORMAT_INT4,
-                              DQT_FORMAT_INT3, DQT_FORMAT_INT2, DQT_FORMAT_TERNARY};
-enum { FORMATS = 7, FIRST_CODE = 2 };
+/* What is documented, written anew; from many to few different values. */
+static const int formats[] = {DQT_FORMAT_F32,  DQT_FORMAT_BF16, DQT_FORMAT_INT8, DQT_FORMAT_INT6,   DQT_FORMAT_INT5,
+                              DQT_FORMAT_INT4, DQT_FORMAT_INT3, DQT_FORMAT_INT2, DQT_FORMAT_TERNARY};
+enum { FORMATS = 9, FIRST_CODE = 2 };
 
-static const size_t unit_bytes[] = {0, 0, 64, 32, 24, 16, 16};
-static const int lowest[] = {0, 0, -128, -8, -4, -2, -1}, highest[] = {0, 0, 127, 7, 3, 1, 1};
+static const size_t block_bytes[] = {0, 0, 64, 48, 40, 32, 24, 16, 16};
+static const int lowest[] = {0, 0, -128, -32, -16, -8, -4, -2, -1}, highest[] = {0, 0, 127, 31, 15, 7, 3, 1, 1};
 
 static struct counting memory;
 static dqt_context *ctx;
@@ -64,6 +66,36 @@ static float *normals(size_t count, uint64_t seed) {
 
 /* ---- Packing ------------------------------------------------------------------------------------------------- */
 
+/* Rows of the table: complete, one a public number, and every format of the table is one of those above. */
+static void table(void) {
+    CHECK(format_count() == FORMATS);
+    for (size_t i = 0; i < format_count(); i++) {
+        const enum format format = (enum format)i;
+        enum format back = (enum format)(i + 1);
+        CHECK(format_from_public(format_public(format), &back) && back == format);
+        CHECK(strlen(format_name(format)) > 0 && strcmp(format_name(format), "unknown") != 0);
+        CHECK(strcmp(format_public_name(format_public(format)), format_name(format)) == 0);
+        const struct packing *p = format_packing(format);
+        CHECK(format_is_code(format) == (p != NULL) && format_is_code(format) == (format_float_bytes(format) == 0));
+        CHECK(!format_fewer_values(format, format));
+        if (!p) continue;
+        int bits = 0;
+        for (int j = 0; j < p->num_planes; j++) {
+            CHECKF(p->planes[j].shift == bits, "%s: plane %d is shifted by %d", format_name(format), j,
+                   p->planes[j].shift);
+            bits += (int)p->planes[j].plane;
+        }
+        CHECK(p->min - p->bias >= (packing_is_bytes(p) ? -128 : 0) && p->max - p->bias < 1 << (bits < 8 ? bits : 7));
+        CHECK(p->min <= 0 && p->max >= 1 && format_block_bytes(format) == (size_t)bits * 8);
+    }
+    enum format none;
+    CHECK(!format_from_public(DQT_FORMAT_SAME, &none) && !format_from_public(-1, &none) &&
+          !format_from_public(1000, &none));
+    CHECK(strcmp(format_public_name(0), "unknown") == 0);
+    for (int f = 1; f < FORMATS; f++)
+        CHECK(format_fewer_values(format_of(formats[f]), format_of(formats[f - 1])));
+}
+
 static void row_sizes(void) {
     begin();
     static const size_t cols[] = {1, 63, 64, 65, 128, 130};
@@ -71,7 +103,7 @@ static void row_sizes(void) {
         for (size_t i = 0; i < sizeof cols / sizeof *cols; i++) {
             dqt_tensor *t = make(3, cols[i], formats[f], DQT_SCALE_ABSMEAN, DQT_AXIS_ROW);
             const dqt_tensor_info n = info_of(t);
-            const size_t expected = f == 0 ? 4 * cols[i] : f == 1 ? 2 * cols[i] : (cols[i] + 63) / 64 * unit_bytes[f];
+            const size_t expected = f == 0 ? 4 * cols[i] : f == 1 ? 2 * cols[i] : (cols[i] + 63) / 64 * block_bytes[f];
             CHECKF(n.row_bytes == expected, "format %d, %zu columns: %zu", formats[f], cols[i], n.row_bytes);
             CHECK(n.data_bytes == 3 * expected && n.rows == 3 && n.cols == cols[i]);
             CHECK(n.code_min == lowest[f] && n.code_max == highest[f]);
@@ -84,13 +116,22 @@ static void row_sizes(void) {
     end();
 }
 
-/* The documented layout, written anew: where code k of a unit of 64 puts the bits of u = q - Qn (int8: q itself). */
-static void expect_unit(int f, const int8_t codes[64], unsigned char out[64]) {
+/* The documented layout, written anew: where code k of a pack block of 64 puts the bits of u = q - Qn (int8: q itself).
+ */
+static void expect_block(int f, const int8_t codes[64], unsigned char out[64]) {
     memset(out, 0, 64);
     for (unsigned k = 0; k < 64; k++) {
         const unsigned u = (unsigned)(codes[k] - (f == 2 ? 0 : lowest[f]));
         switch (formats[f]) {
         case DQT_FORMAT_INT8: out[k] = (unsigned char)codes[k]; break;
+        case DQT_FORMAT_INT6:
+            out[k & 31] = (unsigned char)(out[k & 31] | (u & 15) << (k & 32 ? 4 : 0));
+            out[32 + (k & 15)] = (unsigned char)(out[32 + (k & 15)] | (u >> 4) << (k >> 4) * 2);
+            break;
+        case DQT_FORMAT_INT5:
+            out[k & 31] = (unsigned char)(out[k & 31] | (u & 15) << (k & 32 ? 4 : 0));
+            out[32 + (k >> 3)] = (unsigned char)(out[32 + (k >> 3)] | (u >> 4) << (k & 7));
+            break;
         case DQT_FORMAT_INT4: out[k & 31] = (unsigned char)(out[k & 31] | u << (k & 32 ? 4 : 0)); break;
         case DQT_FORMAT_INT3:
             out[k & 15] = (unsigned char)(out[k & 15] | (u & 3) << (k >> 4) * 2);
@@ -107,7 +148,7 @@ static void packed_bytes(void) {
         dqt_tensor *t = make(1, 64, formats[f], DQT_SCALE_ABSMEAN, DQT_AXIS_TENSOR);
         size_t bytes;
         const unsigned char *data = bytes_of(t, &bytes);
-        CHECK(bytes == unit_bytes[f]);
+        CHECK(bytes == block_bytes[f]);
         int8_t codes[64];
         unsigned char expected[64];
         for (int pattern = 0; pattern < 40; pattern++) {
@@ -119,7 +160,7 @@ static void packed_bytes(void) {
                                     : pattern == 2 ? lowest[f] + k % span
                                                    : lowest[f] + (int)(test_random(&seed) % (unsigned)span));
             OK(ctx, dqt_tensor_set_codes(t, 0, 1, codes));
-            expect_unit(f, codes, expected);
+            expect_block(f, codes, expected);
             CHECKF(memcmp(data, expected, bytes) == 0, "format %d, pattern %d", formats[f], pattern);
         }
         dqt_tensor_destroy(t);
@@ -140,7 +181,9 @@ static void golden_bytes(void) {
         {DQT_FORMAT_INT2, -2, 5, 0xAA, 0x8A},    {DQT_FORMAT_INT2, 1, 5, 0xAA, 0xBA},
         {DQT_FORMAT_INT4, 7, 5, 0x88, 0xF8},     {DQT_FORMAT_INT4, -8, 5, 0x88, 0x08},
         {DQT_FORMAT_INT8, -128, 37, 0x00, 0x80}, {DQT_FORMAT_INT3, 3, 5, 0x00, 0x30},
-        {DQT_FORMAT_INT3, -4, 20, 0xFF, 0xDF},
+        {DQT_FORMAT_INT3, -4, 20, 0xFF, 0xDF},   {DQT_FORMAT_INT5, 15, 5, 0x00, 0xF0},
+        {DQT_FORMAT_INT5, -16, 36, 0xFF, 0xDF},  {DQT_FORMAT_INT6, 15, 5, 0x00, 0xF0},
+        {DQT_FORMAT_INT6, -32, 37, 0xAA, 0x8A},  {DQT_FORMAT_INT6, 16, 37, 0xAA, 0xBA},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         dqt_tensor *t = make(1, 64, cases[i].format, DQT_SCALE_ABSMEAN, DQT_AXIS_TENSOR);
@@ -152,6 +195,8 @@ static void golden_bytes(void) {
         for (size_t b = 0; b < bytes; b++) {
             unsigned char zero = cases[i].zero;
             if (cases[i].format == DQT_FORMAT_INT3) zero = b < 16 ? 0x00 : 0xFF;
+            if (cases[i].format == DQT_FORMAT_INT5) zero = b < 32 ? 0x00 : 0xFF;
+            if (cases[i].format == DQT_FORMAT_INT6) zero = b < 32 ? 0x00 : 0xAA;
             CHECKF(data[b] == (b == cases[i].byte ? cases[i].value : zero), "case %zu, byte %zu is %02x", i, b,
                    data[b]);
         }
@@ -737,6 +782,7 @@ static void refusals_change_nothing(void) {
 }
 
 static const struct test tests[] = {
+    TEST(table),
     TEST(row_sizes),
     TEST(packed_bytes),
     TEST(golden_bytes),

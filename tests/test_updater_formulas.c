@@ -1,6 +1,7 @@
 /* The updater against the formulas of docs/numerics.md in double: optimisers, decay, clipping, rounding, feedback,
  * scales, statistics. */
 #include "core/rng.h"
+#include "formats.h"
 #include "updater_fixture.h"
 
 enum { ROWS = 70, COLS = 150, COUNT = ROWS * COLS, STEPS = 6 };
@@ -127,13 +128,13 @@ static void float_weights(void) {
 /* Codes: t = q - lr (u + decay W) / s, rounded with the word of the element; momentum with the error fed back; per-row
  * scales trained. Elements whose rounding hangs on less than 1e-4 of a step may go either way. */
 static void integer_weights(void) {
-    static const int formats[] = {DQT_FORMAT_INT8, DQT_FORMAT_INT4, DQT_FORMAT_INT3, DQT_FORMAT_INT2,
-                                  DQT_FORMAT_TERNARY};
+    static const int formats[] = {DQT_FORMAT_INT8, DQT_FORMAT_INT6, DQT_FORMAT_INT5,   DQT_FORMAT_INT4,
+                                  DQT_FORMAT_INT3, DQT_FORMAT_INT2, DQT_FORMAT_TERNARY};
     static struct reference r;
     static float g[COUNT];
     dqt_context *ctx = isa_context(DQT_ISA_SCALAR, 1);
     for (int optimizer = DQT_OPTIMIZER_SGD; optimizer <= DQT_OPTIMIZER_ADAFACTOR; optimizer++)
-        for (int format = 0; format < 5; format++)
+        for (size_t format = 0; format < sizeof formats / sizeof *formats; format++)
             for (int rounding = 0; rounding < 4; rounding++) {
                 memset(&r, 0, sizeof r);
                 const bool trained = format & 1, eco = rounding >= DQT_ROUND_ECO_STOCHASTIC;
@@ -228,25 +229,25 @@ static void zero_rate_moves_nothing(void) {
     static float g[COUNT];
     random_fill(g, COUNT, 1.0f, 1);
     dqt_context *ctx = isa_context(DQT_ISA_SCALAR, 1);
-    for (int format = DQT_FORMAT_F32; format <= DQT_FORMAT_TERNARY; format++)
-        for (int rounding = 0; rounding < 4; rounding++) {
-            dqt_tensor *t = make_tensor(ctx, ROWS, COLS, format, false, 8);
-            if (format == DQT_FORMAT_INT8) set_code(t, 127);
-            const dqt_updater_options o = plain_options(DQT_OPTIMIZER_ADAMW, rounding, 0.9f);
-            const struct update_target target = {"w", DQT_CLASS_LINEAR, t};
-            dqt_updater *u = make_updater(ctx, &target, 1, &o);
-            const struct gradient gradient = gradient_around(g, t), *list = &gradient;
-            const uint64_t before = hash_tensor(1, t);
-            dqt_step_stats stats = {.struct_size = sizeof stats};
-            for (int step = 0; step < 40; step++)
-                OK(ctx, updater_step(u, &list, 0.0f, &stats));
-            CHECKF(hash_tensor(1, t) == before, "format %d rounding %d moved", format, rounding);
-            CHECK(stats.flipped == 0 && stats.saturated == 0);
-            const float *m = state_piece(u, "0.m").data;
-            CHECK(m[0] != 0.0f && isfinite(m[0]));
-            updater_destroy(u);
-            tensor_destroy(t);
-        }
+    EACH_FORMAT(format)
+    for (int rounding = 0; rounding < 4; rounding++) {
+        dqt_tensor *t = make_tensor(ctx, ROWS, COLS, format, false, 8);
+        if (format == DQT_FORMAT_INT8) set_code(t, 127);
+        const dqt_updater_options o = plain_options(DQT_OPTIMIZER_ADAMW, rounding, 0.9f);
+        const struct update_target target = {"w", DQT_CLASS_LINEAR, t};
+        dqt_updater *u = make_updater(ctx, &target, 1, &o);
+        const struct gradient gradient = gradient_around(g, t), *list = &gradient;
+        const uint64_t before = hash_tensor(1, t);
+        dqt_step_stats stats = {.struct_size = sizeof stats};
+        for (int step = 0; step < 40; step++)
+            OK(ctx, updater_step(u, &list, 0.0f, &stats));
+        CHECKF(hash_tensor(1, t) == before, "format %d rounding %d moved", format, rounding);
+        CHECK(stats.flipped == 0 && stats.saturated == 0);
+        const float *m = state_piece(u, "0.m").data;
+        CHECK(m[0] != 0.0f && isfinite(m[0]));
+        updater_destroy(u);
+        tensor_destroy(t);
+    }
     dqt_context_destroy(ctx);
 }
 

@@ -5,7 +5,7 @@
 #include <stddef.h>
 
 /* Of a dqt_format. */
-#define FORMAT_CHOICES "f32=1 bf16=2 int8=3 int4=4 int3=5 int2=6 ternary=7"
+#define FORMAT_CHOICES "f32=1 bf16=2 int8=3 int6=9 int5=8 int4=4 int3=5 int2=6 ternary=7"
 
 enum arg_kind { ARG_FLAG, ARG_INT, ARG_SIZE, ARG_FLOAT, ARG_TEXT, ARG_CHOICE };
 

@@ -29,8 +29,8 @@ dqt_status dqt_tensor_get_info(const dqt_tensor *tensor, dqt_tensor_info *info) 
     TRY(check_object(tensor, "tensor"));
     const dqt_tensor *t = tensor;
     const dqt_tensor_info i = {.struct_size = sizeof i,
-                               .storage = t->storage,
-                               .compute = t->compute,
+                               .storage = format_public(t->storage),
+                               .compute = format_public(t->compute),
                                .scale_rule = t->scale_rule,
                                .scale_axis = t->scale_axis,
                                .train_scale = t->train_scale,
@@ -144,18 +144,18 @@ dqt_status dqt_tensor_touch(dqt_tensor *tensor) {
 
 static void count_row(const dqt_tensor *t, size_t row, dqt_tensor_stats *s, double *sum, double *square) {
     const int low = format_min(t->storage), high = format_max(t->storage);
-    const size_t unit = format_unit_bytes(t->storage);
-    int8_t codes[UNIT];
-    float values[UNIT];
+    const struct packing *packing = format_packing(t->storage);
+    int8_t codes[PACK_BLOCK];
+    float values[PACK_BLOCK];
     const dqt_tensor view = tensor_as_stored(t);
-    for (size_t c = 0; c < t->cols; c += UNIT) {
-        const size_t n = t->cols - c < UNIT ? t->cols - c : UNIT;
+    for (size_t c = 0; c < t->cols; c += PACK_BLOCK) {
+        const size_t n = t->cols - c < PACK_BLOCK ? t->cols - c : PACK_BLOCK;
         tensor_read_floats(&view, row, c, n, values);
-        if (unit) unit_unpack(t->storage, tensor_row(t, row) + c / UNIT * unit, codes);
+        if (packing) block_unpack(packing, tensor_row(t, row) + c / PACK_BLOCK * packing_block_bytes(packing), codes);
         for (size_t k = 0; k < n; k++) {
             *sum += (double)values[k];
             *square += (double)values[k] * (double)values[k];
-            if (!unit) {
+            if (!packing) {
                 s->zeros += !(values[k] < 0 || values[k] > 0);
                 continue;
             }

@@ -1,72 +1,142 @@
 #include "format/format.h"
 
-static const struct {
+#include <limits.h>
+
+enum { MAX_GGUF_TYPES = 6 };
+
+/* code = (sum of planes) + bias; a scale of such a format: one a tensor or one a row. */
+struct row {
     const char *name;
-    int unit_bytes, min, max;
-} table[] = {
-    [DQT_FORMAT_F32] = {"f32", 0, 0, 0},           [DQT_FORMAT_BF16] = {"bf16", 0, 0, 0},
-    [DQT_FORMAT_INT8] = {"int8", 64, -128, 127},   [DQT_FORMAT_INT4] = {"int4", 32, -8, 7},
-    [DQT_FORMAT_INT3] = {"int3", 24, -4, 3},       [DQT_FORMAT_INT2] = {"int2", 16, -2, 1},
-    [DQT_FORMAT_TERNARY] = {"ternary", 16, -1, 1},
+    int32_t number;    /* DQT_FORMAT_* */
+    int float_bytes;   /* 0: codes, packed as `packing` says */
+    int scale_rule;    /* what DQT_SCALE_AUTO stands for */
+    bool mean_compute; /* re-quantising to it takes AbsMean whatever the tensor's rule (BitNet b1.58, section 2) */
+    int gguf[MAX_GGUF_TYPES];
+    struct packing packing;
 };
 
-size_t format_unit_bytes(int format) {
-    return (size_t)table[format].unit_bytes;
+static const struct row table[] = {
+    [FORMAT_F32] = {.name = "f32", .number = DQT_FORMAT_F32, .float_bytes = 4, .gguf = {DQT_GGUF_F32}},
+    [FORMAT_BF16] = {.name = "bf16", .number = DQT_FORMAT_BF16, .float_bytes = 2, .gguf = {DQT_GGUF_F16}},
+    [FORMAT_INT8] = {.name = "int8",
+                     .number = DQT_FORMAT_INT8,
+                     .scale_rule = DQT_SCALE_SIGMA,
+                     .gguf = {DQT_GGUF_Q8_0},
+                     .packing = {-128, 127, 0, 1, {{PLANE_BYTES, 0}}}},
+    [FORMAT_INT6] = {.name = "int6",
+                     .number = DQT_FORMAT_INT6,
+                     .scale_rule = DQT_SCALE_ABSMEAN,
+                     .gguf = {DQT_GGUF_Q8_0},
+                     .packing = {-32, 31, -32, 2, {{PLANE_NIBBLES, 0}, {PLANE_CRUMBS, 4}}}},
+    [FORMAT_INT5] = {.name = "int5",
+                     .number = DQT_FORMAT_INT5,
+                     .scale_rule = DQT_SCALE_ABSMEAN,
+                     .gguf = {DQT_GGUF_Q5_0, DQT_GGUF_Q8_0},
+                     .packing = {-16, 15, -16, 2, {{PLANE_NIBBLES, 0}, {PLANE_BITS, 4}}}},
+    [FORMAT_INT4] = {.name = "int4",
+                     .number = DQT_FORMAT_INT4,
+                     .scale_rule = DQT_SCALE_ABSMEAN,
+                     .gguf = {DQT_GGUF_Q4_0, DQT_GGUF_Q5_0, DQT_GGUF_Q8_0},
+                     .packing = {-8, 7, -8, 1, {{PLANE_NIBBLES, 0}}}},
+    [FORMAT_INT3] = {.name = "int3",
+                     .number = DQT_FORMAT_INT3,
+                     .scale_rule = DQT_SCALE_ABSMEAN,
+                     .gguf = {DQT_GGUF_Q4_0, DQT_GGUF_Q5_0, DQT_GGUF_Q8_0},
+                     .packing = {-4, 3, -4, 2, {{PLANE_CRUMBS, 0}, {PLANE_BITS, 2}}}},
+    [FORMAT_INT2] = {.name = "int2",
+                     .number = DQT_FORMAT_INT2,
+                     .scale_rule = DQT_SCALE_ABSMEAN,
+                     .gguf = {DQT_GGUF_Q4_0, DQT_GGUF_Q5_0, DQT_GGUF_Q8_0},
+                     .packing = {-2, 1, -2, 1, {{PLANE_CRUMBS, 0}}}},
+    [FORMAT_TERNARY] = {.name = "ternary",
+                        .number = DQT_FORMAT_TERNARY,
+                        .scale_rule = DQT_SCALE_ABSMEAN,
+                        .mean_compute = true,
+                        .gguf = {DQT_GGUF_TQ2_0, DQT_GGUF_TQ1_0, DQT_GGUF_Q4_0, DQT_GGUF_Q5_0, DQT_GGUF_Q8_0},
+                        .packing = {-1, 1, -1, 1, {{PLANE_CRUMBS, 0}}}},
+};
+
+const struct packing plain_bytes = {-128, 127, 0, 1, {{PLANE_BYTES, 0}}};
+
+size_t format_count(void) {
+    return sizeof table / sizeof *table;
 }
 
-size_t format_row_bytes(int format, size_t cols) {
-    if (format == DQT_FORMAT_F32) return cols * 4;
-    if (format == DQT_FORMAT_BF16) return cols * 2;
-    return (cols + UNIT - 1) / UNIT * format_unit_bytes(format);
+static const struct row *row(enum format format) {
+    DQT_ASSERT((size_t)format < format_count());
+    return &table[format];
 }
 
-int format_min(int format) {
-    return table[format].min;
-}
-
-int format_max(int format) {
-    return table[format].max;
-}
-
-const char *format_name(int format) {
-    return format_valid(format) ? table[format].name : "unknown";
-}
-
-void unit_unpack(int format, const uint8_t *packed, int8_t codes[UNIT]) {
-    const int low = format_min(format);
-    switch (format) {
-    case DQT_FORMAT_INT8: memcpy(codes, packed, UNIT); break;
-    case DQT_FORMAT_INT4:
-        for (int b = 0; b < 32; b++) {
-            codes[b] = (int8_t)((packed[b] & 15) + low);
-            codes[32 + b] = (int8_t)((packed[b] >> 4) + low);
+bool format_from_public(int32_t number, enum format *out) {
+    for (size_t i = 0; i < format_count() && number != DQT_FORMAT_SAME; i++)
+        if (table[i].number == number) {
+            *out = (enum format)i;
+            return true;
         }
-        break;
-    default: /* INT3, INT2, TERNARY: two bits in planes of 16, a third one in a bit mask */
-        for (int k = 0; k < UNIT; k++) {
-            int u = packed[k % 16] >> (2 * (k / 16)) & 3;
-            if (format == DQT_FORMAT_INT3) u |= (packed[16 + k / 8] >> (k % 8) & 1) << 2;
-            codes[k] = (int8_t)(u + low);
-        }
-    }
+    return false;
 }
 
-void unit_pack(int format, const int8_t codes[UNIT], uint8_t *packed) {
-    const int low = format_min(format);
-    if (format == DQT_FORMAT_INT8) {
-        memcpy(packed, codes, UNIT);
-        return;
-    }
-    memset(packed, 0, format_unit_bytes(format));
-    for (int k = 0; k < UNIT; k++) {
-        unsigned u = (unsigned)(codes[k] - low);
-        if (format == DQT_FORMAT_INT4) {
-            packed[k % 32] |= (uint8_t)(u << (4 * (k / 32)));
-        } else {
-            packed[k % 16] |= (uint8_t)((u & 3) << (2 * (k / 16)));
-            if (format == DQT_FORMAT_INT3) packed[16 + k / 8] |= (uint8_t)((u >> 2) << (k % 8));
-        }
-    }
+int32_t format_public(enum format format) {
+    return row(format)->number;
+}
+
+const char *format_name(enum format format) {
+    return row(format)->name;
+}
+
+const char *format_public_name(int32_t number) {
+    enum format format;
+    return format_from_public(number, &format) ? format_name(format) : "unknown";
+}
+
+bool format_is_code(enum format format) {
+    return row(format)->float_bytes == 0;
+}
+
+size_t format_float_bytes(enum format format) {
+    return (size_t)row(format)->float_bytes;
+}
+
+const struct packing *format_packing(enum format format) {
+    return format_is_code(format) ? &row(format)->packing : NULL;
+}
+
+int format_min(enum format format) {
+    return row(format)->packing.min;
+}
+
+int format_max(enum format format) {
+    return row(format)->packing.max;
+}
+
+/* Different values; of floats, more than of any codes. */
+static int values(enum format format) {
+    return format_is_code(format) ? packing_range(&row(format)->packing) + 1 : INT_MAX - 4 + row(format)->float_bytes;
+}
+
+bool format_fewer_values(enum format a, enum format b) {
+    return values(a) < values(b);
+}
+
+size_t format_block_bytes(enum format format) {
+    return packing_block_bytes(&row(format)->packing);
+}
+
+size_t format_row_bytes(enum format format, size_t cols) {
+    if (!format_is_code(format)) return cols * format_float_bytes(format);
+    return (cols + PACK_BLOCK - 1) / PACK_BLOCK * format_block_bytes(format);
+}
+
+int format_default_scale_rule(enum format format) {
+    return row(format)->scale_rule;
+}
+
+int format_compute_scale_rule(enum format format, int rule) {
+    return row(format)->mean_compute ? DQT_SCALE_ABSMEAN : rule;
+}
+
+const int *format_gguf_types(enum format format) {
+    return row(format)->gguf;
 }
 
 void bf16_store(const float *in, size_t count, uint64_t first, const struct rng *rng, uint16_t *out) {

@@ -1,14 +1,7 @@
-/* Weight formats and how they are packed.
- *
- * A packed row is a sequence of units of 64 codes; the last one is padded with code 0. u = q - Qn is what is stored in
- * formats below 8 bits (ternary: u = q + 1). In unit order:
- *   TERNARY, INT2  16 bytes: byte b holds codes b, 16+b, 32+b, 48+b in bits 0-1, 2-3, 4-5, 6-7
- *   INT3           24 bytes: 16 bytes as INT2 of u & 3, then 8 bytes: bit k of a little-endian uint64 is u >> 2 of code
- * k INT4           32 bytes: byte b holds code b in the low nibble, 32+b in the high one INT8           64 bytes, two's
- * complement so one shift and one mask turn a byte vector into consecutive codes. Rows start at multiples of the unit
- * size; F32 and BF16 rows are plain and not padded. */
-#ifndef DQT_SRC_FORMAT_FORMAT_H
-#define DQT_SRC_FORMAT_FORMAT_H
+/* Weight formats: one table describes them, in format.c. Everything else asks what a format is like, never which one it
+ * is; a format is added by a member of `enum format`, a row of the table and DQT_FORMAT_* in dqt.h. */
+#ifndef DQT_FORMAT_FORMAT_H
+#define DQT_FORMAT_FORMAT_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -17,26 +10,52 @@
 
 #include "core/rng.h"
 #include "dqt.h"
+#include "format/planes.h"
 
-enum { UNIT = 64 }; /* codes per unit */
+/* In no order that means anything. The numbers of files and of the interface are the table's public ones. */
+enum format {
+    FORMAT_F32,
+    FORMAT_BF16,
+    FORMAT_INT8,
+    FORMAT_INT6,
+    FORMAT_INT5,
+    FORMAT_INT4,
+    FORMAT_INT3,
+    FORMAT_INT2,
+    FORMAT_TERNARY
+};
 
-static inline bool format_valid(int format) {
-    return format >= DQT_FORMAT_F32 && format <= DQT_FORMAT_TERNARY;
-}
-static inline bool format_is_code(int format) {
-    return format >= DQT_FORMAT_INT8 && format <= DQT_FORMAT_TERNARY;
-}
+size_t format_count(void); /* formats are 0 .. format_count() - 1 */
 
-/* Bytes of one unit of 64 codes; 0 for floats. */
-size_t format_unit_bytes(int format);
-size_t format_row_bytes(int format, size_t cols);
-int format_min(int format); /* Qn; 0 for floats */
-int format_max(int format); /* Qp; 0 for floats */
-const char *format_name(int format);
+/* DQT_FORMAT_* other than SAME to a format; false: there is none. */
+bool format_from_public(int32_t number, enum format *out);
+int32_t format_public(enum format format);
 
-/* One unit to or from 64 codes in two's complement. The scalar specification of packing. */
-void unit_unpack(int format, const uint8_t *packed, int8_t codes[UNIT]);
-void unit_pack(int format, const int8_t codes[UNIT], uint8_t *packed);
+const char *format_name(enum format format);
+const char *format_public_name(int32_t number); /* "unknown" where there is none */
+
+/* Integer codes with a scale; else floats of format_float_bytes. */
+bool format_is_code(enum format format);
+size_t format_float_bytes(enum format format);            /* of an element: 4 for f32, 2 for bf16; 0 for codes */
+const struct packing *format_packing(enum format format); /* NULL for floats */
+int format_min(enum format format);                       /* Qn; 0 for floats */
+int format_max(enum format format);                       /* Qp; 0 for floats */
+
+/* a holds fewer different values than b. */
+bool format_fewer_values(enum format a, enum format b);
+
+/* Bytes of a pack block of 64 codes; 0 for floats. Rows start at whole blocks, the last one is padded with code 0;
+ * float rows are plain and not padded. */
+size_t format_block_bytes(enum format format);
+size_t format_row_bytes(enum format format, size_t cols);
+
+/* DQT_SCALE_*: what AUTO stands for where weights have this format (measured, docs/results.md); and the rule for
+ * weights that are re-quantised to it for computing, of a tensor whose own rule is `rule`. */
+int format_default_scale_rule(enum format format);
+int format_compute_scale_rule(enum format format, int rule);
+
+/* DQT_GGUF_* types that hold the format's weights exactly, the one to choose first first; ends with DQT_GGUF_AUTO. */
+const int *format_gguf_types(enum format format);
 
 static inline float bf16_to_f32(uint16_t h) {
     uint32_t u = (uint32_t)h << 16;

@@ -35,24 +35,24 @@ static float scale_from(const struct sums *s, double count, int rule, float sigm
 /* Rows are read a few at a time through dequantisation, so that no copy of the matrix is made. */
 enum { CHUNK = 1024 };
 
-/* Sums over the whole tensor as PARTS fixed runs of rows, added in order: the same for any number of threads. */
-enum { PARTS = 64 };
+/* Sums over the whole tensor as SHARES fixed runs of rows, added in order: the same for any number of threads. */
+enum { SHARES = 64 };
 struct storage_job {
     dqt_tensor view;
-    struct sums part[PARTS];
+    struct sums share[SHARES];
 };
 
-static void storage_part(void *arg, size_t part, int lane) {
+static void share_task(void *arg, size_t share, int lane) {
     (void)lane;
     struct storage_job *job = arg;
     const dqt_tensor *t = &job->view;
-    const size_t per = (t->rows + PARTS - 1) / PARTS;
+    const size_t per = ceil_div(t->rows, SHARES);
     float values[CHUNK];
-    for (size_t r = part * per; r < t->rows && r < (part + 1) * per; r++)
+    for (size_t r = share * per; r < t->rows && r < (share + 1) * per; r++)
         for (size_t c = 0; c < t->cols; c += CHUNK) {
             size_t n = t->cols - c < CHUNK ? t->cols - c : CHUNK;
             tensor_read_floats(t, r, c, n, values);
-            add_row(&job->part[part], values, n);
+            add_row(&job->share[share], values, n);
         }
 }
 
@@ -65,27 +65,28 @@ static void add_sums(struct sums *all, const struct sums *s) {
 void tensor_refresh(dqt_tensor *t) {
     if (t->compute == t->storage || !t->data) return;
     struct storage_job job = {.view = tensor_as_stored(t)};
-    parallel_run(t->ctx, PARTS, storage_part, &job);
+    parallel_run(t->ctx, SHARES, share_task, &job);
     struct sums all = {0};
-    for (int i = 0; i < PARTS; i++)
-        add_sums(&all, &job.part[i]);
-    /* AbsMean for ternary (BitNet b1.58, section 2), the tensor's own rule otherwise. */
-    int rule = t->compute == DQT_FORMAT_TERNARY ? DQT_SCALE_ABSMEAN : t->scale_rule;
+    for (int i = 0; i < SHARES; i++)
+        add_sums(&all, &job.share[i]);
+    const int rule = format_compute_scale_rule(t->compute, t->scale_rule);
     t->compute_scale = scale_from(&all, (double)t->rows * (double)t->cols, rule, t->sigma, format_max(t->compute));
 }
 
 static void store_row(dqt_tensor *t, size_t row, const float *w, bool stochastic, const struct rng *rng) {
     const size_t first = row * t->cols;
     uint32_t words[4];
-    if (t->storage == DQT_FORMAT_F32) {
+    const size_t float_bytes = format_float_bytes(t->storage);
+    if (float_bytes == sizeof(float)) {
         memcpy(tensor_row(t, row), w, t->cols * sizeof *w);
-    } else if (t->storage == DQT_FORMAT_BF16) {
+    } else if (float_bytes) {
         bf16_store(w, t->cols, first, stochastic ? rng : NULL, (uint16_t *)(void *)tensor_row(t, row));
     } else {
         const float inverse = 1.0f / tensor_scale(t, row);
         const float low = (float)format_min(t->storage), high = (float)format_max(t->storage);
-        const size_t unit = format_unit_bytes(t->storage);
-        int8_t codes[UNIT] = {0};
+        const struct packing *packing = format_packing(t->storage);
+        const size_t block_bytes = packing_block_bytes(packing);
+        int8_t codes[PACK_BLOCK] = {0};
         for (size_t c = 0; c < t->cols; c++) {
             float x = w[c] * inverse;
             if (stochastic) {
@@ -94,9 +95,9 @@ static void store_row(dqt_tensor *t, size_t row, const float *w, bool stochastic
             } else {
                 x = rintf(x);
             }
-            codes[c % UNIT] = (int8_t)(x < low ? low : x > high ? high : x);
-            if (c % UNIT == UNIT - 1 || c == t->cols - 1) {
-                unit_pack(t->storage, codes, tensor_row(t, row) + c / UNIT * unit);
+            codes[c % PACK_BLOCK] = (int8_t)(x < low ? low : x > high ? high : x);
+            if (c % PACK_BLOCK == PACK_BLOCK - 1 || c == t->cols - 1) {
+                block_pack(packing, codes, tensor_row(t, row) + c / PACK_BLOCK * block_bytes);
                 memset(codes, 0, sizeof codes);
             }
         }
@@ -172,7 +173,7 @@ static void init_row(void *arg, size_t row, int lane) {
     for (size_t c = 0; c < t->cols; c += CHUNK) {
         size_t n = t->cols - c < CHUNK ? t->cols - c : CHUNK;
         normal_run(&job->rng, row * t->cols + c, n, job->std, w);
-        /* A view of this run as a one-row tensor: CHUNK is a multiple of the unit, so packing agrees. */
+        /* A view of this run as a one-row tensor: CHUNK is a multiple of the pack block, so packing agrees. */
         dqt_tensor run = *t;
         run.rows = 1;
         run.cols = n;

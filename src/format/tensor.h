@@ -8,7 +8,7 @@
 struct dqt_tensor {
     dqt_context *ctx;
     size_t rows, cols;
-    int storage, compute; /* compute is never SAME */
+    enum format storage, compute;
     int scale_rule, scale_axis;
     float sigma;
     bool train_scale;
@@ -19,6 +19,9 @@ struct dqt_tensor {
     float compute_scale; /* where compute != storage: scale of the re-quantised weight, kept current by every writer */
 };
 
+/* The formats that checked options name (tensor_check); compute is the storage format where they say SAME. */
+enum format options_storage(const dqt_tensor_options *o);
+enum format options_compute(const dqt_tensor_options *o);
 /* The rule that DQT_SCALE_AUTO stands for, or the one asked for. */
 int tensor_scale_rule(const dqt_tensor_options *o);
 /* Checks options (already sized). */
@@ -45,7 +48,7 @@ static inline float tensor_compute_scale(const dqt_tensor *t, size_t row) {
     return t->compute == t->storage ? tensor_scale(t, row) : t->compute_scale;
 }
 
-/* Sets the storage codes of a row, codes[cols]; the last unit is padded with code 0. */
+/* Sets the storage codes of a row, codes[cols]; the last block is padded with code 0. */
 void tensor_pack_codes(dqt_tensor *t, size_t row, const int8_t *codes);
 
 /* The tensor as the updater sees it: reads of the view give storage codes and values. */

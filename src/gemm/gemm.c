@@ -38,7 +38,7 @@ void block_place(const struct gemm_engine *e, size_t padded_k, size_t columns, s
     s->b = arena_take(a, columns * padded_k, e->size);
     s->partial = arena_take(a, e->rows * columns, sizeof(float));
     s->col_scale = arena_take(a, columns, sizeof(float));
-    s->chunk = arena_take(a, size_max(columns, e->rows) * UNIT, sizeof(float));
+    s->chunk = arena_take(a, size_max(columns, e->rows) * PACK_BLOCK, sizeof(float));
 }
 
 /* Equal kc_steps of K. */
@@ -104,13 +104,13 @@ static void product_scratch(const struct gemm_engine *e, size_t tokens, size_t k
     struct product p = {.k = k, .o = {.e = e}};
     struct arena shared = {0}, lane = {0};
     struct block_scratch s;
-    const size_t row_bytes = scratch_product(round_up(k, UNIT), e->size);
+    const size_t row_bytes = scratch_product(round_up(k, PACK_BLOCK), e->size);
     const size_t all = scratch_product(round_up(tokens, e->rows), row_bytes); /* or a chunk, rounded up to a block */
     const size_t chunk =
         size_max(A_BYTES + scratch_product(e->rows, row_bytes), scratch_product(A_ROWS + e->rows, row_bytes));
     shared_place(&p, tokens, size_min(all, chunk), &shared);
     block_place(e, 0, BLOCK_COLUMNS, &lane, &s);
-    const size_t block = size_max(BLOCK_BYTES, scratch_product(UNIT, row_bytes));
+    const size_t block = size_max(BLOCK_BYTES, scratch_product(PACK_BLOCK, row_bytes));
     arena_take(&lane, size_min(scratch_product(BLOCK_COLUMNS, row_bytes), block), 1);
     arena_take(&lane, ceil_div(tokens, e->rows), 1);
     scratch_max(need, scratch_bytes(shared.used), scratch_bytes(lane.used), 0);
@@ -144,11 +144,11 @@ static void pack_block(const struct product *p, size_t index, float *chunk) {
         for (size_t r = 0; r < e->rows; r++)
             sums[r] = (int32_t)((uint32_t)sums[r] * (uint32_t)p->bias);
     } else {
-        for (size_t k = 0; k < p->k; k += UNIT) {
+        for (size_t k = 0; k < p->k; k += PACK_BLOCK) {
             for (size_t r = 0; r < m; r++)
-                for (size_t c = 0; c < UNIT; c++)
-                    chunk[r * UNIT + c] = (float)x->codes[(t + r) * x->ld + k + c];
-            e->pack_a(e, chunk, UNIT, m, size_min(UNIT, p->k - k), NULL, out + k * e->rows * e->size);
+                for (size_t c = 0; c < PACK_BLOCK; c++)
+                    chunk[r * PACK_BLOCK + c] = (float)x->codes[(t + r) * x->ld + k + c];
+            e->pack_a(e, chunk, PACK_BLOCK, m, size_min(PACK_BLOCK, p->k - k), NULL, out + k * e->rows * e->size);
         }
     }
 }
@@ -173,36 +173,37 @@ static void forward_panel(const struct product *p, size_t n, unsigned char *pane
     n = size_min(n, p->n - 1);
     const size_t count = size_min(PANEL, p->n - n), row = p->row + n;
     const bool code = format_is_code(w->compute);
-    if (p->o.row_add && w->compute == w->storage) {
-        e->pack_b_packed(e, w->storage, tensor_row(w, row), w->row_bytes, count, p->o.padded_k / UNIT, panel);
+    const struct packing *packing = w->compute == w->storage ? format_packing(w->storage) : NULL;
+    if (p->o.row_add && packing) {
+        e->pack_b_packed(e, packing, tensor_row(w, row), w->row_bytes, count, p->o.padded_k / PACK_BLOCK, panel);
         return;
     }
-    for (size_t k = 0; k < p->k; k += UNIT) {
+    for (size_t k = 0; k < p->k; k += PACK_BLOCK) {
         unsigned char *out = panel + k * PANEL * e->size;
-        const size_t depth = size_min(UNIT, p->k - k);
-        int8_t codes[UNIT] = {0};
+        const size_t depth = size_min(PACK_BLOCK, p->k - k);
+        int8_t codes[PACK_BLOCK] = {0};
         for (size_t i = 0; i < count; i++) {
             if (!code) {
-                tensor_read_floats(w, row + i, k, depth, (float *)chunk + i * UNIT);
+                tensor_read_floats(w, row + i, k, depth, (float *)chunk + i * PACK_BLOCK);
                 continue;
             }
-            if (w->compute == w->storage) {
-                const size_t offset = k / UNIT * format_unit_bytes(w->storage);
-                p->ctx->kernels->gemm.unpack(w->storage, tensor_row(w, row + i) + offset, 1, codes);
+            if (packing) {
+                const size_t offset = k / PACK_BLOCK * packing_block_bytes(packing);
+                p->ctx->kernels->gemm.unpack(packing, tensor_row(w, row + i) + offset, 1, codes);
             } else {
                 tensor_read_codes(w, row + i, k, depth, codes);
             }
             if (p->o.row_add) {
-                memcpy((int8_t *)chunk + i * UNIT, codes, UNIT);
+                memcpy((int8_t *)chunk + i * PACK_BLOCK, codes, PACK_BLOCK);
             } else {
                 for (size_t c = 0; c < depth; c++)
-                    ((float *)chunk)[i * UNIT + c] = (float)codes[c];
+                    ((float *)chunk)[i * PACK_BLOCK + c] = (float)codes[c];
             }
         }
         if (p->o.row_add) {
-            e->pack_b_packed(e, DQT_FORMAT_INT8, chunk, UNIT, count, 1, out);
+            e->pack_b_packed(e, &plain_bytes, chunk, PACK_BLOCK, count, 1, out);
         } else {
-            e->pack_b_transposed(e, chunk, UNIT, count, depth, out);
+            e->pack_b_transposed(e, chunk, PACK_BLOCK, count, depth, out);
         }
     }
 }
@@ -211,17 +212,18 @@ static void forward_panel(const struct product *p, size_t n, unsigned char *pane
 static void input_gradient_panels(const struct product *p, size_t n, size_t count, unsigned char *b, void *chunk) {
     const struct gemm_engine *e = p->o.e;
     const dqt_tensor *w = p->w;
-    const size_t width = round_up(count, UNIT), panel_stride = p->o.padded_k * PANEL * e->size;
+    const size_t width = round_up(count, PACK_BLOCK), panel_stride = p->o.padded_k * PANEL * e->size;
     const size_t end = round_up(count, e->columns);
-    const bool code = format_is_code(w->compute), packed = code && w->compute == w->storage;
-    for (size_t k = 0; k < p->k; k += UNIT) {
-        const size_t depth = size_min(UNIT, p->k - k);
-        if (code && !packed) memset(chunk, 0, depth * width);
+    const bool code = format_is_code(w->compute);
+    const struct packing *packing = w->compute == w->storage ? format_packing(w->storage) : NULL;
+    for (size_t k = 0; k < p->k; k += PACK_BLOCK) {
+        const size_t depth = size_min(PACK_BLOCK, p->k - k);
+        if (code && !packing) memset(chunk, 0, depth * width);
         for (size_t i = 0; i < depth; i++) {
             const size_t row = p->row + k + i;
-            if (packed) {
-                const size_t offset = n / UNIT * format_unit_bytes(w->storage);
-                p->ctx->kernels->gemm.unpack(w->storage, tensor_row(w, row) + offset, width / UNIT,
+            if (packing) {
+                const size_t offset = n / PACK_BLOCK * packing_block_bytes(packing);
+                p->ctx->kernels->gemm.unpack(packing, tensor_row(w, row) + offset, width / PACK_BLOCK,
                                              (int8_t *)chunk + i * width);
             } else if (code) {
                 tensor_read_codes(w, row, n, count, (int8_t *)chunk + i * width);
@@ -313,7 +315,8 @@ void gemm_forward(const dqt_context *ctx, const struct workspace *ws, const stru
         return;
     }
     const bool integer = x->codes && format_is_code(w->compute);
-    const int format = w->compute == w->storage ? w->storage : DQT_FORMAT_INT8; /* of the bytes that are packed */
+    /* of what is packed: re-quantised codes come as plain bytes */
+    const struct packing *packing = w->compute == w->storage ? format_packing(w->storage) : &plain_bytes;
     struct product p = {.ctx = ctx,
                         .ws = ws,
                         .x = x,
@@ -325,11 +328,12 @@ void gemm_forward(const dqt_context *ctx, const struct workspace *ws, const stru
                         .y = y,
                         .ld_y = ld_y};
     if (integer) {
-        p.o.e = format == DQT_FORMAT_INT8 ? &kernels->int8 : &kernels->code;
-        p.o.padded_k = round_up(x->cols, UNIT);
-        p.bias = format == DQT_FORMAT_INT8 ? p.o.e->int8_bias : format_min(format);
+        p.o.e = packing_range(packing) <= kernels->code.max_range ? &kernels->code : &kernels->int8;
+        DQT_ASSERT(packing_range(packing) <= p.o.e->max_range);
+        p.o.padded_k = round_up(x->cols, PACK_BLOCK);
+        p.bias = panel_bias(p.o.e, packing);
     } else {
-        const bool bf16 = x->codes ? w->compute == DQT_FORMAT_BF16 : precision == DQT_PRECISION_BF16;
+        const bool bf16 = x->codes ? format_float_bytes(w->compute) == 2 : precision == DQT_PRECISION_BF16;
         p.o.e = bf16 ? &kernels->bf16 : &kernels->f32;
         p.o.padded_k = round_up(x->cols, p.o.e->k_align);
     }
@@ -370,5 +374,5 @@ void gemm_input_gradient(const dqt_context *ctx, const struct workspace *ws, con
     } else {
         p.k_scale = NULL;
     }
-    run(&p, tokens, UNIT);
+    run(&p, tokens, PACK_BLOCK);
 }

@@ -52,13 +52,13 @@ static void lane_place(const struct gemm_engine *e, size_t rows, size_t cols, si
     s->a = arena_take(a, scratch_product(round_up(rows, e->rows), padded_k), e->size);
     s->tile = arena_take(a, scratch_product(rows, tile_stride(cols)), sizeof(float));
     s->column = shares_panels(e) ? arena_take(a, round_up(rows, e->rows) * e->columns, sizeof(float)) : NULL;
-    s->block.done = arena_take(a, ceil_div(cols, UNIT), 1);
+    s->block.done = arena_take(a, ceil_div(cols, PACK_BLOCK), 1);
     block_place(e, shares_panels(e) ? 0 : padded_k, columns, a, &s->block);
 }
 
 static void shared_place(struct weight_gradient *g, size_t cols, size_t column_bytes, struct arena *a) {
-    g->state = arena_take(a, ceil_div(cols, UNIT), sizeof *g->state);
-    g->shared = arena_take(a, scratch_product(round_up(cols, UNIT), column_bytes), 1);
+    g->state = arena_take(a, ceil_div(cols, PACK_BLOCK), sizeof *g->state);
+    g->shared = arena_take(a, scratch_product(round_up(cols, PACK_BLOCK), column_bytes), 1);
 }
 
 void weight_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols,
@@ -75,7 +75,7 @@ void weight_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t rows,
         if (!shares_panels(e))
             arena_take(&a,
                        size_min(scratch_product(BLOCK_COLUMNS, column_bytes),
-                                size_max(BLOCK_BYTES, scratch_product(UNIT, column_bytes))),
+                                size_max(BLOCK_BYTES, scratch_product(PACK_BLOCK, column_bytes))),
                        1);
         struct weight_gradient g = {.e = e};
         struct arena shared = {0};
@@ -91,15 +91,15 @@ static void pack_panels(const struct weight_gradient *g, size_t n, size_t count,
     const struct gemm_engine *e = g->e;
     const struct activations *x = g->x;
     const size_t panels_end = round_up(count, e->columns);
-    int8_t square[UNIT * UNIT];
-    for (size_t t = 0; t < x->tokens; t += UNIT) {
-        const size_t tokens = size_min(UNIT, x->tokens - t);
+    int8_t square[PACK_BLOCK * PACK_BLOCK];
+    for (size_t t = 0; t < x->tokens; t += PACK_BLOCK) {
+        const size_t tokens = size_min(PACK_BLOCK, x->tokens - t);
         for (size_t c = 0; c < panels_end; c += PANEL) {
             unsigned char *out = b + (c * g->padded_k + t * PANEL) * e->size;
             if (x->codes) {
-                for (size_t i = 0; c % UNIT == 0 && i < tokens; i++) /* n + c + 64 <= round_up(cols, 64) <= ld */
-                    memcpy(square + i * UNIT, x->codes + (t + i) * x->ld + n + c, UNIT);
-                e->pack_b_codes(e, square + c % UNIT, UNIT, tokens, out);
+                for (size_t i = 0; c % PACK_BLOCK == 0 && i < tokens; i++) /* n + c + 64 <= round_up(cols, 64) <= ld */
+                    memcpy(square + i * PACK_BLOCK, x->codes + (t + i) * x->ld + n + c, PACK_BLOCK);
+                e->pack_b_codes(e, square + c % PACK_BLOCK, PACK_BLOCK, tokens, out);
             } else {
                 const size_t from = size_min(n + c, x->cols);
                 e->pack_b(e, x->floats + t * x->ld + from, x->ld, size_min(PANEL, x->cols - from), tokens, out);
@@ -178,7 +178,7 @@ void gemm_weight_gradient(const dqt_context *ctx, const struct workspace *ws, co
                                 .ld_tile = tile_stride(x->cols)};
     g.e = precision == DQT_PRECISION_BF16 ? &kernels->bf16 : &kernels->f32;
     g.padded_k = round_up(x->tokens, g.e->k_align);
-    g.columns = block_columns(g.e, x->cols, g.padded_k, UNIT, BLOCK_BYTES / 8, 1); /* A stays in L2 */
+    g.columns = block_columns(g.e, x->cols, g.padded_k, PACK_BLOCK, BLOCK_BYTES / 8, 1); /* A stays in L2 */
     if (shares_panels(g.e)) {
         struct arena shared = shared_arena(ws);
         shared_place(&g, x->cols, g.padded_k * g.e->size, &shared);

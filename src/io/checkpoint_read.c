@@ -153,8 +153,8 @@ static dqt_status check_parameter(struct reader *r, const dqt_tensor *t) {
     const uint64_t expected[] = {t->rows,
                                  t->cols,
                                  t->num_scales,
-                                 (uint64_t)t->storage,
-                                 (uint64_t)t->compute,
+                                 (uint64_t)format_public(t->storage),
+                                 (uint64_t)format_public(t->compute),
                                  (uint64_t)t->scale_rule,
                                  (uint64_t)t->scale_axis};
     bool same = true;
@@ -174,8 +174,8 @@ static dqt_status read_parameter(struct reader *r, dqt_layer *layer, size_t inde
                        PARAMETER_BYTES + 4 * (uint64_t)t->num_scales + t->data_bytes));
     TRY(check_parameter(r, t));
     const dqt_tensor_options o = {.struct_size = sizeof o,
-                                  .storage = t->storage,
-                                  .compute = t->compute,
+                                  .storage = format_public(t->storage),
+                                  .compute = format_public(t->compute),
                                   .scale_rule = t->scale_rule,
                                   .scale_axis = t->scale_axis,
                                   .sigma = t->sigma,

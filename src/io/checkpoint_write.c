@@ -49,8 +49,8 @@ static dqt_status write_parameter(struct writer *w, const struct update_target *
     TRY(sink_number(s, t->rows, 8));
     TRY(sink_number(s, t->cols, 8));
     TRY(sink_number(s, t->num_scales, 8));
-    TRY(sink_number(s, (uint64_t)t->storage, 4));
-    TRY(sink_number(s, (uint64_t)t->compute, 4));
+    TRY(sink_number(s, (uint64_t)format_public(t->storage), 4));
+    TRY(sink_number(s, (uint64_t)format_public(t->compute), 4));
     TRY(sink_number(s, (uint64_t)t->scale_rule, 4));
     TRY(sink_number(s, (uint64_t)t->scale_axis, 4));
     if (!s->write && (!scales_valid(t) || (size && !numbers_valid(t->data, t->rows * t->cols, size, true))))

@@ -10,18 +10,23 @@
 enum { NAME_ROOM = 64, DATA_ALIGNMENT = 32, RUN = 256 /* weights that are converted at a time */ };
 enum { VALUE_U32 = 4, VALUE_I32 = 5, VALUE_F32 = 6, VALUE_BOOL = 7, VALUE_STRING = 8, VALUE_ARRAY = 9 };
 
-/* By DQT_GGUF_*. `file` is what general.file_type calls a model of such weights. */
+/* By DQT_GGUF_*. `file` is what general.file_type calls a model of such weights; pack: a block of codes and its scale.
+ */
 static const struct {
     const char *name;
     unsigned type, file, block, bytes;
+    void (*pack)(const int8_t *codes, uint16_t d, unsigned char *out);
 } types[] = {
-    [DQT_GGUF_F32] = {"F32", 0, 0, 1, 4},
-    [DQT_GGUF_F16] = {"F16", 1, 1, 1, 2},
-    [DQT_GGUF_Q8_0] = {"Q8_0", 8, 7, Q_BLOCK, Q8_0_BYTES},
-    [DQT_GGUF_Q4_0] = {"Q4_0", 2, 2, Q_BLOCK, Q4_0_BYTES},
-    [DQT_GGUF_TQ1_0] = {"TQ1_0", 34, 36, TQ_BLOCK, TQ1_0_BYTES},
-    [DQT_GGUF_TQ2_0] = {"TQ2_0", 35, 37, TQ_BLOCK, TQ2_0_BYTES},
+    [DQT_GGUF_F32] = {"F32", 0, 0, 1, 4, NULL},
+    [DQT_GGUF_F16] = {"F16", 1, 1, 1, 2, NULL},
+    [DQT_GGUF_Q8_0] = {"Q8_0", 8, 7, Q_BLOCK, Q8_0_BYTES, pack_q8_0},
+    [DQT_GGUF_Q4_0] = {"Q4_0", 2, 2, Q_BLOCK, Q4_0_BYTES, pack_q4_0},
+    [DQT_GGUF_TQ1_0] = {"TQ1_0", 34, 36, TQ_BLOCK, TQ1_0_BYTES, pack_tq1_0},
+    [DQT_GGUF_TQ2_0] = {"TQ2_0", 35, 37, TQ_BLOCK, TQ2_0_BYTES, pack_tq2_0},
+    [DQT_GGUF_Q5_0] = {"Q5_0", 6, 8, Q_BLOCK, Q5_0_BYTES, pack_q5_0},
 };
+
+enum { NUM_TYPES = sizeof types / sizeof *types };
 
 struct entry {
     char name[NAME_ROOM];
@@ -44,31 +49,31 @@ typedef dqt_status (*entry_fn)(struct gguf *g, const struct entry *e);
 
 /* ---- Types --------------------------------------------------------------------------------------------------- */
 
-static int automatic_type(int format, bool linear) {
-    switch (format) {
-    case DQT_FORMAT_F32: return DQT_GGUF_F32;
-    case DQT_FORMAT_BF16: return DQT_GGUF_F16;
-    case DQT_FORMAT_INT8: return DQT_GGUF_Q8_0;
-    case DQT_FORMAT_TERNARY: return linear ? DQT_GGUF_TQ2_0 : DQT_GGUF_Q8_0;
-    default: return linear ? DQT_GGUF_Q4_0 : DQT_GGUF_Q8_0;
-    }
+/* Types of token embeddings and heads, which llama.cpp does not read in every type. */
+static bool is_wide(int type) {
+    return type == DQT_GGUF_F32 || type == DQT_GGUF_F16 || type == DQT_GGUF_Q8_0;
 }
 
-/* The type can hold every weight of the format. */
-static bool type_holds(int type, int format) {
-    switch (type) {
-    case DQT_GGUF_Q8_0: return format_is_code(format);
-    case DQT_GGUF_Q4_0: return format_is_code(format) && format != DQT_FORMAT_INT8;
-    case DQT_GGUF_TQ1_0:
-    case DQT_GGUF_TQ2_0: return format == DQT_FORMAT_TERNARY;
-    default: return true;
-    }
+/* The first type that holds the format exactly; AUTO: there is none. */
+static int automatic_type(enum format format, bool linear) {
+    const int *type = format_gguf_types(format);
+    while (*type != DQT_GGUF_AUTO && !linear && !is_wide(*type))
+        type++;
+    return *type;
+}
+
+/* The type can hold every weight of the format; floats are checked weight by weight. */
+static bool type_holds(int type, enum format format) {
+    if (type == DQT_GGUF_F32 || type == DQT_GGUF_F16) return true;
+    for (const int *t = format_gguf_types(format); *t != DQT_GGUF_AUTO; t++)
+        if (*t == type) return true;
+    return false;
 }
 
 /* A row that is not whole blocks goes out as F16. */
 static int entry_type(const dqt_tensor *t, int wanted, bool linear) {
     const int type = wanted == DQT_GGUF_AUTO ? automatic_type(t->compute, linear) : wanted;
-    return t->cols % types[type].block ? DQT_GGUF_F16 : type;
+    return type != DQT_GGUF_AUTO && t->cols % types[type].block ? DQT_GGUF_F16 : type;
 }
 
 static bool one_scale(const dqt_tensor *t) {
@@ -184,6 +189,9 @@ static dqt_status check_entry(struct gguf *g, const struct entry *e) {
     const dqt_tensor *t = e->tensor;
     g->entries++;
     if (e->scale_only) return DQT_OK;
+    if (e->type == DQT_GGUF_AUTO)
+        return fail(g->model->ctx, DQT_E_UNSUPPORTED, "%s: no block type holds %s weights; export as F32", e->name,
+                    format_name(t->compute));
     if (!type_holds(e->type, t->compute))
         return fail(g->model->ctx, DQT_E_UNSUPPORTED, "%s: type %s cannot hold %s weights", e->name,
                     types[e->type].name, format_name(t->compute));
@@ -230,9 +238,9 @@ static dqt_status check_model(const dqt_llama *m, const dqt_gguf_options *o) {
     const dqt_context *ctx = m->ctx;
     const dqt_llama_config *c = &m->config;
     const size_t sizes[] = {o->context_length, c->hidden_size, c->intermediate_size, c->vocab_size};
-    if (o->linear_type < DQT_GGUF_AUTO || o->linear_type > DQT_GGUF_TQ2_0)
+    if (o->linear_type < DQT_GGUF_AUTO || o->linear_type >= NUM_TYPES)
         return fail(ctx, DQT_E_ARGUMENT, "linear_type is %d; it must be a DQT_GGUF_* value", o->linear_type);
-    if (o->embedding_type < DQT_GGUF_AUTO || o->embedding_type > DQT_GGUF_Q8_0)
+    if (o->embedding_type != DQT_GGUF_AUTO && !is_wide(o->embedding_type))
         return fail(ctx, DQT_E_ARGUMENT, "embedding_type is %d; it must be AUTO, F32, F16 or Q8_0", o->embedding_type);
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         if (sizes[i] == 0 || sizes[i] > INT32_MAX)
@@ -325,9 +333,8 @@ static size_t num_keys(const struct gguf *g) {
 
 static dqt_status write_keys(const struct gguf *g) {
     const dqt_llama_config *c = &g->model->config;
-    const int linear = g->options->linear_type
-                           ? g->options->linear_type
-                           : automatic_type(c->linear.compute ? c->linear.compute : c->linear.storage, true);
+    const int linear =
+        g->options->linear_type ? g->options->linear_type : automatic_type(options_compute(&c->linear), true);
     TRY(put_string_key(g->sink, "general.architecture", g->bitnet ? "bitnet" : "llama"));
     TRY(put_number_key(g->sink, "general.file_type", VALUE_U32, types[linear].file));
     TRY(put_model_key(g, "context_length", VALUE_U32, g->options->context_length));
@@ -368,12 +375,7 @@ static size_t source_row(const struct entry *e, size_t row) {
 static dqt_status write_blocks(struct sink *s, const struct entry *e, const int8_t *codes, size_t count, uint16_t d) {
     unsigned char out[TQ2_0_BYTES];
     for (size_t i = 0; i < count; i += types[e->type].block) {
-        switch (e->type) {
-        case DQT_GGUF_TQ2_0: pack_tq2_0(codes + i, d, out); break;
-        case DQT_GGUF_TQ1_0: pack_tq1_0(codes + i, d, out); break;
-        case DQT_GGUF_Q4_0: pack_q4_0(codes + i, d, out); break;
-        default: pack_q8_0(codes + i, d, out);
-        }
+        types[e->type].pack(codes + i, d, out);
         TRY(sink_bytes(s, out, types[e->type].bytes));
     }
     return DQT_OK;

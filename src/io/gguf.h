@@ -5,12 +5,22 @@
 #include "io/half.h"
 #include "model/llama.h"
 
-/* Blocks of ggml-common.h, with their fp16 scale `d`: q holds codes, one per weight. */
-enum { TQ_BLOCK = 256, Q_BLOCK = 32, TQ2_0_BYTES = 66, TQ1_0_BYTES = 54, Q4_0_BYTES = 18, Q8_0_BYTES = 34 };
-void pack_tq2_0(const int8_t q[TQ_BLOCK], uint16_t d, unsigned char out[TQ2_0_BYTES]);
-void pack_tq1_0(const int8_t q[TQ_BLOCK], uint16_t d, unsigned char out[TQ1_0_BYTES]);
-void pack_q4_0(const int8_t q[Q_BLOCK], uint16_t d, unsigned char out[Q4_0_BYTES]);
-void pack_q8_0(const int8_t q[Q_BLOCK], uint16_t d, unsigned char out[Q8_0_BYTES]);
+/* Blocks of ggml-common.h, with their fp16 scale `d`. q[TQ_BLOCK or Q_BLOCK] holds codes, one per weight; out has the
+ * block's bytes. */
+enum {
+    TQ_BLOCK = 256,
+    Q_BLOCK = 32,
+    TQ2_0_BYTES = 66,
+    TQ1_0_BYTES = 54,
+    Q4_0_BYTES = 18,
+    Q5_0_BYTES = 22,
+    Q8_0_BYTES = 34
+};
+void pack_tq2_0(const int8_t *q, uint16_t d, unsigned char *out);
+void pack_tq1_0(const int8_t *q, uint16_t d, unsigned char *out);
+void pack_q4_0(const int8_t *q, uint16_t d, unsigned char *out);
+void pack_q5_0(const int8_t *q, uint16_t d, unsigned char *out);
+void pack_q8_0(const int8_t *q, uint16_t d, unsigned char *out);
 
 /* `o` is complete. DQT_E_UNSUPPORTED or DQT_E_ARGUMENT for what such a file cannot express; then nothing is written. */
 dqt_status gguf_write(const dqt_llama *model, const dqt_gguf_options *o, dqt_write_fn write, void *user_data);

@@ -186,7 +186,7 @@ static dqt_status read_header(struct importer *m, uint64_t file_size) {
 static dqt_status new_tensor(struct importer *m, size_t index, dqt_tensor **out) {
     const dqt_tensor *t = list_parameter(&m->list, index).tensor;
     const dqt_tensor_options o = {.struct_size = sizeof o,
-                                  .storage = t->storage,
+                                  .storage = format_public(t->storage),
                                   .scale_rule = t->scale_rule,
                                   .scale_axis = t->scale_axis,
                                   .sigma = t->sigma};
@@ -206,13 +206,14 @@ static bool store_on_grid(dqt_tensor *t, const float *weights, enum element_type
             if (w[k] < 0 || w[k] > 0) return false;
         t->scales[i] = 1; /* zeros have any scale */
     }
-    const size_t unit = format_unit_bytes(t->storage);
+    const struct packing *packing = format_packing(t->storage);
+    const size_t block_bytes = packing_block_bytes(packing);
     for (size_t r = 0; r < t->rows; r++)
-        for (size_t c = 0; c < t->cols; c += UNIT) {
-            int8_t codes[UNIT] = {0};
-            for (size_t k = 0; k < UNIT && c + k < t->cols; k++)
+        for (size_t c = 0; c < t->cols; c += PACK_BLOCK) {
+            int8_t codes[PACK_BLOCK] = {0};
+            for (size_t k = 0; k < PACK_BLOCK && c + k < t->cols; k++)
                 codes[k] = (int8_t)rintf(weights[r * t->cols + c + k] / tensor_scale(t, r));
-            unit_pack(t->storage, codes, tensor_row(t, r) + c / UNIT * unit);
+            block_pack(packing, codes, tensor_row(t, r) + c / PACK_BLOCK * block_bytes);
         }
     return true;
 }
@@ -246,7 +247,7 @@ static dqt_status read_weight(struct importer *m, size_t index) {
         return refuse(m, name, "has a weight that is not finite");
     if (format_is_code(t->storage) && store_on_grid(t, m->weights, type)) return DQT_OK;
     tensor_quantize(t, m->weights, m->stochastic, m->seed + 0x9E3779B97F4A7C15u * index);
-    if (t->storage == DQT_FORMAT_BF16 && !numbers_valid(t->data, t->rows * t->cols, 2, true))
+    if (format_float_bytes(t->storage) == 2 && !numbers_valid(t->data, t->rows * t->cols, 2, true))
         return refuse(m, name, "has a weight that bf16 cannot hold");
     return DQT_OK;
 }

@@ -34,7 +34,7 @@ static enum element_type type_in(const struct writer *w, const struct update_tar
     const dqt_tensor *t = p->tensor;
     if (packed(w, t)) return TYPE_U8;
     if (p->parameter_class == DQT_CLASS_NORM) return TYPE_F32;
-    if (w->dtype == DQT_SAFETENSORS_CODES) return t->storage == DQT_FORMAT_BF16 ? TYPE_BF16 : TYPE_F32;
+    if (w->dtype == DQT_SAFETENSORS_CODES) return format_float_bytes(t->storage) == 2 ? TYPE_BF16 : TYPE_F32;
     return w->dtype == DQT_SAFETENSORS_BF16 ? TYPE_BF16 : TYPE_F32;
 }
 
@@ -98,13 +98,13 @@ static dqt_status list_task(struct writer *w, const struct item *item) {
 static dqt_status write_header(struct writer *w) {
     static const char *const classes[] = {"embedding", "linear", "head"};
     const dqt_llama_config *c = &w->list.model->config;
-    const int formats[] = {c->embedding.storage, c->linear.storage, c->head.storage};
+    const int32_t formats[] = {c->embedding.storage, c->linear.storage, c->head.storage};
     char line[LINE_BYTES];
     w->offset = 0;
     snprintf(line, sizeof line, "{\"__metadata__\":{\"format\":\"pt\"");
     TRY(sink_bytes(w->sink, line, strlen(line)));
     for (int i = 0; i < 3 && w->dtype == DQT_SAFETENSORS_CODES; i++) {
-        snprintf(line, sizeof line, ",\"dqt.%s\":\"%s\"", classes[i], format_name(formats[i]));
+        snprintf(line, sizeof line, ",\"dqt.%s\":\"%s\"", classes[i], format_public_name(formats[i]));
         TRY(sink_bytes(w->sink, line, strlen(line)));
     }
     TRY(sink_bytes(w->sink, "}", 1));

@@ -27,29 +27,31 @@ bool scales_valid(const dqt_tensor *t) {
 
 bool codes_valid(const dqt_tensor *t) {
     const int low = format_min(t->storage), high = format_max(t->storage);
-    const size_t unit = format_unit_bytes(t->storage);
-    int8_t codes[UNIT];
+    const struct packing *packing = format_packing(t->storage);
+    const size_t block_bytes = packing_block_bytes(packing);
+    int8_t codes[PACK_BLOCK];
     for (size_t r = 0; r < t->rows; r++)
-        for (size_t c = 0; c < t->cols; c += UNIT) {
-            unit_unpack(t->storage, tensor_row(t, r) + c / UNIT * unit, codes);
-            for (size_t k = 0; k < UNIT; k++)
+        for (size_t c = 0; c < t->cols; c += PACK_BLOCK) {
+            block_unpack(packing, tensor_row(t, r) + c / PACK_BLOCK * block_bytes, codes);
+            for (size_t k = 0; k < PACK_BLOCK; k++)
                 if (codes[k] < low || codes[k] > high || (c + k >= t->cols && codes[k])) return false;
         }
     return true;
 }
 
 dqt_status write_codes(struct sink *s, const dqt_tensor *t) {
-    const size_t unit = format_unit_bytes(t->storage), tail = t->cols % UNIT;
+    const struct packing *packing = format_packing(t->storage);
+    const size_t block_bytes = packing_block_bytes(packing), tail = t->cols % PACK_BLOCK;
     for (size_t r = 0; r < t->rows; r++) {
         const unsigned char *row = tensor_row(t, r);
-        TRY(sink_bytes(s, row, t->row_bytes - (tail ? unit : 0)));
+        TRY(sink_bytes(s, row, t->row_bytes - (tail ? block_bytes : 0)));
         if (!tail) continue;
-        int8_t codes[UNIT];
-        unsigned char packed[UNIT];
-        unit_unpack(t->storage, row + t->row_bytes - unit, codes);
-        memset(codes + tail, 0, UNIT - tail);
-        unit_pack(t->storage, codes, packed);
-        TRY(sink_bytes(s, packed, unit));
+        int8_t codes[PACK_BLOCK];
+        unsigned char packed[PACK_BLOCK];
+        block_unpack(packing, row + t->row_bytes - block_bytes, codes);
+        memset(codes + tail, 0, PACK_BLOCK - tail);
+        block_pack(packing, codes, packed);
+        TRY(sink_bytes(s, packed, block_bytes));
     }
     return DQT_OK;
 }

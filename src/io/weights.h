@@ -14,7 +14,7 @@ bool codes_valid(const dqt_tensor *t);
 
 /* Bytes of a number of a float storage format, 0 of a code format. */
 static inline size_t float_bytes(const dqt_tensor *t) {
-    return t->storage == DQT_FORMAT_F32 ? 4 : t->storage == DQT_FORMAT_BF16 ? 2 : 0;
+    return format_float_bytes(t->storage);
 }
 
 /* Packed rows; codes that only fill up the last unit are written as 0, whatever they are in memory. */

@@ -45,7 +45,9 @@ static inline __m256 dot_float(__m256 sum, __m256 a, __m256 b) {
 #define EPILOGUE_NUMBER epilogue_number_float
 #include "kernels/gemm_block_template.h"
 
-/* Codes below 8 bits: u <= 15, so |u0 x0 + u1 x1| <= 2 * 15 * 128 and 8 of them fit 16 bits. */
+/* |u0 x0 + u1 x1| <= 2 * MAX_RANGE * 128, and CODE_WIDEN_STEPS of these fit 16 bits: u, a code without its bias, is 0
+ * .. MAX_RANGE. */
+enum { CODE_WIDEN_STEPS = 8, MAX_RANGE = INT16_MAX / (2 * 128 * CODE_WIDEN_STEPS) };
 static inline __m256i short_dot(__m256i sum, __m256i a, __m256i b) {
     return _mm256_add_epi16(sum, _mm256_maddubs_epi16(b, a));
 }
@@ -58,7 +60,7 @@ static inline __m256i widen(__m256i sum, __m256i short_sum) {
 #define ROWS CODE_ROWS
 #define GROUP 4
 #define BROADCAST broadcast
-#define WIDEN_STEPS 8
+#define WIDEN_STEPS CODE_WIDEN_STEPS
 #define SHORT_DOT short_dot
 #define WIDEN widen
 #define VECTORS 2
@@ -74,7 +76,7 @@ static inline __m256i widen(__m256i sum, __m256i short_sum) {
 #define EPILOGUE_NUMBER epilogue_number_int
 #include "kernels/gemm_block_template.h"
 
-/* INT8: both operands as 16-bit numbers. */
+/* Wider codes: both operands as 16-bit numbers. */
 static inline __m256i dot16(__m256i sum, __m256i a, __m256i b) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
 }
@@ -170,6 +172,8 @@ const struct gemm_engine gemm_code_avx2 = {.rows = CODE_ROWS,
                                            .size = 1,
                                            .k_align = 4,
                                            .kc_bytes = GEMM_KC_BYTES,
+                                           .bytes_bias = -128,
+                                           .max_range = MAX_RANGE,
                                            .gebp = block_code,
                                            .pack_a_codes = gemm_pack_a_codes,
                                            .pack_b_packed = gemm_pack_b_packed_avx2};
@@ -179,7 +183,8 @@ const struct gemm_engine gemm_int8_avx2 = {.rows = INT8_ROWS,
                                            .size = 2,
                                            .k_align = 2,
                                            .kc_bytes = GEMM_KC_BYTES,
-                                           .int8_bias = 0,
+                                           .bytes_bias = 0,
+                                           .max_range = 255,
                                            .gebp = block_int8,
                                            .pack_a_codes = gemm_pack_a_codes,
                                            .pack_b_packed = gemm_pack_b_packed16_avx2};

@@ -48,7 +48,9 @@ static inline __m512i broadcast(const char *p) {
     return _mm512_set1_epi32(v);
 }
 
-/* Codes below 8 bits: u <= 15, so |u0 x0 + u1 x1| <= 2 * 15 * 128 and 8 of them fit 16 bits. */
+/* |u0 x0 + u1 x1| <= 2 * MAX_RANGE * 128, and CODE_WIDEN_STEPS of these fit 16 bits: u, a code without its bias, is 0
+ * .. MAX_RANGE. */
+enum { CODE_WIDEN_STEPS = 8, MAX_RANGE = INT16_MAX / (2 * 128 * CODE_WIDEN_STEPS) };
 static inline __m512i short_dot(__m512i sum, __m512i a, __m512i b) {
     return _mm512_add_epi16(sum, _mm512_maddubs_epi16(b, a));
 }
@@ -61,7 +63,7 @@ static inline __m512i widen(__m512i sum, __m512i short_sum) {
 #define ROWS CODE_ROWS
 #define GROUP 4
 #define BROADCAST broadcast
-#define WIDEN_STEPS 8
+#define WIDEN_STEPS CODE_WIDEN_STEPS
 #define SHORT_DOT short_dot
 #define WIDEN widen
 #define VECTORS 2
@@ -77,7 +79,7 @@ static inline __m512i widen(__m512i sum, __m512i short_sum) {
 #define EPILOGUE_NUMBER epilogue_number_int
 #include "kernels/gemm_block_template.h"
 
-/* INT8: both operands as 16-bit numbers. */
+/* Wider codes: both operands as 16-bit numbers. */
 static inline __m512i dot16(__m512i sum, __m512i a, __m512i b) {
     return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
 }
@@ -146,6 +148,8 @@ const struct gemm_engine gemm_code_avx512 = {.rows = CODE_ROWS,
                                              .size = 1,
                                              .k_align = 4,
                                              .kc_bytes = GEMM_KC_BYTES,
+                                             .bytes_bias = -128,
+                                             .max_range = MAX_RANGE,
                                              .gebp = block_code,
                                              .pack_a_codes = gemm_pack_a_codes,
                                              .pack_b_packed = gemm_pack_b_packed_avx512};
@@ -155,7 +159,8 @@ const struct gemm_engine gemm_int8_avx512 = {.rows = INT8_ROWS,
                                              .size = 2,
                                              .k_align = 2,
                                              .kc_bytes = GEMM_KC_BYTES,
-                                             .int8_bias = 0,
+                                             .bytes_bias = 0,
+                                             .max_range = 255,
                                              .gebp = block_int8,
                                              .pack_a_codes = gemm_pack_a_codes,
                                              .pack_b_packed = gemm_pack_b_packed16_avx2};

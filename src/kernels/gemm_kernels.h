@@ -19,8 +19,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "format/planes.h"
+
 enum {
-    DOT_GROUP_BLOCKS = 4,    /* units of a group that dot_packed reads */
+    DOT_GROUP_BLOCKS = 4,    /* pack blocks of a group that dot_packed reads */
     PANEL = 16,              /* columns of a panel */
     GEMM_K_ALIGN = 64,       /* every k_align divides it */
     GEMM_KC_BYTES = 16 << 10 /* kc_bytes where L1 is 32 or 48 KiB and both operands pass through it */
@@ -53,10 +55,9 @@ struct gemm_engine;
 /* src[m][ld], k a multiple of 64; sums[rows]: added to (the caller starts at zero). */
 typedef void pack_a_codes_fn(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t m, size_t k, void *out,
                              int32_t *sums);
-/* n packed rows (one column of B each) of `units` units of 64 codes, stride bytes apart. Columns from n on: anything.
- */
-typedef void pack_b_packed_fn(const struct gemm_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
-                              size_t units, void *panel);
+/* n packed rows (one column of B each) of `blocks` pack blocks, stride bytes apart. Columns from n on: anything. */
+typedef void pack_b_packed_fn(const struct gemm_engine *e, const struct packing *p, const uint8_t *src, size_t stride,
+                              size_t n, size_t blocks, void *panel);
 /* k_scale[k] multiplies A (NULL: 1) before it is rounded to the engine's type. */
 typedef void pack_a_fn(const struct gemm_engine *e, const float *src, size_t ld, size_t m, size_t k,
                        const float *k_scale, void *out);
@@ -69,7 +70,8 @@ struct gemm_engine {
     size_t rows, columns, group, size, k_align; /* columns: taken at once, 16 or 32; size: bytes of an element */
     size_t
         kc_bytes; /* bytes of a block of A (column: of a group of panels) that stay in L1 while the rest streams past */
-    int int8_bias; /* of INT8 codes; the other formats' bias is their format_min */
+    int bytes_bias; /* B holds q - bias: this bias where codes are packed as plain bytes, else their packing's own */
+    int max_range;  /* its sums are exact for codes with max - min up to this */
     /* f32 elements that hold bf16 values: BF16 without instructions for it */
     bool emulates_bf16;
     void (*begin)(void); /* around calls of block on one thread; NULL: nothing to do */
@@ -95,24 +97,34 @@ typedef int32_t dot_codes_fn(const int8_t *a, const int8_t *b, size_t n); /* n a
 typedef float dot_code_float_fn(const int8_t *codes, const float *x, size_t n);
 typedef float dot_bf16_float_fn(const uint16_t *w, const float *x, size_t n);
 typedef float dot_float_fn(const float *w, const float *x, size_t n);
-/* A packed row of `units` units to codes. */
-typedef void unpack_fn(int format, const uint8_t *packed, size_t units, int8_t *codes);
+/* A packed row of `blocks` pack blocks to codes. */
+typedef void unpack_fn(const struct packing *p, const uint8_t *packed, size_t blocks, int8_t *codes);
 /* One token's activations to codes (ops/activations.h); returns the step. */
 typedef float quantize_fn(const float *x, size_t cols, int8_t *codes);
 
 /* Products of a vector with packed rows, each byte of the weights read once from memory. permute_for_dot puts the codes
- * of x[units * 64] into the order that dot_packed reads (whole groups, up to DOT_GROUP_BLOCKS units more than `units`,
- * zeros there). dot_packed: sums[i] = x . row i for DOT_ROWS packed rows of the formats below 8 bits except INT3; x_sum
- * is the sum of x. */
+ * of x[blocks * 64] into the order that dot_packed reads (whole groups, up to DOT_GROUP_BLOCKS blocks more than
+ * `blocks`, zeros there). dot_packed: sums[i] = x . row i for DOT_ROWS packed rows of `blocks` pack blocks; x_sum is
+ * the sum of x. Both only for packings that dot_packed_takes. */
 struct packed_dot_kernels {
-    void (*permute_for_dot)(int format, const int8_t *x, size_t units, int8_t *out);
-    void (*dot_packed)(int format, const uint8_t *const rows[DOT_ROWS], size_t units, const int8_t *x, int32_t x_sum,
-                       int32_t sums[DOT_ROWS]);
+    void (*permute_for_dot)(const struct packing *p, const int8_t *x, size_t blocks, int8_t *out);
+    void (*dot_packed)(const struct packing *p, const uint8_t *const rows[DOT_ROWS], size_t blocks, const int8_t *x,
+                       int32_t x_sum, int32_t sums[DOT_ROWS]);
 };
 
+/* One plane of 2 or 4 bits: products can be summed from masked bytes. */
+static inline bool dot_packed_takes(const struct packing *p) {
+    return p->num_planes == 1 && (p->planes[0].plane == PLANE_CRUMBS || p->planes[0].plane == PLANE_NIBBLES);
+}
+
+/* The bias of B's elements in an integer engine: the kernel is given row_add = bias * (sum of A's row). */
+static inline int panel_bias(const struct gemm_engine *e, const struct packing *p) {
+    return packing_is_bytes(p) ? e->bytes_bias : p->bias;
+}
+
 struct gemm_kernels {
-    struct gemm_engine code; /* int8 activations x formats below 8 bits */
-    struct gemm_engine int8; /* int8 activations x INT8 */
+    struct gemm_engine code; /* int8 activations x codes with max - min up to its max_range */
+    struct gemm_engine int8; /* int8 activations x any codes */
     struct gemm_engine bf16; /* operands rounded to bf16, f32 sums */
     struct gemm_engine f32;
 

@@ -1,5 +1,5 @@
-/* NEON with the dot product instruction: 4 bytes of K a step. Codes below 8 bits are stored minus their bias (0 ..
- * 15), INT8 codes as they are: all fit signed bytes. */
+/* NEON with the dot product instruction: 4 bytes of K a step. Codes below 8 bits lie minus their bias (0 ..
+ * 127), plain bytes as they are: all fit signed bytes. */
 typedef int gemm_dotprod_unit; /* not empty elsewhere */
 
 #if defined(__aarch64__)
@@ -53,7 +53,8 @@ const struct gemm_engine gemm_int8_neon_dotprod = {.rows = INT8_ROWS,
                                                    .size = 1,
                                                    .k_align = 4,
                                                    .kc_bytes = GEMM_KC_BYTES,
-                                                   .int8_bias = 0,
+                                                   .bytes_bias = 0,
+                                                   .max_range = 255,
                                                    .gebp = block_int8,
                                                    .pack_a_codes = gemm_pack_a_codes,
                                                    .pack_b_packed = gemm_pack_b_packed_neon};

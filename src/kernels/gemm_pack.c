@@ -25,7 +25,7 @@ static void store_float(void *out, size_t index, float value, size_t size, bool 
 
 void gemm_pack_a_codes(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t m, size_t k, void *out,
                        int32_t *sums) {
-    const size_t unit = e->k_align, size = e->size, step = e->rows * unit;
+    const size_t k_align = e->k_align, size = e->size, step = e->rows * k_align;
     memset(out, 0, e->rows * k * size);
     for (size_t i = 0; i < m; i++) {
         const int8_t *row = src + i * ld;
@@ -33,28 +33,28 @@ void gemm_pack_a_codes(const struct gemm_engine *e, const int8_t *src, size_t ld
         for (size_t c = 0; c < k; c++)
             sum += row[c];
         sums[i] += sum;
-        size_t index = i * unit;
-        if (size == 1 && unit == 4) {
+        size_t index = i * k_align;
+        if (size == 1 && k_align == 4) {
             for (size_t c = 0; c < k; c += 4, index += step)
                 memcpy((uint8_t *)out + index, row + c, 4);
         } else {
-            for (size_t c = 0; c < k; c += unit, index += step)
-                for (size_t j = 0; j < unit; j++)
+            for (size_t c = 0; c < k; c += k_align, index += step)
+                for (size_t j = 0; j < k_align; j++)
                     store_code(out, index + j, row[c + j], size);
         }
     }
 }
 
-void gemm_pack_b_packed(const struct gemm_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
-                        size_t units, void *panel) {
-    const int bias = format == DQT_FORMAT_INT8 ? e->int8_bias : format_min(format);
-    const size_t unit_bytes = format_unit_bytes(format), group = e->group, size = e->size;
+void gemm_pack_b_packed(const struct gemm_engine *e, const struct packing *p, const uint8_t *src, size_t stride,
+                        size_t n, size_t blocks, void *panel) {
+    const int bias = panel_bias(e, p);
+    const size_t block_bytes = packing_block_bytes(p), group = e->group, size = e->size;
     for (size_t i = 0; i < PANEL; i++) {
         size_t index = i * group;
-        for (size_t u = 0; u < units; u++) {
-            int8_t codes[UNIT];
-            unit_unpack(format, src + size_min(i, n - 1) * stride + u * unit_bytes, codes);
-            for (size_t k = 0; k < UNIT; k += group, index += PANEL * group)
+        for (size_t b = 0; b < blocks; b++) {
+            int8_t codes[PACK_BLOCK];
+            block_unpack(p, src + size_min(i, n - 1) * stride + b * block_bytes, codes);
+            for (size_t k = 0; k < PACK_BLOCK; k += group, index += PANEL * group)
                 for (size_t j = 0; j < group; j++)
                     store_code(panel, index + j, codes[k + j] - bias, size);
         }
@@ -63,13 +63,13 @@ void gemm_pack_b_packed(const struct gemm_engine *e, int format, const uint8_t *
 
 void gemm_pack_a(const struct gemm_engine *e, const float *src, size_t ld, size_t m, size_t k, const float *k_scale,
                  void *out) {
-    const size_t unit = e->k_align, size = e->size, padded = round_up(k, unit);
+    const size_t k_align = e->k_align, size = e->size, padded = round_up(k, k_align);
     const bool emulates_bf16 = e->emulates_bf16;
     memset(out, 0, e->rows * padded * size);
     for (size_t i = 0; i < m; i++) {
         const float *row = src + i * ld;
-        for (size_t c = 0; c < k; c += unit) {
-            const size_t index = c * e->rows + i * unit, last = size_min(unit, k - c);
+        for (size_t c = 0; c < k; c += k_align) {
+            const size_t index = c * e->rows + i * k_align, last = size_min(k_align, k - c);
             for (size_t j = 0; j < last; j++)
                 store_float(out, index + j, k_scale ? row[c + j] * k_scale[c + j] : row[c + j], size, emulates_bf16);
         }
@@ -78,14 +78,14 @@ void gemm_pack_a(const struct gemm_engine *e, const float *src, size_t ld, size_
 
 void gemm_pack_a_transposed(const struct gemm_engine *e, const float *src, size_t ld, size_t m, size_t k,
                             const float *k_scale, void *out) {
-    const size_t unit = e->k_align, size = e->size;
+    const size_t k_align = e->k_align, size = e->size;
     const bool emulates_bf16 = e->emulates_bf16;
-    memset(out, 0, e->rows * round_up(k, unit) * size);
+    memset(out, 0, e->rows * round_up(k, k_align) * size);
     for (size_t c = 0; c < k; c++) {
         const float scale = k_scale ? k_scale[c] : 1.0f;
-        const size_t index = c / unit * unit * e->rows + c % unit;
+        const size_t index = c / k_align * k_align * e->rows + c % k_align;
         for (size_t i = 0; i < m; i++)
-            store_float(out, index + i * unit, src[c * ld + i] * scale, size, emulates_bf16);
+            store_float(out, index + i * k_align, src[c * ld + i] * scale, size, emulates_bf16);
     }
 }
 

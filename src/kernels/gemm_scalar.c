@@ -65,10 +65,10 @@ static void block_f32(const struct gemm_block *b) {
     }
 }
 
-void unpack_scalar(int format, const uint8_t *packed, size_t units, int8_t *codes) {
-    const size_t unit_bytes = format_unit_bytes(format);
-    for (size_t u = 0; u < units; u++)
-        unit_unpack(format, packed + u * unit_bytes, codes + u * UNIT);
+void unpack_scalar(const struct packing *p, const uint8_t *packed, size_t blocks, int8_t *codes) {
+    const size_t block_bytes = packing_block_bytes(p);
+    for (size_t b = 0; b < blocks; b++)
+        block_unpack(p, packed + b * block_bytes, codes + b * PACK_BLOCK);
 }
 
 float quantize_scalar(const float *x, size_t cols, int8_t *codes) {
@@ -90,49 +90,50 @@ int32_t dot_codes_scalar(const int8_t *a, const int8_t *b, size_t n) {
     return sum;
 }
 
-/* Eight sums, so that compilers may use vectors and long sums lose less. */
-enum { PARTS = 8 };
+/* Eight partial sums, so that compilers may use vectors and long sums lose less. */
+enum { SUMS = 8 };
 
-static float add_parts(const float sum[PARTS]) {
+static float add_sums(const float sum[SUMS]) {
     return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
 }
 
 float dot_code_float_scalar(const int8_t *codes, const float *x, size_t n) {
-    float sum[PARTS] = {0};
+    float sum[SUMS] = {0};
     size_t i = 0;
-    for (; i + PARTS <= n; i += PARTS)
-        for (size_t j = 0; j < PARTS; j++)
+    for (; i + SUMS <= n; i += SUMS)
+        for (size_t j = 0; j < SUMS; j++)
             sum[j] += (float)codes[i + j] * x[i + j];
     for (; i < n; i++)
-        sum[i % PARTS] += (float)codes[i] * x[i];
-    return add_parts(sum);
+        sum[i % SUMS] += (float)codes[i] * x[i];
+    return add_sums(sum);
 }
 
 float dot_bf16_float_scalar(const uint16_t *w, const float *x, size_t n) {
-    float sum[PARTS] = {0};
+    float sum[SUMS] = {0};
     size_t i = 0;
-    for (; i + PARTS <= n; i += PARTS)
-        for (size_t j = 0; j < PARTS; j++)
+    for (; i + SUMS <= n; i += SUMS)
+        for (size_t j = 0; j < SUMS; j++)
             sum[j] += bf16_to_f32(w[i + j]) * x[i + j];
     for (; i < n; i++)
-        sum[i % PARTS] += bf16_to_f32(w[i]) * x[i];
-    return add_parts(sum);
+        sum[i % SUMS] += bf16_to_f32(w[i]) * x[i];
+    return add_sums(sum);
 }
 
 float dot_float_scalar(const float *w, const float *x, size_t n) {
-    float sum[PARTS] = {0};
+    float sum[SUMS] = {0};
     size_t i = 0;
-    for (; i + PARTS <= n; i += PARTS)
-        for (size_t j = 0; j < PARTS; j++)
+    for (; i + SUMS <= n; i += SUMS)
+        for (size_t j = 0; j < SUMS; j++)
             sum[j] += w[i + j] * x[i + j];
     for (; i < n; i++)
-        sum[i % PARTS] += w[i] * x[i];
-    return add_parts(sum);
+        sum[i % SUMS] += w[i] * x[i];
+    return add_sums(sum);
 }
 
 #define ENGINE_CODE                                                                                                    \
-    .rows = ROWS, .columns = PANEL, .group = 1, .size = 1, .k_align = 1, .kc_bytes = GEMM_KC_BYTES, .int8_bias = -128, \
-    .gebp = block_code, .pack_a_codes = gemm_pack_a_codes, .pack_b_packed = gemm_pack_b_packed
+    .rows = ROWS, .columns = PANEL, .group = 1, .size = 1, .k_align = 1, .kc_bytes = GEMM_KC_BYTES,                    \
+    .bytes_bias = -128, .max_range = 255, .gebp = block_code, .pack_a_codes = gemm_pack_a_codes,                       \
+    .pack_b_packed = gemm_pack_b_packed
 const struct gemm_engine gemm_code_scalar = {ENGINE_CODE};
 
 #define ENGINE_F32                                                                                                     \

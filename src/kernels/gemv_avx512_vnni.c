@@ -2,7 +2,7 @@
  * bits 0-1 of every byte are one plane, bits 2-3 (four times the code) the next, and so on. Each plane has its own
  * sums, which are divided by 1, 4, 16 and 64 at the end, exactly: a lane's sum stays below 2^31 for 5 million
  * columns. */
-typedef int gemv_vnni_unit; /* not empty elsewhere */
+typedef int gemv_vnni_translation_unit; /* not empty elsewhere */
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -11,19 +11,20 @@ typedef int gemv_vnni_unit; /* not empty elsewhere */
 #include "kernels/target.h"
 TARGET_BEGIN(TARGET_AVX512_VNNI)
 #include "core/assert.h"
-#include "format/format.h"
+#include "core/size.h"
 #include "kernels/kernels_avx512_vnni.h"
 
-/* 2 bits: groups of 4 units, [plane][unit][16]. 4 bits: groups of 2 units, [half][unit][32]. */
-static void permute_for_dot(int format, const int8_t *x, size_t units, int8_t *out) {
-    const size_t group = format == DQT_FORMAT_INT4 ? 2 : 4, part = UNIT / group;
-    for (size_t u = 0; u < (units + group - 1) / group * group; u++) {
-        int8_t *to = out + u / group * group * UNIT + u % group * part;
-        for (size_t p = 0; p < group; p++) {
-            if (u < units) {
-                memcpy(to + p * UNIT, x + u * UNIT + p * part, part);
+/* 2 bits: groups of 4 blocks, [quarter][block][16]. 4 bits: groups of 2 blocks, [half][block][32]. */
+static void permute_for_dot(const struct packing *p, const int8_t *x, size_t blocks, int8_t *out) {
+    const size_t bytes = packing_block_bytes(p), group = PACK_BLOCK / bytes; /* values of a byte; blocks of 64 bytes */
+    DQT_ASSERT(dot_packed_takes(p) && group <= DOT_GROUP_BLOCKS);
+    for (size_t b = 0; b < round_up(blocks, group); b++) {
+        int8_t *to = out + b / group * group * PACK_BLOCK + b % group * bytes;
+        for (size_t i = 0; i < group; i++) {
+            if (b < blocks) {
+                memcpy(to + i * PACK_BLOCK, x + b * PACK_BLOCK + i * bytes, bytes);
             } else {
-                memset(to + p * UNIT, 0, part);
+                memset(to + i * PACK_BLOCK, 0, bytes);
             }
         }
     }
@@ -83,11 +84,12 @@ static void dot_4bit(const uint8_t *const rows[DOT_ROWS], size_t bytes, const in
         sums[r] = _mm512_reduce_add_epi32(_mm512_add_epi32(s[r][0], _mm512_srai_epi32(s[r][1], 4))) + correction;
 }
 
-static void dot_packed(int format, const uint8_t *const rows[DOT_ROWS], size_t units, const int8_t *x, int32_t x_sum,
-                       int32_t sums[DOT_ROWS]) {
-    const size_t bytes = units * format_unit_bytes(format);
-    const int32_t correction = format_min(format) * x_sum; /* codes are stored minus format_min */
-    if (format == DQT_FORMAT_INT4) {
+static void dot_packed(const struct packing *p, const uint8_t *const rows[DOT_ROWS], size_t blocks, const int8_t *x,
+                       int32_t x_sum, int32_t sums[DOT_ROWS]) {
+    const size_t bytes = blocks * packing_block_bytes(p);
+    const int32_t correction = p->bias * x_sum; /* codes are stored minus the bias */
+    DQT_ASSERT(dot_packed_takes(p));
+    if (p->planes[0].plane == PLANE_NIBBLES) {
         dot_4bit(rows, bytes, x, correction, sums);
     } else {
         dot_2bit(rows, bytes, x, correction, sums);

@@ -1,5 +1,5 @@
 /* AVX2: packed codes to rows and panels, activations to codes. As unpack_avx512.c, with half the width. */
-typedef int unpack_avx2_unit; /* not empty elsewhere */
+typedef int unpack_avx2_translation_unit; /* not empty elsewhere */
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -18,46 +18,65 @@ static inline void store(void *p, __m256i v) {
     _mm256_storeu_si256((__m256i *)p, v);
 }
 
-/* 32 bits to 32 bytes of 0 or 4. */
-static inline __m256i third_bits(uint32_t bits) {
+/* 32 bits to 32 bytes of 0 or 1. */
+static inline __m256i spread_bits(uint32_t bits) {
     const __m256i order = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3,
                                            3, 3, 3, 3, 3, 3);
     const __m256i bit = _mm256_set1_epi64x((int64_t)0x8040201008040201);
     const __m256i v = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), order), bit);
-    return _mm256_and_si256(_mm256_cmpeq_epi8(v, bit), _mm256_set1_epi8(4));
+    return _mm256_and_si256(_mm256_cmpeq_epi8(v, bit), _mm256_set1_epi8(1));
 }
 
-/* One unit minus the format's bias: 0 .. 2^bits - 1; INT8 as it is. */
-static inline void unpack_unit(int format, const uint8_t *p, __m256i out[2]) {
-    if (format == DQT_FORMAT_INT8) {
-        out[0] = load(p);
-        out[1] = load(p + 32);
-    } else if (format == DQT_FORMAT_INT4) {
-        const __m256i v = load(p), mask = _mm256_set1_epi8(15);
-        out[0] = _mm256_and_si256(v, mask);
-        out[1] = _mm256_and_si256(_mm256_srli_epi16(v, 4), mask);
-    } else {
+/* One plane of a block (format/planes.h). */
+static inline void unpack_plane(enum plane plane, const uint8_t *p, __m256i out[2]) {
+    switch (plane) {
+    case PLANE_BITS: {
+        uint32_t bits[2];
+        memcpy(bits, p, sizeof bits);
+        out[0] = spread_bits(bits[0]);
+        out[1] = spread_bits(bits[1]);
+        return;
+    }
+    case PLANE_CRUMBS: {
         const __m256i v = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)p));
         const __m256i mask = _mm256_set1_epi8(3);
         out[0] = _mm256_and_si256(_mm256_srlv_epi32(v, _mm256_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2)), mask);
         out[1] = _mm256_and_si256(_mm256_srlv_epi32(v, _mm256_setr_epi32(4, 4, 4, 4, 6, 6, 6, 6)), mask);
-        if (format == DQT_FORMAT_INT3) {
-            uint32_t bits[2];
-            memcpy(bits, p + 16, sizeof bits);
-            out[0] = _mm256_or_si256(out[0], third_bits(bits[0]));
-            out[1] = _mm256_or_si256(out[1], third_bits(bits[1]));
-        }
+        return;
+    }
+    case PLANE_NIBBLES: {
+        const __m256i v = load(p), mask = _mm256_set1_epi8(15);
+        out[0] = _mm256_and_si256(v, mask);
+        out[1] = _mm256_and_si256(_mm256_srli_epi16(v, 4), mask);
+        return;
+    }
+    case PLANE_BYTES: break;
+    }
+    out[0] = load(p);
+    out[1] = load(p + 32);
+}
+
+/* One block minus the packing's bias. Shifts stay within bytes: v is below 128. */
+static inline void unpack_block(const struct packing *p, const uint8_t *packed, __m256i out[2]) {
+    unpack_plane(p->planes[0].plane, packed, out);
+    for (int i = 1; i < p->num_planes; i++) {
+        const __m128i shift = _mm_cvtsi32_si128(p->planes[i].shift);
+        __m256i v[2];
+        packed += plane_bytes(p->planes[i - 1].plane);
+        unpack_plane(p->planes[i].plane, packed, v);
+        out[0] = _mm256_or_si256(out[0], _mm256_sll_epi16(v[0], shift));
+        out[1] = _mm256_or_si256(out[1], _mm256_sll_epi16(v[1], shift));
     }
 }
 
-void unpack_avx2(int format, const uint8_t *packed, size_t units, int8_t *codes) {
-    const size_t unit_bytes = format_unit_bytes(format);
-    const __m256i bias = _mm256_set1_epi8((char)(format == DQT_FORMAT_INT8 ? 0 : -format_min(format)));
-    for (size_t u = 0; u < units; u++) {
+void unpack_avx2(const struct packing *p, const uint8_t *packed, size_t blocks, int8_t *codes) {
+    const size_t block_bytes = packing_block_bytes(p);
+    const __m256i bias = _mm256_set1_epi8((char)p->bias);
+    for (size_t b = 0; b < blocks; b++) {
         __m256i v[2];
-        unpack_unit(format, packed + u * unit_bytes, v);
-        store(codes + u * UNIT, _mm256_sub_epi8(v[0], bias));
-        store(codes + u * UNIT + 32, _mm256_sub_epi8(v[1], bias));
+        unpack_block(p, packed + b * block_bytes, v);
+        store(codes + b * PACK_BLOCK, _mm256_add_epi8(v[0], bias));
+        store(codes + b * PACK_BLOCK + 32, _mm256_add_epi8(v[1], bias));
     }
 }
 
@@ -76,78 +95,117 @@ static inline void gather4(const uint8_t *const rows[8], size_t offset, __m256i 
     out[3] = _mm256_unpackhi_epi64(t1, t3);
 }
 
-/* [K / 4][16][4] bytes: 2 and 4 bits are transposed as packed bytes, 3 bits after unpacking. */
-void gemm_pack_b_packed_avx2(const struct gemm_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
-                             size_t units, void *panel) {
+/* Eight of a panel's rows; beyond the n valid ones the last is repeated. */
+static inline void eight_rows(const uint8_t *src, size_t stride, size_t n, size_t first, const uint8_t *rows[8]) {
+    for (size_t i = 0; i < 8; i++)
+        rows[i] = src + (first + i < n ? first + i : n - 1) * stride;
+}
+
+/* One block of eight rows, unpacked: rows of bytes. */
+static inline void unpack_rows(const struct packing *p, const uint8_t *const rows[8], size_t offset,
+                               uint8_t codes[8][PACK_BLOCK], const uint8_t *code_rows[8]) {
+    for (size_t i = 0; i < 8; i++) {
+        __m256i v[2];
+        unpack_block(p, rows[i] + offset, v);
+        store(codes[i], v[0]);
+        store(codes[i] + 32, v[1]);
+        code_rows[i] = codes[i];
+    }
+}
+
+/* 64 bytes of each row minus the bias. */
+static inline void panel_bytes(const uint8_t *const rows[8], size_t offset, __m256i bias, uint8_t *out) {
+    for (size_t h = 0; h < 4; h++) {
+        __m256i d[4];
+        gather4(rows, offset + 16 * h, d);
+        for (size_t j = 0; j < 4; j++)
+            store(out + (4 * h + j) * 64, _mm256_sub_epi8(d[j], bias));
+    }
+}
+
+/* A block that is one plane, transposed as packed bytes: 4 (2 bits) or 2 (4 bits) times fewer than the values. */
+static inline void panel_plane(enum plane plane, const uint8_t *const rows[8], size_t offset, __m256i bias,
+                               uint8_t *out) {
     const __m256i mask2 = _mm256_set1_epi8(3), mask4 = _mm256_set1_epi8(15);
-    const __m256i bias = _mm256_set1_epi8((char)e->int8_bias);
-    const size_t unit_bytes = format_unit_bytes(format);
+    __m256i d[4];
+    switch (plane) {
+    case PLANE_CRUMBS:
+        gather4(rows, offset, d);
+        for (int p = 0; p < 4; p++)
+            for (int j = 0; j < 4; j++)
+                store(out + (4 * p + j) * 64, _mm256_and_si256(_mm256_srli_epi32(d[j], 2 * p), mask2));
+        break;
+    case PLANE_NIBBLES:
+        for (size_t h = 0; h < 2; h++) {
+            gather4(rows, offset + 16 * h, d);
+            for (size_t j = 0; j < 4; j++) {
+                store(out + (4 * h + j) * 64, _mm256_and_si256(d[j], mask4));
+                store(out + (8 + 4 * h + j) * 64, _mm256_and_si256(_mm256_srli_epi32(d[j], 4), mask4));
+            }
+        }
+        break;
+    case PLANE_BYTES: panel_bytes(rows, offset, bias, out); break;
+    case PLANE_BITS: DQT_ASSERT(plane != PLANE_BITS); break; /* unpacked first */
+    }
+}
+
+/* [K / 4][16][4] bytes. */
+void gemm_pack_b_packed_avx2(const struct gemm_engine *e, const struct packing *p, const uint8_t *src, size_t stride,
+                             size_t n, size_t blocks, void *panel) {
+    const __m256i bias = _mm256_set1_epi8((char)e->bytes_bias);
+    const size_t block_bytes = packing_block_bytes(p);
+    const bool one_plane = p->num_planes == 1 && p->planes[0].plane != PLANE_BITS;
     for (size_t half = 0; half < 2; half++) {
         const uint8_t *rows[8];
-        for (size_t i = 0; i < 8; i++)
-            rows[i] = src + (8 * half + i < n ? 8 * half + i : n - 1) * stride;
         uint8_t *out = (uint8_t *)panel + half * 32;
-        for (size_t u = 0; u < units; u++, out += UNIT * PANEL) {
-            const size_t offset = u * unit_bytes;
-            __m256i d[4];
-            if (format == DQT_FORMAT_INT8) {
-                for (size_t h = 0; h < 4; h++) {
-                    gather4(rows, offset + 16 * h, d);
-                    for (size_t j = 0; j < 4; j++)
-                        store(out + (4 * h + j) * 64, _mm256_sub_epi8(d[j], bias));
-                }
-            } else if (format == DQT_FORMAT_INT4) {
-                for (size_t h = 0; h < 2; h++) {
-                    gather4(rows, offset + 16 * h, d);
-                    for (size_t j = 0; j < 4; j++) {
-                        store(out + (4 * h + j) * 64, _mm256_and_si256(d[j], mask4));
-                        store(out + (8 + 4 * h + j) * 64, _mm256_and_si256(_mm256_srli_epi32(d[j], 4), mask4));
-                    }
-                }
-            } else if (format == DQT_FORMAT_INT3) {
-                uint8_t codes[8][UNIT];
-                const uint8_t *code_rows[8];
-                for (size_t i = 0; i < 8; i++) {
-                    unpack_unit(format, rows[i] + offset, d);
-                    store(codes[i], d[0]);
-                    store(codes[i] + 32, d[1]);
-                    code_rows[i] = codes[i];
-                }
-                for (size_t h = 0; h < 4; h++) {
-                    gather4(code_rows, 16 * h, d);
-                    for (size_t j = 0; j < 4; j++)
-                        store(out + (4 * h + j) * 64, d[j]);
-                }
+        eight_rows(src, stride, n, 8 * half, rows);
+        for (size_t b = 0; b < blocks; b++, out += PACK_BLOCK * PANEL) {
+            if (one_plane) {
+                panel_plane(p->planes[0].plane, rows, b * block_bytes, bias, out);
             } else {
-                gather4(rows, offset, d);
-                for (int p = 0; p < 4; p++)
-                    for (int j = 0; j < 4; j++)
-                        store(out + (4 * p + j) * 64, _mm256_and_si256(_mm256_srli_epi32(d[j], 2 * p), mask2));
+                uint8_t codes[8][PACK_BLOCK];
+                const uint8_t *code_rows[8];
+                unpack_rows(p, rows, b * block_bytes, codes, code_rows);
+                panel_bytes(code_rows, 0, _mm256_setzero_si256(), out);
             }
         }
     }
 }
 
-/* [K / 2][16][2] 16-bit numbers from INT8 rows: a dword of four codes makes two of two. */
-void gemm_pack_b_packed16_avx2(const struct gemm_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
-                               size_t units, void *panel) {
-    (void)e;
-    (void)format; /* INT8 */
+/* [K / 2][16][2] 16-bit numbers: a dword of four bytes makes two of two. Values are below 128 or plain bytes, which are
+ * signed. */
+static inline void panel_shorts(const uint8_t *const rows[8], size_t offset, uint8_t *out) {
     const __m256i first = _mm256_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1, 0, -1, 1, -1,
                                            4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13);
     const __m256i second = _mm256_setr_epi8(-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15, -1, 2, -1, 3,
                                             -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15);
+    for (size_t q = 0; q < 4; q++) {
+        __m256i d[4];
+        gather4(rows, offset + q * 16, d);
+        for (size_t j = 0; j < 4; j++, out += 128) {
+            store(out, _mm256_srai_epi16(_mm256_shuffle_epi8(d[j], first), 8));
+            store(out + 64, _mm256_srai_epi16(_mm256_shuffle_epi8(d[j], second), 8));
+        }
+    }
+}
+
+void gemm_pack_b_packed16_avx2(const struct gemm_engine *e, const struct packing *p, const uint8_t *src, size_t stride,
+                               size_t n, size_t blocks, void *panel) {
+    const size_t block_bytes = packing_block_bytes(p);
+    (void)e;
+    DQT_ASSERT(e->bytes_bias == 0 && (packing_is_bytes(p) || packing_range(p) < 128));
     for (size_t half = 0; half < 2; half++) {
         const uint8_t *rows[8];
-        for (size_t i = 0; i < 8; i++)
-            rows[i] = src + (8 * half + i < n ? 8 * half + i : n - 1) * stride;
         uint8_t *out = (uint8_t *)panel + half * 32;
-        for (size_t q = 0; q < units * 4; q++) {
-            __m256i d[4];
-            gather4(rows, q * 16, d);
-            for (size_t j = 0; j < 4; j++, out += 128) {
-                store(out, _mm256_srai_epi16(_mm256_shuffle_epi8(d[j], first), 8));
-                store(out + 64, _mm256_srai_epi16(_mm256_shuffle_epi8(d[j], second), 8));
+        eight_rows(src, stride, n, 8 * half, rows);
+        for (size_t b = 0; b < blocks; b++, out += 2 * PACK_BLOCK * PANEL) {
+            if (packing_is_bytes(p)) {
+                panel_shorts(rows, b * block_bytes, out);
+            } else {
+                uint8_t codes[8][PACK_BLOCK];
+                const uint8_t *code_rows[8];
+                unpack_rows(p, rows, b * block_bytes, codes, code_rows);
+                panel_shorts(code_rows, 0, out);
             }
         }
     }

@@ -1,7 +1,7 @@
-/* AVX-512: packed codes to rows and panels, activations to codes. A unit's planes lie in 16-byte lanes
- * (quant/format.h), so one variable shift and one mask make 64 consecutive codes. Panels want the transpose of 16
+/* AVX-512: packed codes to rows and panels, activations to codes. Planes lie in 16-byte lanes
+ * (format/planes.h), so one variable shift and one mask make 64 consecutive values. Panels want the transpose of 16
  * rows in groups of 4 codes; it is done on the packed bytes, 4 (2 bits) or 2 (4 bits) times fewer than the codes. */
-typedef int unpack_avx512_unit; /* not empty elsewhere */
+typedef int unpack_avx512_translation_unit; /* not empty elsewhere */
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -13,34 +13,43 @@ TARGET_BEGIN(TARGET_AVX512)
 #include "kernels/gemm_transpose_avx512.h"
 #include "kernels/kernels_avx512.h"
 
-static inline __m512i unpack_unit(int format, const uint8_t *p) {
-    switch (format) {
-    case DQT_FORMAT_INT8: return _mm512_loadu_si512(p);
-    case DQT_FORMAT_INT4: {
-        const __m512i v = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(const void *)p));
-        const __m512i shift = _mm512_set_epi64(0x400000004, 0x400000004, 0x400000004, 0x400000004, 0, 0, 0, 0);
-        return _mm512_sub_epi8(_mm512_and_si512(_mm512_srlv_epi32(v, shift), _mm512_set1_epi8(15)),
-                               _mm512_set1_epi8(8));
+/* One plane of a block (format/planes.h). */
+static inline __m512i unpack_plane(enum plane plane, const uint8_t *p) {
+    switch (plane) {
+    case PLANE_BITS: {
+        uint64_t bits;
+        memcpy(&bits, p, sizeof bits);
+        return _mm512_maskz_mov_epi8(bits, _mm512_set1_epi8(1));
     }
-    default: {
+    case PLANE_CRUMBS: {
         const __m512i v = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)p));
         const __m512i shift =
             _mm512_set_epi64(0x600000006, 0x600000006, 0x400000004, 0x400000004, 0x200000002, 0x200000002, 0, 0);
-        __m512i u = _mm512_and_si512(_mm512_srlv_epi32(v, shift), _mm512_set1_epi8(3));
-        if (format == DQT_FORMAT_INT3) {
-            uint64_t high;
-            memcpy(&high, p + 16, sizeof high);
-            u = _mm512_mask_add_epi8(u, high, u, _mm512_set1_epi8(4));
-        }
-        return _mm512_sub_epi8(u, _mm512_set1_epi8(format == DQT_FORMAT_INT3 ? 4 : format == DQT_FORMAT_INT2 ? 2 : 1));
+        return _mm512_and_si512(_mm512_srlv_epi32(v, shift), _mm512_set1_epi8(3));
     }
+    case PLANE_NIBBLES: {
+        const __m512i v = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(const void *)p));
+        const __m512i shift = _mm512_set_epi64(0x400000004, 0x400000004, 0x400000004, 0x400000004, 0, 0, 0, 0);
+        return _mm512_and_si512(_mm512_srlv_epi32(v, shift), _mm512_set1_epi8(15));
     }
+    case PLANE_BYTES: break;
+    }
+    return _mm512_loadu_si512(p);
 }
 
-void unpack_avx512(int format, const uint8_t *packed, size_t units, int8_t *codes) {
-    const size_t unit_bytes = format_unit_bytes(format);
-    for (size_t u = 0; u < units; u++)
-        _mm512_storeu_si512(codes + u * UNIT, unpack_unit(format, packed + u * unit_bytes));
+/* Shifts stay within bytes: a value without its bias is below 128. */
+void unpack_avx512(const struct packing *p, const uint8_t *packed, size_t blocks, int8_t *codes) {
+    const __m512i bias = _mm512_set1_epi8((char)p->bias);
+    for (size_t b = 0; b < blocks; b++) {
+        __m512i v = unpack_plane(p->planes[0].plane, packed);
+        packed += plane_bytes(p->planes[0].plane);
+        for (int i = 1; i < p->num_planes; i++) {
+            const __m512i more = unpack_plane(p->planes[i].plane, packed);
+            packed += plane_bytes(p->planes[i].plane);
+            v = _mm512_or_si512(v, _mm512_sll_epi16(more, _mm_cvtsi32_si128(p->planes[i].shift)));
+        }
+        _mm512_storeu_si512(codes + b * PACK_BLOCK, _mm512_add_epi8(v, bias));
+    }
 }
 
 /* 16 bytes of each of 16 rows: out[j] has dword j of row n in dword n. */
@@ -61,63 +70,79 @@ static inline void gather4(const uint8_t *const rows[16], size_t offset, __m512i
     out[3] = _mm512_unpackhi_epi64(t1, t3);
 }
 
-/* [K / 4][16][4] codes minus the format's bias, -128 for INT8. */
-void gemm_pack_b_packed_avx512(const struct gemm_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
-                               size_t units, void *panel) {
-    (void)e;
-    const uint8_t *rows[16];
-    uint8_t *out = panel;
-    const size_t unit_bytes = format_unit_bytes(format);
-    for (size_t i = 0; i < 16; i++)
-        rows[i] = src + (i < n ? i : n - 1) * stride;
-    const __m512i mask2 = _mm512_set1_epi8(3), mask4 = _mm512_set1_epi8(15), flip = _mm512_set1_epi8((char)0x80);
-    const __m512i spread = _mm512_set1_epi32(0x204081), bit = _mm512_set1_epi8(1);
-    for (size_t u = 0; u < units; u++, out += UNIT * PANEL) {
-        const size_t offset = u * unit_bytes;
-        __m512i d[4];
-        switch (format) {
-        case DQT_FORMAT_INT8:
-            for (size_t h = 0; h < 4; h++) {
-                gather4(rows, offset + 16 * h, d);
-                for (size_t j = 0; j < 4; j++)
-                    _mm512_storeu_si512(out + (4 * h + j) * 64, _mm512_xor_si512(d[j], flip));
-            }
-            break;
-        case DQT_FORMAT_INT4:
-            for (size_t h = 0; h < 2; h++) {
-                gather4(rows, offset + 16 * h, d);
-                for (size_t j = 0; j < 4; j++) {
-                    _mm512_storeu_si512(out + (4 * h + j) * 64, _mm512_and_si512(d[j], mask4));
-                    _mm512_storeu_si512(out + (8 + 4 * h + j) * 64,
-                                        _mm512_and_si512(_mm512_srli_epi32(d[j], 4), mask4));
-                }
-            }
-            break;
-        default: {
-            __m512i high[2];
-            if (format == DQT_FORMAT_INT3) { /* bits 0-31 and 32-63 of each row */
-                uint32_t words[2][16];
-                for (size_t i = 0; i < 16; i++) {
-                    memcpy(&words[0][i], rows[i] + offset + 16, 4);
-                    memcpy(&words[1][i], rows[i] + offset + 20, 4);
-                }
-                high[0] = _mm512_loadu_si512(words[0]);
-                high[1] = _mm512_loadu_si512(words[1]);
-            }
-            gather4(rows, offset, d);
-            for (size_t p = 0; p < 4; p++) {
-                for (size_t j = 0; j < 4; j++) { /* codes 16 p + 4 j .. + 3 */
-                    __m512i v = _mm512_and_si512(_mm512_srli_epi32(d[j], (unsigned)(2 * p)), mask2);
-                    if (format == DQT_FORMAT_INT3) { /* four bits to bit 2 of four bytes: b0 + b1 2^8 + ... */
-                        const __m512i four = _mm512_and_si512(
-                            _mm512_srli_epi32(high[p / 2], (unsigned)(p % 2 * 16 + 4 * j)), _mm512_set1_epi32(15));
-                        const __m512i bytes = _mm512_and_si512(_mm512_mullo_epi32(four, spread), bit);
-                        v = _mm512_or_si512(v, _mm512_slli_epi32(bytes, 2));
-                    }
-                    _mm512_storeu_si512(out + (4 * p + j) * 64, v);
-                }
+/* Four consecutive values of 16 rows, one row a dword: stored, or added to what other planes have put there. */
+static inline void put_values(uint8_t *out, __m512i v, __m128i shift, bool add) {
+    if (add) v = _mm512_or_si512(_mm512_loadu_si512(out), _mm512_sll_epi32(v, shift));
+    _mm512_storeu_si512(out, v);
+}
+
+/* One plane of a block of 16 rows. */
+static inline void panel_plane(enum plane plane, const uint8_t *const rows[16], size_t offset, int shift_by, bool add,
+                               uint8_t *out) {
+    const __m512i mask1 = _mm512_set1_epi8(1), mask2 = _mm512_set1_epi8(3), mask4 = _mm512_set1_epi8(15);
+    const __m128i shift = _mm_cvtsi32_si128(shift_by);
+    __m512i d[4];
+    switch (plane) {
+    case PLANE_BITS: { /* four bits to four bytes: b0 + b1 2^8 + ... */
+        const __m512i spread = _mm512_set1_epi32(0x204081);
+        uint32_t words[2][16]; /* bits 0-31 and 32-63 of each row */
+        for (size_t i = 0; i < 16; i++) {
+            memcpy(&words[0][i], rows[i] + offset, 4);
+            memcpy(&words[1][i], rows[i] + offset + 4, 4);
+        }
+        for (size_t w = 0; w < 2; w++) {
+            const __m512i bits = _mm512_loadu_si512(words[w]);
+            for (size_t j = 0; j < 8; j++) {
+                const __m512i four =
+                    _mm512_and_si512(_mm512_srli_epi32(bits, (unsigned)(4 * j)), _mm512_set1_epi32(15));
+                put_values(out + (8 * w + j) * 64, _mm512_and_si512(_mm512_mullo_epi32(four, spread), mask1), shift,
+                           add);
             }
         }
+        break;
+    }
+    case PLANE_CRUMBS:
+        gather4(rows, offset, d);
+        for (size_t p = 0; p < 4; p++)
+            for (size_t j = 0; j < 4; j++)
+                put_values(out + (4 * p + j) * 64, _mm512_and_si512(_mm512_srli_epi32(d[j], (unsigned)(2 * p)), mask2),
+                           shift, add);
+        break;
+    case PLANE_NIBBLES:
+        for (size_t h = 0; h < 2; h++) {
+            gather4(rows, offset + 16 * h, d);
+            for (size_t j = 0; j < 4; j++) {
+                put_values(out + (4 * h + j) * 64, _mm512_and_si512(d[j], mask4), shift, add);
+                put_values(out + (8 + 4 * h + j) * 64, _mm512_and_si512(_mm512_srli_epi32(d[j], 4), mask4), shift, add);
+            }
+        }
+        break;
+    case PLANE_BYTES: /* the only plane; minus a bias of -128 */
+        for (size_t h = 0; h < 4; h++) {
+            gather4(rows, offset + 16 * h, d);
+            for (size_t j = 0; j < 4; j++)
+                put_values(out + (4 * h + j) * 64, _mm512_xor_si512(d[j], _mm512_set1_epi8((char)0x80)), shift, add);
+        }
+        break;
+    }
+}
+
+/* [K / 4][16][4] codes minus the packing's bias, -128 for plain bytes. */
+void gemm_pack_b_packed_avx512(const struct gemm_engine *e, const struct packing *p, const uint8_t *src, size_t stride,
+                               size_t n, size_t blocks, void *panel) {
+    const uint8_t *rows[16];
+    uint8_t *out = panel;
+    size_t offset = 0;
+    (void)e;
+    DQT_ASSERT(e->bytes_bias == -128 && e->group == 4 && e->size == 1 && n > 0);
+    for (size_t i = 0; i < 16; i++)
+        rows[i] = src + (i < n ? i : n - 1) * stride;
+    for (size_t b = 0; b < blocks; b++, out += PACK_BLOCK * PANEL) {
+        panel_plane(p->planes[0].plane, rows, offset, 0, false, out);
+        offset += plane_bytes(p->planes[0].plane);
+        for (int i = 1; i < p->num_planes; i++) {
+            panel_plane(p->planes[i].plane, rows, offset, p->planes[i].shift, true, out);
+            offset += plane_bytes(p->planes[i].plane);
         }
     }
 }

@@ -1,5 +1,5 @@
 /* NEON: packed codes to rows and panels, activations to codes, dot products of few tokens. */
-typedef int unpack_neon_unit; /* not empty elsewhere */
+typedef int unpack_neon_translation_unit; /* not empty elsewhere */
 
 #if defined(__aarch64__)
 #include <arm_neon.h>
@@ -8,62 +8,82 @@ typedef int unpack_neon_unit; /* not empty elsewhere */
 #include "format/format.h"
 #include "kernels/kernels_neon.h"
 
-/* 16 bits to 16 bytes of 0 or 4. */
-static inline uint8x16_t third_bits(const uint8_t *p) {
+/* 16 bits to 16 bytes of 0 or 1. */
+static inline uint8x16_t spread_bits(const uint8_t *p) {
     static const uint8_t bit[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
     const uint8x16_t v = vcombine_u8(vdup_n_u8(p[0]), vdup_n_u8(p[1]));
-    return vandq_u8(vtstq_u8(v, vld1q_u8(bit)), vdupq_n_u8(4));
+    return vandq_u8(vtstq_u8(v, vld1q_u8(bit)), vdupq_n_u8(1));
 }
 
-/* One unit minus the format's bias: 0 .. 2^bits - 1; INT8 as it is. */
-static inline void unpack_unit(int format, const uint8_t *p, uint8x16_t out[4]) {
-    if (format == DQT_FORMAT_INT8) {
+/* One plane of a block (format/planes.h). */
+static inline void unpack_plane(enum plane plane, const uint8_t *p, uint8x16_t out[4]) {
+    switch (plane) {
+    case PLANE_BITS:
         for (int i = 0; i < 4; i++)
-            out[i] = vld1q_u8(p + 16 * i);
-    } else if (format == DQT_FORMAT_INT4) {
-        for (int i = 0; i < 2; i++) {
-            const uint8x16_t v = vld1q_u8(p + 16 * i);
-            out[i] = vandq_u8(v, vdupq_n_u8(15));
-            out[2 + i] = vshrq_n_u8(v, 4);
-        }
-    } else {
+            out[i] = spread_bits(p + 2 * i);
+        return;
+    case PLANE_CRUMBS: {
         const uint8x16_t v = vld1q_u8(p), mask = vdupq_n_u8(3);
         out[0] = vandq_u8(v, mask);
         out[1] = vandq_u8(vshrq_n_u8(v, 2), mask);
         out[2] = vandq_u8(vshrq_n_u8(v, 4), mask);
         out[3] = vshrq_n_u8(v, 6);
-        if (format == DQT_FORMAT_INT3)
-            for (int i = 0; i < 4; i++)
-                out[i] = vorrq_u8(out[i], third_bits(p + 16 + 2 * i));
+        return;
     }
+    case PLANE_NIBBLES:
+        for (int i = 0; i < 2; i++) {
+            const uint8x16_t v = vld1q_u8(p + 16 * i);
+            out[i] = vandq_u8(v, vdupq_n_u8(15));
+            out[2 + i] = vshrq_n_u8(v, 4);
+        }
+        return;
+    case PLANE_BYTES: break;
+    }
+    for (int i = 0; i < 4; i++)
+        out[i] = vld1q_u8(p + 16 * i);
 }
 
-void unpack_neon(int format, const uint8_t *packed, size_t units, int8_t *codes) {
-    const size_t unit_bytes = format_unit_bytes(format);
-    const uint8x16_t bias = vdupq_n_u8((uint8_t)(format == DQT_FORMAT_INT8 ? 0 : -format_min(format)));
-    for (size_t u = 0; u < units; u++) {
+/* One block minus the packing's bias. */
+static inline void unpack_block(const struct packing *p, const uint8_t *packed, uint8x16_t out[4]) {
+    unpack_plane(p->planes[0].plane, packed, out);
+    for (int n = 1; n < p->num_planes; n++) {
+        const int8x16_t shift = vdupq_n_s8((int8_t)p->planes[n].shift);
         uint8x16_t v[4];
-        unpack_unit(format, packed + u * unit_bytes, v);
+        packed += plane_bytes(p->planes[n - 1].plane);
+        unpack_plane(p->planes[n].plane, packed, v);
         for (int i = 0; i < 4; i++)
-            vst1q_s8(codes + u * UNIT + 16 * i, vreinterpretq_s8_u8(vsubq_u8(v[i], bias)));
+            out[i] = vorrq_u8(out[i], vshlq_u8(v[i], shift));
     }
 }
 
-/* [K / 4][16][4] bytes, INT8 codes as they are; or [K / 2][16][2] 16-bit numbers. Both are groups of four bytes. */
-void gemm_pack_b_packed_neon(const struct gemm_engine *e, int format, const uint8_t *src, size_t stride, size_t n,
-                             size_t units, void *panel) {
-    const size_t unit_bytes = format_unit_bytes(format), groups = UNIT * e->size / 4;
+void unpack_neon(const struct packing *p, const uint8_t *packed, size_t blocks, int8_t *codes) {
+    const size_t block_bytes = packing_block_bytes(p);
+    const uint8x16_t bias = vdupq_n_u8((uint8_t)p->bias);
+    for (size_t b = 0; b < blocks; b++) {
+        uint8x16_t v[4];
+        unpack_block(p, packed + b * block_bytes, v);
+        for (int i = 0; i < 4; i++)
+            vst1q_s8(codes + b * PACK_BLOCK + 16 * i, vreinterpretq_s8_u8(vaddq_u8(v[i], bias)));
+    }
+}
+
+/* [K / 4][16][4] bytes, or [K / 2][16][2] 16-bit numbers: both are groups of four bytes. Values without their bias are
+ * below 128, plain bytes are signed and stay as they are: both extend as signed. */
+void gemm_pack_b_packed_neon(const struct gemm_engine *e, const struct packing *p, const uint8_t *src, size_t stride,
+                             size_t n, size_t blocks, void *panel) {
+    const size_t block_bytes = packing_block_bytes(p), groups = PACK_BLOCK * e->size / 4;
+    DQT_ASSERT(e->bytes_bias == 0 && (packing_is_bytes(p) || packing_range(p) < 128));
     for (size_t i = 0; i < PANEL; i++) {
         const uint8_t *row = src + (i < n ? i : n - 1) * stride;
         unsigned char *out = (unsigned char *)panel + 4 * i;
-        for (size_t u = 0; u < units; u++) {
-            unsigned char codes[2 * UNIT];
+        for (size_t b = 0; b < blocks; b++) {
+            unsigned char codes[2 * PACK_BLOCK];
             uint8x16_t v[4];
-            unpack_unit(format, row + u * unit_bytes, v);
+            unpack_block(p, row + b * block_bytes, v);
             for (int j = 0; j < 4; j++) {
                 if (e->size == 1) {
                     vst1q_u8(codes + 16 * j, v[j]);
-                } else { /* codes minus their bias are not negative, INT8 codes are signed: both extend as signed */
+                } else {
                     vst1q_u8(codes + 32 * j, vreinterpretq_u8_s16(vmovl_s8(vget_low_s8(vreinterpretq_s8_u8(v[j])))));
                     vst1q_u8(codes + 32 * j + 16, vreinterpretq_u8_s16(vmovl_high_s8(vreinterpretq_s8_u8(v[j]))));
                 }

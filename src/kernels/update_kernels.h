@@ -10,8 +10,9 @@
 #include <stdint.h>
 
 #include "core/rng.h"
+#include "format/planes.h"
 
-/* Columns that a kernel works on at once: two packed units, one block of an 8-bit state. */
+/* Columns that a kernel works on at once: two pack blocks, one block of an 8-bit state. */
 enum { UPDATE_CHUNK = 128 };
 
 /* Gradients are limited to +-2^50 after clipping, so that sums of their squares stay finite in f32. */
@@ -34,14 +35,14 @@ enum update_codec { UPDATE_F32, UPDATE_BF16, UPDATE_BF16_POSITIVE, UPDATE_INT8_S
  * stream, element = row * cols + col. */
 struct update_plan {
     enum update_method method;
-    int storage; /* DQT_FORMAT_* */
-    int code_min, code_max;
-    bool stochastic;  /* else nearest */
-    bool eco;         /* feed the rounding error back into the momentum */
-    bool train_scale; /* return the scale's gradient */
-    bool dry;         /* only update_squares: nothing is written */
-    bool momentum;    /* a first moment is kept */
-    bool variance;    /* a second moment is kept for each weight */
+    const struct packing *packing; /* of the codes; NULL: floats of float_bytes */
+    size_t float_bytes;            /* 4: f32; 2: bf16 */
+    bool stochastic;               /* else nearest */
+    bool eco;                      /* feed the rounding error back into the momentum */
+    bool train_scale;              /* return the scale's gradient */
+    bool dry;                      /* only update_squares: nothing is written */
+    bool momentum;                 /* a first moment is kept */
+    bool variance;                 /* a second moment is kept for each weight */
     enum update_codec momentum_codec, variance_codec;
     float clip; /* factor of the gradient */
     float learning_rate, weight_decay;

@@ -126,74 +126,13 @@ static inline float limited(float g, float factor) {
 
 /* ---- Codes --------------------------------------------------------------------------------------------------- */
 
-/* INT3's third bits, bit k % 8 of byte k / 8: adds 4 to the codes that have one. */
-static void unpack_third_bits(const uint8_t *restrict mask, int8_t *restrict codes) {
-    uint8_t spread[UNIT];
-    for (int b = 0; b < 8; b++)
-        memset(spread + 8 * b, mask[b], 8);
-    for (int k = 0; k < UNIT; k++)
-        codes[k] = (int8_t)(codes[k] + (spread[k] & 1 << (k & 7) ? 4 : 0));
-}
-
-/* Eight bytes of 0 or 1 are gathered by a product: byte i meets 2^(7 * (8 - i)) at bit 56 + i, and no two terms meet.
- */
-static void pack_third_bits(const uint8_t *restrict u, uint8_t *restrict mask) {
-    for (int b = 0; b < 8; b++, u += 8) {
-        const uint64_t bytes = (uint64_t)u[0] | (uint64_t)u[1] << 8 | (uint64_t)u[2] << 16 | (uint64_t)u[3] << 24 |
-                               (uint64_t)u[4] << 32 | (uint64_t)u[5] << 40 | (uint64_t)u[6] << 48 |
-                               (uint64_t)u[7] << 56;
-        mask[b] = (uint8_t)((bytes >> 2 & 0x0101010101010101u) * 0x0102040810204080u >> 56);
-    }
-}
-
-/* unit_unpack and unit_pack of quant/format.c with vectors in mind. */
-static void unpack_unit(int format, int low, const uint8_t *restrict packed, int8_t *restrict codes) {
-    switch (format) {
-    case DQT_FORMAT_INT8: memcpy(codes, packed, UNIT); break;
-    case DQT_FORMAT_INT4:
-        for (int b = 0; b < 32; b++)
-            codes[b] = (int8_t)((packed[b] & 15) + low);
-        for (int b = 0; b < 32; b++)
-            codes[32 + b] = (int8_t)((packed[b] >> 4) + low);
-        break;
-    default:
-        for (int b = 0; b < 16; b++)
-            codes[b] = (int8_t)((packed[b] & 3) + low);
-        for (int b = 0; b < 16; b++)
-            codes[16 + b] = (int8_t)((packed[b] >> 2 & 3) + low);
-        for (int b = 0; b < 16; b++)
-            codes[32 + b] = (int8_t)((packed[b] >> 4 & 3) + low);
-        for (int b = 0; b < 16; b++)
-            codes[48 + b] = (int8_t)((packed[b] >> 6) + low);
-        if (format == DQT_FORMAT_INT3) unpack_third_bits(packed + 16, codes);
-    }
-}
-
-static void pack_unit(int format, int low, const int8_t *restrict codes, uint8_t *restrict packed) {
-    uint8_t u[UNIT];
-    if (format == DQT_FORMAT_INT8) {
-        memcpy(packed, codes, UNIT);
-        return;
-    }
-    for (int k = 0; k < UNIT; k++)
-        u[k] = (uint8_t)(codes[k] - low);
-    if (format == DQT_FORMAT_INT4) {
-        for (int b = 0; b < 32; b++)
-            packed[b] = (uint8_t)(u[b] | u[32 + b] << 4);
-        return;
-    }
-    for (int b = 0; b < 16; b++)
-        packed[b] = (uint8_t)((u[b] & 3) | (u[16 + b] & 3) << 2 | (u[32 + b] & 3) << 4 | (u[48 + b] & 3) << 6);
-    if (format == DQT_FORMAT_INT3) pack_third_bits(u, packed + 16);
-}
-
 /* Codes of one chunk: x = -(lr * (u + decay * W)) / s is added to q and rounded. Working on x instead of q + x loses no
  * bits of a small step; q is whole, so floor(q + x + r) = q + floor(x + r). */
 static void round_codes(const struct update_plan *p, const struct update_row *row, const float *u,
                         const uint32_t *words, const float *denominator, float *m, int8_t *codes,
                         struct update_result *result) {
     const float step = p->learning_rate / row->scale, decay = p->learning_rate * p->weight_decay;
-    const int32_t low = p->code_min, high = p->code_max;
+    const int32_t low = p->packing->min, high = p->packing->max;
     int32_t q[CHUNK], new_q[CHUNK], flipped = 0, saturated = 0;
     float x[CHUNK];
     for (int k = 0; k < CHUNK; k++)
@@ -249,21 +188,18 @@ static double lanes_sum(const float *lanes) {
 static void chunk_codes(const struct update_plan *p, const struct update_row *row, size_t col, size_t n, const float *g,
                         const float *u, struct stream *random, const float *denominator, float *m, float *scale_lanes,
                         struct update_result *result) {
-    const size_t unit_bytes = p->storage == DQT_FORMAT_INT8   ? 64
-                              : p->storage == DQT_FORMAT_INT4 ? 32
-                              : p->storage == DQT_FORMAT_INT3 ? 24
-                                                              : 16;
-    uint8_t *packed = (uint8_t *)row->weight + col / UNIT * unit_bytes;
+    const size_t block_bytes = packing_block_bytes(p->packing);
+    uint8_t *packed = (uint8_t *)row->weight + col / PACK_BLOCK * block_bytes;
     int8_t codes[CHUNK] = {0};
-    unpack_unit(p->storage, p->code_min, packed, codes);
-    if (n > UNIT) unpack_unit(p->storage, p->code_min, packed + unit_bytes, codes + UNIT);
+    block_unpack(p->packing, packed, codes);
+    if (n > PACK_BLOCK) block_unpack(p->packing, packed + block_bytes, codes + PACK_BLOCK);
     if (p->train_scale)
         for (int k = 0; k < LANES; k++)
             scale_lanes[k] += g[k] * (float)codes[k] + g[LANES + k] * (float)codes[LANES + k];
     const uint32_t *words = p->stochastic ? stream_chunk(random) : NULL;
     round_codes(p, row, u, words, denominator, m, codes, result);
-    pack_unit(p->storage, p->code_min, codes, packed);
-    if (n > UNIT) pack_unit(p->storage, p->code_min, codes + UNIT, packed + unit_bytes);
+    block_pack(p->packing, codes, packed);
+    if (n > PACK_BLOCK) block_pack(p->packing, codes + PACK_BLOCK, packed + block_bytes);
 }
 
 /* ---- Float weights ------------------------------------------------------------------------------------------- */
@@ -277,7 +213,7 @@ static void step_floats(const struct update_plan *p, const float *restrict u, fl
 static void chunk_floats(const struct update_plan *p, const struct update_row *row, size_t col, size_t n,
                          const float *u, struct stream *random) {
     float buffer[CHUNK];
-    if (p->storage == DQT_FORMAT_F32) {
+    if (p->float_bytes == sizeof(float)) {
         float *w = (float *)row->weight + col;
         if (n == CHUNK) {
             step_floats(p, u, w);
@@ -307,9 +243,9 @@ static void update_row(const struct update_plan *p, const struct update_row *row
     float gradient[CHUNK], m_buffer[CHUNK], v_buffer[CHUNK], column[CHUNK], denominator[CHUNK], u[CHUNK];
     float square_lanes[LANES] = {0}, scale_lanes[LANES] = {0};
     struct stream weight_random, m_random, v_random;
-    const bool codes = format_is_code(p->storage);
+    const bool codes = p->packing != NULL;
     memset(result, 0, sizeof *result);
-    if (p->storage != DQT_FORMAT_F32 && p->stochastic && !p->dry)
+    if (p->float_bytes != sizeof(float) && p->stochastic && !p->dry)
         stream_start(&weight_random, &p->weight, row->element);
     if (p->momentum && p->momentum_codec != UPDATE_F32) stream_start(&m_random, &p->momentum_rng, row->element);
     if (p->variance && p->variance_codec != UPDATE_F32) stream_start(&v_random, &p->variance_rng, row->element);

@@ -52,7 +52,7 @@ static uint32_t name_id(const char *name) {
 
 /* An int8 activation is at most 128 in magnitude: design section 4 demands that cols such products fit an int32. */
 static dqt_status check_overflow(dqt_context *ctx, const char *name, size_t cols, const dqt_layer_options *o) {
-    int compute = o->weight.compute ? o->weight.compute : o->weight.storage;
+    const enum format compute = options_compute(&o->weight);
     if (o->activation != DQT_ACTIVATION_INT8 || !format_is_code(compute)) return DQT_OK;
     uint64_t largest = (uint64_t)-format_min(compute) * 128u;
     if (cols >= (((uint64_t)1 << 31) + largest - 1) / largest)
@@ -120,8 +120,8 @@ static dqt_status borrow_weights(dqt_layer *layer, dqt_layer *tied, const dqt_la
     for (int i = 0; i < MAX_WEIGHTS; i++) {
         if (!(layer->weight[i] = tied->weight[i])) continue;
         dqt_layer_options as_tied = *o;
-        as_tied.weight.compute = tied->weight[i]->compute;
-        as_tied.weight.storage = tied->weight[i]->storage;
+        as_tied.weight.compute = format_public(tied->weight[i]->compute);
+        as_tied.weight.storage = format_public(tied->weight[i]->storage);
         TRY(check_overflow(layer->ctx, layer->name, tied->weight[i]->cols, &as_tied));
     }
     return DQT_OK;
@@ -266,7 +266,7 @@ size_t layer_memory(const dqt_layer *layer) {
     for (int i = 0; i < MAX_WEIGHTS; i++) {
         const dqt_tensor *t = layer->tied ? NULL : layer->weight[i];
         if (!t) continue;
-        const dqt_tensor_options o = {.storage = t->storage, .scale_axis = t->scale_axis};
+        const dqt_tensor_options o = {.storage = format_public(t->storage), .scale_axis = t->scale_axis};
         size_add(bytes, tensor_memory(t->rows, t->cols, &o), &bytes);
     }
     for (int i = 0; i < MAX_SUBLAYERS; i++)

@@ -63,7 +63,7 @@ float *layout_rows(const dqt_tape *t, size_t cols, struct arena *a) {
 struct activation_buffer layout_input(const dqt_tape *t, const dqt_layer *l, size_t cols, struct arena *a) {
     struct activation_buffer b = {.cols = cols};
     if (l->activation == DQT_ACTIVATION_INT8) {
-        b.ld = round_up(cols, UNIT);
+        b.ld = round_up(cols, PACK_BLOCK);
         b.codes = arena_take(a, t->max_tokens, b.ld);
         b.step = layout_rows(t, 1, a);
     } else {

@@ -9,7 +9,7 @@ const struct parameter_names llama_norm_names = {NULL, "model.norm", NULL, "outp
 
 /* A tied head has no weights of its own: its options must say what the embedding's do. */
 static bool same_weights(const dqt_tensor_options *a, const dqt_tensor_options *b) {
-    const int compute_a = a->compute ? a->compute : a->storage, compute_b = b->compute ? b->compute : b->storage;
+    const enum format compute_a = options_compute(a), compute_b = options_compute(b);
     return a->storage == b->storage && compute_a == compute_b && tensor_scale_rule(a) == tensor_scale_rule(b) &&
            a->scale_axis == b->scale_axis && a->sigma >= b->sigma && a->sigma <= b->sigma &&
            a->train_scale == b->train_scale;

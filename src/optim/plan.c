@@ -41,9 +41,8 @@ void updater_plan(dqt_updater *u, size_t index, float clip) {
     const bool integer = format_is_code(t->storage);
     struct update_plan plan = {
         .method = optimizer->method,
-        .storage = t->storage,
-        .code_min = format_min(t->storage),
-        .code_max = format_max(t->storage),
+        .packing = format_packing(t->storage),
+        .float_bytes = format_float_bytes(t->storage),
         .stochastic = rounding->stochastic,
         .train_scale = t->train_scale && integer,
         .momentum = p->momentum != NULL,

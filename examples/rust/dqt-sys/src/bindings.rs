@@ -159,6 +159,8 @@ pub const DQT_FORMAT_INT4: _bindgen_ty_6 = 4;
 pub const DQT_FORMAT_INT3: _bindgen_ty_6 = 5;
 pub const DQT_FORMAT_INT2: _bindgen_ty_6 = 6;
 pub const DQT_FORMAT_TERNARY: _bindgen_ty_6 = 7;
+pub const DQT_FORMAT_INT5: _bindgen_ty_6 = 8;
+pub const DQT_FORMAT_INT6: _bindgen_ty_6 = 9;
 pub type _bindgen_ty_6 = i32;
 pub const DQT_SCALE_ABSMEAN: _bindgen_ty_7 = 0;
 pub const DQT_SCALE_SIGMA: _bindgen_ty_7 = 1;
@@ -1043,6 +1045,7 @@ pub const DQT_GGUF_Q8_0: _bindgen_ty_19 = 3;
 pub const DQT_GGUF_Q4_0: _bindgen_ty_19 = 4;
 pub const DQT_GGUF_TQ1_0: _bindgen_ty_19 = 5;
 pub const DQT_GGUF_TQ2_0: _bindgen_ty_19 = 6;
+pub const DQT_GGUF_Q5_0: _bindgen_ty_19 = 7;
 pub type _bindgen_ty_19 = i32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
