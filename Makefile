@@ -1,6 +1,6 @@
 # libdqt: `make` builds the libraries and examples, `make demo` runs the main job, `make check` runs the tests.
-VERSION := 0.1.0
-SOVERSION := 0
+VERSION := 0.9.0
+SOVERSION := 1
 PREFIX ?= /usr/local
 CC ?= gcc
 OPENMP ?= 1
@@ -11,7 +11,7 @@ B ?= build
 
 WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wswitch-enum
 # no contraction, no fast-math: packing, random numbers and updates are bit-identical everywhere
-BASE := -std=c11 -Iinclude -Isrc -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math $(WARN)
+BASE := -std=c11 -DDQT_EXPERIMENTAL -Iinclude -Isrc -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math $(WARN)
 ifeq ($(OPENMP),1)
 OMP := -fopenmp
 endif

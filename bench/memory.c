@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../tests/calls.h"
 #include "bench.h"
 #include "dqt.h"
 
@@ -88,12 +89,12 @@ static struct parts create(const struct configuration *c) {
 
     dqt_layer *const *layers;
     size_t n;
-    ok(dqt_llama_layers(p.model, &layers, &n));
+    ok(dqt_llama_get_layers(p.model, &layers, &n));
     dqt_tape_options t;
     ok(dqt_tape_options_init(&t, sizeof t));
     t.max_batch = c->batch;
     t.max_length = c->length;
-    t.gradients = !c->fused;
+    t.no_gradient_buffers = !(!c->fused);
     t.gradient_format = c->gradient_format;
     t.recompute = c->recompute;
     t.checkpoint_format = c->recompute ? DQT_FLOAT_BF16 : DQT_FLOAT_F32;
@@ -131,17 +132,17 @@ static int run(const struct configuration *c) {
     double seconds[STEPS];
     for (int s = 0; s < STEPS; s++) {
         const double start = now();
-        ok(dqt_llama_loss(p.model, p.tape, x, y, c->batch, c->length, &loss[s], NULL));
+        ok(dqt_llama_loss(p.model, p.tape, batch_pairs(x, y, c->batch, c->length), &loss[s], NULL));
         if (c->fused) {
-            ok(dqt_llama_backward_update(p.model, p.tape, p.updater, 2e-3f, NULL));
+            ok(dqt_llama_backward_update(p.model, p.tape, p.updater, step_rate(2e-3f), NULL));
         } else {
             ok(dqt_tape_zero_gradients(p.tape));
             ok(dqt_llama_backward(p.model, p.tape, 1.0f));
-            ok(dqt_updater_step(p.updater, p.tape, 2e-3f, NULL));
+            ok(dqt_updater_step(p.updater, p.tape, step_rate(2e-3f), NULL));
         }
         seconds[s] = now() - start;
     }
-    ok(dqt_llama_loss(p.model, p.tape, x, y, c->batch, c->length, &loss[STEPS], NULL));
+    ok(dqt_llama_loss(p.model, p.tape, batch_pairs(x, y, c->batch, c->length), &loss[STEPS], NULL));
     const double best = seconds[1] < seconds[2] ? seconds[1] : seconds[2];
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);

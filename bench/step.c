@@ -2,6 +2,7 @@
  * sub-norms), 4 x 256 tokens, ternary AdamW with f32 states and stochastic rounding: fused, unfused, and its phases.
  *
  *   build/bench/step [WORD ...]   only measurements whose name contains a word */
+#include "../tests/calls.h"
 #include "machine.h"
 
 struct step {
@@ -35,7 +36,7 @@ static void open_parts(struct step *s, dqt_layer *const *layers, size_t count, b
     ok(s->ctx, dqt_tape_options_init(&t, sizeof t));
     t.max_batch = 4;
     t.max_length = 256;
-    t.gradients = !fused;
+    t.no_gradient_buffers = !(!fused);
     ok(s->ctx, dqt_tape_create(s->ctx, layers, count, &t, &s->tape));
     ok(s->ctx, dqt_updater_options_init(&u, sizeof u));
     u.rounding = DQT_ROUND_STOCHASTIC;
@@ -57,12 +58,12 @@ static void zero(void *arg) {
 static void loss(void *arg) {
     struct step *s = arg;
     float value;
-    ok(s->ctx, dqt_llama_loss(s->model, s->tape, s->tokens, s->targets, 4, 256, &value, NULL));
+    ok(s->ctx, dqt_llama_loss(s->model, s->tape, batch_pairs(s->tokens, s->targets, 4, 256), &value, NULL));
 }
 
 static void update(void *arg) {
     struct step *s = arg;
-    ok(s->ctx, dqt_updater_step(s->updater, s->tape, 1e-4f, NULL));
+    ok(s->ctx, dqt_updater_step(s->updater, s->tape, step_rate(1e-4f), NULL));
 }
 
 static void whole(void *arg) {
@@ -70,7 +71,7 @@ static void whole(void *arg) {
     if (!s->fused) zero(s);
     loss(s);
     if (s->fused) {
-        ok(s->ctx, dqt_llama_backward_update(s->model, s->tape, s->updater, 1e-4f, NULL));
+        ok(s->ctx, dqt_llama_backward_update(s->model, s->tape, s->updater, step_rate(1e-4f), NULL));
     } else {
         ok(s->ctx, dqt_llama_backward(s->model, s->tape, 1.0f));
         update(s);
@@ -109,7 +110,7 @@ static void measure_steps(struct bench *b, int threads) {
     c.num_layers = 12;
     c.num_heads = 12;
     ok(s.ctx, dqt_llama_create(s.ctx, &c, &s.model));
-    ok(s.ctx, dqt_llama_layers(s.model, &layers, &count));
+    ok(s.ctx, dqt_llama_get_layers(s.model, &layers, &count));
     const int isa = dqt_context_isa(s.ctx);
     for (int fused = 1; fused >= 0; fused--) {
         open_parts(&s, layers, count, fused);

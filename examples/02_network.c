@@ -54,12 +54,16 @@ static void create(struct network *net) {
 
 static float forward(struct network *net, const float *x, const int32_t *classes, float *losses) {
     float loss;
-    ok(dqt_layer_forward(net->layers[0], net->tape, BATCH, 1, x, net->h));
-    ok(dqt_layer_forward(net->layers[1], net->tape, BATCH, 1, net->h, net->n));
-    ok(dqt_layer_forward(net->layers[2], net->tape, BATCH, 1, net->n, net->m));
+    dqt_batch b = DQT_INIT(dqt_batch);
+    b.batch = BATCH;
+    b.length = 1;
+    b.targets = classes;
+    ok(dqt_layer_forward(net->layers[0], net->tape, &b, x, net->h));
+    ok(dqt_layer_forward(net->layers[1], net->tape, &b, net->h, net->n));
+    ok(dqt_layer_forward(net->layers[2], net->tape, &b, net->n, net->m));
     for (int i = 0; i < BATCH * HIDDEN; i++)
         net->m[i] += net->n[i];
-    ok(dqt_head_loss(net->layers[3], net->tape, BATCH, 1, net->m, classes, &loss, losses));
+    ok(dqt_head_loss(net->layers[3], net->tape, &b, net->m, &loss, losses));
     return loss;
 }
 
@@ -97,7 +101,9 @@ int main(void) {
         }
         if (step == STEPS) break;
         backward(&net);
-        ok(dqt_updater_step(updater, net.tape, dqt_schedule_cosine((uint64_t)step, 20, STEPS, 2e-2f, 0.0f), NULL));
+        dqt_step_options s = DQT_INIT(dqt_step_options);
+        s.learning_rate = dqt_schedule_cosine((uint64_t)step, 20, STEPS, 2e-2f, 0.0f);
+        ok(dqt_updater_step(updater, net.tape, &s, NULL));
     }
     dqt_updater_destroy(updater);
     dqt_tape_destroy(net.tape);

@@ -71,7 +71,10 @@ int main(int argc, char **argv) {
     dqt_sampler *sampler;
     dqt_llama_config config;
     ok(dqt_context_create(NULL, &ctx));
-    ok(dqt_llama_load(ctx, path, &model, NULL, NULL, NULL));
+    dqt_checkpoint loaded = DQT_INIT(dqt_checkpoint);
+    const dqt_load_options weights_only = {.struct_size = sizeof weights_only, .skip_updater = 1, .skip_host = 1};
+    ok(dqt_llama_load(ctx, path, &weights_only, &loaded));
+    model = loaded.model;
     if (compute != DQT_FORMAT_SAME) {
         dqt_llama *trained = model;
         ok(read_as(ctx, trained, compute, &model));
@@ -79,7 +82,8 @@ int main(int argc, char **argv) {
     }
     ok(dqt_llama_config_init(&config, sizeof config));
     ok(dqt_llama_get_config(model, &config));
-    ok(dqt_session_create(model, strlen(prompt) + count, &session));
+    const dqt_session_options room = {.struct_size = sizeof room, .max_length = strlen(prompt) + count};
+    ok(dqt_session_create(model, &room, &session));
     ok(dqt_sampler_create(ctx, config.vocab_size, &s, &sampler));
     float *logits = malloc(config.vocab_size * sizeof *logits);
     if (!logits) return 1;

@@ -38,7 +38,7 @@ static void train(struct trainer *t, uint64_t first, uint64_t end) {
     size_t num_layers;
     dqt_tape_options o;
     dqt_tape *tape;
-    ok(dqt_llama_layers(t->model, &layers, &num_layers));
+    ok(dqt_llama_get_layers(t->model, &layers, &num_layers));
     ok(dqt_tape_options_init(&o, sizeof o));
     o.max_batch = BATCH;
     o.max_length = LENGTH;
@@ -47,9 +47,12 @@ static void train(struct trainer *t, uint64_t first, uint64_t end) {
         float loss;
         fill(step, tokens, targets);
         ok(dqt_tape_zero_gradients(tape));
-        ok(dqt_llama_loss(t->model, tape, tokens, targets, BATCH, LENGTH, &loss, NULL));
+        const dqt_batch batch = {
+            .struct_size = sizeof batch, .batch = BATCH, .length = LENGTH, .tokens = tokens, .targets = targets};
+        const dqt_step_options step_options = {.struct_size = sizeof step_options, .learning_rate = 2e-3f};
+        ok(dqt_llama_loss(t->model, tape, &batch, &loss, NULL));
         ok(dqt_llama_backward(t->model, tape, 1.0f));
-        ok(dqt_updater_step(t->updater, tape, 2e-3f, NULL));
+        ok(dqt_updater_step(t->updater, tape, &step_options, NULL));
         if (step + 1 == end) printf("step %2d: loss %.6f\n", (int)end, (double)loss);
     }
     dqt_tape_destroy(tape);
@@ -60,7 +63,7 @@ static struct trainer create(void) {
     dqt_layer *const *layers;
     size_t num_layers;
     ok(dqt_llama_create(ctx, NULL, &t.model)); /* 2 layers, ternary */
-    ok(dqt_llama_layers(t.model, &layers, &num_layers));
+    ok(dqt_llama_get_layers(t.model, &layers, &num_layers));
     ok(dqt_updater_create(ctx, layers, num_layers, NULL, &t.updater)); /* AdamW, stochastic rounding */
     return t;
 }
@@ -93,23 +96,24 @@ int main(int argc, char **argv) {
     printf("uninterrupted\n");
     struct trainer t = create();
     train(&t, 0, STEPS);
-    ok(dqt_llama_save(t.model, t.updater, NULL, 0, whole));
+    ok(dqt_llama_save(t.model, t.updater, whole, NULL));
     destroy(&t);
 
     printf("half, saved with a note of the host's\n");
     const char note[] = "the next step is 10";
     t = create();
     train(&t, 0, HALF);
-    ok(dqt_llama_save(t.model, t.updater, note, sizeof note, part));
+    const dqt_save_options with_note = {.struct_size = sizeof with_note, .host = note, .host_size = sizeof note};
+    ok(dqt_llama_save(t.model, t.updater, part, &with_note));
     destroy(&t);
 
-    void *host;
-    size_t size;
-    ok(dqt_llama_load(ctx, part, &t.model, &t.updater, &host, &size));
-    printf("loaded: \"%s\"\n", (const char *)host);
-    dqt_host_bytes_free(ctx, host, size);
+    dqt_checkpoint loaded = DQT_INIT(dqt_checkpoint);
+    ok(dqt_llama_load(ctx, part, NULL, &loaded));
+    t = (struct trainer){loaded.model, loaded.updater};
+    printf("loaded: \"%s\"\n", (const char *)loaded.host);
+    dqt_host_bytes_free(ctx, loaded.host, loaded.host_size);
     train(&t, HALF, STEPS);
-    ok(dqt_llama_save(t.model, t.updater, NULL, 0, part));
+    ok(dqt_llama_save(t.model, t.updater, part, NULL));
     destroy(&t);
 
     const int same = same_files(whole, part);

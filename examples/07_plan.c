@@ -57,14 +57,14 @@ static void plan(const dqt_llama_config *base, size_t batch, size_t length, cons
     dqt_layer *const *layers;
     size_t n;
     ok(dqt_llama_create(ctx, &m, &model));
-    ok(dqt_llama_layers(model, &layers, &n));
+    ok(dqt_llama_get_layers(model, &layers, &n));
 
     dqt_tape_options t;
     dqt_tape_memory_info tm = {.struct_size = sizeof tm};
     ok(dqt_tape_options_init(&t, sizeof t));
     t.max_batch = batch;
     t.max_length = length;
-    t.gradients = !c->fused;
+    t.no_gradient_buffers = c->fused;
     t.recompute = c->recompute;
     ok(dqt_tape_memory(ctx, layers, n, &t, &tm));
 
@@ -75,7 +75,7 @@ static void plan(const dqt_llama_config *base, size_t batch, size_t length, cons
     u.momentum_state = c->momentum_state;
     u.variance_state = c->variance_state;
     u.beta1 = c->beta1;
-    if (u.beta1 == 0) u.rounding = DQT_ROUND_STOCHASTIC; /* ECO needs a first moment */
+    if (!(u.beta1 > 0)) u.beta1 = -1; /* no first moment */
     ok(dqt_updater_memory(ctx, layers, n, &u, &um));
     dqt_llama_destroy(model);
 

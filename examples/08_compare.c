@@ -53,7 +53,7 @@ static dqt_status evaluate_converted(struct run *r, double *bits) {
     other.tape = NULL;
     dqt_status status = read_as(r->ctx, r->model, DQT_FORMAT_TERNARY, &other.model);
     if (status != DQT_OK) return status;
-    dqt_llama_layers(other.model, &layers, &n);
+    dqt_llama_get_layers(other.model, &layers, &n);
     dqt_tape_options o;
     status = dqt_tape_options_init(&o, sizeof o);
     if (status == DQT_OK) {

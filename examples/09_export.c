@@ -14,14 +14,14 @@ static dqt_status export_gguf(dqt_llama *model, int linear_type, int embedding_t
     o.linear_type = linear_type;
     o.embedding_type = embedding_type;
     o.context_length = context;
-    return status == DQT_OK ? dqt_llama_export_gguf(model, &o, path) : status;
+    return status == DQT_OK ? dqt_llama_export_gguf(model, path, &o) : status;
 }
 
 static dqt_status export_safetensors(dqt_llama *model, int dtype, const char *path) {
     dqt_safetensors_options o;
     dqt_status status = dqt_safetensors_options_init(&o, sizeof o);
     o.dtype = dtype;
-    return status == DQT_OK ? dqt_llama_export_safetensors(model, &o, path) : status;
+    return status == DQT_OK ? dqt_llama_export_safetensors(model, path, &o) : status;
 }
 
 int main(int argc, char **argv) {
@@ -48,7 +48,10 @@ int main(int argc, char **argv) {
     dqt_context *ctx = NULL;
     dqt_llama *model = NULL;
     dqt_status status = dqt_context_create(NULL, &ctx);
-    if (status == DQT_OK) status = dqt_llama_load(ctx, path, &model, NULL, NULL, NULL);
+    dqt_checkpoint loaded = DQT_INIT(dqt_checkpoint);
+    const dqt_load_options weights_only = {.struct_size = sizeof weights_only, .skip_updater = 1, .skip_host = 1};
+    if (status == DQT_OK) status = dqt_llama_load(ctx, path, &weights_only, &loaded);
+    model = loaded.model;
     if (status == DQT_OK && gguf) status = export_gguf(model, linear_type, embedding_type, context, gguf);
     if (status == DQT_OK && safetensors) status = export_safetensors(model, dtype, safetensors);
     if (status == DQT_OK)

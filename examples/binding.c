@@ -40,7 +40,7 @@ int main(int argc, char **argv) {
     ok(dqt_llama_create(ctx, &config, &model));
     dqt_layer *const *layers;
     size_t num_layers;
-    ok(dqt_llama_layers(model, &layers, &num_layers));
+    ok(dqt_llama_get_layers(model, &layers, &num_layers));
 
     dqt_tape_options tape_options;
     ok(dqt_tape_options_init(&tape_options, sizeof tape_options));
@@ -59,21 +59,26 @@ int main(int argc, char **argv) {
         tokens[i] = (unsigned char)text[i];
         targets[i] = (unsigned char)text[i + 1];
     }
+    const dqt_batch batch = {
+        .struct_size = sizeof batch, .batch = BATCH, .length = LENGTH, .tokens = tokens, .targets = targets};
     for (uint64_t step = 0; step < STEPS; step++) {
         float loss;
+        dqt_step_options rate = DQT_INIT(dqt_step_options);
+        rate.learning_rate = dqt_schedule_cosine(step, 2, STEPS, 0.02f, 0.1f);
         ok(dqt_tape_zero_gradients(tape));
-        ok(dqt_llama_loss(model, tape, tokens, targets, BATCH, LENGTH, &loss, NULL));
+        ok(dqt_llama_loss(model, tape, &batch, &loss, NULL));
         ok(dqt_llama_backward(model, tape, 1.0f));
-        ok(dqt_updater_step(updater, tape, dqt_schedule_cosine(step, 2, STEPS, 0.02f, 0.1f), NULL));
+        ok(dqt_updater_step(updater, tape, &rate, NULL));
         uint32_t bits;
         memcpy(&bits, &loss, sizeof bits);
         printf("step %2" PRIu64 "  loss %.6f  %08" PRIx32 "\n", step, (double)loss, bits);
     }
-    ok(dqt_llama_save(model, updater, host, sizeof host - 1, argv[1]));
+    const dqt_save_options note = {.struct_size = sizeof note, .host = host, .host_size = sizeof host - 1};
+    ok(dqt_llama_save(model, updater, argv[1], &note));
 
     float loss;
     tokens[3] = 256;
-    dqt_status status = dqt_llama_loss(model, tape, tokens, targets, BATCH, LENGTH, &loss, NULL);
+    dqt_status status = dqt_llama_loss(model, tape, &batch, &loss, NULL);
     printf("%s: %s\n", dqt_status_string(status), dqt_last_error(ctx));
 
     dqt_updater_destroy(updater);

@@ -10,23 +10,31 @@
  * exits, aborts, starts threads behind the host's back or touches global state.
  *
  * Conventions that hold for every function here:
- *  - Functions return dqt_status; 0 is success. dqt_last_error() then has a sentence. On failure nothing is changed
- *    and every handle out-parameter is NULL.
+ *  - Functions return dqt_status; 0 is success. dqt_last_error() then has a sentence. Unless a function says otherwise,
+ *    nothing is changed on failure, and every handle out-parameter is NULL.
+ *  - Arguments come in this order: the object, other objects, inputs, options, outputs.
  *  - Matrices are row-major. A weight matrix has rows = outputs and cols = inputs. Activations are
  *    float x[tokens][features] with tokens = batch * length, sequence after sequence.
  *  - Sizes are size_t, tokens int32_t, targets int32_t with -1 = ignore. Enumerations travel as int32_t.
- *  - Options structs begin with struct_size and are filled with defaults by their *_init function. A smaller (older)
- *    size is accepted; a larger one (by up to 512 bytes) only if the tail that this library does not know is zero.
- *    Result structs begin with struct_size too, which the caller sets; a larger one's tail is filled with zeros.
+ *  - Structs begin with struct_size. Options are filled with defaults by their *_init function, or begin as zeros with
+ *    struct_size set, `dqt_batch b = DQT_INIT(dqt_batch);`: a member that is 0 has its default unless its comment says
+ *    what 0 means. A smaller (older) struct_size is accepted; a larger one only if the tail that this library does not
+ *    know is zero. Results are filled as far as their struct_size says; one that no version of this struct can have
+ * (more than 512 bytes beyond this one) is refused as uninitialised. `reserved` members are 0.
+ *  - Names are UTF-8, paths too; a path is what the system's file functions take.
  *  - Handles are destroyed by their *_destroy function, which accepts NULL. Destroy objects before what they were
  *    made from: sessions, tapes and updaters before models and layers, everything before the context.
  *  - Threads: different contexts are independent. Objects of one context may be used from several threads at once as
  *    long as no object is written by one thread while another uses it: forward, loss and backward write the tape and
- *    read the model; updater steps write the model, the updater and nothing else.
+ *    read the model; saving only reads; updater steps write the model, the updater and nothing else.
  *  - "Allocates nothing" is said of a function that never calls the allocator; creation functions allocate everything.
+ *  - Defaults belong to the major version: they stay as they are until the next one. Better recipes come as presets.
  *
  * What is NOT promised: the layout of opaque handles; the bit pattern of float results across instruction sets
  * (integer products, packing, random numbers and updates are bit-identical everywhere; see docs/numerics.md).
+ *
+ * Define DQT_EXPERIMENTAL before including to see what is not frozen: it may change in any minor version, and its
+ * symbols are in a node of their own.
  */
 #ifndef DQT_H
 #define DQT_H
@@ -38,22 +46,30 @@
 extern "C" {
 #endif
 
-#if defined(__GNUC__) && __GNUC__ >= 4
+/* A host may define DQT_API itself: as nothing, to keep the symbols of a static library out of a plug-in's exports. */
+#ifndef DQT_API
+#if defined(_WIN32) && defined(DQT_BUILD_SHARED)
+#define DQT_API __declspec(dllexport)
+#elif defined(__GNUC__) && __GNUC__ >= 4
 #define DQT_API __attribute__((visibility("default")))
 #else
 #define DQT_API
+#endif
 #endif
 
 /* ---- Version ------------------------------------------------------------------------------------------------- */
 
 #define DQT_VERSION_MAJOR 0
-#define DQT_VERSION_MINOR 1
+#define DQT_VERSION_MINOR 9
 #define DQT_VERSION_PATCH 0
 
-/* Version of the linked library: major * 10000 + minor * 100 + patch. Thread-safe. Since 0.1. */
+/* Version of this header as one number: major * 10000 + minor * 100 + patch. */
+#define DQT_VERSION (DQT_VERSION_MAJOR * 10000 + DQT_VERSION_MINOR * 100 + DQT_VERSION_PATCH)
+
+/* Version of the linked library, as DQT_VERSION. Thread-safe. Since 0.1. */
 DQT_API uint32_t dqt_version(void);
 
-/* The same as text, "0.1.0"; a static string. Thread-safe. Since 0.1. */
+/* The same as text, "0.9.0"; a static string. Thread-safe. Since 0.1. */
 DQT_API const char *dqt_version_string(void);
 
 /* ---- Status -------------------------------------------------------------------------------------------------- */
@@ -69,7 +85,8 @@ enum {
     DQT_E_FORMAT = 50,      /* a file that is truncated, damaged, foreign or of an unknown version */
     DQT_E_IO = 60,          /* the operating system or a host callback refused to read or write */
     DQT_E_NUMERIC = 70,     /* a non-finite loss, gradient or weight; nothing was changed */
-    DQT_E_STATE = 80        /* called out of order: backward without forward, a full cache, a shape-only model */
+    DQT_E_STATE = 80,       /* called out of order: backward without forward, a full cache, a shape-only model */
+    DQT_E_CANCELLED = 90    /* the host's interrupt or gradient callback asked to stop */
 };
 
 /* Short name of a status, "DQT_E_SHAPE"; "unknown status" for other numbers. Static string. Thread-safe. Since 0.1. */
@@ -93,6 +110,13 @@ typedef void (*dqt_task_fn)(void *task_data, size_t index);
  * done. `count` is at most the context's num_threads. Results do not depend on the order. */
 typedef void (*dqt_parallel_for_fn)(void *user_data, size_t count, dqt_task_fn task, void *task_data);
 
+/* Asked now and then, between layers and between tensors, on the thread that called the library, never from inside a
+ * task: non-zero ends the call with DQT_E_CANCELLED. A cancelled forward, loss or append leaves its tape or session as
+ * if the call had not been made (a tape's earlier forward is gone). A cancelled backward has added some of the
+ * gradients: zero them. A cancelled unfused step, save or load has changed nothing; a cancelled fused backward has
+ * updated the parameters whose gradients were complete, and the step counts. */
+typedef int32_t (*dqt_interrupt_fn)(void *user_data);
+
 enum { DQT_LOG_ERROR = 1, DQT_LOG_WARNING = 2, DQT_LOG_INFO = 3 };
 
 /* Receives one sentence without a line break, valid during the call. May be called from any thread that is inside a
@@ -113,7 +137,7 @@ enum {
     DQT_ISA_NEON = 100     /* AArch64 (with dot product and i8mm where present) */
 };
 
-/* Bits of dqt_cpu_features(). */
+/* Bits of dqt_context_cpu_features(). */
 enum {
     DQT_CPU_AVX2 = 1 << 0,
     DQT_CPU_AVX512 = 1 << 1,
@@ -134,14 +158,16 @@ typedef struct dqt_context_options {
     int32_t isa;         /* highest DQT_ISA_* to use; the environment variable DQT_ISA (scalar, avx2, avxvnni, avx512,
                             vnni, amx, neon) caps it further, for tests: only what both allow is used */
     int32_t forbid_amx;  /* 1: do not ask the system for AMX (the permission is process-wide) */
-    int32_t log_level;   /* messages above this DQT_LOG_* level are not sent; default WARNING */
+    int32_t log_level;   /* messages above this DQT_LOG_* level are not sent; 0: default, WARNING */
     dqt_alloc_fn alloc;  /* both or neither; NULL: the C library's */
     dqt_free_fn free;
     void *alloc_user_data;
     dqt_parallel_for_fn parallel_for; /* for HOST */
     void *parallel_user_data;
-    dqt_log_fn log; /* NULL: no messages */
+    dqt_log_fn log; /* NULL: no messages. It may call the library. */
     void *log_user_data;
+    dqt_interrupt_fn interrupt; /* NULL: nothing interrupts */
+    void *interrupt_user_data;
 } dqt_context_options;
 
 /* Fills defaults. struct_size is sizeof(dqt_context_options) of the caller. DQT_E_ARGUMENT for NULL or a size that is
@@ -155,13 +181,14 @@ DQT_API dqt_status dqt_context_create(const dqt_context_options *options, dqt_co
 /* Destroys a context whose objects have all been destroyed. NULL is accepted. Since 0.1. */
 DQT_API void dqt_context_destroy(dqt_context *ctx);
 
-/* The sentence of the calling thread's latest failure in this context ("" if none): names the argument, its value and
- * what would be right. ctx NULL: the latest failure of a call that had no context, such as dqt_context_create. Valid
- * until the same thread's next call into the library. Since 0.1. */
+/* The sentence of the calling thread's latest failure in this context ("" if none is remembered: a thread keeps those
+ * of the last few contexts): names the argument, its value and what would be right. ctx NULL: the thread's latest
+ * failure of all, in whatever context or none (a NULL handle). Valid until the same thread's next call into the
+ * library. Since 0.1. */
 DQT_API const char *dqt_last_error(const dqt_context *ctx);
 
-/* DQT_CPU_* bits that CPU and operating system offer, whatever the context's isa option. 0 for NULL. Since 0.1. */
-DQT_API uint64_t dqt_cpu_features(const dqt_context *ctx);
+/* DQT_CPU_* bits that the CPU and operating system offer, whatever the context's isa option. 0 for NULL. Since 0.1. */
+DQT_API uint64_t dqt_context_cpu_features(const dqt_context *ctx);
 
 /* The DQT_ISA_* in use. 0 for NULL. Since 0.1. */
 DQT_API int32_t dqt_context_isa(const dqt_context *ctx);
@@ -193,30 +220,34 @@ enum {
 };
 
 enum {
-    DQT_SCALE_ABSMEAN = 0, /* s = mean|w| / Qp (the paper, section 3; BitNet b1.58) */
-    DQT_SCALE_SIGMA = 1,   /* s = sigma * std(w) / Qp, std about zero */
-    DQT_SCALE_ABSMAX = 2,  /* s = max|w| / Qp */
-    DQT_SCALE_AUTO = 3     /* SIGMA for 8-bit codes, ABSMEAN for fewer bits: what learned best (docs/results.md) */
+    DQT_SCALE_AUTO = 0,   /* SIGMA for 8-bit codes, ABSMEAN for fewer bits: what learned best (docs/results.md) */
+    DQT_SCALE_SIGMA = 1,  /* s = sigma * std(w) / Qp, std about zero */
+    DQT_SCALE_ABSMAX = 2, /* s = max|w| / Qp */
+    DQT_SCALE_ABSMEAN = 3 /* s = mean|w| / Qp (the paper, section 3; BitNet b1.58) */
 };
 
 enum { DQT_AXIS_TENSOR = 0, DQT_AXIS_ROW = 1 };
 
 enum {
-    DQT_ROUND_STOCHASTIC = 0,     /* floor(t + r), r uniform in [0, 1) */
-    DQT_ROUND_NEAREST = 1,        /* ties to even; loses updates below half a step: for ablation */
-    DQT_ROUND_ECO_STOCHASTIC = 2, /* stochastic, and the error is fed back through the momentum (arXiv 2601.22101) */
-    DQT_ROUND_ECO_NEAREST = 3
+    DQT_ROUND_DEFAULT = 0,        /* of an updater: ECO_STOCHASTIC where a first moment is kept, else STOCHASTIC; of
+                                     dqt_tensor_quantize and the like: NEAREST */
+    DQT_ROUND_STOCHASTIC = 1,     /* floor(t + r), r uniform in [0, 1) */
+    DQT_ROUND_NEAREST = 2,        /* ties to even; loses updates below half a step: for ablation */
+    DQT_ROUND_ECO_STOCHASTIC = 3, /* stochastic, and the error is fed back through the momentum (arXiv 2601.22101) */
+    DQT_ROUND_ECO_NEAREST = 4
 };
 
+/* This struct is embedded in others, so it keeps its size. */
 typedef struct dqt_tensor_options {
     uint32_t struct_size;
-    int32_t storage;     /* DQT_FORMAT_*; default TERNARY */
+    int32_t storage;     /* DQT_FORMAT_*; 0: TERNARY (of an embedding or head of dqt_llama: INT8) */
     int32_t compute;     /* DQT_FORMAT_SAME, or a format of fewer bits than the storage's */
-    int32_t scale_rule;  /* DQT_SCALE_*; default AUTO */
+    int32_t scale_rule;  /* DQT_SCALE_* */
     int32_t scale_axis;  /* DQT_AXIS_*; default TENSOR */
-    float sigma;         /* factor of DQT_SCALE_SIGMA; default 4 */
+    float sigma;         /* factor of DQT_SCALE_SIGMA; 0: 4 */
     int32_t train_scale; /* 1: scales have a gradient and are trained (needs integer storage and AXIS_ROW) */
-    int32_t reserved[9]; /* zero; this struct is embedded in others, so it keeps its size */
+    int32_t reserved;
+    uint64_t reserved64[4];
 } dqt_tensor_options;
 
 DQT_API dqt_status dqt_tensor_options_init(dqt_tensor_options *options, size_t struct_size);
@@ -280,6 +311,10 @@ typedef struct dqt_tensor_stats {
 /* Counts codes. Allocates nothing. Since 0.1. */
 DQT_API dqt_status dqt_tensor_get_stats(const dqt_tensor *tensor, dqt_tensor_stats *stats);
 
+/* Copies codes, scales and floats of a tensor of the same shape, storage format and scale axis; the contexts may
+ * differ. DQT_E_SHAPE, DQT_E_UNSUPPORTED. Allocates nothing. Since 0.9. */
+DQT_API dqt_status dqt_tensor_copy(dqt_tensor *to, const dqt_tensor *from);
+
 /* Creates a tensor of other options from the dequantised weights of `source`. Allocates. Since 0.1. */
 DQT_API dqt_status dqt_tensor_convert(const dqt_tensor *source, const dqt_tensor_options *options, int32_t rounding,
                                       uint64_t seed, dqt_tensor **out);
@@ -303,24 +338,24 @@ enum {
     DQT_LAYER_HEAD = 7       /* logits = x W^T; mean cross-entropy */
 };
 
-enum { DQT_ACTIVATION_INT8 = 0, DQT_ACTIVATION_NONE = 1 }; /* quantisation of what enters a linear layer */
+/* Quantisation of what enters a linear layer. DEFAULT: INT8, but NONE for heads. */
+enum { DQT_ACTIVATION_DEFAULT = 0, DQT_ACTIVATION_NONE = 1, DQT_ACTIVATION_INT8 = 2 };
 enum { DQT_MLP_SWIGLU = 0, DQT_MLP_SQUARED_RELU = 1 };
 
 /* Options of every layer kind; each creation function says which it reads. */
 typedef struct dqt_layer_options {
     uint32_t struct_size;
-    int32_t activation;        /* DQT_ACTIVATION_*; default INT8, which a head takes too; dqt_head_create
-                                  with options NULL, and dqt_llama's heads, take NONE */
+    int32_t activation;        /* DQT_ACTIVATION_* */
     dqt_tensor_options weight; /* of every weight matrix in the layer; gains are always F32 */
-    uint64_t seed;             /* of the initial weights: normal(0, init_std), counter-based */
-    float init_std;            /* default 0.02 */
-    float norm_eps;            /* default 1e-5 */
+    uint64_t seed;             /* of the initial weights: normal(0, init_std), counter-based; any number, init says 1 */
+    float init_std;            /* 0: 0.02; negative: weights of zeros */
+    float norm_eps;            /* 0: 1e-5 */
     int32_t mlp;               /* DQT_MLP_* */
     int32_t sub_norm;          /* 1: RMSNorm before o and before down (BitNet) */
-    float rope_theta;          /* default 10000 */
-    const char *name;          /* prefix of parameter names, copied; NULL: the kind's name; at most 47 bytes */
+    float rope_theta;          /* 0: 10000 */
     int32_t shape_only;        /* 1: no weights are allocated: for planning memory; only *_memory calls work */
-    int32_t reserved;          /* zero */
+    const char *name;          /* prefix of parameter names, copied; NULL: the kind's name; at most 47 bytes */
+    size_t reserved;
 } dqt_layer_options;
 
 DQT_API dqt_status dqt_layer_options_init(dqt_layer_options *options, size_t struct_size);
@@ -335,8 +370,8 @@ DQT_API dqt_status dqt_layer_options_init(dqt_layer_options *options, size_t str
  * norms, attention, mlp. head: weight [classes][hidden]; `tied` NULL or an embedding layer whose weight is used. */
 DQT_API dqt_status dqt_embedding_create(dqt_context *ctx, size_t vocab, size_t hidden, const dqt_layer_options *options,
                                         dqt_layer **out);
-DQT_API dqt_status dqt_linear_create(dqt_context *ctx, size_t in, size_t out_features, const dqt_layer_options *options,
-                                     dqt_layer **out);
+DQT_API dqt_status dqt_linear_create(dqt_context *ctx, size_t in_features, size_t out_features,
+                                     const dqt_layer_options *options, dqt_layer **out);
 DQT_API dqt_status dqt_rmsnorm_create(dqt_context *ctx, size_t features, const dqt_layer_options *options,
                                       dqt_layer **out);
 DQT_API dqt_status dqt_attention_create(dqt_context *ctx, size_t hidden, size_t num_heads, size_t num_kv_heads,
@@ -354,16 +389,17 @@ DQT_API void dqt_layer_destroy(dqt_layer *layer);
 typedef struct dqt_layer_info {
     uint32_t struct_size;
     int32_t kind;          /* DQT_LAYER_* */
-    size_t in, out;        /* features; for an embedding in = vocabulary, for a head out = classes */
-    size_t num_parameters; /* tensors of this layer and its parts; a tied head has none of its own */
-    size_t num_parts;      /* layers it is made of: block 4 (norm, attention, norm, mlp), others 0 */
+    size_t in_features;    /* of an embedding: the vocabulary */
+    size_t out_features;   /* of a head: the classes */
+    size_t num_parameters; /* tensors of this layer and its sublayers; a tied head has none of its own */
+    size_t num_sublayers;  /* layers it is made of: block 4 (norm, attention, norm, mlp), others 0 */
 } dqt_layer_info;
 
 /* Describes a layer; info->struct_size says how much of it is filled. Thread-safe. Since 0.1. */
 DQT_API dqt_status dqt_layer_get_info(const dqt_layer *layer, dqt_layer_info *info);
 
-/* Part `index` of a block; it belongs to the block. Since 0.1. */
-DQT_API dqt_status dqt_layer_part(dqt_layer *layer, size_t index, dqt_layer **part);
+/* Sublayer `index` of a block; it belongs to the block. Since 0.9. */
+DQT_API dqt_status dqt_layer_get_sublayer(dqt_layer *layer, size_t index, dqt_layer **sublayer);
 
 enum {
     DQT_CLASS_EMBEDDING = 1,
@@ -383,36 +419,89 @@ typedef struct dqt_parameter {
 } dqt_parameter;
 
 /* Parameter `index` of a layer, in the order in which tapes and updaters number them. Since 0.1. */
-DQT_API dqt_status dqt_layer_parameter(dqt_layer *layer, size_t index, dqt_parameter *parameter);
+DQT_API dqt_status dqt_layer_get_parameter(const dqt_layer *layer, size_t index, dqt_parameter *parameter);
 
-/* Float layers (linear, RMSNorm, attention, MLP, block). The layer must be one of the tape's. batch and length are at
- * most the tape's. x[batch * length][in] and y[batch * length][out]; y may be x where in == out. A layer is used once
- * per forward pass. Allocates nothing. DQT_E_STATE if the layer is not in the tape. Since 0.1. */
-DQT_API dqt_status dqt_layer_forward(dqt_layer *layer, dqt_tape *tape, size_t batch, size_t length, const float *x,
+/* What one forward pass runs on. Arrays belong to the host and are read during the call only. */
+typedef struct dqt_batch {
+    uint32_t struct_size;
+    uint32_t reserved;
+    double divisor;          /* of the sum of losses; 0: the sum of the weights of all targets, or their number */
+    size_t batch;            /* sequences, at most the tape's max_batch; 0: 1 */
+    size_t length;           /* tokens of each, at most the tape's max_length; never 0 */
+    const int32_t *tokens;   /* [batch][length]: for an embedding, and the LLaMA graph */
+    const int32_t *targets;  /* [batch][length], -1: ignored: for losses; NULL: no loss, see dqt_head_loss */
+    const float *weights;    /* [batch][length]: factor of each target's loss; may be 0 or negative; NULL: all 1 */
+    const int32_t *segments; /* [batch][length]: document ids: attention stays inside a run of equal ids, and positions
+                                restart with it; NULL: a sequence is one document */
+} dqt_batch;
+
+/* Float layers (linear, RMSNorm, attention, MLP, block). The layer must be one of the tape's. batch gives batch, length
+ * and segments. x[batch * length][in_features] and y[batch * length][out_features]; y may be x where the widths are
+ * equal. A layer is used once per forward pass. Allocates nothing. DQT_E_STATE if the layer is not in the tape,
+ * DQT_E_SHAPE, DQT_E_CANCELLED. Since 0.9. */
+DQT_API dqt_status dqt_layer_forward(const dqt_layer *layer, dqt_tape *tape, const dqt_batch *batch, const float *x,
                                      float *y);
 
-/* Backward of the latest forward: dy[tokens][out] to dx[tokens][in] (NULL: not wanted; may be dy where in == out),
- * weight gradients are added to the tape's. DQT_E_STATE without a forward. Allocates nothing. Since 0.1. */
-DQT_API dqt_status dqt_layer_backward(dqt_layer *layer, dqt_tape *tape, const float *dy, float *dx);
+/* Backward of the latest forward: dy[tokens][out_features] to dx[tokens][in_features] (NULL: not wanted; may be dy
+ * where the widths are equal), weight gradients are added to the tape's, or go to the updater between
+ * dqt_tape_begin_update and dqt_tape_end_update. DQT_E_STATE without a forward. Allocates nothing. Since 0.1. */
+DQT_API dqt_status dqt_layer_backward(const dqt_layer *layer, dqt_tape *tape, const float *dy, float *dx);
 
-/* Embedding: y[t] = W[tokens[t]]. DQT_E_ARGUMENT for a token outside the vocabulary. Allocates nothing. Since 0.1. */
-DQT_API dqt_status dqt_embedding_forward(dqt_layer *layer, dqt_tape *tape, size_t batch, size_t length,
-                                         const int32_t *tokens, float *y);
-DQT_API dqt_status dqt_embedding_backward(dqt_layer *layer, dqt_tape *tape, const float *dy);
+/* Embedding: y[t] = W[tokens[t]], of batch->tokens. DQT_E_ARGUMENT for a token outside the vocabulary. Allocates
+ * nothing. Since 0.9. */
+DQT_API dqt_status dqt_embedding_forward(const dqt_layer *layer, dqt_tape *tape, const dqt_batch *batch, float *y);
+DQT_API dqt_status dqt_embedding_backward(const dqt_layer *layer, dqt_tape *tape, const float *dy);
 
-/* Head: mean cross-entropy in nats over the targets that are not -1, *loss (0 if there are none); token_losses[tokens]
- * may be NULL, ignored tokens get 0. No tokens x classes matrix is made. DQT_E_NUMERIC for a loss that is not finite.
- * Allocates nothing. Since 0.1. */
-DQT_API dqt_status dqt_head_loss(dqt_layer *layer, dqt_tape *tape, size_t batch, size_t length, const float *x,
-                                 const int32_t *targets, float *loss, float *token_losses);
+/* Head: cross-entropy in nats over the targets that are not -1, *loss = sum of weight * loss of each / divisor (0 if
+ * there are no targets); token_losses[tokens] may be NULL, unweighted, ignored tokens get 0. No tokens x classes matrix
+ * is made. targets NULL: *loss is 0, and only what dqt_head_backward_logits needs is made. DQT_E_NUMERIC for a loss
+ * that is not finite; DQT_E_ARGUMENT where divisor is 0 and the weights do not sum to a number above 0. Allocates
+ * nothing. Since 0.9. */
+DQT_API dqt_status dqt_head_loss(const dqt_layer *layer, dqt_tape *tape, const dqt_batch *batch, const float *x,
+                                 float *loss, float *token_losses);
 
-/* Backward of the latest dqt_head_loss, times loss_scale (1 / micro-batches when accumulating): dx[tokens][hidden]
- * (NULL: not wanted). */
-DQT_API dqt_status dqt_head_backward(dqt_layer *layer, dqt_tape *tape, float loss_scale, float *dx);
+/* Backward of the latest dqt_head_loss with targets, times loss_scale: dx[tokens][hidden] (NULL: not wanted). A host
+ * that accumulates micro-batches of n1, n2, ... targets (or weights) gives n1 / (n1 + n2 + ...) and so on: the
+ * gradients are then those of one batch. */
+DQT_API dqt_status dqt_head_backward(const dqt_layer *layer, dqt_tape *tape, float loss_scale, float *dx);
 
-/* Logits [tokens][classes] without a loss. Allocates nothing. Since 0.1. */
-DQT_API dqt_status dqt_head_logits(dqt_layer *layer, dqt_tape *tape, size_t batch, size_t length, const float *x,
+/* Logits [tokens][classes] without a loss. dqt_head_backward_logits may follow. Allocates nothing. Since 0.9. */
+DQT_API dqt_status dqt_head_logits(const dqt_layer *layer, dqt_tape *tape, const dqt_batch *batch, const float *x,
                                    float *logits);
+
+/* A tile of logits, whose gradient a host's own loss makes. */
+typedef struct dqt_logits_tile {
+    uint32_t struct_size;
+    uint32_t reserved;
+    size_t first_token, num_tokens; /* of the pass's batch * length */
+    size_t first_class, num_classes;
+    size_t ld;                /* floats from a token's logits to the next one's */
+    float *logits;            /* [num_tokens][ld]: in: logits; out: the loss's gradient with respect to them */
+    const float *log_sum_exp; /* [num_tokens], over all classes of each token */
+} dqt_logits_tile;
+
+/* Turns a tile's logits into gradients, in place. On the thread that called backward, tile after tile. It must be pure:
+ * the same tile may come twice in one backward and must then get the same gradients. Non-zero: DQT_E_CANCELLED. */
+typedef int32_t (*dqt_logits_fn)(void *user_data, const dqt_logits_tile *tile);
+
+/* The gradient of a host's own loss with respect to the logits: given whole, or made tile by tile. */
+typedef struct dqt_logits_gradient {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const float *dlogits; /* [tokens][classes], finite; NULL: fn */
+    dqt_logits_fn fn;     /* NULL: dlogits */
+    void *user_data;
+} dqt_logits_gradient;
+
+/* Backward of the latest dqt_head_loss or dqt_head_logits from a host's own loss: dx[tokens][hidden] (NULL: not
+ * wanted). DQT_E_NUMERIC for a gradient that is not finite. Allocates nothing. Since 0.9. */
+DQT_API dqt_status dqt_head_backward_logits(const dqt_layer *layer, dqt_tape *tape, const dqt_logits_gradient *gradient,
+                                            float *dx);
+
+/* Copies the weights of a list of layers into another of the same kinds, shapes and storage formats: a snapshot for
+ * generation while training goes on. The contexts may differ. DQT_E_SHAPE, DQT_E_UNSUPPORTED. Allocates nothing. Since
+ * 0.9. */
+DQT_API dqt_status dqt_layers_copy(dqt_layer *const *to, dqt_layer *const *from, size_t num_layers);
 
 /* ---- Tape ---------------------------------------------------------------------------------------------------- */
 
@@ -427,16 +516,17 @@ enum { DQT_FLOAT_F32 = 0, DQT_FLOAT_BF16 = 1, DQT_FLOAT_FP8_E4M3 = 2, DQT_FLOAT_
 
 typedef struct dqt_tape_options {
     uint32_t struct_size;
-    int32_t precision;         /* DQT_PRECISION_* */
-    size_t max_batch;          /* default 1 */
-    size_t max_length;         /* default 128 */
-    int32_t gradients;         /* 1 (default): gradient buffers for dqt_layer_backward; 0: none: only forward, or
-                                  dqt_llama_backward_update */
-    int32_t inference;         /* 1: nothing is saved for backward: forward and loss only */
-    int32_t recompute;         /* 1: blocks save only their input and run forward again in backward */
-    int32_t gradient_format;   /* DQT_FLOAT_* of the gradient buffers */
-    int32_t checkpoint_format; /* DQT_FLOAT_* of the block inputs saved with recompute */
-    uint64_t seed;             /* of stochastic rounding of gradients and checkpoints */
+    int32_t precision;           /* DQT_PRECISION_* */
+    size_t max_batch;            /* 0: 1 */
+    size_t max_length;           /* 0: 128 */
+    int32_t no_gradient_buffers; /* 1: none: only forward, or the update inside backward (dqt_llama_backward_update,
+                                  dqt_tape_begin_update) */
+    int32_t inference;           /* 1: nothing is saved for backward: forward and loss only */
+    int32_t recompute;           /* 1: blocks save only their input and run forward again in backward */
+    int32_t gradient_format;     /* DQT_FLOAT_* of the gradient buffers */
+    int32_t checkpoint_format;   /* DQT_FLOAT_* of the block inputs saved with recompute */
+    int32_t reserved;
+    uint64_t seed; /* of stochastic rounding of gradients and checkpoints; any number, init says 1 */
 } dqt_tape_options;
 
 DQT_API dqt_status dqt_tape_options_init(dqt_tape_options *options, size_t struct_size);
@@ -455,38 +545,42 @@ typedef struct dqt_tape_memory_info {
 DQT_API dqt_status dqt_tape_memory(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers,
                                    const dqt_tape_options *options, dqt_tape_memory_info *memory);
 
-/* Creates a tape for these layers, in this order (blocks bring their parts; list each layer once). The layers must
+/* Creates a tape for these layers, in this order (blocks bring their sublayers; list each layer once). The layers must
  * outlive it. Parameters are numbered layer after layer. Allocates. Since 0.1. */
 DQT_API dqt_status dqt_tape_create(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers,
                                    const dqt_tape_options *options, dqt_tape **out);
 DQT_API void dqt_tape_destroy(dqt_tape *tape);
 
+/* The options in effect: precision is F32 or BF16, never AUTO. Since 0.9. */
+DQT_API dqt_status dqt_tape_get_options(const dqt_tape *tape, dqt_tape_options *options);
+
 /* Parameters of all layers of the tape, and the one of number `index`, whose name and tensor belong to its layer.
- * DQT_E_ARGUMENT for an index out of range. Allocates nothing. Since 0.1. */
-DQT_API dqt_status dqt_tape_num_parameters(const dqt_tape *tape, size_t *count);
-DQT_API dqt_status dqt_tape_parameter(dqt_tape *tape, size_t index, dqt_parameter *parameter);
+ * DQT_E_ARGUMENT for an index out of range. Allocates nothing. Since 0.9. */
+DQT_API dqt_status dqt_tape_get_num_parameters(const dqt_tape *tape, size_t *count);
+DQT_API dqt_status dqt_tape_get_parameter(const dqt_tape *tape, size_t index, dqt_parameter *parameter);
 
 /* The gradient of parameter `index` with respect to W, float[rows][cols], in place: to inspect, log or all-reduce.
- * DQT_E_STATE without gradient buffers; DQT_E_UNSUPPORTED unless gradient_format is F32 (use read and write). Since
- * 0.1. */
-DQT_API dqt_status dqt_tape_gradient(dqt_tape *tape, size_t index, float **gradient);
+ * DQT_E_STATE without gradient buffers; DQT_E_UNSUPPORTED unless gradient_format is F32 (use get and set). Since 0.9.
+ */
+DQT_API dqt_status dqt_tape_gradient_data(dqt_tape *tape, size_t index, float **gradient);
 
-/* Copies of rows [row, row + count) of a gradient as floats, whatever its format. Since 0.1. */
-DQT_API dqt_status dqt_tape_read_gradient(dqt_tape *tape, size_t index, size_t row, size_t count, float *out);
-DQT_API dqt_status dqt_tape_write_gradient(dqt_tape *tape, size_t index, size_t row, size_t count, const float *in);
+/* Copies of rows [row, row + count) of a gradient as floats, whatever its format. Since 0.9. */
+DQT_API dqt_status dqt_tape_get_gradient(const dqt_tape *tape, size_t index, size_t row, size_t count, float *gradient);
+DQT_API dqt_status dqt_tape_set_gradient(dqt_tape *tape, size_t index, size_t row, size_t count, const float *gradient);
 
 /* Sets all gradients to zero; backward adds to them. Allocates nothing. Since 0.1. */
 DQT_API dqt_status dqt_tape_zero_gradients(dqt_tape *tape);
 
 /* Backward passes done, which the random numbers of low-precision gradients and checkpoints depend on, beside the seed.
- * A host that resumes such a run on a new tape sets what it had saved; F32 gradients and checkpoints need nothing.
- * Since 0.1. */
+ * Saving writes it where dqt_save_options names the tape; a host that goes on with a new tape sets it. F32 gradients
+ * and checkpoints need nothing. Since 0.1. */
 DQT_API dqt_status dqt_tape_get_pass(const dqt_tape *tape, uint64_t *pass);
 DQT_API dqt_status dqt_tape_set_pass(dqt_tape *tape, uint64_t pass);
 
 /* Called inside a backward function as soon as the gradient of a parameter is complete for this pass, so that a host
- * can start reducing it. On the thread that called backward. fn NULL: none. Since 0.1. */
-typedef void (*dqt_gradient_ready_fn)(void *user_data, size_t parameter_index);
+ * can start reducing it. On the thread that called backward. Non-zero ends backward with DQT_E_CANCELLED (see
+ * dqt_interrupt_fn). fn NULL: none. Since 0.9. */
+typedef int32_t (*dqt_gradient_ready_fn)(void *user_data, size_t parameter_index);
 DQT_API dqt_status dqt_tape_on_gradient(dqt_tape *tape, dqt_gradient_ready_fn fn, void *user_data);
 
 /* ---- LLaMA --------------------------------------------------------------------------------------------------- */
@@ -494,30 +588,38 @@ DQT_API dqt_status dqt_tape_on_gradient(dqt_tape *tape, dqt_gradient_ready_fn fn
 /* Embedding, blocks, final RMSNorm and head, each reachable as a dqt_layer. */
 typedef struct dqt_llama dqt_llama;
 
+/* Tensor options of the parameters whose name matches a pattern: real files mix formats from tensor to tensor. */
+typedef struct dqt_tensor_override {
+    const char *pattern;        /* with * and ?, such as "blocks.*.mlp.down"; at most 79 bytes */
+    dqt_tensor_options options; /* all of them, in place of the config's */
+} dqt_tensor_override;
+
 typedef struct dqt_llama_config {
     uint32_t struct_size;
-    int32_t mlp;                  /* DQT_MLP_* */
-    size_t vocab_size;            /* default 256: bytes */
-    size_t hidden_size;           /* default 128 */
-    size_t intermediate_size;     /* default 352 */
-    size_t num_layers;            /* default 2 */
-    size_t num_heads;             /* default 4 */
-    size_t num_kv_heads;          /* 0 (default): num_heads */
-    float norm_eps;               /* default 1e-5 */
-    float rope_theta;             /* default 10000 */
-    float init_std;               /* default 0.02 */
-    int32_t sub_norms;            /* default 1 */
-    int32_t tie_embeddings;       /* default 0; 1: the head uses the embedding's weight */
-    int32_t activation;           /* DQT_ACTIVATION_* of the blocks' linears; default INT8 */
-    int32_t head_activation;      /* DQT_ACTIVATION_* of the head; default NONE */
-    int32_t shape_only;           /* as in dqt_layer_options */
-    dqt_tensor_options linear;    /* blocks' weights; default TERNARY, ABSMEAN, per tensor */
-    dqt_tensor_options embedding; /* default INT8, SIGMA(4), per tensor */
-    dqt_tensor_options head;      /* default INT8, SIGMA(4); must equal `embedding` when tied */
-    uint64_t seed;                /* default 1 */
-    float linear_init_std; /* of the blocks' weights; 0 (default): init_std. With ABSMEAN scales a larger one means a
-                              larger step between codes, not other codes */
-    int32_t reserved;      /* zero */
+    int32_t mlp;              /* DQT_MLP_* */
+    size_t vocab_size;        /* 0: 256, bytes */
+    size_t hidden_size;       /* 0: 128 */
+    size_t intermediate_size; /* 0: 352 */
+    size_t num_layers;        /* 0: 2 */
+    size_t num_heads;         /* 0: 4 */
+    size_t num_kv_heads;      /* 0: num_heads */
+    float norm_eps;           /* 0: 1e-5 */
+    float rope_theta;         /* 0: 10000 */
+    float init_std;           /* of all weights; 0: 0.02 */
+    float linear_init_std;  /* of the blocks' weights; 0: init_std. With ABSMEAN scales a larger one means a larger step
+                               between codes, not other codes */
+    int32_t no_sub_norms;   /* 1: plain LLaMA blocks; 0: RMSNorm before o and before down too (BitNet) */
+    int32_t tie_embeddings; /* 1: the head uses the embedding's weight */
+    int32_t activation;     /* DQT_ACTIVATION_* of the blocks' linears */
+    int32_t head_activation; /* DQT_ACTIVATION_* of the head */
+    int32_t shape_only;      /* as in dqt_layer_options */
+    int32_t reserved;
+    dqt_tensor_options linear;            /* blocks' weights */
+    dqt_tensor_options embedding;         /* INT8 by default */
+    dqt_tensor_options head;              /* INT8 by default; must equal `embedding` when tied */
+    uint64_t seed;                        /* any number; init says 1 */
+    const dqt_tensor_override *overrides; /* [num_overrides], copied; a later one wins; NULL with 0. Gains stay F32 */
+    size_t num_overrides;
 } dqt_llama_config;
 
 DQT_API dqt_status dqt_llama_config_init(dqt_llama_config *config, size_t struct_size);
@@ -537,30 +639,30 @@ DQT_API dqt_status dqt_llama_memory(dqt_context *ctx, const dqt_llama_config *co
  * rule. DQT_E_ARGUMENT, DQT_E_SHAPE, DQT_E_UNSUPPORTED, DQT_E_MEMORY. Allocates. Since 0.1. */
 DQT_API dqt_status dqt_llama_create(dqt_context *ctx, const dqt_llama_config *config, dqt_llama **out);
 DQT_API void dqt_llama_destroy(dqt_llama *model);
+
+/* The config in effect: nothing in it is 0 that has a default. Its overrides belong to the model. Since 0.1. */
 DQT_API dqt_status dqt_llama_get_config(const dqt_llama *model, dqt_llama_config *config);
 
-/* The model's layers: embedding, num_layers blocks, norm, head: num_layers + 3 of them; for dqt_tape_create and
- * dqt_updater_create. The array belongs to the model. Since 0.1. */
-DQT_API dqt_status dqt_llama_layers(dqt_llama *model, dqt_layer *const **layers, size_t *num_layers);
+/* The model's layers: embedding, num_layers blocks, norm, head: num_layers + 3 of them; for dqt_tape_create,
+ * dqt_updater_create, dqt_layers_copy. The array belongs to the model. Since 0.9. */
+DQT_API dqt_status dqt_llama_get_layers(const dqt_llama *model, dqt_layer *const **layers, size_t *num_layers);
 
-/* Forward of tokens[batch][length] to logits[batch * length][vocab] (NULL: not wanted). Allocates nothing. Since 0.1.
+/* Forward of batch->tokens to logits[batch * length][vocab] (NULL: not wanted). dqt_llama_backward_logits may follow.
+ * Allocates nothing. Since 0.9. */
+DQT_API dqt_status dqt_llama_forward(const dqt_llama *model, dqt_tape *tape, const dqt_batch *batch, float *logits);
+
+/* Forward and cross-entropy in nats, see dqt_head_loss. Since 0.9. */
+DQT_API dqt_status dqt_llama_loss(const dqt_llama *model, dqt_tape *tape, const dqt_batch *batch, float *loss,
+                                  float *token_losses);
+
+/* Backward of the latest dqt_llama_loss, times loss_scale (see dqt_head_backward); adds to the tape's gradients.
+ * Allocates nothing. Since 0.1. */
+DQT_API dqt_status dqt_llama_backward(const dqt_llama *model, dqt_tape *tape, float loss_scale);
+
+/* The same from a host's own loss, after dqt_llama_loss or dqt_llama_forward; see dqt_head_backward_logits. Since 0.9.
  */
-DQT_API dqt_status dqt_llama_forward(dqt_llama *model, dqt_tape *tape, const int32_t *tokens, size_t batch,
-                                     size_t length, float *logits);
-
-/* Forward and mean cross-entropy in nats, see dqt_head_loss. Since 0.1. */
-DQT_API dqt_status dqt_llama_loss(dqt_llama *model, dqt_tape *tape, const int32_t *tokens, const int32_t *targets,
-                                  size_t batch, size_t length, float *loss, float *token_losses);
-
-/* Backward of the latest dqt_llama_loss, times loss_scale; adds to the tape's gradients. Allocates nothing. Since 0.1.
- */
-DQT_API dqt_status dqt_llama_backward(dqt_llama *model, dqt_tape *tape, float loss_scale);
-
-/* Forward or backward of blocks [first, first + count) on x[batch * length][hidden], in place: for hosts that pipeline
- * blocks over machines. Same rules as dqt_layer_forward and dqt_layer_backward. Since 0.1. */
-DQT_API dqt_status dqt_llama_forward_blocks(dqt_llama *model, dqt_tape *tape, size_t first, size_t count, size_t batch,
-                                            size_t length, float *x);
-DQT_API dqt_status dqt_llama_backward_blocks(dqt_llama *model, dqt_tape *tape, size_t first, size_t count, float *dx);
+DQT_API dqt_status dqt_llama_backward_logits(const dqt_llama *model, dqt_tape *tape,
+                                             const dqt_logits_gradient *gradient);
 
 /* ---- Updater ------------------------------------------------------------------------------------------------- */
 
@@ -578,35 +680,56 @@ enum {
 enum { DQT_STATE_F32 = 0, DQT_STATE_BF16 = 1, DQT_STATE_INT8 = 2 }; /* INT8: blocks of 128, square-root companded */
 
 enum {
-    DQT_CLIP_NONE = 0,
+    DQT_CLIP_DEFAULT = 0,       /* GLOBAL_NORM */
     DQT_CLIP_GLOBAL_NORM = 1,   /* by the norm of all gradients; needs gradient buffers */
     DQT_CLIP_PREVIOUS_NORM = 2, /* by the previous step's global norm (the first step is not clipped) */
-    DQT_CLIP_TENSOR_NORM = 3    /* each tensor by its own norm, which in fused mode is the previous step's */
+    DQT_CLIP_TENSOR_NORM = 3,   /* each tensor by its own norm, which in fused mode is the previous step's */
+    DQT_CLIP_NONE = 4
 };
+
+/* Rules for the parameters whose name matches `pattern` and whose class is `parameter_class`. A member that is 0 keeps
+ * what holds so far. */
+typedef struct dqt_group_options {
+    uint32_t struct_size;
+    int32_t parameter_class; /* DQT_CLASS_*; 0: any */
+    const char *pattern;     /* with * and ?; NULL: any */
+    int32_t optimizer;    /* DQT_OPTIMIZER_*; only in dqt_updater_options.groups, for it decides what state is kept */
+    int32_t rounding;     /* DQT_ROUND_* */
+    float lr_factor;      /* above 0 */
+    float weight_decay;   /* negative: none */
+    float beta1;          /* above 0 and below 1; needs a first moment */
+    float rounding_noise; /* above 0, at most 1 */
+    int32_t freeze;       /* 1: these parameters are not updated; -1: they are again */
+    int32_t reserved;
+} dqt_group_options;
+
+DQT_API dqt_status dqt_group_options_init(dqt_group_options *options, size_t struct_size);
 
 typedef struct dqt_updater_options {
     uint32_t struct_size;
-    int32_t optimizer;      /* default ADAMW */
-    int32_t rounding;       /* DQT_ROUND_* of integer storage; default ECO_STOCHASTIC, the best below 8 bits
-                               (docs/results.md); without a first moment take STOCHASTIC. BF16 storage rounds
-                               stochastically (NEAREST: to nearest); F32 needs no rounding */
-    int32_t momentum_state; /* DQT_STATE_* of the first moment (SGD's momentum); default F32 */
-    int32_t variance_state; /* DQT_STATE_* of AdamW's second moment; default F32 */
-    float beta1;            /* default 0.8; SGD's momentum; 0: no first moment is kept */
-    float beta2;            /* default 0.95 */
-    float eps;              /* default 1e-8 */
-    float weight_decay;     /* default 0; matrices only, never gains */
-    int32_t clip;           /* DQT_CLIP_*; default GLOBAL_NORM */
-    float clip_norm;        /* default 1 */
-    float update_clip;      /* Adafactor without momentum: update divided by max(1, rms(u) / update_clip); 0: off;
-                               default 1. In fused mode rms(u) is the previous step's */
-    int32_t lagged; /* 1: Adafactor's column statistics and rms(u) are the previous step's even when not fused */
-    float scale_lr; /* learning-rate factor of trained scales, relative steps; default 1. Codes under trained scales
-                       step in units of the tensor's mean scale at the first step, not of the live one */
-    uint64_t seed;  /* of the rounding; default 1 */
-    float rounding_noise; /* 0..1, default 1: the stochastic rules use floor(t + 1/2 + noise * (r - 1/2)). Below 1 small
-                             updates are lost unless ECO feeds the error back; see docs/results.md */
-    float reserved;       /* zero */
+    int32_t optimizer; /* DQT_OPTIMIZER_*; 0: ADAMW */
+    int32_t rounding;  /* DQT_ROUND_* of integer storage. BF16 storage rounds stochastically (NEAREST: to nearest); F32
+                          needs no rounding */
+    int32_t momentum_state; /* DQT_STATE_* of the first moment (SGD's momentum) */
+    int32_t variance_state; /* DQT_STATE_* of AdamW's second moment */
+    float beta1;            /* SGD's momentum; 0: 0.8; negative: no first moment is kept */
+    float beta2;            /* 0: 0.95 */
+    float eps;              /* 0: 1e-8 */
+    float weight_decay;     /* 0: none; matrices only, never gains */
+    int32_t clip;           /* DQT_CLIP_* */
+    float clip_norm;        /* 0: 1 */
+    float update_clip; /* Adafactor without momentum: update divided by max(1, rms(u) / update_clip); 0: 1; negative:
+                          off. In fused mode rms(u) is the previous step's */
+    int32_t lagged;    /* 1: Adafactor's column statistics and rms(u) are the previous step's even when not fused */
+    float scale_lr;    /* learning-rate factor of trained scales, relative steps; 0: 1; negative: they stay. Codes under
+                          trained scales step in units of the tensor's mean scale at the first step, not the live one */
+    uint64_t seed;     /* of the rounding; any number, init says 1 */
+    float rounding_noise; /* 0: 1. The stochastic rules use floor(t + 1/2 + noise * (r - 1/2)): below 1 small updates
+                             are lost unless ECO feeds the error back; see docs/results.md */
+    int32_t reserved;
+    const dqt_group_options *groups; /* [num_groups], each of groups[0].struct_size; later ones win; NULL with 0 */
+    size_t num_groups;
+    uint64_t reserved64[2];
 } dqt_updater_options;
 
 DQT_API dqt_status dqt_updater_options_init(dqt_updater_options *options, size_t struct_size);
@@ -623,32 +746,39 @@ DQT_API dqt_status dqt_updater_memory(dqt_context *ctx, dqt_layer *const *layers
                                       const dqt_updater_options *options, dqt_updater_memory_info *memory);
 
 /* Creates an updater for the parameters of these layers, numbered as in a tape of the same list. The layers must
- * outlive it. DQT_E_UNSUPPORTED: ECO without a first moment (beta1 0), ECO with BF16 or F32 storage only is allowed
- * (nothing to feed back), unknown combinations. Allocates. Since 0.1. */
+ * outlive it. DQT_E_UNSUPPORTED: ECO with codes for which the optimiser keeps no first moment (beta1 negative), unknown
+ * combinations. Allocates. Since 0.1. */
 DQT_API dqt_status dqt_updater_create(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers,
                                       const dqt_updater_options *options, dqt_updater **out);
 DQT_API void dqt_updater_destroy(dqt_updater *updater);
 
-/* Rules for parameters whose name matches `pattern` (with * and ?; NULL: any) and whose class is `parameter_class` (0:
- * any). Later groups win. Negative numbers keep what holds so far. Call between steps; it holds from the next one.
- * Since 0.1. */
-typedef struct dqt_group_options {
-    uint32_t struct_size;
-    int32_t parameter_class;
-    const char *pattern;
-    float lr_factor;    /* 0 freezes; default -1: keep (1) */
-    float weight_decay; /* default -1: keep */
-    int32_t rounding;   /* DQT_ROUND_*; default -1: keep */
-    float beta1; /* above 0 and below 1; default -1: keep. Needs an updater with a first moment (beta1 above 0) */
-    float rounding_noise; /* 0..1; default -1: keep */
-    int32_t reserved;     /* zero */
-} dqt_group_options;
-
-DQT_API dqt_status dqt_group_options_init(dqt_group_options *options, size_t struct_size);
-
-/* Adds the group; *num_matched (NULL: not wanted) is how many parameters it is of. DQT_E_ARGUMENT (also for options
- * NULL), DQT_E_UNSUPPORTED (ECO rounding or a beta1 without a first moment). Since 0.1. */
+/* Adds a group; *num_matched (NULL: not wanted) is how many parameters it is of. Call between steps; it holds from the
+ * next one. DQT_E_ARGUMENT (also for options NULL), DQT_E_UNSUPPORTED (an optimizer; ECO rounding or a beta1 without a
+ * first moment). Since 0.1. */
 DQT_API dqt_status dqt_updater_add_group(dqt_updater *updater, const dqt_group_options *options, size_t *num_matched);
+
+/* What holds for one parameter after all groups. */
+typedef struct dqt_parameter_rule {
+    uint32_t struct_size;
+    int32_t optimizer; /* DQT_OPTIMIZER_* */
+    int32_t rounding;  /* DQT_ROUND_*, never DEFAULT */
+    int32_t frozen;
+    float lr_factor, weight_decay, beta1, rounding_noise; /* beta1 0: no first moment */
+} dqt_parameter_rule;
+
+/* The rule of parameter `index`. Thread-safe while no step runs. Since 0.9. */
+DQT_API dqt_status dqt_updater_get_rule(const dqt_updater *updater, size_t index, dqt_parameter_rule *rule);
+
+/* One step of an updater. */
+typedef struct dqt_step_options {
+    uint32_t struct_size;
+    float learning_rate;  /* 0 or more; the host owns the schedule */
+    float gradient_scale; /* of all gradients, before norms and clipping: 1 / (sum of micro-batches), a loss scale; 0: 1
+                           */
+    int32_t reserved;
+    size_t part, num_parts; /* only the rows of part `part` of `num_parts` are written, see dqt_updater_get_part; 0 and
+                               0: all */
+} dqt_step_options;
 
 typedef struct dqt_step_stats {
     uint32_t struct_size;
@@ -661,49 +791,56 @@ typedef struct dqt_step_stats {
     uint64_t step;        /* number of steps done, this one included */
 } dqt_step_stats;
 
-/* One update of every weight from the tape's gradients with this learning rate (the host owns the schedule). The tape
- * has the same layers. stats NULL: not wanted. DQT_E_NUMERIC for a gradient that is not finite: nothing is changed.
- * Allocates nothing. Since 0.1. */
-DQT_API dqt_status dqt_updater_step(dqt_updater *updater, dqt_tape *tape, float learning_rate, dqt_step_stats *stats);
-
-/* The same, but only rows of part `part` of `num_parts` (0-based) are written, with their moments and trained scales:
- * for hosts that shard the update over replicas of the model. Every replica calls it with the same complete gradients,
- * its own part and the same learning rate; norms, clipping and Adafactor's statistics are of all rows, everywhere. Then
- * each sends its rows of dqt_tensor_data, with their scales where they are trained (dqt_tensor_get_scales), puts the
- * others' in place and calls dqt_tensor_touch: now all have the bits that dqt_updater_step gives. Until then this
- * replica's tensors are partly old. The step counts as one. Moments outside the part stay as they were: a part needs
- * always the same updater, and a checkpoint of it resumes that part only. In stats, gradient_norm and step are of the
- * whole, the rest of the part.
+/* One update of every weight from the tape's gradients. The tape has the same layers. stats NULL: not wanted.
+ * DQT_E_NUMERIC for a gradient, weight or state that is or would become not finite: nothing is changed. Allocates
+ * nothing.
+ *
+ * With part and num_parts, for hosts that shard the update over replicas of the model: every replica calls it with the
+ * same complete gradients, its own part and the same learning rate; norms, clipping and Adafactor's statistics are of
+ * all rows, everywhere. Then each sends its rows of dqt_tensor_data, with their scales where they are trained
+ * (dqt_tensor_get_scales), puts the others' in place and calls dqt_tensor_touch: now all have the bits of a whole step.
+ * Until then this replica's tensors are partly old. The step counts as one. Moments outside the part stay as they were:
+ * a part needs always the same updater, and a checkpoint of it resumes that part only. In stats, gradient_norm and step
+ * are of the whole, the rest of the part.
  *
  * Where nothing depends on other rows (SGD or AdamW without clipping), gradients outside the part need only be finite:
  * a host may reduce-scatter them. gradient_norm is then of what the tape holds.
  *
  * One updater may do several parts, with dqt_updater_set_step back in between, for SGD and AdamW but not with
- * DQT_CLIP_PREVIOUS_NORM; Adafactor's statistics would be decayed once per part.
+ * DQT_CLIP_PREVIOUS_NORM; Adafactor's statistics would be decayed once per part. Since 0.9. */
+DQT_API dqt_status dqt_updater_step(dqt_updater *updater, dqt_tape *tape, const dqt_step_options *options,
+                                    dqt_step_stats *stats);
+
+/* The rows [*row, *row + *count) of parameter `index` that a step with `part` of `num_parts` writes: whole tiles of 64
+ * rows, as evenly as they go. A tensor of fewer tiles than parts belongs to one part as a whole, in turn; so does one
+ * whose rows depend on each other (Adafactor without momentum, update_clip on, one column). *count is 0 for a part that
+ * has none, and for a frozen parameter. Ask after the groups are set. DQT_E_ARGUMENT. Allocates nothing. Thread-safe
+ * while no step runs. Since 0.9. */
+DQT_API dqt_status dqt_updater_get_part(const dqt_updater *updater, size_t index, size_t part, size_t num_parts,
+                                        size_t *row, size_t *count);
+
+/* The update inside backward, for any list of layers: between begin and end, backward functions of this tape apply each
+ * weight's gradient to the packed codes as it is made, in row tiles, and forget it; the tape needs no gradient buffers.
+ * Each layer goes backward exactly once between the two (a parameter without a backward stays as it is), no
+ * accumulation. With the same options (lagged = 1 for Adafactor; clip NONE or PREVIOUS_NORM) it gives the codes of
+ * backward + step, bit for bit.
  *
- * Errors as of dqt_updater_step; DQT_E_ARGUMENT unless part < num_parts. Allocates nothing. Since 0.1. */
-DQT_API dqt_status dqt_updater_step_range(dqt_updater *updater, dqt_tape *tape, float learning_rate, size_t part,
-                                          size_t num_parts, dqt_step_stats *stats);
+ * begin: DQT_E_UNSUPPORTED for DQT_CLIP_GLOBAL_NORM and for a part of a step. end: DQT_E_NUMERIC if a gradient was not
+ * finite: that tensor is left as it was, the others are updated. DQT_E_STATE out of order. Allocate nothing. Since 0.9.
+ */
+DQT_API dqt_status dqt_tape_begin_update(dqt_tape *tape, dqt_updater *updater, const dqt_step_options *options);
+DQT_API dqt_status dqt_tape_end_update(dqt_tape *tape, dqt_step_stats *stats);
 
-/* The rows [*row, *row + *count) of parameter `parameter` that dqt_updater_step_range writes: whole tiles of 64 rows,
- * as evenly as they go. A tensor of fewer tiles than parts belongs to one part as a whole, in turn; so does one whose
- * rows depend on each other (Adafactor without momentum, update_clip on, one column). *count is 0 for a part that has
- * none, and for a parameter that a group froze. Ask after the groups are set. DQT_E_ARGUMENT. Allocates nothing.
- * Thread-safe while no step runs. Since 0.1. */
-DQT_API dqt_status dqt_updater_range(const dqt_updater *updater, size_t parameter, size_t part, size_t num_parts,
-                                     size_t *row, size_t *count);
-
-/* Backward of the latest dqt_llama_loss and the update in one pass: each weight's gradient is made in row tiles,
- * applied to the packed codes and forgotten; the tape needs no gradient buffers. One call per step, no accumulation.
- * With the same options (lagged = 1 for Adafactor; clip NONE or PREVIOUS_NORM) it gives the codes of backward + step,
- * bit for bit. DQT_E_UNSUPPORTED for DQT_CLIP_GLOBAL_NORM. DQT_E_NUMERIC: a loss that is not finite is refused before
- * anything is written; a tensor whose gradient is not finite is left as it was, and the rest is updated. Since 0.1. */
+/* begin, dqt_llama_backward of the latest dqt_llama_loss with loss_scale 1, and end, in one call. DQT_E_NUMERIC: a loss
+ * that is not finite is refused before anything is written. Since 0.9. */
 DQT_API dqt_status dqt_llama_backward_update(dqt_llama *model, dqt_tape *tape, dqt_updater *updater,
-                                             float learning_rate, dqt_step_stats *stats);
+                                             const dqt_step_options *options, dqt_step_stats *stats);
 
 /* Steps done, and setting them (a host that restores its own state). Since 0.1. */
 DQT_API dqt_status dqt_updater_get_step(const dqt_updater *updater, uint64_t *step);
 DQT_API dqt_status dqt_updater_set_step(dqt_updater *updater, uint64_t step);
+
+/* The options in effect, without groups (see dqt_updater_get_rule). Since 0.1. */
 DQT_API dqt_status dqt_updater_get_options(const dqt_updater *updater, dqt_updater_options *options);
 
 /* Learning rate at `step` (0-based): linear warm-up over `warmup` steps to `peak`, then cosine or line to peak *
@@ -711,22 +848,92 @@ DQT_API dqt_status dqt_updater_get_options(const dqt_updater *updater, dqt_updat
 DQT_API float dqt_schedule_cosine(uint64_t step, uint64_t warmup, uint64_t total, float peak, float final_fraction);
 DQT_API float dqt_schedule_linear(uint64_t step, uint64_t warmup, uint64_t total, float peak, float final_fraction);
 
+/* ---- Presets ------------------------------------------------------------------------------------------------- */
+
+enum { DQT_PRESET_PRETRAIN = 0, DQT_PRESET_FINETUNE = 1 };
+
+/* What a recipe is asked for. */
+typedef struct dqt_preset_options {
+    uint32_t struct_size;
+    int32_t purpose;        /* DQT_PRESET_*: from random weights, or from trained ones */
+    int32_t format;         /* DQT_FORMAT_* of the blocks' weights; 0: TERNARY */
+    float bytes_per_weight; /* bound of codes and state of a linear weight; 0: what learns best, whatever it takes */
+} dqt_preset_options;
+
+DQT_API dqt_status dqt_preset_options_init(dqt_preset_options *options, size_t struct_size);
+
+/* What a recipe says beside config and updater. */
+typedef struct dqt_preset {
+    uint32_t struct_size;
+    float learning_rate;    /* peak, at hidden size 256 */
+    float warmup_fraction;  /* of all steps */
+    float final_fraction;   /* last learning rate, of the peak (dqt_schedule_cosine) */
+    float bytes_per_weight; /* that a linear weight takes */
+    int32_t reserved;
+    const char *name; /* static string, the row of docs/results.md */
+} dqt_preset;
+
+/* The recipe of docs/results.md for a format and a budget: sets the formats, scales and initial sizes of *config (its
+ * shape stays; NULL: not wanted), all of *updater with its groups (which are static; NULL: not wanted) and *preset.
+ * config and updater have been initialised. DQT_E_UNSUPPORTED: no recipe is that small. Recipes may become better in
+ * any version. Thread-safe. Since 0.9. */
+DQT_API dqt_status dqt_preset_get(const dqt_preset_options *options, dqt_llama_config *config,
+                                  dqt_updater_options *updater, dqt_preset *preset);
+
 /* ---- Session ------------------------------------------------------------------------------------------------- */
 
 /* KV cache and position of one sequence; many per model. */
 typedef struct dqt_session dqt_session;
 
-/* Creates a session for at most max_length tokens. Allocates. Since 0.1. */
-DQT_API dqt_status dqt_session_create(dqt_llama *model, size_t max_length, dqt_session **out);
+/* Formats of cached keys and values. INT8: one scale per token and kv head. */
+enum { DQT_CACHE_F32 = 0, DQT_CACHE_BF16 = 1, DQT_CACHE_INT8 = 2 };
+
+typedef struct dqt_session_options {
+    uint32_t struct_size;
+    int32_t cache_format; /* DQT_CACHE_* */
+    size_t max_length;    /* tokens that the cache holds; 0: 2048 */
+} dqt_session_options;
+
+DQT_API dqt_status dqt_session_options_init(dqt_session_options *options, size_t struct_size);
+
+/* Creates a session. options NULL: defaults. Allocates. Since 0.9. */
+DQT_API dqt_status dqt_session_create(const dqt_llama *model, const dqt_session_options *options, dqt_session **out);
 DQT_API void dqt_session_destroy(dqt_session *session);
+DQT_API dqt_status dqt_session_get_options(const dqt_session *session, dqt_session_options *options);
 
 /* Appends tokens[count] and writes the logits after the last one, logits[vocab] (NULL: not wanted). DQT_E_STATE if the
- * cache would overflow, DQT_E_ARGUMENT for a token outside the vocabulary; then nothing is appended. Float products in
- * F32. Allocates nothing. Since 0.1. */
+ * cache would overflow, DQT_E_ARGUMENT for a token outside the vocabulary, DQT_E_NUMERIC for logits that are not
+ * finite, DQT_E_CANCELLED; then nothing is appended. Float products in F32. The bits depend on what is appended call by
+ * call, never on threads. Allocates nothing. Since 0.1. */
 DQT_API dqt_status dqt_session_append(dqt_session *session, const int32_t *tokens, size_t count, float *logits);
 
-/* Tokens in the cache, and going back to fewer (0: empty). Since 0.1. */
-DQT_API dqt_status dqt_session_length(const dqt_session *session, size_t *length);
+/* What one of several sessions appends. */
+typedef struct dqt_session_step {
+    uint32_t struct_size;
+    uint32_t reserved;
+    dqt_session *session;
+    const int32_t *tokens; /* [count] */
+    size_t count;          /* at least 1 */
+    float *logits;         /* [vocab], after the last token; NULL: not wanted */
+} dqt_session_step;
+
+/* The same for several different sessions of one model in one pass, which reads the weights once: the bits are those of
+ * one dqt_session_append each. steps[num_steps], each of steps[0].struct_size. On failure nothing is appended anywhere.
+ * Allocates nothing. Since 0.9. */
+DQT_API dqt_status dqt_sessions_append(const dqt_session_step *steps, size_t num_steps);
+
+/* Appends tokens[count] and writes log_probs[count]: the natural logarithm of each token's probability after all that
+ * is before it. DQT_E_STATE for an empty session, or one that was truncated since the latest append: append a token
+ * first. Else as dqt_session_append. Since 0.9. */
+DQT_API dqt_status dqt_session_score(dqt_session *session, const int32_t *tokens, size_t count, float *log_probs);
+
+/* A new session of the same model, options and content; and copying the content of one into another of the same model
+ * and cache format (DQT_E_UNSUPPORTED, DQT_E_STATE where it does not fit). fork allocates, copy does not. Since 0.9. */
+DQT_API dqt_status dqt_session_fork(const dqt_session *session, dqt_session **out);
+DQT_API dqt_status dqt_session_copy(dqt_session *to, const dqt_session *from);
+
+/* Tokens in the cache, and going back to fewer (0: empty). Since 0.9. */
+DQT_API dqt_status dqt_session_get_length(const dqt_session *session, size_t *length);
 DQT_API dqt_status dqt_session_truncate(dqt_session *session, size_t length);
 
 /* Draws tokens from logits. */
@@ -734,10 +941,11 @@ typedef struct dqt_sampler dqt_sampler;
 
 typedef struct dqt_sampler_options {
     uint32_t struct_size;
-    float temperature; /* default 1; 0: greedy */
-    size_t top_k;      /* 0 (default): off */
-    float top_p;       /* default 1: off */
-    uint64_t seed;     /* default 1; the n-th draw uses the n-th number of this seed */
+    float temperature; /* 0: greedy; init says 1 */
+    size_t top_k;      /* 0: off */
+    float top_p;       /* of the probability that top_k left, as Hugging Face and llama.cpp do; 0: 1, off */
+    int32_t reserved;
+    uint64_t seed; /* any number, init says 1; the n-th draw uses the n-th number of this seed */
 } dqt_sampler_options;
 
 DQT_API dqt_status dqt_sampler_options_init(dqt_sampler_options *options, size_t struct_size);
@@ -748,9 +956,14 @@ DQT_API dqt_status dqt_sampler_create(dqt_context *ctx, size_t vocab_size, const
                                       dqt_sampler **out);
 DQT_API void dqt_sampler_destroy(dqt_sampler *sampler);
 
-/* Draws a token from logits[vocab_size]. Ties go to the lower token. DQT_E_NUMERIC if no logit is finite or one is NaN.
- * Allocates nothing. Since 0.1. */
+/* Draws a token from logits[vocab_size]. Ties go to the lower token. DQT_E_NUMERIC if one is NaN or +inf, or none is
+ * finite
+ * (-inf: never drawn). Allocates nothing. Since 0.1. */
 DQT_API dqt_status dqt_sampler_sample(dqt_sampler *sampler, const float *logits, int32_t *token);
+
+/* Draws made so far, all that a sampler remembers: to go on as if nothing had happened. Since 0.9. */
+DQT_API dqt_status dqt_sampler_get_draws(const dqt_sampler *sampler, uint64_t *draws);
+DQT_API dqt_status dqt_sampler_set_draws(dqt_sampler *sampler, uint64_t draws);
 
 /* ---- Files --------------------------------------------------------------------------------------------------- */
 
@@ -759,25 +972,80 @@ DQT_API dqt_status dqt_sampler_sample(dqt_sampler *sampler, const float *logits,
 typedef size_t (*dqt_read_fn)(void *user_data, void *buffer, size_t size);
 typedef int32_t (*dqt_write_fn)(void *user_data, const void *buffer, size_t size);
 
-/* Checkpoint: config, codes, scales, optimiser state (updater NULL: none), step, seeds and host_size bytes of the
- * host's own (host NULL with 0). Little-endian, versioned, each section with a checksum: docs/checkpoint.md. A path is
- * written under a temporary name in the same folder, flushed and renamed, so that it holds the old file or the new one
- * whatever happens; symbolic links are followed, mode and owner of the old file kept; what is not a regular file is
- * never replaced. DQT_E_IO, with the system's reason. Allocates buffers of bounded size while it runs. Since 0.1. */
-DQT_API dqt_status dqt_llama_save(dqt_llama *model, dqt_updater *updater, const void *host, size_t host_size,
-                                  const char *path);
-DQT_API dqt_status dqt_llama_write(dqt_llama *model, dqt_updater *updater, const void *host, size_t host_size,
-                                   dqt_write_fn write, void *user_data);
+/* What a checkpoint holds beside the weights. */
+typedef struct dqt_save_options {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const void *host; /* bytes of the host's own; NULL with 0 */
+    size_t host_size;
+    const dqt_tape *tape; /* its number of passes is saved (dqt_tape_get_pass); NULL: 0 */
+} dqt_save_options;
 
-/* Creates model, updater (NULL: not wanted; *updater NULL if the file has none) and host bytes (NULL: not wanted;
- * released with dqt_host_bytes_free) from a checkpoint. Truncated, damaged or foreign: DQT_E_FORMAT with a sentence,
- * nothing is created. What a stream claims is allocated as its data arrive: about 6 times what has come, at most.
- * Since 0.1. */
-DQT_API dqt_status dqt_llama_load(dqt_context *ctx, const char *path, dqt_llama **model, dqt_updater **updater,
-                                  void **host, size_t *host_size);
-DQT_API dqt_status dqt_llama_read(dqt_context *ctx, dqt_read_fn read, void *user_data, dqt_llama **model,
-                                  dqt_updater **updater, void **host, size_t *host_size);
+DQT_API dqt_status dqt_save_options_init(dqt_save_options *options, size_t struct_size);
+
+/* Checkpoint: config, codes, scales, optimiser options, rules and state (updater NULL: none), step, seeds and the
+ * host's bytes. Little-endian, versioned, each section with a checksum: docs/checkpoint.md. options NULL: defaults. The
+ * model is only read: other threads may too.
+ *
+ * A path is written under a temporary name in the same folder, fsynced and renamed: a reader, or the next start after a
+ * crash, finds the old file or the new one. Symbolic links are followed, the mode of an existing file is kept, and what
+ * is not a regular file is refused. DQT_E_IO with the system's words. Allocates a buffer of bounded size while it runs.
+ * Since 0.9. */
+DQT_API dqt_status dqt_llama_save(const dqt_llama *model, const dqt_updater *updater, const char *path,
+                                  const dqt_save_options *options);
+DQT_API dqt_status dqt_llama_write(const dqt_llama *model, const dqt_updater *updater, dqt_write_fn write,
+                                   void *user_data, const dqt_save_options *options);
+
+typedef struct dqt_load_options {
+    uint32_t struct_size;
+    int32_t skip_updater; /* 1: not wanted */
+    int32_t skip_host;    /* 1: not wanted */
+    int32_t reserved;
+} dqt_load_options;
+
+DQT_API dqt_status dqt_load_options_init(dqt_load_options *options, size_t struct_size);
+
+/* What loading gives. */
+typedef struct dqt_checkpoint {
+    uint32_t struct_size;
+    uint32_t reserved;
+    dqt_llama *model;     /* the caller destroys it; NULL from dqt_layers_load */
+    dqt_updater *updater; /* the same; NULL: none in the file, or skipped */
+    void *host;           /* released with dqt_host_bytes_free; NULL: none, or skipped */
+    size_t host_size;
+    uint64_t pass; /* for dqt_tape_set_pass */
+} dqt_checkpoint;
+
+/* Creates model, updater and host bytes from a checkpoint. Truncated, damaged or foreign: DQT_E_FORMAT with a sentence,
+ * nothing is created and *out holds NULLs. What a stream claims is allocated as its data arrive: about 6 times what has
+ * come, at most. Since 0.9. */
+DQT_API dqt_status dqt_llama_load(dqt_context *ctx, const char *path, const dqt_load_options *options,
+                                  dqt_checkpoint *out);
+DQT_API dqt_status dqt_llama_read(dqt_context *ctx, dqt_read_fn read, void *user_data, const dqt_load_options *options,
+                                  dqt_checkpoint *out);
 DQT_API void dqt_host_bytes_free(dqt_context *ctx, void *host, size_t host_size);
+
+/* The same for any list of layers, such as a host's own network: weights of all of them (an updater of the same list
+ * NULL: none), into the same kind of file. */
+DQT_API dqt_status dqt_layers_save(dqt_layer *const *layers, size_t num_layers, const dqt_updater *updater,
+                                   const char *path, const dqt_save_options *options);
+DQT_API dqt_status dqt_layers_write(dqt_layer *const *layers, size_t num_layers, const dqt_updater *updater,
+                                    dqt_write_fn write, void *user_data, const dqt_save_options *options);
+
+/* Reads such a file, or a model's, into existing layers of the same parameters (names, shapes, formats) and an updater
+ * of the same options (NULL: its state is skipped). out (NULL: not wanted) gets host bytes and pass. A network that
+ * goes on has the bits of one that never stopped. On failure nothing is changed; hence weights and state are in memory
+ * twice while it runs. DQT_E_FORMAT, DQT_E_SHAPE (other parameters), DQT_E_STATE (the file has no updater),
+ * DQT_E_UNSUPPORTED (another optimiser), DQT_E_IO, DQT_E_MEMORY. Since 0.9. */
+DQT_API dqt_status dqt_layers_load(dqt_layer *const *layers, size_t num_layers, dqt_updater *updater, const char *path,
+                                   const dqt_load_options *options, dqt_checkpoint *out);
+DQT_API dqt_status dqt_layers_read(dqt_layer *const *layers, size_t num_layers, dqt_updater *updater, dqt_read_fn read,
+                                   void *user_data, const dqt_load_options *options, dqt_checkpoint *out);
+
+/* An updater's rules and state alone: for hosts that keep the weights themselves. Reading needs an updater of the same
+ * options and parameters; on failure it is unchanged. Since 0.9. */
+DQT_API dqt_status dqt_updater_write(const dqt_updater *updater, dqt_write_fn write, void *user_data);
+DQT_API dqt_status dqt_updater_read(dqt_updater *updater, dqt_read_fn read, void *user_data);
 
 /* Weight types of GGUF files. AUTO takes what holds the compute format's codes exactly: ternary TQ2_0, 2 to 4 bits
  * Q4_0, 5 bits Q5_0, 6 and 8 bits Q8_0, bf16 F16, f32 F32; for the embedding and an untied head Q8_0, F16 or F32. */
@@ -817,9 +1085,9 @@ DQT_API dqt_status dqt_gguf_options_init(dqt_gguf_options *options, size_t struc
  * where libdqt does so per token, so logits agree closely, not exactly. Paths are written as in dqt_llama_save.
  * DQT_E_ARGUMENT, DQT_E_NUMERIC, DQT_E_IO, DQT_E_STATE, DQT_E_MEMORY. Allocates a buffer of bounded size while it runs.
  * Since 0.1. */
-DQT_API dqt_status dqt_llama_export_gguf(const dqt_llama *model, const dqt_gguf_options *options, const char *path);
-DQT_API dqt_status dqt_llama_write_gguf(const dqt_llama *model, const dqt_gguf_options *options, dqt_write_fn write,
-                                        void *user_data);
+DQT_API dqt_status dqt_llama_export_gguf(const dqt_llama *model, const char *path, const dqt_gguf_options *options);
+DQT_API dqt_status dqt_llama_write_gguf(const dqt_llama *model, dqt_write_fn write, void *user_data,
+                                        const dqt_gguf_options *options);
 
 enum {
     DQT_SAFETENSORS_F32 = 0,
@@ -842,10 +1110,18 @@ DQT_API dqt_status dqt_safetensors_options_init(dqt_safetensors_options *options
  * is not listed. options NULL: defaults. Paths are written as in dqt_llama_save. DQT_E_ARGUMENT, DQT_E_NUMERIC (a
  * weight that is not finite), DQT_E_IO, DQT_E_STATE, DQT_E_MEMORY. Allocates a buffer of bounded size while it runs.
  * Since 0.1. */
-DQT_API dqt_status dqt_llama_export_safetensors(dqt_llama *model, const dqt_safetensors_options *options,
-                                                const char *path);
-DQT_API dqt_status dqt_llama_write_safetensors(dqt_llama *model, const dqt_safetensors_options *options,
-                                               dqt_write_fn write, void *user_data);
+DQT_API dqt_status dqt_llama_export_safetensors(const dqt_llama *model, const char *path,
+                                                const dqt_safetensors_options *options);
+DQT_API dqt_status dqt_llama_write_safetensors(const dqt_llama *model, dqt_write_fn write, void *user_data,
+                                               const dqt_safetensors_options *options);
+
+typedef struct dqt_import_options {
+    uint32_t struct_size;
+    int32_t rounding; /* of what is quantised anew: DQT_ROUND_STOCHASTIC or NEAREST; 0: NEAREST */
+    uint64_t seed;    /* of stochastic rounding */
+} dqt_import_options;
+
+DQT_API dqt_status dqt_import_options_init(dqt_import_options *options, size_t struct_size);
 
 /* Reads weights with such names, F32, BF16, F16 or CODES, into a model of the same shape; an updater's state is left
  * alone. Where all weights of a tensor (of each row, with AXIS_ROW) are integers of the storage format times one scale,
@@ -856,10 +1132,34 @@ DQT_API dqt_status dqt_llama_write_safetensors(dqt_llama *model, const dqt_safet
  * DQT_E_SHAPE; a file that is damaged, hostile or not finite: DQT_E_FORMAT. Then the model is unchanged.
  * DQT_E_ARGUMENT, DQT_E_IO, DQT_E_STATE, DQT_E_MEMORY. Allocates the model's weights a second time and the largest of
  * them as floats while it runs. Since 0.1. */
-DQT_API dqt_status dqt_llama_import_safetensors(dqt_llama *model, const char *path, int32_t rounding, uint64_t seed);
+DQT_API dqt_status dqt_llama_import_safetensors(dqt_llama *model, const char *path, const dqt_import_options *options);
+
+/* ---- Experimental -------------------------------------------------------------------------------------------- */
+
+#ifdef DQT_EXPERIMENTAL
+
+/* Forward or backward of blocks [first, first + count) on x[batch * length][hidden], in place: for hosts that pipeline
+ * blocks over machines. Same rules as dqt_layer_forward and dqt_layer_backward. */
+DQT_API dqt_status dqt_llama_forward_blocks(const dqt_llama *model, dqt_tape *tape, size_t first, size_t count,
+                                            const dqt_batch *batch, float *x);
+DQT_API dqt_status dqt_llama_backward_blocks(const dqt_llama *model, dqt_tape *tape, size_t first, size_t count,
+                                             float *dx);
+
+#endif /* DQT_EXPERIMENTAL */
 
 #ifdef __cplusplus
+} /* extern "C" */
+
+/* A struct of zeros with its size set. */
+template <class T> inline T dqt_zero() {
+    T t = T();
+    t.struct_size = static_cast<uint32_t>(sizeof(T));
+    return t;
 }
+#define DQT_INIT(type) dqt_zero<type>()
+#else
+#define DQT_INIT(type)                                                                                                 \
+    { .struct_size = (uint32_t)sizeof(type) }
 #endif
 
 #endif /* DQT_H */

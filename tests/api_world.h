@@ -56,11 +56,12 @@ static inline void begin(struct world *w) {
     dqt_tape_options t = tape_options();
     dqt_updater_options u = updater_options();
     OK(ctx, dqt_llama_create(ctx, &c, &w->model));
-    OK(ctx, dqt_llama_layers(w->model, &w->layers, &w->num_layers));
+    OK(ctx, dqt_llama_get_layers(w->model, &w->layers, &w->num_layers));
     OK(ctx, dqt_tape_create(ctx, w->layers, w->num_layers, &t, &w->tape));
-    t.gradients = 0;
+    t.no_gradient_buffers = 1;
     OK(ctx, dqt_tape_create(ctx, w->layers, w->num_layers, &t, &w->without));
-    t.gradients = t.inference = 1;
+    t.no_gradient_buffers = 0;
+    t.inference = 1;
     OK(ctx, dqt_tape_create(ctx, w->layers, w->num_layers, &t, &w->inference));
     t.inference = 0;
     t.gradient_format = DQT_FLOAT_BF16;
@@ -111,15 +112,15 @@ static inline uint64_t hash_bytes(uint64_t h, const void *data, size_t bytes) {
 static inline uint64_t hash_tape(const struct world *w, dqt_tape *tape) {
     uint64_t h = 14695981039346656037u;
     size_t n = 0;
-    OK(w->ctx, dqt_tape_num_parameters(tape, &n));
+    OK(w->ctx, dqt_tape_get_num_parameters(tape, &n));
     for (size_t i = 0; i < n; i++) {
         dqt_parameter p = {.struct_size = sizeof p};
         dqt_tensor_info info = {.struct_size = sizeof info};
         float *gradient = NULL, scale = 0;
         void *data = NULL;
         size_t bytes = 0;
-        OK(w->ctx, dqt_tape_parameter(tape, i, &p));
-        OK(w->ctx, dqt_tape_gradient(tape, i, &gradient));
+        OK(w->ctx, dqt_tape_get_parameter(tape, i, &p));
+        OK(w->ctx, dqt_tape_gradient_data(tape, i, &gradient));
         OK(w->ctx, dqt_tensor_get_info(p.tensor, &info));
         OK(w->ctx, dqt_tensor_data(p.tensor, &data, &bytes));
         if (info.num_scales == 1) OK(w->ctx, dqt_tensor_get_scales(p.tensor, &scale));
@@ -137,7 +138,7 @@ static inline uint64_t hash_world(const struct world *w) {
     return hash_bytes(hash_tape(w, w->tape) ^ hash_tape(w, w->own_tape), steps, sizeof steps);
 }
 
-/* The call is nonfinite with this status, and the sentence that `ctx` (NULL: no context) has names `word`. */
+/* The call is refused with this status, and the sentence that `ctx` (NULL: no context) has names `word`. */
 #define REFUSED(ctx, status, word, call)                                                                               \
     do {                                                                                                               \
         const dqt_status refused_status = (call);                                                                      \

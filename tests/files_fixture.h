@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "calls.h"
 #include "counting_alloc.h"
 #include "memory_file.h"
 
@@ -49,7 +50,7 @@ static inline const char *place_path(struct place *p, const char *name) {
 
 /* Saves the model with `version` as the host's bytes. */
 static inline dqt_status save_version(struct place *p, const char *path, uint64_t version) {
-    return dqt_llama_save(p->model, NULL, &version, sizeof version, path);
+    return dqt_llama_save(p->model, NULL, path, save_host(&version, sizeof version));
 }
 
 /* The version in the file; 0 if it cannot be loaded. */
@@ -58,7 +59,7 @@ static inline uint64_t version_of(struct place *p, const char *path) {
     void *host = NULL;
     size_t size = 0;
     uint64_t version = 0;
-    if (dqt_llama_load(p->ctx, path, &model, NULL, &host, &size) == DQT_OK && size >= sizeof version)
+    if (load_checkpoint(p->ctx, path, &model, NULL, &host, &size) == DQT_OK && size >= sizeof version)
         memcpy(&version, host, sizeof version);
     dqt_host_bytes_free(p->ctx, host, size);
     dqt_llama_destroy(model);

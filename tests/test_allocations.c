@@ -1,5 +1,6 @@
 /* Training, generation and inspection allocate nothing: neither through the context's allocator nor, where this program
  * can watch it, from the C library behind the context's back. */
+#include "calls.h"
 #include "counting_alloc.h"
 #include "formats.h"
 #include "test.h"
@@ -116,7 +117,7 @@ static void train_variant(unsigned v) {
     c.num_kv_heads = v % 2 ? 2 : 4;
     c.mlp = (int32_t)(v / 2 % 2);
     c.tie_embeddings = v / 4 % 2;
-    c.sub_norms = v % 3 != 0;
+    c.no_sub_norms = !(v % 3 != 0);
     c.activation = v % 5 == 4 ? DQT_ACTIVATION_NONE : DQT_ACTIVATION_INT8;
     if (v % 4 == 1) c.linear.storage = DQT_FORMAT_INT8;
     if (v % 4 == 1) c.linear.compute = DQT_FORMAT_TERNARY;
@@ -141,9 +142,9 @@ static void train_variant(unsigned v) {
     dqt_tape *tape = NULL, *fused = NULL;
     dqt_updater *updater = NULL, *fused_updater = NULL;
     OK(ctx, dqt_llama_create(ctx, &c, &model));
-    OK(ctx, dqt_llama_layers(model, &layers, &n));
+    OK(ctx, dqt_llama_get_layers(model, &layers, &n));
     OK(ctx, dqt_tape_create(ctx, layers, n, &to, &tape));
-    to.gradients = 0;
+    to.no_gradient_buffers = 1;
     OK(ctx, dqt_tape_create(ctx, layers, n, &to, &fused));
     OK(ctx, dqt_updater_create(ctx, layers, n, &uo, &updater));
     OK(ctx, dqt_updater_create(ctx, layers, n, &fo, &fused_updater));
@@ -160,17 +161,17 @@ static void train_variant(unsigned v) {
         stream[i] = test_uniform(&seed);
     dqt_step_stats stats = {.struct_size = sizeof stats};
     for (int step = 0; step < 2; step++) {
-        NOTHING(dqt_llama_forward(model, tape, tokens, BATCH, LENGTH, logits));
-        NOTHING(dqt_llama_loss(model, tape, tokens, targets, BATCH, LENGTH, &loss, token_losses));
+        NOTHING(dqt_llama_forward(model, tape, batch_tokens(tokens, BATCH, LENGTH), logits));
+        NOTHING(dqt_llama_loss(model, tape, batch_pairs(tokens, targets, BATCH, LENGTH), &loss, token_losses));
         NOTHING(dqt_llama_backward(model, tape, 1));
-        NOTHING(dqt_updater_step(updater, tape, 1e-3f, &stats));
-        NOTHING(dqt_tape_read_gradient(tape, 0, 1, 2, row));
-        NOTHING(dqt_tape_write_gradient(tape, 0, 1, 2, row));
+        NOTHING(dqt_updater_step(updater, tape, step_rate(1e-3f), &stats));
+        NOTHING(dqt_tape_get_gradient(tape, 0, 1, 2, row));
+        NOTHING(dqt_tape_set_gradient(tape, 0, 1, 2, row));
         NOTHING(dqt_tape_zero_gradients(tape));
-        NOTHING(dqt_llama_forward_blocks(model, tape, 0, 2, BATCH, LENGTH, stream));
+        NOTHING(dqt_llama_forward_blocks(model, tape, 0, 2, batch_shape(BATCH, LENGTH), stream));
         NOTHING(dqt_llama_backward_blocks(model, tape, 0, 2, stream));
-        NOTHING(dqt_llama_loss(model, fused, tokens, targets, BATCH, LENGTH, &loss, NULL));
-        NOTHING(dqt_llama_backward_update(model, fused, fused_updater, 1e-3f, &stats));
+        NOTHING(dqt_llama_loss(model, fused, batch_pairs(tokens, targets, BATCH, LENGTH), &loss, NULL));
+        NOTHING(dqt_llama_backward_update(model, fused, fused_updater, step_rate(1e-3f), &stats));
     }
     dqt_updater_destroy(fused_updater);
     dqt_updater_destroy(updater);
@@ -197,7 +198,7 @@ static void generation(void) {
     so.top_k = 40;
     so.top_p = 0.9f;
     OK(ctx, dqt_llama_create(ctx, &c, &model));
-    OK(ctx, dqt_session_create(model, 100, &session));
+    OK(ctx, dqt_session_create(model, session_of(100), &session));
     OK(ctx, dqt_sampler_create(ctx, 256, &so, &sampler));
     int32_t prompt[70], token = 1;
     float logits[256];
@@ -210,7 +211,7 @@ static void generation(void) {
         NOTHING(dqt_session_append(session, &token, 1, logits));
     }
     NOTHING(dqt_session_truncate(session, 5));
-    NOTHING(dqt_session_length(session, &length));
+    NOTHING(dqt_session_get_length(session, &length));
     NOTHING(dqt_session_append(session, prompt, 3, NULL));
     dqt_sampler_destroy(sampler);
     dqt_session_destroy(session);
@@ -237,11 +238,11 @@ static void layers(void) {
     int32_t tokens[N];
     for (int i = 0; i < N; i++)
         tokens[i] = i;
-    NOTHING(dqt_embedding_forward(embedding, tape, 1, N, tokens, x));
+    NOTHING(dqt_embedding_forward(embedding, tape, batch_tokens(tokens, 1, N), x));
     for (int i = 0; i < 4; i++)
-        NOTHING(dqt_layer_forward(l[i], tape, 1, N, x, y));
-    NOTHING(dqt_head_logits(head, tape, 1, N, y, logits));
-    NOTHING(dqt_head_loss(head, tape, 1, N, y, tokens, &loss, NULL));
+        NOTHING(dqt_layer_forward(l[i], tape, batch_shape(1, N), x, y));
+    NOTHING(dqt_head_logits(head, tape, batch_shape(1, N), y, logits));
+    NOTHING(dqt_head_loss(head, tape, batch_targets(tokens, 1, N), y, &loss, NULL));
     NOTHING(dqt_head_backward(head, tape, 1, x));
     for (int i = 3; i >= 0; i--)
         NOTHING(dqt_layer_backward(l[i], tape, x, y));

@@ -2,6 +2,7 @@
  * are not finite. Each refusal has the documented status and a sentence that names what is wrong, and changes nothing.
  */
 #include "api_world.h"
+#include "calls.h"
 
 /* ---- Forward and backward of layers -------------------------------------------------------------------------- */
 
@@ -13,49 +14,59 @@ static void layer_passes(void) {
     int32_t tokens[TOKENS] = {0}, targets[TOKENS] = {0};
     const uint64_t before = hash_world(&w);
 
-    REFUSED(NULL, DQT_E_ARGUMENT, "layer", dqt_layer_forward(NULL, w.own_tape, 1, 1, x, y));
-    REFUSED(ctx, DQT_E_ARGUMENT, "tape", dqt_layer_forward(w.linear, NULL, 1, 1, x, y));
-    REFUSED(ctx, DQT_E_ARGUMENT, "x is", dqt_layer_forward(w.linear, w.own_tape, 1, 1, NULL, y));
-    REFUSED(ctx, DQT_E_ARGUMENT, "y is", dqt_layer_forward(w.linear, w.own_tape, 1, 1, x, NULL));
-    REFUSED(ctx, DQT_E_STATE, "not in the tape", dqt_layer_forward(w.linear, w.tape, 1, 1, x, y));
-    REFUSED(ctx, DQT_E_ARGUMENT, "kind", dqt_layer_forward(w.embedding, w.own_tape, 1, 1, x, y));
-    REFUSED(ctx, DQT_E_ARGUMENT, "kind", dqt_layer_forward(w.head, w.own_tape, 1, 1, x, y));
-    static const size_t sizes[][2] = {{0, 1}, {1, 0}, {BATCH + 1, 1}, {1, LENGTH + 1}, {SIZE_MAX, SIZE_MAX}};
+    REFUSED(NULL, DQT_E_ARGUMENT, "layer", dqt_layer_forward(NULL, w.own_tape, batch_shape(1, 1), x, y));
+    REFUSED(ctx, DQT_E_ARGUMENT, "tape", dqt_layer_forward(w.linear, NULL, batch_shape(1, 1), x, y));
+    REFUSED(ctx, DQT_E_ARGUMENT, "x is", dqt_layer_forward(w.linear, w.own_tape, batch_shape(1, 1), NULL, y));
+    REFUSED(ctx, DQT_E_ARGUMENT, "y is", dqt_layer_forward(w.linear, w.own_tape, batch_shape(1, 1), x, NULL));
+    REFUSED(ctx, DQT_E_STATE, "not in the tape", dqt_layer_forward(w.linear, w.tape, batch_shape(1, 1), x, y));
+    REFUSED(ctx, DQT_E_ARGUMENT, "kind", dqt_layer_forward(w.embedding, w.own_tape, batch_shape(1, 1), x, y));
+    REFUSED(ctx, DQT_E_ARGUMENT, "kind", dqt_layer_forward(w.head, w.own_tape, batch_shape(1, 1), x, y));
+    static const size_t sizes[][2] = {{1, 0}, {0, 0}, {BATCH + 1, 1}, {1, LENGTH + 1}, {SIZE_MAX, SIZE_MAX}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         const size_t b = sizes[i][0], l = sizes[i][1];
-        REFUSED(ctx, DQT_E_SHAPE, "batch", dqt_layer_forward(w.linear, w.own_tape, b, l, x, y));
-        REFUSED(ctx, DQT_E_SHAPE, "batch", dqt_embedding_forward(w.embedding, w.own_tape, b, l, tokens, y));
-        REFUSED(ctx, DQT_E_SHAPE, "batch", dqt_head_loss(w.head, w.own_tape, b, l, x, targets, &loss, NULL));
-        REFUSED(ctx, DQT_E_SHAPE, "batch", dqt_head_logits(w.head, w.own_tape, b, l, x, logits));
-        REFUSED(ctx, DQT_E_SHAPE, "batch", dqt_llama_forward(w.model, w.tape, w.tokens, b, l, NULL));
-        REFUSED(ctx, DQT_E_SHAPE, "batch", dqt_llama_loss(w.model, w.tape, w.tokens, w.targets, b, l, &loss, NULL));
-        REFUSED(ctx, DQT_E_SHAPE, "batch", dqt_llama_forward_blocks(w.model, w.tape, 0, 2, b, l, x));
+        REFUSED(ctx, DQT_E_SHAPE, "batch", dqt_layer_forward(w.linear, w.own_tape, batch_shape(b, l), x, y));
+        REFUSED(ctx, DQT_E_SHAPE, "batch",
+                dqt_embedding_forward(w.embedding, w.own_tape, batch_tokens(tokens, b, l), y));
+        REFUSED(ctx, DQT_E_SHAPE, "batch",
+                dqt_head_loss(w.head, w.own_tape, batch_targets(targets, b, l), x, &loss, NULL));
+        REFUSED(ctx, DQT_E_SHAPE, "batch", dqt_head_logits(w.head, w.own_tape, batch_shape(b, l), x, logits));
+        REFUSED(ctx, DQT_E_SHAPE, "batch", dqt_llama_forward(w.model, w.tape, batch_tokens(w.tokens, b, l), NULL));
+        REFUSED(ctx, DQT_E_SHAPE, "batch",
+                dqt_llama_loss(w.model, w.tape, batch_pairs(w.tokens, w.targets, b, l), &loss, NULL));
+        REFUSED(ctx, DQT_E_SHAPE, "batch", dqt_llama_forward_blocks(w.model, w.tape, 0, 2, batch_shape(b, l), x));
     }
-    REFUSED(NULL, DQT_E_ARGUMENT, "layer", dqt_embedding_forward(NULL, w.own_tape, 1, 1, tokens, y));
-    REFUSED(ctx, DQT_E_ARGUMENT, "tape", dqt_embedding_forward(w.embedding, NULL, 1, 1, tokens, y));
-    REFUSED(ctx, DQT_E_ARGUMENT, "tokens", dqt_embedding_forward(w.embedding, w.own_tape, 1, 1, NULL, y));
-    REFUSED(ctx, DQT_E_ARGUMENT, "y is", dqt_embedding_forward(w.embedding, w.own_tape, 1, 1, tokens, NULL));
-    REFUSED(ctx, DQT_E_ARGUMENT, "kind", dqt_embedding_forward(w.linear, w.own_tape, 1, 1, tokens, y));
-    REFUSED(ctx, DQT_E_STATE, "not in the tape", dqt_embedding_forward(w.embedding, w.tape, 1, 1, tokens, y));
-    REFUSED(NULL, DQT_E_ARGUMENT, "layer", dqt_head_loss(NULL, w.own_tape, 1, 1, x, targets, &loss, NULL));
-    REFUSED(ctx, DQT_E_ARGUMENT, "tape", dqt_head_loss(w.head, NULL, 1, 1, x, targets, &loss, NULL));
-    REFUSED(ctx, DQT_E_ARGUMENT, "x is", dqt_head_loss(w.head, w.own_tape, 1, 1, NULL, targets, &loss, NULL));
-    REFUSED(ctx, DQT_E_ARGUMENT, "targets", dqt_head_loss(w.head, w.own_tape, 1, 1, x, NULL, &loss, NULL));
-    REFUSED(ctx, DQT_E_ARGUMENT, "loss", dqt_head_loss(w.head, w.own_tape, 1, 1, x, targets, NULL, NULL));
-    REFUSED(ctx, DQT_E_ARGUMENT, "kind", dqt_head_loss(w.linear, w.own_tape, 1, 1, x, targets, &loss, NULL));
-    REFUSED(NULL, DQT_E_ARGUMENT, "layer", dqt_head_logits(NULL, w.own_tape, 1, 1, x, logits));
-    REFUSED(ctx, DQT_E_ARGUMENT, "tape", dqt_head_logits(w.head, NULL, 1, 1, x, logits));
-    REFUSED(ctx, DQT_E_ARGUMENT, "x is", dqt_head_logits(w.head, w.own_tape, 1, 1, NULL, logits));
-    REFUSED(ctx, DQT_E_ARGUMENT, "logits", dqt_head_logits(w.head, w.own_tape, 1, 1, x, NULL));
-    REFUSED(ctx, DQT_E_ARGUMENT, "kind", dqt_head_logits(w.norm, w.own_tape, 1, 1, x, logits));
+    REFUSED(NULL, DQT_E_ARGUMENT, "layer", dqt_embedding_forward(NULL, w.own_tape, batch_tokens(tokens, 1, 1), y));
+    REFUSED(ctx, DQT_E_ARGUMENT, "tape", dqt_embedding_forward(w.embedding, NULL, batch_tokens(tokens, 1, 1), y));
+    REFUSED(ctx, DQT_E_ARGUMENT, "tokens", dqt_embedding_forward(w.embedding, w.own_tape, batch_tokens(NULL, 1, 1), y));
+    REFUSED(ctx, DQT_E_ARGUMENT, "y is",
+            dqt_embedding_forward(w.embedding, w.own_tape, batch_tokens(tokens, 1, 1), NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "kind", dqt_embedding_forward(w.linear, w.own_tape, batch_tokens(tokens, 1, 1), y));
+    REFUSED(ctx, DQT_E_STATE, "not in the tape",
+            dqt_embedding_forward(w.embedding, w.tape, batch_tokens(tokens, 1, 1), y));
+    REFUSED(NULL, DQT_E_ARGUMENT, "layer",
+            dqt_head_loss(NULL, w.own_tape, batch_targets(targets, 1, 1), x, &loss, NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "tape", dqt_head_loss(w.head, NULL, batch_targets(targets, 1, 1), x, &loss, NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "x is",
+            dqt_head_loss(w.head, w.own_tape, batch_targets(targets, 1, 1), NULL, &loss, NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "targets",
+            dqt_head_loss(w.head, w.own_tape, batch_targets(NULL, 1, 1), x, &loss, NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "loss",
+            dqt_head_loss(w.head, w.own_tape, batch_targets(targets, 1, 1), x, NULL, NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "kind",
+            dqt_head_loss(w.linear, w.own_tape, batch_targets(targets, 1, 1), x, &loss, NULL));
+    REFUSED(NULL, DQT_E_ARGUMENT, "layer", dqt_head_logits(NULL, w.own_tape, batch_shape(1, 1), x, logits));
+    REFUSED(ctx, DQT_E_ARGUMENT, "tape", dqt_head_logits(w.head, NULL, batch_shape(1, 1), x, logits));
+    REFUSED(ctx, DQT_E_ARGUMENT, "x is", dqt_head_logits(w.head, w.own_tape, batch_shape(1, 1), NULL, logits));
+    REFUSED(ctx, DQT_E_ARGUMENT, "logits", dqt_head_logits(w.head, w.own_tape, batch_shape(1, 1), x, NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "kind", dqt_head_logits(w.norm, w.own_tape, batch_shape(1, 1), x, logits));
     static const int32_t bad_tokens[] = {-1, 10, INT32_MAX, INT32_MIN};
     for (size_t i = 0; i < 4; i++) {
         tokens[TOKENS - 1] = bad_tokens[i];
         REFUSED(ctx, DQT_E_ARGUMENT, "tokens[11]",
-                dqt_embedding_forward(w.embedding, w.own_tape, BATCH, LENGTH, tokens, y));
+                dqt_embedding_forward(w.embedding, w.own_tape, batch_tokens(tokens, BATCH, LENGTH), y));
         targets[TOKENS - 1] = i == 0 ? -2 : bad_tokens[i];
         REFUSED(ctx, DQT_E_ARGUMENT, "targets[11]",
-                dqt_head_loss(w.head, w.own_tape, BATCH, LENGTH, x, targets, &loss, NULL));
+                dqt_head_loss(w.head, w.own_tape, batch_targets(targets, BATCH, LENGTH), x, &loss, NULL));
     }
     tokens[TOKENS - 1] = targets[TOKENS - 1] = 0;
 
@@ -64,10 +75,10 @@ static void layer_passes(void) {
     REFUSED(ctx, DQT_E_STATE, "forward", dqt_embedding_backward(w.embedding, w.own_tape, y));
     REFUSED(ctx, DQT_E_STATE, "forward", dqt_head_backward(w.head, w.own_tape, 1, x));
     memset(y, 0, sizeof y);
-    OK(ctx, dqt_embedding_forward(w.embedding, w.own_tape, BATCH, LENGTH, tokens, x));
-    OK(ctx, dqt_layer_forward(w.linear, w.own_tape, BATCH, LENGTH, x, y));
-    OK(ctx, dqt_layer_forward(w.norm, w.own_tape, BATCH, LENGTH, y, y));
-    OK(ctx, dqt_head_loss(w.head, w.own_tape, BATCH, LENGTH, y, targets, &loss, NULL));
+    OK(ctx, dqt_embedding_forward(w.embedding, w.own_tape, batch_tokens(tokens, BATCH, LENGTH), x));
+    OK(ctx, dqt_layer_forward(w.linear, w.own_tape, batch_shape(BATCH, LENGTH), x, y));
+    OK(ctx, dqt_layer_forward(w.norm, w.own_tape, batch_shape(BATCH, LENGTH), y, y));
+    OK(ctx, dqt_head_loss(w.head, w.own_tape, batch_targets(targets, BATCH, LENGTH), y, &loss, NULL));
     REFUSED(NULL, DQT_E_ARGUMENT, "layer", dqt_layer_backward(NULL, w.own_tape, y, x));
     REFUSED(ctx, DQT_E_ARGUMENT, "tape", dqt_layer_backward(w.linear, NULL, y, x));
     REFUSED(ctx, DQT_E_ARGUMENT, "dy", dqt_layer_backward(w.linear, w.own_tape, NULL, x));
@@ -97,11 +108,11 @@ static void layer_passes(void) {
     /* Tapes of the model that cannot go back. */
     for (size_t i = 0; i < TOKENS * HIDDEN; i++)
         x[i] = (float)(i % 7) - 3;
-    OK(ctx, dqt_layer_forward(w.layers[1], w.inference, BATCH, LENGTH, x, y));
+    OK(ctx, dqt_layer_forward(w.layers[1], w.inference, batch_shape(BATCH, LENGTH), x, y));
     REFUSED(ctx, DQT_E_STATE, "gradient", dqt_layer_backward(w.layers[1], w.inference, x, y));
-    OK(ctx, dqt_layer_forward(w.layers[1], w.without, BATCH, LENGTH, x, y));
+    OK(ctx, dqt_layer_forward(w.layers[1], w.without, batch_shape(BATCH, LENGTH), x, y));
     REFUSED(ctx, DQT_E_STATE, "gradient", dqt_layer_backward(w.layers[1], w.without, x, y));
-    OK(ctx, dqt_layer_forward(w.layers[1], w.tape, BATCH, LENGTH, x, y));
+    OK(ctx, dqt_layer_forward(w.layers[1], w.tape, batch_shape(BATCH, LENGTH), x, y));
     CHECK(hash_world(&w) == after);
     OK(ctx, dqt_layer_backward(w.layers[1], w.tape, x, NULL));
     CHECK(hash_world(&w) != after);
@@ -119,44 +130,51 @@ static void llama_passes(void) {
     size_t n;
     dqt_llama_config c = {.struct_size = sizeof c};
     const uint64_t before = hash_world(&w);
-    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_layers(NULL, &layers, &n));
-    REFUSED(ctx, DQT_E_ARGUMENT, "layers", dqt_llama_layers(w.model, NULL, &n));
-    REFUSED(ctx, DQT_E_ARGUMENT, "num_layers", dqt_llama_layers(w.model, &layers, NULL));
+    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_get_layers(NULL, &layers, &n));
+    REFUSED(ctx, DQT_E_ARGUMENT, "layers", dqt_llama_get_layers(w.model, NULL, &n));
+    REFUSED(ctx, DQT_E_ARGUMENT, "num_layers", dqt_llama_get_layers(w.model, &layers, NULL));
     REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_get_config(NULL, &c));
     REFUSED(ctx, DQT_E_ARGUMENT, "dqt_llama_config", dqt_llama_get_config(w.model, NULL));
-    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_forward(NULL, w.tape, w.tokens, 1, 1, NULL));
-    REFUSED(ctx, DQT_E_ARGUMENT, "tape", dqt_llama_forward(w.model, NULL, w.tokens, 1, 1, NULL));
-    REFUSED(ctx, DQT_E_ARGUMENT, "tokens", dqt_llama_forward(w.model, w.tape, NULL, 1, 1, NULL));
-    REFUSED(ctx, DQT_E_STATE, "tape", dqt_llama_forward(w.model, w.own_tape, w.tokens, 1, 1, NULL));
-    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_loss(NULL, w.tape, w.tokens, w.targets, 1, 1, &loss, NULL));
-    REFUSED(ctx, DQT_E_ARGUMENT, "tape", dqt_llama_loss(w.model, NULL, w.tokens, w.targets, 1, 1, &loss, NULL));
-    REFUSED(ctx, DQT_E_ARGUMENT, "tokens", dqt_llama_loss(w.model, w.tape, NULL, w.targets, 1, 1, &loss, NULL));
-    REFUSED(ctx, DQT_E_ARGUMENT, "targets", dqt_llama_loss(w.model, w.tape, w.tokens, NULL, 1, 1, &loss, NULL));
-    REFUSED(ctx, DQT_E_ARGUMENT, "loss", dqt_llama_loss(w.model, w.tape, w.tokens, w.targets, 1, 1, NULL, NULL));
-    REFUSED(ctx, DQT_E_STATE, "tape", dqt_llama_loss(w.model, w.own_tape, w.tokens, w.targets, 1, 1, &loss, NULL));
+    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_forward(NULL, w.tape, batch_tokens(w.tokens, 1, 1), NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "tape", dqt_llama_forward(w.model, NULL, batch_tokens(w.tokens, 1, 1), NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "tokens", dqt_llama_forward(w.model, w.tape, batch_tokens(NULL, 1, 1), NULL));
+    REFUSED(ctx, DQT_E_STATE, "tape", dqt_llama_forward(w.model, w.own_tape, batch_tokens(w.tokens, 1, 1), NULL));
+    REFUSED(NULL, DQT_E_ARGUMENT, "model",
+            dqt_llama_loss(NULL, w.tape, batch_pairs(w.tokens, w.targets, 1, 1), &loss, NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "tape",
+            dqt_llama_loss(w.model, NULL, batch_pairs(w.tokens, w.targets, 1, 1), &loss, NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "tokens",
+            dqt_llama_loss(w.model, w.tape, batch_pairs(NULL, w.targets, 1, 1), &loss, NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "targets",
+            dqt_llama_loss(w.model, w.tape, batch_pairs(w.tokens, NULL, 1, 1), &loss, NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "loss",
+            dqt_llama_loss(w.model, w.tape, batch_pairs(w.tokens, w.targets, 1, 1), NULL, NULL));
+    REFUSED(ctx, DQT_E_STATE, "tape",
+            dqt_llama_loss(w.model, w.own_tape, batch_pairs(w.tokens, w.targets, 1, 1), &loss, NULL));
     static const int32_t wrong[] = {-1, VOCAB, INT32_MAX, INT32_MIN};
     for (size_t i = 0; i < 4; i++) {
         int32_t bad[TOKENS] = {0};
         bad[7] = wrong[i];
-        REFUSED(ctx, DQT_E_ARGUMENT, "tokens[7]", dqt_llama_forward(w.model, w.tape, bad, BATCH, LENGTH, NULL));
         REFUSED(ctx, DQT_E_ARGUMENT, "tokens[7]",
-                dqt_llama_loss(w.model, w.tape, bad, w.targets, BATCH, LENGTH, &loss, NULL));
+                dqt_llama_forward(w.model, w.tape, batch_tokens(bad, BATCH, LENGTH), NULL));
+        REFUSED(ctx, DQT_E_ARGUMENT, "tokens[7]",
+                dqt_llama_loss(w.model, w.tape, batch_pairs(bad, w.targets, BATCH, LENGTH), &loss, NULL));
         if (i == 0) bad[7] = -2;
         REFUSED(ctx, DQT_E_ARGUMENT, "targets[7]",
-                dqt_llama_loss(w.model, w.tape, w.tokens, bad, BATCH, LENGTH, &loss, NULL));
+                dqt_llama_loss(w.model, w.tape, batch_pairs(w.tokens, bad, BATCH, LENGTH), &loss, NULL));
     }
     CHECK(loss >= 7 && loss <= 7);
     REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_backward(NULL, w.tape, 1));
     REFUSED(ctx, DQT_E_ARGUMENT, "tape", dqt_llama_backward(w.model, NULL, 1));
     REFUSED(ctx, DQT_E_STATE, "tape", dqt_llama_backward(w.model, w.own_tape, 1));
     REFUSED(ctx, DQT_E_STATE, "loss", dqt_llama_backward(w.model, w.tape, 1));
-    OK(ctx, dqt_llama_forward(w.model, w.tape, w.tokens, BATCH, LENGTH, NULL));
+    OK(ctx, dqt_llama_forward(w.model, w.tape, batch_tokens(w.tokens, BATCH, LENGTH), NULL));
     REFUSED(ctx, DQT_E_STATE, "loss", dqt_llama_backward(w.model, w.tape, 1));
-    OK(ctx, dqt_llama_loss(w.model, w.inference, w.tokens, w.targets, BATCH, LENGTH, &loss, NULL));
+    OK(ctx, dqt_llama_loss(w.model, w.inference, batch_pairs(w.tokens, w.targets, BATCH, LENGTH), &loss, NULL));
     REFUSED(ctx, DQT_E_STATE, "inference", dqt_llama_backward(w.model, w.inference, 1));
-    OK(ctx, dqt_llama_loss(w.model, w.without, w.tokens, w.targets, BATCH, LENGTH, &loss, NULL));
+    OK(ctx, dqt_llama_loss(w.model, w.without, batch_pairs(w.tokens, w.targets, BATCH, LENGTH), &loss, NULL));
     REFUSED(ctx, DQT_E_STATE, "gradient", dqt_llama_backward(w.model, w.without, 1));
-    OK(ctx, dqt_llama_loss(w.model, w.tape, w.tokens, w.targets, BATCH, LENGTH, &loss, NULL));
+    OK(ctx, dqt_llama_loss(w.model, w.tape, batch_pairs(w.tokens, w.targets, BATCH, LENGTH), &loss, NULL));
     REFUSED(ctx, DQT_E_NUMERIC, "loss_scale", dqt_llama_backward(w.model, w.tape, NAN));
     REFUSED(ctx, DQT_E_NUMERIC, "loss_scale", dqt_llama_backward(w.model, w.tape, INFINITY));
     CHECK(hash_world(&w) == before);
@@ -164,28 +182,28 @@ static void llama_passes(void) {
     const uint64_t after = hash_world(&w);
     REFUSED(ctx, DQT_E_STATE, "loss", dqt_llama_backward(w.model, w.tape, 1));
     /* A loss whose layers were used for something else since cannot be gone back from. */
-    OK(ctx, dqt_llama_loss(w.model, w.tape, w.tokens, w.targets, BATCH, LENGTH, &loss, NULL));
-    OK(ctx, dqt_llama_forward_blocks(w.model, w.tape, 1, 1, 1, 3, x));
+    OK(ctx, dqt_llama_loss(w.model, w.tape, batch_pairs(w.tokens, w.targets, BATCH, LENGTH), &loss, NULL));
+    OK(ctx, dqt_llama_forward_blocks(w.model, w.tape, 1, 1, batch_shape(1, 3), x));
     REFUSED(ctx, DQT_E_STATE, "blocks.1", dqt_llama_backward(w.model, w.tape, 1));
 
-    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_forward_blocks(NULL, w.tape, 0, 1, 1, 1, x));
-    REFUSED(ctx, DQT_E_ARGUMENT, "tape", dqt_llama_forward_blocks(w.model, NULL, 0, 1, 1, 1, x));
-    REFUSED(ctx, DQT_E_ARGUMENT, "x is", dqt_llama_forward_blocks(w.model, w.tape, 0, 1, 1, 1, NULL));
-    REFUSED(ctx, DQT_E_ARGUMENT, "blocks", dqt_llama_forward_blocks(w.model, w.tape, 1, 2, 1, 1, x));
-    REFUSED(ctx, DQT_E_ARGUMENT, "blocks", dqt_llama_forward_blocks(w.model, w.tape, SIZE_MAX, 2, 1, 1, x));
-    REFUSED(ctx, DQT_E_STATE, "block 0", dqt_llama_forward_blocks(w.model, w.own_tape, 0, 1, 1, 1, x));
+    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_forward_blocks(NULL, w.tape, 0, 1, batch_shape(1, 1), x));
+    REFUSED(ctx, DQT_E_ARGUMENT, "tape", dqt_llama_forward_blocks(w.model, NULL, 0, 1, batch_shape(1, 1), x));
+    REFUSED(ctx, DQT_E_ARGUMENT, "x is", dqt_llama_forward_blocks(w.model, w.tape, 0, 1, batch_shape(1, 1), NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "blocks", dqt_llama_forward_blocks(w.model, w.tape, 1, 2, batch_shape(1, 1), x));
+    REFUSED(ctx, DQT_E_ARGUMENT, "blocks",
+            dqt_llama_forward_blocks(w.model, w.tape, SIZE_MAX, 2, batch_shape(1, 1), x));
+    REFUSED(ctx, DQT_E_STATE, "block 0", dqt_llama_forward_blocks(w.model, w.own_tape, 0, 1, batch_shape(1, 1), x));
     REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_backward_blocks(NULL, w.tape, 0, 1, x));
     REFUSED(ctx, DQT_E_ARGUMENT, "tape", dqt_llama_backward_blocks(w.model, NULL, 0, 1, x));
-    REFUSED(ctx, DQT_E_ARGUMENT, "dx", dqt_llama_backward_blocks(w.model, w.tape, 1, 1, NULL));
     REFUSED(ctx, DQT_E_ARGUMENT, "blocks", dqt_llama_backward_blocks(w.model, w.tape, 0, 3, x));
-    OK(ctx, dqt_llama_forward_blocks(w.model, w.tape, 0, 2, 1, 3, x));
+    OK(ctx, dqt_llama_forward_blocks(w.model, w.tape, 0, 2, batch_shape(1, 3), x));
     CHECK(hash_world(&w) == after);
     OK(ctx, dqt_llama_backward_blocks(w.model, w.tape, 0, 2, x));
     REFUSED(ctx, DQT_E_STATE, "block 0", dqt_llama_backward_blocks(w.model, w.tape, 0, 2, x));
     end(&w);
 }
 
-/* A weight that the host itself made NaN: the loss is nonfinite, and there is nothing to go back from. */
+/* A weight that the host itself made NaN: the loss is not finite, and there is nothing to go back from. */
 static void loss_is_not_finite(void) {
     struct world w;
     begin(&w);
@@ -193,17 +211,17 @@ static void loss_is_not_finite(void) {
     void *data = NULL;
     size_t bytes = 0;
     float loss = 7;
-    OK(w.ctx, dqt_layer_parameter(w.layers[w.num_layers - 2], 0, &p)); /* the final norm's gain, F32 */
+    OK(w.ctx, dqt_layer_get_parameter(w.layers[w.num_layers - 2], 0, &p)); /* the final norm's gain, F32 */
     OK(w.ctx, dqt_tensor_data(p.tensor, &data, &bytes));
     const float nan = NAN;
     memcpy(data, &nan, sizeof nan);
     OK(w.ctx, dqt_tensor_touch(p.tensor));
     const uint64_t before = hash_world(&w);
     REFUSED(w.ctx, DQT_E_NUMERIC, "loss",
-            dqt_llama_loss(w.model, w.tape, w.tokens, w.targets, BATCH, LENGTH, &loss, NULL));
+            dqt_llama_loss(w.model, w.tape, batch_pairs(w.tokens, w.targets, BATCH, LENGTH), &loss, NULL));
     CHECK(loss >= 7 && loss <= 7);
     REFUSED(w.ctx, DQT_E_STATE, "loss", dqt_llama_backward(w.model, w.tape, 1));
-    REFUSED(w.ctx, DQT_E_STATE, "loss", dqt_llama_backward_update(w.model, w.tape, w.fused, 1e-3f, NULL));
+    REFUSED(w.ctx, DQT_E_STATE, "loss", dqt_llama_backward_update(w.model, w.tape, w.fused, step_rate(1e-3f), NULL));
     CHECK(hash_world(&w) == before);
     end(&w);
 }
@@ -217,16 +235,16 @@ static void updater_steps(void) {
     uint64_t step = 9;
     float loss;
     dqt_updater_options u = {.struct_size = sizeof u};
-    OK(ctx, dqt_llama_loss(w.model, w.tape, w.tokens, w.targets, BATCH, LENGTH, &loss, NULL));
+    OK(ctx, dqt_llama_loss(w.model, w.tape, batch_pairs(w.tokens, w.targets, BATCH, LENGTH), &loss, NULL));
     const uint64_t before = hash_world(&w);
-    REFUSED(NULL, DQT_E_ARGUMENT, "updater", dqt_updater_step(NULL, w.tape, 1e-3f, NULL));
-    REFUSED(ctx, DQT_E_ARGUMENT, "tape", dqt_updater_step(w.updater, NULL, 1e-3f, NULL));
-    REFUSED(ctx, DQT_E_NUMERIC, "learning_rate", dqt_updater_step(w.updater, w.tape, NAN, NULL));
-    REFUSED(ctx, DQT_E_NUMERIC, "learning_rate", dqt_updater_step(w.updater, w.tape, INFINITY, NULL));
-    REFUSED(ctx, DQT_E_ARGUMENT, "learning_rate", dqt_updater_step(w.updater, w.tape, -1e-3f, NULL));
-    REFUSED(ctx, DQT_E_STATE, "gradient", dqt_updater_step(w.updater, w.without, 1e-3f, NULL));
-    REFUSED(ctx, DQT_E_STATE, "gradient", dqt_updater_step(w.updater, w.inference, 1e-3f, NULL));
-    REFUSED(ctx, DQT_E_STATE, "parameters", dqt_updater_step(w.updater, w.own_tape, 1e-3f, NULL));
+    REFUSED(NULL, DQT_E_ARGUMENT, "updater", dqt_updater_step(NULL, w.tape, step_rate(1e-3f), NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "tape", dqt_updater_step(w.updater, NULL, step_rate(1e-3f), NULL));
+    REFUSED(ctx, DQT_E_NUMERIC, "learning_rate", dqt_updater_step(w.updater, w.tape, step_rate(NAN), NULL));
+    REFUSED(ctx, DQT_E_NUMERIC, "learning_rate", dqt_updater_step(w.updater, w.tape, step_rate(INFINITY), NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "learning_rate", dqt_updater_step(w.updater, w.tape, step_rate(-1e-3f), NULL));
+    REFUSED(ctx, DQT_E_STATE, "gradient", dqt_updater_step(w.updater, w.without, step_rate(1e-3f), NULL));
+    REFUSED(ctx, DQT_E_STATE, "gradient", dqt_updater_step(w.updater, w.inference, step_rate(1e-3f), NULL));
+    REFUSED(ctx, DQT_E_STATE, "parameters", dqt_updater_step(w.updater, w.own_tape, step_rate(1e-3f), NULL));
     REFUSED(NULL, DQT_E_ARGUMENT, "updater", dqt_updater_get_step(NULL, &step));
     REFUSED(ctx, DQT_E_ARGUMENT, "step", dqt_updater_get_step(w.updater, NULL));
     REFUSED(NULL, DQT_E_ARGUMENT, "updater", dqt_updater_set_step(NULL, 3));
@@ -239,30 +257,34 @@ static void updater_steps(void) {
     dqt_layer *others[4] = {w.embedding, w.norm, w.linear, w.head};
     dqt_updater *same_number = NULL;
     OK(ctx, dqt_updater_create(ctx, others, 4, NULL, &same_number));
-    REFUSED(ctx, DQT_E_STATE, "parameter 1", dqt_updater_step(same_number, w.own_tape, 1e-3f, NULL));
+    REFUSED(ctx, DQT_E_STATE, "parameter 1", dqt_updater_step(same_number, w.own_tape, step_rate(1e-3f), NULL));
     dqt_updater_destroy(same_number);
 
-    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_backward_update(NULL, w.tape, w.fused, 1e-3f, NULL));
-    REFUSED(ctx, DQT_E_ARGUMENT, "tape", dqt_llama_backward_update(w.model, NULL, w.fused, 1e-3f, NULL));
-    REFUSED(ctx, DQT_E_ARGUMENT, "updater", dqt_llama_backward_update(w.model, w.tape, NULL, 1e-3f, NULL));
-    REFUSED(ctx, DQT_E_NUMERIC, "learning_rate", dqt_llama_backward_update(w.model, w.tape, w.fused, NAN, NULL));
-    REFUSED(ctx, DQT_E_ARGUMENT, "learning_rate", dqt_llama_backward_update(w.model, w.tape, w.fused, -1, NULL));
-    REFUSED(ctx, DQT_E_STATE, "parameters", dqt_llama_backward_update(w.model, w.tape, w.own_updater, 1e-3f, NULL));
+    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_backward_update(NULL, w.tape, w.fused, step_rate(1e-3f), NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "tape", dqt_llama_backward_update(w.model, NULL, w.fused, step_rate(1e-3f), NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "updater", dqt_llama_backward_update(w.model, w.tape, NULL, step_rate(1e-3f), NULL));
+    REFUSED(ctx, DQT_E_NUMERIC, "learning_rate",
+            dqt_llama_backward_update(w.model, w.tape, w.fused, step_rate(NAN), NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "learning_rate",
+            dqt_llama_backward_update(w.model, w.tape, w.fused, step_rate(-1), NULL));
+    REFUSED(ctx, DQT_E_STATE, "parameters",
+            dqt_llama_backward_update(w.model, w.tape, w.own_updater, step_rate(1e-3f), NULL));
     REFUSED(ctx, DQT_E_UNSUPPORTED, "PREVIOUS_NORM",
-            dqt_llama_backward_update(w.model, w.tape, w.updater, 1e-3f, NULL));
-    REFUSED(ctx, DQT_E_STATE, "loss", dqt_llama_backward_update(w.model, w.without, w.fused, 1e-3f, NULL));
-    REFUSED(ctx, DQT_E_STATE, "tape", dqt_llama_backward_update(w.model, w.own_tape, w.fused, 1e-3f, NULL));
+            dqt_llama_backward_update(w.model, w.tape, w.updater, step_rate(1e-3f), NULL));
+    REFUSED(ctx, DQT_E_STATE, "loss", dqt_llama_backward_update(w.model, w.without, w.fused, step_rate(1e-3f), NULL));
+    REFUSED(ctx, DQT_E_STATE, "tape", dqt_llama_backward_update(w.model, w.own_tape, w.fused, step_rate(1e-3f), NULL));
     dqt_layer *reversed[8];
     for (size_t i = 0; i < w.num_layers; i++)
         reversed[i] = w.layers[w.num_layers - 1 - i];
     u = updater_options();
     u.clip = DQT_CLIP_NONE;
     OK(ctx, dqt_updater_create(ctx, reversed, w.num_layers, &u, &same_number));
-    REFUSED(ctx, DQT_E_STATE, "parameter 0", dqt_llama_backward_update(w.model, w.tape, same_number, 1e-3f, NULL));
+    REFUSED(ctx, DQT_E_STATE, "parameter 0",
+            dqt_llama_backward_update(w.model, w.tape, same_number, step_rate(1e-3f), NULL));
     dqt_updater_destroy(same_number);
     CHECK(hash_world(&w) == before);
-    OK(ctx, dqt_llama_backward_update(w.model, w.tape, w.fused, 1e-3f, NULL));
-    REFUSED(ctx, DQT_E_STATE, "loss", dqt_llama_backward_update(w.model, w.tape, w.fused, 1e-3f, NULL));
+    OK(ctx, dqt_llama_backward_update(w.model, w.tape, w.fused, step_rate(1e-3f), NULL));
+    REFUSED(ctx, DQT_E_STATE, "loss", dqt_llama_backward_update(w.model, w.tape, w.fused, step_rate(1e-3f), NULL));
     OK(ctx, dqt_updater_get_step(w.fused, &step));
     CHECK(step == 1);
     OK(ctx, dqt_updater_set_step(w.fused, 77));
@@ -290,19 +312,21 @@ static void gradient_is_not_finite(void) {
                 float loss, *gradient = NULL;
                 dqt_context *ctx = w[i].ctx;
                 OK(ctx, dqt_tape_zero_gradients(w[i].tape));
-                OK(ctx, dqt_llama_loss(w[i].model, w[i].tape, w[i].tokens, w[i].targets, BATCH, LENGTH, &loss, NULL));
+                OK(ctx, dqt_llama_loss(w[i].model, w[i].tape, batch_pairs(w[i].tokens, w[i].targets, BATCH, LENGTH),
+                                       &loss, NULL));
                 OK(ctx, dqt_llama_backward(w[i].model, w[i].tape, 1));
                 if (i == 1) {
-                    OK(ctx, dqt_tape_gradient(w[i].tape, 8 + round, &gradient));
+                    OK(ctx, dqt_tape_gradient_data(w[i].tape, 8 + round, &gradient));
                     const float good = gradient[3];
                     gradient[3] = bad[round];
                     const uint64_t before = hash_world(&w[i]);
                     dqt_step_stats stats = {.struct_size = sizeof stats, .reserved = 7};
-                    REFUSED(ctx, DQT_E_NUMERIC, "blocks.0", dqt_updater_step(u[i], w[i].tape, 1e-2f, &stats));
+                    REFUSED(ctx, DQT_E_NUMERIC, "blocks.0",
+                            dqt_updater_step(u[i], w[i].tape, step_rate(1e-2f), &stats));
                     CHECK(hash_world(&w[i]) == before && stats.reserved == 7);
                     gradient[3] = good;
                 }
-                OK(ctx, dqt_updater_step(u[i], w[i].tape, 1e-2f, NULL));
+                OK(ctx, dqt_updater_step(u[i], w[i].tape, step_rate(1e-2f), NULL));
             }
         CHECKF(hash_world(&w[0]) == hash_world(&w[1]), "optimizer %d", optimizer);
         for (int i = 0; i < 2; i++) {
@@ -353,36 +377,39 @@ static void files(void) {
     dqt_updater *updater;
     void *host;
     size_t host_size = 5;
-    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_save(NULL, NULL, NULL, 0, "x"));
-    REFUSED(ctx, DQT_E_ARGUMENT, "path", dqt_llama_save(w.model, NULL, NULL, 0, NULL));
-    REFUSED(ctx, DQT_E_ARGUMENT, "host", dqt_llama_save(w.model, NULL, NULL, 3, "x"));
-    REFUSED(ctx, DQT_E_IO, "/nowhere/at", dqt_llama_save(w.model, NULL, NULL, 0, "/nowhere/at/all"));
-    REFUSED(ctx, DQT_E_UNSUPPORTED, "updater", dqt_llama_save(w.model, w.own_updater, NULL, 0, "x"));
-    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_write(NULL, NULL, NULL, 0, write_nothing, NULL));
-    REFUSED(ctx, DQT_E_ARGUMENT, "write", dqt_llama_write(w.model, NULL, NULL, 0, NULL, NULL));
-    REFUSED(ctx, DQT_E_ARGUMENT, "host", dqt_llama_write(w.model, NULL, NULL, 3, write_nothing, NULL));
-    NOT_CREATED(NULL, DQT_E_ARGUMENT, "ctx", model, dqt_llama_load(NULL, "x", &model, NULL, NULL, NULL));
-    NOT_CREATED(ctx, DQT_E_ARGUMENT, "path", model, dqt_llama_load(ctx, NULL, &model, NULL, NULL, NULL));
-    NOT_CREATED(ctx, DQT_E_ARGUMENT, "model", updater, dqt_llama_load(ctx, "x", NULL, &updater, NULL, NULL));
-    NOT_CREATED(ctx, DQT_E_ARGUMENT, "host_size", host, dqt_llama_load(ctx, "x", &model, NULL, &host, NULL));
+    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_save(NULL, NULL, "x", NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "path", dqt_llama_save(w.model, NULL, NULL, NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "host", dqt_llama_save(w.model, NULL, "x", save_host(NULL, 3)));
+    REFUSED(ctx, DQT_E_IO, "/nowhere/at", dqt_llama_save(w.model, NULL, "/nowhere/at/all", NULL));
+    REFUSED(ctx, DQT_E_UNSUPPORTED, "updater", dqt_llama_save(w.model, w.own_updater, "x", NULL));
+    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_write(NULL, NULL, write_nothing, NULL, NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "write", dqt_llama_write(w.model, NULL, NULL, NULL, NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "host", dqt_llama_write(w.model, NULL, write_nothing, NULL, save_host(NULL, 3)));
+    NOT_CREATED(NULL, DQT_E_ARGUMENT, "ctx", model, load_checkpoint(NULL, "x", &model, NULL, NULL, NULL));
+    NOT_CREATED(ctx, DQT_E_ARGUMENT, "path", model, load_checkpoint(ctx, NULL, &model, NULL, NULL, NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "dqt_checkpoint", dqt_llama_load(ctx, "x", NULL, NULL));
     NOT_CREATED(ctx, DQT_E_IO, "/nowhere/at", model,
-                dqt_llama_load(ctx, "/nowhere/at/all", &model, &updater, &host, &host_size));
+                load_checkpoint(ctx, "/nowhere/at/all", &model, &updater, &host, &host_size));
     CHECK(!updater && !host && host_size == 0);
-    NOT_CREATED(NULL, DQT_E_ARGUMENT, "ctx", model, dqt_llama_read(NULL, read_nothing, NULL, &model, NULL, NULL, NULL));
-    NOT_CREATED(ctx, DQT_E_ARGUMENT, "read", model, dqt_llama_read(ctx, NULL, NULL, &model, NULL, NULL, NULL));
+    NOT_CREATED(NULL, DQT_E_ARGUMENT, "ctx", model,
+                read_checkpoint(NULL, read_nothing, NULL, &model, NULL, NULL, NULL));
+    NOT_CREATED(ctx, DQT_E_ARGUMENT, "read", model, read_checkpoint(ctx, NULL, NULL, &model, NULL, NULL, NULL));
     NOT_CREATED(ctx, DQT_E_FORMAT, "checkpoint", model,
-                dqt_llama_read(ctx, read_nothing, NULL, &model, NULL, NULL, NULL));
-    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_export_gguf(NULL, NULL, "x"));
+                read_checkpoint(ctx, read_nothing, NULL, &model, NULL, NULL, NULL));
+    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_export_gguf(NULL, "x", NULL));
     REFUSED(ctx, DQT_E_ARGUMENT, "path", dqt_llama_export_gguf(w.model, NULL, NULL));
-    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_write_gguf(NULL, NULL, write_nothing, NULL));
+    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_write_gguf(NULL, write_nothing, NULL, NULL));
     REFUSED(ctx, DQT_E_ARGUMENT, "write", dqt_llama_write_gguf(w.model, NULL, NULL, NULL));
-    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_export_safetensors(NULL, NULL, "x"));
+    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_export_safetensors(NULL, "x", NULL));
     REFUSED(ctx, DQT_E_ARGUMENT, "path", dqt_llama_export_safetensors(w.model, NULL, NULL));
-    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_write_safetensors(NULL, NULL, write_nothing, NULL));
+    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_write_safetensors(NULL, write_nothing, NULL, NULL));
     REFUSED(ctx, DQT_E_ARGUMENT, "write", dqt_llama_write_safetensors(w.model, NULL, NULL, NULL));
-    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_import_safetensors(NULL, "x", DQT_ROUND_NEAREST, 0));
-    REFUSED(ctx, DQT_E_ARGUMENT, "path", dqt_llama_import_safetensors(w.model, NULL, DQT_ROUND_NEAREST, 0));
-    REFUSED(ctx, DQT_E_ARGUMENT, "rounding", dqt_llama_import_safetensors(w.model, "x", DQT_ROUND_ECO_NEAREST, 0));
+    REFUSED(NULL, DQT_E_ARGUMENT, "model",
+            dqt_llama_import_safetensors(NULL, "x", import_rounding(DQT_ROUND_NEAREST, 0)));
+    REFUSED(ctx, DQT_E_ARGUMENT, "path",
+            dqt_llama_import_safetensors(w.model, NULL, import_rounding(DQT_ROUND_NEAREST, 0)));
+    REFUSED(ctx, DQT_E_ARGUMENT, "rounding",
+            dqt_llama_import_safetensors(w.model, "x", import_rounding(DQT_ROUND_ECO_NEAREST, 0)));
     dqt_host_bytes_free(NULL, NULL, 0);
     dqt_host_bytes_free(ctx, NULL, 0);
     end(&w);

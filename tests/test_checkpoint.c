@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "calls.h"
 #include "counting_alloc.h"
 #include "formats.h"
 #include "io/checkpoint.h"
@@ -41,7 +42,7 @@ static void job_tape(struct job *j) {
     o.max_length = LENGTH;
     dqt_layer *const *layers;
     size_t count;
-    OK(j->ctx, dqt_llama_layers(j->model, &layers, &count));
+    OK(j->ctx, dqt_llama_get_layers(j->model, &layers, &count));
     OK(j->ctx, dqt_tape_create(j->ctx, layers, count, &o, &j->tape));
 }
 
@@ -50,7 +51,7 @@ static struct job job_new(dqt_context *ctx, const dqt_llama_config *config, cons
     dqt_layer *const *layers;
     size_t count;
     OK(ctx, dqt_llama_create(ctx, config, &j.model));
-    OK(ctx, dqt_llama_layers(j.model, &layers, &count));
+    OK(ctx, dqt_llama_get_layers(j.model, &layers, &count));
     OK(ctx, dqt_updater_create(ctx, layers, count, options, &j.updater));
     job_tape(&j);
     return j;
@@ -72,9 +73,9 @@ static void job_train(struct job *j, uint64_t first, uint64_t count) {
         }
         float loss;
         OK(j->ctx, dqt_tape_zero_gradients(j->tape));
-        OK(j->ctx, dqt_llama_loss(j->model, j->tape, tokens, targets, BATCH, LENGTH, &loss, NULL));
+        OK(j->ctx, dqt_llama_loss(j->model, j->tape, batch_pairs(tokens, targets, BATCH, LENGTH), &loss, NULL));
         OK(j->ctx, dqt_llama_backward(j->model, j->tape, 1));
-        OK(j->ctx, dqt_updater_step(j->updater, j->tape, 0.02f, NULL));
+        OK(j->ctx, dqt_updater_step(j->updater, j->tape, step_rate(0.02f), NULL));
     }
 }
 
@@ -91,7 +92,7 @@ static dqt_updater_options updater_of(int32_t optimizer, int32_t momentum, int32
 
 static struct memory_file job_bytes(const struct job *j, const void *host, size_t host_size) {
     struct memory_file f = memory_new();
-    OK(j->ctx, dqt_llama_write(j->model, j->updater, host, host_size, memory_write, &f));
+    OK(j->ctx, dqt_llama_write(j->model, j->updater, memory_write, &f, save_host(host, host_size)));
     return f;
 }
 
@@ -129,7 +130,7 @@ static void check_resume(const dqt_llama_config *c, const dqt_updater_options *o
     job_train(&part, 0, 10);
     struct memory_file middle = job_bytes(&part, NULL, 0);
     job_end(&part);
-    OK(ctx, dqt_llama_read(ctx, memory_read, &middle, &resumed.model, &resumed.updater, NULL, NULL));
+    OK(ctx, read_checkpoint(ctx, memory_read, &middle, &resumed.model, &resumed.updater, NULL, NULL));
     struct memory_file again = job_bytes(&resumed, NULL, 0);
     CHECK(same_bytes(&middle, &again));
     job_tape(&resumed);
@@ -168,7 +169,7 @@ static void resume_adafactor(void) {
                 dqt_updater_options o = updater_of(DQT_OPTIMIZER_ADAFACTOR, m, DQT_STATE_F32, DQT_ROUND_STOCHASTIC);
                 o.lagged = lagged;
                 o.clip = DQT_CLIP_PREVIOUS_NORM;
-                if (!momentum) o.beta1 = 0;
+                if (!momentum) o.beta1 = -1;
                 check_resume(&c, &o);
             }
 }
@@ -203,7 +204,7 @@ static void resume_formats(void) {
     c.linear.storage = DQT_FORMAT_INT8;
     c.linear.compute = DQT_FORMAT_TERNARY;
     c.mlp = DQT_MLP_SQUARED_RELU;
-    c.sub_norms = 0;
+    c.no_sub_norms = 1;
     check_resume(&c, &o);
 }
 
@@ -218,7 +219,7 @@ static void check_refused(dqt_context *ctx, struct memory_file *f, dqt_status ex
     void *host = ctx;
     size_t host_size = 99;
     f->position = 0;
-    const dqt_status status = dqt_llama_read(ctx, memory_read, f, &model, &updater, &host, &host_size);
+    const dqt_status status = read_checkpoint(ctx, memory_read, f, &model, &updater, &host, &host_size);
     CHECKF(status == expected, "%s at byte %zu of %zu: %s", what, where, f->size, dqt_status_string(status));
     CHECK(status == DQT_OK || dqt_last_error(ctx)[0] != '\0');
     CHECK(!model && !updater && !host && host_size == 0);
@@ -393,8 +394,8 @@ static void host_bytes(void) {
             size_t host_size = 7;
             f.position = 0;
             f.most = wanted % 2 ? 1000 : 0;
-            OK(ctx, dqt_llama_read(ctx, memory_read, &f, &model, wanted & 1 ? &updater : NULL,
-                                   wanted & 2 ? &host : NULL, &host_size));
+            OK(ctx, read_checkpoint(ctx, memory_read, &f, &model, wanted & 1 ? &updater : NULL,
+                                    wanted & 2 ? &host : NULL, &host_size));
             CHECK(host_size == size && (updater != NULL) == (wanted & 1));
             CHECK((host != NULL) == ((wanted & 2) && size));
             CHECK(!host || memcmp(host, bytes, size) == 0);
@@ -419,7 +420,7 @@ static void streams_are_not_overread(void) {
     for (size_t i = 0; i < 3; i++)
         memory_write(&f, "tail", 4);
     dqt_llama *model;
-    OK(ctx, dqt_llama_read(ctx, memory_read, &f, &model, NULL, NULL, NULL));
+    OK(ctx, read_checkpoint(ctx, memory_read, &f, &model, NULL, NULL, NULL));
     CHECK(f.position == size);
     dqt_llama_destroy(model);
     free(f.bytes);
@@ -443,7 +444,7 @@ static void failing_callbacks(void) {
         check_refused(ctx, &f, DQT_E_IO, "failing read", f.fail_at);
         struct memory_file out = memory_new();
         out.fail_at = f.fail_at;
-        CHECK(dqt_llama_write(j.model, j.updater, "host", 4, memory_write, &out) == DQT_E_IO);
+        CHECK(dqt_llama_write(j.model, j.updater, memory_write, &out, save_host("host", 4)) == DQT_E_IO);
         CHECK(strstr(dqt_last_error(ctx), "28") != NULL);
         CHECK(dqt_context_allocated(ctx) == before);
         free(out.bytes);
@@ -469,13 +470,13 @@ static void failing_allocations(void) {
         const size_t before = dqt_context_allocated(ctx);
         f.position = 0;
         counting.fail_at = counting.calls + n;
-        const dqt_status status = dqt_llama_read(ctx, memory_read, &f, &model, &updater, &host, &host_size);
+        const dqt_status status = read_checkpoint(ctx, memory_read, &f, &model, &updater, &host, &host_size);
         counting.fail_at = SIZE_MAX;
         if (status == DQT_OK) {
             const size_t loaded = dqt_context_allocated(ctx);
             counting.fail_at = counting.calls;
             struct memory_file out = memory_new();
-            CHECK(dqt_llama_write(model, updater, NULL, 0, memory_write, &out) == DQT_E_MEMORY);
+            CHECK(dqt_llama_write(model, updater, memory_write, &out, NULL) == DQT_E_MEMORY);
             CHECK(out.size == 0 && dqt_context_allocated(ctx) == loaded);
             counting.fail_at = SIZE_MAX;
             dqt_host_bytes_free(ctx, host, host_size);
@@ -514,16 +515,16 @@ static void paths(void) {
     const dqt_llama_config c = small_config();
     const dqt_updater_options o = updater_of(DQT_OPTIMIZER_ADAMW, DQT_STATE_F32, DQT_STATE_F32, DQT_ROUND_STOCHASTIC);
     struct job j = job_new(ctx, &c, &o);
-    OK(ctx, dqt_llama_save(j.model, j.updater, "first", 5, path));
-    OK(ctx, dqt_llama_save(j.model, j.updater, "again", 5, path));
+    OK(ctx, dqt_llama_save(j.model, j.updater, path, save_host("first", 5)));
+    OK(ctx, dqt_llama_save(j.model, j.updater, path, save_host("again", 5)));
     CHECK(files_in(folder) == 1);
     struct memory_file f = job_bytes(&j, "again", 5), saved = slurp(path);
     CHECK(same_bytes(&f, &saved));
 
     /* A save that fails leaves the old file and no other. */
-    CHECK(dqt_llama_save(j.model, j.updater, NULL, 0, missing) == DQT_E_IO);
+    CHECK(dqt_llama_save(j.model, j.updater, missing, NULL) == DQT_E_IO);
     counting.fail_at = counting.calls + 1; /* the buffer, after the path */
-    CHECK(dqt_llama_save(j.model, j.updater, NULL, 0, path) == DQT_E_MEMORY);
+    CHECK(dqt_llama_save(j.model, j.updater, path, NULL) == DQT_E_MEMORY);
     counting.fail_at = SIZE_MAX;
     CHECK(files_in(folder) == 1);
     struct memory_file kept = slurp(path);
@@ -532,19 +533,19 @@ static void paths(void) {
     dqt_llama *model;
     void *host;
     size_t size;
-    OK(ctx, dqt_llama_load(ctx, path, &model, NULL, &host, &size));
+    OK(ctx, load_checkpoint(ctx, path, &model, NULL, &host, &size));
     CHECK(size == 5 && host && memcmp(host, "again", 5) == 0);
     dqt_host_bytes_free(ctx, host, size);
     dqt_llama_destroy(model);
 
-    CHECK(dqt_llama_load(ctx, missing, &model, NULL, NULL, NULL) == DQT_E_IO && !model);
+    CHECK(load_checkpoint(ctx, missing, &model, NULL, NULL, NULL) == DQT_E_IO && !model);
     FILE *out = fopen(path, "ab");
     CHECK(out && fputc(0, out) == 0 && fclose(out) == 0);
-    CHECK(dqt_llama_load(ctx, path, &model, NULL, NULL, NULL) == DQT_E_FORMAT && !model);
+    CHECK(load_checkpoint(ctx, path, &model, NULL, NULL, NULL) == DQT_E_FORMAT && !model);
     CHECK(truncate(path, (off_t)f.size - 1) == 0);
-    CHECK(dqt_llama_load(ctx, path, &model, NULL, NULL, NULL) == DQT_E_FORMAT && !model);
+    CHECK(load_checkpoint(ctx, path, &model, NULL, NULL, NULL) == DQT_E_FORMAT && !model);
     CHECK(truncate(path, 0) == 0);
-    CHECK(dqt_llama_load(ctx, path, &model, NULL, NULL, NULL) == DQT_E_FORMAT && !model);
+    CHECK(load_checkpoint(ctx, path, &model, NULL, NULL, NULL) == DQT_E_FORMAT && !model);
     unlink(path);
     rmdir(folder);
     free(f.bytes);
@@ -566,26 +567,26 @@ static void arguments(void) {
     dqt_llama *model, *shape;
     c.shape_only = 1;
     OK(ctx, dqt_llama_create(ctx, &c, &shape));
-    CHECK(dqt_llama_write(NULL, NULL, NULL, 0, memory_write, &f) == DQT_E_ARGUMENT);
-    CHECK(dqt_llama_write(j.model, NULL, NULL, 0, NULL, &f) == DQT_E_ARGUMENT);
-    CHECK(dqt_llama_write(j.model, NULL, NULL, 1, memory_write, &f) == DQT_E_ARGUMENT);
-    CHECK(dqt_llama_write(shape, NULL, NULL, 0, memory_write, &f) == DQT_E_STATE);
-    CHECK(dqt_llama_write(j.model, other.updater, NULL, 0, memory_write, &f) == DQT_E_UNSUPPORTED);
-    CHECK(dqt_llama_save(j.model, NULL, NULL, 0, NULL) == DQT_E_ARGUMENT);
-    CHECK(dqt_llama_load(ctx, NULL, &model, NULL, NULL, NULL) == DQT_E_ARGUMENT);
-    CHECK(dqt_llama_load(NULL, "x", &model, NULL, NULL, NULL) == DQT_E_ARGUMENT);
-    CHECK(dqt_llama_read(ctx, NULL, NULL, &model, NULL, NULL, NULL) == DQT_E_ARGUMENT);
-    CHECK(dqt_llama_read(ctx, memory_read, &f, NULL, NULL, NULL, NULL) == DQT_E_ARGUMENT);
+    CHECK(dqt_llama_write(NULL, NULL, memory_write, &f, NULL) == DQT_E_ARGUMENT);
+    CHECK(dqt_llama_write(j.model, NULL, NULL, &f, NULL) == DQT_E_ARGUMENT);
+    CHECK(dqt_llama_write(j.model, NULL, memory_write, &f, save_host(NULL, 1)) == DQT_E_ARGUMENT);
+    CHECK(dqt_llama_write(shape, NULL, memory_write, &f, NULL) == DQT_E_STATE);
+    CHECK(dqt_llama_write(j.model, other.updater, memory_write, &f, NULL) == DQT_E_UNSUPPORTED);
+    CHECK(dqt_llama_save(j.model, NULL, NULL, NULL) == DQT_E_ARGUMENT);
+    CHECK(load_checkpoint(ctx, NULL, &model, NULL, NULL, NULL) == DQT_E_ARGUMENT);
+    CHECK(load_checkpoint(NULL, "x", &model, NULL, NULL, NULL) == DQT_E_ARGUMENT);
+    CHECK(read_checkpoint(ctx, NULL, NULL, &model, NULL, NULL, NULL) == DQT_E_ARGUMENT);
+    CHECK(dqt_llama_read(ctx, memory_read, &f, NULL, NULL) == DQT_E_ARGUMENT);
     CHECK(f.size == 0);
 
     /* A model that could not be read again is not written. */
     dqt_parameter p = {.struct_size = sizeof p};
     void *gain;
     size_t bytes;
-    OK(ctx, dqt_tape_parameter(j.tape, 1, &p));
+    OK(ctx, dqt_tape_get_parameter(j.tape, 1, &p));
     OK(ctx, dqt_tensor_data(p.tensor, &gain, &bytes));
     ((float *)gain)[3] = NAN;
-    CHECK(dqt_llama_write(j.model, NULL, NULL, 0, memory_write, &f) == DQT_E_NUMERIC && f.size == 0);
+    CHECK(dqt_llama_write(j.model, NULL, memory_write, &f, NULL) == DQT_E_NUMERIC && f.size == 0);
     dqt_host_bytes_free(NULL, NULL, 0);
     dqt_host_bytes_free(ctx, NULL, 0);
     dqt_llama_destroy(shape);

@@ -1,6 +1,7 @@
 /* Processes that die while they save, and a file system that is full: the file is the old one or the new one. */
 #define _GNU_SOURCE
 
+#include "calls.h"
 #include "files_fixture.h"
 
 #include <sched.h>
@@ -20,7 +21,7 @@ static unsigned char host[HOST_BYTES];
 
 static dqt_status save_large(struct place *p, const char *path, uint64_t version) {
     memcpy(host, &version, sizeof version);
-    return dqt_llama_save(p->model, NULL, host, sizeof host, path);
+    return dqt_llama_save(p->model, NULL, path, save_host(host, sizeof host));
 }
 
 static void save_for_ever(struct place *p, const char *path, struct progress *progress) {
@@ -101,15 +102,17 @@ static int fill_up(struct place *p, const char *path) {
     static const uint64_t first = 1, third = 3;
     memcpy(large, &first, sizeof first);
     /* The old file of 700 KiB leaves no room for a new one of that size; a small one fits. */
-    if (dqt_llama_save(p->model, NULL, large, sizeof large, path) != DQT_OK) return 1;
+    if (dqt_llama_save(p->model, NULL, path, save_host(large, sizeof large)) != DQT_OK) return 1;
     for (int i = 0; i < 20; i++) {
-        if (dqt_llama_save(p->model, NULL, large, sizeof large, path) != DQT_E_IO) return 2;
+        if (dqt_llama_save(p->model, NULL, path, save_host(large, sizeof large)) != DQT_E_IO) return 2;
         if (!strstr(dqt_last_error(p->ctx), strerror(ENOSPC))) return 3;
         if (entries_in(p->folder) != 1 || version_of(p, path) != 1) return 4;
     }
-    if (dqt_llama_save(p->model, NULL, &third, sizeof third, path) != DQT_OK || version_of(p, path) != 3) return 5;
-    if (dqt_llama_save(p->model, NULL, large, sizeof large, path) != DQT_OK || version_of(p, path) != 1) return 6;
-    if (dqt_llama_export_safetensors(p->model, NULL, path) != DQT_OK) return 7;
+    if (dqt_llama_save(p->model, NULL, path, save_host(&third, sizeof third)) != DQT_OK || version_of(p, path) != 3)
+        return 5;
+    if (dqt_llama_save(p->model, NULL, path, save_host(large, sizeof large)) != DQT_OK || version_of(p, path) != 1)
+        return 6;
+    if (dqt_llama_export_safetensors(p->model, path, NULL) != DQT_OK) return 7;
     return entries_in(p->folder) == 1 ? 0 : 8;
 }
 

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include "calls.h"
 #include "isa_contexts.h"
 #include "optim/updater.h"
 
@@ -94,12 +95,12 @@ static void open_tape(struct training *t, bool gradients) {
     dqt_tape_options_init(&o, sizeof o);
     o.max_batch = BATCH;
     o.max_length = LENGTH;
-    o.gradients = gradients;
+    o.no_gradient_buffers = !(gradients);
     o.recompute = t->setup.recompute;
     o.checkpoint_format = t->setup.checkpoint;
     o.gradient_format = t->setup.gradient;
     o.seed = 9;
-    OK(t->ctx, dqt_llama_layers(t->model, &t->layers, &t->num_layers));
+    OK(t->ctx, dqt_llama_get_layers(t->model, &t->layers, &t->num_layers));
     OK(t->ctx, dqt_tape_create(t->ctx, t->layers, t->num_layers, &o, &t->tape));
 }
 
@@ -155,13 +156,15 @@ static void train(struct training *t, size_t steps, bool fused) {
     int32_t tokens[TOKENS], targets[TOKENS];
     for (size_t i = 0; i < steps; i++, t->steps++) {
         batch_of(t->steps, tokens, targets);
-        OK(t->ctx, dqt_llama_loss(t->model, t->tape, tokens, targets, BATCH, LENGTH, &t->losses[t->steps], NULL));
+        OK(t->ctx,
+           dqt_llama_loss(t->model, t->tape, batch_pairs(tokens, targets, BATCH, LENGTH), &t->losses[t->steps], NULL));
         if (fused) {
-            OK(t->ctx, dqt_llama_backward_update(t->model, t->tape, t->updater, t->setup.learning_rate, NULL));
+            OK(t->ctx,
+               dqt_llama_backward_update(t->model, t->tape, t->updater, step_rate(t->setup.learning_rate), NULL));
         } else {
             OK(t->ctx, dqt_tape_zero_gradients(t->tape));
             OK(t->ctx, dqt_llama_backward(t->model, t->tape, 1.0f));
-            OK(t->ctx, dqt_updater_step(t->updater, t->tape, t->setup.learning_rate, NULL));
+            OK(t->ctx, dqt_updater_step(t->updater, t->tape, step_rate(t->setup.learning_rate), NULL));
         }
     }
 }
@@ -198,13 +201,13 @@ static dqt_status add_state(void *arg, const char *label, void *data, size_t cou
 
 static void add_weights(struct snapshot *s, dqt_tape *tape) {
     size_t count = 0;
-    CHECK(dqt_tape_num_parameters(tape, &count) == DQT_OK);
+    CHECK(dqt_tape_get_num_parameters(tape, &count) == DQT_OK);
     for (size_t i = 0; i < count; i++) {
         dqt_parameter p = {.struct_size = sizeof p};
         dqt_tensor_info info = {.struct_size = sizeof info};
         void *data = NULL;
         size_t bytes = 0;
-        CHECK(dqt_tape_parameter(tape, i, &p) == DQT_OK && dqt_tensor_data(p.tensor, &data, &bytes) == DQT_OK);
+        CHECK(dqt_tape_get_parameter(tape, i, &p) == DQT_OK && dqt_tensor_data(p.tensor, &data, &bytes) == DQT_OK);
         CHECK(dqt_tensor_get_info(p.tensor, &info) == DQT_OK);
         snapshot_add(s, p.name, data, bytes);
         if (info.num_scales == 0) continue;
@@ -217,11 +220,11 @@ static void add_weights(struct snapshot *s, dqt_tape *tape) {
 
 static void add_gradients(struct snapshot *s, dqt_tape *tape) {
     size_t count = 0;
-    CHECK(dqt_tape_num_parameters(tape, &count) == DQT_OK);
+    CHECK(dqt_tape_get_num_parameters(tape, &count) == DQT_OK);
     for (size_t i = 0; i < count; i++) {
         dqt_parameter p = {.struct_size = sizeof p};
         float *g = NULL;
-        CHECK(dqt_tape_parameter(tape, i, &p) == DQT_OK && dqt_tape_gradient(tape, i, &g) == DQT_OK);
+        CHECK(dqt_tape_get_parameter(tape, i, &p) == DQT_OK && dqt_tape_gradient_data(tape, i, &g) == DQT_OK);
         if (g) snapshot_add(s, p.name, g, p.rows * p.cols * sizeof *g);
     }
 }
@@ -435,16 +438,16 @@ static struct snapshot *updated(dqt_context *ctx, const struct setup *s) {
     size_t parameters = 0;
     uint64_t seed = 1;
     if (training_open(&t, ctx, s, true)) {
-        OK(ctx, dqt_tape_num_parameters(t.tape, &parameters));
+        OK(ctx, dqt_tape_get_num_parameters(t.tape, &parameters));
         for (int step = 0; step < 3; step++) {
             for (size_t i = 0; i < parameters; i++) {
                 dqt_parameter p = {.struct_size = sizeof p};
-                OK(ctx, dqt_tape_parameter(t.tape, i, &p));
+                OK(ctx, dqt_tape_get_parameter(t.tape, i, &p));
                 float *g = random_floats(p.rows * p.cols, 0.01f, seed++);
-                OK(ctx, dqt_tape_write_gradient(t.tape, i, 0, p.rows, g));
+                OK(ctx, dqt_tape_set_gradient(t.tape, i, 0, p.rows, g));
                 free(g);
             }
-            OK(ctx, dqt_updater_step(t.updater, t.tape, s->learning_rate, NULL));
+            OK(ctx, dqt_updater_step(t.updater, t.tape, step_rate(s->learning_rate), NULL));
         }
         result = take_snapshot(&t);
     }
@@ -510,7 +513,7 @@ static void interrupted(void) {
         if (!training_open(&t, first, &s, false)) return;
         train(&t, 10, true);
         uint64_t pass = 0;
-        OK(first, dqt_llama_write(t.model, t.updater, NULL, 0, write_memory, &f));
+        OK(first, dqt_llama_write(t.model, t.updater, write_memory, &f, NULL));
         OK(first, dqt_tape_get_pass(t.tape, &pass));
         CHECK(pass == 10);
         resumed = t;
@@ -519,7 +522,7 @@ static void interrupted(void) {
         resumed.model = NULL;
         resumed.updater = NULL;
         resumed.tape = NULL;
-        OK(second, dqt_llama_read(second, read_memory, &f, &resumed.model, &resumed.updater, NULL, NULL));
+        OK(second, read_checkpoint(second, read_memory, &f, &resumed.model, &resumed.updater, NULL, NULL));
         CHECK(f.at == f.size);
         if (resumed.model && resumed.updater) {
             open_tape(&resumed, false);
@@ -546,18 +549,19 @@ static double *gradients_of(struct training *t, const int32_t *tokens, const int
     OK(t->ctx, dqt_tape_zero_gradients(t->tape));
     for (size_t i = 0; i < parts; i++) {
         const size_t at = i * (batch / parts) * LENGTH;
-        OK(t->ctx, dqt_llama_loss(t->model, t->tape, tokens + at, targets + at, batch / parts, LENGTH, &loss, NULL));
+        OK(t->ctx, dqt_llama_loss(t->model, t->tape, batch_pairs(tokens + at, targets + at, batch / parts, LENGTH),
+                                  &loss, NULL));
         OK(t->ctx, dqt_llama_backward(t->model, t->tape, 1.0f / (float)parts));
     }
-    OK(t->ctx, dqt_tape_num_parameters(t->tape, &parameters));
+    OK(t->ctx, dqt_tape_get_num_parameters(t->tape, &parameters));
     double *all = NULL;
     *count = 0;
     for (size_t i = 0; i < parameters; i++) {
         dqt_parameter p = {.struct_size = sizeof p};
-        OK(t->ctx, dqt_tape_parameter(t->tape, i, &p));
+        OK(t->ctx, dqt_tape_get_parameter(t->tape, i, &p));
         const size_t n = p.rows * p.cols;
         float *g = malloc(n * sizeof *g);
-        OK(t->ctx, dqt_tape_read_gradient(t->tape, i, 0, p.rows, g));
+        OK(t->ctx, dqt_tape_get_gradient(t->tape, i, 0, p.rows, g));
         all = realloc(all, (*count + n) * sizeof *all);
         for (size_t k = 0; k < n; k++)
             all[*count + k] = (double)g[k];
@@ -659,7 +663,7 @@ static void pipelined_blocks(void) {
         if (!training_open(&t, ctx, &s, true)) return;
         struct snapshot *whole = calloc(1, sizeof *whole), *hand = calloc(1, sizeof *hand);
         float loss[2] = {0}, *x = calloc(TOKENS * 80, sizeof *x);
-        OK(ctx, dqt_llama_loss(t.model, t.tape, tokens, targets, BATCH, LENGTH, &loss[0], NULL));
+        OK(ctx, dqt_llama_loss(t.model, t.tape, batch_pairs(tokens, targets, BATCH, LENGTH), &loss[0], NULL));
         OK(ctx, dqt_llama_backward(t.model, t.tape, 0.5f));
         add_gradients(whole, t.tape);
 
@@ -671,11 +675,11 @@ static void pipelined_blocks(void) {
         o.recompute = recompute;
         OK(ctx, dqt_tape_create(ctx, t.layers, 2, &o, &front));
         OK(ctx, dqt_tape_create(ctx, t.layers + 2, 3, &o, &back));
-        OK(ctx, dqt_embedding_forward(t.layers[0], front, BATCH, LENGTH, tokens, x));
-        OK(ctx, dqt_llama_forward_blocks(t.model, front, 0, 1, BATCH, LENGTH, x));
-        OK(ctx, dqt_llama_forward_blocks(t.model, back, 1, 1, BATCH, LENGTH, x));
-        OK(ctx, dqt_layer_forward(t.layers[3], back, BATCH, LENGTH, x, x));
-        OK(ctx, dqt_head_loss(t.layers[4], back, BATCH, LENGTH, x, targets, &loss[1], NULL));
+        OK(ctx, dqt_embedding_forward(t.layers[0], front, batch_tokens(tokens, BATCH, LENGTH), x));
+        OK(ctx, dqt_llama_forward_blocks(t.model, front, 0, 1, batch_shape(BATCH, LENGTH), x));
+        OK(ctx, dqt_llama_forward_blocks(t.model, back, 1, 1, batch_shape(BATCH, LENGTH), x));
+        OK(ctx, dqt_layer_forward(t.layers[3], back, batch_shape(BATCH, LENGTH), x, x));
+        OK(ctx, dqt_head_loss(t.layers[4], back, batch_targets(targets, BATCH, LENGTH), x, &loss[1], NULL));
         CHECKF(memcmp(&loss[0], &loss[1], sizeof *loss) == 0, "%.9g, %.9g", (double)loss[0], (double)loss[1]);
         OK(ctx, dqt_head_backward(t.layers[4], back, 0.5f, x));
         OK(ctx, dqt_layer_backward(t.layers[3], back, x, x));
@@ -689,10 +693,10 @@ static void pipelined_blocks(void) {
         /* and on the whole's tape, both blocks at once */
         struct snapshot *again = calloc(1, sizeof *again);
         OK(ctx, dqt_tape_zero_gradients(t.tape));
-        OK(ctx, dqt_embedding_forward(t.layers[0], t.tape, BATCH, LENGTH, tokens, x));
-        OK(ctx, dqt_llama_forward_blocks(t.model, t.tape, 0, 2, BATCH, LENGTH, x));
-        OK(ctx, dqt_layer_forward(t.layers[3], t.tape, BATCH, LENGTH, x, x));
-        OK(ctx, dqt_head_loss(t.layers[4], t.tape, BATCH, LENGTH, x, targets, &loss[1], NULL));
+        OK(ctx, dqt_embedding_forward(t.layers[0], t.tape, batch_tokens(tokens, BATCH, LENGTH), x));
+        OK(ctx, dqt_llama_forward_blocks(t.model, t.tape, 0, 2, batch_shape(BATCH, LENGTH), x));
+        OK(ctx, dqt_layer_forward(t.layers[3], t.tape, batch_shape(BATCH, LENGTH), x, x));
+        OK(ctx, dqt_head_loss(t.layers[4], t.tape, batch_targets(targets, BATCH, LENGTH), x, &loss[1], NULL));
         OK(ctx, dqt_head_backward(t.layers[4], t.tape, 0.5f, x));
         OK(ctx, dqt_layer_backward(t.layers[3], t.tape, x, x));
         OK(ctx, dqt_llama_backward_blocks(t.model, t.tape, 0, 2, x));
@@ -723,18 +727,19 @@ static double gradient_sum(struct training *t, size_t parameter) {
     dqt_parameter p = {.struct_size = sizeof p};
     float *g = NULL;
     double sum = 0;
-    OK(t->ctx, dqt_tape_parameter(t->tape, parameter, &p));
-    if (dqt_tape_gradient(t->tape, parameter, &g) != DQT_OK) return 0;
+    OK(t->ctx, dqt_tape_get_parameter(t->tape, parameter, &p));
+    if (dqt_tape_gradient_data(t->tape, parameter, &g) != DQT_OK) return 0;
     for (size_t i = 0; i < p.rows * p.cols; i++)
         sum += (double)g[i] * (double)(i % 7 + 1);
     return sum;
 }
 
-static void on_gradient(void *user_data, size_t parameter) {
+static int32_t on_gradient(void *user_data, size_t parameter) {
     struct ready *r = user_data;
     if (r->count == 64) abort();
     r->sums[r->count] = gradient_sum(r->t, parameter);
     r->order[r->count++] = parameter;
+    return 0;
 }
 
 /* Rank of a parameter in the order of backward: head, norm, blocks from last to first, embedding. */
@@ -760,18 +765,18 @@ static void gradients_announced(void) {
         s.tied = way >> 1;
         if (!training_open(&t, ctx, &s, !fused)) return;
         struct ready r = {.t = &t};
-        OK(ctx, dqt_tape_num_parameters(t.tape, &parameters));
+        OK(ctx, dqt_tape_get_num_parameters(t.tape, &parameters));
         OK(ctx, dqt_tape_on_gradient(t.tape, on_gradient, &r));
-        OK(ctx, dqt_llama_loss(t.model, t.tape, tokens, targets, BATCH, LENGTH, &loss, NULL));
+        OK(ctx, dqt_llama_loss(t.model, t.tape, batch_pairs(tokens, targets, BATCH, LENGTH), &loss, NULL));
         CHECK(r.count == 0);
         if (fused)
-            OK(ctx, dqt_llama_backward_update(t.model, t.tape, t.updater, 1e-3f, NULL));
+            OK(ctx, dqt_llama_backward_update(t.model, t.tape, t.updater, step_rate(1e-3f), NULL));
         else
             OK(ctx, dqt_llama_backward(t.model, t.tape, 1.0f));
         CHECKF(r.count == parameters, "tied %d, fused %d: %zu of %zu", s.tied, fused, r.count, parameters);
         for (size_t i = 0; i < r.count; i++) {
             dqt_parameter p = {.struct_size = sizeof p};
-            OK(ctx, dqt_tape_parameter(t.tape, r.order[i], &p));
+            OK(ctx, dqt_tape_get_parameter(t.tape, r.order[i], &p));
             const int rank = rank_of(p.name);
             CHECKF(rank >= last, "tied %d, fused %d: %s is late", s.tied, fused, p.name);
             last = rank;

@@ -58,15 +58,15 @@ static dqt_context *ctx;
 static dqt_llama *model;
 
 static dqt_status save(const char *path) {
-    return dqt_llama_save(model, NULL, NULL, 0, path);
+    return dqt_llama_save(model, NULL, path, NULL);
 }
 
 static dqt_status export_gguf(const char *path) {
-    return dqt_llama_export_gguf(model, NULL, path);
+    return dqt_llama_export_gguf(model, path, NULL);
 }
 
 static dqt_status export_safetensors(const char *path) {
-    return dqt_llama_export_safetensors(model, NULL, path);
+    return dqt_llama_export_safetensors(model, path, NULL);
 }
 
 static const struct {
@@ -84,7 +84,7 @@ static void begin(void) {
     c.intermediate_size = 48;
     c.num_layers = 1;
     c.num_heads = 2;
-    c.sub_norms = 0;
+    c.no_sub_norms = 1;
     c.tie_embeddings = 1;
     OK(ctx, dqt_llama_create(ctx, &c, &model));
     snprintf(disk.folder, sizeof disk.folder, "/tmp/dqt-durability-XXXXXX");

@@ -1,6 +1,7 @@
 /* Allocation faults: every function that allocates is called with allocation 0, 1, 2, ... failing, until it succeeds.
  * And planned memory: what *_memory functions foretell is what the allocator counts, to the byte. */
 #define _POSIX_C_SOURCE 200809L
+#include "calls.h"
 #include "counting_alloc.h"
 #include "memory_file.h"
 #include "test.h"
@@ -42,11 +43,11 @@ static void world_begin(struct world *w) {
     OK(w->ctx, dqt_embedding_create(w->ctx, 12, 16, NULL, &w->embedding));
     OK(w->ctx, dqt_linear_create(w->ctx, 16, 12, NULL, &w->linear));
     OK(w->ctx, dqt_llama_create(w->ctx, &c, &w->model));
-    OK(w->ctx, dqt_llama_layers(w->model, &w->layers, &w->num_layers));
+    OK(w->ctx, dqt_llama_get_layers(w->model, &w->layers, &w->num_layers));
     OK(w->ctx, dqt_tape_create(w->ctx, w->layers, w->num_layers, NULL, &w->tape));
     OK(w->ctx, dqt_updater_create(w->ctx, w->layers, w->num_layers, NULL, &w->updater));
     w->file = memory_new();
-    OK(w->ctx, dqt_llama_write(w->model, w->updater, "host", 4, memory_write, &w->file));
+    OK(w->ctx, dqt_llama_write(w->model, w->updater, memory_write, &w->file, save_host("host", 4)));
     snprintf(w->folder, sizeof w->folder, "/tmp/dqt-faults-XXXXXX");
     CHECK(mkdtemp(w->folder) != NULL);
     snprintf(w->safetensors, sizeof w->safetensors, "%s/a", w->folder);
@@ -54,7 +55,7 @@ static void world_begin(struct world *w) {
     dqt_safetensors_options o;
     OK(w->ctx, dqt_safetensors_options_init(&o, sizeof o));
     o.dtype = DQT_SAFETENSORS_CODES;
-    OK(w->ctx, dqt_llama_export_safetensors(w->model, &o, w->safetensors));
+    OK(w->ctx, dqt_llama_export_safetensors(w->model, w->safetensors, &o));
 }
 
 static void world_end(struct world *w) {
@@ -92,12 +93,12 @@ static uint64_t hash_tensor(uint64_t h, dqt_context *ctx, dqt_tensor *t) {
 static uint64_t world_hash(struct world *w) {
     uint64_t h = hash_tensor(14695981039346656037u, w->ctx, w->tensor), step = 0;
     size_t n = 0;
-    OK(w->ctx, dqt_tape_num_parameters(w->tape, &n));
+    OK(w->ctx, dqt_tape_get_num_parameters(w->tape, &n));
     for (size_t i = 0; i < n; i++) {
         dqt_parameter p = {.struct_size = sizeof p};
         float *gradient = NULL;
-        OK(w->ctx, dqt_tape_parameter(w->tape, i, &p));
-        OK(w->ctx, dqt_tape_gradient(w->tape, i, &gradient));
+        OK(w->ctx, dqt_tape_get_parameter(w->tape, i, &p));
+        OK(w->ctx, dqt_tape_gradient_data(w->tape, i, &gradient));
         h = hash_tensor(h, w->ctx, p.tensor);
         h = hash_bytes(h, gradient, p.rows * p.cols * sizeof *gradient);
     }
@@ -203,7 +204,7 @@ static dqt_status tape_with(struct world *w, int which, void **out) {
     CHECK(dqt_tape_options_init(&o, sizeof o) == DQT_OK);
     o.max_batch = 2;
     o.max_length = 5;
-    o.gradients = which != 1;
+    o.no_gradient_buffers = which == 1;
     o.inference = which == 2;
     o.recompute = which == 3 || which == 4;
     o.checkpoint_format = which == 4 ? DQT_FLOAT_BF16 : DQT_FLOAT_F32;
@@ -258,7 +259,7 @@ static void destroy_updater(void *u) {
 }
 
 static dqt_status session(struct world *w, void **out) {
-    return dqt_session_create(w->model, 100, (dqt_session **)out);
+    return dqt_session_create(w->model, session_of(100), (dqt_session **)out);
 }
 static void destroy_session(void *s) {
     dqt_session_destroy(s);
@@ -297,28 +298,29 @@ static int32_t write_away(void *user_data, const void *buffer, size_t size) {
     return 0;
 }
 static dqt_status write_checkpoint(struct world *w, void **out) {
-    const dqt_status status = dqt_llama_write(w->model, w->updater, "host", 4, write_away, NULL);
+    const dqt_status status = dqt_llama_write(w->model, w->updater, write_away, NULL, save_host("host", 4));
     *out = status == DQT_OK ? w : NULL;
     return status;
 }
 static dqt_status save_checkpoint(struct world *w, void **out) {
-    const dqt_status status = dqt_llama_save(w->model, w->updater, "host", 4, w->saved);
+    const dqt_status status = dqt_llama_save(w->model, w->updater, w->saved, save_host("host", 4));
     *out = status == DQT_OK ? w : NULL;
     return status;
 }
 /* The model's own codes: a success changes nothing, and neither may a failure. */
 static dqt_status import_safetensors(struct world *w, void **out) {
-    const dqt_status status = dqt_llama_import_safetensors(w->model, w->safetensors, DQT_ROUND_NEAREST, 0);
+    const dqt_status status =
+        dqt_llama_import_safetensors(w->model, w->safetensors, import_rounding(DQT_ROUND_NEAREST, 0));
     *out = status == DQT_OK ? w : NULL;
     return status;
 }
 static dqt_status write_gguf(struct world *w, void **out) {
-    const dqt_status status = dqt_llama_write_gguf(w->model, NULL, write_away, NULL);
+    const dqt_status status = dqt_llama_write_gguf(w->model, write_away, NULL, NULL);
     *out = status == DQT_OK ? w : NULL;
     return status;
 }
 static dqt_status write_safetensors(struct world *w, void **out) {
-    const dqt_status status = dqt_llama_write_safetensors(w->model, NULL, write_away, NULL);
+    const dqt_status status = dqt_llama_write_safetensors(w->model, write_away, NULL, NULL);
     *out = status == DQT_OK ? w : NULL;
     return status;
 }
@@ -332,11 +334,11 @@ static struct loaded {
     size_t host_size;
 } loaded;
 
-static dqt_status read_checkpoint(struct world *w, void **out) {
+static dqt_status read_back(struct world *w, void **out) {
     loaded = (struct loaded){.ctx = w->ctx};
     w->file.position = 0;
     const dqt_status status =
-        dqt_llama_read(w->ctx, memory_read, &w->file, &loaded.model, &loaded.updater, &loaded.host, &loaded.host_size);
+        read_checkpoint(w->ctx, memory_read, &w->file, &loaded.model, &loaded.updater, &loaded.host, &loaded.host_size);
     *out = status == DQT_OK ? &loaded : NULL;
     CHECK((status == DQT_OK) == (loaded.model != NULL) && !loaded.model == !loaded.updater &&
           !loaded.model == !loaded.host);
@@ -391,7 +393,7 @@ static const struct creation {
     {"tape_memory", tape_plan, destroy_nothing, 1},
     {"updater_memory", updater_plan, destroy_nothing, 1},
     {"llama_write", write_checkpoint, destroy_nothing, 1},
-    {"llama_read", read_checkpoint, destroy_loaded, 30},
+    {"llama_read", read_back, destroy_loaded, 30},
     {"llama_save", save_checkpoint, destroy_nothing, 1},
     {"llama_import_safetensors", import_safetensors, destroy_nothing, 1},
     {"llama_write_gguf", write_gguf, destroy_nothing, 1},
@@ -491,7 +493,7 @@ static dqt_llama_config grid_config(unsigned i) {
     dqt_llama_config c;
     CHECK(dqt_llama_config_init(&c, sizeof c) == DQT_OK);
     c.mlp = i & 1 ? DQT_MLP_SQUARED_RELU : DQT_MLP_SWIGLU;
-    c.sub_norms = (i >> 1) & 1;
+    c.no_sub_norms = !((i >> 1) & 1);
     c.tie_embeddings = (i >> 2) & 1;
     c.num_kv_heads = i & 8 ? 1 : 0;
     c.num_layers = 1 + i % 3;
@@ -518,7 +520,7 @@ static void check_tapes(dqt_context *ctx, const struct counting *memory, dqt_lay
         o.max_batch = 1 + (i + k) % 3;
         o.max_length = k % 2 ? 17 : 8;
         o.inference = k == 1;
-        o.gradients = k != 2;
+        o.no_gradient_buffers = k == 2;
         o.recompute = k >= 3 && k <= 6;
         o.checkpoint_format = k == 4 ? DQT_FLOAT_BF16 : DQT_FLOAT_F32;
         o.gradient_format = k < 8 ? DQT_FLOAT_F32 : (int32_t)k - 8;
@@ -534,7 +536,7 @@ static void check_tapes(dqt_context *ctx, const struct counting *memory, dqt_lay
         CHECKF(memory->bytes - before == planned.total, "model %u, tape %u: %zu bytes, planned %zu", i, k,
                memory->bytes - before, planned.total);
         CHECK(planned.total == planned.activations + planned.gradients + planned.workspace + planned.other);
-        CHECK((planned.gradients > 0) == (o.gradients && !o.inference));
+        CHECK((planned.gradients > 0) == (!o.no_gradient_buffers && !o.inference));
         dqt_tape_destroy(tape);
         CHECK(memory->bytes == before);
     }
@@ -550,7 +552,7 @@ static void check_updaters(dqt_context *ctx, const struct counting *memory, dqt_
                 o.optimizer = optimizer;
                 o.momentum_state = state;
                 o.variance_state = (state + 1) % 3;
-                o.beta1 = moment ? 0.9f : 0;
+                o.beta1 = moment ? 0.9f : -1;
                 o.rounding = moment ? DQT_ROUND_ECO_STOCHASTIC : DQT_ROUND_STOCHASTIC;
                 dqt_updater_memory_info planned = {.struct_size = sizeof planned}, real = {.struct_size = sizeof real};
                 const size_t before = memory->bytes;
@@ -580,7 +582,7 @@ static size_t count_weights(dqt_context *ctx, dqt_layer *const *layers, size_t n
         for (size_t k = 0; k < info.num_parameters; k++) {
             dqt_parameter p = {.struct_size = sizeof p};
             dqt_tensor_info t = {.struct_size = sizeof t};
-            OK(ctx, dqt_layer_parameter(layers[i], k, &p));
+            OK(ctx, dqt_layer_get_parameter(layers[i], k, &p));
             OK(ctx, dqt_tensor_get_info(p.tensor, &t));
             if (p.parameter_class < first || p.parameter_class > last) continue;
             weights += t.rows * t.cols;
@@ -607,8 +609,8 @@ static void check_model(int threads, unsigned i) {
     OK(ctx, dqt_llama_create(ctx, &c, &plan));
     dqt_layer *const *layers = NULL, *const *shapes = NULL;
     size_t n = 0, m = 0, bytes = 0;
-    OK(ctx, dqt_llama_layers(model, &layers, &n));
-    OK(ctx, dqt_llama_layers(plan, &shapes, &m));
+    OK(ctx, dqt_llama_get_layers(model, &layers, &n));
+    OK(ctx, dqt_llama_get_layers(plan, &shapes, &m));
     CHECK(n == m && n == c.num_layers + 3);
     CHECK(planned.linear_weights == count_weights(ctx, layers, n, DQT_CLASS_ATTENTION, DQT_CLASS_MLP, &bytes));
     CHECK(planned.linear_bytes == bytes);
@@ -657,7 +659,7 @@ static void planned_memory_of_layers(void) {
     counting_end(ctx, &memory);
 }
 
-/* A billion-parameter model is planned without memory for it, and what cannot be counted is nonfinite. */
+/* A billion-parameter model is planned without memory for it, and what cannot be counted is refused. */
 static void planning_large_models(void) {
     struct counting memory;
     dqt_context *ctx = counting_context(&memory);

@@ -2,6 +2,7 @@
  * replaced by this program's own functions of the same names, which the library's archive is linked with. */
 #define _GNU_SOURCE
 
+#include "calls.h"
 #include "files_fixture.h"
 
 #if defined(__linux__)
@@ -73,7 +74,7 @@ enum { HOST_BYTES = 300000 }; /* several writes */
 static dqt_status save(struct place *p, const char *path, uint64_t version) {
     static unsigned char host[HOST_BYTES];
     memcpy(host, &version, sizeof version);
-    return dqt_llama_save(p->model, NULL, host, sizeof host, path);
+    return dqt_llama_save(p->model, NULL, path, save_host(host, sizeof host));
 }
 
 static void arm(enum call call, size_t at, int error) {
@@ -161,7 +162,7 @@ static void reads_fail(void) {
     const size_t held = p.memory.bytes, descriptors = open_descriptors();
     for (size_t n = 0;; n++) {
         arm(READ, n, EIO);
-        const dqt_status status = dqt_llama_load(p.ctx, path, &model, NULL, NULL, NULL);
+        const dqt_status status = load_checkpoint(p.ctx, path, &model, NULL, NULL, NULL);
         faults.armed = false;
         if (status == DQT_OK) break;
         refused++;
@@ -170,10 +171,10 @@ static void reads_fail(void) {
     }
     CHECK(refused >= 4);
     dqt_llama_destroy(model);
-    OK(p.ctx, dqt_llama_export_safetensors(p.model, NULL, path));
+    OK(p.ctx, dqt_llama_export_safetensors(p.model, path, NULL));
     for (size_t n = 0; n < 2; n++) {
         arm(READ, n, EIO);
-        CHECK(dqt_llama_import_safetensors(p.model, path, DQT_ROUND_NEAREST, 0) == DQT_E_IO);
+        CHECK(dqt_llama_import_safetensors(p.model, path, import_rounding(DQT_ROUND_NEAREST, 0)) == DQT_E_IO);
         faults.armed = false;
         CHECKF(strstr(dqt_last_error(p.ctx), strerror(EIO)), "%s", dqt_last_error(p.ctx));
     }

@@ -2,6 +2,7 @@
  * read, left-over temporary files, descriptors. */
 #define _GNU_SOURCE
 
+#include "calls.h"
 #include "files_fixture.h"
 
 #include <sys/file.h>
@@ -18,8 +19,8 @@ static void check_refused(struct place *p, const char *path, const char *word) {
     CHECKF(save_version(p, path, 1) == DQT_E_IO, "%s", path);
     CHECKF(strstr(dqt_last_error(p->ctx), word) && strstr(dqt_last_error(p->ctx), path), "%s: %s", word,
            dqt_last_error(p->ctx));
-    CHECK(dqt_llama_export_gguf(p->model, NULL, path) == DQT_E_IO);
-    CHECK(dqt_llama_export_safetensors(p->model, NULL, path) == DQT_E_IO);
+    CHECK(dqt_llama_export_gguf(p->model, path, NULL) == DQT_E_IO);
+    CHECK(dqt_llama_export_safetensors(p->model, path, NULL) == DQT_E_IO);
     CHECK(stat(path, &after) == 0);
     CHECK(before.st_ino == after.st_ino && before.st_mode == after.st_mode && before.st_rdev == after.st_rdev);
     CHECK(entries_in(p->folder) == entries);
@@ -315,14 +316,14 @@ static void sentences(void) {
     CHECK(save_version(&p, path, 1) == DQT_E_IO);
     CHECKF(strstr(dqt_last_error(p.ctx), path) && strstr(dqt_last_error(p.ctx), strerror(ENOENT)), "%s",
            dqt_last_error(p.ctx));
-    CHECK(dqt_llama_load(p.ctx, path, &model, NULL, NULL, NULL) == DQT_E_IO);
+    CHECK(load_checkpoint(p.ctx, path, &model, NULL, NULL, NULL) == DQT_E_IO);
     CHECKF(strstr(dqt_last_error(p.ctx), path) && strstr(dqt_last_error(p.ctx), strerror(ENOENT)), "%s",
            dqt_last_error(p.ctx));
-    CHECK(dqt_llama_import_safetensors(p.model, path, DQT_ROUND_NEAREST, 0) == DQT_E_IO);
+    CHECK(dqt_llama_import_safetensors(p.model, path, import_rounding(DQT_ROUND_NEAREST, 0)) == DQT_E_IO);
     CHECK(strstr(dqt_last_error(p.ctx), strerror(ENOENT)) != NULL);
-    CHECK(dqt_llama_load(p.ctx, p.folder, &model, NULL, NULL, NULL) == DQT_E_IO);
+    CHECK(load_checkpoint(p.ctx, p.folder, &model, NULL, NULL, NULL) == DQT_E_IO);
     CHECKF(strstr(dqt_last_error(p.ctx), strerror(EISDIR)), "%s", dqt_last_error(p.ctx));
-    CHECK(dqt_llama_import_safetensors(p.model, p.folder, DQT_ROUND_NEAREST, 0) == DQT_E_IO);
+    CHECK(dqt_llama_import_safetensors(p.model, p.folder, import_rounding(DQT_ROUND_NEAREST, 0)) == DQT_E_IO);
     CHECK(strstr(dqt_last_error(p.ctx), "regular") != NULL && !model);
     place_end(&p);
 }
@@ -366,21 +367,21 @@ static void no_descriptor_leaks(void) {
     OK(p.ctx, dqt_context_create(&o, &ctx));
     OK(p.ctx, dqt_llama_create(ctx, NULL, &model));
     for (int i = 0; i < 3; i++) {
-        OK(ctx, dqt_llama_save(model, NULL, NULL, 0, path));
-        OK(ctx, dqt_llama_load(ctx, path, &loaded, NULL, NULL, NULL));
+        OK(ctx, dqt_llama_save(model, NULL, path, NULL));
+        OK(ctx, load_checkpoint(ctx, path, &loaded, NULL, NULL, NULL));
         dqt_llama_destroy(loaded);
-        CHECK(dqt_llama_save(model, NULL, NULL, 0, p.folder) == DQT_E_IO);
-        CHECK(dqt_llama_save(model, NULL, NULL, 0, "/no/such/folder/model") == DQT_E_IO);
-        CHECK(dqt_llama_load(ctx, p.folder, &loaded, NULL, NULL, NULL) == DQT_E_IO);
-        CHECK(dqt_llama_import_safetensors(model, path, DQT_ROUND_NEAREST, 0) == DQT_E_FORMAT);
-        OK(ctx, dqt_llama_export_safetensors(model, NULL, path));
-        OK(ctx, dqt_llama_import_safetensors(model, path, DQT_ROUND_NEAREST, 0));
-        CHECK(dqt_llama_load(ctx, path, &loaded, NULL, NULL, NULL) == DQT_E_FORMAT);
+        CHECK(dqt_llama_save(model, NULL, p.folder, NULL) == DQT_E_IO);
+        CHECK(dqt_llama_save(model, NULL, "/no/such/folder/model", NULL) == DQT_E_IO);
+        CHECK(load_checkpoint(ctx, p.folder, &loaded, NULL, NULL, NULL) == DQT_E_IO);
+        CHECK(dqt_llama_import_safetensors(model, path, import_rounding(DQT_ROUND_NEAREST, 0)) == DQT_E_FORMAT);
+        OK(ctx, dqt_llama_export_safetensors(model, path, NULL));
+        OK(ctx, dqt_llama_import_safetensors(model, path, import_rounding(DQT_ROUND_NEAREST, 0)));
+        CHECK(load_checkpoint(ctx, path, &loaded, NULL, NULL, NULL) == DQT_E_FORMAT);
         for (size_t k = 0; k < 2; k++) { /* no memory in the middle */
             memory.fail_at = memory.calls + k;
-            CHECK(dqt_llama_save(model, NULL, NULL, 0, path) == DQT_E_MEMORY);
+            CHECK(dqt_llama_save(model, NULL, path, NULL) == DQT_E_MEMORY);
             memory.fail_at = memory.calls + k;
-            CHECK(dqt_llama_load(ctx, path, &loaded, NULL, NULL, NULL) != DQT_OK);
+            CHECK(load_checkpoint(ctx, path, &loaded, NULL, NULL, NULL) != DQT_OK);
             memory.fail_at = SIZE_MAX;
         }
         size_t inherited;
@@ -406,7 +407,7 @@ static void loading_from_a_fifo(void) {
     if (child == 0) {
         struct memory_file f = memory_new();
         const uint64_t version = 77;
-        bool right = dqt_llama_write(p.model, NULL, &version, sizeof version, memory_write, &f) == DQT_OK;
+        bool right = dqt_llama_write(p.model, NULL, memory_write, &f, save_host(&version, sizeof version)) == DQT_OK;
         const int out = open(path, O_WRONLY | O_CLOEXEC);
         for (size_t at = 0; at < f.size && right;) {
             const ssize_t n = write(out, f.bytes + at, f.size - at < 99 ? f.size - at : 99);

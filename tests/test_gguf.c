@@ -168,7 +168,7 @@ static dqt_llama_config config_of(int32_t format, int32_t sub_norms, int32_t tie
     c.intermediate_size = 352; /* 11 blocks of 32, not whole ones of 256 */
     c.num_heads = 4;
     c.num_kv_heads = 2;
-    c.sub_norms = sub_norms;
+    c.no_sub_norms = !(sub_norms);
     c.tie_embeddings = tied;
     c.linear.storage = format;
     c.linear.scale_axis = axis;
@@ -182,13 +182,13 @@ static void shake_gains(dqt_context *ctx, dqt_llama *model) {
     dqt_layer *const *layers;
     size_t count;
     uint64_t random = 3;
-    OK(ctx, dqt_llama_layers(model, &layers, &count));
+    OK(ctx, dqt_llama_get_layers(model, &layers, &count));
     for (size_t i = 0; i < count; i++) {
         dqt_layer_info info = {.struct_size = sizeof info};
         OK(ctx, dqt_layer_get_info(layers[i], &info));
         for (size_t p = 0; p < info.num_parameters; p++) {
             dqt_parameter parameter = {.struct_size = sizeof parameter};
-            OK(ctx, dqt_layer_parameter(layers[i], p, &parameter));
+            OK(ctx, dqt_layer_get_parameter(layers[i], p, &parameter));
             if (parameter.parameter_class != DQT_CLASS_NORM) continue;
             for (size_t k = 0; k < parameter.cols; k++)
                 ((float *)(void *)parameter.tensor->data)[k] = 1 + test_uniform(&random);
@@ -206,13 +206,13 @@ static dqt_llama *model_new(dqt_context *ctx, const dqt_llama_config *c) {
 static const dqt_tensor *parameter_named(dqt_context *ctx, dqt_llama *model, const char *name) {
     dqt_layer *const *layers;
     size_t count;
-    OK(ctx, dqt_llama_layers(model, &layers, &count));
+    OK(ctx, dqt_llama_get_layers(model, &layers, &count));
     for (size_t i = 0; i < count; i++) {
         dqt_layer_info info = {.struct_size = sizeof info};
         OK(ctx, dqt_layer_get_info(layers[i], &info));
         for (size_t p = 0; p < info.num_parameters; p++) {
             dqt_parameter parameter = {.struct_size = sizeof parameter};
-            OK(ctx, dqt_layer_parameter(layers[i], p, &parameter));
+            OK(ctx, dqt_layer_get_parameter(layers[i], p, &parameter));
             if (strcmp(parameter.name, name) == 0) return parameter.tensor;
         }
     }
@@ -261,9 +261,9 @@ static void compare(struct reader *r, dqt_context *ctx, dqt_llama *model, const 
 static void check_file(dqt_context *ctx, dqt_llama *model, const dqt_llama_config *c, const dqt_gguf_options *o,
                        uint64_t type, uint64_t short_type, uint64_t embedding_type, bool exact) {
     struct memory_file f = memory_new();
-    OK(ctx, dqt_llama_write_gguf(model, o, memory_write, &f));
+    OK(ctx, dqt_llama_write_gguf(model, memory_write, &f, o));
     struct reader r = reader_new(&f);
-    const char *arch = c->sub_norms ? "bitnet" : "llama";
+    const char *arch = !c->no_sub_norms ? "bitnet" : "llama";
     char text[128], name[128];
     CHECK(find_key(&r, "general.architecture") == 8);
     take_string(&r, text, sizeof text);
@@ -306,22 +306,22 @@ static void check_file(dqt_context *ctx, dqt_llama *model, const dqt_llama_confi
         for (size_t i = 0; i < 7; i++) {
             snprintf(text, sizeof text, "blk.%zu.%s", b, linears[i].stored);
             snprintf(name, sizeof name, "blocks.%zu.%s", b, linears[i].name);
-            const size_t heads = c->sub_norms || !linears[i].heads ? 0
-                                 : linears[i].heads == 1           ? c->num_heads
-                                                                   : c->num_kv_heads;
+            const size_t heads = !c->no_sub_norms || !linears[i].heads ? 0
+                                 : linears[i].heads == 1               ? c->num_heads
+                                                                       : c->num_kv_heads;
             compare(&r, ctx, model, text, name, linears[i].narrow ? short_type : type, error, heads);
         }
         for (size_t i = 0; i < 4; i++) {
             snprintf(text, sizeof text, "blk.%zu.%s", b, gains[i].stored);
             snprintf(name, sizeof name, "blocks.%zu.%s", b, gains[i].name);
-            if (!gains[i].sub || c->sub_norms) compare(&r, ctx, model, text, name, 0, 0, 0);
+            if (!gains[i].sub || !c->no_sub_norms) compare(&r, ctx, model, text, name, 0, 0, 0);
         }
     }
     struct stored s;
     CHECK(find_tensor(&r, "output.weight", &s) == !c->tie_embeddings);
     if (!c->tie_embeddings) compare(&r, ctx, model, "output", "head", embedding_type, embedding_type ? 0x1p-9f : 0, 0);
     struct memory_file again = memory_new();
-    OK(ctx, dqt_llama_write_gguf(model, o, memory_write, &again));
+    OK(ctx, dqt_llama_write_gguf(model, memory_write, &again, o));
     CHECK(same_bytes(&f, &again) && f.size % 32 == 0);
     free(again.bytes);
     free(f.bytes);
@@ -385,7 +385,7 @@ static void tokenizers(void) {
     dqt_llama *model = model_new(ctx, &c);
     struct memory_file f = memory_new();
     char text[64], expected[64];
-    OK(ctx, dqt_llama_write_gguf(model, NULL, memory_write, &f));
+    OK(ctx, dqt_llama_write_gguf(model, memory_write, &f, NULL));
     struct reader r = reader_new(&f);
     CHECK(find_key(&r, "tokenizer.ggml.tokens") == 9 && take(&r, 4) == 8 && take(&r, 8) == 256);
     for (int i = 0; i < 256; i++) {
@@ -417,7 +417,7 @@ static void tokenizers(void) {
     o.add_bos = 1;
     o.context_length = 77;
     f = memory_new();
-    OK(ctx, dqt_llama_write_gguf(model, &o, memory_write, &f));
+    OK(ctx, dqt_llama_write_gguf(model, memory_write, &f, &o));
     r = reader_new(&f);
     CHECK(find_key(&r, "tokenizer.ggml.tokens") == 9 && take(&r, 4) == 8 && take(&r, 8) == 3);
     for (int i = 0; i < 3; i++) {
@@ -437,11 +437,11 @@ static void tokenizers(void) {
     free(f.bytes);
 
     o.num_tokens = 2;
-    CHECK(dqt_llama_write_gguf(model, &o, memory_write, &f) == DQT_E_ARGUMENT);
+    CHECK(dqt_llama_write_gguf(model, memory_write, &f, &o) == DQT_E_ARGUMENT);
     o.num_tokens = 3;
     o.eos_token = 3;
-    CHECK(dqt_llama_write_gguf(model, &o, memory_write, &f) == DQT_E_ARGUMENT);
-    CHECK(dqt_llama_write_gguf(model, NULL, memory_write, &f) == DQT_E_ARGUMENT); /* 3 tokens are not bytes */
+    CHECK(dqt_llama_write_gguf(model, memory_write, &f, &o) == DQT_E_ARGUMENT);
+    CHECK(dqt_llama_write_gguf(model, memory_write, &f, NULL) == DQT_E_ARGUMENT); /* 3 tokens are not bytes */
     dqt_llama_destroy(model);
     counting_end(ctx, &counting);
 }
@@ -451,10 +451,10 @@ static void check_refused(dqt_context *ctx, dqt_llama *model, const dqt_gguf_opt
                           const char *word) {
     struct memory_file f = memory_new();
     const size_t before = dqt_context_allocated(ctx);
-    const char *path = "/tmp/dqt-test-nonfinite.gguf";
-    CHECK(dqt_llama_write_gguf(model, o, memory_write, &f) == expected && f.size == 0);
+    const char *path = "/tmp/dqt-test-refused.gguf";
+    CHECK(dqt_llama_write_gguf(model, memory_write, &f, o) == expected && f.size == 0);
     CHECKF(strstr(dqt_last_error(ctx), word) != NULL, "\"%s\" has no \"%s\"", dqt_last_error(ctx), word);
-    CHECK(dqt_llama_export_gguf(model, o, path) == expected && access(path, F_OK) != 0);
+    CHECK(dqt_llama_export_gguf(model, path, o) == expected && access(path, F_OK) != 0);
     CHECK(dqt_context_allocated(ctx) == before);
 }
 
@@ -491,21 +491,21 @@ static void refusals(void) {
     check_refused(ctx, model, NULL, DQT_E_UNSUPPORTED, "fp16");
     o = options_of(DQT_GGUF_AUTO, DQT_GGUF_F32);
     struct memory_file f = memory_new();
-    OK(ctx, dqt_llama_write_gguf(model, &o, memory_write, &f));
+    OK(ctx, dqt_llama_write_gguf(model, memory_write, &f, &o));
     const size_t whole = f.size;
     for (size_t at = 0; at < whole; at += whole / 7) {
         struct memory_file out = memory_new();
         out.fail_at = at;
-        CHECK(dqt_llama_write_gguf(model, &o, memory_write, &out) == DQT_E_IO);
+        CHECK(dqt_llama_write_gguf(model, memory_write, &out, &o) == DQT_E_IO);
         free(out.bytes);
     }
     counting.fail_at = counting.calls;
-    CHECK(dqt_llama_write_gguf(model, &o, memory_write, &f) == DQT_E_MEMORY);
+    CHECK(dqt_llama_write_gguf(model, memory_write, &f, &o) == DQT_E_MEMORY);
     CHECK(f.size == whole);
     counting.fail_at = SIZE_MAX;
     ((float *)(void *)parameter_named(ctx, model, "norm")->data)[0] = INFINITY;
     check_refused(ctx, model, &o, DQT_E_NUMERIC, "output_norm");
-    CHECK(dqt_llama_write_gguf(NULL, NULL, memory_write, &f) == DQT_E_ARGUMENT);
+    CHECK(dqt_llama_write_gguf(NULL, memory_write, &f, NULL) == DQT_E_ARGUMENT);
     CHECK(dqt_llama_write_gguf(model, NULL, NULL, NULL) == DQT_E_ARGUMENT);
     CHECK(dqt_llama_export_gguf(model, NULL, NULL) == DQT_E_ARGUMENT);
     free(f.bytes);
@@ -534,8 +534,8 @@ static void paths(void) {
     CHECK(descriptor >= 0);
     close(descriptor);
     struct memory_file f = memory_new();
-    OK(ctx, dqt_llama_write_gguf(model, NULL, memory_write, &f));
-    OK(ctx, dqt_llama_export_gguf(model, NULL, path));
+    OK(ctx, dqt_llama_write_gguf(model, memory_write, &f, NULL));
+    OK(ctx, dqt_llama_export_gguf(model, path, NULL));
     struct memory_file saved = slurp(path);
     CHECK(same_bytes(&f, &saved));
     unlink(path);

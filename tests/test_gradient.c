@@ -1,4 +1,5 @@
 /* Gradient buffers in F32, BF16 and both FP8 formats. */
+#include "calls.h"
 #include "format/gradient.h"
 #include "isa_contexts.h"
 
@@ -196,7 +197,7 @@ static dqt_tape *noisy_tape(dqt_context *ctx, dqt_layer *const *layers, size_t c
 /* A block whose weights are 0 returns its input as it was saved. */
 static void saved_by(dqt_context *ctx, dqt_layer *block, dqt_tape *tape, uint64_t pass, const float *x, float *y) {
     OK(ctx, dqt_tape_set_pass(tape, pass));
-    OK(ctx, dqt_layer_forward(block, tape, 1, LENGTH, x, y));
+    OK(ctx, dqt_layer_forward(block, tape, batch_shape(1, LENGTH), x, y));
     for (size_t i = 0; i < COUNT; i++)
         if (!(fabsf(y[i] - x[i]) <= 0.25f)) CHECKF(false, "%g was saved as %g", (double)x[i], (double)y[i]);
 }
@@ -225,7 +226,7 @@ static void saved_inputs_have_noise_of_their_own(void) {
         OK(ctx, dqt_layer_get_info(blocks[i], &info));
         for (size_t k = 0; k < info.num_parameters; k++) {
             dqt_parameter p = {.struct_size = sizeof p};
-            OK(ctx, dqt_layer_parameter(blocks[i], k, &p));
+            OK(ctx, dqt_layer_get_parameter(blocks[i], k, &p));
             if (p.rows > 1) OK(ctx, dqt_tensor_quantize(p.tensor, zeros, DQT_ROUND_NEAREST, 1));
         }
     }
@@ -256,9 +257,9 @@ static void gradient_of(dqt_context *ctx, dqt_layer *layer, dqt_tape *tape, size
     float y[COUNT];
     OK(ctx, dqt_tape_zero_gradients(tape));
     OK(ctx, dqt_tape_set_pass(tape, pass));
-    OK(ctx, dqt_layer_forward(layer, tape, 1, LENGTH, x, y));
+    OK(ctx, dqt_layer_forward(layer, tape, batch_shape(1, LENGTH), x, y));
     OK(ctx, dqt_layer_backward(layer, tape, dy, NULL));
-    OK(ctx, dqt_tape_read_gradient(tape, parameter, 0, LENGTH, gradient));
+    OK(ctx, dqt_tape_get_gradient(tape, parameter, 0, LENGTH, gradient));
 }
 
 /* The same for stored gradients: each parameter, pass and seed has its own numbers. */

@@ -6,6 +6,7 @@
  * |d_i|: the numbers that float32 really added enter g . d, so only the forward's float32 sums are left as noise, near
  * 1e-7 |y| |dy| / h. With h = 2^-8 all errors stay below 6e-4 of |g| |d_i| here; the tolerance is 2e-3. One wrong entry
  * of n makes 1 / sqrt(n), 1e-2 for the largest here. */
+#include "calls.h"
 #include "isa_contexts.h"
 
 enum { DIRECTIONS = 2, MOST_LAYERS = 8 };
@@ -47,14 +48,14 @@ static double mean_loss(const struct subject *s) {
 }
 
 static double float_forward(struct subject *s) {
-    OK(s->ctx, dqt_layer_forward(s->layers[0], s->tape, s->batch, s->length, s->x, s->y));
+    OK(s->ctx, dqt_layer_forward(s->layers[0], s->tape, batch_shape(s->batch, s->length), s->x, s->y));
     return projection(s);
 }
 static void float_backward(struct subject *s, float *dx) {
     OK(s->ctx, dqt_layer_backward(s->layers[0], s->tape, s->dy, dx));
 }
 static double embedding_forward(struct subject *s) {
-    OK(s->ctx, dqt_embedding_forward(s->layers[0], s->tape, s->batch, s->length, s->tokens, s->y));
+    OK(s->ctx, dqt_embedding_forward(s->layers[0], s->tape, batch_tokens(s->tokens, s->batch, s->length), s->y));
     return projection(s);
 }
 static void embedding_backward(struct subject *s, float *dx) {
@@ -63,7 +64,7 @@ static void embedding_backward(struct subject *s, float *dx) {
 }
 static double head_forward(struct subject *s) {
     float loss = 0;
-    OK(s->ctx, dqt_head_loss(s->layers[0], s->tape, s->batch, s->length, s->x, s->targets, &loss, s->y));
+    OK(s->ctx, dqt_head_loss(s->layers[0], s->tape, batch_targets(s->targets, s->batch, s->length), s->x, &loss, s->y));
     CHECKF(fabs((double)(loss * s->loss_scale) - mean_loss(s)) < 1e-5, "%s: loss %g", s->name, (double)loss);
     return mean_loss(s);
 }
@@ -73,8 +74,9 @@ static void head_backward(struct subject *s, float *dx) {
 /* Embedding, then the head that uses its weight. */
 static double tied_forward(struct subject *s) {
     float loss = 0;
-    OK(s->ctx, dqt_embedding_forward(s->layers[0], s->tape, s->batch, s->length, s->tokens, s->dy));
-    OK(s->ctx, dqt_head_loss(s->layers[1], s->tape, s->batch, s->length, s->dy, s->targets, &loss, s->y));
+    OK(s->ctx, dqt_embedding_forward(s->layers[0], s->tape, batch_tokens(s->tokens, s->batch, s->length), s->dy));
+    OK(s->ctx,
+       dqt_head_loss(s->layers[1], s->tape, batch_targets(s->targets, s->batch, s->length), s->dy, &loss, s->y));
     return mean_loss(s);
 }
 static void tied_backward(struct subject *s, float *dx) {
@@ -84,7 +86,7 @@ static void tied_backward(struct subject *s, float *dx) {
 }
 static double llama_forward(struct subject *s) {
     float loss = 0;
-    OK(s->ctx, dqt_llama_loss(s->model, s->tape, s->tokens, s->targets, s->batch, s->length, &loss, s->y));
+    OK(s->ctx, dqt_llama_loss(s->model, s->tape, batch_pairs(s->tokens, s->targets, s->batch, s->length), &loss, s->y));
     return mean_loss(s);
 }
 static void llama_backward(struct subject *s, float *dx) {
@@ -153,10 +155,10 @@ static void check_variable(const struct variable *v, uint64_t seed) {
 /* Gains away from 1, weights in proportion to their inputs: numbers near 1 everywhere. */
 static void set_parameters(struct subject *s, uint64_t seed) {
     size_t count = 0;
-    OK(s->ctx, dqt_tape_num_parameters(s->tape, &count));
+    OK(s->ctx, dqt_tape_get_num_parameters(s->tape, &count));
     for (size_t i = 0; i < count; i++) {
         dqt_parameter p = {.struct_size = sizeof p};
-        OK(s->ctx, dqt_tape_parameter(s->tape, i, &p));
+        OK(s->ctx, dqt_tape_get_parameter(s->tape, i, &p));
         const bool gain = p.parameter_class == DQT_CLASS_NORM, embedding = p.parameter_class == DQT_CLASS_EMBEDDING;
         float *w = random_floats(p.rows * p.cols,
                                  gain        ? 0.5f
@@ -178,7 +180,7 @@ static void check_in_place(struct subject *s, const float *dx) {
     memcpy(y, s->x, n * sizeof *y);
     memcpy(d, s->dy, n * sizeof *d);
     s->forward(s);
-    OK(s->ctx, dqt_layer_forward(s->layers[0], s->tape, s->batch, s->length, y, y));
+    OK(s->ctx, dqt_layer_forward(s->layers[0], s->tape, batch_shape(s->batch, s->length), y, y));
     CHECKF(memcmp(y, s->y, n * sizeof *y) == 0, "%s: y in place of x", s->name);
     OK(s->ctx, dqt_layer_backward(s->layers[0], s->tape, d, d));
     CHECKF(memcmp(d, dx, n * sizeof *d) == 0, "%s: dx in place of dy", s->name);
@@ -199,8 +201,8 @@ static void check_without_dx(struct subject *s, size_t count) {
         for (size_t i = 0; i < count; i++) {
             dqt_parameter p = {.struct_size = sizeof p};
             float *g = NULL;
-            OK(s->ctx, dqt_tape_parameter(s->tape, i, &p));
-            OK(s->ctx, dqt_tape_gradient(s->tape, i, &g));
+            OK(s->ctx, dqt_tape_get_parameter(s->tape, i, &p));
+            OK(s->ctx, dqt_tape_gradient_data(s->tape, i, &g));
             const size_t bytes = p.rows * p.cols * sizeof *g;
             if (pass == 0) memcpy(kept[i] = malloc(bytes), g, bytes);
             if (pass) CHECKF(memcmp(kept[i], g, bytes) == 0, "%s: gradient of %s with dx NULL", s->name, p.name);
@@ -218,7 +220,7 @@ static void check_subject(struct subject *s) {
     OK(s->ctx, dqt_tape_zero_gradients(s->tape));
     s->forward(s);
     s->backward(s, dx);
-    OK(s->ctx, dqt_tape_num_parameters(s->tape, &count));
+    OK(s->ctx, dqt_tape_get_num_parameters(s->tape, &count));
     check_without_dx(s, count);
     if (s->x) {
         memcpy(value, s->x, inputs * sizeof *value);
@@ -228,8 +230,8 @@ static void check_subject(struct subject *s) {
     for (size_t i = 0; i < count; i++) {
         dqt_parameter p = {.struct_size = sizeof p};
         float *g = NULL;
-        OK(s->ctx, dqt_tape_parameter(s->tape, i, &p));
-        OK(s->ctx, dqt_tape_gradient(s->tape, i, &g));
+        OK(s->ctx, dqt_tape_get_parameter(s->tape, i, &p));
+        OK(s->ctx, dqt_tape_gradient_data(s->tape, i, &g));
         float *w = malloc(p.rows * p.cols * sizeof *w);
         OK(s->ctx, dqt_tensor_dequantize(p.tensor, 0, p.rows, w));
         const float move = p.rows > 1 && p.parameter_class != DQT_CLASS_EMBEDDING ? 1 / sqrtf((float)p.cols) : 1;
@@ -436,7 +438,7 @@ static void run_llama(dqt_context *ctx, const struct shape *h) {
         s.forward = llama_forward;
         s.backward = llama_backward;
         OK(ctx, dqt_llama_create(ctx, &c, &s.model));
-        OK(ctx, dqt_llama_layers(s.model, &s.layers, &s.num_layers));
+        OK(ctx, dqt_llama_get_layers(s.model, &s.layers, &s.num_layers));
         subject_open(&s, kind);
         subject_tokens(&s, h->vocab);
         subject_run(&s);

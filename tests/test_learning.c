@@ -5,6 +5,7 @@
  * known and about none after three: a loss below 1.5 needs attention. Embedding, head and gains are frozen, so all that
  * is learned is learned by ternary codes. At this learning rate a step is a few hundredths of the grid's, below the
  * half that rounding to nearest needs. Bounds have a margin of about a third over what was measured. */
+#include "calls.h"
 #include "isa_contexts.h"
 
 enum { PERIOD = 96, ALPHABET = 16, BATCH = 8, LENGTH = 24, TOKENS = BATCH * LENGTH };
@@ -41,7 +42,7 @@ static void freeze(dqt_context *ctx, dqt_updater *u, int parameter_class) {
     size_t matched = 0;
     dqt_group_options_init(&o, sizeof o);
     o.parameter_class = parameter_class;
-    o.lr_factor = 0;
+    o.freeze = 1;
     OK(ctx, dqt_updater_add_group(u, &o, &matched));
     CHECK(matched > 0);
 }
@@ -69,7 +70,7 @@ static struct outcome learn(const struct recipe *r, int steps) {
     c.init_std = 0.2f;
     if (r->storage) c.linear.storage = r->storage;
     OK(ctx, dqt_llama_create(ctx, &c, &model));
-    OK(ctx, dqt_llama_layers(model, &layers, &num_layers));
+    OK(ctx, dqt_llama_get_layers(model, &layers, &num_layers));
     dqt_tape_options_init(&to, sizeof to);
     to.max_batch = BATCH;
     to.max_length = LENGTH;
@@ -94,10 +95,10 @@ static struct outcome learn(const struct recipe *r, int steps) {
         dqt_step_stats stats = {.struct_size = sizeof stats};
         batch_of(&seed, tokens, targets);
         OK(ctx, dqt_tape_zero_gradients(tape));
-        OK(ctx, dqt_llama_loss(model, tape, tokens, targets, BATCH, LENGTH, &loss, NULL));
+        OK(ctx, dqt_llama_loss(model, tape, batch_pairs(tokens, targets, BATCH, LENGTH), &loss, NULL));
         OK(ctx, dqt_llama_backward(model, tape, 1.0f));
         const float rate = dqt_schedule_cosine((uint64_t)step, 10, (uint64_t)steps, r->learning_rate, 0);
-        OK(ctx, dqt_updater_step(u, tape, rate, &stats));
+        OK(ctx, dqt_updater_step(u, tape, step_rate(rate), &stats));
         out.flipped += stats.flipped;
         if (step < 10) out.first += (double)loss / 10;
         if (step >= steps - 10) out.last += (double)loss / 10;

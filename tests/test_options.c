@@ -1,5 +1,6 @@
 /* Versioned structs: every *_init, every function that reads options and every one that fills a result, with callers
  * that are older (smaller structs), newer (larger ones) or wrong. */
+#include "calls.h"
 #include "counting_alloc.h"
 #include "test.h"
 
@@ -37,7 +38,7 @@ static void begin(void) {
     OK(ctx, dqt_tape_create(ctx, &linear, 1, NULL, &tape));
     OK(ctx, dqt_updater_create(ctx, &linear, 1, NULL, &updater));
     OK(ctx, dqt_llama_create(ctx, &c, &model));
-    OK(ctx, dqt_llama_layers(model, &layers, &n));
+    OK(ctx, dqt_llama_get_layers(model, &layers, &n));
     OK(ctx, dqt_tape_create(ctx, layers, n, NULL, &model_tape));
     OK(ctx, dqt_updater_create(ctx, layers, n, &u, &model_updater));
 }
@@ -199,10 +200,10 @@ static int32_t write_away(void *user_data, const void *buffer, size_t size) {
     return 0;
 }
 static dqt_status use_gguf(const void *o) {
-    return dqt_llama_write_gguf(model, o, write_away, NULL);
+    return dqt_llama_write_gguf(model, write_away, NULL, o);
 }
 static dqt_status use_safetensors(const void *o) {
-    return dqt_llama_write_safetensors(model, o, write_away, NULL);
+    return dqt_llama_write_safetensors(model, write_away, NULL, o);
 }
 
 static const struct options_case {
@@ -279,7 +280,7 @@ static void init_refuses(void) {
 
 /* ---- Reading ------------------------------------------------------------------------------------------------- */
 
-/* An older caller's struct ends early: what lies behind it is not looked at (it would be nonfinite or crash). */
+/* An older caller's struct ends early: what lies behind it is not looked at (it would be refused or crash). */
 static void older_callers(void) {
     begin();
     for (size_t i = 0; i < CASES; i++) {
@@ -380,7 +381,7 @@ static void newer_callers(void) {
 /* dqt_tensor_options keeps its size, for it is embedded: there its struct_size is not looked at, but its reserve is. */
 static void embedded_structs(void) {
     begin();
-    CHECK(sizeof(dqt_tensor_options) == 64 && offsetof(dqt_tensor_options, reserved) == 28);
+    CHECK(sizeof(dqt_tensor_options) == 64 && offsetof(dqt_tensor_options, reserved64) == 32);
     dqt_layer_options l;
     OK(ctx, dqt_layer_options_init(&l, sizeof l));
     l.weight.struct_size = 0;
@@ -390,13 +391,13 @@ static void embedded_structs(void) {
     c.linear.struct_size = c.embedding.struct_size = 0;
     c.head.struct_size = UINT32_MAX;
     CHECKF(use_llama_memory(&c) == DQT_OK, "%s", dqt_last_error(ctx));
-    for (size_t k = 0; k < sizeof l.weight.reserved / sizeof *l.weight.reserved; k++) {
-        l.weight.reserved[k] = c.linear.reserved[k] = 1;
-        CHECKF(use_linear(&l) == DQT_E_ARGUMENT && use_block(&l) == DQT_E_ARGUMENT, "reserved[%zu]", k);
-        CHECKF(use_llama(&c) == DQT_E_ARGUMENT, "reserved[%zu]", k);
-        l.weight.reserved[k] = c.linear.reserved[k] = 0;
+    for (size_t k = 0; k < sizeof l.weight.reserved64 / sizeof *l.weight.reserved64; k++) {
+        l.weight.reserved64[k] = c.linear.reserved64[k] = 1;
+        CHECKF(use_linear(&l) == DQT_E_ARGUMENT && use_block(&l) == DQT_E_ARGUMENT, "reserved64[%zu]", k);
+        CHECKF(use_llama(&c) == DQT_E_ARGUMENT, "reserved64[%zu]", k);
+        l.weight.reserved64[k] = c.linear.reserved64[k] = 0;
     }
-    c.embedding.reserved[0] = 1;
+    c.embedding.reserved = 1;
     CHECK(use_llama(&c) == DQT_E_ARGUMENT);
     l.reserved = 1;
     CHECK(use_linear(&l) == DQT_E_ARGUMENT && use_block(&l) == DQT_E_ARGUMENT);
@@ -433,10 +434,10 @@ static dqt_status get_layer_info(void *r) {
     return dqt_layer_get_info(linear, r);
 }
 static dqt_status get_parameter(void *r) {
-    return dqt_layer_parameter(linear, 0, r);
+    return dqt_layer_get_parameter(linear, 0, r);
 }
 static dqt_status get_tape_parameter(void *r) {
-    return dqt_tape_parameter(tape, 0, r);
+    return dqt_tape_get_parameter(tape, 0, r);
 }
 static dqt_status get_tape_memory(void *r) {
     return dqt_tape_memory(ctx, &linear, 1, NULL, r);
@@ -456,18 +457,18 @@ static dqt_status get_updater_options(void *r) {
 /* Always the first step, with zero gradients. */
 static dqt_status get_step_stats(void *r) {
     OK(ctx, dqt_updater_set_step(updater, 0));
-    return dqt_updater_step(updater, tape, 0, r);
+    return dqt_updater_step(updater, tape, step_rate(0), r);
 }
 static dqt_status get_range_stats(void *r) {
     OK(ctx, dqt_updater_set_step(updater, 0));
-    return dqt_updater_step_range(updater, tape, 0, 0, 2, r);
+    return dqt_updater_step(updater, tape, step_part(0, 0, 2), r);
 }
 static dqt_status get_fused_stats(void *r) {
     static const int32_t tokens[2] = {1, 2}, targets[2] = {-1, -1};
     float loss;
     OK(ctx, dqt_updater_set_step(model_updater, 0));
-    OK(ctx, dqt_llama_loss(model, model_tape, tokens, targets, 1, 2, &loss, NULL));
-    return dqt_llama_backward_update(model, model_tape, model_updater, 0, r);
+    OK(ctx, dqt_llama_loss(model, model_tape, batch_pairs(tokens, targets, 1, 2), &loss, NULL));
+    return dqt_llama_backward_update(model, model_tape, model_updater, step_rate(0), r);
 }
 
 static const struct result_case {
@@ -517,7 +518,7 @@ static void results_fill_struct_size(void) {
     end();
 }
 
-/* A result struct without a size is nonfinite before anything happens: no step is made. */
+/* A result struct without a size is refused before anything happens: no step is made. */
 static void results_refuse(void) {
     begin();
     for (size_t i = 0; i < RESULTS; i++) {

@@ -1,9 +1,10 @@
-/* safetensors: what goes out comes back, by whatever dtype; headers of every bad kind are nonfinite and change nothing.
+/* safetensors: what goes out comes back, by whatever dtype; headers of every bad kind are refused and change nothing.
  */
 #define _POSIX_C_SOURCE 200809L
 
 #include <unistd.h>
 
+#include "calls.h"
 #include "counting_alloc.h"
 #include "formats.h"
 #include "io/safetensors.h"
@@ -26,7 +27,7 @@ static dqt_llama_config small_config(void) {
 /* Packed weights and scales of the whole model. */
 static struct memory_file model_bytes(dqt_context *ctx, dqt_llama *model) {
     struct memory_file f = memory_new();
-    OK(ctx, dqt_llama_write(model, NULL, NULL, 0, memory_write, &f));
+    OK(ctx, dqt_llama_write(model, NULL, memory_write, &f, NULL));
     return f;
 }
 
@@ -73,8 +74,8 @@ static void round_trip(dqt_context *ctx, const dqt_llama_config *c, int32_t dtyp
     dqt_llama *from = model_new(ctx, c, 5), *to = model_new(ctx, c, 6);
     const dqt_safetensors_options o = options_of(dtype, 1);
     path_new();
-    OK(ctx, dqt_llama_export_safetensors(from, &o, path));
-    OK(ctx, dqt_llama_import_safetensors(to, path, DQT_ROUND_STOCHASTIC, 3));
+    OK(ctx, dqt_llama_export_safetensors(from, path, &o));
+    OK(ctx, dqt_llama_import_safetensors(to, path, import_rounding(DQT_ROUND_STOCHASTIC, 3)));
     const struct parameter_list a = parameter_list(from), b = parameter_list(to);
     for (size_t i = 0; i < a.count; i++) {
         const dqt_tensor *x = list_parameter(&a, i).tensor, *y = list_parameter(&b, i).tensor;
@@ -105,7 +106,7 @@ static void round_trips(void) {
         c.linear.sigma = 2.5f;
         c.linear.scale_axis = kind % 2 ? DQT_AXIS_ROW : DQT_AXIS_TENSOR;
         c.tie_embeddings = kind / 2;
-        c.sub_norms = kind != 3;
+        c.no_sub_norms = kind == 3;
         c.mlp = kind == 3 ? DQT_MLP_SQUARED_RELU : DQT_MLP_SWIGLU;
         if (kind == 2 && format != DQT_FORMAT_TERNARY) c.linear.compute = DQT_FORMAT_TERNARY;
         round_trip(ctx, &c, DQT_SAFETENSORS_F32, false);
@@ -126,8 +127,8 @@ static void compute_or_stored(void) {
     const struct parameter_list a = parameter_list(from), b = parameter_list(to);
     const dqt_tensor *x = list_parameter(&a, 2).tensor, *y = list_parameter(&b, 2).tensor;
     path_new();
-    OK(ctx, dqt_llama_export_safetensors(from, NULL, path));
-    OK(ctx, dqt_llama_import_safetensors(to, path, DQT_ROUND_NEAREST, 0));
+    OK(ctx, dqt_llama_export_safetensors(from, path, NULL));
+    OK(ctx, dqt_llama_import_safetensors(to, path, import_rounding(DQT_ROUND_NEAREST, 0)));
     for (size_t r = 0; r < x->rows; r++) {
         float read[16], stored[16];
         tensor_read_floats(x, r, 0, 16, read);
@@ -189,8 +190,8 @@ static void quantised_imports(void) {
     wide.linear.compute = DQT_FORMAT_SAME;
     dqt_llama *from = model_new(ctx, &wide, 5), *to = model_new(ctx, &c, 6);
     path_new();
-    OK(ctx, dqt_llama_export_safetensors(from, NULL, path));
-    OK(ctx, dqt_llama_import_safetensors(to, path, DQT_ROUND_NEAREST, 0));
+    OK(ctx, dqt_llama_export_safetensors(from, path, NULL));
+    OK(ctx, dqt_llama_import_safetensors(to, path, import_rounding(DQT_ROUND_NEAREST, 0)));
     const struct parameter_list a = parameter_list(from), b = parameter_list(to);
     for (size_t i = 0; i < a.count; i++) {
         const dqt_tensor *x = list_parameter(&a, i).tensor, *y = list_parameter(&b, i).tensor;
@@ -208,11 +209,11 @@ static void quantised_imports(void) {
         dqt_tensor_destroy(expected);
     }
     struct memory_file nearest = model_bytes(ctx, to);
-    OK(ctx, dqt_llama_import_safetensors(to, path, DQT_ROUND_STOCHASTIC, 1));
+    OK(ctx, dqt_llama_import_safetensors(to, path, import_rounding(DQT_ROUND_STOCHASTIC, 1)));
     struct memory_file one = model_bytes(ctx, to);
-    OK(ctx, dqt_llama_import_safetensors(to, path, DQT_ROUND_STOCHASTIC, 2));
+    OK(ctx, dqt_llama_import_safetensors(to, path, import_rounding(DQT_ROUND_STOCHASTIC, 2)));
     struct memory_file two = model_bytes(ctx, to);
-    OK(ctx, dqt_llama_import_safetensors(to, path, DQT_ROUND_STOCHASTIC, 1));
+    OK(ctx, dqt_llama_import_safetensors(to, path, import_rounding(DQT_ROUND_STOCHASTIC, 1)));
     struct memory_file again = model_bytes(ctx, to);
     CHECK(same_bytes(&one, &again) && !same_bytes(&one, &two) && !same_bytes(&one, &nearest));
     unlink(path);
@@ -244,11 +245,11 @@ static void target_end(struct target *t) {
     dqt_llama_destroy(t->model);
 }
 
-/* This file is nonfinite with a sentence, and neither weights nor memory change. */
+/* This file is refused with a sentence, and neither weights nor memory change. */
 static void check_refused(const struct target *t, const struct memory_file *f, dqt_status expected, const char *what) {
     const size_t before = dqt_context_allocated(t->ctx);
     set_path(f, path);
-    const dqt_status status = dqt_llama_import_safetensors(t->model, path, DQT_ROUND_NEAREST, 0);
+    const dqt_status status = dqt_llama_import_safetensors(t->model, path, import_rounding(DQT_ROUND_NEAREST, 0));
     CHECKF(status == expected, "%s: %s: %s", what, dqt_status_string(status), dqt_last_error(t->ctx));
     CHECK(dqt_last_error(t->ctx)[0] != '\0' && dqt_context_allocated(t->ctx) == before);
     struct memory_file after = model_bytes(t->ctx, t->model);
@@ -260,7 +261,7 @@ static struct memory_file exported(dqt_context *ctx, const dqt_llama_config *c, 
     dqt_llama *from = model_new(ctx, c, 5);
     struct memory_file f = memory_new();
     const dqt_safetensors_options o = options_of(dtype, 1);
-    OK(ctx, dqt_llama_write_safetensors(from, &o, memory_write, &f));
+    OK(ctx, dqt_llama_write_safetensors(from, memory_write, &f, &o));
     dqt_llama_destroy(from);
     return f;
 }
@@ -369,7 +370,7 @@ static void hostile_headers(void) {
     for (size_t i = 0; i < sizeof spaces / sizeof *spaces; i++) {
         struct memory_file good = edited(&f, spaces[i][0], spaces[i][1]);
         set_path(&good, path);
-        OK(ctx, dqt_llama_import_safetensors(t.model, path, DQT_ROUND_NEAREST, 0));
+        OK(ctx, dqt_llama_import_safetensors(t.model, path, import_rounding(DQT_ROUND_NEAREST, 0)));
         free(good.bytes);
     }
     unlink(path);
@@ -415,8 +416,8 @@ static void hostile_data(void) {
             memcpy(f.bytes + whole - 2, kept, 2);
         }
         set_path(&f, path);
-        OK(ctx,
-           dqt_llama_import_safetensors(t.model, path, DQT_ROUND_NEAREST, 0)); /* and the file was good but for that */
+        OK(ctx, dqt_llama_import_safetensors(
+                    t.model, path, import_rounding(DQT_ROUND_NEAREST, 0))); /* and the file was good but for that */
         target_end(&t);
         t = target_new(ctx, &c);
         free(f.bytes);
@@ -461,7 +462,7 @@ static void hostile_codes(void) {
     check_refused(&t, &f, DQT_E_SHAPE, "a wider model");
     free(f.bytes);
     other = c;
-    other.sub_norms = 0;
+    other.no_sub_norms = 1;
     f = exported(ctx, &other, DQT_SAFETENSORS_F32);
     check_refused(&t, &f, DQT_E_FORMAT, "a model without sub-norms");
     free(f.bytes);
@@ -482,7 +483,7 @@ static void failing_allocations(void) {
     for (;; n++) {
         const size_t before = dqt_context_allocated(ctx);
         counting.fail_at = counting.calls + n;
-        const dqt_status status = dqt_llama_import_safetensors(t.model, path, DQT_ROUND_NEAREST, 0);
+        const dqt_status status = dqt_llama_import_safetensors(t.model, path, import_rounding(DQT_ROUND_NEAREST, 0));
         counting.fail_at = SIZE_MAX;
         CHECK(dqt_context_allocated(ctx) == before);
         struct memory_file after = model_bytes(ctx, t.model);
@@ -493,13 +494,13 @@ static void failing_allocations(void) {
     }
     CHECKF(n > 20, "%zu", n);
     counting.fail_at = counting.calls;
-    CHECK(dqt_llama_write_safetensors(t.model, NULL, memory_write, &source) == DQT_E_MEMORY && source.size == 0);
+    CHECK(dqt_llama_write_safetensors(t.model, memory_write, &source, NULL) == DQT_E_MEMORY && source.size == 0);
     counting.fail_at = SIZE_MAX;
     for (size_t at = 0; at < f.size; at += 333) {
         struct memory_file out = memory_new();
         const dqt_safetensors_options o = options_of(DQT_SAFETENSORS_CODES, 0);
         out.fail_at = at;
-        CHECK(dqt_llama_write_safetensors(t.model, &o, memory_write, &out) == DQT_E_IO);
+        CHECK(dqt_llama_write_safetensors(t.model, memory_write, &out, &o) == DQT_E_IO);
         free(out.bytes);
     }
     unlink(path);
@@ -517,22 +518,23 @@ static void arguments(void) {
     c.shape_only = 1;
     OK(ctx, dqt_llama_create(ctx, &c, &shape));
     dqt_safetensors_options o = options_of(3, 0);
-    CHECK(dqt_llama_write_safetensors(model, &o, memory_write, &f) == DQT_E_ARGUMENT);
+    CHECK(dqt_llama_write_safetensors(model, memory_write, &f, &o) == DQT_E_ARGUMENT);
     o = options_of(0, 2);
-    CHECK(dqt_llama_write_safetensors(model, &o, memory_write, &f) == DQT_E_ARGUMENT);
+    CHECK(dqt_llama_write_safetensors(model, memory_write, &f, &o) == DQT_E_ARGUMENT);
     CHECK(dqt_llama_write_safetensors(model, NULL, NULL, NULL) == DQT_E_ARGUMENT);
-    CHECK(dqt_llama_write_safetensors(NULL, NULL, memory_write, &f) == DQT_E_ARGUMENT);
-    CHECK(dqt_llama_write_safetensors(shape, NULL, memory_write, &f) == DQT_E_STATE);
+    CHECK(dqt_llama_write_safetensors(NULL, memory_write, &f, NULL) == DQT_E_ARGUMENT);
+    CHECK(dqt_llama_write_safetensors(shape, memory_write, &f, NULL) == DQT_E_STATE);
     CHECK(dqt_llama_export_safetensors(model, NULL, NULL) == DQT_E_ARGUMENT);
-    CHECK(dqt_llama_export_safetensors(model, NULL, "/nonexistent/x") == DQT_E_IO);
-    CHECK(dqt_llama_import_safetensors(model, NULL, 0, 0) == DQT_E_ARGUMENT);
-    CHECK(dqt_llama_import_safetensors(model, "/nonexistent", 0, 0) == DQT_E_IO);
-    CHECK(dqt_llama_import_safetensors(model, "/dev/null", 0, 0) == DQT_E_IO);
-    CHECK(dqt_llama_import_safetensors(model, "/nonexistent", DQT_ROUND_ECO_NEAREST, 0) == DQT_E_ARGUMENT);
-    CHECK(dqt_llama_import_safetensors(shape, "/nonexistent", 0, 0) == DQT_E_STATE);
+    CHECK(dqt_llama_export_safetensors(model, "/nonexistent/x", NULL) == DQT_E_IO);
+    CHECK(dqt_llama_import_safetensors(model, NULL, import_rounding(0, 0)) == DQT_E_ARGUMENT);
+    CHECK(dqt_llama_import_safetensors(model, "/nonexistent", import_rounding(0, 0)) == DQT_E_IO);
+    CHECK(dqt_llama_import_safetensors(model, "/dev/null", import_rounding(0, 0)) == DQT_E_IO);
+    CHECK(dqt_llama_import_safetensors(model, "/nonexistent", import_rounding(DQT_ROUND_ECO_NEAREST, 0)) ==
+          DQT_E_ARGUMENT);
+    CHECK(dqt_llama_import_safetensors(shape, "/nonexistent", import_rounding(0, 0)) == DQT_E_STATE);
     const struct parameter_list list = parameter_list(model);
     ((float *)(void *)list_parameter(&list, 1).tensor->data)[0] = NAN;
-    CHECK(dqt_llama_write_safetensors(model, NULL, memory_write, &f) == DQT_E_NUMERIC && f.size == 0);
+    CHECK(dqt_llama_write_safetensors(model, memory_write, &f, NULL) == DQT_E_NUMERIC && f.size == 0);
     dqt_llama_destroy(shape);
     dqt_llama_destroy(model);
     counting_end(ctx, &counting);

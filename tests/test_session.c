@@ -2,6 +2,7 @@
  * refusals. */
 #include <pthread.h>
 
+#include "calls.h"
 #include "counting_alloc.h"
 #include "test.h"
 
@@ -55,7 +56,7 @@ static dqt_llama *create_model(const struct variant *v) {
     c.activation = v->activation;
     c.mlp = v->mlp;
     c.tie_embeddings = v->tied;
-    c.sub_norms = v->sub_norms;
+    c.no_sub_norms = !(v->sub_norms);
     c.init_std = 0.3f; /* attention that looks at particular positions, so that a wrong one shows */
     dqt_llama *model = NULL;
     OK(ctx, dqt_llama_create(ctx, &c, &model));
@@ -78,9 +79,9 @@ static float *full_logits(dqt_llama *model, const int32_t *tokens, size_t length
     size_t n = 0;
     dqt_tape *tape = NULL;
     float *logits = malloc(length * VOCAB * sizeof *logits);
-    OK(ctx, dqt_llama_layers(model, &layers, &n));
+    OK(ctx, dqt_llama_get_layers(model, &layers, &n));
     OK(ctx, dqt_tape_create(ctx, layers, n, &o, &tape));
-    OK(ctx, dqt_llama_forward(model, tape, tokens, 1, length, logits));
+    OK(ctx, dqt_llama_forward(model, tape, batch_tokens(tokens, 1, length), logits));
     dqt_tape_destroy(tape);
     return logits;
 }
@@ -106,7 +107,7 @@ static void token_by_token(void) {
         make_tokens(tokens, MAX_LENGTH, 7 + i);
         dqt_llama *model = create_model(v);
         dqt_session *s = NULL;
-        OK(ctx, dqt_session_create(model, MAX_LENGTH, &s));
+        OK(ctx, dqt_session_create(model, session_of(MAX_LENGTH), &s));
         float *expected = full_logits(model, tokens, MAX_LENGTH);
         for (size_t t = 0; t < MAX_LENGTH; t++) {
             OK(ctx, dqt_session_append(s, &tokens[t], 1, logits));
@@ -131,7 +132,7 @@ static void in_pieces(void) {
         make_tokens(tokens, MAX_LENGTH, 70 + i);
         dqt_llama *model = create_model(v);
         dqt_session *s = NULL;
-        OK(ctx, dqt_session_create(model, MAX_LENGTH, &s));
+        OK(ctx, dqt_session_create(model, session_of(MAX_LENGTH), &s));
         float *expected = full_logits(model, tokens, MAX_LENGTH);
         for (size_t k = 0; k < sizeof pieces / sizeof *pieces; k++) {
             OK(ctx, dqt_session_truncate(s, 0));
@@ -142,7 +143,7 @@ static void in_pieces(void) {
                 compare(v, "in pieces", logits, expected + (at - 1) * VOCAB, at - 1);
             }
             size_t length = 0;
-            OK(ctx, dqt_session_length(s, &length));
+            OK(ctx, dqt_session_get_length(s, &length));
             CHECK(length == MAX_LENGTH);
         }
         free(expected);
@@ -164,7 +165,7 @@ static void after_truncation(void) {
         make_tokens(other, MAX_LENGTH, 7000 + i);
         dqt_llama *model = create_model(v);
         dqt_session *s = NULL;
-        OK(ctx, dqt_session_create(model, MAX_LENGTH, &s));
+        OK(ctx, dqt_session_create(model, session_of(MAX_LENGTH), &s));
         for (size_t k = 0; k < sizeof back_to / sizeof *back_to; k++) {
             const size_t kept = back_to[k];
             OK(ctx, dqt_session_truncate(s, 0));
@@ -193,25 +194,24 @@ static void cache_limits(void) {
     float logits[VOCAB], again[VOCAB];
     make_tokens(tokens, 20, 1);
     size_t length = 99;
-    CHECK(dqt_session_create(model, 0, &s) == DQT_E_SHAPE && !s);
-    CHECK(dqt_session_create(model, (size_t)INT32_MAX + 1, &s) == DQT_E_SHAPE && !s);
+    CHECK(dqt_session_create(model, session_of((size_t)INT32_MAX + 1), &s) == DQT_E_SHAPE && !s);
     CHECK(strstr(dqt_last_error(ctx), "max_length"));
-    OK(ctx, dqt_session_create(model, 10, &s));
-    OK(ctx, dqt_session_length(s, &length));
+    OK(ctx, dqt_session_create(model, session_of(10), &s));
+    OK(ctx, dqt_session_get_length(s, &length));
     CHECK(length == 0);
     CHECK(dqt_session_append(s, tokens, 11, logits) == DQT_E_STATE);
     CHECK(strstr(dqt_last_error(ctx), "11") && strstr(dqt_last_error(ctx), "10"));
     CHECK(dqt_session_append(s, tokens, SIZE_MAX, logits) == DQT_E_STATE);
     OK(ctx, dqt_session_append(s, tokens, 9, logits));
     CHECK(dqt_session_append(s, tokens, 2, logits) == DQT_E_STATE);
-    OK(ctx, dqt_session_length(s, &length));
+    OK(ctx, dqt_session_get_length(s, &length));
     CHECK(length == 9);
     OK(ctx, dqt_session_append(s, tokens + 9, 1, logits));
     CHECK(dqt_session_append(s, tokens, 1, logits) == DQT_E_STATE);
     CHECK(dqt_session_truncate(s, 11) == DQT_E_ARGUMENT);
     OK(ctx, dqt_session_truncate(s, 10));
 
-    /* A nonfinite append leaves the session as it was. */
+    /* A refused append leaves the session as it was. */
     OK(ctx, dqt_session_truncate(s, 9));
     static const int32_t wrong[] = {-1, VOCAB, INT32_MIN, INT32_MAX};
     for (size_t i = 0; i < 4; i++) {
@@ -225,24 +225,24 @@ static void cache_limits(void) {
     CHECK(strstr(dqt_last_error(ctx), "tokens[3]"));
     CHECK(dqt_session_append(s, tokens, 0, again) == DQT_E_ARGUMENT);
     CHECK(dqt_session_append(s, NULL, 1, again) == DQT_E_ARGUMENT);
-    OK(ctx, dqt_session_length(s, &length));
+    OK(ctx, dqt_session_get_length(s, &length));
     CHECK(length == 5);
     OK(ctx, dqt_session_append(s, tokens + 5, 4, NULL));
     OK(ctx, dqt_session_append(s, tokens + 9, 1, again));
     for (size_t i = 0; i < VOCAB; i++)
         CHECK(fabsf(logits[i] - again[i]) <= 1e-4f * fabsf(logits[i]) + 1e-4f);
 
-    CHECK(dqt_session_length(s, NULL) == DQT_E_ARGUMENT && dqt_session_length(NULL, &length) == DQT_E_ARGUMENT);
+    CHECK(dqt_session_get_length(s, NULL) == DQT_E_ARGUMENT && dqt_session_get_length(NULL, &length) == DQT_E_ARGUMENT);
     CHECK(dqt_session_truncate(NULL, 0) == DQT_E_ARGUMENT &&
           dqt_session_append(NULL, tokens, 1, logits) == DQT_E_ARGUMENT);
     dqt_session_destroy(s);
-    CHECK(dqt_session_create(NULL, 5, &s) == DQT_E_ARGUMENT && !s);
-    CHECK(dqt_session_create(model, 5, NULL) == DQT_E_ARGUMENT);
+    CHECK(dqt_session_create(NULL, session_of(5), &s) == DQT_E_ARGUMENT && !s);
+    CHECK(dqt_session_create(model, session_of(5), NULL) == DQT_E_ARGUMENT);
     dqt_llama_config c;
     CHECK(dqt_llama_config_init(&c, sizeof c) == DQT_OK);
     c.shape_only = 1;
     OK(ctx, dqt_llama_create(ctx, &c, &plan));
-    CHECK(dqt_session_create(plan, 5, &s) == DQT_E_STATE && !s);
+    CHECK(dqt_session_create(plan, session_of(5), &s) == DQT_E_STATE && !s);
     dqt_llama_destroy(plan);
     dqt_llama_destroy(model);
     end();
@@ -272,7 +272,7 @@ static void sessions_are_independent(void) {
     pthread_t thread[COUNT];
     for (size_t i = 0; i < COUNT; i++) {
         make_tokens(runs[i].tokens, 80, i);
-        OK(ctx, dqt_session_create(model, 80, &runs[i].session));
+        OK(ctx, dqt_session_create(model, session_of(80), &runs[i].session));
     }
     for (size_t i = 0; i < COUNT; i++)
         CHECK(pthread_create(&thread[i], NULL, run, &runs[i]) == 0);
@@ -423,7 +423,7 @@ static void seeds_reproduce(void) {
         CHECK(t[0] == t[1]);
         same_c += t[0] == t[2];
         same_d += t[0] == t[3];
-        t[0] = 77; /* a nonfinite draw does not count */
+        t[0] = 77; /* a refused draw does not count */
         CHECK(dqt_sampler_sample(a, bad, &t[0]) == DQT_E_NUMERIC && t[0] == 77);
     }
     CHECK(same_c < 120 && same_d < 120);
@@ -503,8 +503,7 @@ static void sampler_refusals(void) {
         float temperature, top_p;
         const char *word;
     } wrong[] = {{-1, 1, "temperature"}, {NAN, 1, "temperature"}, {INFINITY, 1, "temperature"},
-                 {1, 0, "top_p"},        {1, -0.5f, "top_p"},     {1, 1.01f, "top_p"},
-                 {1, NAN, "top_p"}};
+                 {1, -0.5f, "top_p"},    {1, 1.01f, "top_p"},     {1, NAN, "top_p"}};
     dqt_sampler *s = NULL;
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         const dqt_sampler_options o = sampler_options(wrong[i].temperature, 0, wrong[i].top_p, 1);

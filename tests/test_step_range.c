@@ -1,4 +1,5 @@
 /* dqt_updater_step_range: parts on replicas, gathered, against the whole step, bit for bit. */
+#include "calls.h"
 #include "dqt.h"
 #include "isa_contexts.h"
 #include "optim/updater.h"
@@ -94,7 +95,7 @@ static void open_replica(struct replica *r, const struct setting *s, int threads
     u.weight_decay = s->weight_decay;
     u.update_clip = 0.7f;
     OK(ctx, dqt_updater_create(ctx, r->layers, LAYERS, &u, &r->updater));
-    OK(ctx, dqt_tape_num_parameters(r->tape, &r->count));
+    OK(ctx, dqt_tape_get_num_parameters(r->tape, &r->count));
 }
 
 static void close_replica(struct replica *r) {
@@ -107,7 +108,7 @@ static void close_replica(struct replica *r) {
 
 static dqt_parameter parameter(const struct replica *r, size_t index) {
     dqt_parameter p = {.struct_size = sizeof p};
-    OK(r->ctx, dqt_tape_parameter(r->tape, index, &p));
+    OK(r->ctx, dqt_tape_get_parameter(r->tape, index, &p));
     return p;
 }
 
@@ -118,7 +119,7 @@ static void set_gradients(const struct replica *r, uint64_t step) {
         float *g = random_floats(p.rows * p.cols, 0.3f, 100 * step + i);
         for (size_t k = 0; k < p.rows * p.cols; k++)
             g[k] *= (float)(1 + (k / p.cols) % 90) / 20.0f;
-        OK(r->ctx, dqt_tape_write_gradient(r->tape, i, 0, p.rows, g));
+        OK(r->ctx, dqt_tape_set_gradient(r->tape, i, 0, p.rows, g));
         free(g);
     }
 }
@@ -149,7 +150,7 @@ static void gather(struct replica *replicas, size_t parts) {
             if (info.train_scale) OK(replicas[to].ctx, dqt_tensor_get_scales(t, scales));
             for (size_t from = 0; from < parts; from++) {
                 size_t row, count;
-                OK(replicas[from].ctx, dqt_updater_range(replicas[from].updater, i, from, parts, &row, &count));
+                OK(replicas[from].ctx, dqt_updater_get_part(replicas[from].updater, i, from, parts, &row, &count));
                 dqt_tensor *source = parameter(&replicas[from], i).tensor;
                 if (from != to)
                     memcpy(b.data + row * b.row_bytes, packed(source).data + row * b.row_bytes, count * b.row_bytes);
@@ -208,7 +209,7 @@ static void compare_moments(const struct replica *r, const struct replica *whole
     for (size_t i = 0; i < r->count; i++) {
         const size_t rows = parameter(r, i).rows;
         size_t row, count;
-        OK(r->ctx, dqt_updater_range(r->updater, i, part, parts, &row, &count));
+        OK(r->ctx, dqt_updater_get_part(r->updater, i, part, parts, &row, &count));
         for (size_t n = 0; n < sizeof names / sizeof *names; n++) {
             char label[40];
             snprintf(label, sizeof label, "%zu.%s", i, names[n]);
@@ -250,12 +251,13 @@ static void run_setting(const struct setting *s, size_t parts) {
         uint64_t flipped = 0, saturated = 0, quantized = 0;
         snprintf(what, sizeof what, "%s, %zu parts, step %d", s->name, parts, (int)step);
         set_gradients(&whole, step);
-        OK(whole.ctx, dqt_updater_step(whole.updater, whole.tape, 0.01f, &expected));
+        OK(whole.ctx, dqt_updater_step(whole.updater, whole.tape, step_rate(0.01f), &expected));
         CHECKF(expected.flipped > 0, "%s: nothing was updated", what);
         for (size_t k = 0; k < parts; k++) {
             dqt_step_stats stats = {.struct_size = sizeof stats};
             set_gradients(&replicas[k], step);
-            OK(replicas[k].ctx, dqt_updater_step_range(replicas[k].updater, replicas[k].tape, 0.01f, k, parts, &stats));
+            OK(replicas[k].ctx,
+               dqt_updater_step(replicas[k].updater, replicas[k].tape, step_part(0.01f, k, parts), &stats));
             CHECKF(stats.gradient_norm == expected.gradient_norm && stats.step == expected.step, "%s: norm or step",
                    what);
             CHECKF(parts > 1 || stats.update_rms == expected.update_rms, "%s: update_rms", what);
@@ -292,10 +294,10 @@ static void parts_on_one_updater(void) {
         for (uint64_t step = 0; step < STEPS; step++) {
             set_gradients(&whole, step);
             set_gradients(&one, step);
-            OK(whole.ctx, dqt_updater_step(whole.updater, whole.tape, 0.01f, NULL));
+            OK(whole.ctx, dqt_updater_step(whole.updater, whole.tape, step_rate(0.01f), NULL));
             for (size_t part = 3; part-- > 0;) {
                 OK(one.ctx, dqt_updater_set_step(one.updater, step));
-                OK(one.ctx, dqt_updater_step_range(one.updater, one.tape, 0.01f, part, 3, NULL));
+                OK(one.ctx, dqt_updater_step(one.updater, one.tape, step_part(0.01f, part, 3), NULL));
             }
             compare_weights(&one, &whole, settings[which[i]].name);
         }
@@ -316,7 +318,7 @@ static void rows_of_the_part_suffice(void) {
             open_replica(&replicas[part], &s, 1);
         for (uint64_t step = 0; step < STEPS; step++) {
             set_gradients(&whole, step);
-            OK(whole.ctx, dqt_updater_step(whole.updater, whole.tape, 0.01f, NULL));
+            OK(whole.ctx, dqt_updater_step(whole.updater, whole.tape, step_rate(0.01f), NULL));
             for (size_t part = 0; part < 3; part++) {
                 struct replica *r = &replicas[part];
                 set_gradients(r, 1000 + part);
@@ -324,12 +326,12 @@ static void rows_of_the_part_suffice(void) {
                     size_t row, count;
                     float *from, *to;
                     const size_t cols = parameter(r, k).cols;
-                    OK(r->ctx, dqt_updater_range(r->updater, k, part, 3, &row, &count));
-                    OK(r->ctx, dqt_tape_gradient(whole.tape, k, &from));
-                    OK(r->ctx, dqt_tape_gradient(r->tape, k, &to));
+                    OK(r->ctx, dqt_updater_get_part(r->updater, k, part, 3, &row, &count));
+                    OK(r->ctx, dqt_tape_gradient_data(whole.tape, k, &from));
+                    OK(r->ctx, dqt_tape_gradient_data(r->tape, k, &to));
                     memcpy(to + row * cols, from + row * cols, count * cols * sizeof *to);
                 }
-                OK(r->ctx, dqt_updater_step_range(r->updater, r->tape, 0.01f, part, 3, NULL));
+                OK(r->ctx, dqt_updater_step(r->updater, r->tape, step_part(0.01f, part, 3), NULL));
             }
             gather(replicas, 3);
             for (size_t part = 0; part < 3; part++)
@@ -353,7 +355,7 @@ static void ranges(void) {
                 size_t next = 0, least = SIZE_MAX, most = 0;
                 for (size_t part = 0; part < parts; part++) {
                     size_t row, count;
-                    OK(r.ctx, dqt_updater_range(r.updater, i, part, parts, &row, &count));
+                    OK(r.ctx, dqt_updater_get_part(r.updater, i, part, parts, &row, &count));
                     CHECK(row % 64 == 0);
                     if (count == rows && parts > 1) whole[part]++;
                     const size_t tiles = (count + 63) / 64;
@@ -381,12 +383,12 @@ static void frozen(void) {
     dqt_group_options g;
     OK(r.ctx, dqt_group_options_init(&g, sizeof g));
     g.parameter_class = DQT_CLASS_LINEAR;
-    g.lr_factor = 0;
+    g.freeze = 1;
     OK(r.ctx, dqt_updater_add_group(r.updater, &g, NULL));
     size_t row = 1, count = 1;
-    OK(r.ctx, dqt_updater_range(r.updater, 0, 0, 2, &row, &count));
+    OK(r.ctx, dqt_updater_get_part(r.updater, 0, 0, 2, &row, &count));
     CHECK(row == 0 && count == 0);
-    OK(r.ctx, dqt_updater_range(r.updater, LAYERS - 1, 0, 2, &row, &count));
+    OK(r.ctx, dqt_updater_get_part(r.updater, LAYERS - 1, 0, 2, &row, &count));
     CHECK(row == 0 && count == 1); /* the first that is left */
     close_replica(&r);
 }
@@ -399,25 +401,25 @@ static void mistakes(void) {
     size_t row, count;
     uint64_t step = 9;
     set_gradients(&r, 0);
-    CHECK(dqt_updater_step_range(NULL, r.tape, 0.1f, 0, 1, NULL) == DQT_E_ARGUMENT);
-    CHECK(dqt_updater_step_range(r.updater, NULL, 0.1f, 0, 1, NULL) == DQT_E_ARGUMENT);
-    CHECK(dqt_updater_step_range(r.updater, r.tape, 0.1f, 2, 2, NULL) == DQT_E_ARGUMENT);
+    CHECK(dqt_updater_step(NULL, r.tape, step_part(0.1f, 0, 1), NULL) == DQT_E_ARGUMENT);
+    CHECK(dqt_updater_step(r.updater, NULL, step_part(0.1f, 0, 1), NULL) == DQT_E_ARGUMENT);
+    CHECK(dqt_updater_step(r.updater, r.tape, step_part(0.1f, 2, 2), NULL) == DQT_E_ARGUMENT);
     CHECK(strstr(dqt_last_error(r.ctx), "part is 2"));
-    CHECK(dqt_updater_step_range(r.updater, r.tape, 0.1f, 0, 0, NULL) == DQT_E_ARGUMENT);
-    CHECK(dqt_updater_step_range(r.updater, r.tape, -0.1f, 0, 1, NULL) == DQT_E_ARGUMENT);
+    CHECK(dqt_updater_step(r.updater, r.tape, step_part(0.1f, 1, 0), NULL) == DQT_E_ARGUMENT);
+    CHECK(dqt_updater_step(r.updater, r.tape, step_part(-0.1f, 0, 1), NULL) == DQT_E_ARGUMENT);
     /* not finite, in a row of the other part */
     const float infinite[20] = {INFINITY};
-    OK(r.ctx, dqt_tape_write_gradient(r.tape, 3, 319, 1, infinite));
-    CHECK(dqt_updater_step_range(r.updater, r.tape, 0.1f, 0, 2, NULL) == DQT_E_NUMERIC);
+    OK(r.ctx, dqt_tape_set_gradient(r.tape, 3, 319, 1, infinite));
+    CHECK(dqt_updater_step(r.updater, r.tape, step_part(0.1f, 0, 2), NULL) == DQT_E_NUMERIC);
     OK(r.ctx, dqt_updater_get_step(r.updater, &step));
     CHECK(step == 0);
     compare_weights(&r, &same, "after mistakes");
-    CHECK(dqt_updater_range(NULL, 0, 0, 1, &row, &count) == DQT_E_ARGUMENT);
-    CHECK(dqt_updater_range(r.updater, r.count, 0, 1, &row, &count) == DQT_E_ARGUMENT);
-    CHECK(dqt_updater_range(r.updater, 0, 1, 1, &row, &count) == DQT_E_ARGUMENT);
-    CHECK(dqt_updater_range(r.updater, 0, 0, 0, &row, &count) == DQT_E_ARGUMENT);
-    CHECK(dqt_updater_range(r.updater, 0, 0, 1, NULL, &count) == DQT_E_ARGUMENT);
-    CHECK(dqt_updater_range(r.updater, 0, 0, 1, &row, NULL) == DQT_E_ARGUMENT);
+    CHECK(dqt_updater_get_part(NULL, 0, 0, 1, &row, &count) == DQT_E_ARGUMENT);
+    CHECK(dqt_updater_get_part(r.updater, r.count, 0, 1, &row, &count) == DQT_E_ARGUMENT);
+    CHECK(dqt_updater_get_part(r.updater, 0, 1, 1, &row, &count) == DQT_E_ARGUMENT);
+    CHECK(dqt_updater_get_part(r.updater, 0, 0, 0, &row, &count) == DQT_E_ARGUMENT);
+    CHECK(dqt_updater_get_part(r.updater, 0, 0, 1, NULL, &count) == DQT_E_ARGUMENT);
+    CHECK(dqt_updater_get_part(r.updater, 0, 0, 1, &row, NULL) == DQT_E_ARGUMENT);
     close_replica(&same);
     close_replica(&r);
 }

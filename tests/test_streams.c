@@ -1,6 +1,7 @@
 /* Checkpoints from streams, whose length nobody knows: what they claim is allocated as their data arrive. */
 #define _POSIX_C_SOURCE 200809L
 
+#include "calls.h"
 #include "files_fixture.h"
 
 #include "io/checkpoint.h"
@@ -64,7 +65,7 @@ static void check_claim(struct place *p, struct memory_file file, const char *wh
     dqt_llama *model;
     void *host;
     size_t size;
-    const dqt_status status = dqt_llama_read(p->ctx, watched_read, &w, &model, NULL, &host, &size);
+    const dqt_status status = read_checkpoint(p->ctx, watched_read, &w, &model, NULL, &host, &size);
     CHECKF(status == DQT_E_FORMAT, "%s: status %d, %s", what, status, dqt_last_error(p->ctx));
     CHECKF(w.wrong == 0 && w.most_held < 4u << 20, "%s: %zu bytes were held for %zu", what, w.most_held, w.file.size);
     CHECK(p->memory.bytes == w.base);
@@ -100,7 +101,7 @@ static void streams_prove_what_they_claim(void) {
     /* A small model whole, then host bytes that never come. */
     struct memory_file whole = memory_new();
     static const char mark[] = "HOST";
-    OK(p.ctx, dqt_llama_write(p.model, NULL, "12345678", 8, memory_write, &whole));
+    OK(p.ctx, dqt_llama_write(p.model, NULL, memory_write, &whole, save_host("12345678", 8)));
     size_t at = whole.size;
     while (at > 4 && memcmp(whole.bytes + at - 4, mark, 4) != 0)
         at--;
@@ -124,16 +125,16 @@ static void check_honest(struct place *p, dqt_llama *model, dqt_updater *updater
     for (size_t i = 0; i < host_size; i++)
         bytes[i] = (unsigned char)(i * 31 + (i >> 13));
     struct watched w = {.file = memory_new(), .memory = &p->memory, .base = p->memory.bytes};
-    OK(p->ctx, dqt_llama_write(model, updater, bytes, host_size, memory_write, &w.file));
+    OK(p->ctx, dqt_llama_write(model, updater, memory_write, &w.file, save_host(bytes, host_size)));
     static const size_t pieces[] = {0, 1 << 20, 65537, 999};
     for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++) {
         w.file.position = 0;
         w.file.most = pieces[i];
-        OK(p->ctx, dqt_llama_read(p->ctx, watched_read, &w, &loaded, &resumed, &host, &size));
+        OK(p->ctx, read_checkpoint(p->ctx, watched_read, &w, &loaded, &resumed, &host, &size));
         CHECKF(w.wrong == 0, "in %zu looks more was held than came allows, %zu at most", w.wrong, w.most_held);
         CHECK(size == host_size && memcmp(host, bytes, size) == 0 && w.file.position == w.file.size);
         struct memory_file again = memory_new();
-        OK(p->ctx, dqt_llama_write(loaded, resumed, host, size, memory_write, &again));
+        OK(p->ctx, dqt_llama_write(loaded, resumed, memory_write, &again, save_host(host, size)));
         CHECK(same_bytes(&w.file, &again));
         free(again.bytes);
         dqt_host_bytes_free(p->ctx, host, size);
@@ -145,7 +146,7 @@ static void check_honest(struct place *p, dqt_llama *model, dqt_updater *updater
     for (size_t n = 0; !done && n < 1000; n++) {
         w.file.position = 0;
         p->memory.fail_at = p->memory.calls + n;
-        const dqt_status status = dqt_llama_read(p->ctx, watched_read, &w, &loaded, &resumed, &host, &size);
+        const dqt_status status = read_checkpoint(p->ctx, watched_read, &w, &loaded, &resumed, &host, &size);
         p->memory.fail_at = SIZE_MAX;
         done = status == DQT_OK;
         CHECK(done || (status == DQT_E_MEMORY && !loaded && !resumed && !host));
@@ -178,7 +179,7 @@ static void honest_streams(void) {
     o.optimizer = DQT_OPTIMIZER_ADAMW;
     o.momentum_state = o.variance_state = DQT_STATE_F32;
     OK(p.ctx, dqt_llama_create(p.ctx, &c, &model));
-    OK(p.ctx, dqt_llama_layers(model, &layers, &count));
+    OK(p.ctx, dqt_llama_get_layers(model, &layers, &count));
     OK(p.ctx, dqt_updater_create(p.ctx, layers, count, &o, &updater));
     check_honest(&p, model, updater, 100);
     dqt_updater_destroy(updater);

@@ -1,4 +1,5 @@
 /* Tensors: packed bytes, rounding, scale rules, statistics, conversion, re-quantised reading, refusals. */
+#include "calls.h"
 #include "codes.h"
 #include "counting_alloc.h"
 #include "format/tensor.h"
@@ -425,7 +426,7 @@ static void seeds_count_whole(void) {
         OK(ctx, dqt_layer_options_init(&o, sizeof o));
         o.seed = i ? others[i - 1] : 1;
         OK(ctx, dqt_linear_create(ctx, N, 1, &o, &layer));
-        OK(ctx, dqt_layer_parameter(layer, 0, &p));
+        OK(ctx, dqt_layer_get_parameter(layer, 0, &p));
         OK(ctx, dqt_tensor_get_codes(p.tensor, 0, 1, codes[i]));
         for (size_t k = 0; k < i; k++)
             CHECKF(memcmp(codes[k], codes[i], N) != 0, "initial weights: seed %zu equals seed %zu", i, k);
@@ -683,13 +684,13 @@ static void layer_reads_compute_format(void) {
     dqt_tape *tape = NULL;
     OK(ctx, dqt_tape_create(ctx, &layer, 1, &to, &tape));
     dqt_parameter p = {.struct_size = sizeof p};
-    OK(ctx, dqt_layer_parameter(layer, 0, &p));
+    OK(ctx, dqt_layer_get_parameter(layer, 0, &p));
     float stored[OUT * IN], x[IN * IN] = {0}, y[IN * OUT];
     OK(ctx, dqt_tensor_dequantize(p.tensor, 0, OUT, stored));
     const double scale = rule_scale(stored, OUT * IN, DQT_SCALE_ABSMEAN, 0, 1);
     for (size_t i = 0; i < IN; i++)
         x[i * IN + i] = 1;
-    OK(ctx, dqt_layer_forward(layer, tape, 1, IN, x, y));
+    OK(ctx, dqt_layer_forward(layer, tape, batch_shape(1, IN), x, y));
     size_t values = 0;
     for (size_t r = 0; r < OUT; r++)
         for (size_t c = 0; c < IN; c++) {

@@ -1,5 +1,6 @@
 /* "Ternary inference": weights of every storage format read as ternary, trained so or read so afterwards, evaluate and
  * generate exactly as a model that stores the ternary codes of the same weights. */
+#include "calls.h"
 #include "counting_alloc.h"
 #include "test.h"
 
@@ -35,16 +36,16 @@ static dqt_llama *create(int storage, int scale_rule, int compute) {
 static void copy_weights(dqt_llama *from, dqt_llama *to) {
     dqt_layer *const *a, *const *b;
     size_t n = 0;
-    OK(ctx, dqt_llama_layers(from, &a, &n));
-    OK(ctx, dqt_llama_layers(to, &b, &n));
+    OK(ctx, dqt_llama_get_layers(from, &a, &n));
+    OK(ctx, dqt_llama_get_layers(to, &b, &n));
     for (size_t i = 0; i < n; i++) {
         dqt_layer_info info = {.struct_size = sizeof info};
         OK(ctx, dqt_layer_get_info(a[i], &info));
         for (size_t k = 0; k < info.num_parameters; k++) {
             dqt_parameter p = {.struct_size = sizeof p}, q = {.struct_size = sizeof q};
             dqt_tensor_info s = {.struct_size = sizeof s}, t = {.struct_size = sizeof t};
-            OK(ctx, dqt_layer_parameter(a[i], k, &p));
-            OK(ctx, dqt_layer_parameter(b[i], k, &q));
+            OK(ctx, dqt_layer_get_parameter(a[i], k, &p));
+            OK(ctx, dqt_layer_get_parameter(b[i], k, &q));
             OK(ctx, dqt_tensor_get_info(p.tensor, &s));
             OK(ctx, dqt_tensor_get_info(q.tensor, &t));
             float *values = malloc(p.rows * p.cols * sizeof *values);
@@ -81,7 +82,7 @@ static dqt_tape *create_tape(dqt_llama *model, bool inference) {
     o.max_batch = BATCH;
     o.max_length = LENGTH;
     o.inference = inference;
-    OK(ctx, dqt_llama_layers(model, &layers, &n));
+    OK(ctx, dqt_llama_get_layers(model, &layers, &n));
     OK(ctx, dqt_tape_create(ctx, layers, n, &o, &tape));
     return tape;
 }
@@ -93,16 +94,16 @@ static void train(dqt_llama *model) {
     size_t n = 0;
     dqt_tape *tape = create_tape(model, false);
     CHECK(dqt_updater_options_init(&o, sizeof o) == DQT_OK);
-    OK(ctx, dqt_llama_layers(model, &layers, &n));
+    OK(ctx, dqt_llama_get_layers(model, &layers, &n));
     OK(ctx, dqt_updater_create(ctx, layers, n, &o, &updater));
     for (uint64_t step = 0; step < STEPS; step++) {
         int32_t tokens[TOKENS], targets[TOKENS];
         float loss = 0;
         tokens_of(step + 1, tokens, targets);
         OK(ctx, dqt_tape_zero_gradients(tape));
-        OK(ctx, dqt_llama_loss(model, tape, tokens, targets, BATCH, LENGTH, &loss, NULL));
+        OK(ctx, dqt_llama_loss(model, tape, batch_pairs(tokens, targets, BATCH, LENGTH), &loss, NULL));
         OK(ctx, dqt_llama_backward(model, tape, 1.0f));
-        OK(ctx, dqt_updater_step(updater, tape, 0.01f, NULL));
+        OK(ctx, dqt_updater_step(updater, tape, step_rate(0.01f), NULL));
     }
     dqt_updater_destroy(updater);
     dqt_tape_destroy(tape);
@@ -113,7 +114,7 @@ static float evaluate(dqt_llama *model) {
     float loss = NAN;
     dqt_tape *tape = create_tape(model, true);
     tokens_of(99, tokens, targets);
-    OK(ctx, dqt_llama_loss(model, tape, tokens, targets, BATCH, LENGTH, &loss, NULL));
+    OK(ctx, dqt_llama_loss(model, tape, batch_pairs(tokens, targets, BATCH, LENGTH), &loss, NULL));
     dqt_tape_destroy(tape);
     return loss;
 }
@@ -123,7 +124,7 @@ static void generate(dqt_llama *model, int32_t *out) {
     dqt_session *session = NULL;
     float logits[VOCAB] = {0};
     int32_t token = 7;
-    OK(ctx, dqt_session_create(model, GENERATED, &session));
+    OK(ctx, dqt_session_create(model, session_of(GENERATED), &session));
     for (size_t i = 0; i < GENERATED; i++) {
         OK(ctx, dqt_session_append(session, &token, 1, logits));
         token = 0;

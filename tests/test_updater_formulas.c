@@ -135,7 +135,7 @@ static void integer_weights(void) {
     dqt_context *ctx = isa_context(DQT_ISA_SCALAR, 1);
     for (int optimizer = DQT_OPTIMIZER_SGD; optimizer <= DQT_OPTIMIZER_ADAFACTOR; optimizer++)
         for (size_t format = 0; format < sizeof formats / sizeof *formats; format++)
-            for (int rounding = 0; rounding < 4; rounding++) {
+            for (int rounding = DQT_ROUND_STOCHASTIC; rounding <= DQT_ROUND_ECO_NEAREST; rounding++) {
                 memset(&r, 0, sizeof r);
                 const bool trained = format & 1, eco = rounding >= DQT_ROUND_ECO_STOCHASTIC;
                 r.o = plain_options(optimizer, rounding, 0.8f);
@@ -230,7 +230,7 @@ static void zero_rate_moves_nothing(void) {
     random_fill(g, COUNT, 1.0f, 1);
     dqt_context *ctx = isa_context(DQT_ISA_SCALAR, 1);
     EACH_FORMAT(format)
-    for (int rounding = 0; rounding < 4; rounding++) {
+    for (int rounding = DQT_ROUND_STOCHASTIC; rounding <= DQT_ROUND_ECO_NEAREST; rounding++) {
         dqt_tensor *t = make_tensor(ctx, ROWS, COLS, format, false, 8);
         if (format == DQT_FORMAT_INT8) set_code(t, 127);
         const dqt_updater_options o = plain_options(DQT_OPTIMIZER_ADAMW, rounding, 0.9f);

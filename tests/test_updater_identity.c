@@ -17,7 +17,7 @@ static bool combination_among(int formats, int i, struct combination *c) {
     c->storage = DQT_FORMAT_F32 + i % formats;
     i /= formats;
     c->optimizer = DQT_OPTIMIZER_SGD + i % 3;
-    c->rounding = i / 3 % 4;
+    c->rounding = DQT_ROUND_STOCHASTIC + i / 3 % 4;
     c->state = i / 12 % 3;
     c->beta1 = i / 36 ? 0.0f : 0.9f;
     return c->beta1 > 0.0f || c->rounding < DQT_ROUND_ECO_STOCHASTIC;
@@ -439,12 +439,7 @@ static void other_refusals(void) {
     }
     o.rounding = DQT_ROUND_STOCHASTIC;
     dqt_updater *u = make_updater(ctx, code, 1, &o);
-    dqt_group_options group = {.struct_size = sizeof group,
-                               .lr_factor = 0.5f,
-                               .weight_decay = -1,
-                               .rounding = DQT_ROUND_ECO_NEAREST,
-                               .beta1 = -1,
-                               .rounding_noise = -1};
+    dqt_group_options group = {.struct_size = sizeof group, .lr_factor = 0.5f, .rounding = DQT_ROUND_ECO_NEAREST};
     size_t matched = 9;
     CHECK(updater_add_group(u, &group, &matched) == DQT_E_UNSUPPORTED && matched == 0);
     CHECK(updater_get_rule(u, 0).rounding == DQT_ROUND_STOCHASTIC && updater_get_rule(u, 0).lr_factor == 1.0f);
@@ -479,7 +474,7 @@ static void properties_decide(void) {
 
 /* ---- Groups -------------------------------------------------------------------------------------------------- */
 
-/* Later groups win; a factor of 0 freezes weight, state and norm; others scale the step. */
+/* Later groups win; freezing keeps weight, state and norm as they are; factors scale the step; zeros change nothing. */
 static void groups_act(void) {
     enum { N = 8 };
     dqt_context *ctx = threads_context(1, DQT_THREADING_SERIAL, NULL);
@@ -491,39 +486,19 @@ static void groups_act(void) {
     const dqt_updater_options o = plain_options(DQT_OPTIMIZER_SGD, DQT_ROUND_STOCHASTIC, 0.9f);
     dqt_updater *u = make_updater(ctx, targets, 3, &o);
     size_t matched = 0;
-    dqt_group_options g = {.struct_size = sizeof g,
-                           .pattern = "blocks.*",
-                           .lr_factor = 0.25f,
-                           .weight_decay = 0.5f,
-                           .rounding = -1,
-                           .beta1 = -1,
-                           .rounding_noise = -1};
+    dqt_group_options g = {.struct_size = sizeof g, .pattern = "blocks.*", .lr_factor = 0.25f, .weight_decay = 0.5f};
     CHECK(updater_add_group(u, &g, &matched) == DQT_OK && matched == 2);
-    g = (dqt_group_options){.struct_size = sizeof g,
-                            .pattern = "*.?.a",
-                            .parameter_class = DQT_CLASS_MLP,
-                            .lr_factor = 2.0f,
-                            .weight_decay = -1,
-                            .rounding = -1,
-                            .beta1 = -1,
-                            .rounding_noise = -1};
+    g = (dqt_group_options){
+        .struct_size = sizeof g, .pattern = "*.?.a", .parameter_class = DQT_CLASS_MLP, .lr_factor = 2.0f};
     CHECK(updater_add_group(u, &g, &matched) == DQT_OK && matched == 2);
-    g = (dqt_group_options){.struct_size = sizeof g,
-                            .parameter_class = DQT_CLASS_HEAD,
-                            .lr_factor = 0.0f,
-                            .weight_decay = -1,
-                            .rounding = -1,
-                            .beta1 = -1,
-                            .rounding_noise = -1};
+    g = (dqt_group_options){.struct_size = sizeof g, .freeze = 1};
+    CHECK(updater_add_group(u, &g, &matched) == DQT_OK && matched == 3);
+    g = (dqt_group_options){.struct_size = sizeof g, .pattern = "blocks.*", .freeze = -1};
+    CHECK(updater_add_group(u, &g, &matched) == DQT_OK && matched == 2);
+    g = (dqt_group_options){.struct_size = sizeof g, .pattern = "*1*", .weight_decay = -1};
     CHECK(updater_add_group(u, &g, &matched) == DQT_OK && matched == 1);
-    g = (dqt_group_options){.struct_size = sizeof g,
-                            .pattern = "*1*",
-                            .lr_factor = -1,
-                            .weight_decay = 0.0f,
-                            .rounding = -1,
-                            .beta1 = -1,
-                            .rounding_noise = -1};
-    CHECK(updater_add_group(u, &g, &matched) == DQT_OK && matched == 1);
+    g = (dqt_group_options){.struct_size = sizeof g}; /* zeros keep everything */
+    CHECK(updater_add_group(u, &g, &matched) == DQT_OK && matched == 3);
     float grad[3][N], before[3][N];
     struct gradient buffers[3];
     const struct gradient *list[3];

@@ -184,7 +184,7 @@ static void eco_conserves(void) {
     const double b1 = 0.75, scale = 0.01;
     dqt_context *ctx = isa_context(DQT_ISA_SCALAR, 1);
     for (int optimizer = DQT_OPTIMIZER_SGD; optimizer <= DQT_OPTIMIZER_ADAMW; optimizer++)
-        for (int rounding = 0; rounding < 4; rounding++) {
+        for (int rounding = DQT_ROUND_STOCHASTIC; rounding <= DQT_ROUND_ECO_NEAREST; rounding++) {
             const bool adam = optimizer == DQT_OPTIMIZER_ADAMW;
             const double lr = 0.003, magnitude = adam ? 0.5 : 1.0, first = adam ? 1 - b1 : 1.0;
             dqt_tensor *t = make_tensor(ctx, ROWS, COLS, DQT_FORMAT_INT8, false, 1);

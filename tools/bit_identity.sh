@@ -12,7 +12,7 @@ shift
 out=$(mktemp -d) || exit 1
 trap 'rm -rf "$out"' EXIT
 data=$base/README.md
-small="--hidden 64 --ff 160 --layers 2 --heads 2 --seq 32 --batch 4 --steps 4 --warmup 1 --eval-every 0 --eval-windows 4 --threads 2"
+small="--hidden 64 --ff 160 --layers 2 --heads 2 --kv-heads 2 --seq 32 --batch 4 --steps 4 --warmup 1 --eval-every 0 --eval-windows 4 --threads 2"
 compared=0 different=0
 
 # compare NAME OPTIONS...: the same options, both programs. Runs that both refuse count as equal if they say the same.

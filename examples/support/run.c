@@ -17,7 +17,7 @@ struct run_options run_defaults(void) {
         .scale_rule = DQT_SCALE_AUTO,
         .embedding_format = DQT_FORMAT_F32,
         .head_format = DQT_FORMAT_F32,
-        .activation = -1,
+        .activation = DQT_ACTIVATION_DEFAULT,
         .sigma = 4.0f,
         .init_std = 0.02f,
         .optimizer = DQT_OPTIMIZER_ADAMW,
@@ -54,7 +54,7 @@ size_t run_args(struct run_options *o, struct arg *table, size_t room) {
         {"--vocab", ARG_SIZE, &o->vocab, "vocabulary, at least 256 (bytes)", NULL},
         {"--format", ARG_CHOICE, &o->format, "storage of linear weights", FORMAT_CHOICES},
         {"--compute", ARG_CHOICE, &o->compute, "what layers read", "same=0 " FORMAT_CHOICES},
-        {"--scale", ARG_CHOICE, &o->scale_rule, "scale rule", "auto=3 absmean=0 sigma=1 absmax=2"},
+        {"--scale", ARG_CHOICE, &o->scale_rule, "scale rule", "auto=0 sigma=1 absmax=2 absmean=3"},
         {"--sigma", ARG_FLOAT, &o->sigma, "factor of the sigma rule", NULL},
         {"--row-scales", ARG_FLAG, &o->row_scales, "one scale per row", NULL},
         {"--train-scales", ARG_FLAG, &o->train_scales, "train the row scales", NULL},
@@ -63,11 +63,11 @@ size_t run_args(struct run_options *o, struct arg *table, size_t room) {
         {"--tied", ARG_FLAG, &o->tied, "the head uses the embedding's weight", NULL},
         {"--no-sub-norms", ARG_FLAG, &o->no_sub_norms, "plain LLaMA blocks", NULL},
         {"--mlp", ARG_CHOICE, &o->mlp, "MLP kind", "swiglu=0 squared-relu=1"},
-        {"--activation", ARG_CHOICE, &o->activation, "activations of linear layers", "auto=-1 int8=0 none=1"},
+        {"--activation", ARG_CHOICE, &o->activation, "activations of linear layers", "auto=0 none=1 int8=2"},
         {"--init-std", ARG_FLOAT, &o->init_std, "standard deviation of initial weights", NULL},
         {"--linear-init-std", ARG_FLOAT, &o->linear_init_std, "the same of linear weights (0: init-std)", NULL},
         {"--optimizer", ARG_CHOICE, &o->optimizer, "optimiser", "sgd=1 adamw=2 adafactor=3"},
-        {"--rounding", ARG_CHOICE, &o->rounding, "rounding of codes", "sr=0 nearest=1 eco=2 eco-nearest=3"},
+        {"--rounding", ARG_CHOICE, &o->rounding, "rounding of codes", "auto=0 sr=1 nearest=2 eco=3 eco-nearest=4"},
         {"--momentum-state", ARG_CHOICE, &o->momentum_state, "precision of the first moment", STATES},
         {"--variance-state", ARG_CHOICE, &o->variance_state, "precision of AdamW's second moment", STATES},
         {"--lr", ARG_FLOAT, &o->lr, "peak learning rate", NULL},
@@ -79,7 +79,7 @@ size_t run_args(struct run_options *o, struct arg *table, size_t room) {
         {"--beta1", ARG_FLOAT, &o->beta1, "first-moment decay (0: no first moment)", NULL},
         {"--beta2", ARG_FLOAT, &o->beta2, "second-moment decay", NULL},
         {"--decay", ARG_FLOAT, &o->weight_decay, "decoupled weight decay of linear weights", NULL},
-        {"--clip", ARG_CHOICE, &o->clip, "gradient clipping", "none=0 global=1 previous=2 tensor=3"},
+        {"--clip", ARG_CHOICE, &o->clip, "gradient clipping", "global=1 previous=2 tensor=3 none=4"},
         {"--clip-norm", ARG_FLOAT, &o->clip_norm, "norm to clip to", NULL},
         {"--fused", ARG_FLAG, &o->fused, "update inside backward: no gradient buffers", NULL},
         {"--recompute", ARG_FLAG, &o->recompute, "save only block inputs", NULL},
@@ -113,7 +113,7 @@ static dqt_status fill_config(const struct run_options *o, dqt_llama_config *c) 
     c->num_heads = o->heads;
     c->num_kv_heads = o->kv_heads;
     c->mlp = o->mlp;
-    c->sub_norms = !o->no_sub_norms;
+    c->no_sub_norms = o->no_sub_norms;
     c->tie_embeddings = o->tied;
     c->init_std = o->init_std;
     c->linear_init_std = o->linear_init_std;
@@ -130,7 +130,7 @@ static dqt_status fill_config(const struct run_options *o, dqt_llama_config *c) 
     /* Plain LLaMA: float weights that are read as floats get float activations. */
     const int computed = o->compute ? o->compute : o->format;
     const int plain = computed == DQT_FORMAT_F32 || computed == DQT_FORMAT_BF16;
-    c->activation = o->activation >= 0 ? o->activation : plain ? DQT_ACTIVATION_NONE : DQT_ACTIVATION_INT8;
+    c->activation = o->activation ? o->activation : plain ? DQT_ACTIVATION_NONE : DQT_ACTIVATION_INT8;
     return status;
 }
 
@@ -142,11 +142,11 @@ static dqt_status create_updater(struct run *r, dqt_layer *const *layers, size_t
     u.rounding = o->rounding;
     u.momentum_state = o->momentum_state;
     u.variance_state = o->variance_state;
-    u.beta1 = o->beta1;
+    u.beta1 = o->beta1 > 0 ? o->beta1 : -1; /* here 0 says: no first moment */
     u.beta2 = o->beta2;
     u.clip = o->fused && o->clip == DQT_CLIP_GLOBAL_NORM ? DQT_CLIP_PREVIOUS_NORM : o->clip;
     u.clip_norm = o->clip_norm;
-    u.scale_lr = o->scale_lr;
+    u.scale_lr = o->scale_lr > 0 ? o->scale_lr : -1;
     u.seed = (uint64_t)o->seed;
     if (status == DQT_OK) status = dqt_updater_create(r->ctx, layers, num_layers, &u, &r->updater);
     const int32_t classes[] = {DQT_CLASS_ATTENTION, DQT_CLASS_MLP};
@@ -155,8 +155,9 @@ static dqt_status create_updater(struct run *r, dqt_layer *const *layers, size_t
         status = dqt_group_options_init(&g, sizeof g);
         g.parameter_class = classes[i];
         g.lr_factor = o->linear_lr;
+        g.freeze = o->linear_lr > 0 ? 0 : 1;
         g.weight_decay = o->weight_decay;
-        g.beta1 = o->linear_beta1;
+        g.beta1 = o->linear_beta1 > 0 ? o->linear_beta1 : 0;
         g.rounding_noise = o->noise;
         if (status == DQT_OK) status = dqt_updater_add_group(r->updater, &g, NULL);
     }
@@ -170,7 +171,7 @@ static dqt_status create_tape(struct run *r, dqt_layer *const *layers, size_t nu
     t.max_batch = o->batch;
     t.max_length = o->length;
     t.precision = o->precision;
-    t.gradients = !o->fused;
+    t.no_gradient_buffers = o->fused;
     t.recompute = o->recompute;
     t.gradient_format = o->gradient_format;
     t.checkpoint_format = o->checkpoint_format;
@@ -184,13 +185,14 @@ struct host_state {
 };
 
 static dqt_status load(struct run *r, const char *path) {
-    void *host;
-    size_t size;
-    dqt_status status = dqt_llama_load(r->ctx, path, &r->model, &r->updater, &host, &size);
+    dqt_checkpoint c = DQT_INIT(dqt_checkpoint);
+    dqt_status status = dqt_llama_load(r->ctx, path, NULL, &c);
     if (status != DQT_OK) return status;
+    r->model = c.model;
+    r->updater = c.updater;
     struct host_state state = {0};
-    if (size == sizeof state) memcpy(&state, host, size);
-    dqt_host_bytes_free(r->ctx, host, size);
+    if (c.host_size == sizeof state) memcpy(&state, c.host, c.host_size);
+    dqt_host_bytes_free(r->ctx, c.host, c.host_size);
     r->step = (size_t)state.step;
     r->pass = state.pass;
     return DQT_OK;
@@ -202,7 +204,7 @@ static dqt_status open_parts(struct run *r, const char *path) {
     size_t num_layers;
     dqt_status status = fill_config(&r->options, &c);
     if (status == DQT_OK) status = path ? load(r, path) : dqt_llama_create(r->ctx, &c, &r->model);
-    if (status == DQT_OK) status = dqt_llama_layers(r->model, &layers, &num_layers);
+    if (status == DQT_OK) status = dqt_llama_get_layers(r->model, &layers, &num_layers);
     if (status == DQT_OK && !r->updater) status = create_updater(r, layers, num_layers);
     if (status == DQT_OK) status = create_tape(r, layers, num_layers);
     return status == DQT_OK ? dqt_tape_set_pass(r->tape, r->pass) : status;
@@ -227,23 +229,35 @@ void run_close(struct run *r) {
     *r = (struct run){0};
 }
 
+/* `sequences` windows, which are in r->tokens and r->targets. */
+static dqt_batch batch_of(const struct run *r, size_t sequences) {
+    dqt_batch b = DQT_INIT(dqt_batch);
+    b.batch = sequences;
+    b.length = r->options.length;
+    b.tokens = r->tokens;
+    b.targets = r->targets;
+    return b;
+}
+
 dqt_status run_step(struct run *r) {
     const struct run_options *o = &r->options;
-    const float lr = dqt_schedule_cosine(r->step, o->warmup, o->steps, o->lr, o->final_lr);
+    dqt_step_options step = DQT_INIT(dqt_step_options);
+    step.learning_rate = dqt_schedule_cosine(r->step, o->warmup, o->steps, o->lr, o->final_lr);
+    const dqt_batch batch = batch_of(r, o->batch);
     const size_t parts = o->fused ? 1 : o->accumulate;
     double total = 0;
     dqt_status status = o->fused ? DQT_OK : dqt_tape_zero_gradients(r->tape);
     for (size_t i = 0; i < parts && status == DQT_OK; i++) {
         float loss;
         text_batch(r->text, (uint64_t)o->seed, r->step * parts + i, o->batch, o->length, r->tokens, r->targets);
-        status = dqt_llama_loss(r->model, r->tape, r->tokens, r->targets, o->batch, o->length, &loss, NULL);
+        status = dqt_llama_loss(r->model, r->tape, &batch, &loss, NULL);
         if (status == DQT_OK && !o->fused) status = dqt_llama_backward(r->model, r->tape, 1.0f / (float)parts);
         total += loss;
     }
     r->stats.struct_size = sizeof r->stats;
     if (status == DQT_OK)
-        status = o->fused ? dqt_llama_backward_update(r->model, r->tape, r->updater, lr, &r->stats)
-                          : dqt_updater_step(r->updater, r->tape, lr, &r->stats);
+        status = o->fused ? dqt_llama_backward_update(r->model, r->tape, r->updater, &step, &r->stats)
+                          : dqt_updater_step(r->updater, r->tape, &step, &r->stats);
     if (status == DQT_OK) {
         r->step++;
         r->train_bits = total / (double)parts / log(2);
@@ -260,7 +274,8 @@ dqt_status run_evaluate(struct run *r, double *bits) {
             text_window(r->text, done + b, o->eval_windows, o->length, r->tokens + b * o->length,
                         r->targets + b * o->length);
         float loss;
-        dqt_status status = dqt_llama_loss(r->model, r->tape, r->tokens, r->targets, n, o->length, &loss, NULL);
+        const dqt_batch batch = batch_of(r, n);
+        dqt_status status = dqt_llama_loss(r->model, r->tape, &batch, &loss, NULL);
         if (status != DQT_OK) return status;
         total += loss * (double)n;
         done += n;
@@ -273,7 +288,8 @@ dqt_status run_save(struct run *r, const char *path) {
     struct host_state state = {r->step, 0};
     dqt_status status = dqt_tape_get_pass(r->tape, &state.pass);
     if (status != DQT_OK) return status;
-    return dqt_llama_save(r->model, r->updater, &state, sizeof state, path);
+    const dqt_save_options s = {.struct_size = sizeof s, .host = &state, .host_size = sizeof state, .tape = r->tape};
+    return dqt_llama_save(r->model, r->updater, path, &s);
 }
 
 dqt_status run_state_bytes(struct run *r, double *bytes) {
@@ -282,7 +298,7 @@ dqt_status run_state_bytes(struct run *r, double *bytes) {
     dqt_updater_options u;
     dqt_status status = dqt_updater_options_init(&u, sizeof u);
     if (status == DQT_OK) status = dqt_updater_get_options(r->updater, &u);
-    if (status == DQT_OK) status = dqt_llama_layers(r->model, &layers, &num_layers);
+    if (status == DQT_OK) status = dqt_llama_get_layers(r->model, &layers, &num_layers);
     if (status != DQT_OK) return status;
     dqt_updater_memory_info m = {.struct_size = sizeof m};
     status = dqt_updater_memory(r->ctx, layers + 1, num_layers - 3, &u, &m);
@@ -294,7 +310,7 @@ dqt_status run_state_bytes(struct run *r, double *bytes) {
         for (size_t k = 0; k < layer.num_parameters; k++) {
             dqt_parameter p = {.struct_size = sizeof p};
             dqt_tensor_info t = {.struct_size = sizeof t};
-            dqt_layer_parameter(layers[i], k, &p);
+            dqt_layer_get_parameter(layers[i], k, &p);
             dqt_tensor_get_info(p.tensor, &t);
             if (t.rows == 1) continue; /* gains */
             codes += (double)(t.data_bytes + t.num_scales * sizeof(float));

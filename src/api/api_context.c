@@ -100,6 +100,7 @@ dqt_status dqt_context_create(const dqt_context_options *options, dqt_context **
     last_error_clear();
     dqt_context_options o = context_defaults;
     TRY(options_read(NULL, &o, sizeof o, options, "dqt_context_options"));
+    if (o.log_level == 0) o.log_level = DQT_LOG_WARNING;
     if (!o.alloc != !o.free) return fail(NULL, DQT_E_ARGUMENT, "alloc and free must both be set or both be NULL");
     if (o.log_level < 0 || o.log_level > DQT_LOG_INFO)
         return fail(NULL, DQT_E_ARGUMENT, "log_level is %d; it must be 0 or a DQT_LOG_* value", o.log_level);
@@ -145,7 +146,7 @@ const char *dqt_last_error(const dqt_context *ctx) {
     return last_error(ctx);
 }
 
-uint64_t dqt_cpu_features(const dqt_context *ctx) {
+uint64_t dqt_context_cpu_features(const dqt_context *ctx) {
     return ctx ? ctx->cpu_features : 0;
 }
 

@@ -12,7 +12,7 @@ static dqt_status check_model(const dqt_llama *model) {
 }
 
 /* The updater's parameters are the model's, in order. */
-static dqt_status check_updater(dqt_llama *model, const dqt_updater *updater) {
+static dqt_status check_updater(const dqt_llama *model, const dqt_updater *updater) {
     size_t k = 0;
     if (!updater) return DQT_OK;
     const size_t count = updater_num_parameters(updater);
@@ -26,76 +26,133 @@ static dqt_status check_updater(dqt_llama *model, const dqt_updater *updater) {
     return DQT_OK;
 }
 
-static dqt_status check_save(dqt_llama *model, const dqt_updater *updater, const void *host, size_t host_size) {
-    TRY(check_model(model));
-    TRY(check_updater(model, updater));
-    return host_size ? check_pointer(model->ctx, host, "host") : DQT_OK;
+struct save {
+    const dqt_llama *model;
+    const dqt_updater *updater;
+    dqt_save_options options;
+};
+
+static const dqt_save_options save_defaults = {.struct_size = sizeof(dqt_save_options)};
+static const dqt_load_options load_defaults = {.struct_size = sizeof(dqt_load_options)};
+
+dqt_status dqt_save_options_init(dqt_save_options *options, size_t struct_size) {
+    return options_init(options, struct_size, &save_defaults, sizeof save_defaults, "dqt_save_options");
 }
 
-struct save {
-    dqt_llama *model;
-    dqt_updater *updater;
-    const void *host;
-    size_t host_size;
-};
+dqt_status dqt_load_options_init(dqt_load_options *options, size_t struct_size) {
+    return options_init(options, struct_size, &load_defaults, sizeof load_defaults, "dqt_load_options");
+}
+
+static dqt_status prepare_save(const dqt_llama *model, const dqt_updater *updater, const dqt_save_options *options,
+                               struct save *s) {
+    TRY(check_model(model));
+    TRY(check_updater(model, updater));
+    *s = (struct save){model, updater, save_defaults};
+    TRY(options_read(model->ctx, &s->options, sizeof s->options, options, "dqt_save_options"));
+    if (s->options.reserved) return fail(model->ctx, DQT_E_ARGUMENT, "reserved of dqt_save_options is not 0");
+    return s->options.host_size ? check_pointer(model->ctx, s->options.host, "host") : DQT_OK;
+}
 
 static dqt_status save_to(void *arg, dqt_write_fn write, void *user_data) {
     const struct save *s = arg;
-    return checkpoint_write(s->model, s->updater, s->host, s->host_size, write, user_data);
+    return checkpoint_write((dqt_llama *)(uintptr_t)s->model, (dqt_updater *)(uintptr_t)s->updater, s->options.host,
+                            s->options.host_size, write, user_data);
 }
 
-dqt_status dqt_llama_save(dqt_llama *model, dqt_updater *updater, const void *host, size_t host_size,
-                          const char *path) {
-    TRY(check_save(model, updater, host, host_size));
+dqt_status dqt_llama_save(const dqt_llama *model, const dqt_updater *updater, const char *path,
+                          const dqt_save_options *options) {
+    struct save s;
+    TRY(prepare_save(model, updater, options, &s));
     TRY(check_pointer(model->ctx, path, "path"));
-    struct save s = {model, updater, host, host_size};
     return file_replace(model->ctx, path, save_to, &s);
 }
 
-dqt_status dqt_llama_write(dqt_llama *model, dqt_updater *updater, const void *host, size_t host_size,
-                           dqt_write_fn write, void *user_data) {
-    TRY(check_save(model, updater, host, host_size));
+dqt_status dqt_llama_write(const dqt_llama *model, const dqt_updater *updater, dqt_write_fn write, void *user_data,
+                           const dqt_save_options *options) {
+    struct save s;
+    TRY(prepare_save(model, updater, options, &s));
     if (!write) return fail(model->ctx, DQT_E_ARGUMENT, "write is NULL");
-    return checkpoint_write(model, updater, host, host_size, write, user_data);
+    return save_to(&s, write, user_data);
 }
 
-static dqt_status check_load(dqt_context *ctx, dqt_llama **model, dqt_updater **updater, void **host,
-                             size_t *host_size) {
-    if (model) *model = NULL;
-    if (updater) *updater = NULL;
-    if (host) *host = NULL;
-    if (host_size) *host_size = 0;
+/* Options and the result struct, which is emptied first. */
+static dqt_status prepare_load(dqt_context *ctx, const dqt_load_options *options, dqt_checkpoint *out,
+                               dqt_load_options *o) {
+    const dqt_checkpoint nothing = {.struct_size = sizeof nothing};
     TRY(check_object(ctx, "ctx"));
-    TRY(check_pointer(ctx, model, "model"));
-    return host ? check_pointer(ctx, host_size, "host_size") : DQT_OK;
-}
-
-static dqt_status load_from(dqt_context *ctx, dqt_read_fn read, void *user_data, uint64_t file_size, dqt_llama **model,
-                            dqt_updater **updater, void **host, size_t *host_size) {
-    struct checkpoint c;
-    TRY(checkpoint_read(ctx, read, user_data, file_size, (struct checkpoint_wanted){updater != NULL, host != NULL},
-                        &c));
-    *model = c.model;
-    if (updater) *updater = c.updater;
-    if (host) *host = c.host;
-    if (host_size) *host_size = c.host_size;
+    TRY(options_return(ctx, out, &nothing, sizeof nothing, "dqt_checkpoint"));
+    *o = load_defaults;
+    TRY(options_read(ctx, o, sizeof *o, options, "dqt_load_options"));
+    if (o->reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_load_options is not 0");
     return DQT_OK;
 }
 
-dqt_status dqt_llama_load(dqt_context *ctx, const char *path, dqt_llama **model, dqt_updater **updater, void **host,
-                          size_t *host_size) {
-    TRY(check_load(ctx, model, updater, host, host_size));
+static dqt_status load_from(dqt_context *ctx, dqt_read_fn read, void *user_data, uint64_t file_size,
+                            const dqt_load_options *o, dqt_checkpoint *out) {
+    struct checkpoint c;
+    TRY(checkpoint_read(ctx, read, user_data, file_size, (struct checkpoint_wanted){!o->skip_updater, !o->skip_host},
+                        &c));
+    const dqt_checkpoint result = {
+        .struct_size = sizeof result, .model = c.model, .updater = c.updater, .host = c.host, .host_size = c.host_size};
+    return options_return(ctx, out, &result, sizeof result, "dqt_checkpoint");
+}
+
+dqt_status dqt_llama_load(dqt_context *ctx, const char *path, const dqt_load_options *options, dqt_checkpoint *out) {
+    dqt_load_options o;
+    TRY(prepare_load(ctx, options, out, &o));
     TRY(check_pointer(ctx, path, "path"));
     struct input_file file;
     TRY(file_open(ctx, path, &file));
-    return file_close(ctx, path, &file, load_from(ctx, file_read, &file, file.size, model, updater, host, host_size));
+    return file_close(ctx, path, &file, load_from(ctx, file_read, &file, file.size, &o, out));
 }
 
-dqt_status dqt_llama_read(dqt_context *ctx, dqt_read_fn read, void *user_data, dqt_llama **model, dqt_updater **updater,
-                          void **host, size_t *host_size) {
-    TRY(check_load(ctx, model, updater, host, host_size));
+dqt_status dqt_llama_read(dqt_context *ctx, dqt_read_fn read, void *user_data, const dqt_load_options *options,
+                          dqt_checkpoint *out) {
+    dqt_load_options o;
+    TRY(prepare_load(ctx, options, out, &o));
     if (!read) return fail(ctx, DQT_E_ARGUMENT, "read is NULL");
-    return load_from(ctx, read, user_data, UINT64_MAX, model, updater, host, host_size);
+    return load_from(ctx, read, user_data, UINT64_MAX, &o, out);
+}
+
+static dqt_status missing(dqt_layer *const *layers, const char *what) {
+    TRY(check_object(layers, "layers"));
+    return fail(layers[0]->ctx, DQT_E_UNSUPPORTED, "%s is not there yet", what);
+}
+
+dqt_status dqt_layers_save(dqt_layer *const *layers, size_t num_layers, const dqt_updater *updater, const char *path,
+                           const dqt_save_options *options) {
+    (void)num_layers, (void)updater, (void)path, (void)options;
+    return missing(layers, "dqt_layers_save");
+}
+
+dqt_status dqt_layers_write(dqt_layer *const *layers, size_t num_layers, const dqt_updater *updater, dqt_write_fn write,
+                            void *user_data, const dqt_save_options *options) {
+    (void)num_layers, (void)updater, (void)write, (void)user_data, (void)options;
+    return missing(layers, "dqt_layers_write");
+}
+
+dqt_status dqt_layers_load(dqt_layer *const *layers, size_t num_layers, dqt_updater *updater, const char *path,
+                           const dqt_load_options *options, dqt_checkpoint *out) {
+    (void)num_layers, (void)updater, (void)path, (void)options, (void)out;
+    return missing(layers, "dqt_layers_load");
+}
+
+dqt_status dqt_layers_read(dqt_layer *const *layers, size_t num_layers, dqt_updater *updater, dqt_read_fn read,
+                           void *user_data, const dqt_load_options *options, dqt_checkpoint *out) {
+    (void)num_layers, (void)updater, (void)read, (void)user_data, (void)options, (void)out;
+    return missing(layers, "dqt_layers_read");
+}
+
+dqt_status dqt_updater_write(const dqt_updater *updater, dqt_write_fn write, void *user_data) {
+    (void)write, (void)user_data;
+    TRY(check_object(updater, "updater"));
+    return fail(updater_context(updater), DQT_E_UNSUPPORTED, "dqt_updater_write is not there yet");
+}
+
+dqt_status dqt_updater_read(dqt_updater *updater, dqt_read_fn read, void *user_data) {
+    (void)read, (void)user_data;
+    TRY(check_object(updater, "updater"));
+    return fail(updater_context(updater), DQT_E_UNSUPPORTED, "dqt_updater_read is not there yet");
 }
 
 void dqt_host_bytes_free(dqt_context *ctx, void *host, size_t host_size) {
@@ -120,7 +177,7 @@ static dqt_status gguf_to(void *arg, dqt_write_fn write, void *user_data) {
     return gguf_write(e->model, &e->options, write, user_data);
 }
 
-dqt_status dqt_llama_export_gguf(const dqt_llama *model, const dqt_gguf_options *options, const char *path) {
+dqt_status dqt_llama_export_gguf(const dqt_llama *model, const char *path, const dqt_gguf_options *options) {
     TRY(check_model(model));
     TRY(check_pointer(model->ctx, path, "path"));
     struct gguf_export e = {model, gguf_defaults};
@@ -128,8 +185,8 @@ dqt_status dqt_llama_export_gguf(const dqt_llama *model, const dqt_gguf_options 
     return file_replace(model->ctx, path, gguf_to, &e);
 }
 
-dqt_status dqt_llama_write_gguf(const dqt_llama *model, const dqt_gguf_options *options, dqt_write_fn write,
-                                void *user_data) {
+dqt_status dqt_llama_write_gguf(const dqt_llama *model, dqt_write_fn write, void *user_data,
+                                const dqt_gguf_options *options) {
     TRY(check_model(model));
     if (!write) return fail(model->ctx, DQT_E_ARGUMENT, "write is NULL");
     struct gguf_export e = {model, gguf_defaults};
@@ -147,7 +204,7 @@ dqt_status dqt_safetensors_options_init(dqt_safetensors_options *options, size_t
 }
 
 struct safetensors_export {
-    dqt_llama *model;
+    const dqt_llama *model;
     dqt_safetensors_options options;
 };
 
@@ -156,7 +213,7 @@ static dqt_status safetensors_to(void *arg, dqt_write_fn write, void *user_data)
     return safetensors_write(e->model, &e->options, write, user_data);
 }
 
-static dqt_status prepare_safetensors(dqt_llama *model, const dqt_safetensors_options *options,
+static dqt_status prepare_safetensors(const dqt_llama *model, const dqt_safetensors_options *options,
                                       struct safetensors_export *e) {
     *e = (struct safetensors_export){model, safetensors_defaults};
     TRY(options_read(model->ctx, &e->options, sizeof e->options, options, "dqt_safetensors_options"));
@@ -164,7 +221,8 @@ static dqt_status prepare_safetensors(dqt_llama *model, const dqt_safetensors_op
     return DQT_OK;
 }
 
-dqt_status dqt_llama_export_safetensors(dqt_llama *model, const dqt_safetensors_options *options, const char *path) {
+dqt_status dqt_llama_export_safetensors(const dqt_llama *model, const char *path,
+                                        const dqt_safetensors_options *options) {
     TRY(check_model(model));
     TRY(check_pointer(model->ctx, path, "path"));
     struct safetensors_export e;
@@ -172,8 +230,8 @@ dqt_status dqt_llama_export_safetensors(dqt_llama *model, const dqt_safetensors_
     return file_replace(model->ctx, path, safetensors_to, &e);
 }
 
-dqt_status dqt_llama_write_safetensors(dqt_llama *model, const dqt_safetensors_options *options, dqt_write_fn write,
-                                       void *user_data) {
+dqt_status dqt_llama_write_safetensors(const dqt_llama *model, dqt_write_fn write, void *user_data,
+                                       const dqt_safetensors_options *options) {
     TRY(check_model(model));
     if (!write) return fail(model->ctx, DQT_E_ARGUMENT, "write is NULL");
     struct safetensors_export e;
@@ -181,12 +239,23 @@ dqt_status dqt_llama_write_safetensors(dqt_llama *model, const dqt_safetensors_o
     return safetensors_to(&e, write, user_data);
 }
 
-dqt_status dqt_llama_import_safetensors(dqt_llama *model, const char *path, int32_t rounding, uint64_t seed) {
+static const dqt_import_options import_defaults = {.struct_size = sizeof(dqt_import_options),
+                                                   .rounding = DQT_ROUND_NEAREST};
+
+dqt_status dqt_import_options_init(dqt_import_options *options, size_t struct_size) {
+    return options_init(options, struct_size, &import_defaults, sizeof import_defaults, "dqt_import_options");
+}
+
+dqt_status dqt_llama_import_safetensors(dqt_llama *model, const char *path, const dqt_import_options *options) {
     TRY(check_model(model));
     TRY(check_pointer(model->ctx, path, "path"));
-    if (rounding != DQT_ROUND_STOCHASTIC && rounding != DQT_ROUND_NEAREST)
-        return fail(model->ctx, DQT_E_ARGUMENT, "rounding is %d; it must be STOCHASTIC or NEAREST", rounding);
+    dqt_import_options o = import_defaults;
+    TRY(options_read(model->ctx, &o, sizeof o, options, "dqt_import_options"));
+    DEFAULT_TO(o.rounding, DQT_ROUND_NEAREST);
+    if (o.rounding != DQT_ROUND_STOCHASTIC && o.rounding != DQT_ROUND_NEAREST)
+        return fail(model->ctx, DQT_E_ARGUMENT, "rounding is %d; it must be STOCHASTIC or NEAREST", o.rounding);
     struct input_file file;
     TRY(file_open(model->ctx, path, &file));
-    return file_close(model->ctx, path, &file, safetensors_read(model, &file, rounding == DQT_ROUND_STOCHASTIC, seed));
+    return file_close(model->ctx, path, &file,
+                      safetensors_read(model, &file, o.rounding == DQT_ROUND_STOCHASTIC, o.seed));
 }

@@ -1,10 +1,11 @@
 /* Layers: creation, description, forward and backward on a tape. */
+#include <math.h>
+
 #include "api/check.h"
 #include "layer/run.h"
 
 static dqt_layer_options layer_defaults(void) {
     return (dqt_layer_options){.struct_size = sizeof(dqt_layer_options),
-                               .activation = DQT_ACTIVATION_INT8,
                                .weight = tensor_defaults,
                                .seed = 1,
                                .init_std = 0.02f,
@@ -19,16 +20,23 @@ dqt_status dqt_layer_options_init(dqt_layer_options *options, size_t struct_size
 }
 
 /* What all creation functions begin with. */
-static dqt_status read_options(dqt_context *ctx, const dqt_layer_options *options, dqt_layer **out,
-                               dqt_layer_options *o) {
+static dqt_status read_options(dqt_context *ctx, const dqt_layer_options *options, int32_t default_activation,
+                               dqt_layer **out, dqt_layer_options *o) {
     if (out) *out = NULL;
     TRY(check_object(ctx, "ctx"));
     TRY(check_pointer(ctx, out, "out"));
-    *o = layer_defaults();
+    const dqt_layer_options defaults = layer_defaults();
+    *o = defaults;
     TRY(options_read(ctx, o, sizeof *o, options, "dqt_layer_options"));
+    if (o->reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_layer_options is not 0");
+    DEFAULT_TO(o->activation, default_activation);
+    complete_tensor_options(&o->weight, DQT_FORMAT_TERNARY);
+    DEFAULT_TO(o->init_std, defaults.init_std);
+    if (o->init_std < 0 && isfinite(o->init_std)) o->init_std = 0;
+    DEFAULT_TO(o->norm_eps, defaults.norm_eps);
+    DEFAULT_TO(o->rope_theta, defaults.rope_theta);
     if ((o->sub_norm != 0 && o->sub_norm != 1) || (o->shape_only != 0 && o->shape_only != 1))
         return fail(ctx, DQT_E_ARGUMENT, "sub_norm %d and shape_only %d must be 0 or 1", o->sub_norm, o->shape_only);
-    if (o->reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_layer_options is not 0");
     if (o->name && strlen(o->name) >= NAME_BYTES)
         return fail(ctx, DQT_E_ARGUMENT, "name has %zu bytes; it may have %d", strlen(o->name), NAME_BYTES - 1);
     return DQT_OK;
@@ -37,23 +45,23 @@ static dqt_status read_options(dqt_context *ctx, const dqt_layer_options *option
 dqt_status dqt_embedding_create(dqt_context *ctx, size_t vocab, size_t hidden, const dqt_layer_options *options,
                                 dqt_layer **out) {
     dqt_layer_options o;
-    TRY(read_options(ctx, options, out, &o));
+    TRY(read_options(ctx, options, DQT_ACTIVATION_INT8, out, &o));
     if (vocab > INT32_MAX) return fail(ctx, DQT_E_SHAPE, "vocab is %zu; it must be 1 to %d", vocab, INT32_MAX);
     const struct layer_shape shape = {.in = vocab, .out = hidden};
     return layer_create(ctx, DQT_LAYER_EMBEDDING, &shape, NULL, &o, out);
 }
 
-dqt_status dqt_linear_create(dqt_context *ctx, size_t in, size_t out_features, const dqt_layer_options *options,
-                             dqt_layer **out) {
+dqt_status dqt_linear_create(dqt_context *ctx, size_t in_features, size_t out_features,
+                             const dqt_layer_options *options, dqt_layer **out) {
     dqt_layer_options o;
-    TRY(read_options(ctx, options, out, &o));
-    const struct layer_shape shape = {.in = in, .out = out_features};
+    TRY(read_options(ctx, options, DQT_ACTIVATION_INT8, out, &o));
+    const struct layer_shape shape = {.in = in_features, .out = out_features};
     return layer_create(ctx, DQT_LAYER_LINEAR, &shape, NULL, &o, out);
 }
 
 dqt_status dqt_rmsnorm_create(dqt_context *ctx, size_t features, const dqt_layer_options *options, dqt_layer **out) {
     dqt_layer_options o;
-    TRY(read_options(ctx, options, out, &o));
+    TRY(read_options(ctx, options, DQT_ACTIVATION_INT8, out, &o));
     const struct layer_shape shape = {.in = features, .out = features};
     return layer_create(ctx, DQT_LAYER_RMSNORM, &shape, NULL, &o, out);
 }
@@ -61,7 +69,7 @@ dqt_status dqt_rmsnorm_create(dqt_context *ctx, size_t features, const dqt_layer
 dqt_status dqt_attention_create(dqt_context *ctx, size_t hidden, size_t num_heads, size_t num_kv_heads,
                                 const dqt_layer_options *options, dqt_layer **out) {
     dqt_layer_options o;
-    TRY(read_options(ctx, options, out, &o));
+    TRY(read_options(ctx, options, DQT_ACTIVATION_INT8, out, &o));
     const struct layer_shape shape = {.in = hidden, .out = hidden, .heads = num_heads, .kv_heads = num_kv_heads};
     return layer_create(ctx, DQT_LAYER_ATTENTION, &shape, NULL, &o, out);
 }
@@ -69,7 +77,7 @@ dqt_status dqt_attention_create(dqt_context *ctx, size_t hidden, size_t num_head
 dqt_status dqt_mlp_create(dqt_context *ctx, size_t hidden, size_t intermediate, const dqt_layer_options *options,
                           dqt_layer **out) {
     dqt_layer_options o;
-    TRY(read_options(ctx, options, out, &o));
+    TRY(read_options(ctx, options, DQT_ACTIVATION_INT8, out, &o));
     const struct layer_shape shape = {.in = hidden, .out = hidden, .intermediate = intermediate};
     return layer_create(ctx, DQT_LAYER_MLP, &shape, NULL, &o, out);
 }
@@ -77,7 +85,7 @@ dqt_status dqt_mlp_create(dqt_context *ctx, size_t hidden, size_t intermediate, 
 dqt_status dqt_block_create(dqt_context *ctx, size_t hidden, size_t intermediate, size_t num_heads, size_t num_kv_heads,
                             const dqt_layer_options *options, dqt_layer **out) {
     dqt_layer_options o;
-    TRY(read_options(ctx, options, out, &o));
+    TRY(read_options(ctx, options, DQT_ACTIVATION_INT8, out, &o));
     const struct layer_shape shape = {
         .in = hidden, .out = hidden, .intermediate = intermediate, .heads = num_heads, .kv_heads = num_kv_heads};
     return layer_create(ctx, DQT_LAYER_BLOCK, &shape, NULL, &o, out);
@@ -86,8 +94,7 @@ dqt_status dqt_block_create(dqt_context *ctx, size_t hidden, size_t intermediate
 dqt_status dqt_head_create(dqt_context *ctx, size_t hidden, size_t classes, dqt_layer *tied,
                            const dqt_layer_options *options, dqt_layer **out) {
     dqt_layer_options o;
-    TRY(read_options(ctx, options, out, &o));
-    if (!options) o.activation = DQT_ACTIVATION_NONE;
+    TRY(read_options(ctx, options, DQT_ACTIVATION_NONE, out, &o));
     if (classes > INT32_MAX) return fail(ctx, DQT_E_SHAPE, "classes is %zu; it must be 1 to %d", classes, INT32_MAX);
     const struct layer_shape shape = {.in = hidden, .out = classes};
     return layer_create(ctx, DQT_LAYER_HEAD, &shape, tied, &o, out);
@@ -101,23 +108,23 @@ dqt_status dqt_layer_get_info(const dqt_layer *layer, dqt_layer_info *info) {
     TRY(check_object(layer, "layer"));
     const dqt_layer_info i = {.struct_size = sizeof i,
                               .kind = layer->kind->id,
-                              .in = layer->shape.in,
-                              .out = layer->shape.out,
+                              .in_features = layer->shape.in,
+                              .out_features = layer->shape.out,
                               .num_parameters = layer_num_parameters(layer),
-                              .num_parts = layer_num_sublayers(layer)};
+                              .num_sublayers = layer_num_sublayers(layer)};
     return options_return(layer->ctx, info, &i, sizeof i, "dqt_layer_info");
 }
 
-dqt_status dqt_layer_part(dqt_layer *layer, size_t index, dqt_layer **part) {
-    if (part) *part = NULL;
+dqt_status dqt_layer_get_sublayer(dqt_layer *layer, size_t index, dqt_layer **sublayer) {
+    if (sublayer) *sublayer = NULL;
     TRY(check_object(layer, "layer"));
-    TRY(check_pointer(layer->ctx, part, "part"));
-    TRY(check_index(layer->ctx, index, layer_num_sublayers(layer), "part index"));
-    *part = layer->sublayer[index];
+    TRY(check_pointer(layer->ctx, sublayer, "sublayer"));
+    TRY(check_index(layer->ctx, index, layer_num_sublayers(layer), "sublayer index"));
+    *sublayer = layer->sublayer[index];
     return DQT_OK;
 }
 
-dqt_status dqt_layer_parameter(dqt_layer *layer, size_t index, dqt_parameter *parameter) {
+dqt_status dqt_layer_get_parameter(const dqt_layer *layer, size_t index, dqt_parameter *parameter) {
     TRY(check_object(layer, "layer"));
     TRY(check_index(layer->ctx, index, layer_num_parameters(layer), "parameter index"));
     const struct update_target p = layer_parameter(layer, index);
@@ -143,24 +150,25 @@ static dqt_status find_slot(const dqt_layer *layer, const dqt_tape *tape, int ki
 }
 
 static dqt_status check_backward(const dqt_tape *tape, const struct slot *slot) {
-    if (tape->options.inference || !tape->options.gradients)
+    if (tape->options.inference || tape->options.no_gradient_buffers)
         return fail(tape->ctx, DQT_E_STATE, "this tape has no gradient buffers");
     if (slot->length == 0)
         return fail(tape->ctx, DQT_E_STATE, "layer %s has no forward pass to go back from", slot->layer->name);
     return DQT_OK;
 }
 
-dqt_status dqt_layer_forward(dqt_layer *layer, dqt_tape *tape, size_t batch, size_t length, const float *x, float *y) {
+dqt_status dqt_layer_forward(const dqt_layer *layer, dqt_tape *tape, const dqt_batch *batch, const float *x, float *y) {
     struct slot *slot = NULL;
+    dqt_batch b;
     TRY(find_slot(layer, tape, 0, &slot));
-    TRY(check_batch(tape, batch, length));
+    TRY(read_batch(tape, batch, &b));
     TRY(check_pointer(tape->ctx, x, "x"));
     TRY(check_pointer(tape->ctx, y, "y"));
-    layer_forward(tape, slot, batch, length, x, y);
+    layer_forward(tape, slot, b.batch, b.length, x, y);
     return DQT_OK;
 }
 
-dqt_status dqt_layer_backward(dqt_layer *layer, dqt_tape *tape, const float *dy, float *dx) {
+dqt_status dqt_layer_backward(const dqt_layer *layer, dqt_tape *tape, const float *dy, float *dx) {
     struct slot *slot = NULL;
     TRY(find_slot(layer, tape, 0, &slot));
     TRY(check_backward(tape, slot));
@@ -170,19 +178,19 @@ dqt_status dqt_layer_backward(dqt_layer *layer, dqt_tape *tape, const float *dy,
     return DQT_OK;
 }
 
-dqt_status dqt_embedding_forward(dqt_layer *layer, dqt_tape *tape, size_t batch, size_t length, const int32_t *tokens,
-                                 float *y) {
+dqt_status dqt_embedding_forward(const dqt_layer *layer, dqt_tape *tape, const dqt_batch *batch, float *y) {
     struct slot *slot = NULL;
+    dqt_batch b;
     TRY(find_slot(layer, tape, DQT_LAYER_EMBEDDING, &slot));
-    TRY(check_batch(tape, batch, length));
-    TRY(check_pointer(tape->ctx, tokens, "tokens"));
+    TRY(read_batch(tape, batch, &b));
+    TRY(check_pointer(tape->ctx, b.tokens, "tokens"));
     TRY(check_pointer(tape->ctx, y, "y"));
-    TRY(check_tokens(tape->ctx, tokens, batch * length, 0, layer->shape.in, "tokens"));
-    embedding_forward(tape, slot, batch, length, tokens, y);
+    TRY(check_tokens(tape->ctx, b.tokens, b.batch * b.length, 0, layer->shape.in, "tokens"));
+    embedding_forward(tape, slot, b.batch, b.length, b.tokens, y);
     return DQT_OK;
 }
 
-dqt_status dqt_embedding_backward(dqt_layer *layer, dqt_tape *tape, const float *dy) {
+dqt_status dqt_embedding_backward(const dqt_layer *layer, dqt_tape *tape, const float *dy) {
     struct slot *slot = NULL;
     TRY(find_slot(layer, tape, DQT_LAYER_EMBEDDING, &slot));
     TRY(check_backward(tape, slot));
@@ -192,19 +200,20 @@ dqt_status dqt_embedding_backward(dqt_layer *layer, dqt_tape *tape, const float 
     return DQT_OK;
 }
 
-dqt_status dqt_head_loss(dqt_layer *layer, dqt_tape *tape, size_t batch, size_t length, const float *x,
-                         const int32_t *targets, float *loss, float *token_losses) {
+dqt_status dqt_head_loss(const dqt_layer *layer, dqt_tape *tape, const dqt_batch *batch, const float *x, float *loss,
+                         float *token_losses) {
     struct slot *slot = NULL;
+    dqt_batch b;
     TRY(find_slot(layer, tape, DQT_LAYER_HEAD, &slot));
-    TRY(check_batch(tape, batch, length));
+    TRY(read_batch(tape, batch, &b));
     TRY(check_pointer(tape->ctx, x, "x"));
-    TRY(check_pointer(tape->ctx, targets, "targets"));
+    TRY(check_pointer(tape->ctx, b.targets, "targets"));
     TRY(check_pointer(tape->ctx, loss, "loss"));
-    TRY(check_tokens(tape->ctx, targets, batch * length, -1, layer->shape.out, "targets"));
-    return head_loss(tape, slot, batch, length, x, targets, loss, token_losses);
+    TRY(check_tokens(tape->ctx, b.targets, b.batch * b.length, -1, layer->shape.out, "targets"));
+    return head_loss(tape, slot, b.batch, b.length, x, b.targets, loss, token_losses);
 }
 
-dqt_status dqt_head_backward(dqt_layer *layer, dqt_tape *tape, float loss_scale, float *dx) {
+dqt_status dqt_head_backward(const dqt_layer *layer, dqt_tape *tape, float loss_scale, float *dx) {
     struct slot *slot = NULL;
     TRY(find_slot(layer, tape, DQT_LAYER_HEAD, &slot));
     TRY(check_backward(tape, slot));
@@ -214,13 +223,51 @@ dqt_status dqt_head_backward(dqt_layer *layer, dqt_tape *tape, float loss_scale,
     return DQT_OK;
 }
 
-dqt_status dqt_head_logits(dqt_layer *layer, dqt_tape *tape, size_t batch, size_t length, const float *x,
+dqt_status dqt_head_logits(const dqt_layer *layer, dqt_tape *tape, const dqt_batch *batch, const float *x,
                            float *logits) {
     struct slot *slot = NULL;
+    dqt_batch b;
     TRY(find_slot(layer, tape, DQT_LAYER_HEAD, &slot));
-    TRY(check_batch(tape, batch, length));
+    TRY(read_batch(tape, batch, &b));
     TRY(check_pointer(tape->ctx, x, "x"));
     TRY(check_pointer(tape->ctx, logits, "logits"));
-    head_logits(tape, slot, batch, length, x, logits);
+    head_logits(tape, slot, b.batch, b.length, x, logits);
     return DQT_OK;
+}
+
+dqt_status dqt_head_backward_logits(const dqt_layer *layer, dqt_tape *tape, const dqt_logits_gradient *gradient,
+                                    float *dx) {
+    (void)tape, (void)gradient, (void)dx;
+    TRY(check_object(layer, "layer"));
+    return fail(layer->ctx, DQT_E_UNSUPPORTED, "dqt_head_backward_logits is not there yet");
+}
+
+/* Every parameter of one list beside that of the other. */
+static dqt_status copy_lists(dqt_layer *const *to, dqt_layer *const *from, size_t num_layers, bool check) {
+    for (size_t i = 0; i < num_layers; i++) {
+        TRY(check_object(to[i], "to"));
+        TRY(check_pointer(to[i]->ctx, from[i], "from"));
+        const size_t count = layer_num_parameters(to[i]);
+        if (to[i]->kind != from[i]->kind || count != layer_num_parameters(from[i]))
+            return fail(to[i]->ctx, DQT_E_SHAPE, "layers[%zu] are of different kinds or parameters: %s and %s", i,
+                        to[i]->name, from[i]->name);
+        for (size_t p = 0; p < count; p++) {
+            dqt_tensor *a = layer_parameter(to[i], p).tensor;
+            const dqt_tensor *b = layer_parameter(from[i], p).tensor;
+            if (!a->data || !b->data)
+                return fail(a->ctx, DQT_E_STATE, "layers[%zu] is shape-only: it has no weights", i);
+            if (check)
+                TRY(tensor_check_copy(a, b));
+            else
+                tensor_copy(a, b);
+        }
+    }
+    return DQT_OK;
+}
+
+dqt_status dqt_layers_copy(dqt_layer *const *to, dqt_layer *const *from, size_t num_layers) {
+    TRY(check_object(to, "to"));
+    TRY(check_object(from, "from"));
+    TRY(copy_lists(to, from, num_layers, true));
+    return copy_lists(to, from, num_layers, false);
 }

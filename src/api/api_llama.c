@@ -17,9 +17,6 @@ static dqt_llama_config config_defaults(void) {
                               .norm_eps = 1e-5f,
                               .rope_theta = 10000.0f,
                               .init_std = 0.02f,
-                              .sub_norms = 1,
-                              .activation = DQT_ACTIVATION_INT8,
-                              .head_activation = DQT_ACTIVATION_NONE,
                               .linear = tensor_defaults,
                               .embedding = wide,
                               .head = wide,
@@ -31,11 +28,32 @@ dqt_status dqt_llama_config_init(dqt_llama_config *config, size_t struct_size) {
     return options_init(config, struct_size, &c, sizeof c, "dqt_llama_config");
 }
 
+static dqt_status read_config(const dqt_context *ctx, const dqt_llama_config *given, dqt_llama_config *c) {
+    const dqt_llama_config defaults = config_defaults();
+    *c = defaults;
+    TRY(options_read(ctx, c, sizeof *c, given, "dqt_llama_config"));
+    DEFAULT_TO(c->vocab_size, defaults.vocab_size);
+    DEFAULT_TO(c->hidden_size, defaults.hidden_size);
+    DEFAULT_TO(c->intermediate_size, defaults.intermediate_size);
+    DEFAULT_TO(c->num_layers, defaults.num_layers);
+    DEFAULT_TO(c->num_heads, defaults.num_heads);
+    DEFAULT_TO(c->norm_eps, defaults.norm_eps);
+    DEFAULT_TO(c->rope_theta, defaults.rope_theta);
+    DEFAULT_TO(c->init_std, defaults.init_std);
+    DEFAULT_TO(c->activation, DQT_ACTIVATION_INT8);
+    DEFAULT_TO(c->head_activation, DQT_ACTIVATION_NONE);
+    complete_tensor_options(&c->linear, DQT_FORMAT_TERNARY);
+    complete_tensor_options(&c->embedding, DQT_FORMAT_INT8);
+    complete_tensor_options(&c->head, DQT_FORMAT_INT8);
+    if (c->overrides || c->num_overrides) return fail(ctx, DQT_E_UNSUPPORTED, "overrides are not there yet");
+    return DQT_OK;
+}
+
 dqt_status dqt_llama_memory(dqt_context *ctx, const dqt_llama_config *config, dqt_llama_memory_info *memory) {
     TRY(check_object(ctx, "ctx"));
-    dqt_llama_config c = config_defaults();
+    dqt_llama_config c;
     dqt_llama_memory_info m;
-    TRY(options_read(ctx, &c, sizeof c, config, "dqt_llama_config"));
+    TRY(read_config(ctx, config, &c));
     TRY(llama_memory(ctx, &c, &m));
     return options_return(ctx, memory, &m, sizeof m, "dqt_llama_memory_info");
 }
@@ -44,8 +62,8 @@ dqt_status dqt_llama_create(dqt_context *ctx, const dqt_llama_config *config, dq
     if (out) *out = NULL;
     TRY(check_object(ctx, "ctx"));
     TRY(check_pointer(ctx, out, "out"));
-    dqt_llama_config c = config_defaults();
-    TRY(options_read(ctx, &c, sizeof c, config, "dqt_llama_config"));
+    dqt_llama_config c;
+    TRY(read_config(ctx, config, &c));
     return llama_create(ctx, &c, out);
 }
 
@@ -58,7 +76,7 @@ dqt_status dqt_llama_get_config(const dqt_llama *model, dqt_llama_config *config
     return options_return(model->ctx, config, &model->config, sizeof model->config, "dqt_llama_config");
 }
 
-dqt_status dqt_llama_layers(dqt_llama *model, dqt_layer *const **layers, size_t *num_layers) {
+dqt_status dqt_llama_get_layers(const dqt_llama *model, dqt_layer *const **layers, size_t *num_layers) {
     TRY(check_object(model, "model"));
     TRY(check_pointer(model->ctx, layers, "layers"));
     TRY(check_pointer(model->ctx, num_layers, "num_layers"));
@@ -76,31 +94,31 @@ static dqt_status check_pair(const dqt_llama *model, const dqt_tape *tape) {
     return DQT_OK;
 }
 
-static dqt_status check_input(const dqt_llama *model, const dqt_tape *tape, const int32_t *tokens, size_t batch,
-                              size_t length) {
+static dqt_status check_input(const dqt_llama *model, const dqt_tape *tape, const dqt_batch *batch, dqt_batch *b) {
     TRY(check_pair(model, tape));
-    TRY(check_pointer(model->ctx, tokens, "tokens"));
-    TRY(check_batch(tape, batch, length));
-    return check_tokens(model->ctx, tokens, batch * length, 0, model->config.vocab_size, "tokens");
+    TRY(read_batch(tape, batch, b));
+    TRY(check_pointer(model->ctx, b->tokens, "tokens"));
+    return check_tokens(model->ctx, b->tokens, b->batch * b->length, 0, model->config.vocab_size, "tokens");
 }
 
-dqt_status dqt_llama_forward(dqt_llama *model, dqt_tape *tape, const int32_t *tokens, size_t batch, size_t length,
-                             float *logits) {
-    TRY(check_input(model, tape, tokens, batch, length));
-    llama_forward_stream(tape, tokens, batch, length);
+dqt_status dqt_llama_forward(const dqt_llama *model, dqt_tape *tape, const dqt_batch *batch, float *logits) {
+    dqt_batch b;
+    TRY(check_input(model, tape, batch, &b));
+    llama_forward_stream(tape, b.tokens, b.batch, b.length);
     llama_head_slot(tape)->length = 0;
-    if (logits) head_logits(tape, llama_head_slot(tape), batch, length, tape->stream, logits);
+    if (logits) head_logits(tape, llama_head_slot(tape), b.batch, b.length, tape->stream, logits);
     return DQT_OK;
 }
 
-dqt_status dqt_llama_loss(dqt_llama *model, dqt_tape *tape, const int32_t *tokens, const int32_t *targets, size_t batch,
-                          size_t length, float *loss, float *token_losses) {
-    TRY(check_input(model, tape, tokens, batch, length));
-    TRY(check_pointer(model->ctx, targets, "targets"));
+dqt_status dqt_llama_loss(const dqt_llama *model, dqt_tape *tape, const dqt_batch *batch, float *loss,
+                          float *token_losses) {
+    dqt_batch b;
+    TRY(check_input(model, tape, batch, &b));
+    TRY(check_pointer(model->ctx, b.targets, "targets"));
     TRY(check_pointer(model->ctx, loss, "loss"));
-    TRY(check_tokens(model->ctx, targets, batch * length, -1, model->config.vocab_size, "targets"));
-    llama_forward_stream(tape, tokens, batch, length);
-    return head_loss(tape, llama_head_slot(tape), batch, length, tape->stream, targets, loss, token_losses);
+    TRY(check_tokens(model->ctx, b.targets, b.batch * b.length, -1, model->config.vocab_size, "targets"));
+    llama_forward_stream(tape, b.tokens, b.batch, b.length);
+    return head_loss(tape, llama_head_slot(tape), b.batch, b.length, tape->stream, b.targets, loss, token_losses);
 }
 
 static dqt_status check_backward(const dqt_llama *model, const dqt_tape *tape) {
@@ -115,9 +133,9 @@ static dqt_status check_backward(const dqt_llama *model, const dqt_tape *tape) {
     return DQT_OK;
 }
 
-dqt_status dqt_llama_backward(dqt_llama *model, dqt_tape *tape, float loss_scale) {
+dqt_status dqt_llama_backward(const dqt_llama *model, dqt_tape *tape, float loss_scale) {
     TRY(check_backward(model, tape));
-    if (!tape->options.gradients) return fail(model->ctx, DQT_E_STATE, "this tape has no gradient buffers");
+    if (tape->options.no_gradient_buffers) return fail(model->ctx, DQT_E_STATE, "this tape has no gradient buffers");
     TRY(check_finite(model->ctx, &loss_scale, 1, "loss_scale"));
     llama_backward(tape, loss_scale);
     return DQT_OK;
@@ -134,16 +152,16 @@ static dqt_status check_blocks(const dqt_llama *model, const dqt_tape *tape, siz
     return DQT_OK;
 }
 
-dqt_status dqt_llama_forward_blocks(dqt_llama *model, dqt_tape *tape, size_t first, size_t count, size_t batch,
-                                    size_t length, float *x) {
+dqt_status dqt_llama_forward_blocks(const dqt_llama *model, dqt_tape *tape, size_t first, size_t count,
+                                    const dqt_batch *batch, float *x) {
     TRY(check_blocks(model, tape, first, count));
     TRY(check_pointer(model->ctx, x, "x"));
     for (size_t i = first; i < first + count; i++)
-        TRY(dqt_layer_forward(model->layers[1 + i], tape, batch, length, x, x));
+        TRY(dqt_layer_forward(model->layers[1 + i], tape, batch, x, x));
     return DQT_OK;
 }
 
-dqt_status dqt_llama_backward_blocks(dqt_llama *model, dqt_tape *tape, size_t first, size_t count, float *dx) {
+dqt_status dqt_llama_backward_blocks(const dqt_llama *model, dqt_tape *tape, size_t first, size_t count, float *dx) {
     TRY(check_blocks(model, tape, first, count));
     TRY(check_pointer(model->ctx, dx, "dx"));
     for (size_t i = first; i < first + count; i++)
@@ -154,18 +172,27 @@ dqt_status dqt_llama_backward_blocks(dqt_llama *model, dqt_tape *tape, size_t fi
     return DQT_OK;
 }
 
-dqt_status dqt_llama_backward_update(dqt_llama *model, dqt_tape *tape, dqt_updater *updater, float learning_rate,
-                                     dqt_step_stats *stats) {
+dqt_status dqt_llama_backward_logits(const dqt_llama *model, dqt_tape *tape, const dqt_logits_gradient *gradient) {
+    (void)tape, (void)gradient;
+    TRY(check_object(model, "model"));
+    return fail(model->ctx, DQT_E_UNSUPPORTED, "dqt_llama_backward_logits is not there yet");
+}
+
+dqt_status dqt_llama_backward_update(dqt_llama *model, dqt_tape *tape, dqt_updater *updater,
+                                     const dqt_step_options *options, dqt_step_stats *stats) {
     TRY(check_backward(model, tape));
     dqt_context *ctx = model->ctx;
+    dqt_step_options o;
     TRY(check_pointer(ctx, updater, "updater"));
-    TRY(check_rate(ctx, learning_rate));
+    TRY(read_step(ctx, options, &o));
+    if (o.num_parts > 1)
+        return fail(ctx, DQT_E_UNSUPPORTED, "a fused step updates all parts: num_parts is %zu", o.num_parts);
     TRY(check_parameters(ctx, updater, tape));
     if (updater_options(updater)->clip == DQT_CLIP_GLOBAL_NORM)
         return fail(ctx, DQT_E_UNSUPPORTED, "a fused step cannot clip by the current global norm: use PREVIOUS_NORM");
     TRY(options_check_result(ctx, stats, sizeof *stats, "dqt_step_stats"));
     dqt_step_stats s = {.struct_size = sizeof s};
-    updater_begin(updater, learning_rate);
+    updater_begin(updater, o.learning_rate);
     tape->fused = updater;
     llama_backward(tape, 1.0f);
     tape->fused = NULL;

@@ -4,7 +4,7 @@
 #include "layer/tape.h"
 
 static const dqt_tape_options tape_defaults = {
-    .struct_size = sizeof(dqt_tape_options), .max_batch = 1, .max_length = 128, .gradients = 1, .seed = 1};
+    .struct_size = sizeof(dqt_tape_options), .max_batch = 1, .max_length = 128, .seed = 1};
 
 dqt_status dqt_tape_options_init(dqt_tape_options *options, size_t struct_size) {
     return options_init(options, struct_size, &tape_defaults, sizeof tape_defaults, "dqt_tape_options");
@@ -15,6 +15,9 @@ static dqt_status read_options(dqt_context *ctx, dqt_layer *const *layers, size_
     TRY(check_pointer(ctx, layers, "layers"));
     *o = tape_defaults;
     TRY(options_read(ctx, o, sizeof *o, options, "dqt_tape_options"));
+    if (o->reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_tape_options is not 0");
+    DEFAULT_TO(o->max_batch, tape_defaults.max_batch);
+    DEFAULT_TO(o->max_length, tape_defaults.max_length);
     return tape_check(ctx, layers, num_layers, o);
 }
 
@@ -52,21 +55,28 @@ void dqt_tape_destroy(dqt_tape *tape) {
     tape_destroy(tape);
 }
 
-dqt_status dqt_tape_num_parameters(const dqt_tape *tape, size_t *count) {
+dqt_status dqt_tape_get_options(const dqt_tape *tape, dqt_tape_options *options) {
+    TRY(check_object(tape, "tape"));
+    dqt_tape_options o = tape->options;
+    o.precision = tape->precision;
+    return options_return(tape->ctx, options, &o, sizeof o, "dqt_tape_options");
+}
+
+dqt_status dqt_tape_get_num_parameters(const dqt_tape *tape, size_t *count) {
     TRY(check_object(tape, "tape"));
     TRY(check_pointer(tape->ctx, count, "count"));
     *count = tape->num_parameters;
     return DQT_OK;
 }
 
-dqt_status dqt_tape_parameter(dqt_tape *tape, size_t index, dqt_parameter *parameter) {
+dqt_status dqt_tape_get_parameter(const dqt_tape *tape, size_t index, dqt_parameter *parameter) {
     TRY(check_object(tape, "tape"));
     TRY(check_index(tape->ctx, index, tape->num_parameters, "parameter index"));
     const struct tape_parameter *p = &tape->parameters[index];
     return return_parameter(tape->ctx, parameter, p->name, p->parameter_class, p->tensor);
 }
 
-static dqt_status find_gradient(dqt_tape *tape, size_t index, struct gradient **gradient) {
+static dqt_status find_gradient(const dqt_tape *tape, size_t index, struct gradient **gradient) {
     TRY(check_object(tape, "tape"));
     TRY(check_index(tape->ctx, index, tape->num_parameters, "parameter index"));
     *gradient = &tape->parameters[index].gradient;
@@ -74,31 +84,31 @@ static dqt_status find_gradient(dqt_tape *tape, size_t index, struct gradient **
     return DQT_OK;
 }
 
-dqt_status dqt_tape_gradient(dqt_tape *tape, size_t index, float **gradient) {
+dqt_status dqt_tape_gradient_data(dqt_tape *tape, size_t index, float **gradient) {
     struct gradient *g;
     TRY(find_gradient(tape, index, &g));
     TRY(check_pointer(tape->ctx, gradient, "gradient"));
     if (g->format != DQT_FLOAT_F32)
-        return fail(tape->ctx, DQT_E_UNSUPPORTED, "gradients of this tape are not F32: use dqt_tape_read_gradient");
+        return fail(tape->ctx, DQT_E_UNSUPPORTED, "gradients of this tape are not F32: use dqt_tape_get_gradient");
     *gradient = g->data;
     return DQT_OK;
 }
 
-dqt_status dqt_tape_read_gradient(dqt_tape *tape, size_t index, size_t row, size_t count, float *out) {
+dqt_status dqt_tape_get_gradient(const dqt_tape *tape, size_t index, size_t row, size_t count, float *gradient) {
     struct gradient *g;
     TRY(find_gradient(tape, index, &g));
-    TRY(check_pointer(tape->ctx, out, "out"));
+    TRY(check_pointer(tape->ctx, gradient, "gradient"));
     TRY(check_range(tape->ctx, row, count, g->rows, "rows"));
-    gradient_read_rows(g, row, count, out);
+    gradient_read_rows(g, row, count, gradient);
     return DQT_OK;
 }
 
-dqt_status dqt_tape_write_gradient(dqt_tape *tape, size_t index, size_t row, size_t count, const float *in) {
+dqt_status dqt_tape_set_gradient(dqt_tape *tape, size_t index, size_t row, size_t count, const float *gradient) {
     struct gradient *g;
     TRY(find_gradient(tape, index, &g));
-    TRY(check_pointer(tape->ctx, in, "in"));
+    TRY(check_pointer(tape->ctx, gradient, "gradient"));
     TRY(check_range(tape->ctx, row, count, g->rows, "rows"));
-    gradient_write_rows(g, NULL, row, count, in);
+    gradient_write_rows(g, NULL, row, count, gradient);
     return DQT_OK;
 }
 
@@ -132,4 +142,16 @@ dqt_status dqt_tape_on_gradient(dqt_tape *tape, dqt_gradient_ready_fn fn, void *
     tape->ready = fn;
     tape->ready_user_data = user_data;
     return DQT_OK;
+}
+
+dqt_status dqt_tape_begin_update(dqt_tape *tape, dqt_updater *updater, const dqt_step_options *options) {
+    (void)updater, (void)options;
+    TRY(check_object(tape, "tape"));
+    return fail(tape->ctx, DQT_E_UNSUPPORTED, "dqt_tape_begin_update is not there yet");
+}
+
+dqt_status dqt_tape_end_update(dqt_tape *tape, dqt_step_stats *stats) {
+    (void)stats;
+    TRY(check_object(tape, "tape"));
+    return fail(tape->ctx, DQT_E_UNSUPPORTED, "dqt_tape_end_update is not there yet");
 }

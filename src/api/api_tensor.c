@@ -7,6 +7,11 @@
 const dqt_tensor_options tensor_defaults = {
     .struct_size = sizeof(dqt_tensor_options), .storage = DQT_FORMAT_TERNARY, .scale_rule = DQT_SCALE_AUTO, .sigma = 4};
 
+void complete_tensor_options(dqt_tensor_options *o, int32_t storage) {
+    DEFAULT_TO(o->storage, storage);
+    DEFAULT_TO(o->sigma, tensor_defaults.sigma);
+}
+
 dqt_status dqt_tensor_options_init(dqt_tensor_options *options, size_t struct_size) {
     return options_init(options, struct_size, &tensor_defaults, sizeof tensor_defaults, "dqt_tensor_options");
 }
@@ -18,6 +23,7 @@ dqt_status dqt_tensor_create(dqt_context *ctx, size_t rows, size_t cols, const d
     TRY(check_pointer(ctx, out, "out"));
     dqt_tensor_options o = tensor_defaults;
     TRY(options_read(ctx, &o, sizeof o, options, "dqt_tensor_options"));
+    complete_tensor_options(&o, DQT_FORMAT_TERNARY);
     return tensor_create(ctx, rows, cols, &o, false, out);
 }
 
@@ -57,7 +63,8 @@ static dqt_status check_codes(const dqt_tensor *t) {
 }
 
 static dqt_status check_rounding(const dqt_context *ctx, int32_t rounding) {
-    if (rounding == DQT_ROUND_STOCHASTIC || rounding == DQT_ROUND_NEAREST) return DQT_OK;
+    if (rounding == DQT_ROUND_DEFAULT || rounding == DQT_ROUND_STOCHASTIC || rounding == DQT_ROUND_NEAREST)
+        return DQT_OK;
     return fail(ctx, DQT_E_ARGUMENT, "rounding is %d; it must be STOCHASTIC or NEAREST", rounding);
 }
 
@@ -187,6 +194,7 @@ dqt_status dqt_tensor_convert(const dqt_tensor *source, const dqt_tensor_options
     TRY(check_rounding(ctx, rounding));
     dqt_tensor_options o = tensor_defaults;
     TRY(options_read(ctx, &o, sizeof o, options, "dqt_tensor_options"));
+    complete_tensor_options(&o, DQT_FORMAT_TERNARY);
     dqt_tensor *t;
     TRY(tensor_create(ctx, source->rows, source->cols, &o, false, &t));
     size_t bytes;
@@ -201,5 +209,14 @@ dqt_status dqt_tensor_convert(const dqt_tensor *source, const dqt_tensor_options
     tensor_quantize(t, weights, rounding == DQT_ROUND_STOCHASTIC, seed);
     memory_free(ctx, weights, bytes);
     *out = t;
+    return DQT_OK;
+}
+
+dqt_status dqt_tensor_copy(dqt_tensor *to, const dqt_tensor *from) {
+    TRY(check_tensor(to));
+    TRY(check_pointer(to->ctx, from, "from"));
+    TRY(check_tensor(from));
+    TRY(tensor_check_copy(to, from));
+    tensor_copy(to, from);
     return DQT_OK;
 }

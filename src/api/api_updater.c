@@ -3,10 +3,10 @@
 
 #include "api/check.h"
 #include "layer/tape.h"
+#include "optim/optimizer.h"
 
 static const dqt_updater_options updater_defaults = {.struct_size = sizeof(dqt_updater_options),
                                                      .optimizer = DQT_OPTIMIZER_ADAMW,
-                                                     .rounding = DQT_ROUND_ECO_STOCHASTIC,
                                                      .beta1 = 0.8f,
                                                      .beta2 = 0.95f,
                                                      .eps = 1e-8f,
@@ -21,6 +21,26 @@ dqt_status dqt_updater_options_init(dqt_updater_options *options, size_t struct_
     return options_init(options, struct_size, &updater_defaults, sizeof updater_defaults, "dqt_updater_options");
 }
 
+/* Zeros become defaults; then negative numbers, which stand for "none" outside, become the zeros of the inside. */
+static void complete_options(dqt_updater_options *o) {
+    const dqt_updater_options *d = &updater_defaults;
+    DEFAULT_TO(o->optimizer, d->optimizer);
+    DEFAULT_TO(o->beta1, d->beta1);
+    DEFAULT_TO(o->beta2, d->beta2);
+    DEFAULT_TO(o->eps, d->eps);
+    DEFAULT_TO(o->clip, d->clip);
+    DEFAULT_TO(o->clip_norm, d->clip_norm);
+    DEFAULT_TO(o->update_clip, d->update_clip);
+    DEFAULT_TO(o->scale_lr, d->scale_lr);
+    DEFAULT_TO(o->rounding_noise, d->rounding_noise);
+    if (o->beta1 < 0) o->beta1 = 0;
+    if (o->update_clip < 0) o->update_clip = 0;
+    if (o->scale_lr < 0) o->scale_lr = 0;
+    const struct optimizer *optimizer = optimizer_of(o->optimizer);
+    const bool eco = o->beta1 > 0 && optimizer && optimizer->linear;
+    DEFAULT_TO(o->rounding, eco ? DQT_ROUND_ECO_STOCHASTIC : DQT_ROUND_STOCHASTIC);
+}
+
 /* Options and parameters of a list of layers, checked. The caller frees the targets. */
 static dqt_status prepare(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers,
                           const dqt_updater_options *options, dqt_updater_options *o, struct update_target **targets,
@@ -33,6 +53,10 @@ static dqt_status prepare(dqt_context *ctx, dqt_layer *const *layers, size_t num
     }
     *o = updater_defaults;
     TRY(options_read(ctx, o, sizeof *o, options, "dqt_updater_options"));
+    complete_options(o);
+    if (o->reserved || o->reserved64[0] || o->reserved64[1])
+        return fail(ctx, DQT_E_ARGUMENT, "a reserved member of dqt_updater_options is not 0");
+    if (o->groups || o->num_groups) return fail(ctx, DQT_E_UNSUPPORTED, "groups are not there yet");
     *targets = layers_targets(ctx, layers, num_layers, count);
     if (!*targets) return fail(ctx, DQT_E_MEMORY, "no memory for a list of parameters");
     dqt_status status = updater_check(ctx, *targets, *count, o);
@@ -77,15 +101,31 @@ void dqt_updater_destroy(dqt_updater *updater) {
     updater_destroy(updater);
 }
 
-static const dqt_group_options group_defaults = {.struct_size = sizeof(dqt_group_options),
-                                                 .lr_factor = -1.0f,
-                                                 .weight_decay = -1.0f,
-                                                 .rounding = -1,
-                                                 .beta1 = -1.0f,
-                                                 .rounding_noise = -1.0f};
+static const dqt_group_options group_defaults = {.struct_size = sizeof(dqt_group_options)};
 
 dqt_status dqt_group_options_init(dqt_group_options *options, size_t struct_size) {
     return options_init(options, struct_size, &group_defaults, sizeof group_defaults, "dqt_group_options");
+}
+
+static dqt_status check_group(const dqt_context *ctx, const dqt_group_options *o) {
+    TRY(check_finite(ctx, &o->lr_factor, 1, "lr_factor"));
+    TRY(check_finite(ctx, &o->weight_decay, 1, "weight_decay"));
+    TRY(check_finite(ctx, &o->beta1, 1, "beta1"));
+    TRY(check_finite(ctx, &o->rounding_noise, 1, "rounding_noise"));
+    if (o->parameter_class < 0 || o->parameter_class > DQT_CLASS_LINEAR)
+        return fail(ctx, DQT_E_ARGUMENT, "parameter_class is %d; it must be 0 or a DQT_CLASS_* value",
+                    o->parameter_class);
+    if (o->lr_factor < 0)
+        return fail(ctx, DQT_E_ARGUMENT, "lr_factor is %g; it must not be negative", (double)o->lr_factor);
+    if (o->beta1 < 0 || o->beta1 >= 1)
+        return fail(ctx, DQT_E_ARGUMENT, "beta1 is %g; it must be 0 (keep) or below 1", (double)o->beta1);
+    if (o->rounding_noise < 0 || o->rounding_noise > 1)
+        return fail(ctx, DQT_E_ARGUMENT, "rounding_noise is %g; it must be 0 (keep) or at most 1",
+                    (double)o->rounding_noise);
+    if (o->freeze < -1 || o->freeze > 1)
+        return fail(ctx, DQT_E_ARGUMENT, "freeze is %d; it must be -1, 0 (keep) or 1", o->freeze);
+    if (o->reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_group_options is not 0");
+    return DQT_OK;
 }
 
 dqt_status dqt_updater_add_group(dqt_updater *updater, const dqt_group_options *options, size_t *num_matched) {
@@ -94,65 +134,60 @@ dqt_status dqt_updater_add_group(dqt_updater *updater, const dqt_group_options *
     TRY(check_pointer(ctx, options, "options"));
     dqt_group_options o = group_defaults;
     TRY(options_read(ctx, &o, sizeof o, options, "dqt_group_options"));
-    TRY(check_finite(ctx, &o.lr_factor, 1, "lr_factor"));
-    TRY(check_finite(ctx, &o.weight_decay, 1, "weight_decay"));
-    if (o.parameter_class < 0 || o.parameter_class > DQT_CLASS_LINEAR)
-        return fail(ctx, DQT_E_ARGUMENT, "parameter_class is %d; it must be 0 or a DQT_CLASS_* value",
-                    o.parameter_class);
-    if (!(o.rounding_noise <= 1.0f) || !isfinite(o.rounding_noise))
-        return fail(ctx, DQT_E_ARGUMENT, "rounding_noise is %g; it must be 0 to 1, or negative",
-                    (double)o.rounding_noise);
-    if (!(o.beta1 < 1.0f) || !isfinite(o.beta1))
-        return fail(ctx, DQT_E_ARGUMENT, "beta1 is %g; it must be above 0 and below 1, or negative", (double)o.beta1);
-    if (o.beta1 >= 0.0f && !(o.beta1 > 0.0f && updater_options(updater)->beta1 > 0.0f))
+    TRY(check_group(ctx, &o));
+    if (o.optimizer)
         return fail(ctx, DQT_E_UNSUPPORTED,
-                    "a group's beta1 of %g cannot add or drop the first moment of an updater with beta1 %g",
-                    (double)o.beta1, (double)updater_options(updater)->beta1);
-    if (o.reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_group_options is not 0");
+                    "a group's optimizer decides what state is kept: give it in dqt_updater_options");
+    if (o.beta1 > 0 && !(updater_options(updater)->beta1 > 0))
+        return fail(ctx, DQT_E_UNSUPPORTED, "a beta1 of %g needs a first moment, which this updater does not keep",
+                    (double)o.beta1);
     size_t matched;
     TRY(updater_add_group(updater, &o, &matched));
     if (num_matched) *num_matched = matched;
     return DQT_OK;
 }
 
-static dqt_status check_part(const dqt_context *ctx, size_t part, size_t num_parts) {
-    if (num_parts == 0) return fail(ctx, DQT_E_ARGUMENT, "num_parts is 0; it must be at least 1");
-    if (part >= num_parts)
-        return fail(ctx, DQT_E_ARGUMENT, "part is %zu; it must be below num_parts, %zu", part, num_parts);
-    return DQT_OK;
+dqt_status dqt_updater_get_rule(const dqt_updater *updater, size_t index, dqt_parameter_rule *rule) {
+    TRY(check_object(updater, "updater"));
+    const dqt_context *ctx = updater_context(updater);
+    TRY(check_index(ctx, index, updater_num_parameters(updater), "parameter index"));
+    const struct update_rule r = updater_get_rule(updater, index);
+    const dqt_parameter_rule out = {.struct_size = sizeof out,
+                                    .optimizer = updater_options(updater)->optimizer,
+                                    .rounding = r.rounding,
+                                    .frozen = r.frozen,
+                                    .lr_factor = r.lr_factor,
+                                    .weight_decay = r.weight_decay,
+                                    .beta1 = r.beta1,
+                                    .rounding_noise = r.rounding_noise};
+    return options_return(ctx, rule, &out, sizeof out, "dqt_parameter_rule");
 }
 
-dqt_status dqt_updater_step(dqt_updater *updater, dqt_tape *tape, float learning_rate, dqt_step_stats *stats) {
-    return dqt_updater_step_range(updater, tape, learning_rate, 0, 1, stats);
-}
-
-dqt_status dqt_updater_step_range(dqt_updater *updater, dqt_tape *tape, float learning_rate, size_t part,
-                                  size_t num_parts, dqt_step_stats *stats) {
+dqt_status dqt_updater_step(dqt_updater *updater, dqt_tape *tape, const dqt_step_options *options,
+                            dqt_step_stats *stats) {
     TRY(check_object(updater, "updater"));
     dqt_context *ctx = updater_context(updater);
+    dqt_step_options o;
     TRY(check_pointer(ctx, tape, "tape"));
-    TRY(check_part(ctx, part, num_parts));
-    TRY(check_rate(ctx, learning_rate));
-    if (!tape->options.gradients || tape->options.inference)
+    TRY(read_step(ctx, options, &o));
+    if (tape->options.no_gradient_buffers || tape->options.inference)
         return fail(ctx, DQT_E_STATE, "this tape has no gradient buffers");
     TRY(check_parameters(ctx, updater, tape));
     TRY(options_check_result(ctx, stats, sizeof *stats, "dqt_step_stats"));
     dqt_step_stats s = {.struct_size = sizeof s};
-    TRY(updater_step_shard(updater, tape->gradient_list, learning_rate, part, num_parts, &s));
+    TRY(updater_step_shard(updater, tape->gradient_list, o.learning_rate, o.part, o.num_parts, &s));
     return stats ? options_return(ctx, stats, &s, sizeof s, "dqt_step_stats") : DQT_OK;
 }
 
-dqt_status dqt_updater_range(const dqt_updater *updater, size_t parameter, size_t part, size_t num_parts, size_t *row,
-                             size_t *count) {
+dqt_status dqt_updater_get_part(const dqt_updater *updater, size_t index, size_t part, size_t num_parts, size_t *row,
+                                size_t *count) {
     TRY(check_object(updater, "updater"));
     const dqt_context *ctx = updater_context(updater);
     TRY(check_pointer(ctx, row, "row"));
     TRY(check_pointer(ctx, count, "count"));
     TRY(check_part(ctx, part, num_parts));
-    if (parameter >= updater_num_parameters(updater))
-        return fail(ctx, DQT_E_ARGUMENT, "parameter is %zu; the updater has %zu", parameter,
-                    updater_num_parameters(updater));
-    updater_shard_rows(updater, parameter, part, num_parts, row, count);
+    TRY(check_index(ctx, index, updater_num_parameters(updater), "parameter index"));
+    updater_shard_rows(updater, index, part, num_parts, row, count);
     return DQT_OK;
 }
 
@@ -171,8 +206,11 @@ dqt_status dqt_updater_set_step(dqt_updater *updater, uint64_t step) {
 
 dqt_status dqt_updater_get_options(const dqt_updater *updater, dqt_updater_options *options) {
     TRY(check_object(updater, "updater"));
-    return options_return(updater_context(updater), options, updater_options(updater), sizeof(dqt_updater_options),
-                          "dqt_updater_options");
+    dqt_updater_options o = *updater_options(updater);
+    if (!(o.beta1 > 0)) o.beta1 = -1;
+    if (!(o.update_clip > 0)) o.update_clip = -1;
+    if (!(o.scale_lr > 0)) o.scale_lr = -1;
+    return options_return(updater_context(updater), options, &o, sizeof o, "dqt_updater_options");
 }
 
 /* Fraction of the way from the end of warm-up to the end, 0 to 1; or negative: still warming up. */

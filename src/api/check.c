@@ -35,17 +35,41 @@ dqt_status check_tokens(const dqt_context *ctx, const int32_t *tokens, size_t co
     return DQT_OK;
 }
 
-dqt_status check_batch(const dqt_tape *tape, size_t batch, size_t length) {
-    if (batch >= 1 && batch <= tape->options.max_batch && length >= 1 && length <= tape->options.max_length)
-        return DQT_OK;
-    return fail(tape->ctx, DQT_E_SHAPE, "batch %zu x length %zu; this tape takes 1 to %zu x 1 to %zu", batch, length,
-                tape->options.max_batch, tape->options.max_length);
+dqt_status read_batch(const dqt_tape *tape, const dqt_batch *given, dqt_batch *b) {
+    const dqt_context *ctx = tape->ctx;
+    TRY(check_pointer(ctx, given, "batch"));
+    *b = (dqt_batch){.struct_size = sizeof *b};
+    TRY(options_read(ctx, b, sizeof *b, given, "dqt_batch"));
+    if (b->reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_batch is not 0");
+    DEFAULT_TO(b->batch, 1);
+    if (b->batch > tape->options.max_batch || b->length == 0 || b->length > tape->options.max_length)
+        return fail(ctx, DQT_E_SHAPE, "batch %zu x length %zu; this tape takes 1 to %zu x 1 to %zu", b->batch,
+                    b->length, tape->options.max_batch, tape->options.max_length);
+    if (!isfinite(b->divisor)) return fail(ctx, DQT_E_NUMERIC, "divisor is %g", b->divisor);
+    if (b->weights || b->segments) return fail(ctx, DQT_E_UNSUPPORTED, "weights and segments are not there yet");
+    return DQT_OK;
 }
 
-dqt_status check_rate(const dqt_context *ctx, float learning_rate) {
-    TRY(check_finite(ctx, &learning_rate, 1, "learning_rate"));
-    if (learning_rate < 0)
-        return fail(ctx, DQT_E_ARGUMENT, "learning_rate is %g; it must not be negative", (double)learning_rate);
+dqt_status read_step(const dqt_context *ctx, const dqt_step_options *given, dqt_step_options *o) {
+    TRY(check_pointer(ctx, given, "options"));
+    *o = (dqt_step_options){.struct_size = sizeof *o};
+    TRY(options_read(ctx, o, sizeof *o, given, "dqt_step_options"));
+    if (o->reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_step_options is not 0");
+    TRY(check_finite(ctx, &o->learning_rate, 1, "learning_rate"));
+    TRY(check_finite(ctx, &o->gradient_scale, 1, "gradient_scale"));
+    if (o->learning_rate < 0)
+        return fail(ctx, DQT_E_ARGUMENT, "learning_rate is %g; it must not be negative", (double)o->learning_rate);
+    if (o->gradient_scale < 0)
+        return fail(ctx, DQT_E_ARGUMENT, "gradient_scale is %g; it must not be negative", (double)o->gradient_scale);
+    DEFAULT_TO(o->gradient_scale, 1);
+    if (o->part == 0) DEFAULT_TO(o->num_parts, 1);
+    return check_part(ctx, o->part, o->num_parts);
+}
+
+dqt_status check_part(const dqt_context *ctx, size_t part, size_t num_parts) {
+    if (num_parts == 0) return fail(ctx, DQT_E_ARGUMENT, "num_parts is 0; it must be at least 1");
+    if (part >= num_parts)
+        return fail(ctx, DQT_E_ARGUMENT, "part is %zu; it must be below num_parts, %zu", part, num_parts);
     return DQT_OK;
 }
 

@@ -17,13 +17,23 @@ dqt_status check_finite(const dqt_context *ctx, const float *values, size_t coun
 dqt_status check_tokens(const dqt_context *ctx, const int32_t *tokens, size_t count, int32_t lowest, size_t vocab,
                         const char *name);
 
-extern const dqt_tensor_options tensor_defaults; /* ternary, AbsMean */
+extern const dqt_tensor_options tensor_defaults; /* as dqt_tensor_options_init fills them */
+/* Zeros of tensor options become defaults; `storage` is the default format. */
+void complete_tensor_options(dqt_tensor_options *o, int32_t storage);
 
-/* What fits the tape. */
-dqt_status check_batch(const dqt_tape *tape, size_t batch, size_t length);
+/* A zero has its default. */
+#define DEFAULT_TO(member, value)                                                                                      \
+    do {                                                                                                               \
+        if ((member) == 0) (member) = (value);                                                                         \
+    } while (0)
+
+/* Completes *b from what the host gave: sizes that fit the tape, no reserve in use; arrays are as given. */
+dqt_status read_batch(const dqt_tape *tape, const dqt_batch *given, dqt_batch *b);
+/* Completes *o: a learning rate and scale that are finite and not negative, a part that exists. */
+dqt_status read_step(const dqt_context *ctx, const dqt_step_options *given, dqt_step_options *o);
+dqt_status check_part(const dqt_context *ctx, size_t part, size_t num_parts);
 /* Updater and tape have the same parameters. */
 dqt_status check_parameters(const dqt_context *ctx, const dqt_updater *updater, const dqt_tape *tape);
-dqt_status check_rate(const dqt_context *ctx, float learning_rate);
 
 /* Copies a parameter out. */
 dqt_status return_parameter(const dqt_context *ctx, dqt_parameter *out, const char *name, int parameter_class,

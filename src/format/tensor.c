@@ -45,7 +45,7 @@ dqt_status tensor_check(const dqt_context *ctx, size_t rows, size_t cols, const 
     compute = storage;
     if (o->compute != DQT_FORMAT_SAME && !format_from_public(o->compute, &compute))
         return fail(ctx, DQT_E_ARGUMENT, "compute is %d; it must be a DQT_FORMAT_* value", o->compute);
-    if (o->scale_rule < DQT_SCALE_ABSMEAN || o->scale_rule > DQT_SCALE_AUTO)
+    if (o->scale_rule < DQT_SCALE_AUTO || o->scale_rule > DQT_SCALE_ABSMEAN)
         return fail(ctx, DQT_E_ARGUMENT, "scale_rule is %d; it must be a DQT_SCALE_* value", o->scale_rule);
     if (o->scale_axis != DQT_AXIS_TENSOR && o->scale_axis != DQT_AXIS_ROW)
         return fail(ctx, DQT_E_ARGUMENT, "scale_axis is %d; it must be a DQT_AXIS_* value", o->scale_axis);
@@ -53,8 +53,9 @@ dqt_status tensor_check(const dqt_context *ctx, size_t rows, size_t cols, const 
         return fail(ctx, DQT_E_ARGUMENT, "sigma is %g; it must be finite and above 0", (double)o->sigma);
     if (o->train_scale != 0 && o->train_scale != 1)
         return fail(ctx, DQT_E_ARGUMENT, "train_scale is %d; it must be 0 or 1", o->train_scale);
-    for (size_t i = 0; i < sizeof o->reserved / sizeof *o->reserved; i++)
-        if (o->reserved[i]) return fail(ctx, DQT_E_ARGUMENT, "reserved[%zu] of dqt_tensor_options is not 0", i);
+    if (o->reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_tensor_options is not 0");
+    for (size_t i = 0; i < sizeof o->reserved64 / sizeof *o->reserved64; i++)
+        if (o->reserved64[i]) return fail(ctx, DQT_E_ARGUMENT, "reserved64[%zu] of dqt_tensor_options is not 0", i);
     if (compute != storage && (!format_is_code(compute) || !format_fewer_values(compute, storage)))
         return fail(
             ctx, DQT_E_UNSUPPORTED,
@@ -210,4 +211,22 @@ void tensor_read_floats(const dqt_tensor *t, size_t row, size_t col, size_t coun
         for (size_t k = 0; k < n; k++)
             out[i + k] = t->compute_scale * (float)codes[k];
     }
+}
+
+dqt_status tensor_check_copy(const dqt_tensor *to, const dqt_tensor *from) {
+    if (to->rows != from->rows || to->cols != from->cols)
+        return fail(to->ctx, DQT_E_SHAPE, "a tensor of %zu x %zu cannot be copied into one of %zu x %zu", from->rows,
+                    from->cols, to->rows, to->cols);
+    if (to->storage != from->storage || to->num_scales != from->num_scales)
+        return fail(to->ctx, DQT_E_UNSUPPORTED,
+                    "a tensor of %s and %zu scales cannot be copied into one of %s and %zu scales",
+                    format_name(from->storage), from->num_scales, format_name(to->storage), to->num_scales);
+    return DQT_OK;
+}
+
+void tensor_copy(dqt_tensor *to, const dqt_tensor *from) {
+    if (to == from) return;
+    memcpy(to->data, from->data, from->data_bytes);
+    if (from->num_scales) memcpy(to->scales, from->scales, from->num_scales * sizeof *from->scales);
+    tensor_refresh(to);
 }

@@ -66,6 +66,10 @@ void tensor_read_floats(const dqt_tensor *t, size_t row, size_t col, size_t coun
 /* Storage value as floats, scale included. */
 void tensor_dequantize_row(const dqt_tensor *t, size_t row, float *out);
 
+/* Copying from a tensor of the same shape, storage and number of scales; the first says why it cannot be. */
+dqt_status tensor_check_copy(const dqt_tensor *to, const dqt_tensor *from);
+void tensor_copy(dqt_tensor *to, const dqt_tensor *from);
+
 /* Scales by the rule and codes by rounding; weights are finite. */
 void tensor_quantize(dqt_tensor *t, const float *weights, bool stochastic, uint64_t seed);
 

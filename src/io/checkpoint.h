@@ -30,6 +30,9 @@ struct fields {
     size_t used;
     bool reading, bad;
 };
+/* A scale rule as version 1 numbers it. */
+uint64_t file_scale_rule(int rule);
+
 void fields_config(struct fields *f, dqt_llama_config *c);
 void fields_options(struct fields *f, dqt_updater_options *o);
 void fields_rule(struct fields *f, struct update_rule *r);

@@ -155,7 +155,7 @@ static dqt_status check_parameter(struct reader *r, const dqt_tensor *t) {
                                  t->num_scales,
                                  (uint64_t)format_public(t->storage),
                                  (uint64_t)format_public(t->compute),
-                                 (uint64_t)t->scale_rule,
+                                 file_scale_rule(t->scale_rule),
                                  (uint64_t)t->scale_axis};
     bool same = true;
     for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {

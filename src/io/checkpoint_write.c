@@ -51,7 +51,7 @@ static dqt_status write_parameter(struct writer *w, const struct update_target *
     TRY(sink_number(s, t->num_scales, 8));
     TRY(sink_number(s, (uint64_t)format_public(t->storage), 4));
     TRY(sink_number(s, (uint64_t)format_public(t->compute), 4));
-    TRY(sink_number(s, (uint64_t)t->scale_rule, 4));
+    TRY(sink_number(s, file_scale_rule(t->scale_rule), 4));
     TRY(sink_number(s, (uint64_t)t->scale_axis, 4));
     if (!s->write && (!scales_valid(t) || (size && !numbers_valid(t->data, t->rows * t->cols, size, true))))
         return not_finite(s->ctx, p->name);

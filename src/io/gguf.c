@@ -249,11 +249,11 @@ static dqt_status check_model(const dqt_llama *m, const dqt_gguf_options *o) {
     if (c->mlp != DQT_MLP_SWIGLU)
         return fail(ctx, DQT_E_UNSUPPORTED,
                     "llama.cpp has no architecture with this model's squared ReLU: only SWIGLU can be exported");
-    if (c->sub_norms && !c->tie_embeddings)
+    if (!c->no_sub_norms && !c->tie_embeddings)
         return fail(ctx, DQT_E_UNSUPPORTED,
                     "with sub-norms the architecture is bitnet, which uses the embedding as its head: train with "
                     "tie_embeddings, or "
-                    "without sub_norms");
+                    "with no_sub_norms 1");
     return check_tokens_given(m, o);
 }
 
@@ -437,7 +437,7 @@ static dqt_status write_file(struct gguf *g) {
 }
 
 dqt_status gguf_write(const dqt_llama *model, const dqt_gguf_options *o, dqt_write_fn write, void *user_data) {
-    struct gguf g = {.model = model, .options = o, .bitnet = model->config.sub_norms != 0};
+    struct gguf g = {.model = model, .options = o, .bitnet = model->config.no_sub_norms == 0};
     TRY(check_model(model, o));
     TRY(each_entry(&g, check_entry));
     TRY(sink_create(model->ctx, &g.sink));

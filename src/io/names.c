@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-struct parameter_list parameter_list(dqt_llama *model) {
+struct parameter_list parameter_list(const dqt_llama *model) {
     struct parameter_list list = {.model = model, .per_block = layer_num_parameters(model->layers[1])};
     for (size_t i = 0; i < model->num_layers; i++)
         list.count += layer_num_parameters(model->layers[i]);

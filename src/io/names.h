@@ -9,11 +9,11 @@ enum { FILE_NAME_BYTES = 96 };
 
 /* One number for every parameter: those of layer 0, then layer 1, ... */
 struct parameter_list {
-    dqt_llama *model;
+    const dqt_llama *model;
     size_t count;     /* of all parameters */
     size_t per_block; /* parameters of a block; the embedding comes before the blocks, norm and head after them */
 };
-struct parameter_list parameter_list(dqt_llama *model);
+struct parameter_list parameter_list(const dqt_llama *model);
 struct update_target list_parameter(const struct parameter_list *list, size_t index);
 
 /* "model.layers.0.self_attn.q_proj.weight" */

@@ -37,7 +37,8 @@ dqt_status header_read(const dqt_context *ctx, const char *text, size_t length, 
  * apart. Codes are rint(weight / scale). */
 bool grid_find(const float *weights, size_t count, enum element_type type, int low, int high, float *scale);
 
-dqt_status safetensors_write(dqt_llama *model, const dqt_safetensors_options *o, dqt_write_fn write, void *user_data);
+dqt_status safetensors_write(const dqt_llama *model, const dqt_safetensors_options *o, dqt_write_fn write,
+                             void *user_data);
 /* On failure the model is as it was. */
 dqt_status safetensors_read(dqt_llama *model, struct input_file *file, bool stochastic, uint64_t seed);
 

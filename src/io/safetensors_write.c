@@ -147,7 +147,8 @@ static dqt_status write_file(struct writer *w, dqt_write_fn write, void *user_da
     return sink_flush(s);
 }
 
-dqt_status safetensors_write(dqt_llama *model, const dqt_safetensors_options *o, dqt_write_fn write, void *user_data) {
+dqt_status safetensors_write(const dqt_llama *model, const dqt_safetensors_options *o, dqt_write_fn write,
+                             void *user_data) {
     struct writer w = {.list = parameter_list(model), .dtype = o->dtype, .stored = o->stored != 0};
     if (o->dtype < DQT_SAFETENSORS_F32 || o->dtype > DQT_SAFETENSORS_CODES)
         return fail(model->ctx, DQT_E_ARGUMENT, "dtype is %d; it must be a DQT_SAFETENSORS_* value", o->dtype);

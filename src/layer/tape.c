@@ -41,9 +41,9 @@ dqt_status tape_check(dqt_context *ctx, dqt_layer *const *layers, size_t num_lay
     size_t tokens;
     if (o->precision < DQT_PRECISION_AUTO || o->precision > DQT_PRECISION_BF16)
         return fail(ctx, DQT_E_ARGUMENT, "precision is %d; it must be a DQT_PRECISION_* value", o->precision);
-    if (!is_flag(o->gradients) || !is_flag(o->inference) || !is_flag(o->recompute))
-        return fail(ctx, DQT_E_ARGUMENT, "gradients %d, inference %d and recompute %d must be 0 or 1", o->gradients,
-                    o->inference, o->recompute);
+    if (!is_flag(o->no_gradient_buffers) || !is_flag(o->inference) || !is_flag(o->recompute))
+        return fail(ctx, DQT_E_ARGUMENT, "no_gradient_buffers %d, inference %d and recompute %d must be 0 or 1",
+                    o->no_gradient_buffers, o->inference, o->recompute);
     if (o->gradient_format < DQT_FLOAT_F32 || o->gradient_format > DQT_FLOAT_FP8_E5M2)
         return fail(ctx, DQT_E_ARGUMENT, "gradient_format is %d; it must be a DQT_FLOAT_* value", o->gradient_format);
     if (o->checkpoint_format < DQT_FLOAT_F32 || o->checkpoint_format > DQT_FLOAT_FP8_E5M2)
@@ -199,7 +199,7 @@ static void tape_layout(dqt_tape *t, struct arena *a, dqt_tape_memory_info *m, s
         if (tape_saves(t)) t->stream_gradient = layout_rows(t, first->shape.out, a);
     }
     m->activations = a->used - begin;
-    for (size_t i = 0; i < t->num_parameters && t->options.gradients && tape_saves(t); i++)
+    for (size_t i = 0; i < t->num_parameters && !t->options.no_gradient_buffers && tape_saves(t); i++)
         gradient_place(&t->parameters[i].gradient, a);
     m->gradients = a->used - begin - m->activations;
 }

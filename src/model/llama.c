@@ -27,11 +27,11 @@ static dqt_status check_config(dqt_context *ctx, const dqt_llama_config *c) {
     if (!(c->linear_init_std >= 0))
         return fail(ctx, DQT_E_ARGUMENT, "linear_init_std is %g; it must be finite and not negative",
                     (double)c->linear_init_std);
-    const int32_t flags[] = {c->sub_norms, c->tie_embeddings, c->shape_only};
+    const int32_t flags[] = {c->no_sub_norms, c->tie_embeddings, c->shape_only};
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
         if (flags[i] != 0 && flags[i] != 1)
-            return fail(ctx, DQT_E_ARGUMENT, "sub_norms %d, tie_embeddings %d and shape_only %d must be 0 or 1",
-                        c->sub_norms, c->tie_embeddings, c->shape_only);
+            return fail(ctx, DQT_E_ARGUMENT, "no_sub_norms %d, tie_embeddings %d and shape_only %d must be 0 or 1",
+                        c->no_sub_norms, c->tie_embeddings, c->shape_only);
     if (c->tie_embeddings && !same_weights(&c->embedding, &c->head))
         return fail(ctx, DQT_E_ARGUMENT, "tie_embeddings is 1, but the options of head are not those of embedding");
     return DQT_OK;
@@ -46,7 +46,7 @@ static dqt_status create_layers(dqt_llama *m) {
                            .init_std = c->init_std,
                            .norm_eps = c->norm_eps,
                            .mlp = c->mlp,
-                           .sub_norm = c->sub_norms,
+                           .sub_norm = !c->no_sub_norms,
                            .rope_theta = c->rope_theta,
                            .shape_only = c->shape_only};
     const struct layer_shape embedding = {.in = c->vocab_size, .out = c->hidden_size};
@@ -88,6 +88,7 @@ dqt_status llama_create(dqt_context *ctx, const dqt_llama_config *config, dqt_ll
     }
     *m = (dqt_llama){
         .ctx = ctx, .config = *config, .num_layers = config->num_layers + 3, .layers = layers, .bytes = a.used};
+    if (!m->config.num_kv_heads) m->config.num_kv_heads = m->config.num_heads;
     dqt_tensor_options *const weights[] = {&m->config.linear, &m->config.embedding, &m->config.head};
     for (size_t i = 0; i < sizeof weights / sizeof *weights; i++)
         weights[i]->scale_rule = tensor_scale_rule(weights[i]);

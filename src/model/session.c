@@ -22,7 +22,7 @@ static dqt_status create_buffers(dqt_session *s) {
     return tape_create(ctx, s->model->layers, s->model->num_layers, &o, s->max_length, &s->tape);
 }
 
-dqt_status session_create(dqt_llama *model, size_t max_length, dqt_session **out) {
+dqt_status session_create(const dqt_llama *model, size_t max_length, dqt_session **out) {
     *out = NULL;
     dqt_session *s = memory_alloc(model->ctx, sizeof *s);
     if (!s) return fail(model->ctx, DQT_E_MEMORY, "no memory for a session");

@@ -5,14 +5,14 @@
 #include "model/llama.h"
 
 struct dqt_session {
-    dqt_llama *model;
+    const dqt_llama *model;
     dqt_tape *tape; /* inference, CHUNK tokens at a time, F32 */
     size_t max_length, length;
     float *cache; /* [layers][2: k, v][max_length][kv_heads * head_size] */
     size_t cache_bytes;
 };
 
-dqt_status session_create(dqt_llama *model, size_t max_length, dqt_session **out);
+dqt_status session_create(const dqt_llama *model, size_t max_length, dqt_session **out);
 void session_destroy(dqt_session *s);
 /* tokens are in the vocabulary and fit the cache. */
 void session_append(dqt_session *s, const int32_t *tokens, size_t count, float *logits);

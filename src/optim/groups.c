@@ -47,22 +47,23 @@ dqt_status updater_check_rounding(const dqt_context *ctx, const struct optimizer
     return DQT_OK;
 }
 
-/* What a group asks for, on top of what holds so far. */
+/* What a group asks for, on top of what holds so far; zeros keep it. */
 static struct update_rule changed(struct update_rule rule, const dqt_group_options *o) {
-    if (o->lr_factor >= 0.0f) rule.lr_factor = o->lr_factor;
-    if (o->weight_decay >= 0.0f) rule.weight_decay = o->weight_decay;
-    if (o->rounding >= 0) rule.rounding = o->rounding;
-    if (o->beta1 >= 0.0f) rule.beta1 = o->beta1;
-    if (o->rounding_noise >= 0.0f) rule.rounding_noise = o->rounding_noise;
+    if (o->lr_factor > 0.0f) rule.lr_factor = o->lr_factor;
+    if (o->weight_decay > 0.0f) rule.weight_decay = o->weight_decay;
+    if (o->weight_decay < 0.0f) rule.weight_decay = 0.0f;
+    if (o->rounding != DQT_ROUND_DEFAULT) rule.rounding = o->rounding;
+    if (o->beta1 > 0.0f) rule.beta1 = o->beta1;
+    if (o->rounding_noise > 0.0f) rule.rounding_noise = o->rounding_noise;
+    if (o->freeze) rule.frozen = o->freeze > 0;
     return rule;
 }
 
 dqt_status updater_add_group(dqt_updater *u, const dqt_group_options *o, size_t *matched) {
     const struct rounding *rounding = rounding_of(o->rounding);
     *matched = 0;
-    if (o->rounding >= 0 && !rounding)
-        return fail(u->ctx, DQT_E_ARGUMENT, "rounding is %d; it must be a DQT_ROUND_* value, or negative",
-                    (int)o->rounding);
+    if (o->rounding != DQT_ROUND_DEFAULT && !rounding)
+        return fail(u->ctx, DQT_E_ARGUMENT, "rounding is %d; it must be a DQT_ROUND_* value, or 0", (int)o->rounding);
     if (rounding && rounding->eco && u->options.beta1 == 0.0f)
         return fail(u->ctx, DQT_E_UNSUPPORTED, "ECO rounding needs a first moment, but beta1 is 0");
     for (size_t i = 0; i < u->count; i++) {

@@ -44,7 +44,7 @@ dqt_status updater_check(const dqt_context *ctx, const struct update_target *tar
     TRY(check_row(ctx, "rounding", o->rounding, rounding_of(o->rounding), "DQT_ROUND_*"));
     TRY(check_row(ctx, "momentum_state", o->momentum_state, state_format_of(o->momentum_state), "DQT_STATE_*"));
     TRY(check_row(ctx, "variance_state", o->variance_state, state_format_of(o->variance_state), "DQT_STATE_*"));
-    TRY(check_choice(ctx, "clip", o->clip, DQT_CLIP_NONE, DQT_CLIP_TENSOR_NORM));
+    TRY(check_choice(ctx, "clip", o->clip, DQT_CLIP_GLOBAL_NORM, DQT_CLIP_NONE));
     TRY(check_choice(ctx, "lagged", o->lagged, 0, 1));
     TRY(check_number(ctx, "beta1", o->beta1, 0.0f, below_one));
     TRY(check_number(ctx, "beta2", o->beta2, 0.0f, below_one));
@@ -54,7 +54,6 @@ dqt_status updater_check(const dqt_context *ctx, const struct update_target *tar
     TRY(check_number(ctx, "update_clip", o->update_clip, 0.0f, 1e30f));
     TRY(check_number(ctx, "scale_lr", o->scale_lr, 0.0f, 1e30f));
     TRY(check_number(ctx, "rounding_noise", o->rounding_noise, 0.0f, 1.0f));
-    TRY(check_number(ctx, "reserved", o->reserved, 0.0f, 0.0f));
     if (count >= (size_t)1 << 24)
         return fail(ctx, DQT_E_UNSUPPORTED, "an updater of %zu parameters, at most 16777215 can be numbered", count);
     if (optimizer->needs_momentum && o->beta1 == 0.0f)
@@ -194,7 +193,8 @@ dqt_status updater_create(dqt_context *ctx, const struct update_target *targets,
     u->optimizer = optimizer_of(o->optimizer);
     u->bytes = memory.total;
     for (size_t i = 0; i < count; i++)
-        u->parameters[i].rule = (struct update_rule){1.0f, o->weight_decay, o->rounding, o->beta1, o->rounding_noise};
+        u->parameters[i].rule =
+            (struct update_rule){1.0f, o->weight_decay, o->rounding, o->beta1, o->rounding_noise, false};
     *out = u;
     return DQT_OK;
 }

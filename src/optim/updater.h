@@ -64,6 +64,7 @@ struct update_rule {
     float lr_factor, weight_decay;
     int32_t rounding;
     float beta1, rounding_noise;
+    bool frozen;
 };
 struct update_rule updater_get_rule(const dqt_updater *u, size_t index);
 /* False, and nothing changed, for a rule that updater_create and updater_add_group could not have made. */

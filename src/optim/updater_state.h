@@ -65,7 +65,7 @@ struct dqt_updater {
 };
 
 static inline bool parameter_frozen(const struct parameter *p) {
-    return p->rule.lr_factor == 0.0f;
+    return p->rule.frozen;
 }
 
 /* The row after the last of the tile that starts at `first`. */

@@ -53,7 +53,7 @@ int main(void) {
     config.hidden_size = 32;
     config.intermediate_size = 48;
     config.num_layers = 1;
-    if (dqt_llama_create(ctx, &config, &model) || dqt_llama_layers(model, &layers, &n) ||
+    if (dqt_llama_create(ctx, &config, &model) || dqt_llama_get_layers(model, &layers, &n) ||
         dqt_tape_create(ctx, layers, n, NULL, &tape) || dqt_updater_create(ctx, layers, n, NULL, &updater))
         return fail("creation", dqt_last_error(ctx));
     for (i = 0; i < 16; i++) {
@@ -61,8 +61,8 @@ int main(void) {
         targets[i] = 'a' + (i + 1) % 4;
     }
     for (i = 0; i < 20; i++) {
-        if (dqt_tape_zero_gradients(tape) || dqt_llama_loss(model, tape, tokens, targets, 1, 16, &loss, NULL) ||
-            dqt_llama_backward(model, tape, 1.0f) || dqt_updater_step(updater, tape, 0.01f, NULL))
+        if (dqt_tape_zero_gradients(tape) || dqt_llama_loss(model, tape, batch_pairs(tokens, targets, 1, 16), &loss, NULL) ||
+            dqt_llama_backward(model, tape, 1.0f) || dqt_updater_step(updater, tape, step_rate(0.01f), NULL))
             return fail("step", dqt_last_error(ctx));
         if (i == 0) first = loss;
     }

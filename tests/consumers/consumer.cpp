@@ -68,7 +68,7 @@ void run() {
     const Model model(raw_model);
     dqt_layer *const *layers = nullptr;
     std::size_t n = 0;
-    check(dqt_llama_layers(model.get(), &layers, &n), ctx);
+    check(dqt_llama_get_layers(model.get(), &layers, &n), ctx);
     dqt_tape *raw_tape = nullptr;
     check(dqt_tape_create(ctx, layers, n, nullptr, &raw_tape), ctx);
     const Tape tape(raw_tape);
@@ -84,16 +84,16 @@ void run() {
     float first = 0, loss = 0;
     for (int step = 0; step < 20; step++) {
         check(dqt_tape_zero_gradients(tape.get()), ctx);
-        check(dqt_llama_loss(model.get(), tape.get(), tokens.data(), targets.data(), 1, tokens.size(), &loss, nullptr),
+        check(dqt_llama_loss(model.get(), tape.get(), batch_pairs(tokens.data(), targets.data(), 1, tokens.size()), &loss, nullptr),
               ctx);
         check(dqt_llama_backward(model.get(), tape.get(), 1.0f), ctx);
-        check(dqt_updater_step(updater.get(), tape.get(), 0.01f, nullptr), ctx);
+        check(dqt_updater_step(updater.get(), tape.get(), step_rate(0.01f), nullptr), ctx);
         if (step == 0) first = loss;
     }
     if (!(loss < first) || loops == 0 || fail(arena{3}.used) != 3) throw std::runtime_error("the loss has not fallen");
 
     dqt_session *raw_session = nullptr;
-    check(dqt_session_create(model.get(), 32, &raw_session), ctx);
+    check(dqt_session_create(model.get(), session_of(32), &raw_session), ctx);
     const Session session(raw_session);
     std::vector<float> logits(config.vocab_size);
     check(dqt_session_append(session.get(), tokens.data(), tokens.size(), logits.data()), ctx);

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "calls.h"
 #include "dqt.h"
 
 enum { BATCH = 8, LENGTH = 96, PROMPT = 128, CONTINUATION = 96, PROMPTS = 3, STEPS = 250 };
@@ -51,7 +52,7 @@ static void train(dqt_llama *model, const unsigned char *text, size_t size) {
     dqt_updater *updater;
     dqt_tape_options t;
     dqt_updater_options u;
-    ok(dqt_llama_layers(model, &layers, &count), "layers");
+    ok(dqt_llama_get_layers(model, &layers, &count), "layers");
     ok(dqt_tape_options_init(&t, sizeof t), "options");
     t.max_batch = BATCH;
     t.max_length = LENGTH;
@@ -73,9 +74,9 @@ static void train(dqt_llama *model, const unsigned char *text, size_t size) {
             }
         }
         ok(dqt_tape_zero_gradients(tape), "zero");
-        ok(dqt_llama_loss(model, tape, tokens, targets, BATCH, LENGTH, &loss, NULL), "loss");
+        ok(dqt_llama_loss(model, tape, batch_pairs(tokens, targets, BATCH, LENGTH), &loss, NULL), "loss");
         ok(dqt_llama_backward(model, tape, 1), "backward");
-        ok(dqt_updater_step(updater, tape, dqt_schedule_cosine(step, 10, STEPS, 3e-3f, 0.1f), NULL), "step");
+        ok(dqt_updater_step(updater, tape, step_rate(dqt_schedule_cosine(step, 10, STEPS, 3e-3f, 0.1f)), NULL), "step");
     }
     printf("llama: %.3f bits per byte after %d steps\n", (double)loss / log(2.0), STEPS);
     dqt_updater_destroy(updater);
@@ -86,13 +87,13 @@ static void write_weights(dqt_llama *model, const char *path) {
     FILE *f = need(fopen(path, "wb"), path);
     dqt_layer *const *layers;
     size_t count;
-    ok(dqt_llama_layers(model, &layers, &count), "layers");
+    ok(dqt_llama_get_layers(model, &layers, &count), "layers");
     for (size_t i = 0; i < count; i++) {
         dqt_layer_info info = {.struct_size = sizeof info};
         ok(dqt_layer_get_info(layers[i], &info), "info");
         for (size_t p = 0; p < info.num_parameters; p++) {
             dqt_parameter q = {.struct_size = sizeof q};
-            ok(dqt_layer_parameter(layers[i], p, &q), "parameter");
+            ok(dqt_layer_get_parameter(layers[i], p, &q), "parameter");
             float *row = need(malloc(q.cols * sizeof *row), "memory");
             fprintf(f, "%s %zu %zu\n", q.name, q.rows, q.cols);
             for (size_t r = 0; r < q.rows; r++) {
@@ -108,7 +109,7 @@ static void write_weights(dqt_llama *model, const char *path) {
 static void write_passage(dqt_llama *model, const unsigned char *text, FILE *f) {
     dqt_session *session;
     float logits[256];
-    ok(dqt_session_create(model, PROMPT + CONTINUATION, &session), "session");
+    ok(dqt_session_create(model, session_of(PROMPT + CONTINUATION), &session), "session");
     int32_t token = text[0];
     for (size_t i = 0; i < PROMPT + CONTINUATION; i++) {
         ok(dqt_session_append(session, &token, 1, logits), "append");
@@ -155,19 +156,19 @@ static void export_all(dqt_llama *model, const char *dir, const char *name, int 
         o.linear_type = ggufs[i].linear;
         o.embedding_type = ggufs[i].embedding;
         o.context_length = 512;
-        if (ternary || !ggufs[i].ternary) ok(dqt_llama_export_gguf(model, &o, in(dir, name, ggufs[i].suffix)), "GGUF");
+        if (ternary || !ggufs[i].ternary) ok(dqt_llama_export_gguf(model, in(dir, name, ggufs[i].suffix), &o), "GGUF");
     }
     for (int32_t i = 0; i < 3; i++) {
         dqt_safetensors_options o;
         ok(dqt_safetensors_options_init(&o, sizeof o), "options");
         o.dtype = i;
-        ok(dqt_llama_export_safetensors(model, &o, in(dir, name, tensors[i])), "safetensors");
+        ok(dqt_llama_export_safetensors(model, in(dir, name, tensors[i]), &o), "safetensors");
     }
 }
 
 static void write_all(dqt_llama *model, const char *dir, const char *name, const unsigned char *text, size_t size,
                       int ternary) {
-    ok(dqt_llama_save(model, NULL, NULL, 0, in(dir, name, ".dqt")), "checkpoint");
+    ok(dqt_llama_save(model, NULL, in(dir, name, ".dqt"), NULL), "checkpoint");
     write_weights(model, in(dir, name, ".weights"));
     write_reference(model, text, size, in(dir, name, ".reference"));
     export_all(model, dir, name, ternary);
@@ -182,7 +183,7 @@ static dqt_llama *trained_llama(const unsigned char *text, size_t size) {
     c.intermediate_size = 512;
     c.num_heads = 8;
     c.num_kv_heads = 4;
-    c.sub_norms = 0;
+    c.no_sub_norms = 1;
     c.linear.storage = DQT_FORMAT_INT4;
     c.linear.scale_rule = DQT_SCALE_SIGMA;
     c.linear.sigma = 2.5f;
@@ -194,23 +195,23 @@ static dqt_llama *trained_llama(const unsigned char *text, size_t size) {
 
 static void import(const char *checkpoint, const char *tensors, const char *out) {
     dqt_llama *model;
-    ok(dqt_llama_load(ctx, checkpoint, &model, NULL, NULL, NULL), checkpoint);
+    ok(load_checkpoint(ctx, checkpoint, &model, NULL, NULL, NULL), checkpoint);
     dqt_layer *const *layers;
     size_t count;
-    ok(dqt_llama_layers(model, &layers, &count), "layers");
+    ok(dqt_llama_get_layers(model, &layers, &count), "layers");
     for (size_t i = 0; i < count; i++) { /* other weights: all that is to come back must come from the file */
         dqt_layer_info info = {.struct_size = sizeof info};
         ok(dqt_layer_get_info(layers[i], &info), "info");
         for (size_t p = 0; p < info.num_parameters; p++) {
             dqt_parameter q = {.struct_size = sizeof q};
-            ok(dqt_layer_parameter(layers[i], p, &q), "parameter");
+            ok(dqt_layer_get_parameter(layers[i], p, &q), "parameter");
             float *zeros = need(calloc(q.rows * q.cols, sizeof *zeros), "memory");
             ok(dqt_tensor_quantize(q.tensor, zeros, DQT_ROUND_NEAREST, 0), "quantize");
             free(zeros);
         }
     }
-    ok(dqt_llama_import_safetensors(model, tensors, DQT_ROUND_NEAREST, 0), tensors);
-    ok(dqt_llama_save(model, NULL, NULL, 0, out), out);
+    ok(dqt_llama_import_safetensors(model, tensors, import_rounding(DQT_ROUND_NEAREST, 0)), tensors);
+    ok(dqt_llama_save(model, NULL, out, NULL), out);
     dqt_llama_destroy(model);
 }
 
@@ -220,7 +221,7 @@ int main(int argc, char **argv) {
         size_t size;
         dqt_llama *model;
         unsigned char *text = read_text(argv[3], &size);
-        ok(dqt_llama_load(ctx, argv[4], &model, NULL, NULL, NULL), argv[4]);
+        ok(load_checkpoint(ctx, argv[4], &model, NULL, NULL, NULL), argv[4]);
         write_all(model, argv[2], "bitnet", text, size, 1);
         write_all(trained_llama(text, size), argv[2], "llama", text, size, 0);
         free(text);
