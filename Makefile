@@ -11,7 +11,7 @@ B ?= build
 
 WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wswitch-enum
 # no contraction, no fast-math: packing, random numbers and updates are bit-identical everywhere
-BASE := -std=c11 -DDQT_EXPERIMENTAL -Iinclude -Isrc -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math $(WARN)
+BASE := -std=c11 -Iinclude -Isrc -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math $(WARN)
 ifeq ($(OPENMP),1)
 OMP := -fopenmp
 endif

@@ -2,6 +2,9 @@
 #ifndef CALLS_H
 #define CALLS_H
 
+#ifndef DQT_EXPERIMENTAL
+#define DQT_EXPERIMENTAL 1
+#endif
 #include "dqt.h"
 
 #define batch_shape(b, l) (&(dqt_batch){.struct_size = sizeof(dqt_batch), .batch = (b), .length = (l)})

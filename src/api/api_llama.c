@@ -1,3 +1,4 @@
+#define DQT_EXPERIMENTAL 1 /* what is declared so is defined here */
 /* The LLaMA graph. */
 #include <math.h>
 
