@@ -3,6 +3,7 @@
 #ifndef API_WORLD_H
 #define API_WORLD_H
 
+#include "calls.h"
 #include "counting_alloc.h"
 #include "test.h"
 
