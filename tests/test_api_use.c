@@ -415,8 +415,72 @@ static void files(void) {
     end(&w);
 }
 
+/* ---- Sentences ----------------------------------------------------------------------------------------------- */
+
+/* The whole sentence: name, value and what would be right. */
+#define SAYS(status, sentence, call)                                                                                   \
+    do {                                                                                                               \
+        CHECK((call) == (status));                                                                                     \
+        CHECKF(strcmp(dqt_last_error(w.ctx), sentence) == 0, "%s", dqt_last_error(w.ctx));                             \
+    } while (0)
+
+static void sentences_give_values_and_limits(void) {
+    struct world w;
+    begin(&w);
+    float x[TOKENS * HIDDEN] = {0}, y[TOKENS * HIDDEN], loss;
+    int32_t token = 10;
+    SAYS(DQT_E_ARGUMENT, "tokens[0] is 10; it must be 0 to 9",
+         dqt_embedding_forward(w.embedding, w.own_tape, 1, 1, &token, y));
+    SAYS(DQT_E_ARGUMENT, "targets[0] is 10; it must be -1 to 9",
+         dqt_head_loss(w.head, w.own_tape, 1, 1, x, &token, &loss, NULL));
+    SAYS(DQT_E_SHAPE, "batch 3 x length 4; this tape takes 1 to 2 x 1 to 6",
+         dqt_layer_forward(w.linear, w.own_tape, 3, 4, x, y));
+    SAYS(DQT_E_ARGUMENT, "blocks 1 to 1 + 2 are not all within 2",
+         dqt_llama_forward_blocks(w.model, w.tape, 1, 2, 1, 1, x));
+    SAYS(DQT_E_ARGUMENT, "learning_rate is -0.5; it must not be negative",
+         dqt_updater_step(w.updater, w.tape, -0.5f, NULL));
+    SAYS(DQT_E_NUMERIC, "learning_rate[0] is inf", dqt_updater_step(w.updater, w.tape, INFINITY, NULL));
+    dqt_parameter p = {.struct_size = sizeof p};
+    SAYS(DQT_E_ARGUMENT, "parameter index is 4; there are 4", dqt_tape_parameter(w.own_tape, 4, &p));
+
+    dqt_session *session;
+    float logits[VOCAB];
+    OK(w.ctx, dqt_session_create(w.model, 4, &session));
+    OK(w.ctx, dqt_session_append(session, w.tokens, 2, logits));
+    SAYS(DQT_E_STATE, "3 tokens do not fit: the session holds 2 of at most 4",
+         dqt_session_append(session, w.tokens, 3, logits));
+    SAYS(DQT_E_ARGUMENT, "length is 3; the session holds 2 tokens", dqt_session_truncate(session, 3));
+    dqt_session_destroy(session);
+    SAYS(DQT_E_SHAPE, "max_length is 0; it must be 1 to 2147483647", dqt_session_create(w.model, 0, &session));
+
+    dqt_sampler *sampler;
+    dqt_sampler_options s;
+    OK(w.ctx, dqt_sampler_options_init(&s, sizeof s));
+    SAYS(DQT_E_SHAPE, "vocab_size is 0; it must be 1 to 2147483647", dqt_sampler_create(w.ctx, 0, &s, &sampler));
+    s.top_p = 1.5f;
+    SAYS(DQT_E_ARGUMENT, "top_p is 1.5; it must be above 0 and at most 1", dqt_sampler_create(w.ctx, 2, &s, &sampler));
+    s.temperature = -1;
+    SAYS(DQT_E_ARGUMENT, "temperature is -1; it must be finite and not negative",
+         dqt_sampler_create(w.ctx, 2, &s, &sampler));
+
+    dqt_layer_options o = layer_options();
+    dqt_layer *layer;
+    o.name = "a name of forty-eight bytes, that is one too man";
+    SAYS(DQT_E_ARGUMENT, "name has 48 bytes; it may have 47", dqt_linear_create(w.ctx, 8, 6, &o, &layer));
+    o.name = NULL;
+    SAYS(DQT_E_SHAPE, "vocab is 4294967295; it must be 1 to 2147483647",
+         dqt_embedding_create(w.ctx, UINT32_MAX, 8, &o, &layer));
+    end(&w);
+}
+
 static const struct test tests[] = {
-    TEST(layer_passes), TEST(llama_passes), TEST(loss_is_not_finite), TEST(updater_steps), TEST(gradient_is_not_finite),
-    TEST(schedules),    TEST(files),
+    TEST(layer_passes),
+    TEST(llama_passes),
+    TEST(loss_is_not_finite),
+    TEST(updater_steps),
+    TEST(gradient_is_not_finite),
+    TEST(schedules),
+    TEST(files),
+    TEST(sentences_give_values_and_limits),
 };
 TEST_MAIN(tests)
