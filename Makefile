@@ -1,13 +1,18 @@
 # libdqt: `make` builds the libraries and examples, `make demo` runs the main job, `make check` runs the tests.
-VERSION := 0.9.0
+# CC, CPPFLAGS, CFLAGS, CXX, CXXFLAGS, LDFLAGS and LDLIBS are the caller's; what the library needs is added to them.
+VERSION := $(shell sed -nE 's/^.define DQT_VERSION_(MAJOR|MINOR|PATCH) //p' include/dqt.h | paste -s -d. -)
 SOVERSION := 1
-PREFIX ?= /usr/local
-CC ?= gcc
+ifeq ($(origin CC),default)
+CC := gcc
+endif
 OPENMP ?= 1
 CFLAGS ?= -O3 -g
-AR ?= ar
+CXXFLAGS ?= -O2 -g
 OBJCOPY ?= objcopy
+PYTHON ?= python3
+# Everything that is built goes into B, but for the libraries of the usual build, which are in lib.
 B ?= build
+OUTDIR = $(if $(filter build,$(B)),lib,$(B)/lib)
 
 WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wswitch-enum
 # no contraction, no fast-math: packing, random numbers and updates are bit-identical everywhere
@@ -18,84 +23,108 @@ endif
 ifeq ($(CHECKED),1)
 BASE += -DDQT_CHECKED
 endif
-ALL := $(BASE) $(CFLAGS) $(OMP)
-LIBS := -lm
+ALL := $(BASE) $(CPPFLAGS) $(CFLAGS) $(OMP)
+LIBS := $(LDLIBS) -lm
+
+# Objects are in a folder of their flags. What is linked has one place, so it is linked again when the flags are others.
+quoted = '$(subst ','\'',$(1))'
+O := $(B)/obj/$(shell echo $(call quoted,$(CC) $(ALL)) | cksum | cut -d' ' -f1)
+FLAGS := $(CC) $(ALL) | $(LDFLAGS) $(LIBS) | $(CXX) $(CXXFLAGS)
+$(B)/flags:
+	@mkdir -p $(@D)
+	@echo $(call quoted,$(FLAGS)) > $@
+ifneq ($(file <$(B)/flags),$(FLAGS))
+$(B)/flags: FORCE
+endif
 
 ARCH := $(shell $(CC) -dumpmachine | cut -d- -f1)
 SRC := $(sort $(wildcard src/*/*.c))
-OBJ := $(SRC:%.c=$(B)/%.o)
+OBJ := $(SRC:%.c=$(O)/%.o)
 
 # Kernels name their instruction set in themselves (src/kernels/target.h), but clang's arm_neon.h wants it as a flag.
 ifeq ($(ARCH),aarch64)
-$(B)/src/kernels/%_dotprod.o: ISA := -march=armv8.2-a+dotprod
+$(O)/src/kernels/%_dotprod.o: ISA := -march=armv8.2-a+dotprod
 endif
 
-LIBDIR ?= lib
-SO := $(LIBDIR)/libdqt.so.$(VERSION)
+SO := $(OUTDIR)/libdqt.so.$(VERSION)
 TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(sort $(wildcard tests/test_*.c)))
 EXAMPLES := $(patsubst examples/%.c,$(B)/examples/%,$(sort $(wildcard examples/*.c)))
 BENCHES := $(patsubst bench/%.c,$(B)/bench/%,$(sort $(wildcard bench/*.c)))
 
 all: lib examples
-lib: $(SO) $(LIBDIR)/libdqt.a
+lib: $(SO) $(OUTDIR)/libdqt.a
 examples: $(EXAMPLES)
 
-$(B)/%.o: %.c
+$(O)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL) $(ISA) -fPIC -MMD -MP -c $< -o $@
 
-$(SO): $(OBJ) src/dqt.map
-	@mkdir -p $(LIBDIR)
-	$(CC) -shared $(OMP) $(LDFLAGS) -Wl,-soname,libdqt.so.$(SOVERSION) -Wl,--version-script=src/dqt.map -Wl,-z,defs -o $@ $(OBJ) $(LIBS)
-	ln -sf libdqt.so.$(VERSION) $(LIBDIR)/libdqt.so.$(SOVERSION)
-	ln -sf libdqt.so.$(SOVERSION) $(LIBDIR)/libdqt.so
+# nodelete: threads of OpenMP go on waiting inside the library after its last call, so it stays mapped after dlclose.
+$(SO): $(OBJ) src/dqt.map $(B)/flags
+	@mkdir -p $(@D)
+	$(CC) -shared $(CFLAGS) $(OMP) $(LDFLAGS) -Wl,-soname,libdqt.so.$(SOVERSION) -Wl,--version-script=src/dqt.map \
+	  -Wl,-z,defs,-z,nodelete -o $@ $(OBJ) $(LIBS)
+	ln -sf libdqt.so.$(VERSION) $(OUTDIR)/libdqt.so.$(SOVERSION)
+	ln -sf libdqt.so.$(SOVERSION) $(OUTDIR)/libdqt.so
 
-$(LIBDIR)/libdqt.a: $(OBJ)
-	@mkdir -p $(LIBDIR)
+$(OUTDIR)/libdqt.a: $(OBJ) $(B)/flags
+	@mkdir -p $(@D)
 	rm -f $@
 	$(AR) rcs $@ $(OBJ)
 
 # Tests link the static library: they may reach internals.
-$(B)/tests/%: tests/%.c $(LIBDIR)/libdqt.a $(wildcard tests/*.h)
+$(B)/tests/%: tests/%.c $(OUTDIR)/libdqt.a $(wildcard tests/*.h)
 	@mkdir -p $(@D)
-	$(CC) $(ALL) -Itests $(LDFLAGS) -o $@ $< $(LIBDIR)/libdqt.a $(LIBS)
+	$(CC) $(ALL) -Itests $(LDFLAGS) -o $@ $< $(OUTDIR)/libdqt.a $(LIBS)
 
-$(B)/bench/%: bench/%.c $(LIBDIR)/libdqt.a $(wildcard bench/*.h)
+$(B)/bench/%: bench/%.c $(OUTDIR)/libdqt.a $(wildcard bench/*.h)
 	@mkdir -p $(@D)
-	$(CC) $(ALL) -Ibench $(LDFLAGS) -o $@ $< $(LIBDIR)/libdqt.a $(LIBS)
+	$(CC) $(ALL) -Ibench $(LDFLAGS) -o $@ $< $(OUTDIR)/libdqt.a $(LIBS)
 
 # Examples link the shared library, as hosts do, and see nothing but dqt.h and examples/support.
-EXAMPLE_FLAGS := -std=c11 -D_POSIX_C_SOURCE=200809L -Iinclude -Iexamples/support $(WARN)
-SUPPORT := $(patsubst %.c,$(B)/%.o,$(wildcard examples/support/*.c))
-$(B)/examples/support/%.o: examples/support/%.c $(wildcard examples/support/*.h)
+EXAMPLE_FLAGS := -std=c11 -D_POSIX_C_SOURCE=200809L -Iinclude -Iexamples/support $(WARN) $(CPPFLAGS) $(CFLAGS)
+RUN_PATH = -Wl,-rpath,'$$ORIGIN/$(1)$(if $(filter build,$(B)),../lib,lib)'
+SUPPORT := $(patsubst %.c,$(O)/%.o,$(wildcard examples/support/*.c))
+$(O)/examples/support/%.o: examples/support/%.c $(wildcard examples/support/*.h)
 	@mkdir -p $(@D)
-	$(CC) $(EXAMPLE_FLAGS) $(CFLAGS) -c $< -o $@
+	$(CC) $(EXAMPLE_FLAGS) -c $< -o $@
 
 $(B)/examples/%: examples/%.c $(SUPPORT) $(SO)
 	@mkdir -p $(@D)
-	$(CC) $(EXAMPLE_FLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(SUPPORT) -L$(LIBDIR) -ldqt -Wl,-rpath,'$$ORIGIN/../../lib' $(LIBS)
+	$(CC) $(EXAMPLE_FLAGS) $(LDFLAGS) -o $@ $< $(SUPPORT) -L$(OUTDIR) -ldqt $(call RUN_PATH,../) $(LIBS)
 
 # C++ is not needed for the library: its examples are built where a C++ compiler is.
 $(B)/examples/cpp/%: examples/cpp/%.cpp examples/cpp/dqt.hpp $(SO)
 	@mkdir -p $(@D)
-	$(CXX) -std=c++17 -Iinclude -Wall -Wextra -Wpedantic -O2 -o $@ $< -L$(LIBDIR) -ldqt -Wl,-rpath,'$$ORIGIN/../../../lib' -pthread
+	$(CXX) -std=c++17 -Iinclude -Wall -Wextra -Wpedantic $(CPPFLAGS) $(CXXFLAGS) $(LDFLAGS) -o $@ $< -L$(OUTDIR) -ldqt \
+	  $(call RUN_PATH,../../) -pthread $(LDLIBS)
 cpp: $(patsubst examples/%.cpp,$(B)/examples/%,$(wildcard examples/cpp/*.cpp))
 
 # ---- The main job, the tests, the measurements ----
 demo: $(EXAMPLES)
 	sh examples/demo.sh
 
+# The C tests run twice: as the library is delivered, and with its assertions (CHECKED=1).
 SCRIPTS := $(sort $(wildcard tests/tree/*.sh)) $(sort $(wildcard tests/bindings/*.sh))
-check: lib examples $(TESTS)
-	@CC="$(CC)" B=$(B) tests/run.sh $(TESTS) $(SCRIPTS)
+AS_CHECKED := CHECKED=1 B=$(B)/checked OUTDIR=$(B)/checked/lib
+check: lib examples $(TESTS) checked-tests
+	@CC="$(CC)" B="$(B)" OUTDIR="$(OUTDIR)" tests/run.sh $(TESTS) $(TESTS:$(B)/%=$(B)/checked/%) $(SCRIPTS)
+tests: $(TESTS)
+checked-tests:
+	+@$(MAKE) --no-print-directory tests $(AS_CHECKED)
 
-# The C tests alone, for other instruction sets, compilers and sanitizers (use with B=, CFLAGS=, LDFLAGS=).
+# The C tests alone, with assertions, for other instruction sets, compilers and sanitizers (use with B=, CFLAGS=, LDFLAGS=).
+ifeq ($(CHECKED),1)
 check-c: $(TESTS)
 	@tests/run.sh $(TESTS)
+else
+check-c:
+	+@$(MAKE) --no-print-directory check-c $(AS_CHECKED)
+endif
 
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 check-sanitize:
-	$(MAKE) check-c B=build/sanitize LIBDIR=build/sanitize/lib OPENMP=0 CFLAGS="-O1 -g $(SANITIZE)"
+	$(MAKE) check-c CHECKED=1 B=build/sanitize OPENMP=0 CFLAGS="-O1 -g $(SANITIZE)"
 
 bench: $(BENCHES)
 	$(B)/bench/bench
@@ -116,34 +145,75 @@ mutants:
 	python3 tools/mutants.py $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT))
 
 # ---- Installation ----
-pkgconfig/dqt.pc: pkgconfig/dqt.pc.in # made anew each time, for PREFIX may be another
-	sed -e 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|; s|@OMP@|$(if $(OMP), $(OMP))|' $< > $@
+# The GNU directory variables; DESTDIR before all of them. PREFIX and LIBDIR are accepted for prefix and libdir.
+prefix = $(or $(PREFIX),/usr/local)
+exec_prefix = $(prefix)
+libdir = $(or $(LIBDIR),$(exec_prefix)/lib)
+includedir = $(prefix)/include
+pkgconfigdir = $(libdir)/pkgconfig
+cmakedir = $(libdir)/cmake/dqt
+INSTALL ?= install
+INSTALL_PROGRAM = $(INSTALL) -m 755
+INSTALL_DATA = $(INSTALL) -m 644
 
 # The installed archive is one object whose internal names are local, as the shared library's are: they cannot clash with
 # a host's own.
-$(B)/install/libdqt.a: $(OBJ)
+$(O)/install/libdqt.a: $(OBJ)
 	@mkdir -p $(@D)
-	$(CC) -r -nostdlib -o $(B)/install/dqt.o $(OBJ)
-	$(OBJCOPY) --localize-hidden $(B)/install/dqt.o
+	$(CC) -r -nostdlib $(if $(findstring -flto,$(CFLAGS)),$(CFLAGS) -flinker-output=nolto-rel) -o $(@D)/dqt.o $(OBJ)
+	$(OBJCOPY) --localize-hidden $(@D)/dqt.o
 	rm -f $@
-	$(AR) rcs $@ $(B)/install/dqt.o
+	$(AR) rcs $@ $(@D)/dqt.o
 
-# The CMake package, made anew each time like the file of pkg-config.
+# What pkg-config and CMake read is made anew each time, for the folders may be others. The package of CMake finds the
+# libraries by paths from its own folder, so the whole may be moved.
 POINTER = $(shell $(CC) $(CFLAGS) -dM -E -x c /dev/null | sed -n 's/^.define __SIZEOF_POINTER__ //p')
-cmake-package:
-	@mkdir -p $(B)/install
-	for f in dqtConfig dqtConfigVersion; do sed -e 's|@VERSION@|$(VERSION)|; s|@SOVERSION@|$(SOVERSION)|; s|@POINTER@|$(POINTER)|' \
-	  -e 's|@LINK@|$(if $(OMP),$(OMP);)m|' cmake/$$f.cmake.in > $(B)/install/$$f.cmake || exit 1; done
+from_cmakedir = $(shell awk -v from='$(cmakedir)' -v to='$(1)' 'BEGIN { n = split(from, a, "/"); m = split(to, b, "/"); \
+  for (i = 1; i <= n && i <= m && a[i] == b[i]; i++); for (j = i; j <= n; j++) path = path "../"; \
+  for (; i <= m; i++) path = path b[i] (i < m ? "/" : ""); print path }')
+FILL = sed -e 's|@VERSION@|$(VERSION)|; s|@MAJOR@|$(firstword $(subst ., ,$(VERSION)))|; s|@SOVERSION@|$(SOVERSION)|' \
+  -e 's|@PREFIX@|$(prefix)|; s|@EXEC_PREFIX@|$(patsubst $(prefix)%,$${prefix}%,$(exec_prefix))|' \
+  -e 's|@LIBDIR@|$(patsubst $(exec_prefix)/%,$${exec_prefix}/%,$(libdir))|' \
+  -e 's|@INCLUDEDIR@|$(patsubst $(prefix)/%,$${prefix}/%,$(includedir))|; s|@LIBS_PRIVATE@|-lm$(if $(OMP), $(OMP))|' \
+  -e 's|@TO_LIBDIR@|$(call from_cmakedir,$(libdir))|; s|@TO_INCLUDEDIR@|$(call from_cmakedir,$(includedir))|' \
+  -e 's|@POINTER@|$(POINTER)|; s|@LINK@|$(if $(OMP),$(OMP);)m|'
+$(O)/install/%: pkgconfig/%.in FORCE
+	@mkdir -p $(@D)
+	$(FILL) $< > $@
+$(O)/install/%: cmake/%.in FORCE
+	@mkdir -p $(@D)
+	$(FILL) $< > $@
 
-install: lib $(B)/install/libdqt.a pkgconfig/dqt.pc cmake-package
-	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/lib/cmake/dqt
-	install -m 644 include/dqt.h $(DESTDIR)$(PREFIX)/include/
-	install -m 755 $(SO) $(DESTDIR)$(PREFIX)/lib/
-	install -m 644 $(B)/install/libdqt.a $(DESTDIR)$(PREFIX)/lib/
-	ln -sf libdqt.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libdqt.so.$(SOVERSION)
-	ln -sf libdqt.so.$(SOVERSION) $(DESTDIR)$(PREFIX)/lib/libdqt.so
-	install -m 644 pkgconfig/dqt.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/
-	install -m 644 $(B)/install/dqtConfig.cmake $(B)/install/dqtConfigVersion.cmake $(DESTDIR)$(PREFIX)/lib/cmake/dqt/
+# Each part alone, too: a shared library without the archive is `make install-dev install-shared`.
+install: install-dev install-shared install-static
+install-dev: install-headers install-pkgconfig install-cmake
+install-headers:
+	$(INSTALL) -d $(DESTDIR)$(includedir)
+	$(INSTALL_DATA) include/dqt.h examples/cpp/dqt.hpp $(DESTDIR)$(includedir)/
+install-shared: $(SO)
+	$(INSTALL) -d $(DESTDIR)$(libdir)
+	$(INSTALL_PROGRAM) $(SO) $(DESTDIR)$(libdir)/
+	ln -sf libdqt.so.$(VERSION) $(DESTDIR)$(libdir)/libdqt.so.$(SOVERSION)
+	ln -sf libdqt.so.$(SOVERSION) $(DESTDIR)$(libdir)/libdqt.so
+install-static: $(O)/install/libdqt.a
+	$(INSTALL) -d $(DESTDIR)$(libdir)
+	$(INSTALL_DATA) $< $(DESTDIR)$(libdir)/
+install-pkgconfig: $(O)/install/dqt.pc
+	$(INSTALL) -d $(DESTDIR)$(pkgconfigdir)
+	$(INSTALL_DATA) $< $(DESTDIR)$(pkgconfigdir)/
+install-cmake: $(O)/install/dqtConfig.cmake $(O)/install/dqtConfigVersion.cmake
+	$(INSTALL) -d $(DESTDIR)$(cmakedir)
+	$(INSTALL_DATA) $^ $(DESTDIR)$(cmakedir)/
+uninstall:
+	rm -f $(addprefix $(DESTDIR)$(includedir)/,dqt.h dqt.hpp) $(DESTDIR)$(pkgconfigdir)/dqt.pc \
+	  $(addprefix $(DESTDIR)$(libdir)/,libdqt.a libdqt.so libdqt.so.$(SOVERSION) libdqt.so.$(VERSION)) \
+	  $(addprefix $(DESTDIR)$(cmakedir)/,dqtConfig.cmake dqtConfigVersion.cmake)
+
+# The sources of the commit that is checked out.
+dist:
+	@mkdir -p $(B)
+	git archive --format=tar --prefix=libdqt-$(VERSION)/ -o $(B)/libdqt-$(VERSION).tar HEAD
+	gzip -9nf $(B)/libdqt-$(VERSION).tar
 
 # ---- What is made from dqt.h and committed ----
 # The binary interface that tests/tree/abi.sh compares with: at releases only (docs/abi.md). Needs abidw.
@@ -156,8 +226,14 @@ api-docs:
 	python3 tools/api_docs.py
 
 clean:
-	rm -rf build lib pkgconfig/dqt.pc
+	rm -rf build lib
+
+# For scripts: `make -s print-VERSION`.
+print-%:
+	@echo '$($*)'
 
 .SECONDARY:
 -include $(OBJ:.o=.d)
-.PHONY: results mutants all lib examples cpp demo check check-c check-sanitize bench bench-memory install clean cmake-package abi-baseline api-docs pkgconfig/dqt.pc
+FORCE:
+.PHONY: FORCE all lib examples cpp demo check check-c tests checked-tests check-sanitize bench bench-memory results mutants clean dist \
+  install install-dev install-headers install-shared install-static install-pkgconfig install-cmake uninstall abi-baseline api-docs

@@ -12,8 +12,9 @@ library's sentence. Gradients and packed codes are numpy arrays over the library
 what it was made from alive, an array what it looks into; memory is given back when the last of them is gone. ctypes lets
 other Python threads run while the library works.
 
-The library is looked for in the folder DQT_LIB_DIR, then in ../../lib, then where the system looks. Every function of dqt.h
-is in dqt.lib with its argument types, for what has no method here.
+The library is the file DQT_LIBRARY or the one in the folder DQT_LIB_DIR, where those are set; else one beside this module, or
+in lib/ of the project's own tree, or where the system looks. Every function of dqt.h is in dqt.lib with its argument types,
+for what has no method here.
 """
 import ctypes as C
 import os
@@ -131,11 +132,29 @@ i gguf_options_init pz; i llama_export_gguf pps; i llama_write_gguf pppp; i safe
 i llama_export_safetensors pps; i llama_write_safetensors pppp; i llama_import_safetensors psiq'''
 
 
-def _open():
+def _find():
+    """The library that is to be loaded: a path, or a name that the system knows."""
     name = 'libdqt.so.0'
-    tree = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..', 'lib', name)
-    folder = os.environ.get('DQT_LIB_DIR')
-    library = C.CDLL(os.path.join(folder, name) if folder else tree if os.path.exists(tree) else name)
+    if os.environ.get('DQT_LIBRARY'):
+        return os.environ['DQT_LIBRARY']
+    if os.environ.get('DQT_LIB_DIR'):
+        return os.path.join(os.environ['DQT_LIB_DIR'], name)
+    here = os.path.dirname(os.path.abspath(__file__))
+    tree = os.path.join(here, '..', '..')
+    folders = [here] + ([os.path.join(tree, 'lib')] if os.path.exists(os.path.join(tree, 'include', 'dqt.h')) else [])
+    for folder in folders:
+        if os.path.exists(os.path.join(folder, name)):
+            return os.path.join(folder, name)
+    return name
+
+
+def _open():
+    path = _find()
+    try:
+        library = C.CDLL(path)
+    except OSError as error:
+        raise ImportError(f'dqt: {path} cannot be loaded ({error}): install libdqt ("make install", then "ldconfig"), or set '
+                          'DQT_LIBRARY to the file or DQT_LIB_DIR to its folder') from None
     for entry in FUNCTIONS.split(';'):
         result, name, *arguments = entry.split()
         function = getattr(library, 'dqt_' + name)

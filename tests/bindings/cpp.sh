@@ -14,15 +14,15 @@ build() {
         "$source" -o "$tmp/$out" "$@"
 }
 for program in train generate; do
-    check "$program builds" build $program examples/cpp/$program.cpp -Iinclude -L"$LIBDIR" -ldqt
+    check "$program builds" build $program examples/cpp/$program.cpp -Iinclude -L"$OUTDIR" -ldqt
 done
 same "C++" "$tmp/train"
 check "generate runs" "$tmp/generate" "$tmp/generate.dqt"
-check "make cpp" $MAKE -s cpp B="$B" LIBDIR="$LIBDIR" CC="$CC" CXX="$CXX"
+check "make cpp" $MAKE -s cpp B="$B" OUTDIR="$OUTDIR" CC="$CC" CXX="$CXX"
 
 # Destroying in the wrong order, or twice, would be seen.
 if printf 'int main() {}\n' >"$tmp/empty.cpp" && $CXX -fsanitize=address "$tmp/empty.cpp" -o "$tmp/empty" 2>"$tmp/no" && "$tmp/empty"; then
-    check "generate builds with the address sanitizer" build checked examples/cpp/generate.cpp -Iinclude -L"$LIBDIR" -ldqt \
+    check "generate builds with the address sanitizer" build checked examples/cpp/generate.cpp -Iinclude -L"$OUTDIR" -ldqt \
         -fsanitize=address
     check "generate is clean under the address sanitizer" env ASAN_OPTIONS=detect_leaks=0 "$tmp/checked" "$tmp/generate.dqt"
 fi

@@ -9,7 +9,7 @@ fi
 # More ranks than cores: those that wait give way.
 export OMPI_MCA_mpi_yield_when_idle=1
 check "train builds" $MPICC -std=c11 -D_POSIX_C_SOURCE=200809L -O2 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror \
-    -Iinclude -Iexamples/support examples/mpi/train.c examples/support/args.c examples/support/text.c -L"$LIBDIR" -ldqt -lm \
+    -Iinclude -Iexamples/support examples/mpi/train.c examples/support/args.c examples/support/text.c -L"$OUTDIR" -ldqt -lm \
     -o "$tmp/mpi-train"
 
 # ranks N OUT OPTIONS ...: a small run.

@@ -13,7 +13,7 @@ if [ -z "$found" ]; then
     finish
 fi
 PYTHON=$found
-export PYTHONDONTWRITEBYTECODE=1 DQT_LIB_DIR="$LIBDIR" CC
+export PYTHONDONTWRITEBYTECODE=1 DQT_LIB_DIR="$OUTDIR" CC
 reference
 same "Python" "$PYTHON" examples/python/train.py
 if PYTHONPATH=examples/python "$PYTHON" tests/bindings/check_python.py include >"$tmp/checks" 2>&1; then
@@ -39,9 +39,33 @@ fi
 
 installed
 unset DQT_LIB_DIR
+# By pip into a folder of its own, from a copy, for setuptools writes beside the sources.
 mkdir "$tmp/python"
-cp examples/python/dqt.py examples/python/train.py "$tmp/python/"
+cp -r examples/python "$tmp/source"
+if "$PYTHON" -c 'import pip, setuptools' 2>"$tmp/no"; then
+    check "pip install examples/python" "$PYTHON" -m pip install -q --no-index --no-build-isolation --no-deps --target "$tmp/python" \
+        --disable-pip-version-check --root-user-action ignore "$tmp/source"
+    check "pip installs one module" test "$(cd "$tmp/python" && ls ./*.py)" = ./dqt.py
+else
+    skip "no pip and setuptools for $PYTHON"
+    cp examples/python/dqt.py "$tmp/python/"
+fi
+cp examples/python/train.py "$tmp/python/"
 same "Python, installed" "$PYTHON" "$tmp/python/train.py"
+import() {
+    (cd "$tmp" && env -u LD_LIBRARY_PATH PYTHONPATH="$tmp/python" "$@" "$PYTHON" -c 'import dqt; print(dqt.lib._name)')
+}
+check "DQT_LIBRARY names the file" import DQT_LIBRARY="$installed_lib/libdqt.so"
+check "DQT_LIB_DIR names the folder" import DQT_LIB_DIR="$installed_lib"
+if ldconfig -p 2>/dev/null | grep -q libdqt; then
+    skip "this machine has a libdqt"
+else
+    check "without a library it says what to do" sh -c "! (cd '$tmp' && env -u LD_LIBRARY_PATH PYTHONPATH='$tmp/python' '$PYTHON' \
+        -c 'import dqt') 2>'$tmp/error' && grep -q '^ImportError: dqt: .*DQT_LIBRARY' '$tmp/error'"
+fi
+cp "$installed_lib/libdqt.so" "$tmp/python/$(basename "$(readlink "$installed_lib/libdqt.so")")"
+check "a library beside the module is found" import DQT_NONE=
+rm -f "$tmp"/python/libdqt.so*
 if PYTHONPATH="$tmp/python" "$PYTHON" tests/bindings/check_python.py "$root/usr/include" >"$tmp/checks" 2>&1; then
     pass
 else

@@ -13,7 +13,7 @@ commands() {
 }
 
 # Not where the library under test is another than README's.
-if [ "$LIBDIR" != "$PWD/lib" ] || [ "$B" != build ]; then
+if [ "$OUTDIR" != "$PWD/lib" ] || [ "$B" != build ]; then
     skip "the library is not in lib"
     finish
 fi

@@ -35,7 +35,7 @@ crates() {
     shift
     (cd "$folder" && $CARGO "$@" --offline --quiet --jobs 2)
 }
-export CARGO_TARGET_DIR="$work/cargo" DQT_LIB_DIR="$LIBDIR"
+export CARGO_TARGET_DIR="$work/cargo" DQT_LIB_DIR="$OUTDIR"
 check "cargo test" crates examples/rust test
 check "the train example builds" crates examples/rust build --example train
 same "Rust" "$work/cargo/debug/examples/train"
@@ -50,4 +50,43 @@ cp -r examples/rust "$tmp/rust"
 export CARGO_TARGET_DIR="$tmp/cargo"
 check "the train example builds against an installation" crates "$tmp/rust" build --example train
 same "Rust, installed" "$tmp/cargo/debug/examples/train"
+
+# A program outside of this tree that takes the crates from git: the files of this tree as a commit. With nothing installed
+# the C sources are built, here quickly. Folders that stay have one path, so that cargo does not build everything again.
+if ! have git; then
+    skip "no git: the crates as a git dependency"
+    finish
+fi
+host=$work/rust-host origin=$work/rust-origin
+export CARGO_TARGET_DIR="$work/cargo-host" CARGO_HOME="$tmp/cargo-home" RUSTUP_HOME="${RUSTUP_HOME:-$HOME/.rustup}"
+rm -rf "$host" "$origin"
+mkdir -p "$host/src" "$origin"
+cp -r Makefile include src pkgconfig cmake "$origin/"
+mkdir "$origin/examples"
+cp -r examples/rust examples/cpp examples/support "$origin/examples/"
+(
+    export GIT_CONFIG_GLOBAL=/dev/null GIT_AUTHOR_DATE='2000-01-01 00:00 +0000' GIT_COMMITTER_DATE='2000-01-01 00:00 +0000'
+    cd "$origin" && git init -q . && git add -A && git -c user.name=test -c user.email=test@localhost commit -qm "The tree"
+) >"$tmp/check.out" 2>&1 || fail "a repository of this tree"
+# host FEATURES: builds the program.
+host() {
+    printf '[package]\nname = "host"\nversion = "1.0.0"\nedition = "2021"\n\n[dependencies]\ndqt = { git = "file://%s"%s }\n' \
+        "$origin" "$1" >"$host/Cargo.toml"
+    rm -f "$host/Cargo.lock"
+    (cd "$host" && CFLAGS=-O1 $CARGO build --quiet --jobs 2)
+}
+cp examples/rust/dqt/examples/train.rs "$host/src/main.rs"
+nothing_installed() {
+    PKG_CONFIG=false host ""
+}
+check "a git dependency builds where nothing is installed" nothing_installed
+same "Rust, git dependency" "$work/cargo-host/debug/host"
+static_feature() {
+    host ', features = ["static"]'
+}
+check "the feature static builds against an installation" static_feature
+same "Rust, static" "$work/cargo-host/debug/host"
+if have readelf; then
+    check "it does not need libdqt.so" sh -c "! readelf -d '$work/cargo-host/debug/host' | grep -q libdqt"
+fi
 finish

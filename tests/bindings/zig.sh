@@ -28,7 +28,7 @@ check "every function is translated" diff "$tmp/exported" "$tmp/translated"
 grep -E '^pub const (struct_)?(dqt|DQT)_[A-Za-z_]* = (@compileError|opaque)' "$tmp/c.zig" |
     grep -vE '^pub const (DQT_API|(struct_)?dqt_(context|tensor|layer|tape|llama|updater|session|sampler)) ' >"$tmp/untranslatable"
 empty "declarations that zig cannot translate" "$tmp/untranslatable"
-check "train builds" program train -L"$LIBDIR" -ldqt
+check "train builds" program train -L"$OUTDIR" -ldqt
 same "Zig" "$tmp/train"
 
 if ! have pkg-config; then

@@ -2,10 +2,10 @@
 # Other people's readers on libdqt's files: PyPI's gguf and safetensors, and llama.cpp in npm's node-llama-cpp. Installs
 # them into build/interop (needs the network the first time), and compares: the model of `make demo`, and one trained here.
 # usage, from the project's folder after `make demo`: tests/interop/run.sh
-# LIBDIR, OUT, DEMO, CC, PYTHON, NODE and NPM may be set.
+# OUTDIR, OUT, DEMO, CC, PYTHON, NODE and NPM may be set.
 set -eu
 here=$(dirname "$0")
-LIBDIR=${LIBDIR:-lib} OUT=${OUT:-build/interop} DEMO=${DEMO:-build/demo} CC=${CC:-cc} PYTHON=${PYTHON:-python3} NODE=${NODE:-node} NPM=${NPM:-npm}
+OUTDIR=${OUTDIR:-lib} OUT=${OUT:-build/interop} DEMO=${DEMO:-build/demo} CC=${CC:-cc} PYTHON=${PYTHON:-python3} NODE=${NODE:-node} NPM=${NPM:-npm}
 mkdir -p "$OUT/files"
 
 if ! "$OUT/venv/bin/python" -c 'import gguf, numpy, safetensors' 2>/dev/null; then
@@ -24,8 +24,8 @@ if [ -n "$binary" ] && [ ! -d "$OUT/node_modules/@node-llama-cpp/$binary" ]; the
         node-llama-cpp@3.22.1 "@node-llama-cpp/$binary@3.22.1"
 fi
 
-"$CC" -std=c11 -O2 -Wall -Wextra -Iinclude -o "$OUT/files/files" "$here/files.c" -L"$LIBDIR" -ldqt \
-    "-Wl,-rpath,$(cd "$LIBDIR" && pwd)" -lm
+"$CC" -std=c11 -O2 -Wall -Wextra -Iinclude -o "$OUT/files/files" "$here/files.c" -L"$OUTDIR" -ldqt \
+    "-Wl,-rpath,$(cd "$OUTDIR" && pwd)" -lm
 rm -f "$OUT"/files/*.gguf
 "$OUT/files/files" make "$OUT/files" "$DEMO/text.txt" "$DEMO/run/model.dqt"
 cp "$DEMO/run/model.gguf" "$OUT/files/bitnet-demo.gguf"

@@ -5,7 +5,7 @@
 LC_ALL=C
 export CC LC_ALL
 base=docs/abi/libdqt-x86_64.abi
-soname=libdqt.so.$(sed -n 's/^#define DQT_VERSION_MAJOR //p' include/dqt.h)
+soname=libdqt.so.$($MAKE -s print-SOVERSION)
 
 # constants_kept HEADER: every enumerator of the baseline is in the header, with the same value.
 constants_kept() {
@@ -81,8 +81,8 @@ x86_64*) ;;
     finish
     ;;
 esac
-if tools/abi.sh types "$LIBDIR/libdqt.so" include 2>/dev/null | grep -q 'class-decl'; then
-    check "functions and structs are those of the baseline" abi_kept "$LIBDIR/libdqt.so" include
+if tools/abi.sh types "$OUTDIR/libdqt.so" include 2>/dev/null | grep -q 'class-decl'; then
+    check "functions and structs are those of the baseline" abi_kept "$OUTDIR/libdqt.so" include
 else
     skip "the library has no debug information"
 fi

@@ -7,8 +7,8 @@ if ! [ -f README.md ]; then
 fi
 awk '/^```c$/ && !done { inside = 1; next } /^```/ && inside { done = 1; inside = 0 } inside' README.md >"$tmp/host.c"
 check "README.md has a program" grep -q 'int main' "$tmp/host.c"
-check "it compiles" $CC -std=c11 -Wall -Wextra -Werror -Iinclude "$tmp/host.c" -L"$LIBDIR" -ldqt -o "$tmp/host"
-check "it runs" sh -c "LD_LIBRARY_PATH=$LIBDIR '$tmp/host' >'$tmp/out'"
+check "it compiles" $CC -std=c11 -Wall -Wextra -Werror -Iinclude "$tmp/host.c" -L"$OUTDIR" -ldqt -o "$tmp/host"
+check "it runs" sh -c "LD_LIBRARY_PATH=$OUTDIR '$tmp/host' >'$tmp/out'"
 check "it prints a loss" grep -Eq '^loss [0-9.]+$' "$tmp/out"
 # Bytes that follow each other are learnt: from ln 256 = 5.5 to below 5.
 check "the loss has fallen" awk '{ exit !($2 > 0 && $2 < 5) }' "$tmp/out"

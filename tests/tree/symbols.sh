@@ -4,7 +4,7 @@
 . "$(dirname "$0")/common"
 LC_ALL=C
 export LC_ALL
-so=$LIBDIR/libdqt.so
+so=$OUTDIR/libdqt.so
 
 # Declarations, comments gone: what stands between the visibility attribute and the first parenthesis.
 $CC -E -P include/dqt.h | tr '\n' ' ' | grep -o '(visibility("default"))) [^;(]*(' |
@@ -39,7 +39,8 @@ empty "functions that no test calls" "$tmp/untested"
 
 # The library itself: its name, the libraries it needs, no writable data of its own but the last error of each thread.
 if have readelf; then
-    check "the SONAME is libdqt.so.$major" sh -c "readelf -d $so | grep -q 'SONAME.*\[libdqt.so.$major\]'"
+    soversion=$($MAKE -s print-SOVERSION)
+    check "the SONAME is libdqt.so.$soversion" sh -c "readelf -d $so | grep -q 'SONAME.*\[libdqt.so.$soversion\]'"
     readelf -d "$so" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p' |
         grep -Ev '^(libc|libm|libgomp|libomp|libgcc_s|ld-linux.*)\.so' >"$tmp/needed"
     empty "needs other libraries" "$tmp/needed"
@@ -47,9 +48,10 @@ else
     skip "no readelf"
 fi
 if have size; then
-    for object in "$B"/src/*/*.o; do
-        size -A "$object" | awk -v object="$object" '$1 ~ /^\.(data|bss|tdata|tbss)$/ && $2 > 0 { print object, $1, $2 }'
-    done | grep -v '/core/status.o .tbss' >"$tmp/state"
+    size -A "$OUTDIR/libdqt.a" >"$tmp/sizes"
+    check "the library has objects" test "$(grep -c ' (ex ' "$tmp/sizes")" -gt 50
+    awk '/\(ex / { object = $1 } $1 ~ /^\.(data|bss|tdata|tbss)$/ && $2 > 0 { print object, $1, $2 }' "$tmp/sizes" |
+        grep -v '^status.o .tbss' >"$tmp/state"
     empty "writable data" "$tmp/state"
 else
     skip "no size"
