@@ -20,8 +20,7 @@
 static void BLOCK(const struct gemm_block *b) {
     enum { COLUMNS = VECTORS * LANES };
     _Static_assert(COLUMNS % (int)PANEL == 0 && COLUMNS <= 2 * (int)PANEL, "one or two panels at a time");
-    DQT_ASSERT(b->m > 0 && b->m <= ROWS && b->n > 0);
-    DQT_ASSERT(b->k % GROUP == 0);
+    DQT_ASSERT(b->m > 0 && b->m <= ROWS && b->n > 0 && b->k % GROUP == 0);
     DQT_ASSERT((uintptr_t)b->b % 64 == 0 && b->panel_stride % 64 == 0 && (uintptr_t)b->partial % 64 == 0);
     const size_t steps = b->k / GROUP, m = b->m, columns = b->n, stride = b->panel_stride;
     const bool first = b->first, last = b->last;
@@ -34,8 +33,7 @@ static void BLOCK(const struct gemm_block *b) {
         const char *a = b->a, *panel = (const char *)b->b + n / PANEL * stride;
         NUMBER *partial = (NUMBER *)b->partial + n * ROWS;
 #ifdef WIDEN_STEPS
-        /* 32-bit sums stay in memory, 16-bit ones in registers (only touched by loops of constant length, no
-         * branches). */
+        /* 32-bit sums in memory, 16-bit ones in registers: only touched by loops of constant length, no branches */
         for (size_t i = 0; first && i < ROWS * VECTORS; i++)
             STORE(partial + i * LANES, ZERO());
         for (size_t s = 0; s < steps; s += WIDEN_STEPS) {
