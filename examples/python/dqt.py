@@ -134,7 +134,7 @@ i llama_export_safetensors pps; i llama_write_safetensors pppp; i llama_import_s
 
 def _find():
     """The library that is to be loaded: a path, or a name that the system knows."""
-    name = 'libdqt.so.0'
+    name = 'libdqt.so.1'
     if os.environ.get('DQT_LIBRARY'):
         return os.environ['DQT_LIBRARY']
     if os.environ.get('DQT_LIB_DIR'):
