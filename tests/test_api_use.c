@@ -430,28 +430,29 @@ static void sentences_give_values_and_limits(void) {
     float x[TOKENS * HIDDEN] = {0}, y[TOKENS * HIDDEN], loss;
     int32_t token = 10;
     SAYS(DQT_E_ARGUMENT, "tokens[0] is 10; it must be 0 to 9",
-         dqt_embedding_forward(w.embedding, w.own_tape, 1, 1, &token, y));
+         dqt_embedding_forward(w.embedding, w.own_tape, batch_tokens(&token, 1, 1), y));
     SAYS(DQT_E_ARGUMENT, "targets[0] is 10; it must be -1 to 9",
-         dqt_head_loss(w.head, w.own_tape, 1, 1, x, &token, &loss, NULL));
+         dqt_head_loss(w.head, w.own_tape, batch_targets(&token, 1, 1), x, &loss, NULL));
     SAYS(DQT_E_SHAPE, "batch 3 x length 4; this tape takes 1 to 2 x 1 to 6",
-         dqt_layer_forward(w.linear, w.own_tape, 3, 4, x, y));
+         dqt_layer_forward(w.linear, w.own_tape, batch_shape(3, 4), x, y));
     SAYS(DQT_E_ARGUMENT, "blocks 1 to 1 + 2 are not all within 2",
-         dqt_llama_forward_blocks(w.model, w.tape, 1, 2, 1, 1, x));
+         dqt_llama_forward_blocks(w.model, w.tape, 1, 2, batch_shape(1, 1), x));
     SAYS(DQT_E_ARGUMENT, "learning_rate is -0.5; it must not be negative",
-         dqt_updater_step(w.updater, w.tape, -0.5f, NULL));
-    SAYS(DQT_E_NUMERIC, "learning_rate[0] is inf", dqt_updater_step(w.updater, w.tape, INFINITY, NULL));
+         dqt_updater_step(w.updater, w.tape, step_rate(-0.5f), NULL));
+    SAYS(DQT_E_NUMERIC, "learning_rate[0] is inf", dqt_updater_step(w.updater, w.tape, step_rate(INFINITY), NULL));
     dqt_parameter p = {.struct_size = sizeof p};
-    SAYS(DQT_E_ARGUMENT, "parameter index is 4; there are 4", dqt_tape_parameter(w.own_tape, 4, &p));
+    SAYS(DQT_E_ARGUMENT, "parameter index is 4; there are 4", dqt_tape_get_parameter(w.own_tape, 4, &p));
 
     dqt_session *session;
     float logits[VOCAB];
-    OK(w.ctx, dqt_session_create(w.model, 4, &session));
+    OK(w.ctx, dqt_session_create(w.model, session_of(4), &session));
     OK(w.ctx, dqt_session_append(session, w.tokens, 2, logits));
     SAYS(DQT_E_STATE, "3 tokens do not fit: the session holds 2 of at most 4",
          dqt_session_append(session, w.tokens, 3, logits));
     SAYS(DQT_E_ARGUMENT, "length is 3; the session holds 2 tokens", dqt_session_truncate(session, 3));
     dqt_session_destroy(session);
-    SAYS(DQT_E_SHAPE, "max_length is 0; it must be 1 to 2147483647", dqt_session_create(w.model, 0, &session));
+    SAYS(DQT_E_SHAPE, "max_length is 2147483648; it must be at most 2147483647",
+         dqt_session_create(w.model, session_of((size_t)1 << 31), &session));
 
     dqt_sampler *sampler;
     dqt_sampler_options s;
