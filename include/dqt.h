@@ -437,8 +437,8 @@ typedef struct dqt_batch {
 
 /* Float layers (linear, RMSNorm, attention, MLP, block). The layer must be one of the tape's. batch gives batch, length
  * and segments. x[batch * length][in_features] and y[batch * length][out_features]; y may be x where the widths are
- * equal. A layer is used once per forward pass. Allocates nothing. DQT_E_STATE if the layer is not in the tape,
- * DQT_E_SHAPE, DQT_E_CANCELLED. Since 0.9. */
+ * equal. A row of x that is not finite gives rows that are not. A layer is used once per forward pass. Allocates
+ * nothing. DQT_E_STATE if the layer is not in the tape, DQT_E_SHAPE, DQT_E_CANCELLED. Since 0.9. */
 DQT_API dqt_status dqt_layer_forward(const dqt_layer *layer, dqt_tape *tape, const dqt_batch *batch, const float *x,
                                      float *y);
 
@@ -465,7 +465,8 @@ DQT_API dqt_status dqt_head_loss(const dqt_layer *layer, dqt_tape *tape, const d
  * gradients are then those of one batch. */
 DQT_API dqt_status dqt_head_backward(const dqt_layer *layer, dqt_tape *tape, float loss_scale, float *dx);
 
-/* Logits [tokens][classes] without a loss. dqt_head_backward_logits may follow. Allocates nothing. Since 0.9. */
+/* Logits [tokens][classes] without a loss. dqt_head_backward_logits may follow. DQT_E_NUMERIC if one is not finite.
+ * Allocates nothing. Since 0.9. */
 DQT_API dqt_status dqt_head_logits(const dqt_layer *layer, dqt_tape *tape, const dqt_batch *batch, const float *x,
                                    float *logits);
 
@@ -648,7 +649,7 @@ DQT_API dqt_status dqt_llama_get_config(const dqt_llama *model, dqt_llama_config
 DQT_API dqt_status dqt_llama_get_layers(const dqt_llama *model, dqt_layer *const **layers, size_t *num_layers);
 
 /* Forward of batch->tokens to logits[batch * length][vocab] (NULL: not wanted). dqt_llama_backward_logits may follow.
- * Allocates nothing. Since 0.9. */
+ * DQT_E_NUMERIC for logits that are not finite. Allocates nothing. Since 0.9. */
 DQT_API dqt_status dqt_llama_forward(const dqt_llama *model, dqt_tape *tape, const dqt_batch *batch, float *logits);
 
 /* Forward and cross-entropy in nats, see dqt_head_loss. Since 0.9. */
@@ -902,7 +903,7 @@ DQT_API void dqt_session_destroy(dqt_session *session);
 DQT_API dqt_status dqt_session_get_options(const dqt_session *session, dqt_session_options *options);
 
 /* Appends tokens[count] and writes the logits after the last one, logits[vocab] (NULL: not wanted). DQT_E_STATE if the
- * cache would overflow, DQT_E_ARGUMENT for a token outside the vocabulary, DQT_E_NUMERIC for logits that are not
+ * cache would overflow, DQT_E_ARGUMENT for a token outside the vocabulary, DQT_E_NUMERIC for numbers that are not
  * finite, DQT_E_CANCELLED; then nothing is appended. Float products in F32. The bits depend on what is appended call by
  * call, never on threads. Allocates nothing. Since 0.1. */
 DQT_API dqt_status dqt_session_append(dqt_session *session, const int32_t *tokens, size_t count, float *logits);

@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "calls.h"
 #include "isa_contexts.h"
 #include "layer/tape.h"
 
@@ -34,13 +35,13 @@ static void run_pass(void *arg) {
     float x[TOKENS * HIDDEN] = {1}, loss;
     const int32_t tokens[TOKENS] = {0};
     if (p->layer->kind->forward) {
-        dqt_layer_forward(p->layer, p->tape, 1, TOKENS, x, x);
+        dqt_layer_forward(p->layer, p->tape, batch_shape(1, TOKENS), x, x);
         dqt_layer_backward(p->layer, p->tape, x, NULL);
     } else if (p->layer->kind->takes_tokens) {
-        dqt_embedding_forward(p->layer, p->tape, 1, TOKENS, tokens, x);
+        dqt_embedding_forward(p->layer, p->tape, batch_tokens(tokens, 1, TOKENS), x);
         dqt_embedding_backward(p->layer, p->tape, x);
     } else {
-        dqt_head_loss(p->layer, p->tape, 1, TOKENS, x, tokens, &loss, NULL);
+        dqt_head_loss(p->layer, p->tape, batch_targets(tokens, 1, TOKENS), x, &loss, NULL);
         dqt_head_backward(p->layer, p->tape, 1, x);
     }
 }

@@ -232,7 +232,7 @@ dqt_status dqt_head_logits(const dqt_layer *layer, dqt_tape *tape, const dqt_bat
     TRY(check_pointer(tape->ctx, x, "x"));
     TRY(check_pointer(tape->ctx, logits, "logits"));
     head_logits(tape, slot, b.batch, b.length, x, logits);
-    return DQT_OK;
+    return check_finite(tape->ctx, logits, b.batch * b.length * layer->shape.out, "logits");
 }
 
 dqt_status dqt_head_backward_logits(const dqt_layer *layer, dqt_tape *tape, const dqt_logits_gradient *gradient,

@@ -107,8 +107,9 @@ dqt_status dqt_llama_forward(const dqt_llama *model, dqt_tape *tape, const dqt_b
     TRY(check_input(model, tape, batch, &b));
     llama_forward_stream(tape, b.tokens, b.batch, b.length);
     llama_head_slot(tape)->length = 0;
-    if (logits) head_logits(tape, llama_head_slot(tape), b.batch, b.length, tape->stream, logits);
-    return DQT_OK;
+    if (!logits) return DQT_OK;
+    head_logits(tape, llama_head_slot(tape), b.batch, b.length, tape->stream, logits);
+    return check_finite(model->ctx, logits, b.batch * b.length * model->config.vocab_size, "logits");
 }
 
 dqt_status dqt_llama_loss(const dqt_llama *model, dqt_tape *tape, const dqt_batch *batch, float *loss,

@@ -46,8 +46,7 @@ dqt_status dqt_session_append(dqt_session *session, const int32_t *tokens, size_
         return fail(model->ctx, DQT_E_STATE, "%zu tokens do not fit: the session holds %zu of at most %zu", count,
                     session->length, session->max_length);
     TRY(check_tokens(model->ctx, tokens, count, 0, model->config.vocab_size, "tokens"));
-    session_append(session, tokens, count, logits);
-    return DQT_OK;
+    return session_append(session, tokens, count, logits);
 }
 
 dqt_status dqt_session_get_length(const dqt_session *session, size_t *length) {

@@ -99,7 +99,9 @@ typedef float dot_bf16_float_fn(const uint16_t *w, const float *x, size_t n);
 typedef float dot_float_fn(const float *w, const float *x, size_t n);
 /* A packed row of `blocks` pack blocks to codes. */
 typedef void unpack_fn(const struct packing *p, const uint8_t *packed, size_t blocks, int8_t *codes);
-/* One token's activations to codes (ops/activations.h); returns the step. */
+/* One token's activations to codes (ops/activations.h); returns the step. A row with an infinity or a NaN gets codes 0
+ * and a step of NaN: all that is made with it is NaN. The greatest magnitude is found by comparing bits: those of
+ * numbers above 0 are in the numbers' order, and infinities and NaNs lie above all of them. */
 typedef float quantize_fn(const float *x, size_t cols, int8_t *codes);
 
 /* Products of a vector with packed rows, each byte of the weights read once from memory. permute_for_dot puts the codes

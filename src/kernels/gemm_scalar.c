@@ -73,12 +73,17 @@ void unpack_scalar(const struct packing *p, const uint8_t *packed, size_t blocks
 
 float quantize_scalar(const float *x, size_t cols, int8_t *codes) {
     float amax = 1e-5f;
-    for (size_t c = 0; c < cols; c++)
-        amax = fabsf(x[c]) > amax ? fabsf(x[c]) : amax;
-    const float factor = 127.0f / amax;
     for (size_t c = 0; c < cols; c++) {
-        float v = rintf(x[c] * factor);
-        codes[c] = (int8_t)(v > 127.0f ? 127.0f : v > -128.0f ? v : -128.0f); /* NaN: -128 */
+        if (!isfinite(x[c])) {
+            memset(codes, 0, cols);
+            return NAN;
+        }
+        amax = fabsf(x[c]) > amax ? fabsf(x[c]) : amax;
+    }
+    const float factor = 127.0f / amax; /* no product exceeds 127 by so much that it would round to 128 */
+    for (size_t c = 0; c < cols; c++) {
+        const float v = rintf(x[c] * factor);
+        codes[c] = (int8_t)(v > 127.0f ? 127.0f : v < -127.0f ? -127.0f : v);
     }
     return amax / 127.0f;
 }

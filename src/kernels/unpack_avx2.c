@@ -3,6 +3,7 @@ typedef int unpack_avx2_translation_unit; /* not empty elsewhere */
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#include <math.h>
 #include <string.h>
 
 #include "kernels/target.h"
@@ -224,19 +225,25 @@ void gemm_pack_b_codes_avx2(const struct gemm_engine *e, const int8_t *src, size
 }
 
 float quantize_avx2(const float *x, size_t cols, int8_t *codes) {
-    const __m256 sign = _mm256_set1_ps(-0.0f);
-    __m256 most = _mm256_set1_ps(1e-5f);
+    const __m256i sign = _mm256_set1_epi32(INT32_MIN);
+    __m256i most = _mm256_castps_si256(_mm256_set1_ps(1e-5f));
     size_t c = 0;
-    /* NaN: most */
     for (; c + 8 <= cols; c += 8)
-        most = _mm256_max_ps(_mm256_andnot_ps(sign, _mm256_loadu_ps(x + c)), most);
-    float part[8], amax = 1e-5f;
-    _mm256_storeu_ps(part, most);
+        most = _mm256_max_epi32(_mm256_andnot_si256(sign, _mm256_loadu_si256((const __m256i *)(x + c))), most);
+    int32_t bits[8], tail, largest = 0;
+    _mm256_storeu_si256((__m256i *)bits, most);
     for (int i = 0; i < 8; i++)
-        amax = part[i] > amax ? part[i] : amax;
+        largest = bits[i] > largest ? bits[i] : largest;
     for (; c < cols; c++) {
-        const float v = x[c] < 0 ? -x[c] : x[c];
-        amax = v > amax ? v : amax;
+        memcpy(&tail, x + c, sizeof tail);
+        tail &= INT32_MAX;
+        largest = tail > largest ? tail : largest;
+    }
+    float amax;
+    memcpy(&amax, &largest, sizeof amax);
+    if (!isfinite(amax)) {
+        memset(codes, 0, cols);
+        return NAN;
     }
     const __m256 factor = _mm256_set1_ps(127.0f / amax);
     for (c = 0; c < cols; c += 8) {
@@ -244,7 +251,7 @@ float quantize_avx2(const float *x, size_t cols, int8_t *codes) {
         const size_t count = cols - c < 8 ? cols - c : 8;
         if (count < 8) memcpy(in, x + c, count * sizeof *in);
         const __m256 v = count < 8 ? _mm256_loadu_ps(in) : _mm256_loadu_ps(x + c);
-        const __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(v, factor)); /* nearest even; NaN: INT_MIN, then -128 */
+        const __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(v, factor)); /* nearest even, within -127..127 */
         const __m128i w = _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
         const int64_t eight = _mm_cvtsi128_si64(_mm_packs_epi16(w, w));
         memcpy(codes + c, &eight, count);

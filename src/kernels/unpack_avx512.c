@@ -5,6 +5,7 @@ typedef int unpack_avx512_translation_unit; /* not empty elsewhere */
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#include <math.h>
 #include <string.h>
 
 #include "kernels/target.h"
@@ -239,14 +240,20 @@ void gemm_pack_b_transposed_avx512(const struct gemm_engine *e, const float *src
 }
 
 float quantize_avx512(const float *x, size_t cols, int8_t *codes) {
-    __m512 most = _mm512_set1_ps(1e-5f);
-    for (size_t c = 0; c < cols; c += 16) { /* max(NaN, most) is most, as in plain C */
+    __m512i most = _mm512_castps_si512(_mm512_set1_ps(1e-5f));
+    for (size_t c = 0; c < cols; c += 16) {
         const __mmask16 mask = (__mmask16)(cols - c >= 16 ? 0xffff : (1u << (cols - c)) - 1);
-        most = _mm512_max_ps(_mm512_abs_ps(_mm512_maskz_loadu_ps(mask, x + c)), most);
+        most = _mm512_max_epi32(_mm512_castps_si512(_mm512_abs_ps(_mm512_maskz_loadu_ps(mask, x + c))), most);
     }
-    const float amax = _mm512_reduce_max_ps(most);
+    const int32_t largest = _mm512_reduce_max_epi32(most);
+    float amax;
+    memcpy(&amax, &largest, sizeof amax);
+    if (!isfinite(amax)) {
+        memset(codes, 0, cols);
+        return NAN;
+    }
     const __m512 factor = _mm512_set1_ps(127.0f / amax);
-    for (size_t c = 0; c < cols; c += 16) { /* rounds to nearest even; NaN becomes INT_MIN, then -128 */
+    for (size_t c = 0; c < cols; c += 16) { /* rounds to nearest even, within -127..127 */
         const __mmask16 mask = (__mmask16)(cols - c >= 16 ? 0xffff : (1u << (cols - c)) - 1);
         const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + c), factor));
         _mm512_mask_cvtsepi32_storeu_epi8(codes + c, mask, q);

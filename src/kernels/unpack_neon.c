@@ -3,6 +3,7 @@ typedef int unpack_neon_translation_unit; /* not empty elsewhere */
 
 #if defined(__aarch64__)
 #include <arm_neon.h>
+#include <math.h>
 #include <string.h>
 
 #include "format/format.h"
@@ -117,18 +118,22 @@ int32_t dot_codes_neon(const int8_t *a, const int8_t *b, size_t n) {
     return vaddvq_s32(vaddq_s32(s0, s1));
 }
 
-/* Where plain C would be `v > amax ? v : amax`: NaN is ignored. */
 float quantize_neon(const float *x, size_t cols, int8_t *codes) {
-    float32x4_t most = vdupq_n_f32(1e-5f);
+    int32x4_t most = vreinterpretq_s32_f32(vdupq_n_f32(1e-5f));
     size_t c = 0;
-    for (; c + 4 <= cols; c += 4) {
-        const float32x4_t v = vabsq_f32(vld1q_f32(x + c));
-        most = vbslq_f32(vcgtq_f32(v, most), v, most);
-    }
-    float amax = vmaxvq_f32(most);
+    for (; c + 4 <= cols; c += 4)
+        most = vmaxq_s32(vreinterpretq_s32_f32(vabsq_f32(vld1q_f32(x + c))), most);
+    int32_t tail, largest = vmaxvq_s32(most);
     for (; c < cols; c++) {
-        const float v = x[c] < 0 ? -x[c] : x[c];
-        amax = v > amax ? v : amax;
+        memcpy(&tail, x + c, sizeof tail);
+        tail &= INT32_MAX;
+        largest = tail > largest ? tail : largest;
+    }
+    float amax;
+    memcpy(&amax, &largest, sizeof amax);
+    if (!isfinite(amax)) {
+        memset(codes, 0, cols);
+        return NAN;
     }
     const float factor = 127.0f / amax;
     for (c = 0; c < cols; c += 4) {
@@ -136,8 +141,7 @@ float quantize_neon(const float *x, size_t cols, int8_t *codes) {
         const size_t count = cols - c < 4 ? cols - c : 4;
         memcpy(in, x + c, count * sizeof *in);
         const float32x4_t v = vmulq_n_f32(vld1q_f32(in), factor);
-        /* nearest even; NaN: -128 */
-        const int32x4_t q = vbslq_s32(vceqq_f32(v, v), vcvtnq_s32_f32(v), vdupq_n_s32(-128));
+        const int32x4_t q = vcvtnq_s32_f32(v); /* nearest even, within -127..127 */
         const int16x4_t w = vqmovn_s32(q);
         int8_t out[8];
         vst1_s8(out, vqmovn_s16(vcombine_s16(w, w)));

@@ -2,6 +2,8 @@
  */
 #include "model/session.h"
 
+#include <math.h>
+
 #include "core/status.h"
 
 enum { CHUNK = 64 }; /* tokens that run through the layers at once while a prompt is read */
@@ -44,7 +46,14 @@ void session_destroy(dqt_session *s) {
     memory_free(ctx, s, sizeof *s);
 }
 
-static void append_chunk(dqt_session *s, const int32_t *tokens, size_t count, float *logits) {
+static bool all_finite(const float *x, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        if (!isfinite(x[i])) return false;
+    return true;
+}
+
+/* False where numbers are not finite: a NaN in a key or a value of a token is one in its stream, too. */
+static bool append_chunk(dqt_session *s, const int32_t *tokens, size_t count, float *logits) {
     dqt_tape *t = s->tape;
     const dqt_layer *block = llama_block_slot(t, 0)->layer;
     const size_t half = s->max_length * layer_size(block, SIZE_KV), hidden = s->model->config.hidden_size;
@@ -56,18 +65,25 @@ static void append_chunk(dqt_session *s, const int32_t *tokens, size_t count, fl
         t->cache = NULL;
     }
     s->length += count;
-    if (!logits) return;
+    if (!all_finite(t->stream, count * hidden)) return false;
+    if (!logits) return true;
     float *last = t->stream + (count - 1) * hidden;
     layer_forward(t, llama_norm_slot(t), 1, 1, last, last);
     head_logits(t, llama_head_slot(t), 1, 1, last, logits);
+    return all_finite(logits, s->model->config.vocab_size);
 }
 
-void session_append(dqt_session *s, const int32_t *tokens, size_t count, float *logits) {
+dqt_status session_append(dqt_session *s, const int32_t *tokens, size_t count, float *logits) {
+    const size_t length = s->length;
     DQT_ASSERT(count <= s->max_length - s->length);
     while (count) {
         const size_t n = size_min(count, s->tape->max_tokens);
-        append_chunk(s, tokens, n, n == count ? logits : NULL);
+        if (!append_chunk(s, tokens, n, n == count ? logits : NULL)) {
+            s->length = length;
+            return fail(s->model->ctx, DQT_E_NUMERIC, "the model gives numbers that are not finite");
+        }
         tokens += n;
         count -= n;
     }
+    return DQT_OK;
 }

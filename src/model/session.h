@@ -14,8 +14,9 @@ struct dqt_session {
 
 dqt_status session_create(const dqt_llama *model, size_t max_length, dqt_session **out);
 void session_destroy(dqt_session *s);
-/* tokens are in the vocabulary and fit the cache. */
-void session_append(dqt_session *s, const int32_t *tokens, size_t count, float *logits);
+/* tokens are in the vocabulary and fit the cache. DQT_E_NUMERIC where the stream or the logits are not finite: then
+ * nothing is appended. */
+dqt_status session_append(dqt_session *s, const int32_t *tokens, size_t count, float *logits);
 
 struct dqt_sampler {
     dqt_context *ctx;

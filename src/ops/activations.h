@@ -31,7 +31,8 @@ struct activation_source {
 
 void activations_scratch(size_t cols, struct scratch_need *need);
 
-/* Codes: amax = max(max|row|, 1e-5), q = clamp(rint(row * (127 / amax)), -128, 127), step = amax / 127, padding zeroed.
+/* Codes: amax = max(max|row|, 1e-5), q = clamp(rint(row * (127 / amax)), -127, 127), step = amax / 127, padding zeroed.
+ * A row that is not finite: codes 0, step NaN.
  * ws may be NULL where neither codes are made from hidden rows nor from normed ones. */
 void activations_make(const dqt_context *ctx, const struct workspace *ws, const struct activation_source *source,
                       size_t tokens, const struct activation_buffer *out);
