@@ -1,14 +1,126 @@
-/* Presets: the recipes of docs/results.md. */
+/* Presets: the recipes of docs/results.md, as rows of one table. */
 #include "api/check.h"
 
-static const dqt_preset_options preset_defaults = {.struct_size = sizeof(dqt_preset_options)};
+/* Groups: one row of rules for each class of the blocks' weights. */
+enum { CLASSES = 2 };
+#define LINEAR_GROUPS(...)                                                                                             \
+    {                                                                                                                  \
+        {.struct_size = sizeof(dqt_group_options), .parameter_class = DQT_CLASS_ATTENTION, __VA_ARGS__},               \
+            {.struct_size = sizeof(dqt_group_options), .parameter_class = DQT_CLASS_MLP, __VA_ARGS__},                 \
+    }
+
+struct recipe {
+    dqt_preset preset;
+    int32_t format;        /* storage of the blocks' weights */
+    float linear_init_std; /* 0: as all weights */
+    int32_t scale_rule, scale_axis, train_scale;
+    dqt_updater_options updater; /* what differs from the defaults; groups are below */
+    dqt_group_options groups[CLASSES];
+};
+
+#define PRESET(row, peak, bytes)                                                                                       \
+    {                                                                                                                  \
+        .struct_size = sizeof(dqt_preset), .learning_rate = (peak), .warmup_fraction = 0.05f,                          \
+        .bytes_per_weight = (bytes), .name = (row)                                                                     \
+    }
+
+/* All from docs/results.md, "16 M tokens": hidden 256, 4 layers, 2,000 steps of 8,192 bytes with 100 of warm-up, cosine
+ * to 0. Of one format the best comes first. Names are those of examples/results.list. */
+static const struct recipe recipes[] = {
+    {.preset = PRESET("ternary-best", 12e-3f, 1.36f),
+     .format = DQT_FORMAT_TERNARY,
+     .linear_init_std = 0.04f,
+     .scale_axis = DQT_AXIS_ROW,
+     .train_scale = 1,
+     .updater = {.optimizer = DQT_OPTIMIZER_ADAFACTOR, .momentum_state = DQT_STATE_INT8, .scale_lr = 9},
+     .groups = LINEAR_GROUPS(.lr_factor = 0.33333f, .weight_decay = 0.75f, .beta1 = 0.6f, .rounding_noise = 0.3f)},
+    {.preset = PRESET("dqt2-eco", 3e-3f, 8.26f), .format = DQT_FORMAT_INT2},
+    {.preset = PRESET("dqt3-best", 4e-3f, 1.44f),
+     .format = DQT_FORMAT_INT3,
+     .linear_init_std = 0.08f,
+     .updater = {.optimizer = DQT_OPTIMIZER_ADAFACTOR, .momentum_state = DQT_STATE_INT8},
+     .groups = LINEAR_GROUPS(.weight_decay = 0.5f)},
+    {.preset = PRESET("dqt4-best", 4e-3f, 1.57f),
+     .format = DQT_FORMAT_INT4,
+     .linear_init_std = 0.08f,
+     .updater = {.optimizer = DQT_OPTIMIZER_ADAFACTOR, .momentum_state = DQT_STATE_INT8},
+     .groups = LINEAR_GROUPS(.weight_decay = 0.3f)},
+    {.preset = PRESET("dqt8-sigma", 1e-3f, 9.01f),
+     .format = DQT_FORMAT_INT8,
+     .scale_rule = DQT_SCALE_SIGMA,
+     .updater = {.rounding = DQT_ROUND_STOCHASTIC, .beta1 = 0.9f}},
+    {.preset = PRESET("dqt8-one-byte", 3e-3f, 1.03f),
+     .format = DQT_FORMAT_INT8,
+     .linear_init_std = 0.04f,
+     .scale_rule = DQT_SCALE_SIGMA,
+     .updater = {.optimizer = DQT_OPTIMIZER_ADAFACTOR, .rounding = DQT_ROUND_STOCHASTIC, .beta1 = -1},
+     .groups = LINEAR_GROUPS(.lr_factor = 0.33333f, .weight_decay = 0.3f)},
+    {.preset = PRESET("f32-tuned", 6e-3f, 12.01f),
+     .format = DQT_FORMAT_F32,
+     .linear_init_std = 0.04f,
+     .groups = LINEAR_GROUPS(.lr_factor = 0.33333f)},
+};
+
+static const dqt_preset_options preset_defaults = {.struct_size = sizeof(dqt_preset_options),
+                                                   .format = DQT_FORMAT_TERNARY};
 
 dqt_status dqt_preset_options_init(dqt_preset_options *options, size_t struct_size) {
     return options_init(options, struct_size, &preset_defaults, sizeof preset_defaults, "dqt_preset_options");
 }
 
+/* What the recipes' runs had beside their row: float embedding and head, and float activations with float weights. */
+static void set_config(const struct recipe *r, dqt_llama_config *c) {
+    dqt_tensor_options linear = tensor_defaults, wide = tensor_defaults;
+    linear.storage = r->format;
+    linear.scale_rule = r->scale_rule;
+    linear.scale_axis = r->scale_axis;
+    linear.train_scale = r->train_scale;
+    wide.storage = DQT_FORMAT_F32;
+    c->linear = linear;
+    c->embedding = c->head = wide;
+    c->activation = r->format == DQT_FORMAT_F32 ? DQT_ACTIVATION_NONE : DQT_ACTIVATION_INT8;
+    c->linear_init_std = r->linear_init_std;
+}
+
+static void set_updater(const struct recipe *r, dqt_updater_options *u) {
+    *u = r->updater;
+    u->struct_size = sizeof *u;
+    u->seed = 1;
+    if (r->groups[0].struct_size) {
+        u->groups = r->groups;
+        u->num_groups = CLASSES;
+    }
+}
+
 dqt_status dqt_preset_get(const dqt_preset_options *options, dqt_llama_config *config, dqt_updater_options *updater,
                           dqt_preset *preset) {
-    (void)options, (void)config, (void)updater, (void)preset;
-    return fail(NULL, DQT_E_UNSUPPORTED, "dqt_preset_get is not there yet");
+    dqt_preset_options o = preset_defaults;
+    dqt_llama_config c = {.struct_size = sizeof c};
+    dqt_updater_options u;
+    TRY(options_read(NULL, &o, sizeof o, options, "dqt_preset_options"));
+    DEFAULT_TO(o.format, DQT_FORMAT_TERNARY);
+    if (o.purpose != DQT_PRESET_PRETRAIN && o.purpose != DQT_PRESET_FINETUNE)
+        return fail(NULL, DQT_E_ARGUMENT, "purpose is %d; it must be a DQT_PRESET_* value", o.purpose);
+    if (!(o.bytes_per_weight >= 0))
+        return fail(NULL, DQT_E_ARGUMENT, "bytes_per_weight is %g; it must not be negative",
+                    (double)o.bytes_per_weight);
+    if (o.purpose == DQT_PRESET_FINETUNE)
+        return fail(NULL, DQT_E_UNSUPPORTED, "no recipe for fine-tuning has been measured yet");
+    const struct recipe *found = NULL;
+    for (size_t i = 0; i < sizeof recipes / sizeof *recipes && !found; i++)
+        if (recipes[i].format == o.format &&
+            (o.bytes_per_weight == 0 || recipes[i].preset.bytes_per_weight <= o.bytes_per_weight))
+            found = &recipes[i];
+    if (!found)
+        return fail(NULL, DQT_E_UNSUPPORTED, "no recipe for format %d fits %g bytes a weight", o.format,
+                    (double)o.bytes_per_weight);
+    if (config) {
+        TRY(options_read(NULL, &c, sizeof c, config, "dqt_llama_config"));
+        set_config(found, &c);
+    }
+    set_updater(found, &u);
+    if (updater) TRY(options_check_result(NULL, updater, sizeof u, "dqt_updater_options"));
+    TRY(options_return(NULL, preset, &found->preset, sizeof found->preset, "dqt_preset"));
+    if (config) TRY(options_return(NULL, config, &c, sizeof c, "dqt_llama_config"));
+    return updater ? options_return(NULL, updater, &u, sizeof u, "dqt_updater_options") : DQT_OK;
 }
