@@ -3,7 +3,8 @@
 
 #include "api/check.h"
 #include "layer/tape.h"
-#include "optim/optimizer.h"
+#include "optim/rounding.h"
+#include "optim/updater_state.h"
 
 static const dqt_updater_options updater_defaults = {.struct_size = sizeof(dqt_updater_options),
                                                      .optimizer = DQT_OPTIMIZER_ADAMW,
@@ -21,6 +22,50 @@ dqt_status dqt_updater_options_init(dqt_updater_options *options, size_t struct_
     return options_init(options, struct_size, &updater_defaults, sizeof updater_defaults, "dqt_updater_options");
 }
 
+static const dqt_group_options group_defaults = {.struct_size = sizeof(dqt_group_options)};
+
+static dqt_status check_rules(const dqt_context *ctx, const dqt_group_options *o) {
+    TRY(check_finite(ctx, &o->lr_factor, 1, "lr_factor"));
+    TRY(check_finite(ctx, &o->weight_decay, 1, "weight_decay"));
+    TRY(check_finite(ctx, &o->beta1, 1, "beta1"));
+    TRY(check_finite(ctx, &o->rounding_noise, 1, "rounding_noise"));
+    if (o->parameter_class < 0 || o->parameter_class > DQT_CLASS_LINEAR)
+        return fail(ctx, DQT_E_ARGUMENT, "parameter_class is %d; it must be 0 or a DQT_CLASS_* value",
+                    o->parameter_class);
+    if (o->lr_factor < 0)
+        return fail(ctx, DQT_E_ARGUMENT, "lr_factor is %g; it must not be negative", (double)o->lr_factor);
+    if (o->beta1 < 0 || o->beta1 >= 1)
+        return fail(ctx, DQT_E_ARGUMENT, "beta1 is %g; it must be 0 (keep) or below 1", (double)o->beta1);
+    if (o->rounding_noise < 0 || o->rounding_noise > 1)
+        return fail(ctx, DQT_E_ARGUMENT, "rounding_noise is %g; it must be 0 (keep) or at most 1",
+                    (double)o->rounding_noise);
+    if (o->freeze < -1 || o->freeze > 1)
+        return fail(ctx, DQT_E_ARGUMENT, "freeze is %d; it must be -1, 0 (keep) or 1", o->freeze);
+    if (o->reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_group_options is not 0");
+    return DQT_OK;
+}
+
+/* Group `index` of the options. */
+static dqt_status check_group(const dqt_context *ctx, const dqt_updater_options *o, size_t index) {
+    const size_t size = o->groups->struct_size;
+    dqt_group_options g = group_defaults;
+    if (index == 0) TRY(options_read(ctx, &g, sizeof g, o->groups, "dqt_group_options"));
+    g = updater_group(o, index);
+    if (g.struct_size != size)
+        return fail(ctx, DQT_E_ARGUMENT, "groups[%zu].struct_size is %u; that of groups[0] is %zu", index,
+                    g.struct_size, size);
+    if (g.optimizer && !optimizer_of(g.optimizer))
+        return fail(ctx, DQT_E_ARGUMENT, "groups[%zu].optimizer is %d; it must be a DQT_OPTIMIZER_* value", index,
+                    g.optimizer);
+    if (g.rounding != DQT_ROUND_DEFAULT && !rounding_of(g.rounding))
+        return fail(ctx, DQT_E_ARGUMENT, "groups[%zu].rounding is %d; it must be a DQT_ROUND_* value", index,
+                    g.rounding);
+    if (g.beta1 > 0 && !(o->beta1 > 0))
+        return fail(ctx, DQT_E_UNSUPPORTED, "groups[%zu].beta1 needs a first moment, which beta1 %g says is not kept",
+                    index, (double)o->beta1);
+    return check_rules(ctx, &g);
+}
+
 /* Zeros become defaults; then negative numbers, which stand for "none" outside, become the zeros of the inside. */
 static void complete_options(dqt_updater_options *o) {
     const dqt_updater_options *d = &updater_defaults;
@@ -36,9 +81,6 @@ static void complete_options(dqt_updater_options *o) {
     if (o->beta1 < 0) o->beta1 = 0;
     if (o->update_clip < 0) o->update_clip = 0;
     if (o->scale_lr < 0) o->scale_lr = 0;
-    const struct optimizer *optimizer = optimizer_of(o->optimizer);
-    const bool eco = o->beta1 > 0 && optimizer && optimizer->linear;
-    DEFAULT_TO(o->rounding, eco ? DQT_ROUND_ECO_STOCHASTIC : DQT_ROUND_STOCHASTIC);
 }
 
 /* Options and parameters of a list of layers, checked. The caller frees the targets. */
@@ -56,7 +98,11 @@ static dqt_status prepare(dqt_context *ctx, dqt_layer *const *layers, size_t num
     complete_options(o);
     if (o->reserved || o->reserved64[0] || o->reserved64[1])
         return fail(ctx, DQT_E_ARGUMENT, "a reserved member of dqt_updater_options is not 0");
-    if (o->groups || o->num_groups) return fail(ctx, DQT_E_UNSUPPORTED, "groups are not there yet");
+    if (!o->groups != !o->num_groups)
+        return fail(ctx, DQT_E_ARGUMENT, "groups is %s, but num_groups is %zu", o->groups ? "set" : "NULL",
+                    o->num_groups);
+    for (size_t i = 0; i < o->num_groups; i++)
+        TRY(check_group(ctx, o, i));
     *targets = layers_targets(ctx, layers, num_layers, count);
     if (!*targets) return fail(ctx, DQT_E_MEMORY, "no memory for a list of parameters");
     dqt_status status = updater_check(ctx, *targets, *count, o);
@@ -101,31 +147,8 @@ void dqt_updater_destroy(dqt_updater *updater) {
     updater_destroy(updater);
 }
 
-static const dqt_group_options group_defaults = {.struct_size = sizeof(dqt_group_options)};
-
 dqt_status dqt_group_options_init(dqt_group_options *options, size_t struct_size) {
     return options_init(options, struct_size, &group_defaults, sizeof group_defaults, "dqt_group_options");
-}
-
-static dqt_status check_group(const dqt_context *ctx, const dqt_group_options *o) {
-    TRY(check_finite(ctx, &o->lr_factor, 1, "lr_factor"));
-    TRY(check_finite(ctx, &o->weight_decay, 1, "weight_decay"));
-    TRY(check_finite(ctx, &o->beta1, 1, "beta1"));
-    TRY(check_finite(ctx, &o->rounding_noise, 1, "rounding_noise"));
-    if (o->parameter_class < 0 || o->parameter_class > DQT_CLASS_LINEAR)
-        return fail(ctx, DQT_E_ARGUMENT, "parameter_class is %d; it must be 0 or a DQT_CLASS_* value",
-                    o->parameter_class);
-    if (o->lr_factor < 0)
-        return fail(ctx, DQT_E_ARGUMENT, "lr_factor is %g; it must not be negative", (double)o->lr_factor);
-    if (o->beta1 < 0 || o->beta1 >= 1)
-        return fail(ctx, DQT_E_ARGUMENT, "beta1 is %g; it must be 0 (keep) or below 1", (double)o->beta1);
-    if (o->rounding_noise < 0 || o->rounding_noise > 1)
-        return fail(ctx, DQT_E_ARGUMENT, "rounding_noise is %g; it must be 0 (keep) or at most 1",
-                    (double)o->rounding_noise);
-    if (o->freeze < -1 || o->freeze > 1)
-        return fail(ctx, DQT_E_ARGUMENT, "freeze is %d; it must be -1, 0 (keep) or 1", o->freeze);
-    if (o->reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_group_options is not 0");
-    return DQT_OK;
 }
 
 dqt_status dqt_updater_add_group(dqt_updater *updater, const dqt_group_options *options, size_t *num_matched) {
@@ -134,7 +157,7 @@ dqt_status dqt_updater_add_group(dqt_updater *updater, const dqt_group_options *
     TRY(check_pointer(ctx, options, "options"));
     dqt_group_options o = group_defaults;
     TRY(options_read(ctx, &o, sizeof o, options, "dqt_group_options"));
-    TRY(check_group(ctx, &o));
+    TRY(check_rules(ctx, &o));
     if (o.optimizer)
         return fail(ctx, DQT_E_UNSUPPORTED,
                     "a group's optimizer decides what state is kept: give it in dqt_updater_options");
@@ -153,7 +176,7 @@ dqt_status dqt_updater_get_rule(const dqt_updater *updater, size_t index, dqt_pa
     TRY(check_index(ctx, index, updater_num_parameters(updater), "parameter index"));
     const struct update_rule r = updater_get_rule(updater, index);
     const dqt_parameter_rule out = {.struct_size = sizeof out,
-                                    .optimizer = updater_options(updater)->optimizer,
+                                    .optimizer = updater_optimizer(updater, index),
                                     .rounding = r.rounding,
                                     .frozen = r.frozen,
                                     .lr_factor = r.lr_factor,

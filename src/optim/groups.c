@@ -1,6 +1,8 @@
 /* Rules of single parameters: groups, and what a checkpoint restores. */
 #include <math.h>
+#include <string.h>
 
+#include "core/size.h"
 #include "core/status.h"
 #include "optim/updater_state.h"
 
@@ -59,6 +61,32 @@ static struct update_rule changed(struct update_rule rule, const dqt_group_optio
     return rule;
 }
 
+dqt_group_options updater_group(const dqt_updater_options *o, size_t index) {
+    dqt_group_options group = {.struct_size = sizeof group};
+    const size_t size = o->groups->struct_size;
+    memcpy(&group, (const unsigned char *)o->groups + index * size, size_min(size, sizeof group));
+    return group;
+}
+
+int32_t updater_default_rounding(const struct optimizer *optimizer, float beta1) {
+    return optimizer && optimizer->linear && beta1 > 0.0f ? DQT_ROUND_ECO_STOCHASTIC : DQT_ROUND_STOCHASTIC;
+}
+
+struct update_rule updater_first_rule(const dqt_updater_options *o, const struct update_target *t,
+                                      const struct optimizer **optimizer) {
+    struct update_rule rule = {1.0f, o->weight_decay, o->rounding, o->beta1, o->rounding_noise, false};
+    int32_t id = o->optimizer;
+    for (size_t i = 0; i < o->num_groups; i++) {
+        const dqt_group_options group = updater_group(o, i);
+        if (!group_matches(&group, t)) continue;
+        rule = changed(rule, &group);
+        if (group.optimizer) id = group.optimizer;
+    }
+    *optimizer = optimizer_of(id);
+    if (rule.rounding == DQT_ROUND_DEFAULT) rule.rounding = updater_default_rounding(*optimizer, o->beta1);
+    return rule;
+}
+
 dqt_status updater_add_group(dqt_updater *u, const dqt_group_options *o, size_t *matched) {
     const struct rounding *rounding = rounding_of(o->rounding);
     *matched = 0;
@@ -69,7 +97,7 @@ dqt_status updater_add_group(dqt_updater *u, const dqt_group_options *o, size_t 
     for (size_t i = 0; i < u->count; i++) {
         const struct parameter *p = &u->parameters[i];
         if (group_matches(o, &p->target))
-            TRY(updater_check_rounding(u->ctx, u->optimizer, u->options.beta1, changed(p->rule, o).rounding,
+            TRY(updater_check_rounding(u->ctx, p->optimizer, u->options.beta1, changed(p->rule, o).rounding,
                                        &p->target));
     }
     for (size_t i = 0; i < u->count; i++) {
@@ -96,7 +124,7 @@ bool updater_set_rule(dqt_updater *u, size_t index, struct update_rule rule) {
         isfinite(rule.weight_decay) && rule.weight_decay >= 0.0f && rule.rounding_noise >= 0.0f &&
         rule.rounding_noise <= 1.0f && rule.beta1 >= 0.0f && rule.beta1 < 1.0f &&
         (rule.beta1 > 0.0f) == (u->options.beta1 > 0.0f) &&
-        updater_check_rounding(u->ctx, u->optimizer, u->options.beta1, rule.rounding, &p->target) == DQT_OK;
+        updater_check_rounding(u->ctx, p->optimizer, u->options.beta1, rule.rounding, &p->target) == DQT_OK;
     if (possible) p->rule = rule;
     return possible;
 }

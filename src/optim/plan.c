@@ -36,7 +36,7 @@ void updater_plan(dqt_updater *u, size_t index, float clip) {
     const uint32_t id = (uint32_t)index;
     const double bias1 = 1.0 - update_power((double)p->rule.beta1, u->step + 1);
     const double bias2 = 1.0 - update_power((double)o->beta2, u->step + 1);
-    const struct optimizer *optimizer = u->optimizer;
+    const struct optimizer *optimizer = p->optimizer;
     const struct rounding *rounding = rounding_of(p->rule.rounding);
     const bool integer = format_is_code(t->storage);
     struct update_plan plan = {
@@ -82,7 +82,7 @@ void updater_plan(dqt_updater *u, size_t index, float clip) {
 }
 
 bool updater_clips_updates(const dqt_updater *u, const struct parameter *p) {
-    return u->optimizer->clips_updates && !p->momentum && u->options.update_clip > 0.0f;
+    return p->optimizer->clips_updates && !p->momentum && u->options.update_clip > 0.0f;
 }
 
 void updater_set_update_factor(const dqt_updater *u, struct parameter *p, double rms) {

@@ -41,7 +41,8 @@ dqt_status updater_check(const dqt_context *ctx, const struct update_target *tar
         return fail(ctx, DQT_E_ARGUMENT, "updater options: optimizer is %d, expected one of %s", (int)o->optimizer,
                     optimizer_list(list, sizeof list));
     }
-    TRY(check_row(ctx, "rounding", o->rounding, rounding_of(o->rounding), "DQT_ROUND_*"));
+    if (o->rounding != DQT_ROUND_DEFAULT)
+        TRY(check_row(ctx, "rounding", o->rounding, rounding_of(o->rounding), "DQT_ROUND_*"));
     TRY(check_row(ctx, "momentum_state", o->momentum_state, state_format_of(o->momentum_state), "DQT_STATE_*"));
     TRY(check_row(ctx, "variance_state", o->variance_state, state_format_of(o->variance_state), "DQT_STATE_*"));
     TRY(check_choice(ctx, "clip", o->clip, DQT_CLIP_GLOBAL_NORM, DQT_CLIP_NONE));
@@ -56,11 +57,13 @@ dqt_status updater_check(const dqt_context *ctx, const struct update_target *tar
     TRY(check_number(ctx, "rounding_noise", o->rounding_noise, 0.0f, 1.0f));
     if (count >= (size_t)1 << 24)
         return fail(ctx, DQT_E_UNSUPPORTED, "an updater of %zu parameters, at most 16777215 can be numbered", count);
-    if (optimizer->needs_momentum && o->beta1 == 0.0f)
-        return fail(ctx, DQT_E_UNSUPPORTED, "updater options: beta1 is 0, but %s needs a first moment",
-                    optimizer->name);
-    for (size_t i = 0; i < count; i++)
-        TRY(updater_check_rounding(ctx, optimizer, o->beta1, o->rounding, &targets[i]));
+    for (size_t i = 0; i < count; i++) {
+        const struct update_rule rule = updater_first_rule(o, &targets[i], &optimizer);
+        if (optimizer->needs_momentum && o->beta1 == 0.0f)
+            return fail(ctx, DQT_E_UNSUPPORTED, "updater options: beta1 is 0, but %s needs a first moment",
+                        optimizer->name);
+        TRY(updater_check_rounding(ctx, optimizer, o->beta1, rule.rounding, &targets[i]));
+    }
     return DQT_OK;
 }
 
@@ -93,7 +96,7 @@ static void *take_state(struct layout *l, size_t *kind, const dqt_tensor *t, con
 
 /* Which states the optimiser keeps for a tensor of this shape. */
 static void choose_states(struct parameter *p, const dqt_updater_options *o) {
-    const struct optimizer *optimizer = optimizer_of(o->optimizer);
+    const struct optimizer *optimizer = p->optimizer;
     const dqt_tensor *t = p->target.tensor;
     bool per_weight = false;
     p->factored = false;
@@ -112,6 +115,7 @@ static void choose_states(struct parameter *p, const dqt_updater_options *o) {
 static void lay_out_parameter(struct layout *l, struct parameter *p, const dqt_updater_options *o) {
     const dqt_tensor *t = p->target.tensor;
     p->tiles = ceil_div(t->rows, GEMM_TILE_ROWS);
+    p->rule = updater_first_rule(o, &p->target, &p->optimizer);
     choose_states(p, o);
     if (p->momentum) p->m = take_state(l, &l->momentum, t, p->momentum, &p->m_scale);
     if (p->variance) p->v = take_state(l, &l->variance, t, p->variance, &p->v_scale);
@@ -190,11 +194,11 @@ dqt_status updater_create(dqt_context *ctx, const struct update_target *targets,
     lay_out(&l, ctx, targets, count, o, &u);
     u->ctx = ctx;
     u->options = *o;
-    u->optimizer = optimizer_of(o->optimizer);
     u->bytes = memory.total;
-    for (size_t i = 0; i < count; i++)
-        u->parameters[i].rule =
-            (struct update_rule){1.0f, o->weight_decay, o->rounding, o->beta1, o->rounding_noise, false};
+    if (o->rounding == DQT_ROUND_DEFAULT)
+        u->options.rounding = updater_default_rounding(optimizer_of(o->optimizer), o->beta1);
+    u->options.groups = NULL; /* they are in the rules */
+    u->options.num_groups = 0;
     *out = u;
     return DQT_OK;
 }
@@ -228,6 +232,11 @@ void updater_set_step_count(dqt_updater *u, uint64_t step) {
 
 const dqt_updater_options *updater_options(const dqt_updater *u) {
     return &u->options;
+}
+
+int32_t updater_optimizer(const dqt_updater *u, size_t index) {
+    DQT_ASSERT(index < u->count);
+    return u->parameters[index].optimizer->id;
 }
 
 /* ---- State --------------------------------------------------------------------------------------------------- */

@@ -26,6 +26,7 @@ struct tile_result {
 
 struct parameter {
     struct update_target target;
+    const struct optimizer *optimizer; /* the updater's, or a group's */
     struct update_rule rule;
     size_t tiles;
     const struct state_format *momentum, *variance; /* of m and v; NULL: not kept */
@@ -51,7 +52,6 @@ struct parameter {
 struct dqt_updater {
     dqt_context *ctx;
     dqt_updater_options options;
-    const struct optimizer *optimizer;
     size_t bytes; /* of the whole block */
     size_t count;
     struct parameter *parameters;
@@ -86,6 +86,16 @@ bool updater_clips_updates(const dqt_updater *u, const struct parameter *p);
 void updater_set_update_factor(const dqt_updater *u, struct parameter *p, double rms);
 
 /* ---- groups.c ---- */
+
+/* Group `index` of the options, complete. */
+dqt_group_options updater_group(const dqt_updater_options *o, size_t index);
+
+/* What DQT_ROUND_DEFAULT stands for. */
+int32_t updater_default_rounding(const struct optimizer *optimizer, float beta1);
+
+/* What the options and their groups say of a parameter; *optimizer is NULL for a number that is none. */
+struct update_rule updater_first_rule(const dqt_updater_options *o, const struct update_target *t,
+                                      const struct optimizer **optimizer);
 
 /* DQT_E_UNSUPPORTED where this rounding needs what the optimiser, or beta1 0, does not give a tensor of this storage.
  */
