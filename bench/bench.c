@@ -56,7 +56,7 @@ static void kernel_task(void *arg, size_t item, int lane) {
 
 static void kernel_run(void *arg) {
     struct kernel_run *r = arg;
-    parallel_run(r->ctx, (size_t)r->ctx->num_threads, kernel_task, r);
+    parallel_run(r->ctx, (size_t)r->ctx->num_threads, 1e9, kernel_task, r);
 }
 
 static void kernel(struct bench *b, const char *name, const dqt_context *ctx, const struct gemm_engine *e,

@@ -52,7 +52,7 @@ static inline void limit_triad_task(void *arg, size_t item, int lane) {
 
 static inline void limit_run(void *arg) {
     struct limit_run *r = arg;
-    parallel_run(r->ctx, (size_t)r->ctx->num_threads, r->item, r);
+    parallel_run(r->ctx, (size_t)r->ctx->num_threads, 1e9, r->item, r);
 }
 
 /* T(FL)OP/s of a loop over registers; 0: no such instructions. */

@@ -27,6 +27,12 @@
  *  - Threads: different contexts are independent. Objects of one context may be used from several threads at once as
  *    long as no object is written by one thread while another uses it: forward, loss and backward write the tape and
  *    read the model; saving only reads; updater steps write the model, the updater and nothing else.
+ *  - Processes: after fork() the child goes on with inherited and with new contexts, on one thread where they are
+ *    OPENMP's (results are the same; its threads are the parent's), by the host's own parallel_for where they are HOST's.
+ *    No other thread of the parent may have been inside this library. Once loaded the library stays: dlclose() does not
+ *    unmap it, since OpenMP's idle threads may be in it. Several copies in one process do not know of each other.
+ *  - Threads are used for work that pays for them, and fewer while other processes keep the cores busy. Results do not
+ *    depend on it.
  *  - "Allocates nothing" is said of a function that never calls the allocator; creation functions allocate everything.
  *  - Defaults belong to the major version: they stay as they are until the next one. Better recipes come as presets.
  *
@@ -153,8 +159,13 @@ enum {
 
 typedef struct dqt_context_options {
     uint32_t struct_size;
-    int32_t threading;   /* DQT_THREADING_*; AUTO: HOST if parallel_for is set, else OPENMP if built in, else SERIAL */
-    int32_t num_threads; /* 1..1024; 0: 1 for SERIAL and HOST, the OpenMP default for OPENMP */
+    int32_t threading;   /* DQT_THREADING_*; AUTO: HOST if parallel_for is set, else OPENMP if built in, else SERIAL.
+                            In a process that was forked without exec, AUTO means SERIAL instead of OPENMP, since the
+                            parent may have used OpenMP, whose threads are then missing; a host that knows better says
+                            OPENMP. It becomes SERIAL all the same if the parent had created a context. */
+    int32_t num_threads; /* 1..1024; 0: 1 for SERIAL and HOST; for OPENMP the least of OpenMP's own default, the
+                            processors that the calling thread may run on, and what control groups grant (cpu.max or
+                            cpu.cfs_quota_us over its period, rounded up), as they are now */
     int32_t isa;         /* highest DQT_ISA_* to use; the environment variable DQT_ISA (scalar, avx2, avxvnni, avx512,
                             vnni, amx, neon) caps it further, for tests: only what both allow is used */
     int32_t forbid_amx;  /* 1: do not ask the system for AMX (the permission is process-wide) */
@@ -193,7 +204,7 @@ DQT_API uint64_t dqt_context_cpu_features(const dqt_context *ctx);
 /* The DQT_ISA_* in use. 0 for NULL. Since 0.1. */
 DQT_API int32_t dqt_context_isa(const dqt_context *ctx);
 
-/* The number of threads in use. 0 for NULL. Since 0.1. */
+/* The number of threads in use at most. 0 for NULL. Since 0.1. */
 DQT_API int32_t dqt_context_num_threads(const dqt_context *ctx);
 
 /* Bytes that are allocated now through this context, the context itself included. 0 for NULL. Since 0.1. */

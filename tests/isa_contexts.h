@@ -5,6 +5,7 @@
 #include "core/memory.h"
 #include "dqt.h"
 #include "isa/isa.h"
+#include "lanes.h"
 #include "test.h"
 
 /* Every instruction set that a cap can name: isa_caps[i]. */
@@ -30,6 +31,7 @@ static inline dqt_context *isa_context(int isa, int threads) {
     (void)backwards_for;
 #endif
     if (dqt_context_create(&o, &ctx) != DQT_OK) return NULL;
+    share_all_work(ctx);
     if (dqt_context_isa(ctx) == isa) return ctx;
     dqt_context_destroy(ctx);
     return NULL;

@@ -3,6 +3,7 @@
 #include "calls.h"
 #include "counting_alloc.h"
 #include "formats.h"
+#include "lanes.h"
 #include "test.h"
 
 /* With glibc and without a sanitizer of its own, malloc and its kin are replaced here and counted while `armed`. */
@@ -88,6 +89,7 @@ static dqt_context *begin(void) {
     o.num_threads = 3;
     dqt_context *ctx = NULL;
     OK(NULL, dqt_context_create(&o, &ctx));
+    share_all_work(ctx);
     return ctx;
 }
 

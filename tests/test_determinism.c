@@ -48,6 +48,7 @@ static dqt_context *context(int isa, int threading, int threads, dqt_parallel_fo
     o.num_threads = threads;
     o.parallel_for = parallel_for;
     if (dqt_context_create(&o, &ctx) != DQT_OK) return NULL;
+    share_all_work(ctx);
     if (isa == DQT_ISA_AUTO || dqt_context_isa(ctx) == isa) return ctx;
     dqt_context_destroy(ctx);
     return NULL;

@@ -4,6 +4,7 @@
 #include "calls.h"
 #include "counting_alloc.h"
 #include "memory_file.h"
+#include "lanes.h"
 #include "test.h"
 
 /* What creation functions are given; all of it must come out of a failure unchanged. */
@@ -483,6 +484,7 @@ static dqt_context *threads_context(struct counting *memory, int threads) {
     o.num_threads = threads;
     dqt_context *ctx = NULL;
     OK(NULL, dqt_context_create(&o, &ctx));
+    share_all_work(ctx);
     return ctx;
 }
 

@@ -2,6 +2,7 @@
  * sizes, row ranges, accumulation; int8 products bit for bit across instruction sets; thread counts bit for bit. */
 #define _DEFAULT_SOURCE
 #include "codes.h"
+#include "lanes.h"
 #include "test.h"
 
 #include "core/memory.h"
@@ -39,6 +40,7 @@ static dqt_context *context(int isa, int threads) {
     o.num_threads = threads;
     if (threads == 1) o.threading = DQT_THREADING_SERIAL;
     if (dqt_context_create(&o, &ctx) != DQT_OK) return NULL;
+    share_all_work(ctx);
     if (dqt_context_isa(ctx) == isa) return ctx;
     dqt_context_destroy(ctx);
     return NULL;
@@ -440,6 +442,7 @@ static void threads_do_not_matter(void) {
                 dqt_context_destroy(ctx);
                 continue;
             }
+            share_all_work(ctx);
             const size_t tokens = 50, rows = 300, cols = 290;
             dqt_tensor *t = weights(ctx, DQT_FORMAT_INT4, 0, rows, cols, 5);
             struct setup s = setup(t, tokens, false, 6);

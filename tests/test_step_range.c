@@ -65,6 +65,7 @@ static void open_replica(struct replica *r, const struct setting *s, int threads
     c.parallel_for = backwards_for;
 #endif
     OK(NULL, dqt_context_create(&c, &r->ctx));
+    share_all_work(r->ctx);
     dqt_context *ctx = r->ctx;
     for (int i = 0; i < LAYERS - 1; i++) {
         dqt_layer_options o;

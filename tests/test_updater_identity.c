@@ -102,7 +102,9 @@ static dqt_context *threads_context(int threads, int threading, dqt_parallel_for
     o.num_threads = threads;
     o.threading = threading;
     o.parallel_for = parallel_for;
-    return dqt_context_create(&o, &ctx) == DQT_OK ? ctx : NULL;
+    if (dqt_context_create(&o, &ctx) != DQT_OK) return NULL;
+    share_all_work(ctx);
+    return ctx;
 }
 
 /* Every instruction set and thread count, unfused with this step's statistics and the global norm. */

@@ -78,7 +78,8 @@ static inline dqt_status fused_step(dqt_updater *u, const struct gradient *const
     for (size_t i = updater_num_parameters(u); i-- > 0;) {
         struct fused_pass p = {u, i, gradients[i]->rows, gradients[i]->cols, gradients[i]->data};
         updater_begin_parameter(u, i);
-        parallel_run(updater_context(u), (p.rows + 63) / 64, fused_task, &p);
+        parallel_run(updater_context(u), (p.rows + 63) / 64, WORK_UPDATE * (double)p.rows * (double)p.cols, fused_task,
+                     &p);
         updater_end_parameter(u, i);
     }
     return updater_end(u, stats);

@@ -5,9 +5,12 @@
 #include <omp.h>
 #endif
 
+#include "core/contention.h"
 #include "core/cpu.h"
 #include "core/memory.h"
 #include "core/options.h"
+#include "core/parallel.h"
+#include "core/process.h"
 #include "isa/isa.h"
 
 #define TEXT(x) #x
@@ -44,6 +47,18 @@ dqt_status dqt_context_options_init(dqt_context_options *options, size_t struct_
     return options_init(options, struct_size, &context_defaults, sizeof context_defaults, "dqt_context_options");
 }
 
+/* OpenMP's own default, which the host or OMP_NUM_THREADS may have set, but no more than the processors that this
+ * thread may use and that control groups grant. */
+static int default_threads(void) {
+    int threads = 1;
+#ifdef _OPENMP
+    const int quota = process_cpu_quota("");
+    threads = omp_get_max_threads() < omp_get_num_procs() ? omp_get_max_threads() : omp_get_num_procs();
+    if (quota && quota < threads) threads = quota;
+#endif
+    return threads < 1 ? 1 : threads > MAX_THREADS ? MAX_THREADS : threads;
+}
+
 static dqt_status resolve_threads(const dqt_context_options *o, int *threading, int *threads) {
 #ifdef _OPENMP
     const bool openmp = true;
@@ -61,12 +76,13 @@ static dqt_status resolve_threads(const dqt_context_options *o, int *threading, 
         return fail(NULL, DQT_E_UNSUPPORTED, "threading is OPENMP but this library was built without OpenMP");
     if (*threading == DQT_THREADING_HOST && !o->parallel_for)
         return fail(NULL, DQT_E_ARGUMENT, "threading is HOST but parallel_for is NULL");
-    *threads = o->num_threads ? o->num_threads : 1;
-#ifdef _OPENMP
-    if (*threading == DQT_THREADING_OPENMP && !o->num_threads) *threads = omp_get_max_threads();
-#endif
+    /* In the child of a fork OpenMP's threads may be missing: there the host must vouch for them by name, and cannot
+     * where this library's own use may have started them. */
+    const enum process_history history = *threading == DQT_THREADING_OPENMP ? process_history() : PROCESS_WHOLE;
+    if (history == PROCESS_FORKED_LATER || (history == PROCESS_FORKED && o->threading == DQT_THREADING_AUTO))
+        *threading = DQT_THREADING_SERIAL;
+    *threads = o->num_threads ? o->num_threads : *threading == DQT_THREADING_OPENMP ? default_threads() : 1;
     if (*threading == DQT_THREADING_SERIAL) *threads = 1;
-    if (*threads > MAX_THREADS) *threads = MAX_THREADS;
     return DQT_OK;
 }
 
@@ -115,6 +131,8 @@ dqt_status dqt_context_create(const dqt_context_options *options, dqt_context **
                      .log = o.log,
                      .log_user_data = o.log_user_data,
                      .log_level = o.log_level,
+                     .lane_work = LANE_WORK,
+                     .process_id = process_id(),
                      .cpu_features = cpu_features()};
     TRY(resolve_threads(&o, &c.threading, &c.num_threads));
     uint64_t usable;
@@ -122,10 +140,13 @@ dqt_status dqt_context_create(const dqt_context_options *options, dqt_context **
 
     dqt_context *ctx = memory_alloc(&c, sizeof *ctx);
     c.kernels = ctx ? memory_alloc(&c, sizeof *c.kernels) : NULL;
-    if (!c.kernels) {
+    if (c.kernels && c.threading == DQT_THREADING_OPENMP) c.contention = memory_alloc(&c, sizeof *c.contention);
+    if (!c.kernels || (c.threading == DQT_THREADING_OPENMP && !c.contention)) {
+        memory_free(&c, c.kernels, sizeof *c.kernels);
         memory_free(&c, ctx, sizeof *ctx);
         return fail(NULL, DQT_E_MEMORY, "no memory for a context");
     }
+    if (c.contention) contention_init(c.contention, c.num_threads);
     struct isa_choice choice;
     isa_select(c.kernels, &choice, usable);
     c.isa = choice.strongest->isa;
@@ -138,6 +159,7 @@ void dqt_context_destroy(dqt_context *ctx) {
     if (!ctx) return;
     dqt_context c;
     memcpy(&c, ctx, sizeof c);
+    memory_free(&c, c.contention, sizeof *c.contention);
     memory_free(&c, c.kernels, sizeof *c.kernels);
     memory_free(&c, ctx, sizeof *ctx);
 }

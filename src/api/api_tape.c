@@ -120,7 +120,10 @@ static void zero_task(void *arg, size_t parameter, int lane) {
 
 dqt_status dqt_tape_zero_gradients(dqt_tape *tape) {
     TRY(check_object(tape, "tape"));
-    parallel_run(tape->ctx, tape->num_parameters, zero_task, tape);
+    double bytes = 0.0;
+    for (size_t i = 0; i < tape->num_parameters; i++)
+        bytes += 4.0 * (double)tape->parameters[i].gradient.rows * (double)tape->parameters[i].gradient.cols;
+    parallel_run(tape->ctx, tape->num_parameters, WORK_BYTE * bytes, zero_task, tape);
     return DQT_OK;
 }
 

@@ -6,7 +6,8 @@
 
 #include "dqt.h"
 
-struct kernels; /* kernels/kernels.h */
+struct kernels;    /* kernels/kernels.h */
+struct contention; /* core/contention.h */
 
 struct dqt_context {
     dqt_alloc_fn alloc;
@@ -15,6 +16,9 @@ struct dqt_context {
     atomic_size_t allocated; /* bytes now, this struct included */
     int threading;           /* never AUTO */
     int num_threads;
+    double lane_work;              /* nanoseconds of work that pay for a lane; 0 (tests): any, on all lanes */
+    struct contention *contention; /* for OPENMP, else NULL */
+    long process_id;               /* of the process that made the context */
     dqt_parallel_for_fn parallel_for;
     void *parallel_user_data;
     dqt_log_fn log;

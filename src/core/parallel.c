@@ -1,5 +1,15 @@
 #include "core/parallel.h"
 
+#include <math.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "core/assert.h"
+#include "core/contention.h"
+#include "core/process.h"
+#include "core/size.h"
+
 struct job {
     task_fn fn;
     void *arg;
@@ -7,31 +17,72 @@ struct job {
     atomic_size_t next;
 };
 
-/* One task per lane; each takes tasks until none is left, so lanes may run at once or one after the other. */
-static void run_lane(void *data, size_t lane) {
-    struct job *job = data;
-    for (;;) {
-        size_t task = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed);
-        if (task >= job->count) return;
+/* One call per lane; each takes tasks until none is left, so lanes may run at once or one after the other. The number
+ * of tasks that this one took. */
+static size_t take_tasks(struct job *job, size_t lane) {
+    for (size_t taken = 0;; taken++) {
+        const size_t task = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed);
+        if (task >= job->count) return taken;
         job->fn(job->arg, task, (int)lane);
     }
 }
 
-void parallel_run(const dqt_context *ctx, size_t count, task_fn fn, void *arg) {
+static void run_lane(void *data, size_t lane) {
+    take_tasks(data, lane);
+}
+
+#ifdef _OPENMP
+/* A region of `team` threads, of which `lanes` work. All regions have as many threads as the contention allows, since
+ * libgomp ends those that a smaller region does not need and the next larger one starts them anew. */
+static void run_team(const dqt_context *ctx, struct job *job, int team, int lanes) {
+    struct region_times r = {.lanes = lanes, .tasks = (double)job->count};
+    double busy = 0.0, fastest = HUGE_VAL;
+    r.begin = omp_get_wtime();
+#pragma omp parallel for num_threads(team) schedule(static, 1) reduction(+ : busy) reduction(min : fastest)
+    for (int lane = 0; lane < lanes; lane++) {
+        const double begin = omp_get_wtime();
+        const double taken = (double)take_tasks(job, (size_t)lane);
+        if (taken > 0) {
+            const double time = omp_get_wtime() - begin;
+            busy += time;
+            fastest = fmin(fastest, time / taken);
+        }
+    }
+    r.end = omp_get_wtime();
+    r.busy = busy;
+    r.fastest_task = fastest;
+    if (ctx->lane_work > 0.0) contention_count(ctx->contention, &r);
+}
+#endif
+
+/* Lanes that this much work pays for. */
+static int paying_lanes(const dqt_context *ctx, size_t count, double work) {
+    double lanes = (double)size_min(count, (size_t)ctx->num_threads);
+    if (ctx->lane_work > 0.0) lanes = fmin(lanes, work / ctx->lane_work);
+    return lanes < 2.0 ? 1 : (int)lanes;
+}
+
+void parallel_run(const dqt_context *ctx, size_t count, double work, task_fn fn, void *arg) {
+    DQT_ASSERT(work >= 0.0);
     struct job job = {.fn = fn, .arg = arg, .count = count};
     atomic_init(&job.next, 0);
-    size_t lanes = (size_t)ctx->num_threads < count ? (size_t)ctx->num_threads : count;
-    if (lanes <= 1 || ctx->threading == DQT_THREADING_SERIAL) {
-        run_lane(&job, 0);
-        return;
-    }
-    if (ctx->threading == DQT_THREADING_HOST) {
-        ctx->parallel_for(ctx->parallel_user_data, lanes, run_lane, &job);
+    int lanes = ctx->threading == DQT_THREADING_SERIAL ? 1 : paying_lanes(ctx, count, work);
+    if (lanes > 1 && ctx->threading == DQT_THREADING_HOST) {
+        ctx->parallel_for(ctx->parallel_user_data, (size_t)lanes, run_lane, &job);
         return;
     }
 #ifdef _OPENMP
-#pragma omp parallel for num_threads((int)lanes) schedule(static, 1)
-    for (int lane = 0; lane < (int)lanes; lane++)
-        run_lane(&job, (size_t)lane);
+    /* getpid is a system call of some 50 ns: of no account where there is work for two lanes, and the only sign of a
+     * fork that needs no handler in the host's process. */
+    if (lanes > 1 && process_id() == ctx->process_id) {
+        int team = ctx->num_threads;
+        if (ctx->lane_work > 0.0) team = contention_lanes(ctx->contention, team, omp_get_wtime());
+        if (lanes > team) lanes = team;
+        if (lanes > 1) {
+            run_team(ctx, &job, team, lanes);
+            return;
+        }
+    }
 #endif
+    run_lane(&job, 0);
 }

@@ -1,4 +1,13 @@
-/* Independent work tasks over the context's threads: OpenMP, the host's parallel_for, or a plain loop. */
+/* Independent work tasks over the context's threads: OpenMP, the host's parallel_for, or a plain loop. How many lanes
+ * (threads) take part is decided here and nowhere else:
+ *
+ *  - no lane for less than LANE_WORK nanoseconds of work: a region costs 1 to 2 us where the threads spin, and 20 to 50
+ *    where they must be woken;
+ *  - fewer lanes where regions take longer than they would with fewer, as contention.h measures it: cores that other
+ *    processes keep busy make every region wait for the lane that did not get its core;
+ *  - one in the child of a fork: OpenMP's threads are the parent's, and a region would wait for them for ever.
+ *
+ * Results do not depend on any of it. */
 #ifndef DQT_CORE_PARALLEL_H
 #define DQT_CORE_PARALLEL_H
 
@@ -8,7 +17,15 @@
  * depend on it (results must not change with the number of threads). */
 typedef void (*task_fn)(void *arg, size_t task, int lane);
 
-/* Runs fn for every task in [0, count), handing out tasks one by one. */
-void parallel_run(const dqt_context *ctx, size_t count, task_fn fn, void *arg);
+/* Nanoseconds of one lane, of the right order: what a job's `work` is made of. */
+#define WORK_ELEMENT 0.5  /* a float that goes through a row kernel: norm, rope, activation, quantisation, softmax */
+#define WORK_PRODUCT 0.04 /* a multiplication and addition of floats in attention */
+#define WORK_UPDATE 3.0   /* a weight that an updater reads and writes, with its state and gradient */
+#define WORK_NORMAL 20.0  /* a normal random number */
+#define WORK_BYTE 0.1     /* a byte that is zeroed */
+#define LANE_WORK 20000.0 /* work that is worth a lane of its own */
+
+/* Runs fn for every task in [0, count), handing out tasks one by one; `work` is that of all tasks together. */
+void parallel_run(const dqt_context *ctx, size_t count, double work, task_fn fn, void *arg);
 
 #endif

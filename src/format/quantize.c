@@ -65,7 +65,7 @@ static void add_sums(struct sums *all, const struct sums *s) {
 void tensor_refresh(dqt_tensor *t) {
     if (t->compute == t->storage || !t->data) return;
     struct storage_job job = {.view = tensor_as_stored(t)};
-    parallel_run(t->ctx, SHARES, share_task, &job);
+    parallel_run(t->ctx, SHARES, WORK_ELEMENT * (double)t->rows * (double)t->cols, share_task, &job);
     struct sums all = {0};
     for (int i = 0; i < SHARES; i++)
         add_sums(&all, &job.share[i]);
@@ -200,6 +200,6 @@ void tensor_init_normal(dqt_tensor *t, uint64_t seed, uint32_t id, float std) {
         t->scales[0] =
             scale_from(&all, (double)rows * (double)t->cols, t->scale_rule, t->sigma, format_max(t->storage));
     }
-    parallel_run(t->ctx, t->rows, init_row, &job);
+    parallel_run(t->ctx, t->rows, WORK_NORMAL * (double)t->rows * (double)t->cols, init_row, &job);
     tensor_refresh(t);
 }

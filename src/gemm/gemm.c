@@ -303,7 +303,8 @@ static void run(struct product *p, size_t tokens, size_t smallest) {
         p->o.m = size_min(chunk, tokens - p->first);
         p->o.row_scale = row_scale ? row_scale + p->first : NULL;
         pack_queue_reset(p->state, ceil_div(p->o.m, e->rows));
-        parallel_run(p->ctx, ceil_div(p->n, p->columns), multiply_task, p);
+        parallel_run(p->ctx, ceil_div(p->n, p->columns), product_work(p->ctx, p->o.row_add != NULL, p->o.m, p->n, p->k),
+                     multiply_task, p);
     }
 }
 

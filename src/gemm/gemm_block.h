@@ -129,6 +129,21 @@ void gebp_multiply(const struct operand *o, size_t i, const void *b, size_t n, v
 void gepb_multiply(const struct operand *o, const void *b, size_t n, void *partial, const struct result *to,
                    struct prefetch prefetch);
 
+/* For parallel_run: nanoseconds of a product [tokens][cols] x [rows][cols], as measured on one core of 2 GHz
+ * (docs/performance.md, tables of forward and gradient products), a third of the rates of large matrices. */
+static inline double product_work(const dqt_context *ctx, bool integer, size_t tokens, size_t rows, size_t cols) {
+    static const struct {
+        int isa;
+        double integer, real; /* multiplications per nanosecond */
+    } rates[] = {{DQT_ISA_SCALAR, 1, 1},  {DQT_ISA_AVX2, 40, 15},  {DQT_ISA_AVX512, 50, 25},
+                 {DQT_ISA_VNNI, 120, 25}, {DQT_ISA_AMX, 500, 100}, {DQT_ISA_NEON, 20, 8}};
+    const double weights = (double)rows * (double)cols;
+    double rate = 1;
+    for (size_t i = 0; i < sizeof rates / sizeof *rates; i++)
+        if (rates[i].isa <= ctx->isa) rate = integer ? rates[i].integer : rates[i].real;
+    return weights * ((double)tokens / rate + 0.05); /* the weights are unpacked once */
+}
+
 static inline void block_begin(const struct gemm_engine *e) {
     if (e->begin) e->begin();
 }

@@ -147,5 +147,5 @@ void gemv_forward(const dqt_context *ctx, const struct workspace *ws, const stru
         g.x_sum = sums;
         g.permuted = permuted;
     }
-    parallel_run(ctx, (rows + TASK_ROWS - 1) / TASK_ROWS, gemv_task, &g);
+    parallel_run(ctx, ceil_div(rows, TASK_ROWS), product_work(ctx, g.integer, x->tokens, rows, x->cols), gemv_task, &g);
 }

@@ -184,5 +184,6 @@ void gemm_weight_gradient(const dqt_context *ctx, const struct workspace *ws, co
         shared_place(&g, x->cols, g.padded_k * g.e->size, &shared);
         pack_queue_reset(g.state, ceil_div(x->cols, g.columns));
     }
-    parallel_run(ctx, ceil_div(rows, g.task_rows), multiply_task, &g);
+    parallel_run(ctx, ceil_div(rows, g.task_rows), product_work(ctx, false, x->tokens, rows, x->cols), multiply_task,
+                 &g);
 }

@@ -35,7 +35,8 @@ static void save_checkpoint(const dqt_tape *t, struct slot *s, float *x) {
     if (!saved->checkpoint.data) return;
     struct checkpoint_job job = {&saved->checkpoint, x,
                                  rng_make(t->options.seed, t->pass, RNG_CHECKPOINT, (uint32_t)(s - t->slots))};
-    parallel_run(t->ctx, slot_tokens(s), checkpoint_row, &job);
+    parallel_run(t->ctx, slot_tokens(s), WORK_ELEMENT * (double)slot_tokens(s) * (double)saved->checkpoint.cols,
+                 checkpoint_row, &job);
 }
 
 /* Forward of the sublayers, x in place. last: skip what only the block's output needs. */

@@ -56,7 +56,7 @@ void embedding_forward(dqt_tape *t, struct slot *s, size_t batch, size_t length,
     s->length = length;
     if (saved->tokens) memcpy(saved->tokens, tokens, batch * length * sizeof *tokens);
     struct lookup_job job = {s->layer->weight[W], tokens, y};
-    parallel_run(t->ctx, batch * length, lookup, &job);
+    parallel_run(t->ctx, batch * length, WORK_ELEMENT * (double)(batch * length) * (double)job.w->cols, lookup, &job);
 }
 
 struct scatter_job {
@@ -140,7 +140,10 @@ void embedding_backward(dqt_tape *t, struct slot *s, const float *dy, struct slo
     if (head) {
         tied_backward(&job, head, loss_scale);
     } else {
-        parallel_run(t->ctx, ceil_div(rows, GEMM_TILE_ROWS), scatter_tile, &job);
+        const double cols = (double)s->layer->weight[W]->cols;
+        const double work =
+            WORK_ELEMENT * (double)slot_tokens(s) * cols + (t->fused ? WORK_UPDATE * (double)rows * cols : 0);
+        parallel_run(t->ctx, ceil_div(rows, GEMM_TILE_ROWS), work, scatter_tile, &job);
     }
     tape_end_parameter(t, s->parameter[W]);
     tape_release(t, mark);

@@ -65,5 +65,6 @@ void activations_make(const dqt_context *ctx, const struct workspace *ws, const 
     DQT_ASSERT(out->codes ? out->step && out->ld % GEMM_K_ALIGN == 0 : out->floats != NULL);
     DQT_ASSERT(ws || !out->codes || (source->x && !source->gain));
     struct job job = {ctx->kernels, ws, source, out, tokens};
-    parallel_run(ctx, ceil_div(tokens, TOKENS_PER_TASK), make_task, &job);
+    parallel_run(ctx, ceil_div(tokens, TOKENS_PER_TASK), WORK_ELEMENT * (double)tokens * (double)out->cols, make_task,
+                 &job);
 }

@@ -139,13 +139,20 @@ static void forward_head(void *arg, size_t task, int lane) {
     }
 }
 
+/* Of so many products of queries with the keys before them, and a softmax. */
+static double causal_work(const struct attention_shape *s, double products) {
+    const double pairs = 0.5 * (double)s->batch * (double)s->length * (double)s->length * (double)s->heads;
+    return pairs * (products * (double)s->head_size * WORK_PRODUCT + WORK_ELEMENT);
+}
+
 void attention_forward(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s,
                        const float *q, const float *k, const float *v, int precision, float *out, float *log_sum) {
     struct attention_job job = job_make(ctx, ws, s, q, k, v);
     job.out = out;
     job.log_sum = log_sum;
     bool bf16 = precision == DQT_PRECISION_BF16 && job.bf16->product; /* without such products f32 serves both */
-    parallel_run(ctx, s->batch * s->heads, bf16 ? attention_bf16_forward_head : forward_head, &job);
+    parallel_run(ctx, s->batch * s->heads, causal_work(s, 2.0), bf16 ? attention_bf16_forward_head : forward_head,
+                 &job);
 }
 
 static void copy_out(const struct attention_job *job, const float *x, size_t rows, float factor, float *out,
@@ -228,7 +235,8 @@ void attention_backward(const dqt_context *ctx, const struct workspace *ws, cons
     job.dk = dk;
     job.dv = dv;
     bool bf16 = precision == DQT_PRECISION_BF16 && job.bf16->product;
-    parallel_run(ctx, s->batch * s->kv_heads, bf16 ? attention_bf16_backward_kv_head : backward_kv_head, &job);
+    parallel_run(ctx, s->batch * s->kv_heads, causal_work(s, 5.0),
+                 bf16 ? attention_bf16_backward_kv_head : backward_kv_head, &job);
 }
 
 /* One query and kv head: keys in tiles, so that the group's heads find them in cache. */
@@ -269,5 +277,7 @@ void attention_cached(const dqt_context *ctx, const struct workspace *ws, const 
     struct attention_job job = job_make(ctx, ws, s, q, k, v);
     job.out = out;
     job.first = first;
-    parallel_run(ctx, count * s->kv_heads, cached_kv_head, &job);
+    parallel_run(ctx, count * s->kv_heads,
+                 WORK_ELEMENT * (double)count * (double)(first + count) * (double)(s->kv_heads * s->head_size),
+                 cached_kv_head, &job);
 }

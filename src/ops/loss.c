@@ -71,7 +71,8 @@ static void loss_chunk(void *arg, size_t task, int lane) {
 
 static void run(const dqt_context *ctx, struct job *job) {
     DQT_ASSERT(job->count > 0 && job->ld >= job->count);
-    parallel_run(ctx, ceil_div(job->tokens, CHUNK_TOKENS), loss_chunk, job);
+    parallel_run(ctx, ceil_div(job->tokens, CHUNK_TOKENS), WORK_ELEMENT * (double)job->tokens * (double)job->count,
+                 loss_chunk, job);
 }
 
 void loss_tile(const dqt_context *ctx, const float *logits, size_t ld, size_t tokens, size_t first, size_t count,

@@ -25,5 +25,5 @@ void hidden_backward(const dqt_context *ctx, const float *gate, const float *up,
                      float *dgate, float *dup) {
     DQT_ASSERT(!gate || dgate);
     struct job job = {&ctx->kernels->vector, gate, up, dh, count, dgate, dup};
-    parallel_run(ctx, ceil_div(count, CHUNK), backward_chunk, &job);
+    parallel_run(ctx, ceil_div(count, CHUNK), 4 * WORK_ELEMENT * (double)count, backward_chunk, &job);
 }

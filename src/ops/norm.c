@@ -79,6 +79,7 @@ void norm_backward(const dqt_context *ctx, const struct workspace *ws, const str
     DQT_ASSERT(!g->accumulate || g->dx != g->dy);
     DQT_ASSERT(ws || (g->x && !g->dgain));
     struct job job = {&ctx->kernels->vector, ws, g, tokens, features, g->dgain ? workspace_shared(ws) : NULL};
-    parallel_run(ctx, ceil_div(tokens, CHUNK_TOKENS), backward_chunk, &job);
-    if (g->dgain) parallel_run(ctx, ceil_div(features, CHUNK_FEATURES), sum_chunks, &job);
+    const double work = WORK_ELEMENT * (double)tokens * (double)features;
+    parallel_run(ctx, ceil_div(tokens, CHUNK_TOKENS), 4 * work, backward_chunk, &job);
+    if (g->dgain) parallel_run(ctx, ceil_div(features, CHUNK_FEATURES), work / CHUNK_TOKENS, sum_chunks, &job);
 }

@@ -43,5 +43,6 @@ void rope_apply(const dqt_context *ctx, float *x, size_t batch, size_t length, s
     DQT_ASSERT(head_size % 2 == 0);
     struct job job = {&ctx->kernels->vector, x,     batch * length, length, heads,
                       head_size / 2,         first, cosines,        sines,  inverse ? -1.0f : 1.0f};
-    parallel_run(ctx, ceil_div(job.tokens, CHUNK_TOKENS), rotate_chunk, &job);
+    parallel_run(ctx, ceil_div(job.tokens, CHUNK_TOKENS),
+                 WORK_ELEMENT * (double)job.tokens * (double)(heads * head_size), rotate_chunk, &job);
 }

@@ -162,12 +162,16 @@ static void apply_or_stats_task(void *arg, size_t task, int lane) {
         stats_tile(pass->u, pass->p, task * GEMM_TILE_ROWS, &source);
 }
 
+static double tiles_work(const struct parameter *p, size_t tiles) {
+    return WORK_UPDATE * (double)tiles * GEMM_TILE_ROWS * (double)p->target.tensor->cols;
+}
+
 /* This step's statistics, where lagged ones are not asked for. */
 static void prepare_current(struct pass *pass) {
     dqt_updater *u = pass->u;
     struct parameter *p = pass->p;
     if (p->factored) {
-        parallel_run(u->ctx, p->tiles, statistics_task, pass);
+        parallel_run(u->ctx, p->tiles, tiles_work(p, p->tiles), statistics_task, pass);
         factored_columns(u, p);
         factored_refresh(p);
         p->row_ready = true;
@@ -177,7 +181,7 @@ static void prepare_current(struct pass *pass) {
         double squares = 0.0;
         p->plan.dry = true;
         p->plan.update_factor = 1.0f;
-        parallel_run(u->ctx, p->tiles, dry_task, pass);
+        parallel_run(u->ctx, p->tiles, tiles_work(p, p->tiles), dry_task, pass);
         p->plan.dry = false;
         for (size_t i = 0; i < p->tiles; i++)
             squares += u->tiles[i].update_squares;
@@ -191,7 +195,7 @@ static dqt_status measure_gradients(dqt_updater *u, const struct gradient *const
         struct parameter *p = &u->parameters[i];
         if (parameter_frozen(p)) continue;
         struct pass pass = {u, p, gradients[i], 0, p->tiles};
-        parallel_run(u->ctx, p->tiles, norm_task, &pass);
+        parallel_run(u->ctx, p->tiles, tiles_work(p, p->tiles), norm_task, &pass);
         double squares = 0.0;
         for (size_t k = 0; k < p->tiles; k++)
             squares += u->tiles[k].gradient_squares;
@@ -238,9 +242,9 @@ dqt_status updater_step_shard(dqt_updater *u, const struct gradient *const *grad
         if (!u->options.lagged) prepare_current(&pass);
         memset(u->tiles, 0, p->tiles * sizeof *u->tiles);
         if (p->factored && !p->row_ready)
-            parallel_run(u->ctx, p->tiles, apply_or_stats_task, &pass);
+            parallel_run(u->ctx, p->tiles, tiles_work(p, p->tiles), apply_or_stats_task, &pass);
         else
-            parallel_run(u->ctx, pass.end - pass.first, apply_task, &pass);
+            parallel_run(u->ctx, pass.end - pass.first, tiles_work(p, pass.end - pass.first), apply_task, &pass);
         updater_end_parameter(u, i);
         p->gradient_squares = squares;
         p->history[0] = sqrt(squares);

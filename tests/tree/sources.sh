@@ -15,13 +15,17 @@ calls() {
     grep -E "(^|[^A-Za-z0-9_.>])($3)[[:space:]]*\\(" "$tmp/code" | grep -vE "^($2):" >"$tmp/calls"
     empty "$1" "$tmp/calls"
 }
-calls "printing" none 'printf|fprintf|vprintf|vfprintf|dprintf|puts|fputs|putchar|putc|fputc|fwrite|perror'
-calls "leaving" none 'exit|_exit|_Exit|quick_exit|atexit|abort|assert|raise|kill|longjmp|setjmp|__builtin_trap'
+# assert.c is of checked builds only.
+calls "printing" 'src/core/assert.c' 'printf|fprintf|vprintf|vfprintf|dprintf|puts|fputs|putchar|putc|fputc|fwrite|perror'
+calls "leaving" 'src/core/assert.c' 'exit|_exit|_Exit|quick_exit|atexit|abort|assert|raise|kill|longjmp|setjmp|__builtin_trap'
 calls "the C library's allocator" 'src/api/api_context.c' 'malloc|calloc|realloc|reallocarray|aligned_alloc|posix_memalign|memalign|valloc|free|strdup|strndup|alloca|mmap|munmap|brk'
 calls "the environment" 'src/api/api_context.c' 'getenv|secure_getenv'
 calls "changing the process" none 'setenv|putenv|unsetenv|setlocale|signal|sigaction|system|popen|fork|chdir|umask|srand|rand|random|fesetround|feenableexcept|_mm_setcsr|_mm_getcsr'
-calls "threads and clocks" none 'pthread_create|thrd_create|time|clock|clock_gettime|gettimeofday|sleep|usleep|nanosleep|omp_set_num_threads'
-calls "files" 'src/io/file_(posix|windows).c' 'fopen|fclose|open|openat|close|unlink|rename|fsync|lseek|read|fstat'
+# One clock: how long regions take decides how many lanes pay, and nothing else (src/core/contention.h).
+calls "threads and clocks" none 'pthread_create|thrd_create|time|clock|clock_gettime|timespec_get|gettimeofday|sleep|usleep|nanosleep|omp_set_num_threads'
+calls "the clock" 'src/core/parallel.c' 'omp_get_wtime'
+# process.c reads what the system says of this process: fork and CPU quotas.
+calls "files" 'src/io/file_(posix|windows).c|src/core/process.c' 'fopen|fclose|open|openat|close|unlink|rename|fsync|lseek|read|fstat'
 # One call of the environment, for the documented variable.
 check "only DQT_ISA is read from the environment" test \
     "$(grep -c 'getenv(' src/api/api_context.c)" -eq 1 -a "$(grep -c 'getenv("DQT_ISA")' src/api/api_context.c)" -eq 1
