@@ -59,7 +59,8 @@ static inline void limit_run(void *arg) {
 static inline double machine_compute(struct bench *b, enum limit what, const dqt_context *ctx) {
     static const char *const names[] = {"limit int8", "limit bf16", "limit f32"};
     const int isa = dqt_context_isa(ctx), threads = ctx->num_threads;
-    struct limit_run r = {.ctx = ctx, .item = limit_compute_task, .fn = limit_of(what, isa, dqt_context_cpu_features(ctx))};
+    struct limit_run r = {
+        .ctx = ctx, .item = limit_compute_task, .fn = limit_of(what, isa, dqt_context_cpu_features(ctx))};
     if (!r.fn) return 0;
     const struct bench_times t = bench_time(limit_run, &r);
     return bench_rate(b, names[what], "registers", isa, threads, &t, 2 * r.work * threads, 1e-12,

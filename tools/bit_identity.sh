@@ -23,7 +23,7 @@ compare() {
     for tree in base new; do
         root=$base
         [ $tree = new ] && root=.
-        rm -rf "$out/$tree"
+        rm -rf "${out:?}/$tree"
         mkdir "$out/$tree"
         DQT_ISA=$isa OMP_WAIT_POLICY=passive "$root/build/examples/03_train" --data "$data" --out "$out/$tree" $small "$@" \
             >"$out/$tree.log" 2>&1
@@ -41,6 +41,7 @@ compare() {
     echo "differs: $isa $compare_name"
 }
 
+# shellcheck disable=SC2048
 for isa in ${*:-scalar avx2}; do
     for format in f32 bf16 int8 int4 int3 int2 ternary; do
         compare "$format" --format $format

@@ -31,6 +31,22 @@ empty "declarations that zig cannot translate" "$tmp/untranslatable"
 check "train builds" program train -L"$OUTDIR" -ldqt
 same "Zig" "$tmp/train"
 
+# As a package: build.zig of this tree, taken by the project in examples/zig. Both are copied, for zig writes beside them; in
+# folders that stay, so that it does not build everything again.
+package=$work/zig-package
+rm -rf "$package"
+mkdir -p "$package/examples"
+cp -r build.zig build.zig.zon include src LICENSE README.md "$package/"
+cp -r examples/zig examples/cpp "$package/examples/"
+as_package() {
+    (cd "$package/examples/zig" && $ZIG build --prefix "$tmp/package")
+}
+check "a project builds with the package" as_package
+same "Zig, package" "$tmp/package/bin/train"
+check "it does not need libdqt.so" sh -c "! readelf -d '$tmp/package/bin/train' | grep -q libdqt"
+# What is fetched is what build.zig.zon lists.
+check "zig fetch" sh -c "$ZIG fetch '$package' | grep -q '^dqt-$($MAKE -s print-VERSION)-'"
+
 if ! have pkg-config; then
     skip "no pkg-config: installation"
     finish

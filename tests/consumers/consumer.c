@@ -41,6 +41,8 @@ int main(void) {
     dqt_updater *updater = NULL;
     dqt_layer *const *layers = NULL;
     dqt_llama_config config;
+    dqt_batch batch = {0};
+    dqt_step_options options = {0};
     int32_t tokens[16], targets[16];
     size_t n = 0;
     float first = 0, loss = 0;
@@ -60,9 +62,15 @@ int main(void) {
         tokens[i] = 'a' + i % 4;
         targets[i] = 'a' + (i + 1) % 4;
     }
+    batch.struct_size = sizeof batch;
+    batch.length = 16;
+    batch.tokens = tokens;
+    batch.targets = targets;
+    options.struct_size = sizeof options;
+    options.learning_rate = 0.01f;
     for (i = 0; i < 20; i++) {
-        if (dqt_tape_zero_gradients(tape) || dqt_llama_loss(model, tape, batch_pairs(tokens, targets, 1, 16), &loss, NULL) ||
-            dqt_llama_backward(model, tape, 1.0f) || dqt_updater_step(updater, tape, step_rate(0.01f), NULL))
+        if (dqt_tape_zero_gradients(tape) || dqt_llama_loss(model, tape, &batch, &loss, NULL) ||
+            dqt_llama_backward(model, tape, 1.0f) || dqt_updater_step(updater, tape, &options, NULL))
             return fail("step", dqt_last_error(ctx));
         if (i == 0) first = loss;
     }

@@ -81,19 +81,29 @@ void run() {
         tokens[i] = static_cast<std::int32_t>('a' + i % 4);
         targets[i] = static_cast<std::int32_t>('a' + (i + 1) % 4);
     }
+    dqt_batch batch = {};
+    batch.struct_size = sizeof batch;
+    batch.length = tokens.size();
+    batch.tokens = tokens.data();
+    batch.targets = targets.data();
+    dqt_step_options options_of_step = {};
+    options_of_step.struct_size = sizeof options_of_step;
+    options_of_step.learning_rate = 0.01f;
     float first = 0, loss = 0;
     for (int step = 0; step < 20; step++) {
         check(dqt_tape_zero_gradients(tape.get()), ctx);
-        check(dqt_llama_loss(model.get(), tape.get(), batch_pairs(tokens.data(), targets.data(), 1, tokens.size()), &loss, nullptr),
-              ctx);
+        check(dqt_llama_loss(model.get(), tape.get(), &batch, &loss, nullptr), ctx);
         check(dqt_llama_backward(model.get(), tape.get(), 1.0f), ctx);
-        check(dqt_updater_step(updater.get(), tape.get(), step_rate(0.01f), nullptr), ctx);
+        check(dqt_updater_step(updater.get(), tape.get(), &options_of_step, nullptr), ctx);
         if (step == 0) first = loss;
     }
     if (!(loss < first) || loops == 0 || fail(arena{3}.used) != 3) throw std::runtime_error("the loss has not fallen");
 
+    dqt_session_options session_options = {};
+    session_options.struct_size = sizeof session_options;
+    session_options.max_length = 32;
     dqt_session *raw_session = nullptr;
-    check(dqt_session_create(model.get(), session_of(32), &raw_session), ctx);
+    check(dqt_session_create(model.get(), &session_options, &raw_session), ctx);
     const Session session(raw_session);
     std::vector<float> logits(config.vocab_size);
     check(dqt_session_append(session.get(), tokens.data(), tokens.size(), logits.data()), ctx);

@@ -2,6 +2,8 @@
 # What a distribution does: install into a folder, with the libraries where Debian has them, then build and run programs
 # against what was installed, through pkg-config, with the shared and the static library, as C99, C11 and C++.
 . "$(dirname "$0")/common"
+LC_ALL=C
+export LC_ALL
 root=$tmp/root multiarch=lib/x86_64-linux-gnu
 # install STAGE ARGUMENTS ...: make, with the library that is under test.
 stage() {
@@ -29,6 +31,7 @@ cat >"$tmp/expected" <<END
 /usr/$multiarch/pkgconfig/dqt.pc
 END
 files "$root" >"$tmp/installed"
+sort -o "$tmp/expected" "$tmp/expected"
 check "what is installed, and where" diff "$tmp/expected" "$tmp/installed"
 nm -g --defined-only "$lib/libdqt.a" | awk 'NF == 3 && $3 !~ /^dqt_/' >"$tmp/names"
 empty "names in the static library that could clash with a host's" "$tmp/names"
@@ -77,6 +80,17 @@ objects() {
 }
 check "other flags, other folder" test "$(objects OPENMP=1)" != "$(objects OPENMP=0)"
 check "the same flags, the same folder" test "$(objects OPENMP=0)" = "$(objects OPENMP=0)"
+
+# The sources as a file, of the commit that is checked out.
+if have git && git rev-parse HEAD >"$tmp/no" 2>&1; then
+    check "make dist" $MAKE -s dist B="$tmp/dist"
+    gzip -dc "$tmp/dist/libdqt-$version.tar.gz" | tar -tf - | sed "s|^libdqt-$version/||" | grep -v '/$' | sort >"$tmp/packed"
+    git ls-tree -r --name-only HEAD | sort >"$tmp/committed"
+    sed -i '/^$/d' "$tmp/packed"
+    check "every file is packed" diff "$tmp/committed" "$tmp/packed"
+else
+    skip "no repository of git: make dist"
+fi
 
 # Everything that says the version says the same; what cannot read it from dqt.h is here.
 for file in examples/rust/Cargo.toml examples/python/pyproject.toml; do
