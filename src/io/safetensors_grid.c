@@ -13,7 +13,7 @@ static float rounded(float x, enum element_type type) {
     return type == TYPE_BF16 ? bf16_to_f32(f32_to_bf16(x)) : type == TYPE_F16 ? f16_to_f32(f32_to_f16(x)) : x;
 }
 
-/* Half the distance to the next number of this type. */
+/* Half the distance to the next greater number of this type. */
 static double half_unit(float magnitude, enum element_type type) {
     const int bits = type == TYPE_F32    ? 24
                      : type == TYPE_BF16 ? 8
@@ -24,6 +24,19 @@ static double half_unit(float magnitude, enum element_type type) {
     int exponent;
     frexp((double)magnitude, &exponent);
     return ldexp(1.0, (exponent - bits < lowest ? lowest : exponent - bits) - 1);
+}
+
+/* The numbers that are rounded to a, an a > 0 of this type, end here: half way to its neighbours, of which the lower
+ * one is nearer below a power of two. */
+static double least_rounded(double a, enum element_type type) {
+    int exponent;
+    const double half = half_unit((float)a, type);
+    const bool power = frexp(a, &exponent) == 0.5;
+    return a - (power && half > half_unit((float)(a / 2), type) ? half / 2 : half);
+}
+
+static double most_rounded(double a, enum element_type type) {
+    return a + half_unit((float)a, type);
 }
 
 static bool all_on(const float *w, size_t count, enum element_type type, int low, int high, float scale) {
@@ -40,13 +53,12 @@ static bool all_on(const float *w, size_t count, enum element_type type, int low
 /* The bounds of the scale if the smallest magnitude is j codes; false as soon as they exclude each other. */
 static bool bound(const float *w, size_t count, enum element_type type, double smallest, int j, int most,
                   float *scale) {
-    const double margin = half_unit((float)smallest, type);
-    double low = (smallest - margin) / j, high = (smallest + margin) / j;
+    double low = least_rounded(smallest, type) / j, high = most_rounded(smallest, type) / j;
     for (size_t i = 0; i < count; i++) {
         const double a = fabs((double)w[i]), q = rint(2 * a / (low + high));
         if (a > 0 && (q < 1 || q > most)) return false;
         if (!(a > 0)) continue;
-        const double half = half_unit((float)a, type), from = (a - half) / q, to = (a + half) / q;
+        const double from = least_rounded(a, type) / q, to = most_rounded(a, type) / q;
         if (from > low) low = from;
         if (to < high) high = to;
         if (low > high) return false;
