@@ -1,5 +1,6 @@
 /* Files: checkpoints and exchange with other programs. */
 #include "api/check.h"
+#include "core/fpenv.h"
 #include "io/checkpoint.h"
 #include "io/file.h"
 #include "io/gguf.h"
@@ -61,6 +62,7 @@ static dqt_status save_to(void *arg, dqt_write_fn write, void *user_data) {
 
 dqt_status dqt_llama_save(const dqt_llama *model, const dqt_updater *updater, const char *path,
                           const dqt_save_options *options) {
+    FPENV_DEFAULT();
     struct save s;
     TRY(prepare_save(model, updater, options, &s));
     TRY(check_pointer(model->ctx, path, "path"));
@@ -69,6 +71,7 @@ dqt_status dqt_llama_save(const dqt_llama *model, const dqt_updater *updater, co
 
 dqt_status dqt_llama_write(const dqt_llama *model, const dqt_updater *updater, dqt_write_fn write, void *user_data,
                            const dqt_save_options *options) {
+    FPENV_DEFAULT();
     struct save s;
     TRY(prepare_save(model, updater, options, &s));
     if (!write) return fail(model->ctx, DQT_E_ARGUMENT, "write is NULL");
@@ -98,6 +101,7 @@ static dqt_status load_from(dqt_context *ctx, dqt_read_fn read, void *user_data,
 }
 
 dqt_status dqt_llama_load(dqt_context *ctx, const char *path, const dqt_load_options *options, dqt_checkpoint *out) {
+    FPENV_DEFAULT();
     dqt_load_options o;
     TRY(prepare_load(ctx, options, out, &o));
     TRY(check_pointer(ctx, path, "path"));
@@ -108,6 +112,7 @@ dqt_status dqt_llama_load(dqt_context *ctx, const char *path, const dqt_load_opt
 
 dqt_status dqt_llama_read(dqt_context *ctx, dqt_read_fn read, void *user_data, const dqt_load_options *options,
                           dqt_checkpoint *out) {
+    FPENV_DEFAULT();
     dqt_load_options o;
     TRY(prepare_load(ctx, options, out, &o));
     if (!read) return fail(ctx, DQT_E_ARGUMENT, "read is NULL");
@@ -121,35 +126,41 @@ static dqt_status missing(dqt_layer *const *layers, const char *what) {
 
 dqt_status dqt_layers_save(dqt_layer *const *layers, size_t num_layers, const dqt_updater *updater, const char *path,
                            const dqt_save_options *options) {
+    FPENV_DEFAULT();
     (void)num_layers, (void)updater, (void)path, (void)options;
     return missing(layers, "dqt_layers_save");
 }
 
 dqt_status dqt_layers_write(dqt_layer *const *layers, size_t num_layers, const dqt_updater *updater, dqt_write_fn write,
                             void *user_data, const dqt_save_options *options) {
+    FPENV_DEFAULT();
     (void)num_layers, (void)updater, (void)write, (void)user_data, (void)options;
     return missing(layers, "dqt_layers_write");
 }
 
 dqt_status dqt_layers_load(dqt_layer *const *layers, size_t num_layers, dqt_updater *updater, const char *path,
                            const dqt_load_options *options, dqt_checkpoint *out) {
+    FPENV_DEFAULT();
     (void)num_layers, (void)updater, (void)path, (void)options, (void)out;
     return missing(layers, "dqt_layers_load");
 }
 
 dqt_status dqt_layers_read(dqt_layer *const *layers, size_t num_layers, dqt_updater *updater, dqt_read_fn read,
                            void *user_data, const dqt_load_options *options, dqt_checkpoint *out) {
+    FPENV_DEFAULT();
     (void)num_layers, (void)updater, (void)read, (void)user_data, (void)options, (void)out;
     return missing(layers, "dqt_layers_read");
 }
 
 dqt_status dqt_updater_write(const dqt_updater *updater, dqt_write_fn write, void *user_data) {
+    FPENV_DEFAULT();
     (void)write, (void)user_data;
     TRY(check_object(updater, "updater"));
     return fail(updater_context(updater), DQT_E_UNSUPPORTED, "dqt_updater_write is not there yet");
 }
 
 dqt_status dqt_updater_read(dqt_updater *updater, dqt_read_fn read, void *user_data) {
+    FPENV_DEFAULT();
     (void)read, (void)user_data;
     TRY(check_object(updater, "updater"));
     return fail(updater_context(updater), DQT_E_UNSUPPORTED, "dqt_updater_read is not there yet");
@@ -178,6 +189,7 @@ static dqt_status gguf_to(void *arg, dqt_write_fn write, void *user_data) {
 }
 
 dqt_status dqt_llama_export_gguf(const dqt_llama *model, const char *path, const dqt_gguf_options *options) {
+    FPENV_DEFAULT();
     TRY(check_model(model));
     TRY(check_pointer(model->ctx, path, "path"));
     struct gguf_export e = {model, gguf_defaults};
@@ -187,6 +199,7 @@ dqt_status dqt_llama_export_gguf(const dqt_llama *model, const char *path, const
 
 dqt_status dqt_llama_write_gguf(const dqt_llama *model, dqt_write_fn write, void *user_data,
                                 const dqt_gguf_options *options) {
+    FPENV_DEFAULT();
     TRY(check_model(model));
     if (!write) return fail(model->ctx, DQT_E_ARGUMENT, "write is NULL");
     struct gguf_export e = {model, gguf_defaults};
@@ -223,6 +236,7 @@ static dqt_status prepare_safetensors(const dqt_llama *model, const dqt_safetens
 
 dqt_status dqt_llama_export_safetensors(const dqt_llama *model, const char *path,
                                         const dqt_safetensors_options *options) {
+    FPENV_DEFAULT();
     TRY(check_model(model));
     TRY(check_pointer(model->ctx, path, "path"));
     struct safetensors_export e;
@@ -232,6 +246,7 @@ dqt_status dqt_llama_export_safetensors(const dqt_llama *model, const char *path
 
 dqt_status dqt_llama_write_safetensors(const dqt_llama *model, dqt_write_fn write, void *user_data,
                                        const dqt_safetensors_options *options) {
+    FPENV_DEFAULT();
     TRY(check_model(model));
     if (!write) return fail(model->ctx, DQT_E_ARGUMENT, "write is NULL");
     struct safetensors_export e;
@@ -247,6 +262,7 @@ dqt_status dqt_import_options_init(dqt_import_options *options, size_t struct_si
 }
 
 dqt_status dqt_llama_import_safetensors(dqt_llama *model, const char *path, const dqt_import_options *options) {
+    FPENV_DEFAULT();
     TRY(check_model(model));
     TRY(check_pointer(model->ctx, path, "path"));
     dqt_import_options o = import_defaults;

@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "api/check.h"
+#include "core/fpenv.h"
 #include "layer/run.h"
 
 static dqt_layer_options layer_defaults(void) {
@@ -44,6 +45,7 @@ static dqt_status read_options(dqt_context *ctx, const dqt_layer_options *option
 
 dqt_status dqt_embedding_create(dqt_context *ctx, size_t vocab, size_t hidden, const dqt_layer_options *options,
                                 dqt_layer **out) {
+    FPENV_DEFAULT();
     dqt_layer_options o;
     TRY(read_options(ctx, options, DQT_ACTIVATION_INT8, out, &o));
     if (vocab > INT32_MAX) return fail(ctx, DQT_E_SHAPE, "vocab is %zu; it must be 1 to %d", vocab, INT32_MAX);
@@ -53,6 +55,7 @@ dqt_status dqt_embedding_create(dqt_context *ctx, size_t vocab, size_t hidden, c
 
 dqt_status dqt_linear_create(dqt_context *ctx, size_t in_features, size_t out_features,
                              const dqt_layer_options *options, dqt_layer **out) {
+    FPENV_DEFAULT();
     dqt_layer_options o;
     TRY(read_options(ctx, options, DQT_ACTIVATION_INT8, out, &o));
     const struct layer_shape shape = {.in = in_features, .out = out_features};
@@ -60,6 +63,7 @@ dqt_status dqt_linear_create(dqt_context *ctx, size_t in_features, size_t out_fe
 }
 
 dqt_status dqt_rmsnorm_create(dqt_context *ctx, size_t features, const dqt_layer_options *options, dqt_layer **out) {
+    FPENV_DEFAULT();
     dqt_layer_options o;
     TRY(read_options(ctx, options, DQT_ACTIVATION_INT8, out, &o));
     const struct layer_shape shape = {.in = features, .out = features};
@@ -68,6 +72,7 @@ dqt_status dqt_rmsnorm_create(dqt_context *ctx, size_t features, const dqt_layer
 
 dqt_status dqt_attention_create(dqt_context *ctx, size_t hidden, size_t num_heads, size_t num_kv_heads,
                                 const dqt_layer_options *options, dqt_layer **out) {
+    FPENV_DEFAULT();
     dqt_layer_options o;
     TRY(read_options(ctx, options, DQT_ACTIVATION_INT8, out, &o));
     const struct layer_shape shape = {.in = hidden, .out = hidden, .heads = num_heads, .kv_heads = num_kv_heads};
@@ -76,6 +81,7 @@ dqt_status dqt_attention_create(dqt_context *ctx, size_t hidden, size_t num_head
 
 dqt_status dqt_mlp_create(dqt_context *ctx, size_t hidden, size_t intermediate, const dqt_layer_options *options,
                           dqt_layer **out) {
+    FPENV_DEFAULT();
     dqt_layer_options o;
     TRY(read_options(ctx, options, DQT_ACTIVATION_INT8, out, &o));
     const struct layer_shape shape = {.in = hidden, .out = hidden, .intermediate = intermediate};
@@ -84,6 +90,7 @@ dqt_status dqt_mlp_create(dqt_context *ctx, size_t hidden, size_t intermediate, 
 
 dqt_status dqt_block_create(dqt_context *ctx, size_t hidden, size_t intermediate, size_t num_heads, size_t num_kv_heads,
                             const dqt_layer_options *options, dqt_layer **out) {
+    FPENV_DEFAULT();
     dqt_layer_options o;
     TRY(read_options(ctx, options, DQT_ACTIVATION_INT8, out, &o));
     const struct layer_shape shape = {
@@ -93,6 +100,7 @@ dqt_status dqt_block_create(dqt_context *ctx, size_t hidden, size_t intermediate
 
 dqt_status dqt_head_create(dqt_context *ctx, size_t hidden, size_t classes, dqt_layer *tied,
                            const dqt_layer_options *options, dqt_layer **out) {
+    FPENV_DEFAULT();
     dqt_layer_options o;
     TRY(read_options(ctx, options, DQT_ACTIVATION_NONE, out, &o));
     if (classes > INT32_MAX) return fail(ctx, DQT_E_SHAPE, "classes is %zu; it must be 1 to %d", classes, INT32_MAX);
@@ -158,6 +166,7 @@ static dqt_status check_backward(const dqt_tape *tape, const struct slot *slot) 
 }
 
 dqt_status dqt_layer_forward(const dqt_layer *layer, dqt_tape *tape, const dqt_batch *batch, const float *x, float *y) {
+    FPENV_DEFAULT();
     struct slot *slot = NULL;
     dqt_batch b;
     TRY(find_slot(layer, tape, 0, &slot));
@@ -169,6 +178,7 @@ dqt_status dqt_layer_forward(const dqt_layer *layer, dqt_tape *tape, const dqt_b
 }
 
 dqt_status dqt_layer_backward(const dqt_layer *layer, dqt_tape *tape, const float *dy, float *dx) {
+    FPENV_DEFAULT();
     struct slot *slot = NULL;
     TRY(find_slot(layer, tape, 0, &slot));
     TRY(check_backward(tape, slot));
@@ -179,6 +189,7 @@ dqt_status dqt_layer_backward(const dqt_layer *layer, dqt_tape *tape, const floa
 }
 
 dqt_status dqt_embedding_forward(const dqt_layer *layer, dqt_tape *tape, const dqt_batch *batch, float *y) {
+    FPENV_DEFAULT();
     struct slot *slot = NULL;
     dqt_batch b;
     TRY(find_slot(layer, tape, DQT_LAYER_EMBEDDING, &slot));
@@ -191,6 +202,7 @@ dqt_status dqt_embedding_forward(const dqt_layer *layer, dqt_tape *tape, const d
 }
 
 dqt_status dqt_embedding_backward(const dqt_layer *layer, dqt_tape *tape, const float *dy) {
+    FPENV_DEFAULT();
     struct slot *slot = NULL;
     TRY(find_slot(layer, tape, DQT_LAYER_EMBEDDING, &slot));
     TRY(check_backward(tape, slot));
@@ -202,6 +214,7 @@ dqt_status dqt_embedding_backward(const dqt_layer *layer, dqt_tape *tape, const 
 
 dqt_status dqt_head_loss(const dqt_layer *layer, dqt_tape *tape, const dqt_batch *batch, const float *x, float *loss,
                          float *token_losses) {
+    FPENV_DEFAULT();
     struct slot *slot = NULL;
     dqt_batch b;
     TRY(find_slot(layer, tape, DQT_LAYER_HEAD, &slot));
@@ -214,6 +227,7 @@ dqt_status dqt_head_loss(const dqt_layer *layer, dqt_tape *tape, const dqt_batch
 }
 
 dqt_status dqt_head_backward(const dqt_layer *layer, dqt_tape *tape, float loss_scale, float *dx) {
+    FPENV_DEFAULT();
     struct slot *slot = NULL;
     TRY(find_slot(layer, tape, DQT_LAYER_HEAD, &slot));
     TRY(check_backward(tape, slot));
@@ -225,6 +239,7 @@ dqt_status dqt_head_backward(const dqt_layer *layer, dqt_tape *tape, float loss_
 
 dqt_status dqt_head_logits(const dqt_layer *layer, dqt_tape *tape, const dqt_batch *batch, const float *x,
                            float *logits) {
+    FPENV_DEFAULT();
     struct slot *slot = NULL;
     dqt_batch b;
     TRY(find_slot(layer, tape, DQT_LAYER_HEAD, &slot));
@@ -237,6 +252,7 @@ dqt_status dqt_head_logits(const dqt_layer *layer, dqt_tape *tape, const dqt_bat
 
 dqt_status dqt_head_backward_logits(const dqt_layer *layer, dqt_tape *tape, const dqt_logits_gradient *gradient,
                                     float *dx) {
+    FPENV_DEFAULT();
     (void)tape, (void)gradient, (void)dx;
     TRY(check_object(layer, "layer"));
     return fail(layer->ctx, DQT_E_UNSUPPORTED, "dqt_head_backward_logits is not there yet");

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "api/check.h"
+#include "core/fpenv.h"
 #include "model/llama.h"
 
 static dqt_llama_config config_defaults(void) {
@@ -60,6 +61,7 @@ dqt_status dqt_llama_memory(dqt_context *ctx, const dqt_llama_config *config, dq
 }
 
 dqt_status dqt_llama_create(dqt_context *ctx, const dqt_llama_config *config, dqt_llama **out) {
+    FPENV_DEFAULT();
     if (out) *out = NULL;
     TRY(check_object(ctx, "ctx"));
     TRY(check_pointer(ctx, out, "out"));
@@ -103,6 +105,7 @@ static dqt_status check_input(const dqt_llama *model, const dqt_tape *tape, cons
 }
 
 dqt_status dqt_llama_forward(const dqt_llama *model, dqt_tape *tape, const dqt_batch *batch, float *logits) {
+    FPENV_DEFAULT();
     dqt_batch b;
     TRY(check_input(model, tape, batch, &b));
     llama_forward_stream(tape, b.tokens, b.batch, b.length);
@@ -114,6 +117,7 @@ dqt_status dqt_llama_forward(const dqt_llama *model, dqt_tape *tape, const dqt_b
 
 dqt_status dqt_llama_loss(const dqt_llama *model, dqt_tape *tape, const dqt_batch *batch, float *loss,
                           float *token_losses) {
+    FPENV_DEFAULT();
     dqt_batch b;
     TRY(check_input(model, tape, batch, &b));
     TRY(check_pointer(model->ctx, b.targets, "targets"));
@@ -136,6 +140,7 @@ static dqt_status check_backward(const dqt_llama *model, const dqt_tape *tape) {
 }
 
 dqt_status dqt_llama_backward(const dqt_llama *model, dqt_tape *tape, float loss_scale) {
+    FPENV_DEFAULT();
     TRY(check_backward(model, tape));
     if (tape->options.no_gradient_buffers) return fail(model->ctx, DQT_E_STATE, "this tape has no gradient buffers");
     TRY(check_finite(model->ctx, &loss_scale, 1, "loss_scale"));
@@ -156,6 +161,7 @@ static dqt_status check_blocks(const dqt_llama *model, const dqt_tape *tape, siz
 
 dqt_status dqt_llama_forward_blocks(const dqt_llama *model, dqt_tape *tape, size_t first, size_t count,
                                     const dqt_batch *batch, float *x) {
+    FPENV_DEFAULT();
     TRY(check_blocks(model, tape, first, count));
     TRY(check_pointer(model->ctx, x, "x"));
     for (size_t i = first; i < first + count; i++)
@@ -164,6 +170,7 @@ dqt_status dqt_llama_forward_blocks(const dqt_llama *model, dqt_tape *tape, size
 }
 
 dqt_status dqt_llama_backward_blocks(const dqt_llama *model, dqt_tape *tape, size_t first, size_t count, float *dx) {
+    FPENV_DEFAULT();
     TRY(check_blocks(model, tape, first, count));
     TRY(check_pointer(model->ctx, dx, "dx"));
     for (size_t i = first; i < first + count; i++)
@@ -175,6 +182,7 @@ dqt_status dqt_llama_backward_blocks(const dqt_llama *model, dqt_tape *tape, siz
 }
 
 dqt_status dqt_llama_backward_logits(const dqt_llama *model, dqt_tape *tape, const dqt_logits_gradient *gradient) {
+    FPENV_DEFAULT();
     (void)tape, (void)gradient;
     TRY(check_object(model, "model"));
     return fail(model->ctx, DQT_E_UNSUPPORTED, "dqt_llama_backward_logits is not there yet");
@@ -182,6 +190,7 @@ dqt_status dqt_llama_backward_logits(const dqt_llama *model, dqt_tape *tape, con
 
 dqt_status dqt_llama_backward_update(dqt_llama *model, dqt_tape *tape, dqt_updater *updater,
                                      const dqt_step_options *options, dqt_step_stats *stats) {
+    FPENV_DEFAULT();
     TRY(check_backward(model, tape));
     dqt_context *ctx = model->ctx;
     dqt_step_options o;

@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "api/check.h"
+#include "core/fpenv.h"
 #include "model/session.h"
 
 static const dqt_session_options session_defaults = {.struct_size = sizeof(dqt_session_options), .max_length = 2048};
@@ -11,6 +12,7 @@ dqt_status dqt_session_options_init(dqt_session_options *options, size_t struct_
 }
 
 dqt_status dqt_session_create(const dqt_llama *model, const dqt_session_options *options, dqt_session **out) {
+    FPENV_DEFAULT();
     if (out) *out = NULL;
     TRY(check_object(model, "model"));
     dqt_context *ctx = model->ctx;
@@ -38,6 +40,7 @@ void dqt_session_destroy(dqt_session *session) {
 }
 
 dqt_status dqt_session_append(dqt_session *session, const int32_t *tokens, size_t count, float *logits) {
+    FPENV_DEFAULT();
     TRY(check_object(session, "session"));
     const dqt_llama *model = session->model;
     TRY(check_pointer(model->ctx, tokens, "tokens"));
@@ -74,6 +77,7 @@ dqt_status dqt_sampler_options_init(dqt_sampler_options *options, size_t struct_
 
 dqt_status dqt_sampler_create(dqt_context *ctx, size_t vocab_size, const dqt_sampler_options *options,
                               dqt_sampler **out) {
+    FPENV_DEFAULT();
     if (out) *out = NULL;
     TRY(check_object(ctx, "ctx"));
     TRY(check_pointer(ctx, out, "out"));
@@ -96,6 +100,7 @@ void dqt_sampler_destroy(dqt_sampler *sampler) {
 }
 
 dqt_status dqt_sampler_sample(dqt_sampler *sampler, const float *logits, int32_t *token) {
+    FPENV_DEFAULT();
     TRY(check_object(sampler, "sampler"));
     TRY(check_pointer(sampler->ctx, logits, "logits"));
     TRY(check_pointer(sampler->ctx, token, "token"));
@@ -129,12 +134,14 @@ static dqt_status missing(const dqt_session *session, const char *what) {
 }
 
 dqt_status dqt_sessions_append(const dqt_session_step *steps, size_t num_steps) {
+    FPENV_DEFAULT();
     (void)num_steps;
     TRY(check_object(steps, "steps"));
     return missing(steps->session, "dqt_sessions_append");
 }
 
 dqt_status dqt_session_score(dqt_session *session, const int32_t *tokens, size_t count, float *log_probs) {
+    FPENV_DEFAULT();
     (void)tokens, (void)count, (void)log_probs;
     return missing(session, "dqt_session_score");
 }

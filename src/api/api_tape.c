@@ -1,5 +1,6 @@
 /* Tapes and gradients. */
 #include "api/check.h"
+#include "core/fpenv.h"
 #include "core/parallel.h"
 #include "layer/tape.h"
 
@@ -42,6 +43,7 @@ static dqt_status check_weights(const dqt_context *ctx, dqt_layer *const *layers
 
 dqt_status dqt_tape_create(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers,
                            const dqt_tape_options *options, dqt_tape **out) {
+    FPENV_DEFAULT();
     if (out) *out = NULL;
     TRY(check_object(ctx, "ctx"));
     TRY(check_pointer(ctx, out, "out"));
@@ -95,6 +97,7 @@ dqt_status dqt_tape_gradient_data(dqt_tape *tape, size_t index, float **gradient
 }
 
 dqt_status dqt_tape_get_gradient(const dqt_tape *tape, size_t index, size_t row, size_t count, float *gradient) {
+    FPENV_DEFAULT();
     struct gradient *g;
     TRY(find_gradient(tape, index, &g));
     TRY(check_pointer(tape->ctx, gradient, "gradient"));
@@ -104,6 +107,7 @@ dqt_status dqt_tape_get_gradient(const dqt_tape *tape, size_t index, size_t row,
 }
 
 dqt_status dqt_tape_set_gradient(dqt_tape *tape, size_t index, size_t row, size_t count, const float *gradient) {
+    FPENV_DEFAULT();
     struct gradient *g;
     TRY(find_gradient(tape, index, &g));
     TRY(check_pointer(tape->ctx, gradient, "gradient"));
@@ -148,12 +152,14 @@ dqt_status dqt_tape_on_gradient(dqt_tape *tape, dqt_gradient_ready_fn fn, void *
 }
 
 dqt_status dqt_tape_begin_update(dqt_tape *tape, dqt_updater *updater, const dqt_step_options *options) {
+    FPENV_DEFAULT();
     (void)updater, (void)options;
     TRY(check_object(tape, "tape"));
     return fail(tape->ctx, DQT_E_UNSUPPORTED, "dqt_tape_begin_update is not there yet");
 }
 
 dqt_status dqt_tape_end_update(dqt_tape *tape, dqt_step_stats *stats) {
+    FPENV_DEFAULT();
     (void)stats;
     TRY(check_object(tape, "tape"));
     return fail(tape->ctx, DQT_E_UNSUPPORTED, "dqt_tape_end_update is not there yet");

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "api/check.h"
+#include "core/fpenv.h"
 
 const dqt_tensor_options tensor_defaults = {
     .struct_size = sizeof(dqt_tensor_options), .storage = DQT_FORMAT_TERNARY, .scale_rule = DQT_SCALE_AUTO, .sigma = 4};
@@ -18,6 +19,7 @@ dqt_status dqt_tensor_options_init(dqt_tensor_options *options, size_t struct_si
 
 dqt_status dqt_tensor_create(dqt_context *ctx, size_t rows, size_t cols, const dqt_tensor_options *options,
                              dqt_tensor **out) {
+    FPENV_DEFAULT();
     if (out) *out = NULL;
     TRY(check_object(ctx, "ctx"));
     TRY(check_pointer(ctx, out, "out"));
@@ -69,6 +71,7 @@ static dqt_status check_rounding(const dqt_context *ctx, int32_t rounding) {
 }
 
 dqt_status dqt_tensor_quantize(dqt_tensor *tensor, const float *weights, int32_t rounding, uint64_t seed) {
+    FPENV_DEFAULT();
     TRY(check_tensor(tensor));
     TRY(check_pointer(tensor->ctx, weights, "weights"));
     TRY(check_rounding(tensor->ctx, rounding));
@@ -78,6 +81,7 @@ dqt_status dqt_tensor_quantize(dqt_tensor *tensor, const float *weights, int32_t
 }
 
 dqt_status dqt_tensor_dequantize(const dqt_tensor *tensor, size_t row, size_t count, float *out) {
+    FPENV_DEFAULT();
     TRY(check_tensor(tensor));
     TRY(check_pointer(tensor->ctx, out, "out"));
     TRY(check_range(tensor->ctx, row, count, tensor->rows, "rows"));
@@ -98,6 +102,7 @@ dqt_status dqt_tensor_get_codes(const dqt_tensor *tensor, size_t row, size_t cou
 }
 
 dqt_status dqt_tensor_set_codes(dqt_tensor *tensor, size_t row, size_t count, const int8_t *codes) {
+    FPENV_DEFAULT();
     TRY(check_tensor(tensor));
     TRY(check_pointer(tensor->ctx, codes, "codes"));
     TRY(check_codes(tensor));
@@ -114,6 +119,7 @@ dqt_status dqt_tensor_set_codes(dqt_tensor *tensor, size_t row, size_t count, co
 }
 
 dqt_status dqt_tensor_get_scales(const dqt_tensor *tensor, float *scales) {
+    FPENV_DEFAULT();
     TRY(check_tensor(tensor));
     TRY(check_pointer(tensor->ctx, scales, "scales"));
     TRY(check_codes(tensor));
@@ -122,6 +128,7 @@ dqt_status dqt_tensor_get_scales(const dqt_tensor *tensor, float *scales) {
 }
 
 dqt_status dqt_tensor_set_scales(dqt_tensor *tensor, const float *scales) {
+    FPENV_DEFAULT();
     TRY(check_tensor(tensor));
     TRY(check_pointer(tensor->ctx, scales, "scales"));
     TRY(check_codes(tensor));
@@ -144,6 +151,7 @@ dqt_status dqt_tensor_data(dqt_tensor *tensor, void **data, size_t *bytes) {
 }
 
 dqt_status dqt_tensor_touch(dqt_tensor *tensor) {
+    FPENV_DEFAULT();
     TRY(check_tensor(tensor));
     tensor_refresh(tensor);
     return DQT_OK;
@@ -174,6 +182,7 @@ static void count_row(const dqt_tensor *t, size_t row, dqt_tensor_stats *s, doub
 }
 
 dqt_status dqt_tensor_get_stats(const dqt_tensor *tensor, dqt_tensor_stats *stats) {
+    FPENV_DEFAULT();
     TRY(check_tensor(tensor));
     dqt_tensor_stats s = {.struct_size = sizeof s};
     double sum = 0, square = 0;
@@ -187,6 +196,7 @@ dqt_status dqt_tensor_get_stats(const dqt_tensor *tensor, dqt_tensor_stats *stat
 
 dqt_status dqt_tensor_convert(const dqt_tensor *source, const dqt_tensor_options *options, int32_t rounding,
                               uint64_t seed, dqt_tensor **out) {
+    FPENV_DEFAULT();
     if (out) *out = NULL;
     TRY(check_tensor(source));
     dqt_context *ctx = source->ctx;

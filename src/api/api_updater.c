@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "api/check.h"
+#include "core/fpenv.h"
 #include "layer/tape.h"
 #include "optim/rounding.h"
 #include "optim/updater_state.h"
@@ -127,6 +128,7 @@ dqt_status dqt_updater_memory(dqt_context *ctx, dqt_layer *const *layers, size_t
 
 dqt_status dqt_updater_create(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers,
                               const dqt_updater_options *options, dqt_updater **out) {
+    FPENV_DEFAULT();
     if (out) *out = NULL;
     TRY(check_object(ctx, "ctx"));
     TRY(check_pointer(ctx, out, "out"));
@@ -152,6 +154,7 @@ dqt_status dqt_group_options_init(dqt_group_options *options, size_t struct_size
 }
 
 dqt_status dqt_updater_add_group(dqt_updater *updater, const dqt_group_options *options, size_t *num_matched) {
+    FPENV_DEFAULT();
     TRY(check_object(updater, "updater"));
     const dqt_context *ctx = updater_context(updater);
     TRY(check_pointer(ctx, options, "options"));
@@ -188,6 +191,7 @@ dqt_status dqt_updater_get_rule(const dqt_updater *updater, size_t index, dqt_pa
 
 dqt_status dqt_updater_step(dqt_updater *updater, dqt_tape *tape, const dqt_step_options *options,
                             dqt_step_stats *stats) {
+    FPENV_DEFAULT();
     TRY(check_object(updater, "updater"));
     dqt_context *ctx = updater_context(updater);
     dqt_step_options o;
@@ -243,7 +247,11 @@ static double progress(uint64_t step, uint64_t warmup, uint64_t total) {
     return (double)(step - warmup) / (double)(total - warmup);
 }
 
-static float schedule(uint64_t step, uint64_t warmup, uint64_t total, float peak, float final_fraction, bool cosine) {
+/* Not inlined, and with an asm that does nothing, so that compilers do not move it out of its callers' block, in which
+ * the thread's mode is the default. */
+__attribute__((noinline)) static float schedule(uint64_t step, uint64_t warmup, uint64_t total, float peak,
+                                                float final_fraction, bool cosine) {
+    __asm__ volatile("");
     const double p = progress(step, warmup, total), end = (double)final_fraction;
     if (p < 0) return peak * (float)((double)(step + 1) / (double)warmup);
     const double fall = cosine ? 0.5 * (1 + cos(3.141592653589793 * p)) : 1 - p;
@@ -251,9 +259,11 @@ static float schedule(uint64_t step, uint64_t warmup, uint64_t total, float peak
 }
 
 float dqt_schedule_cosine(uint64_t step, uint64_t warmup, uint64_t total, float peak, float final_fraction) {
+    FPENV_DEFAULT();
     return schedule(step, warmup, total, peak, final_fraction, true);
 }
 
 float dqt_schedule_linear(uint64_t step, uint64_t warmup, uint64_t total, float peak, float final_fraction) {
+    FPENV_DEFAULT();
     return schedule(step, warmup, total, peak, final_fraction, false);
 }

@@ -7,6 +7,7 @@
 
 #include "core/assert.h"
 #include "core/contention.h"
+#include "core/fpenv.h"
 #include "core/process.h"
 #include "core/size.h"
 
@@ -20,6 +21,7 @@ struct job {
 /* One call per lane; each takes tasks until none is left, so lanes may run at once or one after the other. The number
  * of tasks that this one took. */
 static size_t take_tasks(struct job *job, size_t lane) {
+    FPENV_DEFAULT();
     for (size_t taken = 0;; taken++) {
         const size_t task = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed);
         if (task >= job->count) return taken;
