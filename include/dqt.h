@@ -28,9 +28,9 @@
  *    long as no object is written by one thread while another uses it: forward, loss and backward write the tape and
  *    read the model; saving only reads; updater steps write the model, the updater and nothing else.
  *  - Processes: after fork() the child goes on with inherited and with new contexts, on one thread where they are
- *    OPENMP's (results are the same; its threads are the parent's), by the host's own parallel_for where they are HOST's.
- *    No other thread of the parent may have been inside this library. Once loaded the library stays: dlclose() does not
- *    unmap it, since OpenMP's idle threads may be in it. Several copies in one process do not know of each other.
+ *    OPENMP's (results are the same; its threads are the parent's), by the host's own parallel_for where they are
+ * HOST's. No other thread of the parent may have been inside this library. Once loaded the library stays: dlclose()
+ * does not unmap it, since OpenMP's idle threads may be in it. Several copies in one process do not know of each other.
  *  - Threads are used for work that pays for them, and fewer while other processes keep the cores busy. Results do not
  *    depend on it.
  *  - "Allocates nothing" is said of a function that never calls the allocator; creation functions allocate everything.
@@ -126,7 +126,8 @@ typedef int32_t (*dqt_interrupt_fn)(void *user_data);
 enum { DQT_LOG_ERROR = 1, DQT_LOG_WARNING = 2, DQT_LOG_INFO = 3 };
 
 /* Receives one sentence without a line break, valid during the call. May be called from any thread that is inside a
- * function of this library; never from inside a task. */
+ * function of this library; never from inside a task. May call the library (but not destroy what is in use): what fails
+ * in there is not logged again, and dqt_last_error tells of the failure that was logged. */
 typedef void (*dqt_log_fn)(void *user_data, int32_t level, const char *message);
 
 enum { DQT_THREADING_AUTO = 0, DQT_THREADING_SERIAL = 1, DQT_THREADING_OPENMP = 2, DQT_THREADING_HOST = 3 };

@@ -465,6 +465,47 @@ static void log_callback(void) {
     }
 }
 
+/* A callback that fails itself, in the same context, in another and in none, and asks for the sentence. */
+struct failing {
+    dqt_context *own, *other;
+    int calls;
+    bool inner;
+};
+
+static void fail_within(void *user_data, int32_t level, const char *message) {
+    struct failing *f = user_data;
+    dqt_tensor *t = NULL;
+    (void)level;
+    f->calls++;
+    if (f->calls > 1) return;
+    char outer[200];
+    snprintf(outer, sizeof outer, "%s", message);
+    f->inner = dqt_tensor_create(f->other, 0, 21, NULL, &t) == DQT_E_SHAPE &&
+               dqt_tensor_create(f->own, 0, 22, NULL, &t) == DQT_E_SHAPE && strstr(dqt_last_error(f->own), "0 x 22") &&
+               dqt_tensor_create(NULL, 0, 23, NULL, &t) == DQT_E_ARGUMENT && strcmp(outer, message) == 0 &&
+               dqt_tensor_create(f->own, 1, 5, NULL, &t) == DQT_OK;
+    dqt_tensor_destroy(t);
+}
+
+static void log_callback_that_fails(void) {
+    struct failing f = {.calls = 0};
+    dqt_context_options o = defaults();
+    o.log = fail_within;
+    o.log_user_data = &f;
+    dqt_tensor *t;
+    f.own = create(&o);
+    f.other = create(&o);
+    CHECK(dqt_tensor_create(f.own, 0, 20, NULL, &t) == DQT_E_SHAPE);
+    CHECKF(f.calls == 1, "%d calls", f.calls);
+    CHECK(f.inner);
+    CHECK(strstr(dqt_last_error(f.own), "0 x 20") && strstr(dqt_last_error(NULL), "0 x 20"));
+    CHECK(strstr(dqt_last_error(f.other), "0 x 21"));
+    CHECK(dqt_tensor_create(f.own, 0, 24, NULL, &t) == DQT_E_SHAPE);
+    CHECK(f.calls == 2); /* later ones are logged again */
+    dqt_context_destroy(f.own);
+    dqt_context_destroy(f.other);
+}
+
 struct other_thread {
     dqt_context *ctx;
     bool empty_before, own_after;
@@ -486,7 +527,7 @@ static void last_error(void) {
     CHECK(dqt_tensor_create(a, 0, 7, NULL, &t) == DQT_E_SHAPE);
     CHECK(strstr(dqt_last_error(a), "0 x 7"));
     CHECK(*dqt_last_error(b) == '\0');
-    CHECK(*dqt_last_error(NULL) == '\0');
+    CHECK(strcmp(dqt_last_error(NULL), dqt_last_error(a)) == 0); /* the latest of all */
 
     struct other_thread other = {.ctx = a};
     pthread_t thread;
@@ -497,12 +538,24 @@ static void last_error(void) {
 
     CHECK(dqt_tensor_create(b, 0, 9, NULL, &t) == DQT_E_SHAPE);
     CHECK(strstr(dqt_last_error(b), "0 x 9"));
-    CHECK(!strstr(dqt_last_error(a), "0 x 9"));
-    /* A call without a context tells dqt_last_error(NULL). */
+    CHECK(strstr(dqt_last_error(a), "0 x 7")); /* still a's own */
+    CHECK(strcmp(dqt_last_error(NULL), dqt_last_error(b)) == 0);
+    /* A call without a context is the latest, and no context's. */
     CHECK(dqt_tensor_create(NULL, 1, 1, NULL, &t) == DQT_E_ARGUMENT);
     CHECK(strstr(dqt_last_error(NULL), "ctx"));
-    dqt_context_destroy(a);
+    CHECK(strstr(dqt_last_error(a), "0 x 7") && strstr(dqt_last_error(b), "0 x 9"));
     dqt_context_destroy(b);
+    /* Those of the last few contexts are remembered, the latest of each. */
+    for (int i = 0; i < 8; i++) {
+        dqt_context *c = create(NULL);
+        CHECK(*dqt_last_error(c) == '\0');
+        CHECK(dqt_tensor_create(c, 0, 11, NULL, &t) == DQT_E_SHAPE &&
+              dqt_tensor_create(a, 0, 8, NULL, &t) == DQT_E_SHAPE);
+        CHECK(strstr(dqt_last_error(c), "0 x 11") && strstr(dqt_last_error(a), "0 x 8"));
+        CHECK(strcmp(dqt_last_error(NULL), dqt_last_error(a)) == 0);
+        dqt_context_destroy(c);
+    }
+    dqt_context_destroy(a);
     /* A new context, perhaps at the same address, has no error. */
     a = create(NULL);
     CHECK(*dqt_last_error(a) == '\0');
@@ -510,8 +563,17 @@ static void last_error(void) {
 }
 
 static const struct test tests[] = {
-    TEST(version),           TEST(statuses),   TEST(null_handles), TEST(threading), TEST(threading_refusals),
-    TEST(host_parallel_for), TEST(isa_option), TEST(isa_override), TEST(allocator), TEST(log_callback),
+    TEST(version),
+    TEST(statuses),
+    TEST(null_handles),
+    TEST(threading),
+    TEST(threading_refusals),
+    TEST(host_parallel_for),
+    TEST(isa_option),
+    TEST(isa_override),
+    TEST(allocator),
+    TEST(log_callback),
+    TEST(log_callback_that_fails),
     TEST(last_error),
 };
 TEST_MAIN(tests)

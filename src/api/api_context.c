@@ -113,7 +113,6 @@ static dqt_status resolve_features(const dqt_context_options *o, uint64_t featur
 dqt_status dqt_context_create(const dqt_context_options *options, dqt_context **out) {
     if (!out) return fail(NULL, DQT_E_ARGUMENT, "out is NULL");
     *out = NULL;
-    last_error_clear();
     dqt_context_options o = context_defaults;
     TRY(options_read(NULL, &o, sizeof o, options, "dqt_context_options"));
     if (o.log_level == 0) o.log_level = DQT_LOG_WARNING;
@@ -123,7 +122,8 @@ dqt_status dqt_context_create(const dqt_context_options *options, dqt_context **
     if (o.forbid_amx != 0 && o.forbid_amx != 1)
         return fail(NULL, DQT_E_ARGUMENT, "forbid_amx is %d; it must be 0 or 1", o.forbid_amx);
 
-    dqt_context c = {.alloc = o.alloc ? o.alloc : libc_alloc,
+    dqt_context c = {.serial = context_serial(),
+                     .alloc = o.alloc ? o.alloc : libc_alloc,
                      .free = o.free ? o.free : libc_free,
                      .alloc_user_data = o.alloc_user_data,
                      .parallel_for = o.parallel_for,

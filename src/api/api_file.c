@@ -56,8 +56,7 @@ static dqt_status prepare_save(const dqt_llama *model, const dqt_updater *update
 
 static dqt_status save_to(void *arg, dqt_write_fn write, void *user_data) {
     const struct save *s = arg;
-    return checkpoint_write((dqt_llama *)(uintptr_t)s->model, (dqt_updater *)(uintptr_t)s->updater, s->options.host,
-                            s->options.host_size, write, user_data);
+    return checkpoint_write(s->model, s->updater, s->options.host, s->options.host_size, write, user_data);
 }
 
 dqt_status dqt_llama_save(const dqt_llama *model, const dqt_updater *updater, const char *path,

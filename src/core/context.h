@@ -10,6 +10,7 @@ struct kernels;    /* kernels/kernels.h */
 struct contention; /* core/contention.h */
 
 struct dqt_context {
+    size_t serial; /* by which threads know its errors */
     dqt_alloc_fn alloc;
     dqt_free_fn free;
     void *alloc_user_data;

@@ -1,32 +1,65 @@
 #include "core/status.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "core/context.h"
 
-/* Per thread, so that two threads that fail in one context never race; not shared state. */
+enum { SENTENCES = 4, SENTENCE_BYTES = 512 };
+
+/* The latest sentences of a few contexts, per thread, so that two threads that fail in one context never race. A
+ * context is known by its serial number: an address may come again. */
 static _Thread_local struct {
-    const dqt_context *ctx;
-    char text[512];
-} last;
+    struct {
+        size_t serial; /* of the context; 0: of calls that had none */
+        char text[SENTENCE_BYTES];
+    } sentence[SENTENCES]; /* the latest first */
+    bool logging;          /* a log callback is running */
+} errors;
+
+static size_t serial_of(const dqt_context *ctx) {
+    return ctx ? ctx->serial : 0;
+}
+
+/* Puts the context's sentence in front of the others; the oldest is dropped where there is no place for it. */
+static void keep(const dqt_context *ctx, const char text[SENTENCE_BYTES]) {
+    const size_t serial = serial_of(ctx);
+    size_t at = 0;
+    while (at < SENTENCES - 1 && (errors.sentence[at].serial != serial || !*errors.sentence[at].text))
+        at++;
+    memmove(errors.sentence + 1, errors.sentence, at * sizeof *errors.sentence);
+    errors.sentence[0].serial = serial;
+    memcpy(errors.sentence[0].text, text, SENTENCE_BYTES);
+}
 
 dqt_status fail(const dqt_context *ctx, dqt_status status, const char *format, ...) {
+    char text[SENTENCE_BYTES] = ""; /* an argument may be an earlier sentence, and the callback may fail */
     va_list args;
     va_start(args, format);
-    vsnprintf(last.text, sizeof last.text, format, args);
+    vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    last.ctx = ctx;
-    if (ctx && ctx->log && ctx->log_level >= DQT_LOG_ERROR) ctx->log(ctx->log_user_data, DQT_LOG_ERROR, last.text);
+    keep(ctx, text);
+    if (ctx && ctx->log && ctx->log_level >= DQT_LOG_ERROR && !errors.logging) {
+        errors.logging = true;
+        ctx->log(ctx->log_user_data, DQT_LOG_ERROR, text);
+        errors.logging = false;
+        keep(ctx, text);
+    }
     return status;
 }
 
 const char *last_error(const dqt_context *ctx) {
-    return last.ctx == ctx ? last.text : "";
+    if (!ctx) return errors.sentence[0].text;
+    for (size_t i = 0; i < SENTENCES; i++)
+        if (errors.sentence[i].serial == ctx->serial) return errors.sentence[i].text;
+    return "";
 }
 
-void last_error_clear(void) {
-    last.text[0] = '\0';
+size_t context_serial(void) {
+    static atomic_size_t latest;
+    return atomic_fetch_add_explicit(&latest, 1, memory_order_relaxed) + 1;
 }
 
 const char *dqt_status_string(dqt_status status) {

@@ -4,16 +4,17 @@
 
 #include "dqt.h"
 
-/* Stores the sentence for dqt_last_error(ctx) on this thread, sends it to the context's log and returns `status`.
- * ctx may be NULL (context creation). */
+/* Stores the sentence for dqt_last_error on this thread, sends it to the context's log and returns `status`. ctx may be
+ * NULL (context creation, NULL handles). The log callback may call the library: what fails there is not logged again,
+ * and the sentence of this failure is the latest after it. */
 __attribute__((format(printf, 3, 4))) dqt_status fail(const dqt_context *ctx, dqt_status status, const char *format,
                                                       ...);
 
-/* The current thread's sentence if it belongs to ctx, else "". */
+/* The current thread's latest sentence in ctx, "" if it has none of it any more; ctx NULL: its latest of all. */
 const char *last_error(const dqt_context *ctx);
 
-/* Forgets a sentence of an earlier context at the same address. */
-void last_error_clear(void);
+/* The serial number of a new context, never 0. */
+size_t context_serial(void);
 
 #define TRY(call)                                                                                                      \
     do {                                                                                                               \

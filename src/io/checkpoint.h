@@ -42,7 +42,7 @@ void fields_rule(struct fields *f, struct update_rule *r);
 bool state_valid(const char *label, const void *data, size_t count, size_t size);
 
 /* The updater, if any, is of exactly the model's layers. */
-dqt_status checkpoint_write(dqt_llama *model, dqt_updater *updater, const void *host, size_t host_size,
+dqt_status checkpoint_write(const dqt_llama *model, const dqt_updater *updater, const void *host, size_t host_size,
                             dqt_write_fn write, void *user_data);
 
 struct checkpoint_wanted {

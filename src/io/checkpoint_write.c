@@ -5,8 +5,8 @@
 
 struct writer {
     struct sink *sink;
-    dqt_llama *model;
-    dqt_updater *updater;
+    const dqt_llama *model;
+    const dqt_updater *updater;
     const void *host;
     size_t host_size;
     uint32_t sections;
@@ -29,7 +29,8 @@ static dqt_status end_section(struct writer *w) {
 
 static dqt_status write_config(struct writer *w) {
     struct fields f = {.used = 0};
-    fields_config(&f, &w->model->config);
+    dqt_llama_config config = w->model->config; /* fields_config stores what it is given */
+    fields_config(&f, &config);
     TRY(begin_section(w, "CONF", "", f.used));
     TRY(sink_bytes(w->sink, f.bytes, f.used));
     return end_section(w);
@@ -87,7 +88,8 @@ static dqt_status write_updater(struct writer *w) {
         TRY(sink_bytes(w->sink, f.bytes, f.used));
     }
     TRY(end_section(w));
-    return updater_visit_state(w->updater, write_state, w);
+    /* reading a checkpoint stores through the same visit; write_state only reads */
+    return updater_visit_state((dqt_updater *)(uintptr_t)w->updater, write_state, w);
 }
 
 static dqt_status write_sections(struct writer *w) {
@@ -122,7 +124,7 @@ static dqt_status write_all(struct writer *w, dqt_write_fn write, void *user_dat
     return sink_flush(s);
 }
 
-dqt_status checkpoint_write(dqt_llama *model, dqt_updater *updater, const void *host, size_t host_size,
+dqt_status checkpoint_write(const dqt_llama *model, const dqt_updater *updater, const void *host, size_t host_size,
                             dqt_write_fn write, void *user_data) {
     struct writer w = {.model = model, .updater = updater, .host = host, .host_size = host_size};
     TRY(sink_create(model->ctx, &w.sink));
