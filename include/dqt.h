@@ -805,8 +805,9 @@ typedef struct dqt_step_stats {
 } dqt_step_stats;
 
 /* One update of every weight from the tape's gradients. The tape has the same layers. stats NULL: not wanted.
- * DQT_E_NUMERIC for a gradient, weight or state that is or would become not finite: nothing is changed. Allocates
- * nothing.
+ * DQT_E_NUMERIC, and nothing is changed: a gradient that is not finite, or a learning rate at which float weights might
+ * not stay so (times a group's factor above 2^76; times the weight decay above 2). DQT_E_STATE after 2^64 - 1 steps.
+ * Allocates nothing.
  *
  * With part and num_parts, for hosts that shard the update over replicas of the model: every replica calls it with the
  * same complete gradients, its own part and the same learning rate; norms, clipping and Adafactor's statistics are of

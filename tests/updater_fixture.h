@@ -4,6 +4,7 @@
 
 #include "codes.h"
 #include "core/parallel.h"
+#include "core/status.h"
 #include "isa_contexts.h"
 #include "optim/updater.h"
 
@@ -74,7 +75,7 @@ static inline void fused_task(void *arg, size_t item, int lane) {
 
 static inline dqt_status fused_step(dqt_updater *u, const struct gradient *const *gradients, float lr,
                                     dqt_step_stats *stats) {
-    updater_begin(u, lr);
+    TRY(updater_begin(u, lr));
     for (size_t i = updater_num_parameters(u); i-- > 0;) {
         struct fused_pass p = {u, i, gradients[i]->rows, gradients[i]->cols, gradients[i]->data};
         updater_begin_parameter(u, i);

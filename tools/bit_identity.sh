@@ -13,12 +13,35 @@ out=$(mktemp -d) || exit 1
 trap 'rm -rf "$out"' EXIT
 data=$base/README.md
 small="--hidden 64 --ff 160 --layers 2 --heads 2 --kv-heads 2 --seq 32 --batch 4 --steps 4 --warmup 1 --eval-every 0 --eval-windows 4 --threads 2"
-compared=0 different=0
+compared=0 different=0 skipped=0
+
+# What was changed on purpose since e2ac776, as patterns of the names below, one a line, each with its reason. These are
+# not compared, only counted.
+changed='
+*int8 states    # 8-bit first moments keep the mean of m, not of its root
+trained scales  # the same: it has an 8-bit first moment
+'
+changed=$(echo "$changed" | sed 's/ *#.*//; /^$/d')
+
+changed_on_purpose() {
+    echo "$changed" >"$out/changed"
+    while read -r pattern; do
+        # shellcheck disable=SC2254
+        case $1 in
+        $pattern) return 0 ;;
+        esac
+    done <"$out/changed"
+    return 1
+}
 
 # compare NAME OPTIONS...: the same options, both programs. Runs that both refuse count as equal if they say the same.
 compare() {
     compare_name=$1
     shift
+    if changed_on_purpose "$compare_name"; then
+        skipped=$((skipped + 1))
+        return
+    fi
     # shellcheck disable=SC2086
     for tree in base new; do
         root=$base
@@ -64,5 +87,5 @@ for isa in ${*:-scalar avx2}; do
     compare "squared ReLU" --mlp squared-relu --no-sub-norms --activation none --kv-heads 1
     compare "absmax, e5m2" --format int4 --scale absmax --gradients e5m2 --accumulate 2
 done
-echo "$compared compared, $different differ"
+echo "$compared compared, $different differ, $skipped changed on purpose"
 [ $different -eq 0 ]

@@ -1,5 +1,6 @@
 /* What writing and reading a checkpoint share: members of structs, lists of parameters, checks of numbers. */
 #include "io/checkpoint.h"
+#include "optim/state.h"
 
 const unsigned char checkpoint_magic[8] = {'D', 'Q', 'T', 'M', 'O', 'D', 'E', 'L'};
 
@@ -123,5 +124,6 @@ uint64_t file_scale_rule(int rule) {
 bool state_valid(const char *label, const void *data, size_t count, size_t size) {
     if (size == 1 || strcmp(label, "step") == 0) return true;
     const char *dot = strchr(label, '.'), *what = dot ? dot + 1 : label;
-    return numbers_valid(data, count, size, strcmp(what, "m") == 0 || strcmp(what, "scale_m") == 0);
+    return numbers_valid(data, count, size, strcmp(what, "m") == 0 || strcmp(what, "scale_m") == 0) &&
+           (size == 8 || state_in_range(data, count, size));
 }

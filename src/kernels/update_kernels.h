@@ -15,8 +15,15 @@
 /* Columns that a kernel works on at once: two pack blocks, one block of an 8-bit state. */
 enum { UPDATE_CHUNK = 128 };
 
-/* Gradients are limited to +-2^50 after clipping, so that sums of their squares stay finite in f32. */
-#define UPDATE_GRADIENT_LIMIT 0x1p50f
+/* What keeps every number of a step finite, whatever the gradients and the learning rate: gradients (after clipping)
+ * and updates u are limited to +-2^50, so that sums of their squares are finite in f32; first moments stay within
+ * +-2^100 (averages and decayed sums of such gradients do, and ECO does not lead out of them), second moments below
+ * 2^102 with all rounding. Hence m / (1 - beta1^t) and v / (1 - beta2^t) are below 2^126: 1 - beta^t is at least 2^-24.
+ */
+#define UPDATE_LIMIT 0x1p50f
+#define UPDATE_STATE_LIMIT 0x1p100f
+/* Largest step of a float weight's update that is proved finite: rate * u <= 2^126. Codes are clamped anyway. */
+#define UPDATE_RATE_LIMIT 0x1p76f
 
 /* The one list of optimisers: X(NAME, name) stands for the public DQT_OPTIMIZER_NAME, UPDATE_NAME here, moments_name in
  * kernels/update_moments.h and the description optimizer_name in optim/name.c. */

@@ -9,7 +9,7 @@ struct moments {
     float row_factor;    /* and the row's */
     float *m, *v;        /* decoded states, to be moved on in place; NULL where the plan has none */
     float *denominator;  /* out, where m is kept and enters u divided by something: what; holds 1 */
-    float *u;            /* out */
+    float *u;            /* out, within +-UPDATE_LIMIT */
 };
 
 /* SGD: m is a decayed sum, not an average. */
@@ -17,7 +17,7 @@ static void sgd_sum(const struct update_plan *p, const float *restrict g, float 
     const float clip = p->clip, beta1 = p->beta1;
     for (int k = 0; k < CHUNK; k++) {
         m[k] = beta1 * m[k] + limited(g[k], clip);
-        u[k] = m[k];
+        u[k] = limited(m[k], 1.0f);
     }
 }
 
@@ -43,7 +43,7 @@ static void adam_both(const struct update_plan *p, const float *restrict g, floa
         m[k] = mk;
         v[k] = vk;
         denominator[k] = d;
-        u[k] = mk * bias1 / d;
+        u[k] = limited(mk * bias1 / d, 1.0f);
     }
 }
 
@@ -56,7 +56,7 @@ static void adam_second_only(const struct update_plan *p, const float *restrict 
         const float gk = limited(g[k], clip);
         const float vk = beta2 * v[k] + rest2 * gk * gk;
         v[k] = vk;
-        u[k] = gk / (sqrtf(vk * bias2) + eps) * factor;
+        u[k] = limited(gk / (sqrtf(vk * bias2) + eps), factor);
     }
 }
 
@@ -72,18 +72,19 @@ static void moments_adamw(const struct update_plan *p, const struct moments *x) 
 static void adafactor_factored(const struct update_plan *p, const float *restrict g, const float *restrict column,
                                float row_factor, float *restrict m, float *restrict denominator, float *restrict u) {
     const float clip = p->clip, beta1 = p->beta1, rest1 = p->one_minus_beta1, bias1 = p->inverse_bias1, eps = p->eps;
-    const float factor = p->update_factor, second = row_factor * p->inverse_bias2;
+    const float factor = p->update_factor;
+    const float second = least_float(row_factor * p->inverse_bias2, FLT_MAX); /* a column of 0 times it is 0 */
     for (int k = 0; k < CHUNK; k++)
         denominator[k] = sqrtf(column[k] * second) + eps;
     if (m) {
         for (int k = 0; k < CHUNK; k++) {
             const float mk = beta1 * m[k] + rest1 * limited(g[k], clip);
             m[k] = mk;
-            u[k] = mk * bias1 / denominator[k];
+            u[k] = limited(mk * bias1 / denominator[k], 1.0f);
         }
     } else {
         for (int k = 0; k < CHUNK; k++)
-            u[k] = limited(g[k], clip) / denominator[k] * factor;
+            u[k] = limited(limited(g[k], clip) / denominator[k], factor);
     }
 }
 

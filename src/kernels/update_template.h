@@ -10,6 +10,7 @@
  * A row goes chunk by chunk (128 columns) through: gradient, moments and u; step in grid units; rounding; feedback;
  * states and codes written back. The last chunk is padded with zeros, which move nothing. */
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -19,6 +20,8 @@
 #include "kernels/update_kernels.h"
 
 enum { CHUNK = UPDATE_CHUNK, LANES = 64 };
+
+static const float BF16_MAX = 0x1.fep127f;
 
 /* Random words of one row and stream. Elements need not start at a multiple of 4, so the block that straddles two
  * chunks is carried over: word k of the chunk is words[offset + k]. */
@@ -93,9 +96,18 @@ static inline float nearest(float x) {
     return (x + shift) - shift;
 }
 
+static inline float least_float(float x, float y) {
+    return x < y ? x : y;
+}
+
 static inline float clamp_float(float x, float low, float high) {
     x = x > low ? x : low;
     return x < high ? x : high;
+}
+
+/* clamp_float(x, -most, most), in fewer instructions: compilers make no min and max of two comparisons in a row. */
+static inline float within(float x, float most) {
+    return fabsf(x) < most ? x : copysignf(most, x);
 }
 
 /* The greatest magnitude, found on the bits: they order as the numbers do. */
@@ -118,7 +130,7 @@ static void pad_floats(const float *in, size_t n, float *restrict out) {
 }
 
 static inline float limited(float g, float factor) {
-    return clamp_float(g * factor, -UPDATE_GRADIENT_LIMIT, UPDATE_GRADIENT_LIMIT);
+    return within(g * factor, UPDATE_LIMIT);
 }
 
 #include "kernels/update_moments.h"
@@ -131,16 +143,16 @@ static inline float limited(float g, float factor) {
 static void round_codes(const struct update_plan *p, const struct update_row *row, const float *u,
                         const uint32_t *words, const float *denominator, float *m, int8_t *codes,
                         struct update_result *result) {
-    const float step = p->learning_rate / row->scale, decay = p->learning_rate * p->weight_decay;
+    /* the limits leave u * step and q * decay finite, and beyond them x is clamped */
+    const float step = least_float(p->learning_rate / row->scale, 0x1p70f);
+    const float decay = least_float(p->learning_rate * p->weight_decay, 0x1p100f);
     const int32_t low = p->packing->min, high = p->packing->max;
     int32_t q[CHUNK], new_q[CHUNK], flipped = 0, saturated = 0;
     float x[CHUNK];
     for (int k = 0; k < CHUNK; k++)
         q[k] = codes[k];
     for (int k = 0; k < CHUNK; k++) {
-        float y = -(u[k] * step + (float)q[k] * decay);
-        y = y == y ? y : 0.0f;
-        x[k] = clamp_float(y, -1024.0f, 1024.0f);
+        x[k] = within(-(u[k] * step + (float)q[k] * decay), 1024.0f);
     }
     if (p->stochastic && p->noise < 1.0f) {
         for (int k = 0; k < CHUNK; k++)
@@ -163,15 +175,16 @@ static void round_codes(const struct update_plan *p, const struct update_row *ro
         codes[k] = (int8_t)new_q[k];
     result->flipped += (uint64_t)flipped;
     result->saturated += (uint64_t)saturated;
-    if (!p->eco) return;
-    /* e = (clamp(t, Qn - 0.5, Qp + 0.5) - q') * s, everything relative to q */
+    /* e = (clamp(t, Qn - 0.5, Qp + 0.5) - q') * s, everything relative to q. At learning rates near 0 the factor
+     * overflows, or m would: then nothing is fed back. */
     const float factor = p->eco_factor * row->scale;
+    if (!p->eco || !isfinite(factor)) return;
     const float floor_code = (float)low - 0.5f, ceiling_code = (float)high + 0.5f;
     for (int k = 0; k < CHUNK; k++) {
         const float reached = clamp_float(x[k], floor_code - (float)q[k], ceiling_code - (float)q[k]);
         const float e = reached - (float)(new_q[k] - q[k]);
         const float back = m[k] + e * factor * denominator[k];
-        m[k] = clamp_float(back, -0x1p100f, 0x1p100f);
+        m[k] = fabsf(back) <= UPDATE_STATE_LIMIT ? back : m[k];
     }
 }
 
@@ -185,6 +198,11 @@ static double lanes_sum(const float *lanes) {
     return sum[0];
 }
 
+/* Of a raw gradient for a sum over a row: finite, whatever the gradient. */
+static inline float finite_sum(float g) {
+    return within(g, 0x1p100f);
+}
+
 static void chunk_codes(const struct update_plan *p, const struct update_row *row, size_t col, size_t n, const float *g,
                         const float *u, struct stream *random, const float *denominator, float *m, float *scale_lanes,
                         struct update_result *result) {
@@ -195,7 +213,7 @@ static void chunk_codes(const struct update_plan *p, const struct update_row *ro
     if (n > PACK_BLOCK) block_unpack(p->packing, packed + block_bytes, codes + PACK_BLOCK);
     if (p->train_scale)
         for (int k = 0; k < LANES; k++)
-            scale_lanes[k] += g[k] * (float)codes[k] + g[LANES + k] * (float)codes[LANES + k];
+            scale_lanes[k] += finite_sum(g[k]) * (float)codes[k] + finite_sum(g[LANES + k]) * (float)codes[LANES + k];
     const uint32_t *words = p->stochastic ? stream_chunk(random) : NULL;
     round_codes(p, row, u, words, denominator, m, codes, result);
     block_pack(p->packing, codes, packed);
@@ -204,10 +222,13 @@ static void chunk_codes(const struct update_plan *p, const struct update_row *ro
 
 /* ---- Float weights ------------------------------------------------------------------------------------------- */
 
-static void step_floats(const struct update_plan *p, const float *restrict u, float *restrict w) {
-    const float rate = p->learning_rate, decay = p->weight_decay;
+/* w -= rate * (u + decay * w); results beyond `most`, the largest finite number of the storage, stop there. That needs
+ * a weight above 2^126 already: updater_check_rate keeps the step below it. Without decay at rate 0, where decay * w
+ * may be infinite and 0 times it no number. */
+static void step_floats(const struct update_plan *p, float most, const float *restrict u, float *restrict w) {
+    const float rate = p->learning_rate, decay = rate > 0.0f ? p->weight_decay : 0.0f;
     for (int k = 0; k < CHUNK; k++)
-        w[k] -= rate * (u[k] + decay * w[k]);
+        w[k] = within(w[k] - rate * (u[k] + decay * w[k]), most);
 }
 
 static void chunk_floats(const struct update_plan *p, const struct update_row *row, size_t col, size_t n,
@@ -216,17 +237,17 @@ static void chunk_floats(const struct update_plan *p, const struct update_row *r
     if (p->float_bytes == sizeof(float)) {
         float *w = (float *)row->weight + col;
         if (n == CHUNK) {
-            step_floats(p, u, w);
+            step_floats(p, FLT_MAX, u, w);
             return;
         }
         pad_floats(w, n, buffer);
-        step_floats(p, u, buffer);
+        step_floats(p, FLT_MAX, u, buffer);
         memcpy(w, buffer, n * sizeof *w);
         return;
     }
     uint16_t *w = (uint16_t *)row->weight + col;
     decode_bf16(w, n, buffer);
-    step_floats(p, u, buffer);
+    step_floats(p, BF16_MAX, u, buffer);
     if (p->stochastic) {
         encode_bf16(buffer, n, stream_chunk(random), false, w);
     } else {

@@ -1,4 +1,5 @@
 /* A factored second moment: decayed means of g^2 over rows and over columns [Shazeer and Stern 2018]. */
+#include <float.h>
 #include <math.h>
 
 #include "optim/updater_state.h"
@@ -17,13 +18,13 @@ static double column_mean(const struct parameter *p) {
  * all rows are. Without a column statistic v is the row's. */
 void factored_refresh(struct parameter *p) {
     const double mean = column_mean(p);
-    p->column_factor = mean > 0.0 ? (float)(1.0 / mean) : 0.0f;
+    p->column_factor = mean > 0.0 ? (float)(1.0 / fmax(mean, 1.0 / (double)FLT_MAX)) : 0.0f;
 }
 
 /* Row statistic from the double sum of squares that the finiteness check makes anyway. */
 void factored_row(struct parameter *p, size_t row, double squares) {
     const struct update_plan *plan = &p->plan;
-    const double clip = (double)plan->clip, limit = (double)UPDATE_GRADIENT_LIMIT * (double)UPDATE_GRADIENT_LIMIT;
+    const double clip = (double)plan->clip, limit = (double)UPDATE_LIMIT * (double)UPDATE_LIMIT;
     double mean = squares * clip * clip / (double)p->target.tensor->cols;
     mean = mean < limit ? mean : limit;
     p->row[row] = plan->beta2 * p->row[row] + plan->one_minus_beta2 * ((float)mean + TINY);

@@ -6,7 +6,8 @@
 #include "core/status.h"
 #include "optim/updater_state.h"
 
-void updater_begin(dqt_updater *u, float learning_rate) {
+dqt_status updater_begin(dqt_updater *u, float learning_rate) {
+    TRY(updater_check_rate(u, learning_rate));
     u->learning_rate = learning_rate;
     for (size_t i = 0; i < u->count; i++) {
         struct parameter *p = &u->parameters[i];
@@ -14,6 +15,7 @@ void updater_begin(dqt_updater *u, float learning_rate) {
         p->flipped = p->saturated = p->weights = 0;
         p->nonfinite = false;
     }
+    return DQT_OK;
 }
 
 void updater_begin_parameter(dqt_updater *u, size_t index) {

@@ -1,4 +1,5 @@
 /* What is constant over one parameter and step. */
+#include <float.h>
 #include <math.h>
 
 #include "core/status.h"
@@ -28,6 +29,39 @@ static void set_reference_scale(struct parameter *p) {
     *p->reference_scale = (float)(sum / (double)t->rows);
 }
 
+static float parameter_rate(const struct parameter *p, float learning_rate) {
+    return fminf(learning_rate * p->rule.lr_factor, FLT_MAX);
+}
+
+/* Decay touches matrices, never gains. */
+static float parameter_decay(const struct parameter *p) {
+    return p->target.tensor->rows > 1 ? p->rule.weight_decay : 0.0f;
+}
+
+dqt_status updater_check_rate(const dqt_updater *u, float learning_rate) {
+    if (!(learning_rate >= 0.0f) || !isfinite(learning_rate))
+        return fail(u->ctx, DQT_E_ARGUMENT, "learning_rate is %g, expected a finite number >= 0",
+                    (double)learning_rate);
+    if (u->step == UINT64_MAX)
+        return fail(u->ctx, DQT_E_STATE, "the step count is 2^64 - 1: another step could not be numbered");
+    for (size_t i = 0; i < u->count; i++) {
+        const struct parameter *p = &u->parameters[i];
+        if (parameter_frozen(p) || format_is_code(p->target.tensor->storage)) continue;
+        const float rate = parameter_rate(p, learning_rate);
+        if (rate > UPDATE_RATE_LIMIT)
+            return fail(u->ctx, DQT_E_NUMERIC,
+                        "a learning rate of %g: weights of %s could become infinite above %g; nothing was changed",
+                        (double)rate, p->target.name, (double)UPDATE_RATE_LIMIT);
+        if (rate * parameter_decay(p) > 2.0f)
+            return fail(
+                u->ctx, DQT_E_NUMERIC,
+                "a learning rate of %g with a weight decay of %g: weights of %s would grow without bound (their "
+                "product is above 2); nothing was changed",
+                (double)rate, (double)parameter_decay(p), p->target.name);
+    }
+    return DQT_OK;
+}
+
 void updater_plan(dqt_updater *u, size_t index, float clip) {
     DQT_ASSERT(index < u->count);
     struct parameter *p = &u->parameters[index];
@@ -50,8 +84,8 @@ void updater_plan(dqt_updater *u, size_t index, float clip) {
         .momentum_codec = p->momentum ? p->momentum->first : UPDATE_F32,
         .variance_codec = p->variance ? p->variance->second : UPDATE_F32,
         .clip = clip,
-        .learning_rate = u->learning_rate * p->rule.lr_factor,
-        .weight_decay = t->rows > 1 ? p->rule.weight_decay : 0.0f,
+        .learning_rate = parameter_rate(p, u->learning_rate),
+        .weight_decay = parameter_decay(p),
         .beta1 = p->rule.beta1,
         .one_minus_beta1 = optimizer->averages ? (float)(1.0 - (double)p->rule.beta1) : 1.0f,
         .beta2 = o->beta2,
@@ -88,4 +122,5 @@ bool updater_clips_updates(const dqt_updater *u, const struct parameter *p) {
 void updater_set_update_factor(const dqt_updater *u, struct parameter *p, double rms) {
     const double excess = rms / (double)u->options.update_clip;
     p->plan.update_factor = excess > 1.0 ? (float)(1.0 / excess) : 1.0f;
+    if (!(p->plan.update_factor >= FLT_MIN)) p->plan.update_factor = FLT_MIN; /* rms(u) is divided by it again */
 }

@@ -1,4 +1,5 @@
 /* Trained row scales. */
+#include <float.h>
 #include <math.h>
 
 #include "optim/updater_state.h"
@@ -7,7 +8,7 @@
  * 1e-30..1e30. The gradient dL/ds = sum_k g[k] * q[k] is of the codes before the update. */
 void updater_update_scale(const dqt_updater *u, struct parameter *p, size_t row, double gradient) {
     const struct update_plan *plan = &p->plan;
-    const double limit = (double)UPDATE_GRADIENT_LIMIT;
+    const double limit = (double)UPDATE_LIMIT;
     double clipped = gradient * (double)plan->clip;
     clipped = clipped > limit ? limit : clipped < -limit ? -limit : clipped;
     const float g = (float)clipped, rest1 = (float)(1.0 - (double)plan->beta1);
@@ -18,7 +19,9 @@ void updater_update_scale(const dqt_updater *u, struct parameter *p, size_t row,
     }
     p->scale_v[row] = plan->beta2 * p->scale_v[row] + plan->one_minus_beta2 * g * g;
     const float update = first / (sqrtf(p->scale_v[row] * plan->inverse_bias2) + plan->eps);
-    float factor = 1.0f - plan->learning_rate * u->options.scale_lr * update;
+    /* neither factor infinite: 0 * infinity would be no number */
+    const float rate = fminf(plan->learning_rate * u->options.scale_lr, FLT_MAX);
+    float factor = 1.0f - rate * fmaxf(fminf(update, FLT_MAX), -FLT_MAX);
     if (!(factor > 0.5f)) factor = 0.5f;
     if (!(factor < 2.0f)) factor = 2.0f;
     float *scale = &p->target.tensor->scales[row];

@@ -1,7 +1,11 @@
 /* The tables of state formats and rounding rules. */
 #include "optim/state.h"
 
+#include <math.h>
+
+#include "core/assert.h"
 #include "dqt.h"
+#include "format/format.h"
 #include "optim/rounding.h"
 
 static const struct state_format formats[] = {
@@ -14,6 +18,15 @@ const struct state_format *state_format_of(int32_t id) {
     for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
         if (formats[i].id == id) return &formats[i];
     return NULL;
+}
+
+bool state_in_range(const void *data, size_t count, size_t size) {
+    DQT_ASSERT(size == 4 || size == 2);
+    for (size_t i = 0; i < count; i++) {
+        const float x = size == 4 ? ((const float *)data)[i] : bf16_to_f32(((const uint16_t *)data)[i]);
+        if (!(fabsf(x) <= 4.0f * UPDATE_STATE_LIMIT)) return false;
+    }
+    return true;
 }
 
 static const struct rounding rules[] = {

@@ -15,6 +15,10 @@ struct state_format {
 /* NULL for a number that is none of them. */
 const struct state_format *state_format_of(int32_t id);
 
+/* Whether states of a checkpoint, f32 (size 4) or bf16 (2), are within what a step can leave; see UPDATE_STATE_LIMIT.
+ */
+bool state_in_range(const void *data, size_t count, size_t size);
+
 /* Blocks of a row, each with its scale where the format has scales. */
 static inline size_t state_blocks(size_t cols) {
     return ceil_div(cols, UPDATE_CHUNK);

@@ -215,9 +215,7 @@ dqt_status updater_step(dqt_updater *u, const struct gradient *const *gradients,
 
 dqt_status updater_step_shard(dqt_updater *u, const struct gradient *const *gradients, float learning_rate,
                               size_t shard, size_t num_shards, dqt_step_stats *stats) {
-    if (!(learning_rate >= 0.0f) || !isfinite(learning_rate))
-        return fail(u->ctx, DQT_E_ARGUMENT, "learning_rate is %g, expected a finite number >= 0",
-                    (double)learning_rate);
+    TRY(updater_check_rate(u, learning_rate));
     DQT_ASSERT(shard < num_shards);
     for (size_t i = 0; i < u->count; i++) {
         const dqt_tensor *t = u->parameters[i].target.tensor;

@@ -49,7 +49,8 @@ dqt_status updater_step_shard(dqt_updater *u, const struct gradient *const *grad
 /* Fused step: begin; for each parameter in any order begin_parameter, apply_rows for every row exactly once (from
  * several lanes at once, tiles that start at multiples of 64 rows and have 64 rows, or fewer at the end),
  * end_parameter; end. Between begin and end the step counts as one. */
-void updater_begin(dqt_updater *u, float learning_rate);
+/* DQT_E_ARGUMENT, DQT_E_STATE or DQT_E_NUMERIC: no step has begun. */
+dqt_status updater_begin(dqt_updater *u, float learning_rate);
 void updater_begin_parameter(dqt_updater *u, size_t index);
 void updater_apply_rows(dqt_updater *u, size_t index, size_t row, size_t rows, const float *gradient, size_t ld);
 void updater_end_parameter(dqt_updater *u, size_t index);

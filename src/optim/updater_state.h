@@ -79,6 +79,9 @@ static inline size_t tile_end(const struct parameter *p, size_t first) {
 /* beta^step by squaring: the same on every system, which pow is not. */
 double update_power(double beta, uint64_t step);
 float updater_clip_factor(const dqt_updater *u, double norm);
+/* DQT_E_ARGUMENT; DQT_E_STATE when the steps are all numbered; DQT_E_NUMERIC for a rate (times a group's factor and
+ * decay) at which float weights could become infinite. Codes and states stay finite at any. */
+dqt_status updater_check_rate(const dqt_updater *u, float learning_rate);
 /* Fills the parameter's plan for the step that begins. clip: factor of its gradient. */
 void updater_plan(dqt_updater *u, size_t index, float clip);
 /* Whether the parameter's u is divided by max(1, rms(u) / update_clip), and the factor that follows from rms(u). */
