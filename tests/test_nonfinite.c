@@ -2,6 +2,7 @@
  * logits, sessions and steps then say DQT_E_NUMERIC and change nothing. Rows beside it keep their bits. */
 #include "calls.h"
 
+#include "formats.h"
 #include "isa_contexts.h"
 
 static const float bad_values[] = {NAN, INFINITY, -INFINITY};
@@ -90,13 +91,11 @@ static void check_gradient(struct linear *l, float value) {
 }
 
 static void rows_and_gradients(void) {
-    static const int formats[] = {DQT_FORMAT_TERNARY, DQT_FORMAT_INT3, DQT_FORMAT_INT4,
-                                  DQT_FORMAT_INT8,    DQT_FORMAT_BF16, DQT_FORMAT_F32};
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         dqt_context *ctx = isa_context(isa_caps[isa].isa, 1);
         if (!ctx) continue;
-        for (size_t f = 0; f < sizeof formats / sizeof *formats; f++) {
-            struct linear l = linear_open(ctx, formats[f], (int)(f % 4));
+        EACH_FORMAT(format) {
+            struct linear l = linear_open(ctx, format, format % 4); /* each with one of the gradient formats */
             for (size_t v = 0; v < BAD_VALUES; v++) {
                 for (size_t c = 0; c < BAD_COLUMNS; c++) {
                     check_rows(&l, MOST_TOKENS, (c + v) % MOST_TOKENS, bad_columns[c], bad_values[v]);

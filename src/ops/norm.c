@@ -75,9 +75,9 @@ static void sum_chunks(void *arg, size_t task, int lane) {
 void norm_backward(const dqt_context *ctx, const struct workspace *ws, const struct norm_gradient *g, size_t tokens,
                    size_t features) {
     DQT_ASSERT(features > 0 && g->gain && g->inverse_rms);
-    DQT_ASSERT(g->x ? g->dx != NULL : g->up && g->dup && (!g->gate || g->dgate));
+    DQT_ASSERT(g->x || (g->up && g->dup && (!g->gate || g->dgate)));
     DQT_ASSERT(!g->accumulate || g->dx != g->dy);
-    DQT_ASSERT(ws || (g->x && !g->dgain));
+    DQT_ASSERT(ws || (g->x && g->dx && !g->dgain));
     struct job job = {&ctx->kernels->vector, ws, g, tokens, features, g->dgain ? workspace_shared(ws) : NULL};
     const double work = WORK_ELEMENT * (double)tokens * (double)features;
     parallel_run(ctx, ceil_div(tokens, CHUNK_TOKENS), 4 * work, backward_chunk, &job);
