@@ -81,7 +81,7 @@ static void loss_gradient(void *arg) { /* in place: the numbers shrink towards e
     struct ops *o = arg;
     for (size_t t = 0; t < TOKENS; t++)
         o->per_token[0][t] = 8.0f;
-    loss_tile_backward(o->ctx, o->x[5], FF, TOKENS, 0, FF, o->targets, o->per_token[0], 1.0f);
+    loss_tile_backward(o->ctx, o->x[5], FF, TOKENS, 0, FF, o->targets, o->per_token[1], o->per_token[0], 1.0f);
 }
 static void attend(void *arg) {
     struct ops *o = arg;

@@ -48,8 +48,6 @@ static void layer_passes(void) {
     REFUSED(ctx, DQT_E_ARGUMENT, "tape", dqt_head_loss(w.head, NULL, batch_targets(targets, 1, 1), x, &loss, NULL));
     REFUSED(ctx, DQT_E_ARGUMENT, "x is",
             dqt_head_loss(w.head, w.own_tape, batch_targets(targets, 1, 1), NULL, &loss, NULL));
-    REFUSED(ctx, DQT_E_ARGUMENT, "targets",
-            dqt_head_loss(w.head, w.own_tape, batch_targets(NULL, 1, 1), x, &loss, NULL));
     REFUSED(ctx, DQT_E_ARGUMENT, "loss",
             dqt_head_loss(w.head, w.own_tape, batch_targets(targets, 1, 1), x, NULL, NULL));
     REFUSED(ctx, DQT_E_ARGUMENT, "kind",
@@ -145,8 +143,6 @@ static void llama_passes(void) {
             dqt_llama_loss(w.model, NULL, batch_pairs(w.tokens, w.targets, 1, 1), &loss, NULL));
     REFUSED(ctx, DQT_E_ARGUMENT, "tokens",
             dqt_llama_loss(w.model, w.tape, batch_pairs(NULL, w.targets, 1, 1), &loss, NULL));
-    REFUSED(ctx, DQT_E_ARGUMENT, "targets",
-            dqt_llama_loss(w.model, w.tape, batch_pairs(w.tokens, NULL, 1, 1), &loss, NULL));
     REFUSED(ctx, DQT_E_ARGUMENT, "loss",
             dqt_llama_loss(w.model, w.tape, batch_pairs(w.tokens, w.targets, 1, 1), NULL, NULL));
     REFUSED(ctx, DQT_E_STATE, "tape",

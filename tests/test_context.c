@@ -71,12 +71,13 @@ static void statuses(void) {
                {DQT_E_FORMAT, 50, "DQT_E_FORMAT"},
                {DQT_E_IO, 60, "DQT_E_IO"},
                {DQT_E_NUMERIC, 70, "DQT_E_NUMERIC"},
-               {DQT_E_STATE, 80, "DQT_E_STATE"}};
+               {DQT_E_STATE, 80, "DQT_E_STATE"},
+               {DQT_E_CANCELLED, 90, "DQT_E_CANCELLED"}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         CHECK(all[i].status == all[i].value);
         CHECK(strcmp(dqt_status_string(all[i].value), all[i].name) == 0);
     }
-    static const dqt_status unknown[] = {-1, 1, 9, 11, 90, INT32_MIN, INT32_MAX};
+    static const dqt_status unknown[] = {-1, 1, 9, 11, 91, INT32_MIN, INT32_MAX};
     for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++)
         CHECK(strcmp(dqt_status_string(unknown[i]), "unknown status") == 0);
 }

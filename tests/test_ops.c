@@ -287,8 +287,9 @@ static double loss_reference(const float *row, size_t n, int32_t target) {
 static void tiled_loss(dqt_context *ctx, float *logits, size_t tokens, size_t classes, size_t tile,
                        const int32_t *targets, float *losses) {
     enum { MOST = 64 };
-    float maximum[MOST], sum[MOST], target_logit[MOST] = {0}, log_sum[MOST];
+    float maximum[MOST], sum[MOST], target_logit[MOST] = {0}, log_sum[MOST], weights[MOST];
     for (size_t t = 0; t < tokens; t++) {
+        weights[t] = 2;
         maximum[t] = -INFINITY;
         sum[t] = 0;
     }
@@ -301,7 +302,7 @@ static void tiled_loss(dqt_context *ctx, float *logits, size_t tokens, size_t cl
     }
     for (size_t c = 0; c < classes; c += tile)
         loss_tile_backward(ctx, logits + c, classes, tokens, c, classes - c < tile ? classes - c : tile, targets,
-                           log_sum, 0.5f);
+                           weights, log_sum, 0.25f);
 }
 
 static void check_loss(dqt_context *ctx) {

@@ -133,6 +133,8 @@ dqt_status dqt_context_create(const dqt_context_options *options, dqt_context **
                      .log_level = o.log_level,
                      .lane_work = LANE_WORK,
                      .process_id = process_id(),
+                     .interrupt = o.interrupt,
+                     .interrupt_user_data = o.interrupt_user_data,
                      .cpu_features = cpu_features()};
     TRY(resolve_threads(&o, &c.threading, &c.num_threads));
     uint64_t usable;

@@ -173,6 +173,7 @@ dqt_status dqt_layer_forward(const dqt_layer *layer, dqt_tape *tape, const dqt_b
     TRY(read_batch(tape, batch, &b));
     TRY(check_pointer(tape->ctx, x, "x"));
     TRY(check_pointer(tape->ctx, y, "y"));
+    TRY(check_interrupt(tape->ctx));
     layer_forward(tape, slot, b.batch, b.length, x, y);
     return DQT_OK;
 }
@@ -183,9 +184,10 @@ dqt_status dqt_layer_backward(const dqt_layer *layer, dqt_tape *tape, const floa
     TRY(find_slot(layer, tape, 0, &slot));
     TRY(check_backward(tape, slot));
     TRY(check_pointer(tape->ctx, dy, "dy"));
+    TRY(check_interrupt(tape->ctx));
     layer_backward(tape, slot, dy, dx);
     tape->pass++;
-    return DQT_OK;
+    return tape_finish(tape);
 }
 
 dqt_status dqt_embedding_forward(const dqt_layer *layer, dqt_tape *tape, const dqt_batch *batch, float *y) {
@@ -207,9 +209,9 @@ dqt_status dqt_embedding_backward(const dqt_layer *layer, dqt_tape *tape, const 
     TRY(find_slot(layer, tape, DQT_LAYER_EMBEDDING, &slot));
     TRY(check_backward(tape, slot));
     TRY(check_pointer(tape->ctx, dy, "dy"));
-    embedding_backward(tape, slot, dy, NULL, 0);
+    embedding_backward(tape, slot, dy, NULL);
     tape->pass++;
-    return DQT_OK;
+    return tape_finish(tape);
 }
 
 dqt_status dqt_head_loss(const dqt_layer *layer, dqt_tape *tape, const dqt_batch *batch, const float *x, float *loss,
@@ -220,10 +222,10 @@ dqt_status dqt_head_loss(const dqt_layer *layer, dqt_tape *tape, const dqt_batch
     TRY(find_slot(layer, tape, DQT_LAYER_HEAD, &slot));
     TRY(read_batch(tape, batch, &b));
     TRY(check_pointer(tape->ctx, x, "x"));
-    TRY(check_pointer(tape->ctx, b.targets, "targets"));
     TRY(check_pointer(tape->ctx, loss, "loss"));
-    TRY(check_tokens(tape->ctx, b.targets, b.batch * b.length, -1, layer->shape.out, "targets"));
-    return head_loss(tape, slot, b.batch, b.length, x, b.targets, loss, token_losses);
+    TRY(read_targets(tape->ctx, &b, layer->shape.out));
+    head_loss(tape, slot, &b, x, loss, token_losses);
+    return tape_finish(tape);
 }
 
 dqt_status dqt_head_backward(const dqt_layer *layer, dqt_tape *tape, float loss_scale, float *dx) {
@@ -231,10 +233,12 @@ dqt_status dqt_head_backward(const dqt_layer *layer, dqt_tape *tape, float loss_
     struct slot *slot = NULL;
     TRY(find_slot(layer, tape, DQT_LAYER_HEAD, &slot));
     TRY(check_backward(tape, slot));
+    if (!head_has_loss(slot))
+        return fail(tape->ctx, DQT_E_STATE, "the latest forward of layer %s made no loss", layer->name);
     TRY(check_finite(tape->ctx, &loss_scale, 1, "loss_scale"));
-    head_backward(tape, slot, loss_scale, dx);
+    head_backward(tape, slot, &(struct head_gradient){.loss_scale = loss_scale}, dx);
     tape->pass++;
-    return DQT_OK;
+    return tape_finish(tape);
 }
 
 dqt_status dqt_head_logits(const dqt_layer *layer, dqt_tape *tape, const dqt_batch *batch, const float *x,
@@ -253,9 +257,14 @@ dqt_status dqt_head_logits(const dqt_layer *layer, dqt_tape *tape, const dqt_bat
 dqt_status dqt_head_backward_logits(const dqt_layer *layer, dqt_tape *tape, const dqt_logits_gradient *gradient,
                                     float *dx) {
     FPENV_DEFAULT();
-    (void)tape, (void)gradient, (void)dx;
-    TRY(check_object(layer, "layer"));
-    return fail(layer->ctx, DQT_E_UNSUPPORTED, "dqt_head_backward_logits is not there yet");
+    struct slot *slot = NULL;
+    struct head_gradient g = {.is_own = true};
+    TRY(find_slot(layer, tape, DQT_LAYER_HEAD, &slot));
+    TRY(check_backward(tape, slot));
+    TRY(read_logits_gradient(tape->ctx, gradient, slot_tokens(slot) * layer->shape.out, &g.own));
+    head_backward(tape, slot, &g, dx);
+    tape->pass++;
+    return tape_finish(tape);
 }
 
 /* Every parameter of one list beside that of the other. */

@@ -104,15 +104,25 @@ static dqt_status check_input(const dqt_llama *model, const dqt_tape *tape, cons
     return check_tokens(model->ctx, b->tokens, b->batch * b->length, 0, model->config.vocab_size, "tokens");
 }
 
+/* After a failure no forward is left to go back from. */
+static dqt_status finish(dqt_tape *tape) {
+    const dqt_status status = tape_finish(tape);
+    for (size_t i = 0; i < tape->num_slots && status != DQT_OK; i++)
+        tape->slots[i].length = 0;
+    return status;
+}
+
 dqt_status dqt_llama_forward(const dqt_llama *model, dqt_tape *tape, const dqt_batch *batch, float *logits) {
     FPENV_DEFAULT();
     dqt_batch b;
     TRY(check_input(model, tape, batch, &b));
-    llama_forward_stream(tape, b.tokens, b.batch, b.length);
-    llama_head_slot(tape)->length = 0;
-    if (!logits) return DQT_OK;
-    head_logits(tape, llama_head_slot(tape), b.batch, b.length, tape->stream, logits);
-    return check_finite(model->ctx, logits, b.batch * b.length * model->config.vocab_size, "logits");
+    if (llama_forward_stream(tape, &b)) {
+        head_logits(tape, llama_head_slot(tape), b.batch, b.length, tape->stream, logits);
+        const size_t count = logits ? b.batch * b.length * model->config.vocab_size : 0;
+        const dqt_status status = check_finite(model->ctx, logits, count, "logits");
+        if (status != DQT_OK) tape_stop(tape, status);
+    }
+    return finish(tape);
 }
 
 dqt_status dqt_llama_loss(const dqt_llama *model, dqt_tape *tape, const dqt_batch *batch, float *loss,
@@ -120,18 +130,19 @@ dqt_status dqt_llama_loss(const dqt_llama *model, dqt_tape *tape, const dqt_batc
     FPENV_DEFAULT();
     dqt_batch b;
     TRY(check_input(model, tape, batch, &b));
-    TRY(check_pointer(model->ctx, b.targets, "targets"));
     TRY(check_pointer(model->ctx, loss, "loss"));
-    TRY(check_tokens(model->ctx, b.targets, b.batch * b.length, -1, model->config.vocab_size, "targets"));
-    llama_forward_stream(tape, b.tokens, b.batch, b.length);
-    return head_loss(tape, llama_head_slot(tape), b.batch, b.length, tape->stream, b.targets, loss, token_losses);
+    TRY(read_targets(model->ctx, &b, model->config.vocab_size));
+    if (llama_forward_stream(tape, &b)) head_loss(tape, llama_head_slot(tape), &b, tape->stream, loss, token_losses);
+    return finish(tape);
 }
 
-static dqt_status check_backward(const dqt_llama *model, const dqt_tape *tape) {
+/* loss: the latest forward must have made one. */
+static dqt_status check_backward(const dqt_llama *model, const dqt_tape *tape, bool loss) {
     TRY(check_pair(model, tape));
     if (tape->options.inference) return fail(model->ctx, DQT_E_STATE, "this tape was made for inference");
     const struct slot *head = llama_head_slot(tape);
-    if (head->length == 0) return fail(model->ctx, DQT_E_STATE, "there is no loss to go back from");
+    if (head->length == 0 || (loss && !head_has_loss(head)))
+        return fail(model->ctx, DQT_E_STATE, "there is no %s to go back from", loss ? "loss" : "forward");
     for (size_t i = 0; i < tape->num_slots; i++)
         if (tape->slots[i].batch != head->batch || tape->slots[i].length != head->length)
             return fail(model->ctx, DQT_E_STATE, "layer %s was used otherwise since the loss",
@@ -141,11 +152,22 @@ static dqt_status check_backward(const dqt_llama *model, const dqt_tape *tape) {
 
 dqt_status dqt_llama_backward(const dqt_llama *model, dqt_tape *tape, float loss_scale) {
     FPENV_DEFAULT();
-    TRY(check_backward(model, tape));
+    TRY(check_backward(model, tape, true));
     if (tape->options.no_gradient_buffers) return fail(model->ctx, DQT_E_STATE, "this tape has no gradient buffers");
     TRY(check_finite(model->ctx, &loss_scale, 1, "loss_scale"));
-    llama_backward(tape, loss_scale);
-    return DQT_OK;
+    llama_backward(tape, &(struct head_gradient){.loss_scale = loss_scale});
+    return finish(tape);
+}
+
+dqt_status dqt_llama_backward_logits(const dqt_llama *model, dqt_tape *tape, const dqt_logits_gradient *gradient) {
+    FPENV_DEFAULT();
+    struct head_gradient g = {.is_own = true};
+    TRY(check_backward(model, tape, false));
+    if (tape->options.no_gradient_buffers) return fail(model->ctx, DQT_E_STATE, "this tape has no gradient buffers");
+    const size_t tokens = slot_tokens(llama_head_slot(tape));
+    TRY(read_logits_gradient(model->ctx, gradient, tokens * model->config.vocab_size, &g.own));
+    llama_backward(tape, &g);
+    return finish(tape);
 }
 
 static dqt_status check_blocks(const dqt_llama *model, const dqt_tape *tape, size_t first, size_t count) {
@@ -181,17 +203,10 @@ dqt_status dqt_llama_backward_blocks(const dqt_llama *model, dqt_tape *tape, siz
     return DQT_OK;
 }
 
-dqt_status dqt_llama_backward_logits(const dqt_llama *model, dqt_tape *tape, const dqt_logits_gradient *gradient) {
-    FPENV_DEFAULT();
-    (void)tape, (void)gradient;
-    TRY(check_object(model, "model"));
-    return fail(model->ctx, DQT_E_UNSUPPORTED, "dqt_llama_backward_logits is not there yet");
-}
-
 dqt_status dqt_llama_backward_update(dqt_llama *model, dqt_tape *tape, dqt_updater *updater,
                                      const dqt_step_options *options, dqt_step_stats *stats) {
     FPENV_DEFAULT();
-    TRY(check_backward(model, tape));
+    TRY(check_backward(model, tape, true));
     dqt_context *ctx = model->ctx;
     dqt_step_options o;
     TRY(check_pointer(ctx, updater, "updater"));
@@ -205,9 +220,9 @@ dqt_status dqt_llama_backward_update(dqt_llama *model, dqt_tape *tape, dqt_updat
     dqt_step_stats s = {.struct_size = sizeof s};
     TRY(updater_begin(updater, o.learning_rate));
     tape->fused = updater;
-    llama_backward(tape, 1.0f);
+    llama_backward(tape, &(struct head_gradient){.loss_scale = 1});
     tape->fused = NULL;
-    dqt_status status = updater_end(updater, &s);
+    const dqt_status stopped = finish(tape), status = updater_end(updater, &s);
     if (stats) TRY(options_return(ctx, stats, &s, sizeof s, "dqt_step_stats"));
-    return status;
+    return stopped != DQT_OK ? stopped : status;
 }

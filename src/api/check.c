@@ -1,5 +1,6 @@
 #include "api/check.h"
 
+#include <float.h>
 #include <math.h>
 
 dqt_status check_object(const void *object, const char *name) {
@@ -46,8 +47,43 @@ dqt_status read_batch(const dqt_tape *tape, const dqt_batch *given, dqt_batch *b
         return fail(ctx, DQT_E_SHAPE, "batch %zu x length %zu; this tape takes 1 to %zu x 1 to %zu", b->batch,
                     b->length, tape->options.max_batch, tape->options.max_length);
     if (!isfinite(b->divisor)) return fail(ctx, DQT_E_NUMERIC, "divisor is %g", b->divisor);
-    if (b->weights || b->segments) return fail(ctx, DQT_E_UNSUPPORTED, "weights and segments are not there yet");
+    if (b->segments) return fail(ctx, DQT_E_UNSUPPORTED, "segments are not there yet");
     return DQT_OK;
+}
+
+dqt_status read_targets(const dqt_context *ctx, dqt_batch *b, size_t classes) {
+    const size_t tokens = b->batch * b->length;
+    if (!b->targets) return DQT_OK;
+    TRY(check_tokens(ctx, b->targets, tokens, -1, classes, "targets"));
+    if (b->weights) TRY(check_finite(ctx, b->weights, tokens, "weights"));
+    if (fabs(b->divisor) > 0) {
+        if (fabs(b->divisor) < (double)FLT_MIN)
+            return fail(ctx, DQT_E_ARGUMENT, "divisor is %g; its reciprocal is not a float", b->divisor);
+        return DQT_OK;
+    }
+    double sum = 0;
+    size_t used = 0;
+    for (size_t i = 0; i < tokens; i++) {
+        if (b->targets[i] < 0) continue;
+        sum += b->weights ? (double)b->weights[i] : 1;
+        used++;
+    }
+    if (used > 0 && !(sum >= (double)FLT_MIN))
+        return fail(ctx, DQT_E_ARGUMENT, "weights of %zu targets sum to %g, not above 0: a divisor is needed", used,
+                    sum);
+    b->divisor = used > 0 ? sum : 1;
+    return DQT_OK;
+}
+
+dqt_status read_logits_gradient(const dqt_context *ctx, const dqt_logits_gradient *given, size_t count,
+                                dqt_logits_gradient *g) {
+    TRY(check_pointer(ctx, given, "gradient"));
+    *g = (dqt_logits_gradient){.struct_size = sizeof *g};
+    TRY(options_read(ctx, g, sizeof *g, given, "dqt_logits_gradient"));
+    if (g->reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_logits_gradient is not 0");
+    if (!g->dlogits == !g->fn)
+        return fail(ctx, DQT_E_ARGUMENT, "of dlogits and fn of dqt_logits_gradient, one must be set and one NULL");
+    return g->dlogits ? check_finite(ctx, g->dlogits, count, "dlogits") : DQT_OK;
 }
 
 dqt_status read_step(const dqt_context *ctx, const dqt_step_options *given, dqt_step_options *o) {

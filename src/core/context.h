@@ -25,6 +25,8 @@ struct dqt_context {
     dqt_log_fn log;
     void *log_user_data;
     int log_level;
+    dqt_interrupt_fn interrupt; /* NULL: nothing interrupts */
+    void *interrupt_user_data;
     int isa; /* never AUTO */
     uint64_t cpu_features;
     struct kernels *kernels; /* resolved at creation, constant afterwards */

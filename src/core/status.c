@@ -50,6 +50,11 @@ dqt_status fail(const dqt_context *ctx, dqt_status status, const char *format, .
     return status;
 }
 
+dqt_status check_interrupt(const dqt_context *ctx) {
+    if (!ctx->interrupt || !ctx->interrupt(ctx->interrupt_user_data)) return DQT_OK;
+    return fail(ctx, DQT_E_CANCELLED, "the host's interrupt callback asked to stop");
+}
+
 const char *last_error(const dqt_context *ctx) {
     if (!ctx) return errors.sentence[0].text;
     for (size_t i = 0; i < SENTENCES; i++)
@@ -73,6 +78,7 @@ const char *dqt_status_string(dqt_status status) {
     case DQT_E_IO: return "DQT_E_IO";
     case DQT_E_NUMERIC: return "DQT_E_NUMERIC";
     case DQT_E_STATE: return "DQT_E_STATE";
+    case DQT_E_CANCELLED: return "DQT_E_CANCELLED";
     default: return "unknown status";
     }
 }

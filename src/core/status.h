@@ -16,6 +16,10 @@ const char *last_error(const dqt_context *ctx);
 /* The serial number of a new context, never 0. */
 size_t context_serial(void);
 
+/* Asks the host whether to go on: DQT_E_CANCELLED if it says no. On the thread that called the library, outside of
+ * tasks. */
+dqt_status check_interrupt(const dqt_context *ctx);
+
 #define TRY(call)                                                                                                      \
     do {                                                                                                               \
         dqt_status try_status = (call);                                                                                \

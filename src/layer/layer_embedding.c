@@ -117,20 +117,19 @@ static void tied_tile(void *arg, size_t row, size_t rows, float *tile, size_t ld
     tape_add_gradient(job->scatter.t, s->parameter[W], first, rows, tile, ld, lane);
 }
 
-static void tied_backward(const struct scatter_job *job, struct slot *head, float loss_scale) {
+static void tied_backward(const struct scatter_job *job, const struct slot *head) {
     dqt_tape *t = job->t;
     const size_t rows = head->layer->weight[W]->rows, tile = head_tile(t, head->layer);
     const struct activations x = activations_of(&head->input, slot_tokens(head));
     float *logits = head_temporaries(t, head->layer);
-    for (size_t first = 0; first < rows; first += tile) {
-        const size_t count = size_min(rows - first, tile);
+    struct logit_gradient g;
+    for (size_t first = 0; first < rows && head_logit_gradient(t, head, first, logits, &g); first += tile) {
         struct tied_job tied = {*job, first};
-        head_logit_gradient(t, head, first, count, loss_scale, logits);
-        gemm_weight_gradient(t->ctx, &t->workspace, logits, tile, count, &x, t->precision, tied_tile, &tied);
+        gemm_weight_gradient(t->ctx, &t->workspace, g.d, g.ld, g.count, &x, t->precision, tied_tile, &tied);
     }
 }
 
-void embedding_backward(dqt_tape *t, struct slot *s, const float *dy, struct slot *head, float loss_scale) {
+void embedding_backward(dqt_tape *t, struct slot *s, const float *dy, struct slot *head) {
     const struct embedding_saved *saved = s->saved;
     const size_t rows = s->layer->weight[W]->rows, mark = tape_mark(t);
     struct scatter_job job = {t, s, dy};
@@ -138,7 +137,7 @@ void embedding_backward(dqt_tape *t, struct slot *s, const float *dy, struct slo
     sort_positions(saved->tokens, slot_tokens(s), rows, saved->order, saved->start);
     tape_begin_parameter(t, s->parameter[W]);
     if (head) {
-        tied_backward(&job, head, loss_scale);
+        tied_backward(&job, head);
     } else {
         const double cols = (double)s->layer->weight[W]->cols;
         const double work =

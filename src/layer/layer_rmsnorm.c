@@ -36,10 +36,12 @@ void gain_backward(dqt_tape *t, struct slot *s, int weight, struct norm_gradient
     const size_t mark = tape_mark(t);
     g.gain = gain_of(gain);
     g.dgain = gain_temporaries(t, s->layer, weight);
-    tape_begin_parameter(t, s->parameter[weight]);
     norm_backward(t->ctx, &t->workspace, &g, slot_tokens(s), gain->cols);
-    tape_add_gradient(t, s->parameter[weight], 0, 1, g.dgain, gain->cols, 0);
-    tape_end_parameter(t, s->parameter[weight]);
+    if (!tape_stopped(t)) {
+        tape_begin_parameter(t, s->parameter[weight]);
+        tape_add_gradient(t, s->parameter[weight], 0, 1, g.dgain, gain->cols, 0);
+        tape_end_parameter(t, s->parameter[weight]);
+    }
     tape_release(t, mark);
 }
 

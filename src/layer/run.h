@@ -39,19 +39,36 @@ void mlp_from_input(dqt_tape *t, struct slot *s, bool accumulate, float *y);
 
 /* Embedding. head: the slot of a tied head in fused mode, whose weight gradient is made here; else NULL. */
 void embedding_forward(dqt_tape *t, struct slot *s, size_t batch, size_t length, const int32_t *tokens, float *y);
-void embedding_backward(dqt_tape *t, struct slot *s, const float *dy, struct slot *head, float loss_scale);
+void embedding_backward(dqt_tape *t, struct slot *s, const float *dy, struct slot *head);
 
-/* Head. dx NULL: only the weight gradient. */
-dqt_status head_loss(dqt_tape *t, struct slot *s, size_t batch, size_t length, const float *x, const int32_t *targets,
-                     float *loss, float *token_losses);
-void head_backward(dqt_tape *t, struct slot *s, float loss_scale, float *dx);
+/* Head. b gives batch, length, targets (NULL: only the log-sum-exp of every token is made), weights, and a divisor that
+ * is not 0. Where the host interrupts it or a number is not finite the tape is stopped, and there is no forward. */
+void head_loss(dqt_tape *t, struct slot *s, const dqt_batch *b, const float *x, float *loss, float *token_losses);
+/* The latest forward made a loss. */
+bool head_has_loss(const struct slot *s);
+/* logits NULL: only what backward needs is kept. */
 void head_logits(dqt_tape *t, struct slot *s, size_t batch, size_t length, const float *x, float *logits);
+
+/* What goes backward from a head. */
+struct head_gradient {
+    bool is_own; /* a host's own loss; else the latest loss, times loss_scale */
+    float loss_scale;
+    dqt_logits_gradient own; /* dlogits or fn; with a tied head in fused mode it is read in embedding_backward too */
+};
+/* dx NULL: only the weight gradient. May stop the tape. */
+void head_backward(dqt_tape *t, struct slot *s, const struct head_gradient *gradient, float *dx);
 
 /* Classes whose logits are made at a time, a multiple of GEMM_TILE_ROWS; and room for them, float[max_tokens][tile] of
  * the tape's temporaries. */
 size_t head_tile(const dqt_tape *t, const dqt_layer *head);
 float *head_temporaries(dqt_tape *t, const dqt_layer *head);
-/* Logits of classes [first, first + count) are made again and turned into their gradient, logits[tokens][head_tile]. */
-void head_logit_gradient(dqt_tape *t, struct slot *s, size_t first, size_t count, float loss_scale, float *logits);
+/* The gradient of one tile of logits, d[tokens][ld], `count` classes. */
+struct logit_gradient {
+    const float *d;
+    size_t ld, count;
+};
+/* That of classes [first, ...), first a multiple of head_tile, of the latest head_backward; logits of
+ * head_temporaries. False: the host's function stopped the tape. */
+bool head_logit_gradient(dqt_tape *t, const struct slot *s, size_t first, float *logits, struct logit_gradient *out);
 
 #endif

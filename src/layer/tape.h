@@ -57,6 +57,7 @@ struct dqt_tape {
     dqt_gradient_ready_fn ready;
     void *ready_user_data;
     dqt_updater *fused;           /* during dqt_llama_backward_update */
+    dqt_status status;            /* of the call that runs; once it is not DQT_OK nothing more is done */
     const struct kv_cache *cache; /* of the block that runs, in a session; else NULL */
 };
 
@@ -75,6 +76,16 @@ struct slot *tape_slot(const dqt_tape *tape, const dqt_layer *layer);
 static inline bool tape_saves(const dqt_tape *tape) {
     return !tape->options.inference;
 }
+
+/* The call that runs ends early, with this status, which is not DQT_OK. Returns false. */
+bool tape_stop(dqt_tape *tape, dqt_status status);
+static inline bool tape_stopped(const dqt_tape *tape) {
+    return tape->status != DQT_OK;
+}
+/* Asks the host, unless the tape is stopped already; true: stopped. */
+bool tape_interrupted(dqt_tape *tape);
+/* The status of the call that ends; the next one begins with DQT_OK. */
+dqt_status tape_finish(dqt_tape *tape);
 
 /* Buffers of a slot: [max_tokens][cols] floats, and what enters products: [max_tokens][cols] codes or floats, as the
  * layer's activations are. For kind->layout. */
@@ -103,7 +114,7 @@ void tape_weight_gradient(dqt_tape *tape, size_t parameter, size_t row, const fl
 /* The same for a gradient that is there already, float[rows][ld], such as a gain's. */
 void tape_add_gradient(dqt_tape *tape, size_t parameter, size_t row, size_t rows, const float *gradient, size_t ld,
                        int lane);
-/* Around the gradients of a parameter. */
+/* Around the gradients of a parameter; not of a stopped tape. */
 void tape_begin_parameter(dqt_tape *tape, size_t parameter);
 void tape_end_parameter(dqt_tape *tape, size_t parameter);
 

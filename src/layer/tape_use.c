@@ -1,10 +1,29 @@
 /* What layers do with a tape: slots, temporaries, saved inputs, gradients. */
 #include "layer/tape.h"
 
+#include "core/status.h"
+
 struct slot *tape_slot(const dqt_tape *tape, const dqt_layer *layer) {
     for (size_t i = 0; i < tape->num_slots; i++)
         if (tape->slots[i].layer == layer) return &tape->slots[i];
     return NULL;
+}
+
+bool tape_stop(dqt_tape *tape, dqt_status status) {
+    DQT_ASSERT(status != DQT_OK);
+    if (tape->status == DQT_OK) tape->status = status;
+    return false;
+}
+
+bool tape_interrupted(dqt_tape *tape) {
+    if (tape->status == DQT_OK) tape->status = check_interrupt(tape->ctx);
+    return tape_stopped(tape);
+}
+
+dqt_status tape_finish(dqt_tape *tape) {
+    const dqt_status status = tape->status;
+    tape->status = DQT_OK;
+    return status;
 }
 
 float *tape_take(dqt_tape *tape, size_t rows, size_t cols) {
@@ -20,13 +39,16 @@ struct activations save_input(const dqt_tape *tape, const struct activation_buff
 
 void tape_begin_parameter(dqt_tape *tape, size_t parameter) {
     DQT_ASSERT(parameter < tape->num_parameters);
+    DQT_ASSERT(!tape_stopped(tape));
     if (tape->fused) updater_begin_parameter(tape->fused, parameter);
 }
 
 void tape_end_parameter(dqt_tape *tape, size_t parameter) {
     DQT_ASSERT(parameter < tape->num_parameters);
     if (tape->fused) updater_end_parameter(tape->fused, parameter);
-    if (tape->ready) tape->ready(tape->ready_user_data, parameter);
+    if (tape_stopped(tape) || !tape->ready || !tape->ready(tape->ready_user_data, parameter)) return;
+    tape_stop(tape, fail(tape->ctx, DQT_E_CANCELLED, "the host's gradient callback asked to stop at parameter %zu",
+                         parameter));
 }
 
 void tape_add_gradient(dqt_tape *tape, size_t parameter, size_t row, size_t rows, const float *gradient, size_t ld,

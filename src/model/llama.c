@@ -164,22 +164,28 @@ static size_t num_blocks(const dqt_tape *tape) {
     return tape->num_layers - 3;
 }
 
-void llama_forward_stream(dqt_tape *tape, const int32_t *tokens, size_t batch, size_t length) {
-    embedding_forward(tape, llama_embedding_slot(tape), batch, length, tokens, tape->stream);
-    for (size_t i = 0; i < num_blocks(tape); i++)
-        layer_forward(tape, llama_block_slot(tape, i), batch, length, tape->stream, tape->stream);
-    layer_forward(tape, llama_norm_slot(tape), batch, length, tape->stream, tape->stream);
+bool llama_forward_stream(dqt_tape *tape, const dqt_batch *b) {
+    float *x = tape->stream;
+    if (tape_interrupted(tape)) return false;
+    embedding_forward(tape, llama_embedding_slot(tape), b->batch, b->length, b->tokens, x);
+    for (size_t i = 0; i < num_blocks(tape); i++) {
+        if (tape_interrupted(tape)) return false;
+        layer_forward(tape, llama_block_slot(tape, i), b->batch, b->length, x, x);
+    }
+    layer_forward(tape, llama_norm_slot(tape), b->batch, b->length, x, x);
+    return true;
 }
 
-void llama_backward(dqt_tape *tape, float loss_scale) {
+void llama_backward(dqt_tape *tape, const struct head_gradient *gradient) {
     struct slot *head = llama_head_slot(tape);
     DQT_ASSERT(tape_saves(tape) && head->length >= 1);
     float *d = tape->stream_gradient;
-    head_backward(tape, head, loss_scale, d);
-    layer_backward(tape, llama_norm_slot(tape), d, d);
-    for (size_t i = num_blocks(tape); i-- > 0;)
+    head_backward(tape, head, gradient, d);
+    if (!tape_interrupted(tape)) layer_backward(tape, llama_norm_slot(tape), d, d);
+    for (size_t i = num_blocks(tape); i-- > 0 && !tape_interrupted(tape);)
         layer_backward(tape, llama_block_slot(tape, i), d, d);
-    embedding_backward(tape, llama_embedding_slot(tape), d, tape->fused && head->layer->tied ? head : NULL, loss_scale);
+    if (!tape_interrupted(tape))
+        embedding_backward(tape, llama_embedding_slot(tape), d, tape->fused && head->layer->tied ? head : NULL);
     head->length = 0;
     tape->pass++;
 }

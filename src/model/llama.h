@@ -32,9 +32,9 @@ struct slot *llama_block_slot(const dqt_tape *tape, size_t block);
 struct slot *llama_norm_slot(const dqt_tape *tape);
 struct slot *llama_head_slot(const dqt_tape *tape);
 
-/* Embedding, blocks and norm; leaves the head's input in tape->stream. */
-void llama_forward_stream(dqt_tape *tape, const int32_t *tokens, size_t batch, size_t length);
-/* Head to embedding. With tape->fused each weight is updated on the way. */
-void llama_backward(dqt_tape *tape, float loss_scale);
+/* Embedding, blocks and norm; leaves the head's input in tape->stream. False: the host stopped the tape. */
+bool llama_forward_stream(dqt_tape *tape, const dqt_batch *b);
+/* Head to embedding. With tape->fused each weight is updated on the way. May stop the tape. */
+void llama_backward(dqt_tape *tape, const struct head_gradient *gradient);
 
 #endif

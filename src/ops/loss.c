@@ -14,9 +14,9 @@ struct job {
     const float *logits;
     float *gradient; /* logits, for backward */
     size_t ld, tokens, first, count;
-    const int32_t *targets;
+    const int32_t *targets; /* NULL: forward makes sums of all tokens */
     float *maximum, *sum, *target_logit;
-    const float *log_sum;
+    const float *weights, *log_sum;
     float scale;
 };
 
@@ -31,14 +31,13 @@ static bool holds(const struct job *job, int32_t target) {
 
 static void loss_token(const struct job *job, size_t t) {
     const float *row = job->logits + t * job->ld;
-    int32_t target = job->targets[t];
-    DQT_ASSERT(target >= -1);
-    if (target < 0) return;
+    DQT_ASSERT(!job->targets || job->targets[t] >= -1);
+    if (job->targets && job->targets[t] < 0) return;
     float old = job->maximum[t], best = job->kernels->maximum(row, job->count);
     if (!(best > old)) best = old;
     job->sum[t] = job->sum[t] * exp_one(job->kernels, old - best) + job->kernels->exp_sum(row, job->count, best, NULL);
     job->maximum[t] = best;
-    if (holds(job, target)) job->target_logit[t] = row[(size_t)target - job->first];
+    if (job->targets && holds(job, job->targets[t])) job->target_logit[t] = row[(size_t)job->targets[t] - job->first];
 }
 
 static void gradient_token(const struct job *job, size_t t) {
@@ -50,10 +49,10 @@ static void gradient_token(const struct job *job, size_t t) {
         return;
     }
     /* p - 1 before scaling: nothing cancels when p is near 1 */
-    float at_target = 0;
+    float at_target = 0, scale = job->scale * job->weights[t];
     if (holds(job, target))
-        at_target = (exp_one(job->kernels, row[(size_t)target - job->first] - job->log_sum[t]) - 1.0f) * job->scale;
-    job->kernels->softmax_scale(row, job->count, job->log_sum[t], job->scale);
+        at_target = (exp_one(job->kernels, row[(size_t)target - job->first] - job->log_sum[t]) - 1.0f) * scale;
+    job->kernels->softmax_scale(row, job->count, job->log_sum[t], scale);
     if (holds(job, target)) row[(size_t)target - job->first] = at_target;
 }
 
@@ -91,7 +90,7 @@ void loss_tile(const dqt_context *ctx, const float *logits, size_t ld, size_t to
 }
 
 void loss_tile_backward(const dqt_context *ctx, float *logits, size_t ld, size_t tokens, size_t first, size_t count,
-                        const int32_t *targets, const float *log_sum, float scale) {
+                        const int32_t *targets, const float *weights, const float *log_sum, float scale) {
     struct job job = {.kernels = &ctx->kernels->vector,
                       .gradient = logits,
                       .ld = ld,
@@ -99,6 +98,7 @@ void loss_tile_backward(const dqt_context *ctx, float *logits, size_t ld, size_t
                       .first = first,
                       .count = count,
                       .targets = targets,
+                      .weights = weights,
                       .log_sum = log_sum,
                       .scale = scale};
     run(ctx, &job);
