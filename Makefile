@@ -126,6 +126,32 @@ SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-fra
 check-sanitize:
 	$(MAKE) check-c CHECKED=1 B=build/sanitize OPENMP=0 CFLAGS="-O1 -g $(SANITIZE)"
 
+# The share of lines that the C tests run (gcc); at least COVERAGE_LEAST percent.
+COVERAGE_LEAST ?= 97
+coverage:
+	$(MAKE) check-c B=build/coverage LIBDIR=build/coverage/lib CC=gcc CFLAGS="-O1 -g -fno-inline --coverage -fprofile-update=atomic"
+	tools/coverage.sh build/coverage $(COVERAGE_LEAST)
+
+.PHONY: coverage fuzz fuzz-build fuzz-corpus
+
+# ---- Fuzzing (clang): each target for FUZZ_SECONDS, or for HOURS; fuzz/README.md ----
+FUZZ := checkpoint safetensors
+FUZZ_SECONDS ?= $(if $(HOURS),$$(($(HOURS) * 3600)),60)
+FUZZ_FLAGS := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+$(B)/fuzz/fuzz_%: fuzz/fuzz_%.c fuzz/fuzz.h $(LIBDIR)/libdqt.a
+	@mkdir -p $(@D)
+	$(CC) $(ALL) -fsanitize=fuzzer -o $@ $< $(LIBDIR)/libdqt.a $(LIBS)
+fuzz-build:
+	$(MAKE) B=build/fuzz LIBDIR=build/fuzz/lib OPENMP=0 CC=clang CFLAGS="$(FUZZ_FLAGS) -fsanitize=fuzzer-no-link" $(FUZZ:%=build/fuzz/fuzz/fuzz_%)
+fuzz: fuzz-build
+	for f in $(FUZZ); do fuzz/run.sh build/fuzz/fuzz/fuzz_$$f fuzz/corpus/$$f build/fuzz/found $(FUZZ_SECONDS) || exit 1; done
+# The committed inputs, made anew: after a change of the format or of the models in fuzz/fuzz.h.
+$(B)/fuzz/make_corpus: fuzz/make_corpus.c fuzz/fuzz.h $(LIBDIR)/libdqt.a
+	@mkdir -p $(@D)
+	$(CC) $(ALL) $(LDFLAGS) -o $@ $< $(LIBDIR)/libdqt.a $(LIBS)
+fuzz-corpus: $(B)/fuzz/make_corpus
+	$< fuzz/corpus
+
 bench: $(BENCHES)
 	$(B)/bench/bench
 	$(B)/bench/ops

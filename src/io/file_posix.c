@@ -1,10 +1,12 @@
 #if !defined(_WIN32)
-
 #define _GNU_SOURCE      /* O_PATH */
 #define _DARWIN_C_SOURCE /* flock, F_FULLFSYNC, O_SEARCH */
 #define _FILE_OFFSET_BITS 64
+#endif
 
 #include "io/file_system.h"
+
+#if !defined(_WIN32)
 
 #include <dirent.h>
 #include <errno.h>

@@ -52,7 +52,7 @@ void updater_apply_tile(dqt_updater *u, struct parameter *p, size_t first, const
     const size_t cols = p->target.tensor->cols, end = tile_end(p, first), tile = first / GEMM_TILE_ROWS;
     struct tile_result *result = &u->tiles[tile];
     const bool statistics = p->factored && !p->row_ready;
-    float *column_sums = u->column_sums + tile * cols;
+    float *column_sums = statistics ? u->column_sums + tile * cols : NULL;
     if (statistics) memset(column_sums, 0, cols * sizeof *column_sums);
     for (size_t row = first; row < end; row++) {
         const float *g = source_row(source, first, row);

@@ -1,0 +1,66 @@
+/* Writes the first inputs of the fuzz targets into the folders checkpoint and safetensors under the one it is given. */
+#define _GNU_SOURCE
+#include <sys/stat.h>
+
+#include "fuzz.h"
+
+static void put_file(const char *folder, const char *kind, int which, int first, const struct bytes *b) {
+    char path[512];
+    mkdir(folder, 0777);
+    snprintf(path, sizeof path, "%s/%s", folder, kind);
+    mkdir(path, 0777);
+    snprintf(path, sizeof path, "%s/%s/%d", folder, kind, which);
+    FILE *f = fopen(path, "wb");
+    REQUIRE(f, "%s", path);
+    if (first >= 0) fputc(first, f);
+    REQUIRE(fwrite(b->data, 1, b->size, f) == b->size && fclose(f) == 0, "%s", path);
+}
+
+/* An updater with a step behind it: each optimiser, each state format. NULL for one of the models. */
+static dqt_updater *trained(dqt_llama *model, int which) {
+    dqt_context *ctx = fuzz_context();
+    dqt_layer *const *layers;
+    dqt_updater *updater;
+    dqt_tape *tape;
+    size_t count;
+    static const int32_t tokens[4] = {1, 2, 3, 4}, targets[4] = {2, 3, 4, 0};
+    float loss;
+    dqt_updater_options o;
+    if (which == 5) return NULL;
+    dqt_updater_options_init(&o, sizeof o);
+    o.optimizer = DQT_OPTIMIZER_SGD + which % 3;
+    o.momentum_state = which % 3;
+    o.variance_state = o.optimizer == DQT_OPTIMIZER_ADAFACTOR ? DQT_STATE_F32 : which / 3 % 3;
+    REQUIRE(dqt_llama_layers(model, &layers, &count) == DQT_OK, "layers");
+    REQUIRE(dqt_updater_create(ctx, layers, count, &o, &updater) == DQT_OK, "%s", dqt_last_error(ctx));
+    REQUIRE(dqt_tape_create(ctx, layers, count, NULL, &tape) == DQT_OK, "%s", dqt_last_error(ctx));
+    REQUIRE(dqt_tape_zero_gradients(tape) == DQT_OK, "gradients");
+    REQUIRE(dqt_llama_loss(model, tape, tokens, targets, 1, 4, &loss, NULL) == DQT_OK, "%s", dqt_last_error(ctx));
+    REQUIRE(dqt_llama_backward(model, tape, 1) == DQT_OK, "%s", dqt_last_error(ctx));
+    REQUIRE(dqt_updater_step(updater, tape, 0.01f, NULL) == DQT_OK, "%s", dqt_last_error(ctx));
+    dqt_tape_destroy(tape);
+    return updater;
+}
+
+int main(int argc, char **argv) {
+    REQUIRE(argc == 2, "usage: make_corpus FOLDER");
+    for (int which = 0; which < FUZZ_MODELS; which++) {
+        dqt_llama *model = fuzz_model(which);
+        dqt_updater *updater = trained(model, which);
+        struct bytes checkpoint = {0}, tensors = {0};
+        dqt_safetensors_options o;
+        dqt_safetensors_options_init(&o, sizeof o);
+        o.dtype = which % 3;
+        REQUIRE(dqt_llama_write(model, updater, "host", which % 2 ? 4 : 0, bytes_write, &checkpoint) == DQT_OK, "%s",
+                dqt_last_error(fuzz_context()));
+        if (which % 3 != 1) put_file(argv[1], "checkpoint", which, -1, &checkpoint);
+        if (which % 3 != 2 && dqt_llama_write_safetensors(model, &o, bytes_write, &tensors) == DQT_OK)
+            put_file(argv[1], "safetensors", which, which, &tensors);
+        free(checkpoint.data);
+        free(tensors.data);
+        dqt_updater_destroy(updater);
+        dqt_llama_destroy(model);
+    }
+    dqt_context_destroy(fuzz_context());
+    return 0;
+}
