@@ -29,12 +29,13 @@ size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);
 
 /* ---- Memory --------------------------------------------------------------------------------------------------- */
 
-enum { FUZZ_CAP = 64 << 20 };
-static struct { size_t now, peak; } fuzz_memory;
+static struct {
+    size_t now, peak, most; /* most: more is refused, for large blocks cost time */
+} fuzz_memory = {.most = (size_t)64 << 20};
 
 static void *fuzz_alloc(void *user_data, size_t size, size_t align) {
     (void)user_data;
-    if (size > FUZZ_CAP - fuzz_memory.now) return NULL;
+    if (size > fuzz_memory.most - fuzz_memory.now) return NULL;
     void *p = aligned_alloc(align, (size + align - 1) / align * align);
     if (!p) return NULL;
     memset(p, 0xA5, size);

@@ -21,7 +21,8 @@ static struct {
     struct object objects[KINDS][SLOTS];
     const uint8_t *data;
     size_t size, at;
-    bool changes; /* the call may change weights though it fails */
+    bool changes;  /* the call may change weights though it fails */
+    bool destroys; /* the call has destroyed something to make room */
     char folder[40];
     float x[FLOATS], y[FLOATS];
     int32_t tokens[MOST_TOKENS], targets[MOST_TOKENS];
@@ -38,9 +39,11 @@ static bool one_in(unsigned n) {
 static size_t up_to(size_t most) {
     return 1 + byte() % most;
 }
-/* Usually the right one. */
+/* Usually the right one; odd ones are small or far too large, for those between only cost time. */
 static size_t size_or_odd(size_t right) {
-    return one_in(24) ? (size_t)odd_number() : right;
+    if (!one_in(24)) return right;
+    const uint64_t odd = odd_number();
+    return odd > 300 && odd < 1u << 27 ? SIZE_MAX / 2 : (size_t)odd;
 }
 static int32_t enum_or_odd(int32_t first, int32_t count) {
     return one_in(24) ? (int32_t)odd_number() : first + (int32_t)(byte() % (unsigned)count);
@@ -71,7 +74,8 @@ static int32_t *tokens(int32_t *into, size_t vocab, bool ignore) {
     return null_sometimes(into);
 }
 
-/* A struct of options in memory of exactly its size, so that a read beyond it is seen: older, newer, with odd fields. */
+/* A struct of options in memory of exactly its size, so that a read beyond it is seen: older, newer, with odd fields.
+ */
 typedef dqt_status (*init_fn)(void *options, size_t size);
 static void *make_options(size_t full, init_fn init) {
     const unsigned kind = byte() % 32;
@@ -84,7 +88,7 @@ static void *make_options(size_t full, init_fn init) {
     for (size_t n = one_in(4) ? up_to(3) : 0; n; n--) {
         const size_t at = 4 * up_to(size / 4);
         const uint32_t value = one_in(2) ? (uint32_t)odd_number() : byte() % 4;
-        if (at + 4 <= size && kind != 2) memcpy(o + at, &value, 4);
+        if (at + 4 <= size && kind > 1) memcpy(o + at, &value, 4);
     }
     if (kind == 3) memcpy(o, &(uint32_t){(uint32_t)odd_number() | 1u << 20}, 4);
     return o;
@@ -95,7 +99,7 @@ static void *make_options(size_t full, init_fn init) {
         uint32_t set_size;                                                                                             \
         const __typeof__(((type *)0)->field) set_value = (value);                                                      \
         memcpy(&set_size, o, 4);                                                                                       \
-        if (set_size >= offsetof(type, field) + sizeof set_value && set_size < 2 * sizeof(type))                        \
+        if (set_size >= offsetof(type, field) + sizeof set_value && set_size < 2 * sizeof(type))                       \
             memcpy((char *)(o) + offsetof(type, field), &set_value, sizeof set_value);                                 \
     } while (0)
 
@@ -123,6 +127,7 @@ static struct object *any(enum kind kind) {
 static void destroy(struct object *o) {
     void *h = o->handle;
     if (!h) return;
+    world.destroys = true;
     switch (o->kind) {
     case SESSION: dqt_session_destroy(h); break;
     case SAMPLER: dqt_sampler_destroy(h); break;
@@ -195,7 +200,11 @@ static void make_folder(void) {
 }
 static const char *file_name(void) {
     static char path[64];
-    snprintf(path, sizeof path, "%s/%s", world.folder, one_in(24) ? "no/file" : one_in(24) ? "." : one_in(2) ? "a" : "b");
+    snprintf(path, sizeof path, "%s/%s", world.folder,
+             one_in(24)   ? "no/file"
+             : one_in(24) ? "."
+             : one_in(2)  ? "a"
+                          : "b");
     return null_sometimes(path);
 }
 static void remove_folder(void) {

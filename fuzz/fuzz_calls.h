@@ -1,0 +1,335 @@
+/* One call of every exported function; tests/tree/fuzz.sh compares this list with src/dqt.map. */
+#ifndef FUZZ_CALLS_H
+#define FUZZ_CALLS_H
+
+#define FUZZ_CALLS(X)                                                                                                  \
+    X(version)                                                                                                         \
+    X(version_string)                                                                                                  \
+    X(status_string)                                                                                                   \
+    X(last_error)                                                                                                      \
+    X(context_options_init)                                                                                            \
+    X(context_create) X(context_destroy) X(cpu_features) X(context_isa) X(context_num_threads) X(context_allocated)    \
+        X(tensor_options_init) X(tensor_create) X(tensor_destroy) X(tensor_get_info) X(tensor_quantize) X(             \
+            tensor_dequantize) X(tensor_get_codes) X(tensor_set_codes) X(tensor_get_scales) X(tensor_set_scales)       \
+            X(tensor_data) X(tensor_touch) X(tensor_get_stats) X(tensor_convert) X(layer_options_init) X(              \
+                embedding_create) X(linear_create) X(rmsnorm_create) X(attention_create) X(mlp_create) X(block_create) \
+                X(head_create) X(layer_destroy) X(layer_get_info) X(layer_part) X(layer_parameter) X(layer_forward) X( \
+                    layer_backward) X(embedding_forward) X(embedding_backward) X(head_loss) X(head_backward)           \
+                    X(head_logits) X(tape_options_init) X(tape_memory) X(tape_create) X(tape_destroy) X(               \
+                        tape_num_parameters) X(tape_parameter) X(tape_gradient) X(tape_read_gradient)                  \
+                        X(tape_write_gradient) X(tape_zero_gradients) X(tape_get_pass) X(tape_set_pass) X(             \
+                            tape_on_gradient) X(llama_config_init) X(llama_memory) X(llama_create) X(llama_destroy)    \
+                            X(llama_get_config) X(llama_layers) X(llama_forward) X(llama_loss) X(llama_backward)       \
+                                X(llama_forward_blocks) X(llama_backward_blocks) X(llama_backward_update)              \
+                                    X(updater_options_init) X(updater_memory) X(updater_create) X(updater_destroy) X(  \
+                                        group_options_init) X(updater_add_group) X(updater_step) X(updater_step_range) \
+                                        X(updater_range) X(updater_get_step) X(updater_set_step)                       \
+                                            X(updater_get_options) X(schedule_cosine) X(schedule_linear)               \
+                                                X(session_create) X(session_destroy) X(session_append)                 \
+                                                    X(session_length) X(session_truncate) X(sampler_options_init)      \
+                                                        X(sampler_create) X(sampler_destroy) X(sampler_sample)         \
+                                                            X(llama_save) X(llama_write) X(llama_load) X(llama_read)   \
+                                                                X(host_bytes_free) X(gguf_options_init)                \
+                                                                    X(llama_export_gguf) X(llama_write_gguf)           \
+                                                                        X(safetensors_options_init)                    \
+                                                                            X(llama_export_safetensors)                \
+                                                                                X(llama_write_safetensors)             \
+                                                                                    X(llama_import_safetensors)
+
+static dqt_context *context(int *which) {
+    *which = (int)(byte() % CONTEXTS);
+    return null_sometimes(world.ctx[*which]);
+}
+
+/* ---- Initialisers of options ---------------------------------------------------------------------------------- */
+
+#define INIT(name, type)                                                                                               \
+    static dqt_status init_##name(void *o, size_t size) {                                                              \
+        return dqt_##name##_init(o, size);                                                                             \
+    }                                                                                                                  \
+    static dqt_status call_##name##_init(void) {                                                                       \
+        free(make_options(sizeof(type), init_##name));                                                                 \
+        type o;                                                                                                        \
+        return dqt_##name##_init(null_sometimes(&o), one_in(24) ? 3 : sizeof o);                                       \
+    }
+INIT(context_options, dqt_context_options)
+INIT(tensor_options, dqt_tensor_options)
+INIT(layer_options, dqt_layer_options)
+INIT(tape_options, dqt_tape_options)
+INIT(llama_config, dqt_llama_config)
+INIT(updater_options, dqt_updater_options)
+INIT(group_options, dqt_group_options)
+INIT(sampler_options, dqt_sampler_options)
+INIT(gguf_options, dqt_gguf_options)
+INIT(safetensors_options, dqt_safetensors_options)
+
+/* ---- Context -------------------------------------------------------------------------------------------------- */
+
+static dqt_status call_version(void) {
+    return dqt_version() > 0 ? DQT_OK : DQT_E_STATE;
+}
+static dqt_status call_version_string(void) {
+    return strlen(dqt_version_string()) > 0 ? DQT_OK : DQT_E_STATE;
+}
+static dqt_status call_status_string(void) {
+    return strlen(dqt_status_string(enum_or_odd(-20, 40))) > 0 ? DQT_OK : DQT_E_STATE;
+}
+static dqt_status call_last_error(void) {
+    int c;
+    return strlen(dqt_last_error(context(&c))) < 4096 ? DQT_OK : DQT_E_STATE;
+}
+static dqt_status call_context_create(void) {
+    dqt_context_options *o = make_options(sizeof *o, init_context_options);
+    const size_t before = fuzz_memory.now;
+    dqt_context *ctx = (dqt_context *)o;
+    SET(o, dqt_context_options, alloc, fuzz_alloc); /* pairs of functions cannot be odd */
+    SET(o, dqt_context_options, free, fuzz_free);
+    SET(o, dqt_context_options, alloc_user_data, NULL);
+    SET(o, dqt_context_options, parallel_for, one_in(4) ? backwards : NULL);
+    SET(o, dqt_context_options, log, NULL);
+    const dqt_status status = dqt_context_create(one_in(48) ? NULL : o, &ctx);
+    REQUIRE((status == DQT_OK) == (ctx != NULL), "%d", status);
+    dqt_context_destroy(ctx);
+    REQUIRE(fuzz_memory.now == before, "a context leaks");
+    free(o);
+    return status;
+}
+static dqt_status call_context_destroy(void) {
+    dqt_context_destroy(NULL);
+    return DQT_OK;
+}
+static dqt_status call_cpu_features(void) {
+    int c;
+    (void)dqt_cpu_features(context(&c));
+    return DQT_OK;
+}
+static dqt_status call_context_isa(void) {
+    int c;
+    const dqt_context *ctx = context(&c);
+    return !ctx == (dqt_context_isa(ctx) == 0) ? DQT_OK : DQT_E_STATE;
+}
+static dqt_status call_context_num_threads(void) {
+    return dqt_context_num_threads(world.ctx[1]) == 3 ? DQT_OK : DQT_E_STATE;
+}
+static dqt_status call_context_allocated(void) {
+    return dqt_context_allocated(world.ctx[0]) > 0 && dqt_context_allocated(NULL) == 0 ? DQT_OK : DQT_E_STATE;
+}
+
+/* ---- Tensor --------------------------------------------------------------------------------------------------- */
+
+static dqt_tensor_options *tensor_options(void) {
+    dqt_tensor_options *o = make_options(sizeof *o, init_tensor_options);
+    if (one_in(2)) SET(o, dqt_tensor_options, storage, enum_or_odd(DQT_FORMAT_F32, 8));
+    if (one_in(4)) SET(o, dqt_tensor_options, compute, enum_or_odd(0, 8));
+    if (one_in(4)) SET(o, dqt_tensor_options, scale_axis, enum_or_odd(0, 2));
+    return o;
+}
+
+/* Keeps only what buffers can hold. */
+static dqt_status created_tensor(struct object *o, dqt_status status, dqt_tensor *t) {
+    status = created(o, status, t, "tensor");
+    if (!t) return status;
+    dqt_tensor_info info = {.struct_size = sizeof info};
+    REQUIRE(dqt_tensor_get_info(t, &info) == DQT_OK, "info");
+    o->rows = info.rows;
+    o->cols = info.cols;
+    if (info.rows > MOST_DIM || info.cols > 4 * MOST_DIM) destroy(o);
+    return status;
+}
+static dqt_status call_tensor_create(void) {
+    struct object *o = place(TENSOR);
+    dqt_tensor *t = (dqt_tensor *)&nothing;
+    if (!o) return DQT_E_STATE;
+    dqt_tensor_options *options = tensor_options();
+    const dqt_status status = dqt_tensor_create(context(&o->ctx), size_or_odd(up_to(8)), size_or_odd(up_to(130)),
+                                                null_sometimes(options), &t);
+    free(options);
+    return created_tensor(o, status, t);
+}
+static dqt_status call_tensor_convert(void) {
+    struct object *o = place(TENSOR), *from = any(TENSOR);
+    dqt_tensor *t = (dqt_tensor *)&nothing;
+    if (!o) return DQT_E_STATE;
+    dqt_tensor_options *options = tensor_options();
+    o->ctx = from->ctx;
+    const dqt_status status = dqt_tensor_convert(from->handle, null_sometimes(options), enum_or_odd(1, 2), byte(), &t);
+    free(options);
+    return created_tensor(o, status, t);
+}
+static dqt_status call_tensor_destroy(void) {
+    struct object *o = any(TENSOR);
+    if (one_in(4) && o->users == 0) destroy(o);
+    dqt_tensor_destroy(NULL);
+    return DQT_OK;
+}
+static dqt_status call_tensor_get_info(void) {
+    RESULT(dqt_tensor_info, info);
+    return dqt_tensor_get_info(any(TENSOR)->handle, null_sometimes(&info));
+}
+static dqt_status call_tensor_get_stats(void) {
+    RESULT(dqt_tensor_stats, stats);
+    return dqt_tensor_get_stats(any(TENSOR)->handle, null_sometimes(&stats));
+}
+static dqt_status call_tensor_quantize(void) {
+    struct object *o = any(TENSOR);
+    return dqt_tensor_quantize(o->handle, floats(o->rows * o->cols), enum_or_odd(1, 2), byte());
+}
+static void rows_of(const struct object *o, size_t *row, size_t *count) {
+    *row = size_or_odd(o->rows ? byte() % o->rows : 0);
+    *count = size_or_odd(o->rows > *row ? 1 + byte() % (o->rows - *row) : 1);
+}
+static dqt_status call_tensor_dequantize(void) {
+    struct object *o = any(TENSOR);
+    size_t row, count;
+    rows_of(o, &row, &count);
+    return dqt_tensor_dequantize(o->handle, row, count, results());
+}
+static int8_t codes[4 * MOST_DIM * MOST_DIM];
+static dqt_status call_tensor_get_codes(void) {
+    struct object *o = any(TENSOR);
+    size_t row, count;
+    rows_of(o, &row, &count);
+    return dqt_tensor_get_codes(o->handle, row, count, null_sometimes(codes));
+}
+static dqt_status call_tensor_set_codes(void) {
+    struct object *o = any(TENSOR);
+    size_t row, count;
+    rows_of(o, &row, &count);
+    memset(codes, one_in(4) ? (int)byte() : 1, sizeof codes);
+    return dqt_tensor_set_codes(o->handle, row, count, null_sometimes(codes));
+}
+static dqt_status call_tensor_get_scales(void) {
+    return dqt_tensor_get_scales(any(TENSOR)->handle, results());
+}
+static dqt_status call_tensor_set_scales(void) {
+    struct object *o = any(TENSOR);
+    for (size_t i = 0; i < MOST_DIM; i++)
+        world.x[i] = 0.01f * (float)(i + 1);
+    if (one_in(4)) world.x[0] = number();
+    return dqt_tensor_set_scales(o->handle, null_sometimes(world.x));
+}
+static dqt_status call_tensor_data(void) {
+    void *data;
+    size_t size;
+    return dqt_tensor_data(any(TENSOR)->handle, null_sometimes(&data), &size);
+}
+static dqt_status call_tensor_touch(void) {
+    return dqt_tensor_touch(any(TENSOR)->handle);
+}
+
+/* ---- Layer ---------------------------------------------------------------------------------------------------- */
+
+static dqt_layer_options *layer_options(void) {
+    dqt_layer_options *o = make_options(sizeof *o, init_layer_options);
+    SET(o, dqt_layer_options, name, one_in(4) ? "name" : NULL);
+    SET(o, dqt_layer_options, shape_only, 0);
+    if (one_in(4)) SET(o, dqt_layer_options, mlp, enum_or_odd(0, 2));
+    if (one_in(4)) SET(o, dqt_layer_options, sub_norm, enum_or_odd(0, 2));
+    return o;
+}
+static dqt_status created_layer(struct object *o, dqt_status status, dqt_layer *l) {
+    status = created(o, status, l, "layer");
+    if (!l) return status;
+    dqt_layer_info info = {.struct_size = sizeof info};
+    REQUIRE(dqt_layer_get_info(l, &info) == DQT_OK, "info");
+    o->in = info.in;
+    o->out = info.out;
+    if (info.in > MOST_DIM || info.out > MOST_DIM) destroy(o);
+    return status;
+}
+#define CREATE_LAYER(name, ...)                                                                                        \
+    static dqt_status call_##name##_create(void) {                                                                     \
+        struct object *o = place(LAYER);                                                                               \
+        dqt_layer *l = (dqt_layer *)&nothing;                                                                          \
+        if (!o) return DQT_E_STATE;                                                                                    \
+        dqt_layer_options *options = layer_options();                                                                  \
+        const dqt_status status = dqt_##name##_create(context(&o->ctx), __VA_ARGS__, null_sometimes(options), &l);     \
+        free(options);                                                                                                 \
+        return created_layer(o, status, l);                                                                            \
+    }
+#define WIDTH size_or_odd((size_t)4 << byte() % 2)
+CREATE_LAYER(embedding, size_or_odd(up_to(9)), WIDTH)
+CREATE_LAYER(linear, WIDTH, WIDTH)
+CREATE_LAYER(rmsnorm, WIDTH)
+CREATE_LAYER(attention, WIDTH, size_or_odd(2), size_or_odd(1 + byte() % 2))
+CREATE_LAYER(mlp, WIDTH, size_or_odd(up_to(9)))
+CREATE_LAYER(block, WIDTH, size_or_odd(up_to(9)), size_or_odd(2), size_or_odd(1 + byte() % 2))
+
+static dqt_status call_head_create(void) {
+    struct object *o = place(LAYER), *tied = one_in(3) ? any(LAYER) : &nothing;
+    dqt_layer *l = (dqt_layer *)&nothing;
+    if (!o) return DQT_E_STATE;
+    if (tied->handle) need(o, tied);
+    dqt_layer_options *options = layer_options();
+    const size_t hidden = tied->handle ? tied->out : 8, classes = tied->handle ? tied->in : up_to(9);
+    const dqt_status status = dqt_head_create(context(&o->ctx), size_or_odd(hidden), size_or_odd(classes), tied->handle,
+                                              null_sometimes(options), &l);
+    free(options);
+    return created_layer(o, status, l);
+}
+static dqt_status call_layer_destroy(void) {
+    struct object *o = any(LAYER);
+    if (one_in(4) && o->users == 0) destroy(o);
+    dqt_layer_destroy(NULL);
+    return DQT_OK;
+}
+static dqt_status call_layer_get_info(void) {
+    RESULT(dqt_layer_info, info);
+    return dqt_layer_get_info(any(LAYER)->handle, null_sometimes(&info));
+}
+static dqt_status call_layer_part(void) {
+    dqt_layer *part;
+    return dqt_layer_part(any(LAYER)->handle, size_or_odd(byte() % 4), null_sometimes(&part));
+}
+static dqt_status call_layer_parameter(void) {
+    RESULT(dqt_parameter, p);
+    return dqt_layer_parameter(any(LAYER)->handle, size_or_odd(byte() % 2), null_sometimes(&p));
+}
+
+/* A tape, and usually a layer that is in it. */
+static struct object *layer_of(const struct object *tape) {
+    if (tape->num_layers == 0 || tape->layers[0]->kind == MODEL || one_in(24)) return any(LAYER);
+    return tape->layers[byte() % tape->num_layers];
+}
+static size_t batch_of(const struct object *tape) {
+    return size_or_odd(1 + byte() % (tape->batch ? tape->batch : 1));
+}
+static size_t length_of(const struct object *tape) {
+    return size_or_odd(1 + byte() % (tape->length ? tape->length : 1));
+}
+static dqt_status call_layer_forward(void) {
+    struct object *t = any(TAPE), *l = layer_of(t);
+    return dqt_layer_forward(l->handle, t->handle, batch_of(t), length_of(t), floats(MOST_TOKENS * MOST_DIM),
+                             results());
+}
+static dqt_status call_layer_backward(void) {
+    struct object *t = any(TAPE), *l = layer_of(t);
+    return dqt_layer_backward(l->handle, t->handle, floats(MOST_TOKENS * MOST_DIM), results());
+}
+static dqt_status call_embedding_forward(void) {
+    struct object *t = any(TAPE), *l = layer_of(t);
+    return dqt_embedding_forward(l->handle, t->handle, batch_of(t), length_of(t), tokens(world.tokens, l->in, false),
+                                 results());
+}
+static dqt_status call_embedding_backward(void) {
+    struct object *t = any(TAPE), *l = layer_of(t);
+    return dqt_embedding_backward(l->handle, t->handle, floats(MOST_TOKENS * MOST_DIM));
+}
+static dqt_status call_head_loss(void) {
+    struct object *t = any(TAPE), *l = layer_of(t);
+    float loss;
+    return dqt_head_loss(l->handle, t->handle, batch_of(t), length_of(t), floats(MOST_TOKENS * MOST_DIM),
+                         tokens(world.targets, l->out, true), null_sometimes(&loss), one_in(2) ? world.y : NULL);
+}
+static dqt_status call_head_backward(void) {
+    struct object *t = any(TAPE), *l = layer_of(t);
+    return dqt_head_backward(l->handle, t->handle, number(), results());
+}
+static dqt_status call_head_logits(void) {
+    struct object *t = any(TAPE), *l = layer_of(t);
+    return dqt_head_logits(l->handle, t->handle, batch_of(t), length_of(t), floats(MOST_TOKENS * MOST_DIM), results());
+}
+
+#include "fuzz_calls_model.h"
+
+#endif
