@@ -138,7 +138,7 @@ coverage:
 FUZZ := checkpoint safetensors api
 FUZZ_SECONDS ?= $(if $(HOURS),$$(($(HOURS) * 3600)),60)
 FUZZ_FLAGS := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
-$(B)/fuzz/fuzz_%: fuzz/fuzz_%.c $(wildcard fuzz/*.h) $(LIBDIR)/libdqt.a
+$(B)/fuzz/fuzz_%: fuzz/fuzz_%.c $(wildcard fuzz/*.h) fuzz/calls.list $(LIBDIR)/libdqt.a
 	@mkdir -p $(@D)
 	$(CC) $(ALL) -fsanitize=fuzzer -o $@ $< $(LIBDIR)/libdqt.a $(LIBS)
 fuzz-build:

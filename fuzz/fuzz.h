@@ -129,7 +129,7 @@ static inline dqt_llama_config fuzz_config(int which) {
     c.linear.train_scale = which == 7;
     if (which == 4) c.linear.compute = DQT_FORMAT_TERNARY;
     c.tie_embeddings = which % 3 == 0;
-    c.sub_norms = which % 2;
+    c.no_sub_norms = which % 2 == 0;
     c.mlp = which % 4 == 1 ? DQT_MLP_SQUARED_RELU : DQT_MLP_SWIGLU;
     return c;
 }

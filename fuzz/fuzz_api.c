@@ -4,6 +4,7 @@
  * demanded: a handle comes out exactly of a success; a failure has a sentence, leaks nothing and leaves weights as they
  * were; planned memory is exact; in the end everything can be destroyed and nothing is left. */
 #define _GNU_SOURCE
+#define DQT_EXPERIMENTAL
 #include <float.h>
 #include <math.h>
 #include <sys/stat.h>
@@ -24,7 +25,7 @@ struct call {
 
 static const struct call calls[] = {
 #define CALL(name) {"dqt_" #name, call_##name},
-    FUZZ_CALLS(CALL)
+#include "calls.list"
 #undef CALL
 };
 enum { CALLS = sizeof calls / sizeof *calls, FEWEST = 20, MORE = 60 };

@@ -1,40 +1,7 @@
-/* One call of every exported function; tests/tree/fuzz.sh compares this list with src/dqt.map. */
+/* One call of every exported function; fuzz/calls.list has their names, which tests/tree/fuzz.sh compares with
+ * src/dqt.map. */
 #ifndef FUZZ_CALLS_H
 #define FUZZ_CALLS_H
-
-#define FUZZ_CALLS(X)                                                                                                  \
-    X(version)                                                                                                         \
-    X(version_string)                                                                                                  \
-    X(status_string)                                                                                                   \
-    X(last_error)                                                                                                      \
-    X(context_options_init)                                                                                            \
-    X(context_create) X(context_destroy) X(cpu_features) X(context_isa) X(context_num_threads) X(context_allocated)    \
-        X(tensor_options_init) X(tensor_create) X(tensor_destroy) X(tensor_get_info) X(tensor_quantize) X(             \
-            tensor_dequantize) X(tensor_get_codes) X(tensor_set_codes) X(tensor_get_scales) X(tensor_set_scales)       \
-            X(tensor_data) X(tensor_touch) X(tensor_get_stats) X(tensor_convert) X(layer_options_init) X(              \
-                embedding_create) X(linear_create) X(rmsnorm_create) X(attention_create) X(mlp_create) X(block_create) \
-                X(head_create) X(layer_destroy) X(layer_get_info) X(layer_part) X(layer_parameter) X(layer_forward) X( \
-                    layer_backward) X(embedding_forward) X(embedding_backward) X(head_loss) X(head_backward)           \
-                    X(head_logits) X(tape_options_init) X(tape_memory) X(tape_create) X(tape_destroy) X(               \
-                        tape_num_parameters) X(tape_parameter) X(tape_gradient) X(tape_read_gradient)                  \
-                        X(tape_write_gradient) X(tape_zero_gradients) X(tape_get_pass) X(tape_set_pass) X(             \
-                            tape_on_gradient) X(llama_config_init) X(llama_memory) X(llama_create) X(llama_destroy)    \
-                            X(llama_get_config) X(llama_layers) X(llama_forward) X(llama_loss) X(llama_backward)       \
-                                X(llama_forward_blocks) X(llama_backward_blocks) X(llama_backward_update)              \
-                                    X(updater_options_init) X(updater_memory) X(updater_create) X(updater_destroy) X(  \
-                                        group_options_init) X(updater_add_group) X(updater_step) X(updater_step_range) \
-                                        X(updater_range) X(updater_get_step) X(updater_set_step)                       \
-                                            X(updater_get_options) X(schedule_cosine) X(schedule_linear)               \
-                                                X(session_create) X(session_destroy) X(session_append)                 \
-                                                    X(session_length) X(session_truncate) X(sampler_options_init)      \
-                                                        X(sampler_create) X(sampler_destroy) X(sampler_sample)         \
-                                                            X(llama_save) X(llama_write) X(llama_load) X(llama_read)   \
-                                                                X(host_bytes_free) X(gguf_options_init)                \
-                                                                    X(llama_export_gguf) X(llama_write_gguf)           \
-                                                                        X(safetensors_options_init)                    \
-                                                                            X(llama_export_safetensors)                \
-                                                                                X(llama_write_safetensors)             \
-                                                                                    X(llama_import_safetensors)
 
 static dqt_context *context(int *which) {
     *which = (int)(byte() % CONTEXTS);
@@ -62,6 +29,11 @@ INIT(group_options, dqt_group_options)
 INIT(sampler_options, dqt_sampler_options)
 INIT(gguf_options, dqt_gguf_options)
 INIT(safetensors_options, dqt_safetensors_options)
+INIT(session_options, dqt_session_options)
+INIT(save_options, dqt_save_options)
+INIT(load_options, dqt_load_options)
+INIT(import_options, dqt_import_options)
+INIT(preset_options, dqt_preset_options)
 
 /* ---- Context -------------------------------------------------------------------------------------------------- */
 
@@ -87,6 +59,7 @@ static dqt_status call_context_create(void) {
     SET(o, dqt_context_options, alloc_user_data, NULL);
     SET(o, dqt_context_options, parallel_for, one_in(4) ? backwards : NULL);
     SET(o, dqt_context_options, log, NULL);
+    SET(o, dqt_context_options, interrupt, one_in(4) ? interrupt : NULL);
     const dqt_status status = dqt_context_create(one_in(48) ? NULL : o, &ctx);
     REQUIRE((status == DQT_OK) == (ctx != NULL), "%d", status);
     dqt_context_destroy(ctx);
@@ -98,9 +71,9 @@ static dqt_status call_context_destroy(void) {
     dqt_context_destroy(NULL);
     return DQT_OK;
 }
-static dqt_status call_cpu_features(void) {
+static dqt_status call_context_cpu_features(void) {
     int c;
-    (void)dqt_cpu_features(context(&c));
+    (void)dqt_context_cpu_features(context(&c));
     return DQT_OK;
 }
 static dqt_status call_context_isa(void) {
@@ -213,6 +186,9 @@ static dqt_status call_tensor_data(void) {
     size_t size;
     return dqt_tensor_data(any(TENSOR)->handle, null_sometimes(&data), &size);
 }
+static dqt_status call_tensor_copy(void) {
+    return dqt_tensor_copy(any(TENSOR)->handle, any(TENSOR)->handle);
+}
 static dqt_status call_tensor_touch(void) {
     return dqt_tensor_touch(any(TENSOR)->handle);
 }
@@ -232,9 +208,9 @@ static dqt_status created_layer(struct object *o, dqt_status status, dqt_layer *
     if (!l) return status;
     dqt_layer_info info = {.struct_size = sizeof info};
     REQUIRE(dqt_layer_get_info(l, &info) == DQT_OK, "info");
-    o->in = info.in;
-    o->out = info.out;
-    if (info.in > MOST_DIM || info.out > MOST_DIM) destroy(o);
+    o->in = info.in_features;
+    o->out = info.out_features;
+    if (info.in_features > MOST_DIM || info.out_features > MOST_DIM) destroy(o);
     return status;
 }
 #define CREATE_LAYER(name, ...)                                                                                        \
@@ -277,13 +253,13 @@ static dqt_status call_layer_get_info(void) {
     RESULT(dqt_layer_info, info);
     return dqt_layer_get_info(any(LAYER)->handle, null_sometimes(&info));
 }
-static dqt_status call_layer_part(void) {
-    dqt_layer *part;
-    return dqt_layer_part(any(LAYER)->handle, size_or_odd(byte() % 4), null_sometimes(&part));
+static dqt_status call_layer_get_sublayer(void) {
+    dqt_layer *sublayer;
+    return dqt_layer_get_sublayer(any(LAYER)->handle, size_or_odd(byte() % 4), null_sometimes(&sublayer));
 }
-static dqt_status call_layer_parameter(void) {
+static dqt_status call_layer_get_parameter(void) {
     RESULT(dqt_parameter, p);
-    return dqt_layer_parameter(any(LAYER)->handle, size_or_odd(byte() % 2), null_sometimes(&p));
+    return dqt_layer_get_parameter(any(LAYER)->handle, size_or_odd(byte() % 2), null_sometimes(&p));
 }
 
 /* A tape, and usually a layer that is in it. */
@@ -291,43 +267,87 @@ static struct object *layer_of(const struct object *tape) {
     if (tape->num_layers == 0 || tape->layers[0]->kind == MODEL || one_in(24)) return any(LAYER);
     return tape->layers[byte() % tape->num_layers];
 }
-static size_t batch_of(const struct object *tape) {
-    return size_or_odd(1 + byte() % (tape->batch ? tape->batch : 1));
-}
-static size_t length_of(const struct object *tape) {
-    return size_or_odd(1 + byte() % (tape->length ? tape->length : 1));
+/* A batch that usually fits the tape. */
+static dqt_batch *batch_of(const struct object *tape, size_t vocab, size_t classes) {
+    static dqt_batch b;
+    static float weights[MOST_TOKENS];
+    static int32_t segments[MOST_TOKENS];
+    b = (dqt_batch)DQT_INIT(dqt_batch);
+    if (one_in(32)) b.struct_size = (uint32_t)odd_number();
+    b.batch = size_or_odd(byte() % (tape->batch + 1));
+    b.length = size_or_odd(1 + byte() % (tape->length ? tape->length : 1));
+    if (b.batch * b.length > MOST_TOKENS && b.batch <= tape->batch && b.length <= tape->length) b.length = 1;
+    b.tokens = tokens(world.tokens, vocab, false);
+    if (!one_in(8)) b.targets = tokens(world.targets, classes, true);
+    for (size_t i = 0; i < MOST_TOKENS; i++) {
+        weights[i] = one_in(16) ? number() : 1;
+        segments[i] = (int32_t)(i / up_to(8));
+    }
+    if (one_in(4)) b.weights = weights;
+    if (one_in(4)) b.segments = segments;
+    if (one_in(4)) b.divisor = (double)number();
+    return null_sometimes(&b);
 }
 static dqt_status call_layer_forward(void) {
     struct object *t = any(TAPE), *l = layer_of(t);
-    return dqt_layer_forward(l->handle, t->handle, batch_of(t), length_of(t), floats(MOST_TOKENS * MOST_DIM),
-                             results());
+    return dqt_layer_forward(l->handle, t->handle, batch_of(t, 1, 1), floats(MOST_TOKENS * MOST_DIM), results());
 }
+/* Usually right after the forward without which there is nothing to go back from. */
 static dqt_status call_layer_backward(void) {
     struct object *t = any(TAPE), *l = layer_of(t);
+    if (!one_in(4)) dqt_layer_forward(l->handle, t->handle, batch_of(t, 1, 1), floats(MOST_TOKENS * MOST_DIM), world.y);
     return dqt_layer_backward(l->handle, t->handle, floats(MOST_TOKENS * MOST_DIM), results());
 }
 static dqt_status call_embedding_forward(void) {
     struct object *t = any(TAPE), *l = layer_of(t);
-    return dqt_embedding_forward(l->handle, t->handle, batch_of(t), length_of(t), tokens(world.tokens, l->in, false),
-                                 results());
+    return dqt_embedding_forward(l->handle, t->handle, batch_of(t, l->in, 1), results());
 }
 static dqt_status call_embedding_backward(void) {
     struct object *t = any(TAPE), *l = layer_of(t);
+    if (!one_in(4)) dqt_embedding_forward(l->handle, t->handle, batch_of(t, l->in, 1), world.y);
     return dqt_embedding_backward(l->handle, t->handle, floats(MOST_TOKENS * MOST_DIM));
 }
-static dqt_status call_head_loss(void) {
-    struct object *t = any(TAPE), *l = layer_of(t);
+static dqt_status head_loss(struct object *t, struct object *l) {
     float loss;
-    return dqt_head_loss(l->handle, t->handle, batch_of(t), length_of(t), floats(MOST_TOKENS * MOST_DIM),
-                         tokens(world.targets, l->out, true), null_sometimes(&loss), one_in(2) ? world.y : NULL);
+    return dqt_head_loss(l->handle, t->handle, batch_of(t, 1, l->out), floats(MOST_TOKENS * MOST_DIM),
+                         null_sometimes(&loss), one_in(2) ? world.y : NULL);
+}
+static dqt_status call_head_loss(void) {
+    struct object *t = any(TAPE);
+    return head_loss(t, layer_of(t));
 }
 static dqt_status call_head_backward(void) {
     struct object *t = any(TAPE), *l = layer_of(t);
+    if (!one_in(4)) head_loss(t, l);
     return dqt_head_backward(l->handle, t->handle, number(), results());
 }
 static dqt_status call_head_logits(void) {
     struct object *t = any(TAPE), *l = layer_of(t);
-    return dqt_head_logits(l->handle, t->handle, batch_of(t), length_of(t), floats(MOST_TOKENS * MOST_DIM), results());
+    return dqt_head_logits(l->handle, t->handle, batch_of(t, 1, 1), floats(MOST_TOKENS * MOST_DIM), results());
+}
+static int32_t on_logits(void *user_data, const dqt_logits_tile *tile) {
+    REQUIRE(user_data == &world && tile->num_tokens <= MOST_TOKENS, "%zu", tile->num_tokens);
+    for (size_t t = 0; t < tile->num_tokens; t++)
+        for (size_t c = 0; c < tile->num_classes; c++)
+            tile->logits[t * tile->ld + c] *= 0.5f;
+    return 0;
+}
+static int32_t on_logits_stop(void *user_data, const dqt_logits_tile *tile) {
+    (void)user_data;
+    return tile->first_token == 0;
+}
+static const dqt_logits_gradient *logits_gradient(void) {
+    static dqt_logits_gradient g;
+    g = (dqt_logits_gradient)DQT_INIT(dqt_logits_gradient);
+    if (one_in(2)) g.dlogits = floats(MOST_TOKENS * MOST_DIM);
+    if (!g.dlogits || one_in(16)) g.fn = one_in(8) ? NULL : one_in(8) ? on_logits_stop : on_logits;
+    g.user_data = &world;
+    return null_sometimes(&g);
+}
+static dqt_status call_head_backward_logits(void) {
+    struct object *t = any(TAPE), *l = layer_of(t);
+    if (!one_in(4)) head_loss(t, l);
+    return dqt_head_backward_logits(l->handle, t->handle, logits_gradient(), results());
 }
 
 #include "fuzz_calls_model.h"

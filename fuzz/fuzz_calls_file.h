@@ -8,48 +8,115 @@ static struct object *updater_of(const struct object *model) {
     return u->handle && u->num_layers == 1 && u->layers[0] == model ? u : one_in(16) ? u : &nothing;
 }
 
+static const dqt_save_options *save_options(void) {
+    static dqt_save_options o;
+    o = (dqt_save_options)DQT_INIT(dqt_save_options);
+    o.host = null_sometimes("host");
+    o.host_size = byte() % 5;
+    if (one_in(4)) o.tape = any(TAPE)->handle;
+    return null_sometimes(&o);
+}
+static const dqt_load_options *load_options(void) {
+    static dqt_load_options o;
+    o = (dqt_load_options)DQT_INIT(dqt_load_options);
+    o.skip_updater = enum_or_odd(0, 2);
+    o.skip_host = enum_or_odd(0, 2);
+    return null_sometimes(&o);
+}
 static dqt_status call_llama_save(void) {
     struct object *m = any(MODEL);
-    return dqt_llama_save(m->handle, updater_of(m)->handle, "host", byte() % 5, file_name());
+    return dqt_llama_save(m->handle, updater_of(m)->handle, file_name(), save_options());
 }
 static dqt_status call_llama_write(void) {
     struct object *m = any(MODEL);
     struct hash h = {0};
-    return dqt_llama_write(m->handle, updater_of(m)->handle, null_sometimes("host"), byte() % 5, hash_write, &h);
+    return dqt_llama_write(m->handle, updater_of(m)->handle, one_in(48) ? NULL : hash_write, &h, save_options());
 }
-static dqt_status loaded(struct object *o, dqt_status status, dqt_llama *m, dqt_updater *u, void *host, size_t size) {
-    REQUIRE(status == DQT_OK || (!u && !host && !size), "%d", status);
-    dqt_updater_destroy(u);
-    if (host) dqt_host_bytes_free(world.ctx[o->ctx], host, size);
-    return created_model(o, status, m);
+/* The updater is of this model alone and goes with it: here at once. */
+static dqt_status loaded(struct object *o, dqt_status status, dqt_checkpoint *c) {
+    REQUIRE(status == DQT_OK || (!c->updater && !c->host && !c->host_size), "%d", status);
+    dqt_updater_destroy(c->updater);
+    if (c->host) dqt_host_bytes_free(world.ctx[o->ctx], c->host, c->host_size);
+    return created_model(o, status, c->model);
 }
 static dqt_status call_llama_load(void) {
     struct object *o = place(MODEL);
-    dqt_llama *m = (dqt_llama *)&nothing;
-    dqt_updater *u = NULL;
-    void *host = NULL;
-    size_t size = 0;
+    dqt_checkpoint c = DQT_INIT(dqt_checkpoint);
     if (!o) return DQT_E_STATE;
-    const dqt_status status =
-        dqt_llama_load(context(&o->ctx), file_name(), &m, one_in(2) ? &u : NULL, one_in(2) ? &host : NULL, &size);
-    if (!host) size = 0;
-    return loaded(o, status, m, u, host, size);
+    const dqt_status status = dqt_llama_load(context(&o->ctx), file_name(), load_options(), &c);
+    return loaded(o, status, &c);
 }
-/* A copy of a model through memory, now and then with a wrong byte or cut off. */
+/* Now and then with a wrong byte or cut off. */
+static void damage(struct bytes *b) {
+    b->piece = one_in(4) ? 7 : 0;
+    if (b->size && one_in(8)) b->data[(byte() * 256u + byte()) % b->size] ^= 4;
+    if (b->size && one_in(8)) b->size -= byte() % b->size;
+}
 static dqt_status call_llama_read(void) {
     struct object *o = place(MODEL), *from = any(MODEL);
-    struct bytes b = {.piece = one_in(4) ? 7 : 0};
-    dqt_llama *m = (dqt_llama *)&nothing;
-    dqt_updater *u = NULL;
-    void *host = NULL;
-    size_t size = 0;
+    struct bytes b = {0};
+    dqt_checkpoint c = DQT_INIT(dqt_checkpoint);
     if (!o) return DQT_E_STATE;
-    if (from->handle) dqt_llama_write(from->handle, updater_of(from)->handle, "host", 4, bytes_write, &b);
-    if (b.size && one_in(8)) b.data[(byte() * 256u + byte()) % b.size] ^= 4;
-    if (b.size && one_in(8)) b.size -= byte() % b.size;
-    const dqt_status status = dqt_llama_read(context(&o->ctx), bytes_read, &b, &m, &u, &host, &size);
+    if (from->handle) dqt_llama_write(from->handle, updater_of(from)->handle, bytes_write, &b, NULL);
+    damage(&b);
+    const dqt_status status = dqt_llama_read(context(&o->ctx), bytes_read, &b, load_options(), &c);
     free(b.data);
-    return loaded(o, status, m, u, host, size);
+    return loaded(o, status, &c);
+}
+
+/* Lists of layers, usually with an updater of the same. */
+static struct object *updater_of_list(const struct object *o) {
+    for (int i = 0; i < SLOTS; i++) {
+        struct object *u = &world.objects[UPDATER][i];
+        if (u->handle && u->num_layers == o->num_layers && memcmp(u->layers, o->layers, sizeof u->layers) == 0)
+            return u;
+    }
+    return one_in(8) ? any(UPDATER) : &nothing;
+}
+static dqt_status call_layers_save(void) {
+    struct object o = {0};
+    struct list l;
+    list_layers(&o, &l);
+    return dqt_layers_save(l.layers, l.count, updater_of_list(&o)->handle, file_name(), save_options());
+}
+static dqt_status call_layers_write(void) {
+    struct object o = {0};
+    struct list l;
+    struct hash h = {0};
+    list_layers(&o, &l);
+    return dqt_layers_write(l.layers, l.count, updater_of_list(&o)->handle, hash_write, &h, save_options());
+}
+static dqt_status call_layers_load(void) {
+    struct object o = {0};
+    struct list l;
+    list_layers(&o, &l);
+    return dqt_layers_load(l.layers, l.count, updater_of_list(&o)->handle, file_name(), load_options(), NULL);
+}
+static dqt_status call_layers_read(void) {
+    struct object o = {0};
+    struct list l;
+    struct bytes b = {0};
+    list_layers(&o, &l);
+    void *updater = updater_of_list(&o)->handle;
+    if (l.count && l.layers[0]) dqt_layers_write(l.layers, l.count, updater, bytes_write, &b, NULL);
+    damage(&b);
+    const dqt_status status =
+        dqt_layers_read(l.layers, l.count, one_in(4) ? NULL : updater, bytes_read, &b, load_options(), NULL);
+    free(b.data);
+    return status;
+}
+static dqt_status call_updater_write(void) {
+    struct hash h = {0};
+    return dqt_updater_write(any(UPDATER)->handle, hash_write, &h);
+}
+static dqt_status call_updater_read(void) {
+    struct bytes b = {0};
+    struct object *u = any(UPDATER);
+    if (u->handle) dqt_updater_write(u->handle, bytes_write, &b);
+    damage(&b);
+    const dqt_status status = dqt_updater_read(one_in(8) ? any(UPDATER)->handle : u->handle, bytes_read, &b);
+    free(b.data);
+    return status;
 }
 static dqt_status call_host_bytes_free(void) {
     int c;
@@ -67,7 +134,7 @@ static dqt_gguf_options *gguf_options(void) {
 }
 static dqt_status call_llama_export_gguf(void) {
     dqt_gguf_options *o = gguf_options();
-    const dqt_status status = dqt_llama_export_gguf(any(MODEL)->handle, null_sometimes(o), file_name());
+    const dqt_status status = dqt_llama_export_gguf(any(MODEL)->handle, file_name(), null_sometimes(o));
     free(o);
     return status;
 }
@@ -79,7 +146,7 @@ static dqt_status call_llama_write_gguf(void) {
         SET(o, dqt_gguf_options, tokens, names);
         SET(o, dqt_gguf_options, num_tokens, any(MODEL)->out <= 8 ? any(MODEL)->out : 0);
     }
-    const dqt_status status = dqt_llama_write_gguf(any(MODEL)->handle, null_sometimes(o), hash_write, &h);
+    const dqt_status status = dqt_llama_write_gguf(any(MODEL)->handle, hash_write, &h, null_sometimes(o));
     free(o);
     return status;
 }
@@ -91,19 +158,23 @@ static dqt_safetensors_options *safetensors_options(void) {
 }
 static dqt_status call_llama_export_safetensors(void) {
     dqt_safetensors_options *o = safetensors_options();
-    const dqt_status status = dqt_llama_export_safetensors(any(MODEL)->handle, null_sometimes(o), file_name());
+    const dqt_status status = dqt_llama_export_safetensors(any(MODEL)->handle, file_name(), null_sometimes(o));
     free(o);
     return status;
 }
 static dqt_status call_llama_write_safetensors(void) {
     struct hash h = {0};
     dqt_safetensors_options *o = safetensors_options();
-    const dqt_status status = dqt_llama_write_safetensors(any(MODEL)->handle, null_sometimes(o), hash_write, &h);
+    const dqt_status status = dqt_llama_write_safetensors(any(MODEL)->handle, hash_write, &h, null_sometimes(o));
     free(o);
     return status;
 }
 static dqt_status call_llama_import_safetensors(void) {
-    return dqt_llama_import_safetensors(any(MODEL)->handle, file_name(), enum_or_odd(1, 2), byte());
+    dqt_import_options *o = make_options(sizeof *o, init_import_options);
+    SET(o, dqt_import_options, rounding, enum_or_odd(0, 3));
+    const dqt_status status = dqt_llama_import_safetensors(any(MODEL)->handle, file_name(), null_sometimes(o));
+    free(o);
+    return status;
 }
 
 /* ---- The beginning of each sequence --------------------------------------------------------------------------- */

@@ -12,7 +12,7 @@ struct list {
 static void list_layers(struct object *o, struct list *l) {
     struct object *model = any(MODEL);
     *l = (struct list){.layers = l->own};
-    if (model->handle && !one_in(3) && dqt_llama_layers(model->handle, &l->layers, &l->count) == DQT_OK) {
+    if (model->handle && !one_in(3) && dqt_llama_get_layers(model->handle, &l->layers, &l->count) == DQT_OK) {
         need(o, model);
         o->layers[o->num_layers++] = model;
         return;
@@ -81,48 +81,48 @@ static dqt_status call_tape_destroy(void) {
     dqt_tape_destroy(NULL);
     return DQT_OK;
 }
-static dqt_status call_tape_num_parameters(void) {
+static dqt_status call_tape_get_num_parameters(void) {
     size_t count;
-    return dqt_tape_num_parameters(any(TAPE)->handle, null_sometimes(&count));
+    return dqt_tape_get_num_parameters(any(TAPE)->handle, null_sometimes(&count));
 }
 /* A parameter of a tape with its shape. */
 static size_t parameter_of(const struct object *tape, dqt_parameter *p) {
     size_t count = 0;
     *p = (dqt_parameter){.struct_size = sizeof *p};
-    if (tape->handle) dqt_tape_num_parameters(tape->handle, &count);
+    if (tape->handle) dqt_tape_get_num_parameters(tape->handle, &count);
     const size_t index = count ? byte() % count : 0;
-    if (count) dqt_tape_parameter(tape->handle, index, p);
+    if (count) dqt_tape_get_parameter(tape->handle, index, p);
     return size_or_odd(index);
 }
-static dqt_status call_tape_parameter(void) {
+static dqt_status call_tape_get_parameter(void) {
     struct object *t = any(TAPE);
     dqt_parameter p;
     const size_t index = parameter_of(t, &p);
     RESULT(dqt_parameter, q);
-    return dqt_tape_parameter(t->handle, index, null_sometimes(&q));
+    return dqt_tape_get_parameter(t->handle, index, null_sometimes(&q));
 }
-static dqt_status call_tape_gradient(void) {
+static dqt_status call_tape_gradient_data(void) {
     struct object *t = any(TAPE);
     dqt_parameter p;
     float *gradient;
     const size_t index = parameter_of(t, &p);
-    return dqt_tape_gradient(t->handle, index, null_sometimes(&gradient));
+    return dqt_tape_gradient_data(t->handle, index, null_sometimes(&gradient));
 }
-static dqt_status call_tape_read_gradient(void) {
+static dqt_status call_tape_get_gradient(void) {
     struct object *t = any(TAPE);
     dqt_parameter p;
     size_t row, count;
     const size_t index = parameter_of(t, &p);
     rows_of(&(struct object){.rows = p.rows}, &row, &count);
-    return dqt_tape_read_gradient(t->handle, index, row, count, results());
+    return dqt_tape_get_gradient(t->handle, index, row, count, results());
 }
-static dqt_status call_tape_write_gradient(void) {
+static dqt_status call_tape_set_gradient(void) {
     struct object *t = any(TAPE);
     dqt_parameter p;
     size_t row, count;
     const size_t index = parameter_of(t, &p);
     rows_of(&(struct object){.rows = p.rows}, &row, &count);
-    return dqt_tape_write_gradient(t->handle, index, row, count, floats(p.rows * p.cols));
+    return dqt_tape_set_gradient(t->handle, index, row, count, floats(p.rows * p.cols));
 }
 static dqt_status call_tape_zero_gradients(void) {
     return dqt_tape_zero_gradients(any(TAPE)->handle);
@@ -134,8 +134,13 @@ static dqt_status call_tape_get_pass(void) {
 static dqt_status call_tape_set_pass(void) {
     return dqt_tape_set_pass(any(TAPE)->handle, byte());
 }
-static void on_gradient(void *user_data, size_t parameter_index) {
+static int32_t on_gradient(void *user_data, size_t parameter_index) {
     REQUIRE(user_data == &world && parameter_index < 1000, "%zu", parameter_index);
+    return one_in(64);
+}
+static dqt_status call_tape_get_options(void) {
+    RESULT(dqt_tape_options, o);
+    return dqt_tape_get_options(any(TAPE)->handle, null_sometimes(&o));
 }
 static dqt_status call_tape_on_gradient(void) {
     return dqt_tape_on_gradient(any(TAPE)->handle, one_in(3) ? NULL : on_gradient, &world);
@@ -153,7 +158,9 @@ static dqt_llama_config *llama_config(void) {
     SET(o, dqt_llama_config, num_heads, size_or_odd(heads));
     SET(o, dqt_llama_config, num_kv_heads, one_in(2) ? 0 : heads);
     SET(o, dqt_llama_config, tie_embeddings, one_in(2));
-    SET(o, dqt_llama_config, sub_norms, one_in(2));
+    SET(o, dqt_llama_config, no_sub_norms, one_in(2));
+    SET(o, dqt_llama_config, overrides, NULL);
+    SET(o, dqt_llama_config, num_overrides, 0);
     if (one_in(2)) SET(o, dqt_llama_config, linear.storage, enum_or_odd(DQT_FORMAT_F32, 8));
     return o;
 }
@@ -204,10 +211,10 @@ static dqt_status call_llama_get_config(void) {
     RESULT(dqt_llama_config, c);
     return dqt_llama_get_config(any(MODEL)->handle, null_sometimes(&c));
 }
-static dqt_status call_llama_layers(void) {
+static dqt_status call_llama_get_layers(void) {
     dqt_layer *const *layers;
     size_t count;
-    return dqt_llama_layers(any(MODEL)->handle, null_sometimes(&layers), &count);
+    return dqt_llama_get_layers(any(MODEL)->handle, null_sometimes(&layers), &count);
 }
 
 /* A tape, and usually the model that it is of. */
@@ -217,32 +224,38 @@ static struct object *model_of(const struct object *tape) {
 }
 static dqt_status call_llama_forward(void) {
     struct object *t = any(TAPE), *m = model_of(t);
-    return dqt_llama_forward(m->handle, t->handle, tokens(world.tokens, m->out, false), batch_of(t), length_of(t),
-                             results());
+    return dqt_llama_forward(m->handle, t->handle, batch_of(t, m->out, m->out), results());
 }
 static dqt_status loss_of(struct object *t, struct object *m) {
     float loss;
-    return dqt_llama_loss(m->handle, t->handle, tokens(world.tokens, m->out, false),
-                          tokens(world.targets, m->out, true), batch_of(t), length_of(t), null_sometimes(&loss),
+    return dqt_llama_loss(m->handle, t->handle, batch_of(t, m->out, m->out), null_sometimes(&loss),
                           one_in(2) ? world.y : NULL);
 }
 static dqt_status call_llama_loss(void) {
     struct object *t = any(TAPE);
     return loss_of(t, model_of(t));
 }
-/* Often right after a loss, without which there is nothing to go back from. */
 static dqt_status call_llama_backward(void) {
     struct object *t = any(TAPE), *m = model_of(t);
     if (!one_in(4)) loss_of(t, m);
     return dqt_llama_backward(m->handle, t->handle, number());
 }
-static dqt_status call_llama_forward_blocks(void) {
+static dqt_status call_llama_backward_logits(void) {
     struct object *t = any(TAPE), *m = model_of(t);
-    return dqt_llama_forward_blocks(m->handle, t->handle, size_or_odd(0), size_or_odd(1), batch_of(t), length_of(t),
+    if (!one_in(4)) loss_of(t, m);
+    return dqt_llama_backward_logits(m->handle, t->handle, logits_gradient());
+}
+static dqt_status blocks_forward(struct object *t, struct object *m) {
+    return dqt_llama_forward_blocks(m->handle, t->handle, size_or_odd(0), size_or_odd(1), batch_of(t, m->out, m->out),
                                     floats(MOST_TOKENS * MOST_DIM));
+}
+static dqt_status call_llama_forward_blocks(void) {
+    struct object *t = any(TAPE);
+    return blocks_forward(t, model_of(t));
 }
 static dqt_status call_llama_backward_blocks(void) {
     struct object *t = any(TAPE), *m = model_of(t);
+    if (!one_in(4)) blocks_forward(t, m);
     return dqt_llama_backward_blocks(m->handle, t->handle, size_or_odd(0), size_or_odd(1),
                                      floats(MOST_TOKENS * MOST_DIM));
 }
@@ -251,6 +264,8 @@ static dqt_status call_llama_backward_blocks(void) {
 
 static dqt_updater_options *updater_options(void) {
     dqt_updater_options *o = make_options(sizeof *o, init_updater_options);
+    SET(o, dqt_updater_options, groups, NULL);
+    SET(o, dqt_updater_options, num_groups, 0);
     SET(o, dqt_updater_options, optimizer, enum_or_odd(DQT_OPTIMIZER_SGD, 3));
     if (one_in(2)) SET(o, dqt_updater_options, momentum_state, enum_or_odd(0, 3));
     if (one_in(4)) SET(o, dqt_updater_options, variance_state, enum_or_odd(0, 3));
@@ -315,22 +330,28 @@ static struct object *tape_of(const struct object *updater) {
     }
     return any(TAPE);
 }
+static const dqt_step_options *step_options(void) {
+    static dqt_step_options o;
+    o = (dqt_step_options)DQT_INIT(dqt_step_options);
+    o.learning_rate = number();
+    if (one_in(4)) o.gradient_scale = number();
+    if (one_in(8)) o.num_parts = up_to(3);
+    if (one_in(8)) o.part = size_or_odd(byte() % 3);
+    return null_sometimes(&o);
+}
 static dqt_status call_updater_step(void) {
-    struct object *u = any(UPDATER);
+    struct object *u = any(UPDATER), *t = tape_of(u);
     RESULT(dqt_step_stats, stats);
-    return dqt_updater_step(u->handle, tape_of(u)->handle, number(), null_sometimes(&stats));
+    return dqt_updater_step(u->handle, t->handle, step_options(), null_sometimes(&stats));
 }
-static dqt_status call_updater_step_range(void) {
-    struct object *u = any(UPDATER);
-    RESULT(dqt_step_stats, stats);
-    const size_t parts = up_to(3);
-    return dqt_updater_step_range(u->handle, tape_of(u)->handle, number(), size_or_odd(byte() % parts),
-                                  size_or_odd(parts), null_sometimes(&stats));
-}
-static dqt_status call_updater_range(void) {
+static dqt_status call_updater_get_part(void) {
     size_t row, count;
-    return dqt_updater_range(any(UPDATER)->handle, size_or_odd(byte() % 2), size_or_odd(0), size_or_odd(up_to(3)),
-                             null_sometimes(&row), &count);
+    return dqt_updater_get_part(any(UPDATER)->handle, size_or_odd(byte() % 2), size_or_odd(0), size_or_odd(up_to(3)),
+                                null_sometimes(&row), &count);
+}
+static dqt_status call_updater_get_rule(void) {
+    RESULT(dqt_parameter_rule, rule);
+    return dqt_updater_get_rule(any(UPDATER)->handle, size_or_odd(byte() % 4), null_sometimes(&rule));
 }
 /* The header says that in a fused step earlier tensors may be updated when a later one fails. */
 static dqt_status call_llama_backward_update(void) {
@@ -338,7 +359,48 @@ static dqt_status call_llama_backward_update(void) {
     RESULT(dqt_step_stats, stats);
     world.changes = true;
     if (!one_in(4)) loss_of(t, m);
-    return dqt_llama_backward_update(m->handle, t->handle, u->handle, number(), null_sometimes(&stats));
+    return dqt_llama_backward_update(m->handle, t->handle, u->handle, step_options(), null_sometimes(&stats));
+}
+/* An updater may not go while a tape updates with it: begin and end are one call here, with a backward in between. */
+static dqt_status update_in_backward(bool end_only) {
+    struct object *u = any(UPDATER), *t = tape_of(u), *m = model_of(t);
+    RESULT(dqt_step_stats, stats);
+    world.changes = true;
+    if (end_only) return dqt_tape_end_update(t->handle, null_sometimes(&stats));
+    loss_of(t, m);
+    const dqt_status status = dqt_tape_begin_update(t->handle, u->handle, step_options());
+    if (status != DQT_OK) return status;
+    if (!one_in(8)) dqt_llama_backward(m->handle, t->handle, 1);
+    stats.struct_size = sizeof stats;
+    const dqt_status ended = dqt_tape_end_update(t->handle, &stats);
+    REQUIRE(ended == DQT_OK || ended == DQT_E_NUMERIC || ended == DQT_E_CANCELLED || ended == DQT_E_STATE, "%d", ended);
+    return ended;
+}
+static dqt_status call_tape_begin_update(void) {
+    return update_in_backward(false);
+}
+static dqt_status call_tape_end_update(void) {
+    return update_in_backward(one_in(2));
+}
+static dqt_status call_layers_copy(void) {
+    struct object a = {0}, b = {0};
+    struct list to, from;
+    list_layers(&a, &to);
+    list_layers(&b, &from);
+    return dqt_layers_copy(to.layers, one_in(2) ? to.layers : from.layers,
+                           to.count < from.count ? to.count : from.count);
+}
+static dqt_status call_preset_get(void) {
+    dqt_preset_options *o = make_options(sizeof *o, init_preset_options);
+    dqt_llama_config c;
+    dqt_updater_options u;
+    RESULT(dqt_preset, p);
+    dqt_llama_config_init(&c, sizeof c);
+    dqt_updater_options_init(&u, sizeof u);
+    const dqt_status status =
+        dqt_preset_get(null_sometimes(o), null_sometimes(&c), null_sometimes(&u), null_sometimes(&p));
+    free(o);
+    return status;
 }
 static dqt_status call_updater_get_step(void) {
     uint64_t step;
@@ -368,8 +430,24 @@ static dqt_status call_session_create(void) {
     if (!o) return DQT_E_STATE;
     need(o, m);
     o->layers[0] = m;
-    const dqt_status status = dqt_session_create(m->handle, size_or_odd(up_to(20)), &s);
+    dqt_session_options *options = make_options(sizeof *options, init_session_options);
+    SET(options, dqt_session_options, max_length, size_or_odd(up_to(20)));
+    if (one_in(4)) SET(options, dqt_session_options, cache_format, enum_or_odd(0, 3));
+    const dqt_status status = dqt_session_create(m->handle, null_sometimes(options), &s);
+    free(options);
     return created(o, status, s, "session");
+}
+static dqt_status call_session_fork(void) {
+    struct object *o = place(SESSION), *from = any(SESSION);
+    dqt_session *s = (dqt_session *)&nothing;
+    if (!o) return DQT_E_STATE;
+    if (from->handle) need(o, from->layers[0]);
+    o->layers[0] = from->layers[0];
+    const dqt_status status = dqt_session_fork(from->handle, &s);
+    return created(o, status, s, "fork");
+}
+static dqt_status call_session_copy(void) {
+    return dqt_session_copy(any(SESSION)->handle, any(SESSION)->handle);
 }
 static dqt_status call_session_destroy(void) {
     struct object *o = any(SESSION);
@@ -377,17 +455,49 @@ static dqt_status call_session_destroy(void) {
     dqt_session_destroy(NULL);
     return DQT_OK;
 }
+static size_t vocab_of(const struct object *session) {
+    return session->handle ? session->layers[0]->out : 1;
+}
 static dqt_status call_session_append(void) {
     struct object *s = any(SESSION);
-    return dqt_session_append(s->handle, tokens(world.tokens, s->handle ? s->layers[0]->out : 1, false),
-                              size_or_odd(up_to(4)), one_in(4) ? NULL : world.y);
+    return dqt_session_append(s->handle, tokens(world.tokens, vocab_of(s), false), size_or_odd(up_to(4)),
+                              one_in(4) ? NULL : world.y);
 }
-static dqt_status call_session_length(void) {
+static dqt_status call_session_score(void) {
+    struct object *s = any(SESSION);
+    return dqt_session_score(s->handle, tokens(world.tokens, vocab_of(s), false), size_or_odd(up_to(4)), results());
+}
+static dqt_status call_sessions_append(void) {
+    dqt_session_step steps[3];
+    const size_t count = up_to(3);
+    for (size_t i = 0; i < count; i++) {
+        struct object *s = &world.objects[SESSION][i];
+        if (!s->handle || one_in(16)) s = any(SESSION);
+        steps[i] = (dqt_session_step)DQT_INIT(dqt_session_step);
+        steps[i].session = s->handle;
+        steps[i].tokens = tokens(world.tokens, vocab_of(s), false);
+        steps[i].count = size_or_odd(up_to(3));
+        steps[i].logits = one_in(4) ? NULL : world.y + 1024 * i;
+    }
+    return dqt_sessions_append(null_sometimes(steps), one_in(24) ? 0 : count);
+}
+static dqt_status call_session_get_length(void) {
     size_t length;
-    return dqt_session_length(any(SESSION)->handle, null_sometimes(&length));
+    return dqt_session_get_length(any(SESSION)->handle, null_sometimes(&length));
+}
+static dqt_status call_session_get_options(void) {
+    RESULT(dqt_session_options, o);
+    return dqt_session_get_options(any(SESSION)->handle, null_sometimes(&o));
 }
 static dqt_status call_session_truncate(void) {
     return dqt_session_truncate(any(SESSION)->handle, size_or_odd(byte() % 3));
+}
+static dqt_status call_sampler_get_draws(void) {
+    uint64_t draws;
+    return dqt_sampler_get_draws(any(SAMPLER)->handle, null_sometimes(&draws));
+}
+static dqt_status call_sampler_set_draws(void) {
+    return dqt_sampler_set_draws(any(SAMPLER)->handle, byte());
 }
 static dqt_status call_sampler_create(void) {
     struct object *o = place(SAMPLER);

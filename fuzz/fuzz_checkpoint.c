@@ -10,33 +10,27 @@
 
 enum { LENGTH = 5, MOST_VOCAB = 4096, MOST_SIZE = 2048, MOST_LAYERS = 8 };
 
-struct loaded {
-    dqt_llama *model;
-    dqt_updater *updater;
-    void *host;
-    size_t host_size;
-};
-
-static dqt_status load(struct bytes *from, struct loaded *l) {
-    l->model = (dqt_llama *)from; /* all of these must be overwritten */
-    l->updater = (dqt_updater *)from;
-    l->host = from;
-    l->host_size = 77;
-    return dqt_llama_read(fuzz_context(), bytes_read, from, &l->model, &l->updater, &l->host, &l->host_size);
+static dqt_status load(struct bytes *from, dqt_checkpoint *c) {
+    memset(c, 0xCC, sizeof *c); /* all of it must be overwritten */
+    c->struct_size = sizeof *c;
+    return dqt_llama_read(fuzz_context(), bytes_read, from, NULL, c);
 }
 
-static dqt_status store(const struct loaded *l, struct bytes *to) {
-    return dqt_llama_write(l->model, l->updater, l->host, l->host_size, bytes_write, to);
+static dqt_status store(const dqt_checkpoint *c, struct bytes *to) {
+    dqt_save_options o = DQT_INIT(dqt_save_options);
+    o.host = c->host;
+    o.host_size = c->host_size;
+    return dqt_llama_write(c->model, c->updater, bytes_write, to, &o);
 }
 
-static void unload(struct loaded *l) {
-    dqt_updater_destroy(l->updater);
-    dqt_llama_destroy(l->model);
-    dqt_host_bytes_free(fuzz_context(), l->host, l->host_size);
+static void unload(dqt_checkpoint *c) {
+    dqt_updater_destroy(c->updater);
+    dqt_llama_destroy(c->model);
+    dqt_host_bytes_free(fuzz_context(), c->host, c->host_size);
 }
 
 /* A step of training and a few tokens of generation, if the model is not too large for the time there is. */
-static void use(const struct loaded *l) {
+static void use(const dqt_checkpoint *l) {
     dqt_context *ctx = fuzz_context();
     dqt_llama_config c = {.struct_size = sizeof c};
     REQUIRE(dqt_llama_get_config(l->model, &c) == DQT_OK, "config");
@@ -49,23 +43,30 @@ static void use(const struct loaded *l) {
     dqt_tape_options o;
     dqt_tape_options_init(&o, sizeof o);
     o.max_length = LENGTH;
-    REQUIRE(dqt_llama_layers(l->model, &layers, &count) == DQT_OK, "layers");
+    REQUIRE(dqt_llama_get_layers(l->model, &layers, &count) == DQT_OK, "layers");
     int32_t tokens[LENGTH], targets[LENGTH];
     for (size_t i = 0; i < LENGTH; i++) {
         tokens[i] = (int32_t)(i % c.vocab_size);
         targets[i] = i == 2 ? -1 : (int32_t)((i + 1) % c.vocab_size);
     }
+    dqt_batch batch = DQT_INIT(dqt_batch);
+    batch.length = LENGTH;
+    batch.tokens = tokens;
+    batch.targets = targets;
+    dqt_step_options step = DQT_INIT(dqt_step_options);
+    step.learning_rate = 0.01f;
     if (dqt_tape_create(ctx, layers, count, &o, &tape) == DQT_OK) {
         float loss;
-        if (dqt_tape_zero_gradients(tape) == DQT_OK &&
-            dqt_llama_loss(l->model, tape, tokens, targets, 1, LENGTH, &loss, NULL) == DQT_OK &&
+        if (dqt_tape_zero_gradients(tape) == DQT_OK && dqt_llama_loss(l->model, tape, &batch, &loss, NULL) == DQT_OK &&
             dqt_llama_backward(l->model, tape, 1.0f) == DQT_OK && l->updater)
-            dqt_updater_step(l->updater, tape, 1e-2f, NULL);
+            dqt_updater_step(l->updater, tape, &step, NULL);
         dqt_tape_destroy(tape);
     }
     dqt_session *session;
     float *logits = malloc(c.vocab_size * sizeof *logits);
-    if (dqt_session_create(l->model, LENGTH, &session) == DQT_OK) {
+    dqt_session_options so = DQT_INIT(dqt_session_options);
+    so.max_length = LENGTH;
+    if (dqt_session_create(l->model, &so, &session) == DQT_OK) {
         dqt_session_append(session, tokens, 3, logits);
         dqt_session_append(session, tokens, 1, logits);
         dqt_session_destroy(session);
@@ -73,13 +74,13 @@ static void use(const struct loaded *l) {
     free(logits);
 }
 
-static void check_accepted(struct loaded *l, const uint8_t *data, size_t size) {
+static void check_accepted(dqt_checkpoint *l, const uint8_t *data, size_t size) {
     struct bytes same = {0}, later = {0};
     REQUIRE(store(l, &same) == DQT_OK, "%s", dqt_last_error(fuzz_context()));
     REQUIRE(bytes_equal(&same, data, size), "%zu bytes were read, %zu are written", size, same.size);
     use(l);
     if (store(l, &later) == DQT_OK) {
-        struct loaded again;
+        dqt_checkpoint again;
         const dqt_status status = load(&later, &again);
         REQUIRE(status == DQT_OK || status == DQT_E_MEMORY, "%s", dqt_last_error(fuzz_context()));
         unload(&again);
@@ -92,7 +93,7 @@ static void check_stream(const uint8_t *data, size_t size) {
     dqt_context *ctx = fuzz_context();
     const size_t before = fuzz_memory.now;
     struct bytes in = {.data = (uint8_t *)(uintptr_t)data, .size = size, .piece = size % 3 ? 0 : 7};
-    struct loaded l;
+    dqt_checkpoint l;
     fuzz_memory.peak = before;
     const dqt_status status = load(&in, &l);
     REQUIRE(fuzz_memory.peak - before <= 7 * in.at + (4u << 20), "%zu bytes held for %zu", fuzz_memory.peak - before,
@@ -112,16 +113,16 @@ static void check_path(const uint8_t *data, size_t size) {
     dqt_context *ctx = fuzz_context();
     const size_t before = fuzz_memory.now;
     const struct path path = path_to(data, size);
-    dqt_llama *model;
-    dqt_updater *updater = NULL;
+    dqt_load_options o = DQT_INIT(dqt_load_options);
+    dqt_checkpoint c = DQT_INIT(dqt_checkpoint);
+    o.skip_updater = size % 2;
     fuzz_memory.peak = before;
-    const dqt_status status = dqt_llama_load(ctx, path.text, &model, size % 2 ? &updater : NULL, NULL, NULL);
+    const dqt_status status = dqt_llama_load(ctx, path.text, &o, &c);
     close(path.descriptor);
     REQUIRE(fuzz_memory.peak - before <= 200 * size + (1u << 20), "%zu bytes for a file of %zu",
             fuzz_memory.peak - before, size);
-    REQUIRE((status == DQT_OK) == (model != NULL), "%d", status);
-    dqt_updater_destroy(updater);
-    dqt_llama_destroy(model);
+    REQUIRE((status == DQT_OK) == (c.model != NULL), "%d", status);
+    unload(&c);
     REQUIRE(fuzz_memory.now == before, "%zu bytes leaked", fuzz_memory.now - before);
 }
 

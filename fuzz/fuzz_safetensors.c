@@ -11,7 +11,7 @@ static struct model {
 
 static struct bytes checkpoint_of(const struct model *m) {
     struct bytes b = {0};
-    REQUIRE(dqt_llama_write(m->llama, NULL, NULL, 0, bytes_write, &b) == DQT_OK, "%s", dqt_last_error(fuzz_context()));
+    REQUIRE(dqt_llama_write(m->llama, NULL, bytes_write, &b, NULL) == DQT_OK, "%s", dqt_last_error(fuzz_context()));
     return b;
 }
 
@@ -28,8 +28,10 @@ static dqt_status import(struct model *m, const uint8_t *data, size_t size) {
     const struct path path = path_to(data, size);
     const size_t before = fuzz_memory.now;
     fuzz_memory.peak = before;
-    const dqt_status status =
-        dqt_llama_import_safetensors(m->llama, path.text, size % 2 ? DQT_ROUND_STOCHASTIC : DQT_ROUND_NEAREST, size);
+    dqt_import_options o = DQT_INIT(dqt_import_options);
+    o.rounding = size % 2 ? DQT_ROUND_STOCHASTIC : DQT_ROUND_NEAREST;
+    o.seed = size;
+    const dqt_status status = dqt_llama_import_safetensors(m->llama, path.text, &o);
     close(path.descriptor);
     REQUIRE(fuzz_memory.now == before, "%zu bytes leaked", fuzz_memory.now - before);
     REQUIRE(fuzz_memory.peak - before <= 64 * size + (1u << 20), "%zu bytes for a file of %zu",
@@ -42,14 +44,14 @@ static void use(struct model *m) {
     static const int32_t tokens[3] = {0, 1, 2};
     float logits[64];
     dqt_session *session;
-    REQUIRE(dqt_session_create(m->llama, 5, &session) == DQT_OK, "session");
+    REQUIRE(dqt_session_create(m->llama, NULL, &session) == DQT_OK, "session");
     dqt_session_append(session, tokens, 3, logits);
     dqt_session_destroy(session);
     dqt_safetensors_options o;
     dqt_safetensors_options_init(&o, sizeof o);
     o.stored = 1;
     struct bytes out = {0};
-    const dqt_status status = dqt_llama_write_safetensors(m->llama, &o, bytes_write, &out);
+    const dqt_status status = dqt_llama_write_safetensors(m->llama, bytes_write, &out, &o);
     REQUIRE(status == DQT_OK || status == DQT_E_NUMERIC, "%d: %s", status, dqt_last_error(fuzz_context()));
     if (status == DQT_OK)
         REQUIRE(import(m, out.data, out.size) == DQT_OK, "own export: %s", dqt_last_error(fuzz_context()));

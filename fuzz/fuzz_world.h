@@ -186,7 +186,7 @@ static uint64_t weights_hash(void) {
     for (int i = 0; i < SLOTS; i++) {
         void *data, *model = world.objects[MODEL][i].handle, *tensor = world.objects[TENSOR][i].handle;
         size_t bytes;
-        if (model && dqt_llama_write(model, NULL, NULL, 0, hash_write, &h) != DQT_OK) h.value++;
+        if (model && dqt_llama_write(model, NULL, hash_write, &h, NULL) != DQT_OK) h.value++;
         if (tensor && dqt_tensor_data(tensor, &data, &bytes) == DQT_OK) hash_write(&h, data, bytes);
     }
     return h.value;
@@ -223,6 +223,11 @@ static void backwards(void *user_data, size_t count, dqt_task_fn task, void *tas
         task(task_data, count);
 }
 
+static int32_t interrupt(void *user_data) {
+    (void)user_data;
+    return one_in(64);
+}
+
 static void world_begin(const uint8_t *data, size_t size) {
     world.data = data;
     world.size = size;
@@ -238,6 +243,7 @@ static void world_begin(const uint8_t *data, size_t size) {
         o.threading = c ? DQT_THREADING_HOST : DQT_THREADING_SERIAL;
         o.parallel_for = c ? backwards : NULL;
         o.num_threads = c ? 3 : 1;
+        o.interrupt = c ? interrupt : NULL;
         if (one_in(4)) o.isa = DQT_ISA_SCALAR;
         REQUIRE(dqt_context_create(&o, &world.ctx[c]) == DQT_OK, "%s", dqt_last_error(NULL));
     }

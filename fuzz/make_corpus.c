@@ -27,17 +27,23 @@ static dqt_updater *trained(dqt_llama *model, int which) {
     float loss;
     dqt_updater_options o;
     if (which == 5) return NULL;
+    dqt_batch batch = DQT_INIT(dqt_batch);
+    batch.length = 4;
+    batch.tokens = tokens;
+    batch.targets = targets;
+    dqt_step_options step = DQT_INIT(dqt_step_options);
+    step.learning_rate = 0.01f;
     dqt_updater_options_init(&o, sizeof o);
     o.optimizer = DQT_OPTIMIZER_SGD + which % 3;
     o.momentum_state = which % 3;
     o.variance_state = o.optimizer == DQT_OPTIMIZER_ADAFACTOR ? DQT_STATE_F32 : which / 3 % 3;
-    REQUIRE(dqt_llama_layers(model, &layers, &count) == DQT_OK, "layers");
+    REQUIRE(dqt_llama_get_layers(model, &layers, &count) == DQT_OK, "layers");
     REQUIRE(dqt_updater_create(ctx, layers, count, &o, &updater) == DQT_OK, "%s", dqt_last_error(ctx));
     REQUIRE(dqt_tape_create(ctx, layers, count, NULL, &tape) == DQT_OK, "%s", dqt_last_error(ctx));
     REQUIRE(dqt_tape_zero_gradients(tape) == DQT_OK, "gradients");
-    REQUIRE(dqt_llama_loss(model, tape, tokens, targets, 1, 4, &loss, NULL) == DQT_OK, "%s", dqt_last_error(ctx));
+    REQUIRE(dqt_llama_loss(model, tape, &batch, &loss, NULL) == DQT_OK, "%s", dqt_last_error(ctx));
     REQUIRE(dqt_llama_backward(model, tape, 1) == DQT_OK, "%s", dqt_last_error(ctx));
-    REQUIRE(dqt_updater_step(updater, tape, 0.01f, NULL) == DQT_OK, "%s", dqt_last_error(ctx));
+    REQUIRE(dqt_updater_step(updater, tape, &step, NULL) == DQT_OK, "%s", dqt_last_error(ctx));
     dqt_tape_destroy(tape);
     return updater;
 }
@@ -51,10 +57,13 @@ int main(int argc, char **argv) {
         dqt_safetensors_options o;
         dqt_safetensors_options_init(&o, sizeof o);
         o.dtype = which % 3;
-        REQUIRE(dqt_llama_write(model, updater, "host", which % 2 ? 4 : 0, bytes_write, &checkpoint) == DQT_OK, "%s",
+        dqt_save_options save = DQT_INIT(dqt_save_options);
+        save.host = which % 2 ? "host" : NULL;
+        save.host_size = which % 2 ? 4 : 0;
+        REQUIRE(dqt_llama_write(model, updater, bytes_write, &checkpoint, &save) == DQT_OK, "%s",
                 dqt_last_error(fuzz_context()));
         if (which % 3 != 1) put_file(argv[1], "checkpoint", which, -1, &checkpoint);
-        if (which % 3 != 2 && dqt_llama_write_safetensors(model, &o, bytes_write, &tensors) == DQT_OK)
+        if (which % 3 != 2 && dqt_llama_write_safetensors(model, bytes_write, &tensors, &o) == DQT_OK)
             put_file(argv[1], "safetensors", which, which, &tensors);
         free(checkpoint.data);
         free(tensors.data);

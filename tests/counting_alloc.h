@@ -6,6 +6,15 @@
 #include "dqt.h"
 #include "test.h"
 
+#if defined(_WIN32)
+#include <malloc.h>
+#define counting_block(size) _aligned_malloc(size, COUNTING_GUARD)
+#define counting_block_free(p) _aligned_free(p)
+#else
+#define counting_block(size) aligned_alloc(COUNTING_GUARD, ((size) + 63) / 64 * 64)
+#define counting_block_free(p) free(p)
+#endif
+
 struct counting {
     size_t bytes, blocks; /* live */
     size_t calls;         /* of alloc so far */
@@ -22,7 +31,7 @@ static void *counting_alloc(void *user_data, size_t size, size_t align) {
     if (call == c->fail_at || call >= c->fail_from) return NULL;
     if (align == 0 || align > COUNTING_GUARD || (align & (align - 1))) c->errors++;
     const size_t total = COUNTING_GUARD + size + COUNTING_GUARD;
-    unsigned char *p = aligned_alloc(COUNTING_GUARD, (total + 63) / 64 * 64);
+    unsigned char *p = counting_block(total);
     if (!p) return NULL;
     memset(p, COUNTING_FILL, total);
     memcpy(p, &size, sizeof size);
@@ -48,7 +57,7 @@ static void counting_free(void *user_data, void *ptr, size_t size, size_t align)
         c->errors += p[COUNTING_GUARD + had_size + i] != COUNTING_FILL;
     c->bytes -= had_size;
     c->blocks--;
-    free(p);
+    counting_block_free(p);
 }
 
 static struct counting counting_new(void) {

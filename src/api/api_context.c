@@ -1,6 +1,9 @@
 /* Version and context. */
 #include <stdlib.h>
 #include <string.h>
+#if defined(_WIN32)
+#include <malloc.h> /* _aligned_malloc */
+#endif
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -28,14 +31,22 @@ const char *dqt_version_string(void) {
 
 static void *libc_alloc(void *user_data, size_t size, size_t align) {
     (void)user_data;
+#if defined(_WIN32)
+    return _aligned_malloc(size, align);
+#else
     return aligned_alloc(align, round_up(size, align));
+#endif
 }
 
 static void libc_free(void *user_data, void *ptr, size_t size, size_t align) {
     (void)user_data;
     (void)size;
     (void)align;
+#if defined(_WIN32)
+    _aligned_free(ptr);
+#else
     free(ptr);
+#endif
 }
 
 static const dqt_context_options context_defaults = {

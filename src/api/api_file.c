@@ -120,7 +120,7 @@ dqt_status dqt_llama_read(dqt_context *ctx, dqt_read_fn read, void *user_data, c
 
 static dqt_status missing(dqt_layer *const *layers, const char *what) {
     TRY(check_object(layers, "layers"));
-    return fail(layers[0]->ctx, DQT_E_UNSUPPORTED, "%s is not there yet", what);
+    return fail(layers[0] ? layers[0]->ctx : NULL, DQT_E_UNSUPPORTED, "%s is not there yet", what);
 }
 
 dqt_status dqt_layers_save(dqt_layer *const *layers, size_t num_layers, const dqt_updater *updater, const char *path,

@@ -4,11 +4,18 @@
 
 #include "dqt.h"
 
+/* Sentences have the sizes of C99 (%zu), which the old C library of Windows does not know, but MinGW's own does. */
+#if defined(__MINGW32__)
+#define PRINTF_FORMAT gnu_printf
+#else
+#define PRINTF_FORMAT printf
+#endif
+
 /* Stores the sentence for dqt_last_error on this thread, sends it to the context's log and returns `status`. ctx may be
  * NULL (context creation, NULL handles). The log callback may call the library: what fails there is not logged again,
  * and the sentence of this failure is the latest after it. */
-__attribute__((format(printf, 3, 4))) dqt_status fail(const dqt_context *ctx, dqt_status status, const char *format,
-                                                      ...);
+__attribute__((format(PRINTF_FORMAT, 3, 4))) dqt_status fail(const dqt_context *ctx, dqt_status status,
+                                                             const char *format, ...);
 
 /* The current thread's latest sentence in ctx, "" if it has none of it any more; ctx NULL: its latest of all. */
 const char *last_error(const dqt_context *ctx);

@@ -7,7 +7,10 @@
 static const struct isa_set *const sets[] = {
     &isa_scalar,
 #if defined(__x86_64__)
-    &isa_avx2,   &isa_avx_vnni, &isa_avx512, &isa_avx512_vnni, &isa_amx,
+    &isa_avx2,   &isa_avx_vnni, &isa_avx512, &isa_avx512_vnni,
+#if !defined(_WIN32)
+    &isa_amx,
+#endif
 #elif defined(__aarch64__)
     &isa_neon,
     &isa_neon_dotprod,

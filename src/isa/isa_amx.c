@@ -2,7 +2,7 @@
 #include "isa/isa.h"
 #include "kernels/kernels_amx.h"
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(_WIN32)
 enum {
     AVX512 = DQT_CPU_AVX2 | DQT_CPU_AVX512,
     NEEDS_INT8 = AVX512 | DQT_CPU_AVX512_VNNI | DQT_CPU_AMX_INT8,

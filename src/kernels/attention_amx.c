@@ -2,7 +2,7 @@
 #include "core/assert.h"
 #include "kernels/kernels_amx.h"
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(_WIN32)
 #include <immintrin.h>
 
 #include "kernels/target.h"

@@ -3,7 +3,7 @@
  * four tiles. */
 typedef int gemm_amx_unit; /* not empty elsewhere */
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(_WIN32) /* gcc's tile loads take their stride as a long: 32 bits there */
 #include <immintrin.h>
 #include <string.h>
 
