@@ -129,28 +129,29 @@ check-sanitize:
 # The share of lines that the C tests run (gcc); at least COVERAGE_LEAST percent.
 COVERAGE_LEAST ?= 97
 coverage:
-	$(MAKE) check-c B=build/coverage LIBDIR=build/coverage/lib CC=gcc CFLAGS="-O1 -g -fno-inline --coverage -fprofile-update=atomic"
+	$(MAKE) check-c B=build/coverage CC=gcc CFLAGS="-O1 -g -fno-inline --coverage -fprofile-update=atomic"
 	tools/coverage.sh build/coverage $(COVERAGE_LEAST)
-
-.PHONY: coverage fuzz fuzz-build fuzz-corpus
 
 # ---- Fuzzing (clang): each target for FUZZ_SECONDS, or for HOURS; fuzz/README.md ----
 FUZZ := checkpoint safetensors api
 FUZZ_SECONDS ?= $(if $(HOURS),$$(($(HOURS) * 3600)),60)
 FUZZ_FLAGS := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
-$(B)/fuzz/fuzz_%: fuzz/fuzz_%.c $(wildcard fuzz/*.h) fuzz/calls.list $(LIBDIR)/libdqt.a
+$(B)/fuzz/fuzz_%: fuzz/fuzz_%.c $(wildcard fuzz/*.h) fuzz/calls.list $(OUTDIR)/libdqt.a
 	@mkdir -p $(@D)
-	$(CC) $(ALL) -fsanitize=fuzzer -o $@ $< $(LIBDIR)/libdqt.a $(LIBS)
+	$(CC) $(ALL) -fsanitize=fuzzer $(LDFLAGS) -o $@ $< $(OUTDIR)/libdqt.a $(LIBS)
 fuzz-build:
-	$(MAKE) B=build/fuzz LIBDIR=build/fuzz/lib OPENMP=0 CC=clang CFLAGS="$(FUZZ_FLAGS) -fsanitize=fuzzer-no-link" $(FUZZ:%=build/fuzz/fuzz/fuzz_%)
+	$(MAKE) B=build/fuzz OPENMP=0 CC=clang CFLAGS="$(FUZZ_FLAGS) -fsanitize=fuzzer-no-link" \
+	  $(FUZZ:%=build/fuzz/fuzz/fuzz_%)
 fuzz: fuzz-build
-	for f in $(FUZZ); do fuzz/run.sh build/fuzz/fuzz/fuzz_$$f fuzz/corpus/$$f build/fuzz/found $(FUZZ_SECONDS) || exit 1; done
+	for f in $(FUZZ); do \
+	  fuzz/run.sh build/fuzz/fuzz/fuzz_$$f fuzz/corpus/$$f build/fuzz/found $(FUZZ_SECONDS) || exit 1; done
 # The committed inputs, made anew: after a change of the format or of the models in fuzz/fuzz.h.
-$(B)/fuzz/make_corpus: fuzz/make_corpus.c fuzz/fuzz.h $(LIBDIR)/libdqt.a
+$(B)/fuzz/make_corpus: fuzz/make_corpus.c fuzz/fuzz.h $(OUTDIR)/libdqt.a
 	@mkdir -p $(@D)
-	$(CC) $(ALL) $(LDFLAGS) -o $@ $< $(LIBDIR)/libdqt.a $(LIBS)
+	$(CC) $(ALL) $(LDFLAGS) -o $@ $< $(OUTDIR)/libdqt.a $(LIBS)
 fuzz-corpus: $(B)/fuzz/make_corpus
 	$< fuzz/corpus
+.PHONY: coverage fuzz fuzz-build fuzz-corpus
 
 bench: $(BENCHES)
 	$(B)/bench/bench

@@ -24,7 +24,7 @@ absent() { # "flag of /proc/cpuinfo" "ending of file names"
     absent i8mm i8mm
 } | sort -u >"$work/absent"
 
-find "$build/src" -name '*.gcno' | sort | while read -r notes; do
+find "$build" -path '*/src/*.gcno' | sort | while read -r notes; do
     ${GCOV:-gcov} -t "$notes" 2>/dev/null
 done | awk -v absent="$work/absent" -v least="$least" '
     BEGIN { while ((getline file < absent) > 0) out[file] = 1 }
