@@ -105,7 +105,7 @@ void fields_options(struct fields *f, dqt_updater_options *o) {
 }
 
 void fields_rule(struct fields *f, struct update_rule *r) {
-    float lr_factor = r->frozen ? 0.0f : r->lr_factor; /* version 1 freezes so */
+    float lr_factor = f->reading || r->frozen ? 0.0f : r->lr_factor; /* version 1 freezes so */
     field_float(f, &lr_factor);
     if (f->reading) {
         r->frozen = lr_factor == 0.0f;

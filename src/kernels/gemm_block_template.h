@@ -25,7 +25,7 @@ static void BLOCK(const struct gemm_block *b) {
     const size_t steps = b->k / GROUP, m = b->m, columns = b->n, stride = b->panel_stride;
     const bool first = b->first, last = b->last;
     const struct epilogue f = epilogue_begin(b);
-    const char *prefetch = b->prefetch, *const prefetch_end = prefetch + b->prefetch_bytes;
+    const char *prefetch = b->prefetch, *const prefetch_end = prefetch ? prefetch + b->prefetch_bytes : NULL;
     const size_t prefetch_share = b->prefetch_bytes / ((columns + COLUMNS - 1) / COLUMNS) + 64;
     for (size_t n = 0; n < columns; n += COLUMNS) {
         for (size_t i = 0; i < prefetch_share && prefetch < prefetch_end; i += 64, prefetch += 64)
