@@ -63,7 +63,8 @@ static void hidden_gradient(void *arg) {
 }
 static void rope(void *arg) {
     struct ops *o = arg;
-    rope_apply(o->ctx, o->x[0], BATCH, LENGTH, HEADS, HEAD_SIZE, 0, o->cosines, o->sines, false);
+    rope_apply(o->ctx, o->x[0], BATCH, LENGTH, (struct attention_runs){0}, HEADS, HEAD_SIZE, 0, o->cosines, o->sines,
+               false);
 }
 static void swiglu_gradient(void *arg) {
     struct ops *o = arg;
@@ -85,12 +86,13 @@ static void loss_gradient(void *arg) { /* in place: the numbers shrink towards e
 }
 static void attend(void *arg) {
     struct ops *o = arg;
-    attention_forward(o->ctx, &o->ws, &shape, o->x[0], o->x[1], o->x[2], o->precision, o->x[3], o->per_token[0]);
+    attention_forward(o->ctx, &o->ws, &shape, (struct attention_runs){0}, o->x[0], o->x[1], o->x[2], o->precision,
+                      o->x[3], o->per_token[0]);
 }
 static void attend_gradient(void *arg) {
     struct ops *o = arg;
-    attention_backward(o->ctx, &o->ws, &shape, o->x[0], o->x[1], o->x[2], o->x[3], o->per_token[0], o->x[4],
-                       o->precision, o->x[5], o->x[6], o->x[7]);
+    attention_backward(o->ctx, &o->ws, &shape, (struct attention_runs){0}, o->x[0], o->x[1], o->x[2], o->x[3],
+                       o->per_token[0], o->x[4], o->precision, o->x[5], o->x[6], o->x[7]);
 }
 
 static double triad[MAX_THREADS + 1]; /* GB/s */

@@ -160,8 +160,8 @@ static void compare(dqt_context *ctx, const struct attention_shape *s, float sca
     struct workspace ws = make_workspace(ctx, s);
     naive_forward(s, q64, k64, v64, out64, ls64);
     naive_backward(s, q64, k64, v64, dout64, dq64, dk64, dv64);
-    attention_forward(ctx, &ws, s, q, k, v, precision, out, log_sum);
-    attention_backward(ctx, &ws, s, q, k, v, out, log_sum, dout, precision, dq, dk, dv);
+    attention_forward(ctx, &ws, s, (struct attention_runs){0}, q, k, v, precision, out, log_sum);
+    attention_backward(ctx, &ws, s, (struct attention_runs){0}, q, k, v, out, log_sum, dout, precision, dq, dk, dv);
     const double errors[5] = {worst(out64, out, z.q, 0), worst(ls64, log_sum, z.l, 0), worst(dq64, dq, z.q, scale),
                               worst(dk64, dk, z.k, scale), worst(dv64, dv, z.k, 0)};
     static const char *const names[5] = {"out", "log_sum", "dq", "dk", "dv"};
@@ -214,7 +214,7 @@ static void test_cached(void) {
             float *q = random_floats(z.q, 2, 1), *k = random_floats(z.k, 2, 2), *v = random_floats(z.k, 1, 3);
             float *out = random_floats(z.q, 1, 4), *cached = random_floats(z.q, 1, 5);
             struct workspace ws = make_workspace(ctx, s);
-            attention_forward(ctx, &ws, s, q, k, v, DQT_PRECISION_F32, out, NULL);
+            attention_forward(ctx, &ws, s, (struct attention_runs){0}, q, k, v, DQT_PRECISION_F32, out, NULL);
             size_t first = 0, row = s->heads * s->head_size;
             for (size_t count = 1; first < s->length; first += count, count = count % 7 + 1) {
                 if (count > s->length - first) count = s->length - first;
@@ -243,12 +243,12 @@ static void test_causal(void) {
         float *q = random_floats(z.q, 1, 1), *k = random_floats(z.k, 1, 2), *v = random_floats(z.k, 1, 3);
         float *a = random_floats(z.q, 1, 4), *b = random_floats(z.q, 1, 5);
         struct workspace ws = make_workspace(ctx, &s);
-        attention_forward(ctx, &ws, &s, q, k, v, DQT_PRECISION_F32, a, NULL);
+        attention_forward(ctx, &ws, &s, (struct attention_runs){0}, q, k, v, DQT_PRECISION_F32, a, NULL);
         for (size_t at = 0; at < s.length; at += 11) {
             size_t row = s.heads * s.head_size, kv_row = s.kv_heads * s.head_size;
             random_fill(k + at * kv_row, z.k - at * kv_row, 9, at);
             random_fill(v + at * kv_row, z.k - at * kv_row, 9, at + 1);
-            attention_forward(ctx, &ws, &s, q, k, v, DQT_PRECISION_F32, b, NULL);
+            attention_forward(ctx, &ws, &s, (struct attention_runs){0}, q, k, v, DQT_PRECISION_F32, b, NULL);
             CHECKF(memcmp(a, b, at * row * sizeof *a) == 0, "isa %d, token %zu", isa_caps[i].isa, at);
             CHECKF(memcmp(a + at * row, b + at * row, row * sizeof *a) != 0, "isa %d, token %zu", isa_caps[i].isa, at);
             random_fill(k, z.k, 1, 2);
@@ -274,8 +274,9 @@ static void test_threads(void) {
             float *all = random_floats(total, 0, 4), *dq = all + z.q, *dk = dq + z.q, *dv = dk + z.k,
                   *log_sum = dv + z.k;
             struct workspace ws = make_workspace(ctx, &s);
-            attention_forward(ctx, &ws, &s, q, k, v, precision, all, log_sum);
-            attention_backward(ctx, &ws, &s, q, k, v, all, log_sum, q, precision, dq, dk, dv);
+            attention_forward(ctx, &ws, &s, (struct attention_runs){0}, q, k, v, precision, all, log_sum);
+            attention_backward(ctx, &ws, &s, (struct attention_runs){0}, q, k, v, all, log_sum, q, precision, dq, dk,
+                               dv);
             workspace_destroy(ctx, &ws);
             free(q), free(k), free(v);
             if (one)

@@ -174,7 +174,7 @@ dqt_status dqt_layer_forward(const dqt_layer *layer, dqt_tape *tape, const dqt_b
     TRY(check_pointer(tape->ctx, x, "x"));
     TRY(check_pointer(tape->ctx, y, "y"));
     TRY(check_interrupt(tape->ctx));
-    layer_forward(tape, slot, b.batch, b.length, x, y);
+    layer_forward(tape, slot, b.batch, b.length, b.segments, x, y);
     return DQT_OK;
 }
 

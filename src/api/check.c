@@ -47,7 +47,6 @@ dqt_status read_batch(const dqt_tape *tape, const dqt_batch *given, dqt_batch *b
         return fail(ctx, DQT_E_SHAPE, "batch %zu x length %zu; this tape takes 1 to %zu x 1 to %zu", b->batch,
                     b->length, tape->options.max_batch, tape->options.max_length);
     if (!isfinite(b->divisor)) return fail(ctx, DQT_E_NUMERIC, "divisor is %g", b->divisor);
-    if (b->segments) return fail(ctx, DQT_E_UNSUPPORTED, "segments are not there yet");
     return DQT_OK;
 }
 

@@ -62,6 +62,7 @@ struct sublayer_description {
 struct layer_kind {
     int id; /* DQT_LAYER_* */
     const char *name;
+    bool mixes_tokens; /* outputs depend on other tokens of a run */
     bool takes_tokens; /* its input are token ids; with forward NULL its output is a stream of features */
     struct weight_description weights[MAX_WEIGHTS];
     struct sublayer_description sublayers[MAX_SUBLAYERS];

@@ -95,8 +95,10 @@ static void rotate(const dqt_tape *t, const struct slot *s, float *q, float *k, 
     const struct attention_shape n = shape_of(s);
     const size_t first = t->cache ? t->cache->first : 0;
     DQT_ASSERT(first + n.length <= t->positions);
-    rope_apply(t->ctx, q, n.batch, n.length, n.heads, n.head_size, first, saved->cosines, saved->sines, inverse);
-    rope_apply(t->ctx, k, n.batch, n.length, n.kv_heads, n.head_size, first, saved->cosines, saved->sines, inverse);
+    rope_apply(t->ctx, q, n.batch, n.length, s->runs, n.heads, n.head_size, first, saved->cosines, saved->sines,
+               inverse);
+    rope_apply(t->ctx, k, n.batch, n.length, s->runs, n.kv_heads, n.head_size, first, saved->cosines, saved->sines,
+               inverse);
 }
 
 /* The heads' outputs, from this pass's keys and values or, in a session, from the cache after they joined it. */
@@ -104,8 +106,8 @@ static void mix(const dqt_tape *t, struct slot *s) {
     struct attention_saved *saved = s->saved;
     struct attention_shape shape = shape_of(s);
     if (!t->cache) {
-        attention_forward(t->ctx, &t->workspace, &shape, saved->q, saved->k, saved->v, t->precision, saved->mixed,
-                          saved->log_sum);
+        attention_forward(t->ctx, &t->workspace, &shape, s->runs, saved->q, saved->k, saved->v, t->precision,
+                          saved->mixed, saved->log_sum);
         return;
     }
     const size_t kv = shape.kv_heads * shape.head_size, first = t->cache->first, count = s->length;
@@ -153,8 +155,8 @@ static void backward(dqt_tape *t, struct slot *s, const float *dy, float *dx) {
         gain_backward(t, s, ATTENTION_NORM,
                       (struct norm_gradient){
                           .dy = d.dmixed, .x = saved->mixed, .inverse_rms = saved->inverse_rms, .dx = d.dmixed});
-    attention_backward(t->ctx, &t->workspace, &shape, saved->q, saved->k, saved->v, saved->mixed, saved->log_sum,
-                       d.dmixed, t->precision, d.dq, d.dk, d.dv);
+    attention_backward(t->ctx, &t->workspace, &shape, s->runs, saved->q, saved->k, saved->v, saved->mixed,
+                       saved->log_sum, d.dmixed, t->precision, d.dq, d.dk, d.dv);
     rotate(t, s, d.dq, d.dk, true);
     weight_backward(t, s, ATTENTION_Q, d.dq, &in, false, dx);
     weight_backward(t, s, ATTENTION_K, d.dk, &in, true, dx);
@@ -165,6 +167,7 @@ static void backward(dqt_tape *t, struct slot *s, const float *dy, float *dx) {
 const struct layer_kind attention_kind = {
     .id = DQT_LAYER_ATTENTION,
     .name = "attention",
+    .mixes_tokens = true,
     .weights =
         {
             [ATTENTION_Q] = {.names = {"q", "self_attn.q_proj", NULL, "attn_q"},

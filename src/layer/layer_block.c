@@ -46,6 +46,7 @@ static void run_sublayers(dqt_tape *t, struct slot *s, float *x, bool last) {
         DQT_ASSERT(sub[i].layer == s->layer->sublayer[i]);
         sub[i].batch = s->batch;
         sub[i].length = s->length;
+        sub[i].runs = s->runs;
     }
     rmsnorm_forward(t, &sub[BLOCK_NORM1], x, &sub[BLOCK_ATTENTION].input);
     attention_from_input(t, &sub[BLOCK_ATTENTION], true, x);
@@ -116,6 +117,7 @@ static void backward(dqt_tape *t, struct slot *s, const float *dy, float *dx) {
 const struct layer_kind block_kind = {
     .id = DQT_LAYER_BLOCK,
     .name = "block",
+    .mixes_tokens = true,
     .sublayers =
         {
             [BLOCK_NORM1] = {{"attention_norm", "input_layernorm", NULL, "attn_norm"}, DQT_LAYER_RMSNORM},

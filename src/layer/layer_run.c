@@ -1,11 +1,22 @@
 /* Forward and backward of any layer of floats, and of one weight of it. */
 #include "layer/run.h"
 
-void layer_forward(dqt_tape *t, struct slot *s, size_t batch, size_t length, const float *x, float *y) {
+static struct attention_runs find_runs(const struct slot *s, const int32_t *segments) {
+    if (!segments || !s->run_start) return (struct attention_runs){0};
+    size_t count = 0;
+    for (size_t i = 0; i < slot_tokens(s); i++)
+        if (i % s->length == 0 || segments[i] != segments[i - 1]) s->run_start[count++] = (int32_t)i;
+    s->run_start[count] = (int32_t)slot_tokens(s);
+    return (struct attention_runs){count, s->run_start};
+}
+
+void layer_forward(dqt_tape *t, struct slot *s, size_t batch, size_t length, const int32_t *segments, const float *x,
+                   float *y) {
     DQT_ASSERT(x && y && s->layer->kind->forward);
     DQT_ASSERT(batch >= 1 && length >= 1 && batch * length <= t->max_tokens);
     s->batch = batch;
     s->length = length;
+    s->runs = find_runs(s, segments);
     s->layer->kind->forward(t, s, x, y);
     DQT_ASSERT(tape_mark(t) == 0); /* what was taken is released */
 }

@@ -10,9 +10,11 @@ static inline size_t slot_tokens(const struct slot *s) {
     return s->batch * s->length;
 }
 
-/* Layers of floats, by kind->forward and kind->backward. dx NULL: only weight gradients. Backward uses the forward up.
- */
-void layer_forward(dqt_tape *t, struct slot *s, size_t batch, size_t length, const float *x, float *y);
+/* Layers of floats, by kind->forward and kind->backward. segments[batch * length]: runs of equal ids in a sequence are
+ * documents, for kinds that mix tokens; NULL: a sequence is one. dx NULL: only weight gradients. Backward uses the
+ * forward up. */
+void layer_forward(dqt_tape *t, struct slot *s, size_t batch, size_t length, const int32_t *segments, const float *x,
+                   float *y);
 void layer_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx);
 
 /* y[tokens][weight rows] = what enters . weight^T. */

@@ -185,6 +185,8 @@ static void tape_layout(dqt_tape *t, struct arena *a, dqt_tape_memory_info *m, s
     const size_t begin = a->used;
     for (size_t i = 0; i < t->num_slots; i++) {
         struct slot *s = &t->slots[i];
+        if (s->layer->kind->mixes_tokens && !s->is_sublayer)
+            s->run_start = arena_take(a, t->max_tokens + 1, sizeof *s->run_start);
         if (s->layer->kind->layout_tables) s->layer->kind->layout_tables(t, s, a);
         if (!in_overlay(t, s)) layout_slot(t, s, a);
         slot_scratch(t, s->layer, need);

@@ -14,6 +14,7 @@
 
 #include "layer/layer.h"
 #include "ops/activations.h"
+#include "ops/attention.h"
 #include "optim/updater.h"
 
 struct slot {
@@ -21,6 +22,8 @@ struct slot {
     bool is_sublayer;
     size_t parameter[MAX_WEIGHTS];  /* index in the tape of layer->weight[i] */
     size_t batch, length;           /* of the latest forward; length 0: none that backward could use */
+    int32_t *run_start;             /* [max_tokens + 1], of kinds that mix tokens; a block's is its sublayers' too */
+    struct attention_runs runs;     /* of the latest forward; start is NULL, or run_start */
     struct activation_buffer input; /* [max_tokens][in]: what enters the layer's first products */
     void *saved;                    /* the kind's own struct, of kind->saved_bytes */
 };

@@ -170,9 +170,9 @@ bool llama_forward_stream(dqt_tape *tape, const dqt_batch *b) {
     embedding_forward(tape, llama_embedding_slot(tape), b->batch, b->length, b->tokens, x);
     for (size_t i = 0; i < num_blocks(tape); i++) {
         if (tape_interrupted(tape)) return false;
-        layer_forward(tape, llama_block_slot(tape, i), b->batch, b->length, x, x);
+        layer_forward(tape, llama_block_slot(tape, i), b->batch, b->length, b->segments, x, x);
     }
-    layer_forward(tape, llama_norm_slot(tape), b->batch, b->length, x, x);
+    layer_forward(tape, llama_norm_slot(tape), b->batch, b->length, b->segments, x, x);
     return true;
 }
 

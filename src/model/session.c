@@ -61,14 +61,14 @@ static bool append_chunk(dqt_session *s, const int32_t *tokens, size_t count, fl
     for (size_t i = 0; i < s->model->config.num_layers; i++) {
         const struct kv_cache cache = {s->cache + 2 * i * half, s->cache + (2 * i + 1) * half, s->length};
         t->cache = &cache;
-        layer_forward(t, llama_block_slot(t, i), 1, count, t->stream, t->stream);
+        layer_forward(t, llama_block_slot(t, i), 1, count, NULL, t->stream, t->stream);
         t->cache = NULL;
     }
     s->length += count;
     if (!all_finite(t->stream, count * hidden)) return false;
     if (!logits) return true;
     float *last = t->stream + (count - 1) * hidden;
-    layer_forward(t, llama_norm_slot(t), 1, 1, last, last);
+    layer_forward(t, llama_norm_slot(t), 1, 1, NULL, last, last);
     head_logits(t, llama_head_slot(t), 1, 1, last, logits);
     return all_finite(logits, s->model->config.vocab_size);
 }

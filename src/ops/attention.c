@@ -104,9 +104,9 @@ static void scatter_tile(const struct attention_job *job, const float *p, const 
 
 static void forward_head(void *arg, size_t task, int lane) {
     const struct attention_job *job = arg;
-    size_t length = job->s.length, size = job->s.head_size, depth = job->depth, padded = round_up(length, TILE);
-    size_t sequence = task / job->s.heads, head = task % job->s.heads;
-    size_t kv_head = head / (job->s.heads / job->s.kv_heads), token0 = sequence * length;
+    const struct attention_run run = attention_run(job, task / job->s.heads);
+    size_t length = run.length, size = job->s.head_size, depth = job->depth, padded = round_up(length, TILE);
+    size_t head = task % job->s.heads, kv_head = head / (job->s.heads / job->s.kv_heads), token0 = run.token0;
     struct arena a = lane_arena(job->ws, lane);
     float *keys = arena_take(&a, padded * depth, sizeof(float)),
           *values = arena_take(&a, padded * depth, sizeof(float));
@@ -139,20 +139,30 @@ static void forward_head(void *arg, size_t task, int lane) {
     }
 }
 
+static size_t num_runs(const struct attention_job *job) {
+    return job->runs.start ? job->runs.count : job->s.batch;
+}
+
 /* Of so many products of queries with the keys before them, and a softmax. */
-static double causal_work(const struct attention_shape *s, double products) {
-    const double pairs = 0.5 * (double)s->batch * (double)s->length * (double)s->length * (double)s->heads;
-    return pairs * (products * (double)s->head_size * WORK_PRODUCT + WORK_ELEMENT);
+static double causal_work(const struct attention_job *job, double products) {
+    double pairs = 0;
+    for (size_t r = 0; r < num_runs(job); r++) {
+        const double length = (double)attention_run(job, r).length;
+        pairs += 0.5 * length * length * (double)job->s.heads;
+    }
+    return pairs * (products * (double)job->s.head_size * WORK_PRODUCT + WORK_ELEMENT);
 }
 
 void attention_forward(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s,
-                       const float *q, const float *k, const float *v, int precision, float *out, float *log_sum) {
+                       struct attention_runs runs, const float *q, const float *k, const float *v, int precision,
+                       float *out, float *log_sum) {
     struct attention_job job = job_make(ctx, ws, s, q, k, v);
+    job.runs = runs;
     job.out = out;
     job.log_sum = log_sum;
     bool bf16 = precision == DQT_PRECISION_BF16 && job.bf16->product; /* without such products f32 serves both */
-    parallel_run(ctx, s->batch * s->heads, causal_work(s, 2.0), bf16 ? attention_bf16_forward_head : forward_head,
-                 &job);
+    parallel_run(ctx, num_runs(&job) * s->heads, causal_work(&job, 2.0),
+                 bf16 ? attention_bf16_forward_head : forward_head, &job);
 }
 
 static void copy_out(const struct attention_job *job, const float *x, size_t rows, float factor, float *out,
@@ -179,9 +189,9 @@ static struct backward_scratch backward_place(const struct attention_job *job, s
 }
 
 /* One tile of queries against all tiles of keys up to it. */
-static void backward_queries(const struct attention_job *job, const struct backward_scratch *m, size_t token0,
-                             size_t head, size_t q0) {
-    size_t size = job->s.head_size, depth = job->depth, count = size_min(TILE, job->s.length - q0);
+static void backward_queries(const struct attention_job *job, const struct backward_scratch *m,
+                             struct attention_run run, size_t head, size_t q0) {
+    size_t size = job->s.head_size, depth = job->depth, count = size_min(TILE, run.length - q0), token0 = run.token0;
     size_t offset = (token0 + q0) * job->q_ld + head * size;
     copy_padded(job, job->q + offset, job->q_ld, count, TILE, job->scale, m->queries);
     copy_padded(job, job->dout + offset, job->q_ld, count, TILE, 1, m->douts);
@@ -192,7 +202,7 @@ static void backward_queries(const struct attention_job *job, const struct backw
         m->delta[i] = i < count ? job->kernels->dot(m->douts + i * depth, job->o + offset + i * job->q_ld, size) : 0;
     }
     for (size_t k0 = 0; k0 <= q0; k0 += TILE) {
-        size_t keys = size_min(TILE, job->s.length - k0), at = k0 * depth;
+        size_t keys = size_min(TILE, run.length - k0), at = k0 * depth;
         bool diagonal = k0 == q0;
         score_tile(job, m->keys + at, m->queries_t, keys, count, diagonal, m->s);
         score_tile(job, m->values + at, m->douts_t, keys, count, diagonal, m->ds);
@@ -208,9 +218,9 @@ static void backward_queries(const struct attention_job *job, const struct backw
  */
 static void backward_kv_head(void *arg, size_t task, int lane) {
     const struct attention_job *job = arg;
-    size_t length = job->s.length, padded = round_up(length, TILE), group = job->s.heads / job->s.kv_heads;
-    size_t token0 = task / job->s.kv_heads * length, kv_head = task % job->s.kv_heads;
-    size_t offset = token0 * job->k_ld + kv_head * job->s.head_size;
+    const struct attention_run run = attention_run(job, task / job->s.kv_heads);
+    size_t length = run.length, padded = round_up(length, TILE), group = job->s.heads / job->s.kv_heads;
+    size_t kv_head = task % job->s.kv_heads, offset = run.token0 * job->k_ld + kv_head * job->s.head_size;
     struct arena a = lane_arena(job->ws, lane);
     struct backward_scratch m = backward_place(job, &a);
     copy_padded(job, job->k + offset, job->k_ld, length, padded, 1, m.keys);
@@ -219,15 +229,16 @@ static void backward_kv_head(void *arg, size_t task, int lane) {
     memset(m.dvalues, 0, padded * job->depth * sizeof *m.dvalues);
     for (size_t head = kv_head * group; head < (kv_head + 1) * group; head++)
         for (size_t q0 = 0; q0 < length; q0 += TILE)
-            backward_queries(job, &m, token0, head, q0);
+            backward_queries(job, &m, run, head, q0);
     copy_out(job, m.dkeys, length, 1, job->dk + offset, job->k_ld);
     copy_out(job, m.dvalues, length, 1, job->dv + offset, job->k_ld);
 }
 
 void attention_backward(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s,
-                        const float *q, const float *k, const float *v, const float *out, const float *log_sum,
-                        const float *dout, int precision, float *dq, float *dk, float *dv) {
+                        struct attention_runs runs, const float *q, const float *k, const float *v, const float *out,
+                        const float *log_sum, const float *dout, int precision, float *dq, float *dk, float *dv) {
     struct attention_job job = job_make(ctx, ws, s, q, k, v);
+    job.runs = runs;
     job.o = out;
     job.log_sum_in = log_sum;
     job.dout = dout;
@@ -235,7 +246,7 @@ void attention_backward(const dqt_context *ctx, const struct workspace *ws, cons
     job.dk = dk;
     job.dv = dv;
     bool bf16 = precision == DQT_PRECISION_BF16 && job.bf16->product;
-    parallel_run(ctx, s->batch * s->kv_heads, causal_work(s, 5.0),
+    parallel_run(ctx, num_runs(&job) * s->kv_heads, causal_work(&job, 5.0),
                  bf16 ? attention_bf16_backward_kv_head : backward_kv_head, &job);
 }
 

@@ -12,24 +12,32 @@ struct attention_shape {
     size_t batch, length, heads, kv_heads, head_size;
 };
 
+/* Documents within the sequences of a pass: run r is of tokens [start[r], start[r + 1]), none longer than a sequence.
+ * Attention stays within a run and positions begin anew: each run is computed as a sequence of its own would be. */
+struct attention_runs {
+    size_t count;
+    const int32_t *start; /* [count + 1]; NULL: every sequence is one run */
+};
+
 /* cos and sin tables [positions][head_size / 2] for theta^(-2i/head_size). */
 void rope_table(float theta, size_t head_size, size_t positions, float *cosines, float *sines);
 
-/* Rotates x[batch * length][heads * head_size] in place, token i of a sequence at position first + i; inverse: the
- * backward rotation. */
-void rope_apply(const dqt_context *ctx, float *x, size_t batch, size_t length, size_t heads, size_t head_size,
-                size_t first, const float *cosines, const float *sines, bool inverse);
+/* Rotates x[batch * length][heads * head_size] in place, token i of a run at position first + i; inverse: the backward
+ * rotation. */
+void rope_apply(const dqt_context *ctx, float *x, size_t batch, size_t length, struct attention_runs runs, size_t heads,
+                size_t head_size, size_t first, const float *cosines, const float *sines, bool inverse);
 
 void attention_scratch(const dqt_context *ctx, const struct attention_shape *s, struct scratch_need *need);
 
 /* out[tokens][heads * head_size]; log_sum NULL: not wanted. */
 void attention_forward(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s,
-                       const float *q, const float *k, const float *v, int precision, float *out, float *log_sum);
+                       struct attention_runs runs, const float *q, const float *k, const float *v, int precision,
+                       float *out, float *log_sum);
 
 /* dq, dk, dv are set. */
 void attention_backward(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s,
-                        const float *q, const float *k, const float *v, const float *out, const float *log_sum,
-                        const float *dout, int precision, float *dq, float *dk, float *dv);
+                        struct attention_runs runs, const float *q, const float *k, const float *v, const float *out,
+                        const float *log_sum, const float *dout, int precision, float *dq, float *dk, float *dv);
 
 /* Generation: `count` new queries q[count][heads * head_size] at positions first .. first + count - 1 of one sequence,
  * against cached k and v [position][kv_heads * head_size]. */

@@ -124,8 +124,9 @@ static void write_result(const struct attention_job *job, const struct scratch *
 void attention_bf16_forward_head(void *arg, size_t task, int lane) {
     const struct attention_job *job = arg;
     const struct attention_bf16_kernels *k = job->bf16;
-    size_t length = job->s.length, size = job->s.head_size, depth = job->depth, padded = round_up(length, TILE);
-    size_t token0 = task / job->s.heads * length, head = task % job->s.heads;
+    const struct attention_run run = attention_run(job, task / job->s.heads);
+    size_t length = run.length, size = job->s.head_size, depth = job->depth, padded = round_up(length, TILE);
+    size_t token0 = run.token0, head = task % job->s.heads;
     size_t kv_offset = token0 * job->k_ld + head / (job->s.heads / job->s.kv_heads) * size;
     struct arena a = lane_arena(job->ws, lane);
     const struct scratch m = scratch_layout(length, depth, &a);
@@ -160,10 +161,10 @@ void attention_bf16_forward_head(void *arg, size_t task, int lane) {
     k->end();
 }
 
-static void backward_queries(const struct attention_job *job, const struct scratch *m, size_t token0, size_t head,
-                             size_t q0, size_t padded) {
+static void backward_queries(const struct attention_job *job, const struct scratch *m, struct attention_run run,
+                             size_t head, size_t q0, size_t padded) {
     const struct attention_bf16_kernels *k = job->bf16;
-    size_t size = job->s.head_size, depth = job->depth, queries = size_min(TILE, job->s.length - q0);
+    size_t size = job->s.head_size, depth = job->depth, queries = size_min(TILE, run.length - q0), token0 = run.token0;
     size_t offset = (token0 + q0) * job->q_ld + head * size, query_count = round_up(queries, COLUMNS);
     const float *q = job->q + offset, *dout = job->dout + offset;
     pack_words(job, q, job->q_ld, queries, m->rows, m->query_words);
@@ -177,7 +178,7 @@ static void backward_queries(const struct attention_job *job, const struct scrat
         delta[i] = i < queries ? k->dot(m->rows + i * depth, job->o + offset + i * job->q_ld, size) : 0;
     }
     for (size_t k0 = 0; k0 <= q0; k0 += TILE) {
-        size_t keys = round_up(size_min(TILE, job->s.length - k0), COLUMNS), at = k0 * depth;
+        size_t keys = round_up(size_min(TILE, run.length - k0), COLUMNS), at = k0 * depth;
         bool diagonal = k0 == q0;
         score_tile(job, m->keys + at, m->query_words, keys, query_count, diagonal, m->s);
         score_tile(job, m->values + at, m->dout_words, keys, query_count, diagonal, m->ds);
@@ -193,9 +194,10 @@ static void backward_queries(const struct attention_job *job, const struct scrat
 void attention_bf16_backward_kv_head(void *arg, size_t task, int lane) {
     const struct attention_job *job = arg;
     const struct attention_bf16_kernels *k = job->bf16;
-    size_t length = job->s.length, size = job->s.head_size, depth = job->depth, padded = round_up(length, TILE);
-    size_t token0 = task / job->s.kv_heads * length, kv_head = task % job->s.kv_heads;
-    size_t offset = token0 * job->k_ld + kv_head * size, group = job->s.heads / job->s.kv_heads;
+    const struct attention_run run = attention_run(job, task / job->s.kv_heads);
+    size_t length = run.length, size = job->s.head_size, depth = job->depth, padded = round_up(length, TILE);
+    size_t kv_head = task % job->s.kv_heads, offset = run.token0 * job->k_ld + kv_head * size,
+           group = job->s.heads / job->s.kv_heads;
     struct arena a = lane_arena(job->ws, lane);
     const struct scratch m = scratch_layout(length, depth, &a);
     k->pack_rows(job->k + offset, job->k_ld, length, size, padded, depth, m.keys);
@@ -206,7 +208,7 @@ void attention_bf16_backward_kv_head(void *arg, size_t task, int lane) {
     k->begin();
     for (size_t head = kv_head * group; head < (kv_head + 1) * group; head++)
         for (size_t q0 = 0; q0 < length; q0 += TILE)
-            backward_queries(job, &m, token0, head, q0, padded);
+            backward_queries(job, &m, run, head, q0, padded);
     k->end();
     for (size_t t = 0; t < length; t++) {
         memcpy(job->dk + offset + t * job->k_ld, m.dkeys + t * depth, size * sizeof(float));

@@ -2,6 +2,7 @@
 #ifndef DQT_OPS_ATTENTION_JOB_H
 #define DQT_OPS_ATTENTION_JOB_H
 
+#include "core/assert.h"
 #include "kernels/vector_kernels.h"
 #include "ops/attention.h"
 
@@ -10,6 +11,7 @@ struct attention_job {
     const struct attention_bf16_kernels *bf16;
     const struct workspace *ws;
     struct attention_shape s;
+    struct attention_runs runs;
     size_t depth;      /* head size, rounded up to ATTENTION_COLUMNS */
     size_t q_ld, k_ld; /* floats from one token to the next */
     float scale;       /* of scores */
@@ -17,6 +19,17 @@ struct attention_job {
     float *out, *log_sum, *dq, *dk, *dv;
     size_t first; /* cached: position of the first query */
 };
+
+/* What a task attends over: a sequence, or a document in it. */
+struct attention_run {
+    size_t token0, length;
+};
+static inline struct attention_run attention_run(const struct attention_job *job, size_t run) {
+    const int32_t *start = job->runs.start;
+    if (!start) return (struct attention_run){run * job->s.length, job->s.length};
+    DQT_ASSERT(run < job->runs.count && start[run] < start[run + 1]);
+    return (struct attention_run){(size_t)start[run], (size_t)(start[run + 1] - start[run])};
+}
 
 void attention_bf16_scratch(const struct attention_shape *s, struct scratch_need *need);
 

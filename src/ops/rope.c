@@ -23,26 +23,53 @@ struct job {
     const struct vector_kernels *kernels;
     float *x;
     size_t tokens, length, heads, half, first;
+    struct attention_runs runs;
     const float *cosines, *sines;
     float sign;
 };
 
+/* The run of a token: the last that begins at or before it. */
+static size_t find_run(const struct attention_runs *runs, size_t token) {
+    size_t low = 0, high = runs->count;
+    while (high - low > 1) {
+        const size_t middle = low + (high - low) / 2;
+        if ((size_t)runs->start[middle] <= token)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
 static void rotate_chunk(void *arg, size_t task, int lane) {
     const struct job *job = arg;
     (void)lane;
+    const struct attention_runs *runs = &job->runs;
     size_t end = size_min((task + 1) * CHUNK_TOKENS, job->tokens);
+    size_t run = runs->start ? find_run(runs, task * CHUNK_TOKENS) : 0;
     for (size_t t = task * CHUNK_TOKENS; t < end; t++) {
-        size_t at = (job->first + t % job->length) * job->half;
+        const size_t begin = runs->start ? (size_t)runs->start[run] : t - t % job->length;
+        const size_t at = (job->first + t - begin) * job->half;
         job->kernels->rope_row(job->x + t * job->heads * 2 * job->half, job->heads, job->half, job->cosines + at,
                                job->sines + at, job->sign);
+        if (runs->start && t + 1 == (size_t)runs->start[run + 1]) run++;
     }
 }
 
-void rope_apply(const dqt_context *ctx, float *x, size_t batch, size_t length, size_t heads, size_t head_size,
-                size_t first, const float *cosines, const float *sines, bool inverse) {
+void rope_apply(const dqt_context *ctx, float *x, size_t batch, size_t length, struct attention_runs runs, size_t heads,
+                size_t head_size, size_t first, const float *cosines, const float *sines, bool inverse) {
     DQT_ASSERT(head_size % 2 == 0);
-    struct job job = {&ctx->kernels->vector, x,     batch * length, length, heads,
-                      head_size / 2,         first, cosines,        sines,  inverse ? -1.0f : 1.0f};
+    struct job job = {.kernels = &ctx->kernels->vector,
+                      .x = x,
+                      .tokens = batch * length,
+                      .length = length,
+                      .heads = heads,
+                      .half = head_size / 2,
+                      .first = first,
+                      .runs = runs,
+                      .cosines = cosines,
+                      .sines = sines,
+                      .sign = inverse ? -1.0f : 1.0f};
     parallel_run(ctx, ceil_div(job.tokens, CHUNK_TOKENS),
                  WORK_ELEMENT * (double)job.tokens * (double)(heads * head_size), rotate_chunk, &job);
 }
