@@ -32,6 +32,9 @@ static dqt_status check_config(dqt_context *ctx, const dqt_llama_config *c) {
         if (flags[i] != 0 && flags[i] != 1)
             return fail(ctx, DQT_E_ARGUMENT, "no_sub_norms %d, tie_embeddings %d and shape_only %d must be 0 or 1",
                         c->no_sub_norms, c->tie_embeddings, c->shape_only);
+    const dqt_tensor_options *const weights[] = {&c->linear, &c->embedding, &c->head};
+    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++)
+        TRY(tensor_check(ctx, 1, 1, weights[i])); /* the layers check the shapes */
     if (c->tie_embeddings && !same_weights(&c->embedding, &c->head))
         return fail(ctx, DQT_E_ARGUMENT, "tie_embeddings is 1, but the options of head are not those of embedding");
     return DQT_OK;
