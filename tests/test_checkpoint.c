@@ -313,6 +313,19 @@ static unsigned char *find(const struct memory_file *f, const char *tag, const c
     return NULL;
 }
 
+/* Where the value of an entry begins; the entry is one of those that the payload, or a parameter's head, consists of.
+ */
+static unsigned char *entry(unsigned char *payload, const char *name) {
+    for (unsigned char *e = payload;;) {
+        const size_t length = (size_t)get_le(e, 2), bytes = (size_t)get_le(e + 2, 4);
+        if (length == 0 || length > 60) break;
+        if (length == strlen(name) && memcmp(e + 6, name, length) == 0) return e + 6 + length;
+        e += 6 + length + bytes;
+    }
+    CHECKF(false, "no entry %s", name);
+    return payload;
+}
+
 /* Sound checksums over values that a model cannot have. */
 static void hostile_values_are_refused(void) {
     struct counting counting;
@@ -320,38 +333,44 @@ static void hostile_values_are_refused(void) {
     struct memory_file f = trained_file(ctx, "abc", 3);
     const uint64_t nan = 0x7fc00000u, infinity = 0x7f800000u, negative = 0xbf800000u;
     const struct {
-        const char *tag, *label;
+        const char *tag, *label,
+            *entry; /* entry NULL: bytes at this offset behind a parameter's head, or in the payload */
         size_t offset, bytes;
         uint64_t value;
     } edits[] = {
-        {"CONF", "", 0, 4, 7},                    /* mlp */
-        {"CONF", "", 4, 8, 0},                    /* no vocabulary */
-        {"CONF", "", 4, 8, (uint64_t)1 << 30},    /* one larger than the file */
-        {"CONF", "", 12, 8, UINT64_MAX},          /* hidden size */
-        {"CONF", "", 20, 8, (uint64_t)1 << 62},   /* intermediate size */
-        {"CONF", "", 28, 8, 100000},              /* layers */
-        {"CONF", "", 28, 8, 2},                   /* layers */
-        {"CONF", "", 36, 8, 3},                   /* heads that do not divide */
-        {"CONF", "", 52, 4, nan},                 /* norm_eps */
-        {"CONF", "", 80, 4, 1},                   /* shape_only */
-        {"CONF", "", 84, 4, 3},                   /* linear storage: another than the sections' */
-        {"PARM", "embedding", 0, 8, 41},          /* rows */
-        {"PARM", "embedding", 24, 4, 4},          /* storage */
-        {"PARM", "embedding", 40, 4, nan},        /* scale */
-        {"PARM", "embedding", 40, 4, 0},          /* scale */
-        {"PARM", "embedding", 40 + 4 + 16, 1, 1}, /* a code in the padding of a row of 16 */
-        {"PARM", "norm", 40, 4, infinity},        /* gain */
-        {"PARM", "blocks.0.mlp.up", 44, 1, 0xff}, /* code 2 of a ternary tensor */
-        {"OPTS", "", 0, 4, 9},                    /* optimiser */
-        {"OPTS", "", 16, 4, nan},                 /* beta1 */
-        {"RULE", "", 0, 4, nan},                  /* lr_factor */
-        {"RULE", "", 8, 4, 4},                    /* rounding */
-        {"STAT", "0.m_scale", 0, 4, nan},
-        {"STAT", "0.m_scale", 4, 4, negative},
-        {"STAT", "0.v", 0, 2, 0x7f80},
-        {"STAT", "0.v", 2, 2, 0x8123},
-        {"STAT", "0.history", 0, 8, (uint64_t)0x7ff << 52},
-        {"STAT", "norm", 0, 8, (uint64_t)0xfff8 << 48},
+        {"CONF", "", "mlp", 0, 4, 7},
+        {"CONF", "", "vocab_size", 0, 8, 0},
+        {"CONF", "", "vocab_size", 0, 8, (uint64_t)1 << 30}, /* one larger than the file */
+        {"CONF", "", "hidden_size", 0, 8, UINT64_MAX},
+        {"CONF", "", "intermediate_size", 0, 8, (uint64_t)1 << 62},
+        {"CONF", "", "num_layers", 0, 8, 100000},
+        {"CONF", "", "num_layers", 0, 8, 2},
+        {"CONF", "", "num_heads", 0, 8, 3}, /* do not divide */
+        {"CONF", "", "norm_eps", 0, 4, nan},
+        {"CONF", "", "no_sub_norms", 0, 4, 2},
+        {"CONF", "", "activation", 0, 4, 77},
+        {"CONF", "", "linear.storage", 0, 4, 3}, /* another than the sections' */
+        {"PARM", "embedding", "rows", 0, 8, 41},
+        {"PARM", "embedding", "storage", 0, 4, 4},
+        {"PARM", "embedding", NULL, 0, 4, nan},        /* scale */
+        {"PARM", "embedding", NULL, 0, 4, 0},          /* scale */
+        {"PARM", "embedding", NULL, 4 + 16, 1, 1},     /* a code in the padding of a row of 16 */
+        {"PARM", "norm", NULL, 0, 4, infinity},        /* gain */
+        {"PARM", "blocks.0.mlp.up", NULL, 4, 1, 0xff}, /* code 2 of a ternary tensor */
+        {"OPTS", "", "optimizer", 0, 4, 9},
+        {"OPTS", "", "beta1", 0, 4, nan},
+        {"OPTS", "", "clip", 0, 4, 0},
+        {"RULE", "embedding", "lr_factor", 0, 4, nan},
+        {"RULE", "embedding", "rounding", 0, 4, 5},
+        {"RULE", "embedding", "rounding", 0, 4, 0},
+        {"RULE", "embedding", "frozen", 0, 4, 2},
+        {"RULE", "norm", "optimizer", 0, 4, 99},
+        {"STAT", "0.m_scale", NULL, 0, 4, nan},
+        {"STAT", "0.m_scale", NULL, 4, 4, negative},
+        {"STAT", "0.v", NULL, 0, 2, 0x7f80},
+        {"STAT", "0.v", NULL, 2, 2, 0x8123},
+        {"STAT", "0.history", NULL, 0, 8, (uint64_t)0x7ff << 52},
+        {"STAT", "norm", NULL, 0, 8, (uint64_t)0xfff8 << 48},
     };
     seal(&f);
     f.position = 0;
@@ -361,6 +380,10 @@ static void hostile_values_are_refused(void) {
         memcpy(copy.bytes, f.bytes, f.size);
         unsigned char *p = find(&copy, edits[i].tag, edits[i].label);
         if (!p) continue;
+        const bool parameter = strcmp(edits[i].tag, "PARM") == 0;
+        const size_t head = parameter ? (size_t)get_le(p, 4) : 0;
+        if (parameter) p += 4;
+        p = edits[i].entry ? entry(p, edits[i].entry) : p + head;
         put_le(p + edits[i].offset, edits[i].value, edits[i].bytes);
         seal(&copy);
         check_refused(ctx, &copy, DQT_E_FORMAT, edits[i].tag, i);
@@ -371,6 +394,86 @@ static void hostile_values_are_refused(void) {
     CHECK(same_bytes(&copy, &f));
     free(copy.bytes);
     free(f.bytes);
+    counting_end(ctx, &counting);
+}
+
+/* Entries by name: one that is unknown, cut short or missing is told by its name. */
+static void entries_are_told_by_name(void) {
+    struct counting counting;
+    dqt_context *ctx = counting_context(&counting);
+    struct memory_file f = trained_file(ctx, "abc", 3);
+    static const struct {
+        const char *tag, *label, *entry;
+        size_t at; /* of the byte before the value that changes: the name's last, or in the length of the value */
+        bool length;
+        const char *word;
+    } edits[] = {{"CONF", "", "mlp", 1, false, "\"mlq\""},
+                 {"CONF", "", "head.sigma", 1, false, "\"head.sigmb\""},
+                 {"OPTS", "", "eps", 1, false, "\"ept\""},
+                 {"RULE", "norm", "frozen", 1, false, "\"frozeo\""},
+                 {"CONF", "", "mlp", 0, true, "damaged"}};
+    for (size_t i = 0; i < sizeof edits / sizeof *edits; i++) {
+        struct memory_file copy = f;
+        copy.bytes = malloc(f.size);
+        memcpy(copy.bytes, f.bytes, f.size);
+        unsigned char *p = find(&copy, edits[i].tag, edits[i].label);
+        p = entry(p, edits[i].entry);
+        if (edits[i].length)
+            (p - strlen(edits[i].entry) - 4)[0] = 3;
+        else
+            (p - edits[i].at)[0]++;
+        seal(&copy);
+        check_refused(ctx, &copy, DQT_E_FORMAT, edits[i].entry, i);
+        CHECKF(strstr(dqt_last_error(ctx), edits[i].word), "%s: %s", edits[i].word, dqt_last_error(ctx));
+        free(copy.bytes);
+    }
+    free(f.bytes);
+    counting_end(ctx, &counting);
+}
+
+/* tests/golden/checkpoint_v1.dqt was written by version 0.1 (docs/checkpoint.md): it is read, goes on, and its numbers
+ * are those of the interface now. */
+static void version_1_is_read(void) {
+    struct counting counting;
+    dqt_context *ctx = counting_context(&counting);
+    dqt_llama *model = NULL;
+    dqt_updater *updater = NULL;
+    void *host = NULL;
+    size_t host_size = 0;
+    OK(ctx, load_checkpoint(ctx, "tests/golden/checkpoint_v1.dqt", &model, &updater, &host, &host_size));
+    if (!model || !updater) return;
+    CHECK(host_size == 9 && memcmp(host, "version 1", 9) == 0);
+    dqt_llama_config c = DQT_INIT(dqt_llama_config);
+    dqt_updater_options o = DQT_INIT(dqt_updater_options);
+    dqt_parameter_rule rule = DQT_INIT(dqt_parameter_rule);
+    uint64_t step = 0;
+    OK(ctx, dqt_llama_get_config(model, &c));
+    OK(ctx, dqt_updater_get_options(updater, &o));
+    OK(ctx, dqt_updater_get_step(updater, &step));
+    CHECK(c.vocab_size == 40 && c.hidden_size == 16 && c.num_layers == 1 && c.num_kv_heads == 2 && !c.no_sub_norms);
+    CHECK(c.activation == DQT_ACTIVATION_INT8 && c.head_activation == DQT_ACTIVATION_NONE);
+    CHECK(c.linear.storage == DQT_FORMAT_INT3 && c.linear.scale_rule == DQT_SCALE_ABSMEAN);
+    CHECK(c.embedding.scale_rule == DQT_SCALE_SIGMA);
+    CHECK(o.rounding == DQT_ROUND_ECO_STOCHASTIC && o.clip == DQT_CLIP_NONE && step == 3);
+    OK(ctx, dqt_updater_get_rule(updater, 1, &rule)); /* attention_norm of the block: frozen by a factor of 0 */
+    CHECK(rule.frozen && rule.lr_factor > 0);
+    OK(ctx, dqt_updater_get_rule(updater, 2, &rule));
+    CHECK(!rule.frozen && rule.rounding == DQT_ROUND_STOCHASTIC);
+
+    /* It is written as version 2 and comes back as the same. */
+    struct memory_file once = memory_new(), twice = memory_new();
+    OK(ctx, dqt_llama_write(model, updater, memory_write, &once, save_host(host, host_size)));
+    dqt_host_bytes_free(ctx, host, host_size);
+    dqt_updater_destroy(updater);
+    dqt_llama_destroy(model);
+    OK(ctx, read_checkpoint(ctx, memory_read, &once, &model, &updater, &host, &host_size));
+    OK(ctx, dqt_llama_write(model, updater, memory_write, &twice, save_host(host, host_size)));
+    CHECK(same_bytes(&once, &twice));
+    dqt_host_bytes_free(ctx, host, host_size);
+    dqt_updater_destroy(updater);
+    dqt_llama_destroy(model);
+    free(once.bytes);
+    free(twice.bytes);
     counting_end(ctx, &counting);
 }
 
@@ -618,6 +721,8 @@ static const struct test tests[] = {
     TEST(every_flip_is_noticed),
     TEST(every_truncation_is_noticed),
     TEST(hostile_values_are_refused),
+    TEST(entries_are_told_by_name),
+    TEST(version_1_is_read),
     TEST(host_bytes),
     TEST(streams_are_not_overread),
     TEST(failing_callbacks),

@@ -38,11 +38,12 @@ static void put_section(struct sink *s, const char *tag, const char *label, uint
     sink_flush(s);
 }
 
-/* A stream of some hundred bytes that claims to be a checkpoint of this shape. */
-static struct memory_file claim(dqt_context *ctx, dqt_llama_config *c, const char *label, uint64_t payload) {
+/* A stream of a kilobyte or two that claims to be a checkpoint of this shape, and breaks off after the head of its
+ * first parameter. */
+static struct memory_file claim(dqt_context *ctx, const dqt_llama_config *c, const struct file_tensor *head,
+                                uint64_t payload) {
     struct memory_file f = memory_new();
     struct sink *s;
-    struct fields fields = {.used = 0};
     OK(ctx, sink_create(ctx, &s));
     sink_begin(s, memory_write, &f);
     sink_bytes(s, checkpoint_magic, sizeof checkpoint_magic);
@@ -50,11 +51,12 @@ static struct memory_file claim(dqt_context *ctx, dqt_llama_config *c, const cha
     sink_number(s, 1u << 30, 4);
     sink_number(s, (uint64_t)1 << 60, 8);
     sink_number(s, s->crc, 4);
-    fields_config(&fields, c);
-    put_section(s, "CONF", "", fields.used);
-    sink_bytes(s, fields.bytes, fields.used);
+    put_section(s, "CONF", "", entries_bytes(&config_table));
+    entries_write(s, &config_table, c);
     sink_number(s, s->crc, 4);
-    put_section(s, "PARM", label, payload);
+    put_section(s, "PARM", "embedding.weight", payload);
+    sink_number(s, entries_bytes(&tensor_table), 4);
+    entries_write(s, &tensor_table, head);
     sink_flush(s);
     sink_destroy(s);
     return f;
@@ -84,19 +86,19 @@ static void streams_prove_what_they_claim(void) {
     c.num_layers = 1;
     c.num_heads = c.num_kv_heads = 32;
     c.embedding.storage = DQT_FORMAT_INT8; /* 16 GiB */
-    struct memory_file f = claim(p.ctx, &c, "embedding.weight", PARAMETER_BYTES + 4 + ((uint64_t)1 << 34));
-    /* The section's own fields are right too. */
-    memory_write(&f, &(uint64_t){(uint64_t)1 << 22}, 8);
-    memory_write(&f, &(uint64_t){4096}, 8);
-    memory_write(&f, &(uint64_t){1}, 8);
-    memory_write(&f, &(int32_t){DQT_FORMAT_INT8}, 4);
-    memory_write(&f, &(int32_t){DQT_FORMAT_INT8}, 4);
-    memory_write(&f, &(int32_t){DQT_SCALE_SIGMA}, 4);
-    memory_write(&f, &(int32_t){DQT_AXIS_TENSOR}, 4);
-    CHECKF(f.size < 400, "%zu", f.size);
+    const struct file_tensor head = {.rows = c.vocab_size,
+                                     .cols = c.hidden_size,
+                                     .num_scales = 1,
+                                     .storage = DQT_FORMAT_INT8,
+                                     .compute = DQT_FORMAT_INT8,
+                                     .scale_rule = DQT_SCALE_SIGMA,
+                                     .scale_axis = DQT_AXIS_TENSOR};
+    const uint64_t payload = 4 + entries_bytes(&tensor_table) + 4 + ((uint64_t)1 << 34);
+    struct memory_file f = claim(p.ctx, &c, &head, payload);
+    CHECKF(f.size < 3000, "%zu", f.size);
     check_claim(&p, f, "an embedding of 16 GiB");
     d.num_layers = (size_t)1 << 30;
-    check_claim(&p, claim(p.ctx, &d, "embedding.weight", 99), "a billion layers");
+    check_claim(&p, claim(p.ctx, &d, &head, 99), "a billion layers");
 
     /* A small model whole, then host bytes that never come. */
     struct memory_file whole = memory_new();

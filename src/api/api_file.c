@@ -12,69 +12,125 @@ static dqt_status check_model(const dqt_llama *model) {
     return DQT_OK;
 }
 
-/* The updater's parameters are the model's, in order. */
-static dqt_status check_updater(const dqt_llama *model, const dqt_updater *updater) {
+/* Layers of one context, and an updater (or none) of exactly their parameters, in order. */
+static dqt_status check_layers(dqt_layer *const *layers, size_t num_layers, const dqt_updater *updater) {
+    TRY(check_object(layers, "layers"));
+    if (num_layers == 0) return fail(NULL, DQT_E_ARGUMENT, "num_layers is 0; there must be at least one layer");
+    TRY(check_object(layers[0], "layers[0]"));
+    const dqt_context *ctx = layers[0]->ctx;
+    const size_t count = updater ? updater_num_parameters(updater) : 0;
     size_t k = 0;
-    if (!updater) return DQT_OK;
-    const size_t count = updater_num_parameters(updater);
-    for (size_t i = 0; i < model->num_layers; i++)
-        for (size_t p = 0; p < layer_num_parameters(model->layers[i]); p++, k++)
-            if (k >= count || updater_target(updater, k)->tensor != layer_parameter(model->layers[i], p).tensor)
-                return fail(model->ctx, DQT_E_UNSUPPORTED,
-                            "the updater's parameters are not the model's, in order: parameter %zu differs", k);
-    if (k != count)
-        return fail(model->ctx, DQT_E_UNSUPPORTED, "the updater has %zu parameters, the model %zu", count, k);
+    for (size_t i = 0; i < num_layers; i++) {
+        if (!layers[i]) return fail(ctx, DQT_E_ARGUMENT, "layers[%zu] is NULL", i);
+        if (layers[i]->ctx != ctx) return fail(ctx, DQT_E_ARGUMENT, "layers[%zu] belongs to another context", i);
+        for (size_t p = 0; p < layer_num_parameters(layers[i]); p++, k++) {
+            const struct update_target target = layer_parameter(layers[i], p);
+            if (!target.tensor->data) return fail(ctx, DQT_E_STATE, "layers[%zu] is shape-only: it has no weights", i);
+            if (updater && (k >= count || updater_target(updater, k)->tensor != target.tensor))
+                return fail(ctx, DQT_E_UNSUPPORTED,
+                            "the updater's parameters are not those of the layers, in order: parameter %zu differs", k);
+        }
+    }
+    if (updater && k != count)
+        return fail(ctx, DQT_E_UNSUPPORTED, "the updater has %zu parameters, the layers %zu", count, k);
     return DQT_OK;
 }
 
 struct save {
-    const dqt_llama *model;
-    const dqt_updater *updater;
-    dqt_save_options options;
+    dqt_context *ctx;
+    struct checkpoint_source from;
 };
 
 static const dqt_save_options save_defaults = {.struct_size = sizeof(dqt_save_options)};
 static const dqt_load_options load_defaults = {.struct_size = sizeof(dqt_load_options)};
 
 dqt_status dqt_save_options_init(dqt_save_options *options, size_t struct_size) {
+    FPENV_DEFAULT();
     return options_init(options, struct_size, &save_defaults, sizeof save_defaults, "dqt_save_options");
 }
 
 dqt_status dqt_load_options_init(dqt_load_options *options, size_t struct_size) {
+    FPENV_DEFAULT();
     return options_init(options, struct_size, &load_defaults, sizeof load_defaults, "dqt_load_options");
 }
 
-static dqt_status prepare_save(const dqt_llama *model, const dqt_updater *updater, const dqt_save_options *options,
-                               struct save *s) {
-    TRY(check_model(model));
-    TRY(check_updater(model, updater));
-    *s = (struct save){model, updater, save_defaults};
-    TRY(options_read(model->ctx, &s->options, sizeof s->options, options, "dqt_save_options"));
-    if (s->options.reserved) return fail(model->ctx, DQT_E_ARGUMENT, "reserved of dqt_save_options is not 0");
-    return s->options.host_size ? check_pointer(model->ctx, s->options.host, "host") : DQT_OK;
+static dqt_status prepare_save(dqt_layer *const *layers, size_t num_layers, const dqt_updater *updater,
+                               const dqt_save_options *options, struct save *s) {
+    TRY(check_layers(layers, num_layers, updater));
+    dqt_context *ctx = layers[0]->ctx;
+    dqt_save_options o = save_defaults;
+    TRY(options_read(ctx, &o, sizeof o, options, "dqt_save_options"));
+    if (o.reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_save_options is not 0");
+    if (o.host_size) TRY(check_pointer(ctx, o.host, "host"));
+    *s = (struct save){ctx,
+                       {.layers = layers,
+                        .num_layers = num_layers,
+                        .updater = updater,
+                        .host = o.host,
+                        .host_size = o.host_size,
+                        .pass = o.tape ? o.tape->pass : 0}};
+    return DQT_OK;
 }
 
 static dqt_status save_to(void *arg, dqt_write_fn write, void *user_data) {
     const struct save *s = arg;
-    return checkpoint_write(s->model, s->updater, s->options.host, s->options.host_size, write, user_data);
+    return checkpoint_write(s->ctx, &s->from, write, user_data);
+}
+
+static dqt_status save_path(struct save *s, const char *path) {
+    TRY(check_pointer(s->ctx, path, "path"));
+    return file_replace(s->ctx, path, save_to, s);
+}
+
+static dqt_status save_stream(struct save *s, dqt_write_fn write, void *user_data) {
+    return write ? save_to(s, write, user_data) : fail(s->ctx, DQT_E_ARGUMENT, "write is NULL");
+}
+
+static dqt_status prepare_model(const dqt_llama *model, const dqt_updater *updater, const dqt_save_options *options,
+                                struct save *s) {
+    TRY(check_model(model));
+    TRY(prepare_save(model->layers, model->num_layers, updater, options, s));
+    s->from.model = model;
+    return DQT_OK;
 }
 
 dqt_status dqt_llama_save(const dqt_llama *model, const dqt_updater *updater, const char *path,
                           const dqt_save_options *options) {
     FPENV_DEFAULT();
     struct save s;
-    TRY(prepare_save(model, updater, options, &s));
-    TRY(check_pointer(model->ctx, path, "path"));
-    return file_replace(model->ctx, path, save_to, &s);
+    TRY(prepare_model(model, updater, options, &s));
+    return save_path(&s, path);
 }
 
 dqt_status dqt_llama_write(const dqt_llama *model, const dqt_updater *updater, dqt_write_fn write, void *user_data,
                            const dqt_save_options *options) {
     FPENV_DEFAULT();
     struct save s;
-    TRY(prepare_save(model, updater, options, &s));
-    if (!write) return fail(model->ctx, DQT_E_ARGUMENT, "write is NULL");
-    return save_to(&s, write, user_data);
+    TRY(prepare_model(model, updater, options, &s));
+    return save_stream(&s, write, user_data);
+}
+
+dqt_status dqt_layers_save(dqt_layer *const *layers, size_t num_layers, const dqt_updater *updater, const char *path,
+                           const dqt_save_options *options) {
+    FPENV_DEFAULT();
+    struct save s;
+    TRY(prepare_save(layers, num_layers, updater, options, &s));
+    return save_path(&s, path);
+}
+
+dqt_status dqt_layers_write(dqt_layer *const *layers, size_t num_layers, const dqt_updater *updater, dqt_write_fn write,
+                            void *user_data, const dqt_save_options *options) {
+    FPENV_DEFAULT();
+    struct save s;
+    TRY(prepare_save(layers, num_layers, updater, options, &s));
+    return save_stream(&s, write, user_data);
+}
+
+dqt_status dqt_updater_write(const dqt_updater *updater, dqt_write_fn write, void *user_data) {
+    FPENV_DEFAULT();
+    TRY(check_object(updater, "updater"));
+    struct save s = {updater_context(updater), {.updater = updater}};
+    return save_stream(&s, write, user_data);
 }
 
 /* Options and the result struct, which is emptied first. */
@@ -94,8 +150,12 @@ static dqt_status load_from(dqt_context *ctx, dqt_read_fn read, void *user_data,
     struct checkpoint c;
     TRY(checkpoint_read(ctx, read, user_data, file_size, (struct checkpoint_wanted){!o->skip_updater, !o->skip_host},
                         &c));
-    const dqt_checkpoint result = {
-        .struct_size = sizeof result, .model = c.model, .updater = c.updater, .host = c.host, .host_size = c.host_size};
+    const dqt_checkpoint result = {.struct_size = sizeof result,
+                                   .model = c.model,
+                                   .updater = c.updater,
+                                   .host = c.host,
+                                   .host_size = c.host_size,
+                                   .pass = c.pass};
     return options_return(ctx, out, &result, sizeof result, "dqt_checkpoint");
 }
 
@@ -118,51 +178,56 @@ dqt_status dqt_llama_read(dqt_context *ctx, dqt_read_fn read, void *user_data, c
     return load_from(ctx, read, user_data, UINT64_MAX, &o, out);
 }
 
-static dqt_status missing(dqt_layer *const *layers, const char *what) {
-    TRY(check_object(layers, "layers"));
-    return fail(layers[0] ? layers[0]->ctx : NULL, DQT_E_UNSUPPORTED, "%s is not there yet", what);
+/* Where a result struct that is not wanted would be. */
+static dqt_status prepare_load_into(dqt_layer *const *layers, size_t num_layers, const dqt_updater *updater,
+                                    const dqt_load_options *options, dqt_checkpoint *out, dqt_load_options *o) {
+    dqt_checkpoint unwanted = {.struct_size = sizeof unwanted};
+    TRY(check_layers(layers, num_layers, updater));
+    TRY(prepare_load(layers[0]->ctx, options, out ? out : &unwanted, o));
+    if (!out) o->skip_host = 1;
+    return DQT_OK;
 }
 
-dqt_status dqt_layers_save(dqt_layer *const *layers, size_t num_layers, const dqt_updater *updater, const char *path,
-                           const dqt_save_options *options) {
-    FPENV_DEFAULT();
-    (void)num_layers, (void)updater, (void)path, (void)options;
-    return missing(layers, "dqt_layers_save");
-}
-
-dqt_status dqt_layers_write(dqt_layer *const *layers, size_t num_layers, const dqt_updater *updater, dqt_write_fn write,
-                            void *user_data, const dqt_save_options *options) {
-    FPENV_DEFAULT();
-    (void)num_layers, (void)updater, (void)write, (void)user_data, (void)options;
-    return missing(layers, "dqt_layers_write");
+static dqt_status load_into(dqt_layer *const *layers, size_t num_layers, dqt_updater *updater, dqt_read_fn read,
+                            void *user_data, uint64_t file_size, const dqt_load_options *o, dqt_checkpoint *out) {
+    dqt_context *ctx = layers[0]->ctx;
+    struct checkpoint c;
+    TRY(checkpoint_read_into(ctx, read, user_data, file_size, layers, num_layers, o->skip_updater ? NULL : updater,
+                             !o->skip_host, &c));
+    if (!out) return DQT_OK;
+    const dqt_checkpoint result = {
+        .struct_size = sizeof result, .host = c.host, .host_size = c.host_size, .pass = c.pass};
+    return options_return(ctx, out, &result, sizeof result, "dqt_checkpoint");
 }
 
 dqt_status dqt_layers_load(dqt_layer *const *layers, size_t num_layers, dqt_updater *updater, const char *path,
                            const dqt_load_options *options, dqt_checkpoint *out) {
     FPENV_DEFAULT();
-    (void)num_layers, (void)updater, (void)path, (void)options, (void)out;
-    return missing(layers, "dqt_layers_load");
+    dqt_load_options o;
+    TRY(prepare_load_into(layers, num_layers, updater, options, out, &o));
+    dqt_context *ctx = layers[0]->ctx;
+    TRY(check_pointer(ctx, path, "path"));
+    struct input_file file;
+    TRY(file_open(ctx, path, &file));
+    return file_close(ctx, path, &file, load_into(layers, num_layers, updater, file_read, &file, file.size, &o, out));
 }
 
 dqt_status dqt_layers_read(dqt_layer *const *layers, size_t num_layers, dqt_updater *updater, dqt_read_fn read,
                            void *user_data, const dqt_load_options *options, dqt_checkpoint *out) {
     FPENV_DEFAULT();
-    (void)num_layers, (void)updater, (void)read, (void)user_data, (void)options, (void)out;
-    return missing(layers, "dqt_layers_read");
-}
-
-dqt_status dqt_updater_write(const dqt_updater *updater, dqt_write_fn write, void *user_data) {
-    FPENV_DEFAULT();
-    (void)write, (void)user_data;
-    TRY(check_object(updater, "updater"));
-    return fail(updater_context(updater), DQT_E_UNSUPPORTED, "dqt_updater_write is not there yet");
+    dqt_load_options o;
+    TRY(prepare_load_into(layers, num_layers, updater, options, out, &o));
+    if (!read) return fail(layers[0]->ctx, DQT_E_ARGUMENT, "read is NULL");
+    return load_into(layers, num_layers, updater, read, user_data, UINT64_MAX, &o, out);
 }
 
 dqt_status dqt_updater_read(dqt_updater *updater, dqt_read_fn read, void *user_data) {
     FPENV_DEFAULT();
-    (void)read, (void)user_data;
     TRY(check_object(updater, "updater"));
-    return fail(updater_context(updater), DQT_E_UNSUPPORTED, "dqt_updater_read is not there yet");
+    dqt_context *ctx = updater_context(updater);
+    if (!read) return fail(ctx, DQT_E_ARGUMENT, "read is NULL");
+    struct checkpoint c;
+    return checkpoint_read_into(ctx, read, user_data, UINT64_MAX, NULL, 0, updater, false, &c);
 }
 
 void dqt_host_bytes_free(dqt_context *ctx, void *host, size_t host_size) {
@@ -174,6 +239,7 @@ void dqt_host_bytes_free(dqt_context *ctx, void *host, size_t host_size) {
 static const dqt_gguf_options gguf_defaults = {.struct_size = sizeof(dqt_gguf_options), .context_length = 2048};
 
 dqt_status dqt_gguf_options_init(dqt_gguf_options *options, size_t struct_size) {
+    FPENV_DEFAULT();
     return options_init(options, struct_size, &gguf_defaults, sizeof gguf_defaults, "dqt_gguf_options");
 }
 
@@ -211,6 +277,7 @@ dqt_status dqt_llama_write_gguf(const dqt_llama *model, dqt_write_fn write, void
 static const dqt_safetensors_options safetensors_defaults = {.struct_size = sizeof(dqt_safetensors_options)};
 
 dqt_status dqt_safetensors_options_init(dqt_safetensors_options *options, size_t struct_size) {
+    FPENV_DEFAULT();
     return options_init(options, struct_size, &safetensors_defaults, sizeof safetensors_defaults,
                         "dqt_safetensors_options");
 }
@@ -257,6 +324,7 @@ static const dqt_import_options import_defaults = {.struct_size = sizeof(dqt_imp
                                                    .rounding = DQT_ROUND_NEAREST};
 
 dqt_status dqt_import_options_init(dqt_import_options *options, size_t struct_size) {
+    FPENV_DEFAULT();
     return options_init(options, struct_size, &import_defaults, sizeof import_defaults, "dqt_import_options");
 }
 

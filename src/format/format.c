@@ -16,8 +16,16 @@ struct row {
 };
 
 static const struct row table[] = {
-    [FORMAT_F32] = {.name = "f32", .number = DQT_FORMAT_F32, .float_bytes = 4, .gguf = {DQT_GGUF_F32}},
-    [FORMAT_BF16] = {.name = "bf16", .number = DQT_FORMAT_BF16, .float_bytes = 2, .gguf = {DQT_GGUF_F16}},
+    [FORMAT_F32] = {.name = "f32",
+                    .number = DQT_FORMAT_F32,
+                    .float_bytes = 4,
+                    .scale_rule = DQT_SCALE_ABSMEAN,
+                    .gguf = {DQT_GGUF_F32}},
+    [FORMAT_BF16] = {.name = "bf16",
+                     .number = DQT_FORMAT_BF16,
+                     .float_bytes = 2,
+                     .scale_rule = DQT_SCALE_ABSMEAN,
+                     .gguf = {DQT_GGUF_F16}},
     [FORMAT_INT8] = {.name = "int8",
                      .number = DQT_FORMAT_INT8,
                      .scale_rule = DQT_SCALE_SIGMA,

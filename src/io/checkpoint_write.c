@@ -5,10 +5,7 @@
 
 struct writer {
     struct sink *sink;
-    const dqt_llama *model;
-    const dqt_updater *updater;
-    const void *host;
-    size_t host_size;
+    const struct checkpoint_source *from;
     uint32_t sections;
 };
 
@@ -27,12 +24,10 @@ static dqt_status end_section(struct writer *w) {
     return sink_number(w->sink, w->sink->crc, 4);
 }
 
-static dqt_status write_config(struct writer *w) {
-    struct fields f = {.used = 0};
-    dqt_llama_config config = w->model->config; /* fields_config stores what it is given */
-    fields_config(&f, &config);
-    TRY(begin_section(w, "CONF", "", f.used));
-    TRY(sink_bytes(w->sink, f.bytes, f.used));
+static dqt_status write_entries(struct writer *w, const char *tag, const char *label, const struct entry_table *table,
+                                const void *object) {
+    TRY(begin_section(w, tag, label, entries_bytes(table)));
+    TRY(entries_write(w->sink, table, object));
     return end_section(w);
 }
 
@@ -45,15 +40,12 @@ static dqt_status not_finite(const dqt_context *ctx, const char *name) {
 static dqt_status write_parameter(struct writer *w, const struct update_target *p) {
     struct sink *s = w->sink;
     const dqt_tensor *t = p->tensor;
+    const struct file_tensor head = file_tensor_of(t);
+    const uint64_t head_bytes = entries_bytes(&tensor_table);
     const size_t size = float_bytes(t);
-    TRY(begin_section(w, "PARM", p->name, PARAMETER_BYTES + 4 * (uint64_t)t->num_scales + t->data_bytes));
-    TRY(sink_number(s, t->rows, 8));
-    TRY(sink_number(s, t->cols, 8));
-    TRY(sink_number(s, t->num_scales, 8));
-    TRY(sink_number(s, (uint64_t)format_public(t->storage), 4));
-    TRY(sink_number(s, (uint64_t)format_public(t->compute), 4));
-    TRY(sink_number(s, file_scale_rule(t->scale_rule), 4));
-    TRY(sink_number(s, (uint64_t)t->scale_axis, 4));
+    TRY(begin_section(w, "PARM", p->name, 4 + head_bytes + 4 * (uint64_t)t->num_scales + t->data_bytes));
+    TRY(sink_number(s, head_bytes, 4));
+    TRY(entries_write(s, &tensor_table, &head));
     if (!s->write && (!scales_valid(t) || (size && !numbers_valid(t->data, t->rows * t->cols, size, true))))
         return not_finite(s->ctx, p->name);
     TRY(sink_elements(s, t->scales, t->num_scales, 4));
@@ -73,37 +65,46 @@ static dqt_status write_state(void *arg, const char *label, void *data, size_t c
 }
 
 static dqt_status write_updater(struct writer *w) {
-    dqt_updater_options o = *updater_options(w->updater);
-    struct fields f = {.used = 0};
-    fields_options(&f, &o);
-    TRY(begin_section(w, "OPTS", "", f.used));
-    TRY(sink_bytes(w->sink, f.bytes, f.used));
-    TRY(end_section(w));
-    const size_t count = updater_num_parameters(w->updater);
-    TRY(begin_section(w, "RULE", "", (uint64_t)count * RULE_BYTES));
-    for (size_t i = 0; i < count; i++) {
-        struct update_rule rule = updater_get_rule(w->updater, i);
-        f.used = 0;
-        fields_rule(&f, &rule);
-        TRY(sink_bytes(w->sink, f.bytes, f.used));
+    const dqt_updater *u = w->from->updater;
+    TRY(write_entries(w, "OPTS", "", &options_table, updater_options(u)));
+    for (size_t i = 0; i < updater_num_parameters(u); i++) {
+        const struct file_rule rule = file_rule_of(u, i);
+        TRY(write_entries(w, "RULE", updater_target(u, i)->name, &rule_table, &rule));
     }
-    TRY(end_section(w));
-    /* reading a checkpoint stores through the same visit; write_state only reads */
-    return updater_visit_state((dqt_updater *)(uintptr_t)w->updater, write_state, w);
+    return updater_visit_state((dqt_updater *)(uintptr_t)u, write_state, w); /* write_state only reads */
+}
+
+static dqt_status write_layers(struct writer *w) {
+    const struct checkpoint_source *from = w->from;
+    size_t count = 0;
+    for (size_t i = 0; i < from->num_layers; i++)
+        count += layer_num_parameters(from->layers[i]);
+    if (from->model)
+        TRY(write_entries(w, "CONF", "", &config_table, &from->model->config));
+    else
+        TRY(write_entries(w, "LIST", "", &list_table, &count));
+    for (size_t i = 0; from->model && i < from->model->config.num_overrides; i++) {
+        const dqt_tensor_override *o = &from->model->config.overrides[i];
+        TRY(write_entries(w, "OVER", o->pattern, &override_table, o));
+    }
+    for (size_t i = 0; i < from->num_layers; i++)
+        for (size_t p = 0; p < layer_num_parameters(from->layers[i]); p++) {
+            const struct update_target target = layer_parameter(from->layers[i], p);
+            TRY(write_parameter(w, &target));
+        }
+    return DQT_OK;
 }
 
 static dqt_status write_sections(struct writer *w) {
     w->sections = 0;
-    TRY(write_config(w));
-    for (size_t i = 0; i < w->model->num_layers; i++)
-        for (size_t p = 0; p < layer_num_parameters(w->model->layers[i]); p++) {
-            const struct update_target l = layer_parameter(w->model->layers[i], p);
-            TRY(write_parameter(w, &l));
-        }
-    if (w->updater) TRY(write_updater(w));
-    TRY(begin_section(w, "HOST", "", w->host_size));
-    TRY(sink_bytes(w->sink, w->host, w->host_size));
-    TRY(end_section(w));
+    if (w->from->num_layers) TRY(write_layers(w));
+    if (w->from->updater) TRY(write_updater(w));
+    if (w->from->num_layers) {
+        TRY(write_entries(w, "TAPE", "", &tape_table, &w->from->pass));
+        TRY(begin_section(w, "HOST", "", w->from->host_size));
+        TRY(sink_bytes(w->sink, w->from->host, w->from->host_size));
+        TRY(end_section(w));
+    }
     TRY(begin_section(w, "END.", "", 0));
     return end_section(w);
 }
@@ -124,10 +125,10 @@ static dqt_status write_all(struct writer *w, dqt_write_fn write, void *user_dat
     return sink_flush(s);
 }
 
-dqt_status checkpoint_write(const dqt_llama *model, const dqt_updater *updater, const void *host, size_t host_size,
-                            dqt_write_fn write, void *user_data) {
-    struct writer w = {.model = model, .updater = updater, .host = host, .host_size = host_size};
-    TRY(sink_create(model->ctx, &w.sink));
+dqt_status checkpoint_write(dqt_context *ctx, const struct checkpoint_source *from, dqt_write_fn write,
+                            void *user_data) {
+    struct writer w = {.from = from};
+    TRY(sink_create(ctx, &w.sink));
     dqt_status status = write_all(&w, write, user_data);
     sink_destroy(w.sink);
     return status;

@@ -59,6 +59,9 @@ dqt_status updater_check(const dqt_context *ctx, const struct update_target *tar
         return fail(ctx, DQT_E_UNSUPPORTED, "an updater of %zu parameters, at most 16777215 can be numbered", count);
     for (size_t i = 0; i < count; i++) {
         const struct update_rule rule = updater_first_rule(o, &targets[i], &optimizer);
+        if (!optimizer)
+            return fail(ctx, DQT_E_ARGUMENT, "updater options: a group gives %s an optimizer that is none",
+                        targets[i].name);
         if (optimizer->needs_momentum && o->beta1 == 0.0f)
             return fail(ctx, DQT_E_UNSUPPORTED, "updater options: beta1 is 0, but %s needs a first moment",
                         optimizer->name);

@@ -1,0 +1,258 @@
+/* Networks of a host's own layers: saved, loaded into new objects and gone on with, they have the bits of one that
+ * never stopped, whatever the optimiser, state, rounding and storage; what does not fit is refused and changes nothing.
+ */
+#include "calls.h"
+#include "counting_alloc.h"
+#include "formats.h"
+#include "memory_file.h"
+#include "test.h"
+
+enum { VOCAB = 20, HIDDEN = 16, T = 6, LAYERS = 7 };
+
+/* One layer of every kind: embedding, linear, norm, attention, MLP, block, head. */
+struct net {
+    dqt_layer *layers[LAYERS];
+    dqt_tape *tape;
+    dqt_updater *updater;
+};
+
+static struct net open_net(dqt_context *ctx, int32_t format, const dqt_updater_options *u, uint64_t seed) {
+    struct net n = {0};
+    dqt_layer_options o = DQT_INIT(dqt_layer_options);
+    dqt_tape_options t = DQT_INIT(dqt_tape_options);
+    o.weight.storage = format;
+    o.seed = seed;
+    if (format >= DQT_FORMAT_INT8) {
+        o.weight.scale_axis = DQT_AXIS_ROW;
+        o.weight.train_scale = format == DQT_FORMAT_TERNARY;
+    }
+    OK(ctx, dqt_embedding_create(ctx, VOCAB, HIDDEN, &o, &n.layers[0]));
+    OK(ctx, dqt_linear_create(ctx, HIDDEN, HIDDEN, &o, &n.layers[1]));
+    OK(ctx, dqt_rmsnorm_create(ctx, HIDDEN, &o, &n.layers[2]));
+    OK(ctx, dqt_attention_create(ctx, HIDDEN, 2, 1, &o, &n.layers[3]));
+    OK(ctx, dqt_mlp_create(ctx, HIDDEN, 24, &o, &n.layers[4]));
+    OK(ctx, dqt_block_create(ctx, HIDDEN, 24, 2, 2, &o, &n.layers[5]));
+    OK(ctx, dqt_head_create(ctx, HIDDEN, VOCAB, NULL, &o, &n.layers[6]));
+    t.max_length = T;
+    t.gradient_format = DQT_FLOAT_BF16; /* so that the pass number counts */
+    OK(ctx, dqt_tape_create(ctx, n.layers, LAYERS, &t, &n.tape));
+    OK(ctx, dqt_updater_create(ctx, n.layers, LAYERS, u, &n.updater));
+    return n;
+}
+
+static void close_net(struct net *n) {
+    dqt_updater_destroy(n->updater);
+    dqt_tape_destroy(n->tape);
+    for (int i = 0; i < LAYERS; i++)
+        dqt_layer_destroy(n->layers[i]);
+}
+
+static void train(dqt_context *ctx, struct net *n, int from, int to) {
+    float x[T * HIDDEN], loss;
+    int32_t tokens[T], targets[T];
+    for (int s = from; s < to; s++) {
+        for (int i = 0; i < T; i++) {
+            tokens[i] = (i * 7 + s * 3) % VOCAB;
+            targets[i] = (i * 7 + s * 3 + 7) % VOCAB;
+        }
+        OK(ctx, dqt_tape_zero_gradients(n->tape));
+        OK(ctx, dqt_embedding_forward(n->layers[0], n->tape, batch_tokens(tokens, 1, T), x));
+        for (int i = 1; i < LAYERS - 1; i++)
+            OK(ctx, dqt_layer_forward(n->layers[i], n->tape, batch_shape(1, T), x, x));
+        OK(ctx, dqt_head_loss(n->layers[6], n->tape, batch_targets(targets, 1, T), x, &loss, NULL));
+        OK(ctx, dqt_head_backward(n->layers[6], n->tape, 1, x));
+        for (int i = LAYERS - 2; i > 0; i--)
+            OK(ctx, dqt_layer_backward(n->layers[i], n->tape, x, x));
+        OK(ctx, dqt_embedding_backward(n->layers[0], n->tape, x));
+        OK(ctx, dqt_updater_step(n->updater, n->tape, step_rate(0.01f), NULL));
+    }
+}
+
+static struct memory_file save(dqt_context *ctx, const struct net *n) {
+    struct memory_file f = memory_new();
+    const dqt_save_options o = {.struct_size = sizeof o, .host = "mine", .host_size = 4, .tape = n->tape};
+    OK(ctx, dqt_layers_write(n->layers, LAYERS, n->updater, memory_write, &f, &o));
+    return f;
+}
+
+/* 6 steps at once, or 3, saved, and 3 more by new objects that began otherwise. */
+static void check_resume(dqt_context *ctx, int32_t format, const dqt_updater_options *u) {
+    struct net whole = open_net(ctx, format, u, 1), half = open_net(ctx, format, u, 1),
+               again = open_net(ctx, format, u, 2);
+    dqt_checkpoint c = DQT_INIT(dqt_checkpoint);
+    train(ctx, &whole, 0, 6);
+    train(ctx, &half, 0, 3);
+    struct memory_file f = save(ctx, &half);
+    train(ctx, &again, 3, 4);
+    OK(ctx, dqt_layers_read(again.layers, LAYERS, again.updater, memory_read, &f, NULL, &c));
+    CHECK(!c.model && !c.updater && c.host_size == 4 && c.host && memcmp(c.host, "mine", 4) == 0 && c.pass > 0);
+    dqt_host_bytes_free(ctx, c.host, c.host_size);
+    OK(ctx, dqt_tape_set_pass(again.tape, c.pass));
+    train(ctx, &again, 3, 6);
+    struct memory_file a = save(ctx, &whole), b = save(ctx, &again);
+    CHECKF(a.size == b.size && memcmp(a.bytes, b.bytes, a.size) == 0,
+           "format %d, optimizer %d, rounding %d, state %d differ", format, u->optimizer, u->rounding,
+           u->momentum_state);
+    free(a.bytes);
+    free(b.bytes);
+    free(f.bytes);
+    close_net(&whole);
+    close_net(&half);
+    close_net(&again);
+}
+
+static void every_rule_resumes(void) {
+    struct counting memory;
+    dqt_context *ctx = counting_context(&memory);
+    for (int32_t optimizer = DQT_OPTIMIZER_SGD; optimizer <= DQT_OPTIMIZER_ADAFACTOR; optimizer++)
+        for (int32_t rounding = DQT_ROUND_STOCHASTIC; rounding <= DQT_ROUND_ECO_NEAREST; rounding++)
+            for (int32_t state = DQT_STATE_F32; state <= DQT_STATE_INT8; state++) {
+                dqt_updater_options u = DQT_INIT(dqt_updater_options);
+                u.optimizer = optimizer;
+                u.rounding = rounding;
+                u.momentum_state = u.variance_state = state;
+                u.clip = DQT_CLIP_PREVIOUS_NORM;
+                check_resume(ctx, state == DQT_STATE_BF16 ? DQT_FORMAT_TERNARY : DQT_FORMAT_INT4, &u);
+            }
+    EACH_FORMAT(format) {
+        dqt_updater_options u = DQT_INIT(dqt_updater_options);
+        u.momentum_state = DQT_STATE_INT8;
+        check_resume(ctx, format, &u);
+    }
+    counting_end(ctx, &memory);
+}
+
+/* By path, and from a model's file; groups' rules come back. */
+static void paths_and_models(void) {
+    struct counting memory;
+    dqt_context *ctx = counting_context(&memory);
+    const dqt_group_options group = {.struct_size = sizeof group, .pattern = "mlp*", .optimizer = DQT_OPTIMIZER_SGD};
+    dqt_updater_options u = DQT_INIT(dqt_updater_options), plain = u;
+    u.groups = &group;
+    u.num_groups = 1;
+    struct net a = open_net(ctx, DQT_FORMAT_INT3, &u, 1), b = open_net(ctx, DQT_FORMAT_INT3, &u, 2),
+               other = open_net(ctx, DQT_FORMAT_INT3, &plain, 2);
+    const char *path = "build/test_layers_file.dqt";
+    dqt_group_options more = DQT_INIT(dqt_group_options);
+    dqt_parameter_rule rule = DQT_INIT(dqt_parameter_rule);
+    more.pattern = "norm";
+    more.freeze = 1;
+    OK(ctx, dqt_updater_add_group(a.updater, &more, NULL));
+    train(ctx, &a, 0, 2);
+    OK(ctx, dqt_layers_save(a.layers, LAYERS, a.updater, path, NULL));
+    OK(ctx, dqt_layers_load(b.layers, LAYERS, b.updater, path, NULL, NULL));
+    struct memory_file fa = save(ctx, &a), fb = save(ctx, &b);
+    CHECK(fa.size == fb.size);
+    OK(ctx, dqt_updater_get_rule(b.updater, 2, &rule));
+    CHECK(rule.frozen);
+    CHECK(dqt_layers_load(other.layers, LAYERS, other.updater, path, NULL, NULL) == DQT_E_UNSUPPORTED);
+    CHECKF(strstr(dqt_last_error(ctx), "mlp"), "%s", dqt_last_error(ctx));
+    OK(ctx, dqt_layers_load(other.layers, LAYERS, NULL, path, NULL, NULL)); /* the weights alone */
+    OK(ctx, dqt_layers_save(a.layers, LAYERS, NULL, path, NULL));
+    CHECK(dqt_layers_load(b.layers, LAYERS, b.updater, path, NULL, NULL) == DQT_E_STATE);
+    remove(path);
+
+    /* A model's file into its layers, one that was made of the same config. */
+    dqt_llama_config c = DQT_INIT(dqt_llama_config);
+    c.vocab_size = VOCAB;
+    c.hidden_size = HIDDEN;
+    c.intermediate_size = 24;
+    c.num_layers = 1;
+    c.num_heads = 2;
+    dqt_llama *m = NULL, *n = NULL;
+    dqt_layer *const *from, *const *to;
+    size_t count;
+    OK(ctx, dqt_llama_create(ctx, &c, &m));
+    c.seed = 9;
+    OK(ctx, dqt_llama_create(ctx, &c, &n));
+    OK(ctx, dqt_llama_get_layers(m, &from, &count));
+    OK(ctx, dqt_llama_get_layers(n, &to, &count));
+    struct memory_file f = memory_new(), g = memory_new(), h = memory_new();
+    OK(ctx, dqt_llama_write(m, NULL, memory_write, &f, NULL));
+    OK(ctx, dqt_layers_read(to, count, NULL, memory_read, &f, NULL, NULL));
+    OK(ctx, dqt_layers_write(from, count, NULL, memory_write, &g, NULL));
+    OK(ctx, dqt_layers_write(to, count, NULL, memory_write, &h, NULL));
+    CHECK(g.size == h.size && memcmp(g.bytes, h.bytes, g.size) == 0);
+    g.position = 0;
+    dqt_checkpoint none = DQT_INIT(dqt_checkpoint);
+    CHECK(dqt_llama_read(ctx, memory_read, &g, NULL, &none) == DQT_E_FORMAT && !none.model); /* it has no config */
+    dqt_llama_destroy(m);
+    dqt_llama_destroy(n);
+    free(f.bytes);
+    free(g.bytes);
+    free(h.bytes);
+    free(fa.bytes);
+    free(fb.bytes);
+    close_net(&a);
+    close_net(&b);
+    close_net(&other);
+    counting_end(ctx, &memory);
+}
+
+static void updaters_alone(void) {
+    struct counting memory;
+    dqt_context *ctx = counting_context(&memory);
+    struct net a = open_net(ctx, DQT_FORMAT_INT4, NULL, 1), b = open_net(ctx, DQT_FORMAT_INT4, NULL, 1);
+    struct memory_file f = memory_new();
+    train(ctx, &a, 0, 3);
+    OK(ctx, dqt_updater_write(a.updater, memory_write, &f));
+    OK(ctx, dqt_updater_read(b.updater, memory_read, &f));
+    OK(ctx, dqt_layers_copy(b.layers, a.layers, LAYERS));
+    uint64_t pass = 0;
+    OK(ctx, dqt_tape_get_pass(a.tape, &pass));
+    OK(ctx, dqt_tape_set_pass(b.tape, pass));
+    train(ctx, &a, 3, 5);
+    train(ctx, &b, 3, 5);
+    struct memory_file fa = save(ctx, &a), fb = save(ctx, &b);
+    CHECK(fa.size == fb.size && memcmp(fa.bytes, fb.bytes, fa.size) == 0);
+    free(fa.bytes);
+    free(fb.bytes);
+    free(f.bytes);
+    close_net(&a);
+    close_net(&b);
+    counting_end(ctx, &memory);
+}
+
+/* Every byte of a file changed, and every cut: refused, and nothing changes. */
+static void damage_changes_nothing(void) {
+    struct counting memory;
+    dqt_context *ctx = counting_context(&memory);
+    struct net a = open_net(ctx, DQT_FORMAT_TERNARY, NULL, 1), b = open_net(ctx, DQT_FORMAT_TERNARY, NULL, 2);
+    train(ctx, &a, 0, 1);
+    train(ctx, &b, 0, 1);
+    struct memory_file f = save(ctx, &a), before = save(ctx, &b);
+    const size_t allocated = dqt_context_allocated(ctx);
+    for (size_t i = 0; i < f.size; i += 97) {
+        f.bytes[i] ^= 0x10;
+        f.position = 0;
+        dqt_checkpoint c = DQT_INIT(dqt_checkpoint);
+        const dqt_status status = dqt_layers_read(b.layers, LAYERS, b.updater, memory_read, &f, NULL, &c);
+        CHECKF(status == DQT_E_FORMAT || status == DQT_E_SHAPE, "byte %zu: %s", i, dqt_status_string(status));
+        CHECK(!c.host && dqt_context_allocated(ctx) == allocated);
+        f.bytes[i] ^= 0x10;
+        struct memory_file cut = f;
+        cut.size = i;
+        cut.position = 0;
+        CHECK(dqt_layers_read(b.layers, LAYERS, b.updater, memory_read, &cut, NULL, NULL) == DQT_E_FORMAT);
+    }
+    struct memory_file after = save(ctx, &b);
+    CHECK(after.size == before.size && memcmp(after.bytes, before.bytes, after.size) == 0);
+    f.position = 0;
+    CHECK(dqt_layers_read(b.layers, LAYERS - 1, NULL, memory_read, &f, NULL, NULL) == DQT_E_SHAPE);
+    CHECK(dqt_layers_read(b.layers, LAYERS, a.updater, memory_read, &f, NULL, NULL) == DQT_E_UNSUPPORTED);
+    CHECK(dqt_layers_read(NULL, 1, NULL, memory_read, &f, NULL, NULL) == DQT_E_ARGUMENT);
+    CHECK(dqt_layers_read(b.layers, 0, NULL, memory_read, &f, NULL, NULL) == DQT_E_ARGUMENT);
+    CHECK(dqt_layers_read(b.layers, LAYERS, NULL, NULL, &f, NULL, NULL) == DQT_E_ARGUMENT);
+    CHECK(dqt_layers_write(b.layers, LAYERS, NULL, NULL, &f, NULL) == DQT_E_ARGUMENT);
+    CHECK(dqt_layers_save(b.layers, LAYERS, NULL, NULL, NULL) == DQT_E_ARGUMENT);
+    free(f.bytes);
+    free(before.bytes);
+    free(after.bytes);
+    close_net(&a);
+    close_net(&b);
+    counting_end(ctx, &memory);
+}
+
+static const struct test tests[] = {TEST(every_rule_resumes), TEST(paths_and_models), TEST(updaters_alone),
+                                    TEST(damage_changes_nothing)};
+TEST_MAIN(tests)
