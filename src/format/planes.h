@@ -10,7 +10,7 @@
  *   PLANE_BYTES   64 bytes: byte k, the code itself in two's complement: always the only plane, with bias 0
  *
  * so that one shift and one mask turn a vector of bytes into consecutive values. What is written here is the
- * specification; it takes 8 values a time as bytes of a 64-bit word, which any compiler turns into vectors. */
+ * specification, in loops that compilers turn into vectors: the updater uses them as they are. */
 #ifndef DQT_FORMAT_PLANES_H
 #define DQT_FORMAT_PLANES_H
 
@@ -69,7 +69,7 @@ static inline uint64_t bit_of_byte(void) {
     return word;
 }
 
-/* One plane of a block, packed[plane_bytes(plane)], to its values, eight bytes a word. */
+/* The values of one plane of a block, packed[plane_bytes(plane)], eight bytes a word. */
 static inline void plane_values(enum plane plane, const uint8_t *packed, uint64_t out[BLOCK_WORDS]) {
     const uint64_t ones = UINT64_MAX / 255; /* a 1 in each byte */
     uint64_t in[BLOCK_WORDS];
@@ -128,10 +128,39 @@ static inline void plane_pack(enum plane plane, const uint64_t v[BLOCK_WORDS], i
     }
 }
 
-/* A block to or from 64 codes. */
-static inline void block_unpack(const struct packing *p, const uint8_t *packed, int8_t codes[PACK_BLOCK]) {
+static inline bool packing_is_only(const struct packing *p, enum plane plane) {
+    return p->num_planes == 1 && p->planes[0].plane == plane;
+}
+
+/* A block to or from 64 codes. The sum of planes is the specification; a block that is one plane has loops of its own
+ * where gcc 12 makes the updater measurably faster with them. */
+static inline void block_unpack(const struct packing *p, const uint8_t *restrict packed,
+                                int8_t codes[restrict PACK_BLOCK]) {
     uint64_t v[BLOCK_WORDS], more[BLOCK_WORDS];
     DQT_ASSERT(p->num_planes > 0 && p->num_planes <= MAX_PLANES && p->planes[0].shift == 0);
+    if (packing_is_bytes(p)) {
+        memcpy(codes, packed, PACK_BLOCK);
+        return;
+    }
+    const int bias = p->bias;
+    if (packing_is_only(p, PLANE_CRUMBS)) {
+        for (int b = 0; b < 16; b++)
+            codes[b] = (int8_t)((packed[b] & 3) + bias);
+        for (int b = 0; b < 16; b++)
+            codes[16 + b] = (int8_t)((packed[b] >> 2 & 3) + bias);
+        for (int b = 0; b < 16; b++)
+            codes[32 + b] = (int8_t)((packed[b] >> 4 & 3) + bias);
+        for (int b = 0; b < 16; b++)
+            codes[48 + b] = (int8_t)((packed[b] >> 6) + bias);
+        return;
+    }
+    if (packing_is_only(p, PLANE_NIBBLES)) {
+        for (int b = 0; b < 32; b++)
+            codes[b] = (int8_t)((packed[b] & 15) + bias);
+        for (int b = 0; b < 32; b++)
+            codes[32 + b] = (int8_t)((packed[b] >> 4) + bias);
+        return;
+    }
     plane_values(p->planes[0].plane, packed, v);
     for (int i = 1; i < p->num_planes; i++) {
         packed += plane_bytes(p->planes[i - 1].plane);
@@ -140,19 +169,27 @@ static inline void block_unpack(const struct packing *p, const uint8_t *packed, 
             v[w] |= more[w] << p->planes[i].shift;
     }
     memcpy(codes, v, PACK_BLOCK);
-    const int8_t bias = (int8_t)p->bias;
     for (int k = 0; k < PACK_BLOCK; k++)
         codes[k] = (int8_t)(codes[k] + bias);
 }
 
-static inline void block_pack(const struct packing *p, const int8_t codes[PACK_BLOCK], uint8_t *packed) {
+static inline void block_pack(const struct packing *p, const int8_t codes[restrict PACK_BLOCK],
+                              uint8_t *restrict packed) {
     uint64_t v[BLOCK_WORDS];
-    int8_t shifted[PACK_BLOCK];
-    const int8_t bias = (int8_t)p->bias;
+    uint8_t u[PACK_BLOCK];
     DQT_ASSERT(p->num_planes > 0 && p->num_planes <= MAX_PLANES && p->planes[0].shift == 0);
+    if (packing_is_bytes(p)) {
+        memcpy(packed, codes, PACK_BLOCK);
+        return;
+    }
     for (int k = 0; k < PACK_BLOCK; k++)
-        shifted[k] = (int8_t)(codes[k] - bias);
-    memcpy(v, shifted, PACK_BLOCK);
+        u[k] = (uint8_t)(codes[k] - p->bias);
+    if (packing_is_only(p, PLANE_NIBBLES)) {
+        for (int b = 0; b < 32; b++)
+            packed[b] = (uint8_t)(u[b] | u[32 + b] << 4);
+        return;
+    }
+    memcpy(v, u, PACK_BLOCK);
     for (int i = 0; i < p->num_planes; i++) {
         plane_pack(p->planes[i].plane, v, p->planes[i].shift, packed);
         packed += plane_bytes(p->planes[i].plane);

@@ -70,14 +70,31 @@ static inline void unpack_block(const struct packing *p, const uint8_t *packed, 
     }
 }
 
+/* As unpack_avx512.c's. */
+static inline void unpack_run(enum plane plane, const uint8_t *packed, size_t block_bytes, size_t blocks, __m256i bias,
+                              __m128i shift, bool add, int8_t *codes) {
+    for (size_t b = 0; b < blocks; b++, codes += PACK_BLOCK) {
+        __m256i v[2];
+        unpack_plane(plane, packed + b * block_bytes, v);
+        for (int i = 0; i < 2; i++)
+            store(codes + 32 * i, add ? _mm256_add_epi8(load(codes + 32 * i), _mm256_sll_epi16(v[i], shift))
+                                      : _mm256_add_epi8(v[i], bias));
+    }
+}
+
 void unpack_avx2(const struct packing *p, const uint8_t *packed, size_t blocks, int8_t *codes) {
     const size_t block_bytes = packing_block_bytes(p);
     const __m256i bias = _mm256_set1_epi8((char)p->bias);
-    for (size_t b = 0; b < blocks; b++) {
-        __m256i v[2];
-        unpack_block(p, packed + b * block_bytes, v);
-        store(codes + b * PACK_BLOCK, _mm256_add_epi8(v[0], bias));
-        store(codes + b * PACK_BLOCK + 32, _mm256_add_epi8(v[1], bias));
+    for (int i = 0; i < p->num_planes; i++) {
+        const __m128i shift = _mm_cvtsi32_si128(p->planes[i].shift);
+        const bool add = i > 0;
+        switch (p->planes[i].plane) { /* outside of the loop over blocks */
+        case PLANE_BITS: unpack_run(PLANE_BITS, packed, block_bytes, blocks, bias, shift, add, codes); break;
+        case PLANE_CRUMBS: unpack_run(PLANE_CRUMBS, packed, block_bytes, blocks, bias, shift, add, codes); break;
+        case PLANE_NIBBLES: unpack_run(PLANE_NIBBLES, packed, block_bytes, blocks, bias, shift, add, codes); break;
+        case PLANE_BYTES: unpack_run(PLANE_BYTES, packed, block_bytes, blocks, bias, shift, add, codes); break;
+        }
+        packed += plane_bytes(p->planes[i].plane);
     }
 }
 
@@ -150,25 +167,33 @@ static inline void panel_plane(enum plane plane, const uint8_t *const rows[8], s
     }
 }
 
+static inline void panel_run(enum plane plane, const uint8_t *const rows[8], size_t block_bytes, size_t blocks,
+                             __m256i bias, uint8_t *out) {
+    for (size_t b = 0; b < blocks; b++, out += PACK_BLOCK * PANEL)
+        panel_plane(plane, rows, b * block_bytes, bias, out);
+}
+
 /* [K / 4][16][4] bytes. */
 void gemm_pack_b_packed_avx2(const struct gemm_engine *e, const struct packing *p, const uint8_t *src, size_t stride,
                              size_t n, size_t blocks, void *panel) {
     const __m256i bias = _mm256_set1_epi8((char)e->bytes_bias);
     const size_t block_bytes = packing_block_bytes(p);
-    const bool one_plane = p->num_planes == 1 && p->planes[0].plane != PLANE_BITS;
     for (size_t half = 0; half < 2; half++) {
         const uint8_t *rows[8];
         uint8_t *out = (uint8_t *)panel + half * 32;
         eight_rows(src, stride, n, 8 * half, rows);
-        for (size_t b = 0; b < blocks; b++, out += PACK_BLOCK * PANEL) {
-            if (one_plane) {
-                panel_plane(p->planes[0].plane, rows, b * block_bytes, bias, out);
-            } else {
+        switch (p->num_planes == 1 ? p->planes[0].plane : PLANE_BITS) { /* outside of the loop over blocks */
+        case PLANE_CRUMBS: panel_run(PLANE_CRUMBS, rows, block_bytes, blocks, bias, out); break;
+        case PLANE_NIBBLES: panel_run(PLANE_NIBBLES, rows, block_bytes, blocks, bias, out); break;
+        case PLANE_BYTES: panel_run(PLANE_BYTES, rows, block_bytes, blocks, bias, out); break;
+        case PLANE_BITS: /* and sums of planes */
+            for (size_t b = 0; b < blocks; b++, out += PACK_BLOCK * PANEL) {
                 uint8_t codes[8][PACK_BLOCK];
                 const uint8_t *code_rows[8];
                 unpack_rows(p, rows, b * block_bytes, codes, code_rows);
                 panel_bytes(code_rows, 0, _mm256_setzero_si256(), out);
             }
+            break;
         }
     }
 }

@@ -38,18 +38,33 @@ static inline __m512i unpack_plane(enum plane plane, const uint8_t *p) {
     return _mm512_loadu_si512(p);
 }
 
-/* Shifts stay within bytes: a value without its bias is below 128. */
-void unpack_avx512(const struct packing *p, const uint8_t *packed, size_t blocks, int8_t *codes) {
-    const __m512i bias = _mm512_set1_epi8((char)p->bias);
-    for (size_t b = 0; b < blocks; b++) {
-        __m512i v = unpack_plane(p->planes[0].plane, packed);
-        packed += plane_bytes(p->planes[0].plane);
-        for (int i = 1; i < p->num_planes; i++) {
-            const __m512i more = unpack_plane(p->planes[i].plane, packed);
-            packed += plane_bytes(p->planes[i].plane);
-            v = _mm512_or_si512(v, _mm512_sll_epi16(more, _mm_cvtsi32_si128(p->planes[i].shift)));
+/* One plane of consecutive blocks, `block_bytes` apart: value + bias, or (`add`) added to the codes, shifted. Values
+ * and their shifts stay within bytes. */
+static inline void unpack_run(enum plane plane, const uint8_t *packed, size_t block_bytes, size_t blocks, __m512i bias,
+                              __m128i shift, bool add, int8_t *codes) {
+    for (size_t b = 0; b < blocks; b++, codes += PACK_BLOCK) {
+        const __m512i v = unpack_plane(plane, packed + b * block_bytes);
+        if (add) {
+            _mm512_storeu_si512(codes, _mm512_add_epi8(_mm512_loadu_si512(codes), _mm512_sll_epi16(v, shift)));
+        } else {
+            _mm512_storeu_si512(codes, _mm512_add_epi8(v, bias));
         }
-        _mm512_storeu_si512(codes + b * PACK_BLOCK, _mm512_add_epi8(v, bias));
+    }
+}
+
+void unpack_avx512(const struct packing *p, const uint8_t *packed, size_t blocks, int8_t *codes) {
+    const size_t block_bytes = packing_block_bytes(p);
+    const __m512i bias = _mm512_set1_epi8((char)p->bias);
+    for (int i = 0; i < p->num_planes; i++) {
+        const __m128i shift = _mm_cvtsi32_si128(p->planes[i].shift);
+        const bool add = i > 0;
+        switch (p->planes[i].plane) { /* outside of the loop over blocks */
+        case PLANE_BITS: unpack_run(PLANE_BITS, packed, block_bytes, blocks, bias, shift, add, codes); break;
+        case PLANE_CRUMBS: unpack_run(PLANE_CRUMBS, packed, block_bytes, blocks, bias, shift, add, codes); break;
+        case PLANE_NIBBLES: unpack_run(PLANE_NIBBLES, packed, block_bytes, blocks, bias, shift, add, codes); break;
+        case PLANE_BYTES: unpack_run(PLANE_BYTES, packed, block_bytes, blocks, bias, shift, add, codes); break;
+        }
+        packed += plane_bytes(p->planes[i].plane);
     }
 }
 
