@@ -36,11 +36,11 @@ struct world {
     float weights[TOKENS];
 };
 
-static inline struct world *world_create(const struct setting *setting) {
+static inline struct world *world_create_in(const struct setting *setting, const dqt_context_options *options) {
     struct world *w = calloc(1, sizeof *w);
     if (!w) abort();
     w->setting = setting;
-    OK(NULL, dqt_context_create(NULL, &w->ctx));
+    OK(NULL, dqt_context_create(options, &w->ctx));
     dqt_llama_config c;
     OK(w->ctx, dqt_llama_config_init(&c, sizeof c));
     c.vocab_size = VOCAB;
@@ -70,6 +70,10 @@ static inline struct world *world_create(const struct setting *setting) {
         w->weights[i] = 1;
     }
     return w;
+}
+
+static inline struct world *world_create(const struct setting *setting) {
+    return world_create_in(setting, NULL);
 }
 
 static inline void world_destroy(struct world *w) {
