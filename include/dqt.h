@@ -507,7 +507,9 @@ typedef struct dqt_logits_gradient {
 } dqt_logits_gradient;
 
 /* Backward of the latest dqt_head_loss or dqt_head_logits from a host's own loss: dx[tokens][hidden] (NULL: not
- * wanted). DQT_E_NUMERIC for a gradient that is not finite. Allocates nothing. Since 0.9. */
+ * wanted). DQT_E_NUMERIC for a gradient that is not finite: dlogits are refused before anything is done; a tile of fn,
+ * as one that it cancels, ends backward with some of the gradients added (between dqt_tape_begin_update and
+ * dqt_tape_end_update: before any weight is written), and the forward is used up. Allocates nothing. Since 0.9. */
 DQT_API dqt_status dqt_head_backward_logits(const dqt_layer *layer, dqt_tape *tape, const dqt_logits_gradient *gradient,
                                             float *dx);
 
