@@ -125,6 +125,20 @@ endif
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 check-sanitize:
 	$(MAKE) check-c CHECKED=1 B=build/sanitize OPENMP=0 CFLAGS="-O1 -g $(SANITIZE)"
+# Races: the tests that have threads of their own.
+RACES := threads session context lanes
+check-tsan:
+	$(MAKE) check-c CHECKED=1 B=build/tsan OPENMP=0 CFLAGS="-O1 -g -fsanitize=thread" \
+	  TESTS="$(RACES:%=build/tsan/tests/test_%)"
+# Numbers that were never set: plain C alone, for clang does not follow tiles and some vector instructions.
+check-msan:
+	DQT_ISA=scalar $(MAKE) check-c CC=clang CHECKED=1 B=build/msan OPENMP=0 \
+	  CFLAGS="-O1 -g -fsanitize=memory -fno-sanitize-recover=all -fno-omit-frame-pointer"
+# Valgrind knows no AVX-512 and is 30 times slower: one test program of each part.
+GRIND := api context gemm ops session checkpoint safetensors gguf updater_rounding allocations
+check-valgrind:
+	RUN="valgrind -q --error-exitcode=9 --leak-check=full" $(MAKE) check-c CHECKED=1 B=build/valgrind OPENMP=0 \
+	  CFLAGS="-O1 -g" TESTS="$(GRIND:%=build/valgrind/tests/test_%)"
 
 # The share of lines that the C tests run (gcc); at least COVERAGE_LEAST percent.
 COVERAGE_LEAST ?= 97
@@ -157,6 +171,9 @@ bench: $(BENCHES)
 	$(B)/bench/bench
 	$(B)/bench/ops
 	$(B)/bench/step
+
+bench-busy: $(B)/bench/busy
+	$<
 
 bench-memory: $(B)/bench/memory
 	$(B)/bench/memory
@@ -262,5 +279,5 @@ print-%:
 .SECONDARY:
 -include $(OBJ:.o=.d)
 FORCE:
-.PHONY: FORCE all lib examples cpp demo check check-c tests checked-tests check-sanitize bench bench-memory results mutants clean dist \
+.PHONY: FORCE all lib examples cpp demo check check-c tests checked-tests check-sanitize check-tsan check-msan check-valgrind bench bench-busy bench-memory results mutants clean dist \
   install install-dev install-headers install-shared install-static install-pkgconfig install-cmake uninstall abi-baseline api-docs

@@ -1,5 +1,8 @@
 /* How many lanes take part: none beside the caller for work too small to pay, fewer where cores are taken. Nothing here
  * is timed: regions are counted, and the judgement of contention is given times. */
+#define _POSIX_C_SOURCE 200809L
+#include <pthread.h>
+
 #include "calls.h"
 #include "core/contention.h"
 #include "core/parallel.h"
@@ -191,6 +194,33 @@ static void taken_cores_are_left_alone(void) {
     }
 }
 
+/* Threads of a host may use one context at once: the judgement has one owner at a time (make check-tsan looks on). */
+static struct contention of_several;
+
+static void *judge(void *arg) {
+    const struct region_times r = {.lanes = 2, .end = 3e-3, .busy = work, .fastest_task = work / TASKS, .tasks = TASKS};
+    int *least = arg;
+    *least = 2;
+    for (int i = 0; i < 1000; i++) {
+        const int lanes = contention_lanes(&of_several, 2, 0.0);
+        if (lanes < *least) *least = lanes;
+        if (lanes > 1) contention_count(&of_several, &r);
+    }
+    return NULL;
+}
+
+static void several_threads_judge(void) {
+    pthread_t threads[4];
+    int least[4];
+    contention_init(&of_several, 2);
+    for (size_t i = 0; i < 4; i++)
+        CHECK(pthread_create(&threads[i], NULL, judge, &least[i]) == 0);
+    for (size_t i = 0; i < 4; i++)
+        pthread_join(threads[i], NULL);
+    CHECK(contention_lanes(&of_several, 2, 0.0) == 1);
+    CHECK(least[0] >= 1 && least[1] >= 1 && least[2] >= 1 && least[3] >= 1);
+}
+
 /* With many cores a neighbour costs few lanes, not all but one. */
 static void one_neighbour_of_many_cores(void) {
     struct machine m = machine(32, 31, 1);
@@ -207,5 +237,6 @@ static void one_neighbour_of_many_cores(void) {
 
 static const struct test tests[] = {TEST(one_token_of_a_small_model), TEST(steps_are_shared),
                                     TEST(lanes_that_work_pays_for),   TEST(idle_machines_keep_all_lanes),
-                                    TEST(taken_cores_are_left_alone), TEST(one_neighbour_of_many_cores)};
+                                    TEST(taken_cores_are_left_alone), TEST(several_threads_judge),
+                                    TEST(one_neighbour_of_many_cores)};
 TEST_MAIN(tests)

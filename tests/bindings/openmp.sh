@@ -1,0 +1,27 @@
+#!/bin/sh
+# Beside other users of OpenMP in one process, and after multiprocessing has forked. PYTHON may be set.
+. "$(dirname "$0")/common"
+export PYTHONDONTWRITEBYTECODE=1 DQT_LIB_DIR="$OUTDIR" PYTHONPATH=examples/python
+ran=0
+for python in "$PYTHON" /usr/bin/python3; do
+    have "$python" && "$python" -c 'import numpy' 2>"$tmp/no" || continue
+    modules=
+    for module in torch sklearn; do
+        if "$python" -c "import $module" 2>"$tmp/no"; then modules="$modules $module"; fi
+    done
+    [ -n "$modules" ] || continue
+    # together, and each alone: who is loaded first brings the runtime
+    for set in "$modules" $(test "$modules" = " torch sklearn" && echo torch sklearn); do
+        # shellcheck disable=SC2086
+        if "$python" tests/bindings/check_openmp.py $set >"$tmp/checks" 2>&1; then
+            passed=$((passed + $(sed -n 's/^check_openmp: \([0-9]*\) passed.*/\1/p' "$tmp/checks")))
+        else
+            cat "$tmp/checks"
+            fail "check_openmp.py $set"
+        fi
+    done
+    ran=1
+    break
+done
+[ $ran = 1 ] || skip "no python3 with torch or scikit-learn"
+finish
