@@ -933,9 +933,9 @@ typedef struct dqt_session_step {
     float *logits;         /* [vocab], after the last token; NULL: not wanted */
 } dqt_session_step;
 
-/* The same for several different sessions of one model in one pass, which reads the weights once: the bits are those of
- * one dqt_session_append each. steps[num_steps], each of steps[0].struct_size. On failure nothing is appended anywhere.
- * Allocates nothing. Since 0.9. */
+/* The same for several different sessions of one model: the bits are those of one dqt_session_append each.
+ * steps[num_steps], each of steps[0].struct_size. On failure nothing is appended anywhere. Allocates nothing. Since 0.9.
+ */
 DQT_API dqt_status dqt_sessions_append(const dqt_session_step *steps, size_t num_steps);
 
 /* Appends tokens[count] and writes log_probs[count]: the natural logarithm of each token's probability after all that

@@ -331,18 +331,25 @@ static void check_counts(const char *what, const size_t *counts, const double *p
 enum { CELLS = 12, DRAWS = 40000 };
 static const float scores[CELLS] = {1.0f, -0.5f, 2.0f, 0.25f, 2.0f, -2.0f, 0.0f, 1.5f, -1.0f, 0.7f, -INFINITY, 0.7f};
 
-/* What the options mean, written plainly: order by logit then token, cut at k, cut where the mass reaches p. */
+/* What the options mean, written plainly: order by logit then token, cut at k, cut where the mass reaches p of what k
+ * left. */
 static void expected_distribution(float temperature, size_t top_k, float top_p, double p[CELLS]) {
     double weight[CELLS], total = 0, mass = 0;
-    bool kept[CELLS] = {false};
+    size_t order[CELLS], left = top_k && top_k < CELLS ? top_k : CELLS;
+    bool used[CELLS] = {false}, kept[CELLS] = {false};
     for (size_t i = 0; i < CELLS; i++)
-        total += weight[i] = exp((double)scores[i] / (double)temperature);
-    for (size_t k = 0; k < CELLS && (top_k == 0 || k < top_k) && (k == 0 || mass < (double)top_p * total); k++) {
+        weight[i] = exp((double)scores[i] / (double)temperature);
+    for (size_t k = 0; k < left; k++) {
         size_t best = CELLS;
         for (size_t i = 0; i < CELLS; i++)
-            if (!kept[i] && (best == CELLS || weight[i] > weight[best])) best = i;
-        kept[best] = true;
-        mass += weight[best];
+            if (!used[i] && (best == CELLS || weight[i] > weight[best])) best = i;
+        order[k] = best;
+        used[best] = true;
+        total += weight[best];
+    }
+    for (size_t k = 0; k < left && (k == 0 || mass < (double)top_p * total); k++) {
+        kept[order[k]] = true;
+        mass += weight[order[k]];
     }
     for (size_t i = 0; i < CELLS; i++)
         p[i] = kept[i] ? weight[i] / mass : 0;

@@ -39,8 +39,7 @@ void dqt_session_destroy(dqt_session *session) {
     session_destroy(session);
 }
 
-dqt_status dqt_session_append(dqt_session *session, const int32_t *tokens, size_t count, float *logits) {
-    FPENV_DEFAULT();
+static dqt_status check_append(const dqt_session *session, const int32_t *tokens, size_t count) {
     TRY(check_object(session, "session"));
     const dqt_llama *model = session->model;
     TRY(check_pointer(model->ctx, tokens, "tokens"));
@@ -48,8 +47,77 @@ dqt_status dqt_session_append(dqt_session *session, const int32_t *tokens, size_
     if (count > session->max_length - session->length)
         return fail(model->ctx, DQT_E_STATE, "%zu tokens do not fit: the session holds %zu of at most %zu", count,
                     session->length, session->max_length);
-    TRY(check_tokens(model->ctx, tokens, count, 0, model->config.vocab_size, "tokens"));
-    return session_append(session, tokens, count, logits);
+    return check_tokens(model->ctx, tokens, count, 0, model->config.vocab_size, "tokens");
+}
+
+dqt_status dqt_session_append(dqt_session *session, const int32_t *tokens, size_t count, float *logits) {
+    FPENV_DEFAULT();
+    TRY(check_append(session, tokens, count));
+    return session_append(session, tokens, count, &(struct session_results){.logits = logits});
+}
+
+dqt_status dqt_session_score(dqt_session *session, const int32_t *tokens, size_t count, float *log_probs) {
+    FPENV_DEFAULT();
+    TRY(check_append(session, tokens, count));
+    dqt_context *ctx = session->model->ctx;
+    TRY(check_pointer(ctx, log_probs, "log_probs"));
+    if (session->length == 0)
+        return fail(ctx, DQT_E_STATE, "the session is empty: append a token before what is to be scored");
+    if (session->last_of != session->length)
+        return fail(ctx, DQT_E_STATE, "the session was truncated: append a token before what is to be scored");
+    return session_append(session, tokens, count, &(struct session_results){.log_probs = log_probs});
+}
+
+/* The i-th of steps whose size is that of the first. */
+static const void *step_at(const dqt_session_step *steps, size_t i) {
+    return (const char *)steps + i * steps->struct_size;
+}
+
+static dqt_session *session_of_step(const dqt_session_step *steps, size_t i) {
+    return ((const dqt_session_step *)step_at(steps, i))->session;
+}
+
+static dqt_status read_session_step(const dqt_session_step *steps, size_t i, dqt_session_step *step) {
+    const dqt_context *ctx = i ? session_of_step(steps, 0)->model->ctx : NULL;
+    *step = (dqt_session_step){.struct_size = sizeof *step};
+    TRY(options_read(ctx, step, sizeof *step, step_at(steps, i), "dqt_session_step"));
+    const uint32_t size = ((const dqt_session_step *)step_at(steps, i))->struct_size;
+    if (size != steps->struct_size)
+        return fail(ctx, DQT_E_ARGUMENT, "struct_size of steps[%zu] is %u, that of steps[0] is %u", i, size,
+                    steps->struct_size);
+    if (step->reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_session_step is not 0");
+    return check_append(step->session, step->tokens, step->count);
+}
+
+static dqt_status check_session_steps(const dqt_session_step *steps, size_t num_steps) {
+    TRY(check_object(steps, "steps"));
+    if (num_steps == 0) return fail(NULL, DQT_E_ARGUMENT, "num_steps is 0; there must be at least one step");
+    for (size_t i = 0; i < num_steps; i++) {
+        dqt_session_step step;
+        TRY(read_session_step(steps, i, &step));
+        const dqt_llama *model = session_of_step(steps, 0)->model;
+        if (step.session->model != model)
+            return fail(model->ctx, DQT_E_ARGUMENT, "steps[%zu].session is of another model than that of steps[0]", i);
+        for (size_t k = 0; k < i; k++)
+            if (session_of_step(steps, k) == step.session)
+                return fail(model->ctx, DQT_E_ARGUMENT, "steps[%zu] and steps[%zu] are of one session", k, i);
+    }
+    return DQT_OK;
+}
+
+dqt_status dqt_sessions_append(const dqt_session_step *steps, size_t num_steps) {
+    FPENV_DEFAULT();
+    TRY(check_session_steps(steps, num_steps));
+    for (size_t i = 0; i < num_steps; i++) {
+        const dqt_session_step *step = step_at(steps, i);
+        const struct session_results results = {.logits = step->logits};
+        const dqt_status status = session_append(step->session, step->tokens, step->count, &results);
+        if (status == DQT_OK) continue;
+        while (i-- > 0)
+            session_undo(session_of_step(steps, i));
+        return status;
+    }
+    return DQT_OK;
 }
 
 dqt_status dqt_session_get_length(const dqt_session *session, size_t *length) {
@@ -65,6 +133,26 @@ dqt_status dqt_session_truncate(dqt_session *session, size_t length) {
         return fail(session->model->ctx, DQT_E_ARGUMENT, "length is %zu; the session holds %zu tokens", length,
                     session->length);
     session->length = length;
+    return DQT_OK;
+}
+
+dqt_status dqt_session_fork(const dqt_session *session, dqt_session **out) {
+    if (out) *out = NULL;
+    TRY(check_object(session, "session"));
+    TRY(check_pointer(session->model->ctx, out, "out"));
+    TRY(session_create(session->model, session->max_length, out));
+    session_copy(*out, session);
+    return DQT_OK;
+}
+
+dqt_status dqt_session_copy(dqt_session *to, const dqt_session *from) {
+    TRY(check_object(to, "to"));
+    const dqt_context *ctx = to->model->ctx;
+    TRY(check_pointer(ctx, from, "from"));
+    if (to->model != from->model) return fail(ctx, DQT_E_UNSUPPORTED, "the sessions are of different models");
+    if (from->length > to->max_length)
+        return fail(ctx, DQT_E_STATE, "from holds %zu tokens; to holds at most %zu", from->length, to->max_length);
+    session_copy(to, from);
     return DQT_OK;
 }
 
@@ -126,32 +214,4 @@ dqt_status dqt_sampler_set_draws(dqt_sampler *sampler, uint64_t draws) {
     TRY(check_object(sampler, "sampler"));
     sampler->draws = draws;
     return DQT_OK;
-}
-
-static dqt_status missing(const dqt_session *session, const char *what) {
-    TRY(check_object(session, "session"));
-    return fail(session->model->ctx, DQT_E_UNSUPPORTED, "%s is not there yet", what);
-}
-
-dqt_status dqt_sessions_append(const dqt_session_step *steps, size_t num_steps) {
-    FPENV_DEFAULT();
-    (void)num_steps;
-    TRY(check_object(steps, "steps"));
-    return missing(steps->session, "dqt_sessions_append");
-}
-
-dqt_status dqt_session_score(dqt_session *session, const int32_t *tokens, size_t count, float *log_probs) {
-    FPENV_DEFAULT();
-    (void)tokens, (void)count, (void)log_probs;
-    return missing(session, "dqt_session_score");
-}
-
-dqt_status dqt_session_fork(const dqt_session *session, dqt_session **out) {
-    if (out) *out = NULL;
-    return missing(session, "dqt_session_fork");
-}
-
-dqt_status dqt_session_copy(dqt_session *to, const dqt_session *from) {
-    (void)from;
-    return missing(to, "dqt_session_copy");
 }

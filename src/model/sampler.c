@@ -85,13 +85,16 @@ int32_t sampler_sample(dqt_sampler *s, const float *logits) {
     for (size_t i = vocab / 2; i-- > 0;)
         sift(logits, s->order, i, vocab);
 
-    /* Candidates best first, until k of them or probability p is reached. */
+    /* Candidates best first: k of them, of these as many as reach probability p together. */
     const size_t limit = o->top_k && o->top_k < vocab ? o->top_k : vocab;
     size_t left = vocab, kept = 0;
     double mass = 0;
+    if (limit < vocab)
+        for (total = 0; vocab - left < limit;)
+            total += (double)s->probability[pop(s, logits, &left)];
     while (kept < limit && (kept == 0 || mass < (double)o->top_p * total)) {
-        mass += (double)s->probability[pop(s, logits, &left)];
-        kept++;
+        if (vocab - left == kept) pop(s, logits, &left);
+        mass += (double)s->probability[s->order[vocab - 1 - kept++]];
     }
     /* The kept candidates lie behind the heap, the best one last. */
     double target = r * mass;
