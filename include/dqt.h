@@ -841,9 +841,10 @@ DQT_API dqt_status dqt_updater_get_part(const dqt_updater *updater, size_t index
  * accumulation. With the same options (lagged = 1 for Adafactor; clip NONE or PREVIOUS_NORM) it gives the codes of
  * backward + step, bit for bit.
  *
- * begin: DQT_E_UNSUPPORTED for DQT_CLIP_GLOBAL_NORM and for a part of a step. end: DQT_E_NUMERIC if a gradient was not
- * finite: that tensor is left as it was, the others are updated. DQT_E_STATE out of order. Allocate nothing. Since 0.9.
- */
+ * begin: DQT_E_UNSUPPORTED for DQT_CLIP_GLOBAL_NORM and for a part of a step; DQT_E_NUMERIC for a learning rate that
+ * dqt_updater_step refuses. end: DQT_E_NUMERIC if a gradient was not finite, or its products could have overflowed: that
+ * tensor is left as it was, as a whole and with its state; the others are updated. DQT_E_STATE out of order. Allocate
+ * nothing. Since 0.9. */
 DQT_API dqt_status dqt_tape_begin_update(dqt_tape *tape, dqt_updater *updater, const dqt_step_options *options);
 DQT_API dqt_status dqt_tape_end_update(dqt_tape *tape, dqt_step_stats *stats);
 

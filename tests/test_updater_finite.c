@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "format/format.h"
+#include "layer/tape.h"
 #include "updater_fixture.h"
 
 enum { ROWS = 66, COLS = 131, COUNT = ROWS * COLS, GAIN = 131, TENSORS = 2 };
@@ -309,6 +310,100 @@ static void zero_gradient_keeps_scales(void) {
     dqt_context_destroy(ctx);
 }
 
-static const struct test tests[] = {TEST(all_stays_finite), TEST(eco_at_tiny_rates), TEST(limits_of_rates),
-                                    TEST(uneven_statistics), TEST(zero_gradient_keeps_scales)};
+/* ---- Fused, a tensor as a whole ------------------------------------------------------------------------------ */
+
+/* Two layers of several tiles of 64 rows, of which the second, going back first, gets a gradient that is fine. */
+struct fused_world {
+    dqt_layer *layers[2];
+    dqt_tape *tape;
+    dqt_updater *u;
+};
+
+static struct fused_world fused_begin(dqt_context *ctx, bool embedding, int activation, int optimizer) {
+    struct fused_world w;
+    dqt_layer_options l = {.struct_size = sizeof l, .activation = activation, .weight.storage = DQT_FORMAT_INT4};
+    dqt_updater_options o = {.struct_size = sizeof o, .optimizer = optimizer, .clip = DQT_CLIP_NONE, .lagged = 1};
+    const dqt_tape_options t = {.struct_size = sizeof t, .max_length = 70};
+    OK(ctx, embedding ? dqt_embedding_create(ctx, 150, 70, &l, &w.layers[0])
+                      : dqt_linear_create(ctx, 70, 150, &l, &w.layers[0]));
+    OK(ctx, dqt_linear_create(ctx, 70, 150, &l, &w.layers[1]));
+    OK(ctx, dqt_tape_create(ctx, w.layers, 2, &t, &w.tape));
+    OK(ctx, dqt_updater_create(ctx, w.layers, 2, &o, &w.u));
+    return w;
+}
+
+static void fused_end(struct fused_world *w) {
+    dqt_updater_destroy(w->u);
+    dqt_tape_destroy(w->tape);
+    dqt_layer_destroy(w->layers[0]);
+    dqt_layer_destroy(w->layers[1]);
+}
+
+enum { FUSED_TOKENS = 70, FUSED_IN = 70, FUSED_OUT = 150 };
+
+static dqt_status fused_pass_of(dqt_context *ctx, struct fused_world *w, bool embedding, float *x, float *dy) {
+    static float y[FUSED_TOKENS * FUSED_OUT], fine[FUSED_TOKENS * FUSED_OUT];
+    static int32_t tokens[FUSED_TOKENS];
+    for (int i = 0; i < FUSED_TOKENS; i++)
+        tokens[i] = i * 2;
+    const dqt_batch batch = {.struct_size = sizeof batch, .length = FUSED_TOKENS, .tokens = tokens};
+    static float x1[FUSED_TOKENS * FUSED_IN];
+    random_fill(x1, FUSED_TOKENS * FUSED_IN, 1.0f, 8);
+    random_fill(fine, FUSED_TOKENS * FUSED_OUT, 1.0f, 9 + updater_step_count(w->u));
+    OK(ctx, embedding ? dqt_embedding_forward(w->layers[0], w->tape, &batch, y)
+                      : dqt_layer_forward(w->layers[0], w->tape, &batch, x, y));
+    OK(ctx, dqt_layer_forward(w->layers[1], w->tape, &batch, x1, y));
+    OK(ctx, updater_begin(w->u, 0.1f));
+    w->tape->fused = w->u;
+    OK(ctx, dqt_layer_backward(w->layers[1], w->tape, fine, NULL));
+    OK(ctx, embedding ? dqt_embedding_backward(w->layers[0], w->tape, dy)
+                      : dqt_layer_backward(w->layers[0], w->tape, dy, NULL));
+    w->tape->fused = NULL;
+    return updater_end(w->u, NULL);
+}
+
+static uint64_t hash_of_first(struct fused_world *w) {
+    static const char *const pieces[] = {"0.m", "0.v", "0.row", "0.column", "0.history"};
+    uint64_t h = hash_tensor(1, updater_target(w->u, 0)->tensor);
+    for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++) {
+        const struct find_state p = state_piece(w->u, pieces[i]);
+        if (p.data) h = hash_bytes(h, p.data, p.count * p.element_size);
+    }
+    return h;
+}
+
+/* One element of dy that is not finite, or products that could overflow in some tile: no tile of the tensor is written,
+ * the other tensor is updated, and the next step goes on. */
+static void fused_tensors_stay_whole(void) {
+    static const float bad[] = {NAN, INFINITY, -INFINITY, 1e38f};
+    static float x[FUSED_TOKENS * FUSED_IN], dy[FUSED_TOKENS * FUSED_OUT];
+    dqt_context *ctx = isa_context(DQT_ISA_SCALAR, 2);
+    for (int k = 0; k < 4 * 3 * 3; k++) {
+        const bool embedding = k / 4 % 3 == 2;
+        const int activation = k / 4 % 3 ? DQT_ACTIVATION_NONE : DQT_ACTIVATION_INT8;
+        const size_t width = embedding ? FUSED_IN : FUSED_OUT;
+        struct fused_world w = fused_begin(ctx, embedding, activation, DQT_OPTIMIZER_SGD + k / 12);
+        random_fill(x, FUSED_TOKENS * FUSED_IN, 3.0f, 1);
+        random_fill(dy, FUSED_TOKENS * width, 1.0f, 2);
+        OK(ctx, fused_pass_of(ctx, &w, embedding, x, dy));
+        const uint64_t first = hash_of_first(&w), second = hash_tensor(1, updater_target(w.u, 1)->tensor);
+        dy[65 * width + width - 1] = bad[k % 4]; /* of the last tile */
+        if (bad[k % 4] < INFINITY && embedding) dy[0] = FLT_MAX;
+        if (bad[k % 4] < INFINITY) x[65 * FUSED_IN] = 50.0f;
+        CHECKF(fused_pass_of(ctx, &w, embedding, x, dy) == DQT_E_NUMERIC, "case %d", k);
+        CHECKF(hash_of_first(&w) == first, "case %d: the tensor, or its state, was changed", k);
+        CHECK(hash_tensor(1, updater_target(w.u, 1)->tensor) != second);
+        CHECK(strstr(dqt_last_error(ctx), updater_target(w.u, 0)->name) != NULL);
+        random_fill(x, FUSED_TOKENS * FUSED_IN, 3.0f, 1);
+        random_fill(dy, FUSED_TOKENS * width, 1.0f, 2);
+        OK(ctx, fused_pass_of(ctx, &w, embedding, x, dy));
+        CHECK(hash_of_first(&w) != first && updater_step_count(w.u) == 3);
+        fused_end(&w);
+    }
+    dqt_context_destroy(ctx);
+}
+
+static const struct test tests[] = {
+    TEST(all_stays_finite),  TEST(eco_at_tiny_rates),          TEST(limits_of_rates),
+    TEST(uneven_statistics), TEST(zero_gradient_keeps_scales), TEST(fused_tensors_stay_whole)};
 TEST_MAIN(tests)

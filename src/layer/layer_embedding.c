@@ -136,6 +136,8 @@ void embedding_backward(dqt_tape *t, struct slot *s, const float *dy, struct slo
     DQT_ASSERT(s->length >= 1 && tape_saves(t) && (!head || head->layer->tied == s->layer));
     sort_positions(saved->tokens, slot_tokens(s), rows, saved->order, saved->start);
     tape_begin_parameter(t, s->parameter[W]);
+    tape_check_gradient(t, s->parameter[W], dy, s->layer->weight[W]->cols, slot_tokens(s), s->layer->weight[W]->cols,
+                        NULL);
     if (head) {
         tied_backward(&job, head);
     } else {

@@ -1,7 +1,11 @@
 /* What layers do with a tape: slots, temporaries, saved inputs, gradients. */
 #include "layer/tape.h"
 
+#include <math.h>
+
+#include "core/parallel.h"
 #include "core/status.h"
+#include "kernels/kernels.h"
 
 struct slot *tape_slot(const dqt_tape *tape, const dqt_layer *layer) {
     for (size_t i = 0; i < tape->num_slots; i++)
@@ -76,9 +80,64 @@ static void add_tile(void *arg, size_t row, size_t rows, float *tile, size_t ld,
     tape_add_gradient(to->tape, to->parameter, to->row + row, rows, tile, ld, lane);
 }
 
+/* ---- Gradients that will be finite --------------------------------------------------------------------------- */
+
+enum { CHECK_TOKENS = 64 };
+
+struct check {
+    const dqt_tape *tape;
+    const float *dy; /* [tokens][ld], `rows` of a row are read */
+    size_t ld, rows, tokens;
+    const struct activations *x; /* [tokens]; NULL: all 1 */
+};
+
+/* The greatest square of a product of one token that may enter a gradient, of the tokens that this lane has seen.
+ * Infinite where something is not finite. */
+static double *lane_largest(const struct check *c, int lane) {
+    return workspace_lane(&c->tape->workspace, lane);
+}
+
+/* Sum of x^2: in f32, and where that overflows in f64, which is infinite only if an element is not finite. */
+static double squares(const struct check *c, const float *x, size_t count) {
+    const struct kernels *k = c->tape->ctx->kernels;
+    const double fast = (double)k->vector.sum_squares(x, count);
+    return isfinite(fast) ? fast : k->update.sum_squares(x, count);
+}
+
+static void check_task(void *arg, size_t task, int lane) {
+    const struct check *c = arg;
+    const struct activations *x = c->x;
+    double *largest = lane_largest(c, lane);
+    const size_t end = size_min(c->tokens, (task + 1) * CHECK_TOKENS);
+    for (size_t t = task * CHECK_TOKENS; t < end; t++) {
+        double square = squares(c, c->dy + t * c->ld, c->rows);
+        if (x && x->codes) square *= 127.0 * 127.0 * (double)x->step[t] * (double)x->step[t];
+        if (x && !x->codes) square *= squares(c, x->floats + t * x->ld, x->cols);
+        if (!isfinite(square)) square = (double)INFINITY;
+        if (square > *largest) *largest = square;
+    }
+}
+
+/* No element of a sum over tokens of dy[t][r] * x[t][c] exceeds tokens * the greatest |dy[t]| |x[t]|. */
+void tape_check_gradient(const dqt_tape *tape, size_t parameter, const float *dy, size_t ld_dy, size_t tokens,
+                         size_t rows, const struct activations *x) {
+    DQT_ASSERT(!x || x->tokens == tokens);
+    if (!tape->fused) return;
+    struct check c = {tape, dy, ld_dy, rows, tokens, x};
+    double largest = 0.0;
+    for (int lane = 0; lane < tape->workspace.lanes; lane++)
+        *lane_largest(&c, lane) = 0.0;
+    parallel_run(tape->ctx, ceil_div(tokens, CHECK_TOKENS), WORK_ELEMENT * (double)tokens * (double)rows, check_task,
+                 &c);
+    for (int lane = 0; lane < tape->workspace.lanes; lane++)
+        largest = fmax(largest, *lane_largest(&c, lane));
+    if (!((double)tokens * sqrt(largest) < 0x1p126)) updater_refuse_parameter(tape->fused, parameter);
+}
+
 void tape_weight_gradient(dqt_tape *tape, size_t parameter, size_t row, const float *dy, size_t ld_dy, size_t rows,
                           const struct activations *x) {
     DQT_ASSERT(row % GEMM_TILE_ROWS == 0);
     struct tile_target to = {tape, parameter, row};
+    tape_check_gradient(tape, parameter, dy, ld_dy, x->tokens, rows, x);
     gemm_weight_gradient(tape->ctx, &tape->workspace, dy, ld_dy, rows, x, tape->precision, add_tile, &to);
 }

@@ -30,11 +30,16 @@ void updater_begin_parameter(dqt_updater *u, size_t index) {
     memset(u->tiles, 0, p->tiles * sizeof *u->tiles);
 }
 
+void updater_refuse_parameter(dqt_updater *u, size_t index) {
+    DQT_ASSERT(index < u->count);
+    if (!parameter_frozen(&u->parameters[index])) u->parameters[index].nonfinite = true;
+}
+
 void updater_apply_rows(dqt_updater *u, size_t index, size_t row, size_t rows, const float *gradient, size_t ld) {
     DQT_ASSERT(index < u->count);
     struct parameter *p = &u->parameters[index];
     DQT_ASSERT(rows > 0 && row + rows == tile_end(p, row) && ld >= p->target.tensor->cols);
-    if (parameter_frozen(p)) return;
+    if (parameter_frozen(p) || p->nonfinite) return;
     struct tile_result *result = &u->tiles[row / GEMM_TILE_ROWS];
     double row_squares[GEMM_TILE_ROWS];
     for (size_t i = 0; i < rows; i++) {
@@ -53,7 +58,7 @@ void updater_apply_rows(dqt_updater *u, size_t index, size_t row, size_t rows, c
 void updater_end_parameter(dqt_updater *u, size_t index) {
     DQT_ASSERT(index < u->count);
     struct parameter *p = &u->parameters[index];
-    if (parameter_frozen(p)) return;
+    if (parameter_frozen(p) || p->nonfinite) return;
     const dqt_tensor *t = p->target.tensor;
     double gradient_squares = 0.0, update_squares = 0.0, all_squares = 0.0;
     uint64_t all_weights = 0;
@@ -111,7 +116,7 @@ dqt_status updater_end(dqt_updater *u, dqt_step_stats *stats) {
         stats->step = u->step;
     }
     if (nonfinite)
-        return fail(u->ctx, DQT_E_NUMERIC, "the gradient of %s is not finite: its rows were left as they were",
+        return fail(u->ctx, DQT_E_NUMERIC, "the gradient of %s is not finite: it was left as it was",
                     nonfinite->target.name);
     return DQT_OK;
 }

@@ -52,9 +52,13 @@ dqt_status updater_step_shard(dqt_updater *u, const struct gradient *const *grad
 /* DQT_E_ARGUMENT, DQT_E_STATE or DQT_E_NUMERIC: no step has begun. */
 dqt_status updater_begin(dqt_updater *u, float learning_rate);
 void updater_begin_parameter(dqt_updater *u, size_t index);
+/* Between begin_parameter and its first rows: the gradient is not finite, or is not proved to be. The parameter, its
+ * states and statistics stay as they are, and updater_end tells. */
+void updater_refuse_parameter(dqt_updater *u, size_t index);
 void updater_apply_rows(dqt_updater *u, size_t index, size_t row, size_t rows, const float *gradient, size_t ld);
 void updater_end_parameter(dqt_updater *u, size_t index);
-/* DQT_E_NUMERIC if a tile's gradient was not finite (its rows were left as they were). */
+/* DQT_E_NUMERIC if a parameter was refused, or the gradient of a tile of rows was not finite, which then stay as they
+ * were. */
 dqt_status updater_end(dqt_updater *u, dqt_step_stats *stats);
 
 /* State for checkpoints: calls visit for each non-empty piece in a fixed order, in place. `label` is unique, such as
