@@ -7,15 +7,17 @@
     updater = dqt.Updater(model)
     tape.zero_gradients(); loss = tape.loss(model, tokens, targets); tape.backward(model); updater.step(tape, 0.01)
 
-Options are keyword arguments with the names of dqt.h. A status that is not 0 is raised as dqt.Error, whose text is the
-library's sentence. Gradients and packed codes are numpy arrays over the library's own memory, not copies. An object keeps
-what it was made from alive, an array what it looks into; memory is given back when the last of them is gone. ctypes lets
-other Python threads run while the library works.
+Options are keyword arguments with the names of dqt.h: an embedded struct takes a dict, an array a list, of dicts where its items
+are structs, and sets its length. A status that is not 0 is raised as dqt.Error, whose text is the library's sentence. Gradients
+and packed codes are numpy arrays over the library's own memory, not copies. An object keeps what it was made from alive, an array
+what it looks into; memory is given back when the last of them is gone. ctypes lets other Python threads run while the library
+works. What a callback raises is raised by the call that it was called from.
 
 The library is the file DQT_LIBRARY or the one in the folder DQT_LIB_DIR, where those are set; else one beside this module, or
 in lib/ of the project's own tree, or where the system looks. Every function of dqt.h is in dqt.lib with its argument types,
 for what has no method here.
 """
+import collections
 import ctypes as C
 import os
 import threading
@@ -23,227 +25,15 @@ import weakref
 
 import numpy as np
 
-# ---- Constants: dqt.h's without DQT_ ----
-OK, E_ARGUMENT, E_SHAPE, E_MEMORY, E_UNSUPPORTED, E_FORMAT, E_IO, E_NUMERIC, E_STATE = range(0, 90, 10)
-LOG_ERROR, LOG_WARNING, LOG_INFO = 1, 2, 3
-THREADING_AUTO, THREADING_SERIAL, THREADING_OPENMP, THREADING_HOST = range(4)
-ISA_AUTO, ISA_SCALAR, ISA_AVX2, ISA_AVX_VNNI, ISA_AVX512, ISA_VNNI, ISA_AMX, ISA_NEON = 0, 1, 10, 15, 20, 30, 40, 100
-(CPU_AVX2, CPU_AVX512, CPU_AVX512_VNNI, CPU_AVX512_BF16, CPU_AMX_INT8, CPU_AMX_BF16, CPU_NEON,
- CPU_NEON_DOTPROD, CPU_AVX_VNNI, CPU_NEON_I8MM) = (1 << bit for bit in range(10))
-(FORMAT_SAME, FORMAT_F32, FORMAT_BF16, FORMAT_INT8, FORMAT_INT4, FORMAT_INT3, FORMAT_INT2, FORMAT_TERNARY,
- FORMAT_INT5, FORMAT_INT6) = range(10)
-SCALE_ABSMEAN, SCALE_SIGMA, SCALE_ABSMAX, SCALE_AUTO = range(4)
-AXIS_TENSOR, AXIS_ROW = range(2)
-ROUND_STOCHASTIC, ROUND_NEAREST, ROUND_ECO_STOCHASTIC, ROUND_ECO_NEAREST = range(4)
-(LAYER_EMBEDDING, LAYER_LINEAR, LAYER_RMSNORM, LAYER_ATTENTION, LAYER_MLP, LAYER_BLOCK, LAYER_HEAD) = range(1, 8)
-ACTIVATION_INT8, ACTIVATION_NONE = range(2)
-MLP_SWIGLU, MLP_SQUARED_RELU = range(2)
-CLASS_EMBEDDING, CLASS_HEAD, CLASS_NORM, CLASS_ATTENTION, CLASS_MLP, CLASS_LINEAR = range(1, 7)
-PRECISION_AUTO, PRECISION_F32, PRECISION_BF16 = range(3)
-FLOAT_F32, FLOAT_BF16, FLOAT_FP8_E4M3, FLOAT_FP8_E5M2 = range(4)
-OPTIMIZER_SGD, OPTIMIZER_ADAMW, OPTIMIZER_ADAFACTOR = 1, 2, 3
-STATE_F32, STATE_BF16, STATE_INT8 = range(3)
-CLIP_NONE, CLIP_GLOBAL_NORM, CLIP_PREVIOUS_NORM, CLIP_TENSOR_NORM = range(4)
-GGUF_AUTO, GGUF_F32, GGUF_F16, GGUF_Q8_0, GGUF_Q4_0, GGUF_TQ1_0, GGUF_TQ2_0, GGUF_Q5_0 = range(8)
-SAFETENSORS_F32, SAFETENSORS_BF16, SAFETENSORS_CODES = range(3)
-
-# ---- Structs: "type: names" line by line; i int32, u uint32, q uint64, z size_t, f float, d double, s string, p pointer ----
-TYPES = dict(i=C.c_int32, u=C.c_uint32, q=C.c_uint64, z=C.c_size_t, f=C.c_float, d=C.c_double, s=C.c_char_p, p=C.c_void_p)
-alloc_fn = C.CFUNCTYPE(C.c_void_p, C.c_void_p, C.c_size_t, C.c_size_t)
-free_fn = C.CFUNCTYPE(None, C.c_void_p, C.c_void_p, C.c_size_t, C.c_size_t)
-task_fn = C.CFUNCTYPE(None, C.c_void_p, C.c_size_t)
-parallel_for_fn = C.CFUNCTYPE(None, C.c_void_p, C.c_size_t, C.c_void_p, C.c_void_p)
-log_fn = C.CFUNCTYPE(None, C.c_void_p, C.c_int32, C.c_char_p)
-gradient_ready_fn = C.CFUNCTYPE(None, C.c_void_p, C.c_size_t)
-read_fn = C.CFUNCTYPE(C.c_size_t, C.c_void_p, C.c_void_p, C.c_size_t)
-write_fn = C.CFUNCTYPE(C.c_int32, C.c_void_p, C.c_void_p, C.c_size_t)
+from dqt_c import *
 
 
-class _Struct(C.Structure):
-    def __repr__(self):
-        members = ', '.join(f'{n}={getattr(self, n)!r}' for n, *_ in self._fields_ if n not in ('struct_size', 'reserved'))
-        return f'{type(self).__name__}({members})'
-
-
-def _struct(name, fields):
-    members = [('struct_size', C.c_uint32)]
-    for group in fields.split(';'):
-        kind, names = group.split(':')
-        kind = TYPES.get(kind.strip()) or globals()[kind.strip()]
-        for member in names.split():
-            member, _, count = member.partition('*')
-            members.append((member, kind * int(count) if count else kind))
-    return type(name, (_Struct,), {'_fields_': members, '__module__': __name__})
-
-
-context_options = _struct('context_options', '''i: threading num_threads isa forbid_amx log_level; alloc_fn: alloc;
-    free_fn: free; p: alloc_user_data; parallel_for_fn: parallel_for; p: parallel_user_data; log_fn: log; p: log_user_data''')
-tensor_options = _struct('tensor_options', 'i: storage compute scale_rule scale_axis; f: sigma; i: train_scale reserved*9')
-tensor_info = _struct('tensor_info', '''i: storage compute scale_rule scale_axis train_scale code_min code_max; f: sigma;
-    z: rows cols row_bytes data_bytes num_scales''')
-tensor_stats = _struct('tensor_stats', 'u: reserved; q: histogram*256 zeros saturated; d: mean rms')
-layer_options = _struct('layer_options', '''i: activation; tensor_options: weight; q: seed; f: init_std norm_eps;
-    i: mlp sub_norm; f: rope_theta; s: name; i: shape_only reserved''')
-layer_info = _struct('layer_info', 'i: kind; z: in out num_parameters num_parts')
-parameter = _struct('parameter', 'i: parameter_class; s: name; p: tensor; z: rows cols')
-tape_options = _struct('tape_options', '''i: precision; z: max_batch max_length; i: gradients inference recompute
-    gradient_format checkpoint_format; q: seed''')
-tape_memory_info = _struct('tape_memory_info', 'u: reserved; z: total activations gradients workspace other')
-llama_config = _struct('llama_config', '''i: mlp; z: vocab_size hidden_size intermediate_size num_layers num_heads
-    num_kv_heads; f: norm_eps rope_theta init_std; i: sub_norms tie_embeddings activation head_activation shape_only;
-    tensor_options: linear embedding head; q: seed; f: linear_init_std; i: reserved''')
-llama_memory_info = _struct('llama_memory_info', '''u: reserved; z: total linear_bytes embedding_bytes head_bytes other_bytes
-    linear_weights embedding_weights head_weights norm_weights''')
-updater_options = _struct('updater_options', '''i: optimizer rounding momentum_state variance_state; f: beta1 beta2 eps
-    weight_decay; i: clip; f: clip_norm update_clip; i: lagged; f: scale_lr; q: seed; f: rounding_noise reserved''')
-updater_memory_info = _struct('updater_memory_info', 'u: reserved; z: total momentum variance scales workspace other')
-group_options = _struct('group_options', '''i: parameter_class; s: pattern; f: lr_factor weight_decay; i: rounding;
-    f: beta1 rounding_noise; i: reserved''')
-step_stats = _struct('step_stats', 'u: reserved; d: gradient_norm update_rms; q: flipped saturated quantized step')
-sampler_options = _struct('sampler_options', 'f: temperature; z: top_k; f: top_p; q: seed')
-gguf_options = _struct('gguf_options', '''i: linear_type embedding_type bos_token eos_token unknown_token add_bos
-    add_space_prefix; z: context_length; p: tokens scores types; z: num_tokens''')
-safetensors_options = _struct('safetensors_options', 'i: dtype stored reserved')
-
-# ---- Functions: result and arguments, n for none; a callback or any other pointer is p ----
-FUNCTIONS = '''
-u version; s version_string; s status_string i; i context_options_init pz; i context_create pp; n context_destroy p;
-s last_error p; q cpu_features p; i context_isa p; i context_num_threads p; z context_allocated p;
-i tensor_options_init pz; i tensor_create pzzpp; n tensor_destroy p; i tensor_get_info pp; i tensor_quantize ppiq;
-i tensor_dequantize pzzp; i tensor_get_codes pzzp; i tensor_set_codes pzzp; i tensor_get_scales pp; i tensor_set_scales pp;
-i tensor_data ppp; i tensor_touch p; i tensor_get_stats pp; i tensor_convert ppiqp;
-i layer_options_init pz; i embedding_create pzzpp; i linear_create pzzpp; i rmsnorm_create pzpp; i attention_create pzzzpp;
-i mlp_create pzzpp; i block_create pzzzzpp; i head_create pzzppp; n layer_destroy p; i layer_get_info pp; i layer_part pzp;
-i layer_parameter pzp; i layer_forward ppzzpp; i layer_backward pppp; i embedding_forward ppzzpp; i embedding_backward ppp;
-i head_loss ppzzpppp; i head_backward ppfp; i head_logits ppzzpp;
-i tape_options_init pz; i tape_memory ppzpp; i tape_create ppzpp; n tape_destroy p; i tape_num_parameters pp;
-i tape_parameter pzp; i tape_gradient pzp; i tape_read_gradient pzzzp; i tape_write_gradient pzzzp; i tape_zero_gradients p;
-i tape_get_pass pp; i tape_set_pass pq; i tape_on_gradient ppp;
-i llama_config_init pz; i llama_memory ppp; i llama_create ppp; n llama_destroy p; i llama_get_config pp; i llama_layers ppp;
-i llama_forward pppzzp; i llama_loss ppppzzpp; i llama_backward ppf; i llama_forward_blocks ppzzzzp;
-i llama_backward_blocks ppzzp;
-i updater_options_init pz; i updater_memory ppzpp; i updater_create ppzpp; n updater_destroy p; i group_options_init pz;
-i updater_add_group ppp; i updater_step ppfp; i updater_step_range ppfzzp; i updater_range pzzzpp; i llama_backward_update pppfp; i updater_get_step pp; i updater_set_step pq;
-i updater_get_options pp; f schedule_cosine qqqff; f schedule_linear qqqff;
-i session_create pzp; n session_destroy p; i session_append ppzp; i session_length pp; i session_truncate pz;
-i sampler_options_init pz; i sampler_create pzpp; n sampler_destroy p; i sampler_sample ppp;
-i llama_save pppzs; i llama_write pppzpp; i llama_load pspppp; i llama_read ppppppp; n host_bytes_free ppz;
-i gguf_options_init pz; i llama_export_gguf pps; i llama_write_gguf pppp; i safetensors_options_init pz;
-i llama_export_safetensors pps; i llama_write_safetensors pppp; i llama_import_safetensors psiq'''
-
-
-def _find():
-    """The library that is to be loaded: a path, or a name that the system knows."""
-    name = 'libdqt.so.1'
-    if os.environ.get('DQT_LIBRARY'):
-        return os.environ['DQT_LIBRARY']
-    if os.environ.get('DQT_LIB_DIR'):
-        return os.path.join(os.environ['DQT_LIB_DIR'], name)
-    here = os.path.dirname(os.path.abspath(__file__))
-    tree = os.path.join(here, '..', '..')
-    folders = [here] + ([os.path.join(tree, 'lib')] if os.path.exists(os.path.join(tree, 'include', 'dqt.h')) else [])
-    for folder in folders:
-        if os.path.exists(os.path.join(folder, name)):
-            return os.path.join(folder, name)
-    return name
-
-
-def _open():
-    path = _find()
-    try:
-        library = C.CDLL(path)
-    except OSError as error:
-        raise ImportError(f'dqt: {path} cannot be loaded ({error}): install libdqt ("make install", then "ldconfig"), or set '
-                          'DQT_LIBRARY to the file or DQT_LIB_DIR to its folder') from None
-    for entry in FUNCTIONS.split(';'):
-        result, name, *arguments = entry.split()
-        function = getattr(library, 'dqt_' + name)
-        function.restype = None if result == 'n' else TYPES[result]
-        function.argtypes = [TYPES[kind] for kind in ''.join(arguments)]
-    return library
-
-
-lib = _open()
-
-
-class Error(RuntimeError):
-    """A refusal: .status is E_*, .sentence names the argument, its value and what would be right."""
-    def __init__(self, status, sentence):
-        self.status, self.sentence = status, sentence
-        super().__init__(f'{lib.dqt_status_string(status).decode()}: {sentence}')
-
-
-def _check(status, ctx=None):
-    if status:
-        raise Error(status, lib.dqt_last_error(ctx).decode())
-
-
-def options(kind, values):
-    """An options struct with the library's defaults and these values; embedded structs take a dict."""
-    o = kind()
-    _check(getattr(lib, f'dqt_{kind.__name__}_init')(C.byref(o), C.sizeof(o)))
-    _set(o, values)
-    return o
-
-
-def _set(o, values):
-    for name, value in values.items():
-        if name == 'struct_size' or name not in (n for n, *_ in o._fields_):
-            raise TypeError(f'{type(o).__name__} has no {name}')
-        if isinstance(value, dict):
-            _set(getattr(o, name), value)
-        elif isinstance(getattr(o, name), C.Structure):
-            raise TypeError(f'{name} takes a dict')
-        else:
-            setattr(o, name, value.encode() if isinstance(value, str) else value)
-
-
-def sized(kind):
-    """An information struct to be filled."""
-    return kind(struct_size=C.sizeof(kind))
-
-
-def _array(x, dtype, shape=None):
-    """x as a contiguous array of this type; its shape is checked."""
-    a = np.ascontiguousarray(x, dtype)
-    if a is not x and np.issubdtype(dtype, np.integer) and not np.array_equal(a, x):
-        raise ValueError('not whole numbers of the range of ' + np.dtype(dtype).name)
-    if shape is not None and a.shape != tuple(shape):
-        raise ValueError(f'the shape is {a.shape}; it must be {tuple(shape)}')
-    return a
-
-
-def _view(address, kind, shape, owner):
-    """A numpy array over memory of the library's that keeps its owner alive."""
-    buffer = (kind * int(np.prod(shape))).from_address(address)
-    buffer.owner = owner
-    return np.frombuffer(buffer, dtype=kind).reshape(shape)
-
-
-class _Object:
-    """A handle, destroyed when nothing uses it any more; `keep` lives longer."""
-    def _create(self, ctx, destroy, create, *arguments, keep=()):
-        raw = C.c_void_p()
-        status = create(*arguments, C.byref(raw))
-        if raw.value:
-            self._own(ctx, destroy, raw.value, keep)
-        ctx.check(status)
-
-    def _own(self, ctx, destroy, raw, keep=()):
-        self.ctx, self.raw = ctx, raw
-        self._end = weakref.finalize(self, _Object._destroy, destroy, raw, (ctx, keep))
-
-    @staticmethod
-    def _destroy(destroy, raw, keep):
-        destroy(raw)
-
-
-class Context(_Object):
+class Context(Object):
     """Allocator, threads, instruction set and log. parallel_for(count, task) calls task(i) for i below count, on threads if
-    it likes; what it leaves out is made up for, and waited for. log(level, sentence) gets messages. What they raise is raised
-    by the call that they were called from."""
-    def __init__(self, parallel_for=None, log=None, **values):
-        o, errors = options(context_options, values), []
+    it likes; what it leaves out is made up for, and waited for. log(level, sentence) gets messages. interrupt() is asked now
+    and then: what is true, or an exception such as KeyboardInterrupt, ends the call."""
+    def __init__(self, parallel_for=None, log=None, interrupt=None, **values):
+        o, errors = options(context_options, values), Errors()
         self._errors = errors
 
         def run(_, count, task, data):
@@ -256,59 +46,45 @@ class Context(_Object):
             try:
                 parallel_for(count, one)
             except BaseException as e:
-                errors.append(e)
+                errors.keep(e)
             for i in range(count):
                 one(i)
             for i in range(count):
                 finished.acquire()
-
-        def say(_, level, message):
-            try:
-                log(level, message.decode())
-            except BaseException as e:
-                errors.append(e)
         if parallel_for:
             o.parallel_for = parallel_for_fn(run)
         if log:
-            o.log = log_fn(say)
+            o.log = log_fn(errors.guard(lambda _, level, message: log(level, message.decode()), None))
+        if interrupt:
+            o.interrupt = interrupt_fn(errors.guard(lambda _: bool(interrupt())))
         raw = C.c_void_p()
-        _check(lib.dqt_context_create(C.byref(o), C.byref(raw)))
+        check(lib.dqt_context_create(C.byref(o), C.byref(raw)))
         self.raw = raw.value
-        self._end = weakref.finalize(self, _Object._destroy, lib.dqt_context_destroy, raw.value, o)
+        self._end = weakref.finalize(self, Object._destroy, lib.dqt_context_destroy, raw.value, o)
 
     def check(self, status):
         """Raises what went wrong in a call: an exception of a callback, or the library's refusal."""
         sentence = lib.dqt_last_error(self.raw).decode() if status else ''
-        if self._errors:
-            error = self._errors[0]
-            self._errors.clear()
+        error, self._errors.first = self._errors.first, None
+        if error:
             raise error
         if status:
             raise Error(status, sentence)
 
     isa = property(lambda self: lib.dqt_context_isa(self.raw))
     num_threads = property(lambda self: lib.dqt_context_num_threads(self.raw))
-    cpu_features = property(lambda self: lib.dqt_cpu_features(self.raw))
+    cpu_features = property(lambda self: lib.dqt_context_cpu_features(self.raw))
     allocated = property(lambda self: lib.dqt_context_allocated(self.raw))
 
 
-class Tensor(_Object):
+class Tensor(Object):
     """A packed weight matrix [rows][cols]: one's own, or a parameter's."""
     def __init__(self, ctx, rows, cols, **values):
         self._create(ctx, lib.dqt_tensor_destroy, lib.dqt_tensor_create, ctx.raw, rows, cols,
                      C.byref(options(tensor_options, values)))
 
-    @classmethod
-    def of(cls, raw, owner):
-        self = cls.__new__(cls)
-        self.ctx, self.raw, self.owner = owner.ctx, raw, owner
-        return self
-
-    @property
-    def info(self):
-        info = sized(tensor_info)
-        self.ctx.check(lib.dqt_tensor_get_info(self.raw, C.byref(info)))
-        return info
+    info = property(lambda self: self._get('tensor_get_info', kind=tensor_info))
+    stats = property(lambda self: self._get('tensor_get_stats', kind=tensor_stats))
 
     @property
     def shape(self):
@@ -316,52 +92,54 @@ class Tensor(_Object):
         return info.rows, info.cols
 
     def quantize(self, weights, rounding=ROUND_NEAREST, seed=1):
-        w = _array(weights, np.float32, self.shape)
-        self.ctx.check(lib.dqt_tensor_quantize(self.raw, w.ctypes.data, rounding, seed))
+        self._call('tensor_quantize', array_of(weights, np.float32, self.shape), rounding, seed)
 
     def dequantize(self):
         w = np.empty(self.shape, np.float32)
-        self.ctx.check(lib.dqt_tensor_dequantize(self.raw, 0, len(w), w.ctypes.data))
+        self._call('tensor_dequantize', 0, len(w), w)
         return w
 
     @property
     def codes(self):
         """A copy, one int8 each."""
         codes = np.empty(self.shape, np.int8)
-        self.ctx.check(lib.dqt_tensor_get_codes(self.raw, 0, len(codes), codes.ctypes.data))
+        self._call('tensor_get_codes', 0, len(codes), codes)
         return codes
 
     @codes.setter
     def codes(self, values):
-        codes = _array(values, np.int8, self.shape)
-        self.ctx.check(lib.dqt_tensor_set_codes(self.raw, 0, len(codes), codes.ctypes.data))
+        codes = array_of(values, np.int8, self.shape)
+        self._call('tensor_set_codes', 0, len(codes), codes)
 
     @property
     def scales(self):
         scales = np.empty(self.info.num_scales, np.float32)
-        self.ctx.check(lib.dqt_tensor_get_scales(self.raw, scales.ctypes.data))
+        self._call('tensor_get_scales', scales)
         return scales
 
     @scales.setter
     def scales(self, values):
-        scales = _array(values, np.float32, (self.info.num_scales,))
-        self.ctx.check(lib.dqt_tensor_set_scales(self.raw, scales.ctypes.data))
+        self._call('tensor_set_scales', array_of(values, np.float32, (self.info.num_scales,)))
 
     @property
     def packed(self):
         """The packed bytes [rows][row_bytes] themselves, not a copy. After writing codes within range call touch()."""
         data, size, info = C.c_void_p(), C.c_size_t(), self.info
-        self.ctx.check(lib.dqt_tensor_data(self.raw, C.byref(data), C.byref(size)))
-        return _view(data.value, C.c_uint8, (info.rows, info.row_bytes), self)
+        self._call('tensor_data', C.byref(data), C.byref(size))
+        return view_of(data.value, C.c_uint8, (info.rows, info.row_bytes), self)
 
     def touch(self):
-        self.ctx.check(lib.dqt_tensor_touch(self.raw))
+        self._call('tensor_touch')
 
-    @property
-    def stats(self):
-        stats = sized(tensor_stats)
-        self.ctx.check(lib.dqt_tensor_get_stats(self.raw, C.byref(stats)))
-        return stats
+    def copy_from(self, other):
+        self._call('tensor_copy', other.raw)
+
+    def convert(self, rounding=ROUND_NEAREST, seed=1, **values):
+        """A tensor of other options from the dequantised weights."""
+        new = Tensor.__new__(Tensor)
+        new._create(self.ctx, lib.dqt_tensor_destroy, lib.dqt_tensor_convert, self.raw,
+                    C.byref(options(tensor_options, values)), rounding, seed)
+        return new
 
 
 class Parameter:
@@ -374,35 +152,118 @@ class Parameter:
         return f'Parameter({self.name!r}, {self.shape})'
 
 
-class Layer(_Object):
-    """A layer of one's own network: Layer.linear(ctx, in, out, ...) and so on. Calls take arrays [batch][length][features]."""
+def _batch(tokens=None, targets=None, weights=None, segments=None, divisor=0.0, shape=None):
+    """A batch of arrays [batch][length]; one row may come without its dimension."""
+    b = sized(batch, divisor=divisor)
+    b.arrays = []  # what the pointers point to
+    for name, values, kind in (('tokens', tokens, np.int32), ('targets', targets, np.int32), ('weights', weights, np.float32),
+                               ('segments', segments, np.int32)):
+        if values is not None:
+            a = np.atleast_2d(array_of(values, kind))
+            shape = a.shape if shape is None else shape
+            b.arrays.append(array_of(a, kind, shape))
+            setattr(b, name, b.arrays[-1].ctypes.data)
+    b.batch, b.length = b.shape = shape
+    return b
+
+
+class _Model(Object):
+    """What layers and the LLaMA graph share: losses, and gradients that come from outside."""
+    def _loss(self, name, tape, b, inputs, token_losses):
+        loss = C.c_float()
+        if token_losses is not None and not (isinstance(token_losses, np.ndarray) and token_losses.dtype == np.float32
+                                             and token_losses.shape == b.shape and token_losses.flags.carray):
+            raise ValueError(f'token_losses must be a float32 array of the shape {b.shape}')
+        self._call(name, tape.raw, C.byref(b), *inputs, C.byref(loss), token_losses)
+        return loss.value
+
+    def _backward_logits(self, name, tape, gradient, shape, *outputs):
+        """gradient: an array [batch][length][classes], or a function that turns tiles of logits into gradients in place."""
+        def make(_, raw):
+            tile = logits_tile.from_address(raw)
+            logits = view_of(tile.logits, C.c_float, (tile.num_tokens, tile.ld), None)[:, :tile.num_classes]
+            sums = view_of(tile.log_sum_exp, C.c_float, (tile.num_tokens,), None)
+            gradient(logits, sums, slice(tile.first_token, tile.first_token + tile.num_tokens),
+                     slice(tile.first_class, tile.first_class + tile.num_classes))
+            return 0
+        o = sized(logits_gradient)
+        if callable(gradient):
+            o.fn = logits_fn(self.ctx._errors.guard(make))
+        else:
+            dlogits = array_of(gradient, np.float32, shape)
+            o.dlogits = dlogits.ctypes.data
+        self._call(name, tape.raw, C.byref(o), *outputs)
+
+
+class Layer(_Model):
+    """A layer of one's own network: Layer.linear(ctx, in, out, ...) and so on. Arrays are [batch][length][features]; an
+    embedding takes tokens [batch][length], a head makes logits or a loss."""
     def __init__(self, ctx, kind, *sizes, tied=None, **values):
         o = options(layer_options, values)
         more = (tied.raw if tied else None,) if kind == 'head' else ()
         self._create(ctx, lib.dqt_layer_destroy, getattr(lib, f'dqt_{kind}_create'), ctx.raw, *sizes, *more, C.byref(o),
                      keep=tied)
 
-    @property
-    def info(self):
-        info = sized(layer_info)
-        self.ctx.check(lib.dqt_layer_get_info(self.raw, C.byref(info)))
-        return info
+    info = property(lambda self: self._get('layer_get_info', kind=layer_info))
 
-    def forward(self, tape, x):
-        x = _array(x, np.float32)
-        y = np.empty(x.shape[:2] + (self.info.out,), np.float32)
-        if x.shape != x.shape[:2] + (getattr(self.info, 'in'),):
-            raise ValueError(f'the shape is {x.shape}; it must be [batch][length][{getattr(self.info, "in")}]')
-        self.ctx.check(lib.dqt_layer_forward(self.raw, tape.raw, *x.shape[:2], x.ctypes.data, y.ctypes.data))
+    @property
+    def sublayers(self):
+        return [Layer.of(self._get('layer_get_sublayer', i, kind=C.c_void_p), self) for i in range(self.info.num_sublayers)]
+
+    @property
+    def parameters(self):
+        return [Parameter(self._get('layer_get_parameter', i, kind=parameter), self) for i in range(self.info.num_parameters)]
+
+    def _input(self, x, info):
+        x = array_of(x, np.float32)
+        if x.ndim != 3 or x.shape[2] != info.in_features:
+            raise ValueError(f'the shape is {x.shape}; it must be [batch][length][{info.in_features}]')
+        return x
+
+    def forward(self, tape, x, segments=None):
+        info = self.info
+        if info.kind == LAYER_EMBEDDING:
+            b, inputs, name = _batch(x), (), 'embedding_forward'
+        else:
+            x = self._input(x, info)
+            b, inputs = _batch(segments=segments, shape=x.shape[:2]), (x,)
+            name = 'head_logits' if info.kind == LAYER_HEAD else 'layer_forward'
+        y = np.empty(b.shape + (info.out_features,), np.float32)
+        self._call(name, tape.raw, C.byref(b), *inputs, y)
         tape._shapes[self.raw] = y.shape
         return y
 
+    def loss(self, tape, x, targets, weights=None, divisor=0.0, token_losses=None):
+        """Of a head: cross-entropy; see Tape.loss."""
+        info = self.info
+        x = self._input(x, info)
+        b = _batch(targets=targets, weights=weights, divisor=divisor, shape=x.shape[:2])
+        loss = self._loss('head_loss', tape, b, (x,), token_losses)
+        tape._shapes[self.raw] = b.shape + (info.out_features,)
+        return loss
+
+    def _shape(self, tape):
+        if self.raw not in tape._shapes:
+            raise ValueError('there was no forward of this layer')
+        return tape._shapes[self.raw]
+
     def backward(self, tape, dy):
-        dy = _array(dy, np.float32)
-        if dy.shape != tape._shapes.get(self.raw, dy.shape) or dy.ndim != 3:
-            raise ValueError(f'the shape is {dy.shape}; it must be the latest forward\'s, {tape._shapes.get(self.raw)}')
-        dx = np.empty(dy.shape[:2] + (getattr(self.info, 'in'),), np.float32)
-        self.ctx.check(lib.dqt_layer_backward(self.raw, tape.raw, dy.ctypes.data, dx.ctypes.data))
+        """The gradient with respect to the input; nothing from an embedding. A head takes the gradient of the logits, see
+        Tape.backward_logits."""
+        info, shape = self.info, self._shape(tape)
+        dx = np.empty(shape[:2] + (info.in_features,), np.float32) if info.kind != LAYER_EMBEDDING else None
+        if info.kind == LAYER_HEAD:
+            self._backward_logits('head_backward_logits', tape, dy, shape, dx.ctypes.data)
+        elif info.kind == LAYER_EMBEDDING:
+            self._call('embedding_backward', tape.raw, array_of(dy, np.float32, shape))
+        else:
+            self._call('layer_backward', tape.raw, array_of(dy, np.float32, shape), dx)
+        return dx
+
+    def loss_backward(self, tape, loss_scale=1.0):
+        """Of a head, after loss()."""
+        dx = np.empty(self._shape(tape)[:2] + (self.info.in_features,), np.float32)
+        self._call('head_backward', tape.raw, loss_scale, dx)
         return dx
 
 
@@ -410,84 +271,83 @@ for _kind in ('embedding', 'linear', 'rmsnorm', 'attention', 'mlp', 'block', 'he
     setattr(Layer, _kind, staticmethod(lambda ctx, *sizes, kind=_kind, **values: Layer(ctx, kind, *sizes, **values)))
 
 
-class Llama(_Object):
-    def __init__(self, ctx, **config):
-        self._create(ctx, lib.dqt_llama_destroy, lib.dqt_llama_create, ctx.raw, C.byref(options(llama_config, config)))
+class Llama(_Model):
+    """`base` may be a config, as preset_get makes one."""
+    def __init__(self, ctx, base=None, **values):
+        self._create(ctx, lib.dqt_llama_destroy, lib.dqt_llama_create, ctx.raw,
+                     C.byref(options(llama_config, values, base)))
 
-    @property
-    def config(self):
-        config = sized(llama_config)
-        self.ctx.check(lib.dqt_llama_get_config(self.raw, C.byref(config)))
-        return config
+    config = property(lambda self: self._get('llama_get_config', kind=llama_config))
 
     def _layers(self):
         layers, count = C.c_void_p(), C.c_size_t()
-        self.ctx.check(lib.dqt_llama_layers(self.raw, C.byref(layers), C.byref(count)))
+        self._call('llama_get_layers', C.byref(layers), C.byref(count))
         return layers.value, count.value
+
+    @property
+    def layers(self):
+        """Embedding, blocks, norm, head."""
+        layers, count = self._layers()
+        return [Layer.of(raw, self) for raw in (C.c_void_p * count).from_address(layers)]
 
     @property
     def parameters(self):
         """All parameters, numbered as in tapes and updaters."""
-        layers, count = self._layers()
-        found = []
-        for layer in (C.c_void_p * count).from_address(layers):
-            info = sized(layer_info)
-            self.ctx.check(lib.dqt_layer_get_info(layer, C.byref(info)))
-            for i in range(info.num_parameters):
-                p = sized(parameter)
-                self.ctx.check(lib.dqt_layer_parameter(layer, i, C.byref(p)))
-                found.append(Parameter(p, self))
-        return found
+        return [p for layer in self.layers for p in layer.parameters]
 
-    def save(self, file, updater=None, host=b''):
+    def save(self, file, updater=None, host=b'', tape=None):
         """Writes a checkpoint to a path (under a temporary name, then renamed) or to a file object."""
-        state = updater.raw if updater else None
-        data = C.create_string_buffer(host, len(host)) if host else None
-        if not hasattr(file, 'write'):
-            self.ctx.check(lib.dqt_llama_save(self.raw, state, data, len(host), os.fsencode(file)))
-            return
-
-        def write(_, bytes_, size):
-            try:
-                view, done = memoryview((C.c_char * size).from_address(bytes_)).cast('B').toreadonly(), 0
-                while done < size:
-                    written = file.write(view[done:])
-                    done += size - done if written is None else written
-                return 0
-            except BaseException as e:
-                self.ctx._errors.append(e)
-                return 1
-        self.ctx.check(lib.dqt_llama_write(self.raw, state, data, len(host), write_fn(write), None))
+        _save(self.ctx, 'llama', (self.raw,), file, updater, host, tape)
 
     @classmethod
-    def load(cls, ctx, file):
-        """(model, updater or None, host bytes) from a path or a file object."""
-        model, updater, host, size = C.c_void_p(), C.c_void_p(), C.c_void_p(), C.c_size_t()
-        out = C.byref(model), C.byref(updater), C.byref(host), C.byref(size)
+    def load(cls, ctx, file, **values):
+        """The Checkpoint at a path or in a file object; values are those of dqt_load_options."""
+        return _load(ctx, 'llama', (ctx.raw,), file, values)
 
-        def read(_, buffer, wanted):
-            try:
-                data = file.read(wanted)
-                if len(data) > wanted:
-                    raise ValueError(f'read({wanted}) gave {len(data)} bytes')
-                C.memmove(buffer, data, len(data))
-                return len(data)
-            except BaseException as e:
-                ctx._errors.append(e)
-                return C.c_size_t(-1).value
-        if hasattr(file, 'read'):
-            ctx.check(lib.dqt_llama_read(ctx.raw, read_fn(read), None, *out))
-        else:
-            ctx.check(lib.dqt_llama_load(ctx.raw, os.fsencode(file), *out))
-        self = cls.__new__(cls)
-        self._own(ctx, lib.dqt_llama_destroy, model.value)
-        state = None
-        if updater.value:
-            state = Updater.__new__(Updater)
-            state._own(ctx, lib.dqt_updater_destroy, updater.value, self)
-        data = C.string_at(host.value, size.value) if host.value else b''
-        lib.dqt_host_bytes_free(ctx.raw, host, size)
-        return self, state, data
+    def export_gguf(self, file, **values):
+        _write(self.ctx, 'llama_export_gguf', 'llama_write_gguf', (self.raw,), file, options(gguf_options, values))
+
+    def export_safetensors(self, file, **values):
+        _write(self.ctx, 'llama_export_safetensors', 'llama_write_safetensors', (self.raw,), file,
+               options(safetensors_options, values))
+
+    def import_safetensors(self, path, **values):
+        self._call('llama_import_safetensors', os.fsencode(path), C.byref(options(import_options, values)))
+
+
+# A model and an updater where the file has them, the host's bytes, and a tape's number of passes.
+Checkpoint = collections.namedtuple('Checkpoint', 'model updater host pass_')
+
+
+def _write(ctx, to_path, to_stream, first, file, o):
+    if hasattr(file, 'write'):
+        ctx.check(getattr(lib, f'dqt_{to_stream}')(*first, writer_of(ctx, file), None, C.byref(o)))
+    else:
+        ctx.check(getattr(lib, f'dqt_{to_path}')(*first, os.fsencode(file), C.byref(o)))
+
+
+def _save(ctx, what, first, file, updater, host, tape):
+    data = C.create_string_buffer(host, len(host)) if host else None
+    o = options(save_options, dict(host=C.cast(data, C.c_void_p).value, host_size=len(host), tape=tape.raw if tape else None))
+    _write(ctx, f'{what}_save', f'{what}_write', (*first, updater.raw if updater else None), file, o)
+
+
+def _load(ctx, what, first, file, values):
+    o, out = options(load_options, values), sized(checkpoint)
+    if hasattr(file, 'read'):
+        ctx.check(getattr(lib, f'dqt_{what}_read')(*first, reader_of(ctx, file), None, C.byref(o), C.byref(out)))
+    else:
+        ctx.check(getattr(lib, f'dqt_{what}_load')(*first, os.fsencode(file), C.byref(o), C.byref(out)))
+    model = updater = None
+    if out.model:
+        model = Llama.__new__(Llama)
+        model._own(ctx, lib.dqt_llama_destroy, out.model)
+    if out.updater:
+        updater = Updater.__new__(Updater)
+        updater._own(ctx, lib.dqt_updater_destroy, out.updater, model)
+    host = C.string_at(out.host, out.host_size) if out.host else b''
+    lib.dqt_host_bytes_free(ctx.raw, out.host, out.host_size)
+    return Checkpoint(model, updater, host, getattr(out, 'pass'))
 
 
 def _layers_of(of):
@@ -498,7 +358,27 @@ def _layers_of(of):
     return of[0].ctx, (C.c_void_p * len(of))(*(layer.raw for layer in of)), len(of), of
 
 
-class Tape(_Object):
+def layers_save(of, file, updater=None, host=b'', tape=None):
+    """Llama.save for a list of layers."""
+    ctx, layers, count, _ = _layers_of(of)
+    _save(ctx, 'layers', (layers, count), file, updater, host, tape)
+
+
+def layers_load(of, file, updater=None, **values):
+    """Reads weights into layers and state into their updater. The Checkpoint has host bytes and passes only."""
+    ctx, layers, count, _ = _layers_of(of)
+    return _load(ctx, 'layers', (layers, count, updater.raw if updater else None), file, values)
+
+
+def layers_copy(to, source):
+    """Copies the weights of a model or of layers into others of the same shapes."""
+    (ctx, layers, count, _), (_, others, other_count, _) = _layers_of(to), _layers_of(source)
+    if count != other_count:
+        raise ValueError(f'{other_count} layers into {count}')
+    ctx.check(lib.dqt_layers_copy(layers, others, count))
+
+
+class Tape(Object):
     """Activations and gradients of a model, or of a list of layers."""
     def __init__(self, of, **values):
         ctx, layers, count, keep = _layers_of(of)
@@ -506,107 +386,206 @@ class Tape(_Object):
         self._create(ctx, lib.dqt_tape_destroy, lib.dqt_tape_create, ctx.raw, layers, count,
                      C.byref(options(tape_options, values)), keep=keep)
 
+    options = property(lambda self: self._get('tape_get_options', kind=tape_options))
+
     def zero_gradients(self):
-        self.ctx.check(lib.dqt_tape_zero_gradients(self.raw))
+        self._call('tape_zero_gradients')
 
-    def loss(self, model, tokens, targets):
-        """Forward and mean cross-entropy of tokens[batch][length]; targets of -1 are ignored."""
-        tokens = np.atleast_2d(_array(tokens, np.int32))
-        targets = _array(np.atleast_2d(targets), np.int32, tokens.shape)
-        loss = C.c_float()
-        self.ctx.check(lib.dqt_llama_loss(model.raw, self.raw, tokens.ctypes.data, targets.ctypes.data, *tokens.shape,
-                                          C.byref(loss), None))
-        return loss.value
+    def loss(self, model, tokens, targets, weights=None, segments=None, divisor=0.0, token_losses=None):
+        """Forward and cross-entropy of arrays [batch][length]: the sum of weight * loss over targets that are not -1, by
+        `divisor` (0: the sum of the weights). A float32 array `token_losses` gets each one's. targets None: no loss, for
+        backward_logits."""
+        b = _batch(tokens, targets, weights, segments, divisor)
+        loss = model._loss('llama_loss', self, b, (), token_losses)
+        self._shapes[model.raw] = b.shape + (model.config.vocab_size,)
+        return loss
 
-    def logits(self, model, tokens):
+    def logits(self, model, tokens, segments=None):
         """[batch][length][vocab]"""
-        tokens = np.atleast_2d(_array(tokens, np.int32))
-        logits = np.empty(tokens.shape + (model.config.vocab_size,), np.float32)
-        self.ctx.check(lib.dqt_llama_forward(model.raw, self.raw, tokens.ctypes.data, *tokens.shape, logits.ctypes.data))
+        b = _batch(tokens, segments=segments)
+        logits = np.empty(b.shape + (model.config.vocab_size,), np.float32)
+        model._call('llama_forward', self.raw, C.byref(b), logits)
+        self._shapes[model.raw] = logits.shape
         return logits
 
     def backward(self, model, loss_scale=1.0):
-        self.ctx.check(lib.dqt_llama_backward(model.raw, self.raw, loss_scale))
+        model._call('llama_backward', self.raw, loss_scale)
+
+    def backward_logits(self, model, gradient):
+        """From a loss of one's own, after loss() or logits(): its gradient [batch][length][vocab], or a function
+        gradient(logits, log_sum_exp, tokens, classes) that is given tile after tile, of these slices of batch * length and
+        of the vocabulary, and turns the array logits[tokens][classes] into gradients in place; the arrays end with the
+        call, and the same tile may come twice."""
+        model._backward_logits('llama_backward_logits', self, gradient, self._shapes.get(model.raw))
+
+    def on_gradient(self, ready):
+        """ready(index) is called inside backward when a parameter's gradient is complete; what is true ends backward."""
+        fn = gradient_ready_fn(self.ctx._errors.guard(lambda _, index: bool(ready(index)))) if ready else None
+        self._call('tape_on_gradient', fn, None)
+        self._ready = fn
+
+    def begin_update(self, updater, learning_rate, **values):
+        """From here to end_update() backward functions update the weights; values are those of dqt_step_options."""
+        self._call('tape_begin_update', updater.raw, C.byref(sized(step_options, learning_rate=learning_rate, **values)))
+        self._updating = updater
+
+    def end_update(self):
+        return self._get('tape_end_update', kind=step_stats)
 
     def parameter(self, index):
-        p = sized(parameter)
-        self.ctx.check(lib.dqt_tape_parameter(self.raw, index, C.byref(p)))
-        return Parameter(p, self)
+        return Parameter(self._get('tape_get_parameter', index, kind=parameter), self)
 
     def __len__(self):
-        count = C.c_size_t()
-        self.ctx.check(lib.dqt_tape_num_parameters(self.raw, C.byref(count)))
-        return count.value
+        return self._get('tape_get_num_parameters', kind=C.c_size_t)
 
     def gradient(self, index):
         """The gradient float32 [rows][cols] itself, not a copy."""
-        data, shape = C.c_void_p(), self.parameter(index).shape
-        self.ctx.check(lib.dqt_tape_gradient(self.raw, index, C.byref(data)))
-        return _view(data.value, C.c_float, shape, self)
+        return view_of(self._get('tape_gradient_data', index, kind=C.c_void_p), C.c_float, self.parameter(index).shape, self)
 
     @property
     def gradients(self):
         return {self.parameter(i).name: self.gradient(i) for i in range(len(self))}
 
+    def get_gradient(self, index):
+        """A copy, whatever the format of the gradients."""
+        gradient = np.empty(self.parameter(index).shape, np.float32)
+        self._call('tape_get_gradient', index, 0, len(gradient), gradient)
+        return gradient
 
-class Updater(_Object):
-    """Optimiser, rounding rule and their state, for a model or a list of layers: the only thing that writes a weight."""
-    def __init__(self, of, **values):
+    def set_gradient(self, index, values):
+        gradient = array_of(values, np.float32, self.parameter(index).shape)
+        self._call('tape_set_gradient', index, 0, len(gradient), gradient)
+
+    # Backward passes done.
+    pass_ = property(lambda self: self._get('tape_get_pass', kind=C.c_uint64),
+                     lambda self, value: self._call('tape_set_pass', value))
+
+
+class Updater(Object):
+    """Optimiser, rounding rule and their state, for a model or a list of layers: the only thing that writes a weight.
+    `base` may be a struct of options, as preset_get makes one; groups=[dict(pattern=..., ...), ...] are rules by name
+    and class."""
+    def __init__(self, of, base=None, **values):
         ctx, layers, count, keep = _layers_of(of)
         self._create(ctx, lib.dqt_updater_destroy, lib.dqt_updater_create, ctx.raw, layers, count,
-                     C.byref(options(updater_options, values)), keep=keep)
+                     C.byref(options(updater_options, values, base)), keep=keep)
+
+    options = property(lambda self: self._get('updater_get_options', kind=updater_options))
+    # Steps done.
+    steps = property(lambda self: self._get('updater_get_step', kind=C.c_uint64),
+                     lambda self, value: self._call('updater_set_step', value))
 
     def add_group(self, **values):
         """Rules by pattern and parameter_class; how many parameters they are for."""
-        matched = C.c_size_t()
-        self.ctx.check(lib.dqt_updater_add_group(self.raw, C.byref(options(group_options, values)), C.byref(matched)))
-        return matched.value
+        return self._get('updater_add_group', C.byref(options(group_options, values)), kind=C.c_size_t)
 
-    def step(self, tape, learning_rate):
-        stats = sized(step_stats)
-        self.ctx.check(lib.dqt_updater_step(self.raw, tape.raw, learning_rate, C.byref(stats)))
-        return stats
+    def rule(self, index):
+        """What holds for a parameter after all groups."""
+        return self._get('updater_get_rule', index, kind=parameter_rule)
 
-    def backward_step(self, model, tape, learning_rate):
+    def part(self, index, part, num_parts):
+        """(row, count) of a parameter's rows that a step with these options writes."""
+        row, count = C.c_size_t(), C.c_size_t()
+        self._call('updater_get_part', index, part, num_parts, C.byref(row), C.byref(count))
+        return row.value, count.value
+
+    def step(self, tape, learning_rate, **values):
+        """Updates the weights from the tape's gradients; values are those of dqt_step_options."""
+        o = sized(step_options, learning_rate=learning_rate, **values)
+        return self._get('updater_step', tape.raw, C.byref(o), kind=step_stats)
+
+    def backward_step(self, model, tape, learning_rate, **values):
         """Backward of the latest loss and the update in one pass, without gradient buffers."""
-        stats = sized(step_stats)
-        self.ctx.check(lib.dqt_llama_backward_update(model.raw, tape.raw, self.raw, learning_rate, C.byref(stats)))
-        return stats
+        o = sized(step_options, learning_rate=learning_rate, **values)
+        return model._get('llama_backward_update', tape.raw, self.raw, C.byref(o), kind=step_stats)
+
+    def write(self, file):
+        """The rules and state alone, to a file object."""
+        self._call('updater_write', writer_of(self.ctx, file), None)
+
+    def read(self, file):
+        self._call('updater_read', reader_of(self.ctx, file), None)
 
 
-class Session(_Object):
-    """Key-value cache and position of one sequence."""
-    def __init__(self, model, max_length):
-        self._create(model.ctx, lib.dqt_session_destroy, lib.dqt_session_create, model.raw, max_length, keep=model)
-        self._vocab = model.config.vocab_size
+def preset_get(config=None, updater=None, **values):
+    """(llama_config, updater_options, preset): the recipe of docs/results.md for a purpose, format and bytes_per_weight, on
+    top of `config` and `updater`, dicts of options. The structs go into Llama(ctx, config) and Updater(model, options)."""
+    wanted, found = options(preset_options, values), sized(preset)
+    c, u = options(llama_config, config or {}), options(updater_options, updater or {})
+    check(lib.dqt_preset_get(C.byref(wanted), C.byref(c), C.byref(u), C.byref(found)))
+    return c, u, found
+
+
+class Session(Object):
+    """Key-value cache and position of one sequence; values are those of dqt_session_options."""
+    def __init__(self, model, max_length=0, **values):
+        o = options(session_options, dict(max_length=max_length, **values))
+        self._create(model.ctx, lib.dqt_session_destroy, lib.dqt_session_create, model.raw, C.byref(o), keep=model)
+        self._model, self._vocab = model, model.config.vocab_size
+
+    options = property(lambda self: self._get('session_get_options', kind=session_options))
 
     def append(self, tokens):
         """The logits after the last token."""
-        tokens, logits = _array(tokens, np.int32).reshape(-1), np.empty(self._vocab, np.float32)
-        self.ctx.check(lib.dqt_session_append(self.raw, tokens.ctypes.data, tokens.size, logits.ctypes.data))
+        tokens, logits = array_of(tokens, np.int32).reshape(-1), np.empty(self._vocab, np.float32)
+        self._call('session_append', tokens, tokens.size, logits)
         return logits
 
+    def score(self, tokens):
+        """Appends tokens; the logarithm of the probability of each after all that is before it."""
+        tokens = array_of(tokens, np.int32).reshape(-1)
+        log_probs = np.empty(tokens.size, np.float32)
+        self._call('session_score', tokens, tokens.size, log_probs)
+        return log_probs
+
+    def fork(self):
+        new = Session.__new__(Session)
+        new._create(self.ctx, lib.dqt_session_destroy, lib.dqt_session_fork, self.raw, keep=self._model)
+        new._model, new._vocab = self._model, self._vocab
+        return new
+
+    def copy_from(self, other):
+        self._call('session_copy', other.raw)
+
     def truncate(self, length):
-        self.ctx.check(lib.dqt_session_truncate(self.raw, length))
+        self._call('session_truncate', length)
 
     def __len__(self):
-        length = C.c_size_t()
-        self.ctx.check(lib.dqt_session_length(self.raw, C.byref(length)))
-        return length.value
+        return self._get('session_get_length', kind=C.c_size_t)
 
 
-class Sampler(_Object):
+def sessions_append(sessions, tokens):
+    """Appends tokens[i], one or several, to sessions[i] in one pass: the logits after the last ones, [sessions][vocab]."""
+    if not sessions or len(sessions) != len(tokens):
+        raise ValueError(f'{len(tokens)} lists of tokens for {len(sessions)} sessions')
+    tokens = [array_of(t, np.int32).reshape(-1) for t in tokens]
+    logits = np.empty((len(sessions), sessions[0]._vocab), np.float32)
+    steps = (session_step * len(sessions))(*(
+        sized(session_step, session=s.raw, tokens=t.ctypes.data, count=t.size, logits=row.ctypes.data)
+        for s, t, row in zip(sessions, tokens, logits)))
+    sessions[0].ctx.check(lib.dqt_sessions_append(steps, len(sessions)))
+    return logits
+
+
+class Sampler(Object):
     def __init__(self, ctx, vocab_size, **values):
         self._vocab = vocab_size
         self._create(ctx, lib.dqt_sampler_destroy, lib.dqt_sampler_create, ctx.raw, vocab_size,
                      C.byref(options(sampler_options, values)))
 
     def sample(self, logits):
-        logits, token = _array(logits, np.float32, (self._vocab,)), C.c_int32()
-        self.ctx.check(lib.dqt_sampler_sample(self.raw, logits.ctypes.data, C.byref(token)))
-        return token.value
+        return self._get('sampler_sample', array_of(logits, np.float32, (self._vocab,)), kind=C.c_int32)
+
+    # Draws made.
+    draws = property(lambda self: self._get('sampler_get_draws', kind=C.c_uint64),
+                     lambda self, value: self._call('sampler_set_draws', value))
 
 
 def schedule_cosine(step, warmup, total, peak, final_fraction):
     """Learning rate at `step`: warm-up to `peak`, then a cosine to peak * final_fraction at `total`."""
     return lib.dqt_schedule_cosine(step, warmup, total, peak, final_fraction)
+
+
+def schedule_linear(step, warmup, total, peak, final_fraction):
+    """The same with a line."""
+    return lib.dqt_schedule_linear(step, warmup, total, peak, final_fraction)

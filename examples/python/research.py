@@ -19,7 +19,7 @@ import numpy as np
 import dqt
 
 ROUNDING = dict(stochastic=dict(rounding=dqt.ROUND_STOCHASTIC), nearest=dict(rounding=dqt.ROUND_NEAREST),
-                eco=dict(rounding=dqt.ROUND_ECO_STOCHASTIC, beta1=0.8))
+                eco=dict(rounding=dqt.ROUND_ECO_STOCHASTIC))
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -81,10 +81,12 @@ def compare(ctx, g, case):
     import torch
     c = dict(dict(rule=0, row=0, mlp=0, tied=0, head_activation=1, embedding=g.F32, embedding_rule=0, compute=0), **g.CASES[case])
     linear = dict(storage=c['linear'], compute=c['compute'], scale_rule=c['rule'], scale_axis=c['row'])
+    quantised = dqt.ACTIVATION_INT8, dqt.ACTIVATION_NONE
     embedding = dict(storage=c['embedding'], scale_rule=c['embedding_rule'], scale_axis=dqt.AXIS_TENSOR)
     model = dqt.Llama(ctx, vocab_size=g.VOCAB, hidden_size=g.HIDDEN, intermediate_size=g.INTERMEDIATE, num_layers=g.LAYERS,
-                      num_heads=g.HEADS, num_kv_heads=g.KV_HEADS, mlp=c['mlp'], sub_norms=c['sub_norms'],
-                      tie_embeddings=c['tied'], activation=c['activation'], head_activation=c['head_activation'],
+                      num_heads=g.HEADS, num_kv_heads=g.KV_HEADS, mlp=c['mlp'], no_sub_norms=not c['sub_norms'],
+                      tie_embeddings=c['tied'], activation=quantised[c['activation']],
+                      head_activation=quantised[c['head_activation']],
                       init_std=0.2, linear=linear, embedding=embedding, head=embedding)
     tape = dqt.Tape(model, max_batch=g.BATCH, max_length=g.LENGTH, precision=dqt.PRECISION_F32)
     updater = dqt.Updater(model)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""examples/python/dqt.py: its declarations against the header, as a C compiler sees it, and what its objects promise.
+"""examples/python: the declarations of dqt_c.py against the header, as a C compiler sees it, and what dqt.py's objects promise.
 
-    check_python.py HEADER_FOLDER       (CC names the compiler; dqt.py is on PYTHONPATH)
+    check_python.py HEADER_FOLDER       (CC names the compiler; the modules are on PYTHONPATH)
 """
 import ctypes as C
 import gc
@@ -36,14 +36,14 @@ def raises(kind, function, *args, **kwargs):
 
 
 def header(folder):
-    """Structs with offsets, constants and prototypes of dqt.h against dqt.py's."""
+    """Structs with offsets, constants and prototypes of dqt.h against dqt_c.py's."""
     with open(os.path.join(folder, 'dqt.h')) as f:
         text = re.sub(r'/\*.*?\*/', '', f.read(), flags=re.S)
     structs = re.findall(r'typedef struct (dqt_\w+) \{(.*?)\}', text, re.S)
     constants = [name for body in re.findall(r'^enum \{(.*?)\};', text, re.S | re.M) for name in re.findall(r'\bDQT_\w+', body)]
     constants = [name for name in dict.fromkeys(constants)]
     known = {f'dqt_{k}': v for k, v in vars(dqt).items() if isinstance(v, type) and issubclass(v, C.Structure)}
-    known.pop('dqt__Struct')
+    known.pop('dqt_Struct')
     check('the structs are the header\'s', sorted(known) == sorted(name for name, _ in structs))
     lines = []
     for name, kind in known.items():
@@ -53,7 +53,7 @@ def header(folder):
             lines.append((f'size of {name}.{member}', f'sizeof(((struct {name} *)0)->{member})', C.sizeof(ctype)))
     for name in constants:
         lines.append((name, name, getattr(dqt, name[len('DQT_'):], None)))
-    check('there are structs and constants to compare', len(structs) > 15 and len(constants) > 80)
+    check('there are structs and constants to compare', len(structs) > 30 and len(constants) > 100)
     with tempfile.TemporaryDirectory() as tmp:
         source, program = os.path.join(tmp, 'layout.c'), os.path.join(tmp, 'layout')
         with open(source, 'w') as f:
@@ -82,8 +82,8 @@ def header(folder):
     for result, name, arguments in re.findall(r'DQT_API ([^;(]*?)(dqt_\w+)\(([^;]*?)\);', text, re.S):
         arguments = [] if arguments.strip() == 'void' else arguments.split(',')
         there[name] = letter(result, False) + ' ' + ''.join(letter(a, True) for a in arguments)
-    here = {'dqt_' + e.split()[1]: e.split()[0] + ' ' + ''.join(e.split()[2:]) for e in dqt.FUNCTIONS.split(';')}
-    check('there are functions to compare', len(there) > 90)
+    here = {'dqt_' + e.split()[1]: e.split()[0] + ' ' + ''.join(e.split()[2:]) for e in dqt.FUNCTIONS + dqt.EXPERIMENTAL}
+    check('there are functions to compare', len(there) > 120)
     for name in sorted(set(there) | set(here)):
         check(f'{name} is {there.get(name)} in C, {here.get(name)} here', there.get(name) == here.get(name))
 
@@ -115,10 +115,10 @@ def memory():
     tape.backward(model)
     gradient = tape.gradient(q)
     copy = np.empty_like(gradient)
-    dqt.lib.dqt_tape_read_gradient(tape.raw, q, 0, len(copy), copy.ctypes.data)
+    dqt.lib.dqt_tape_get_gradient(tape.raw, q, 0, len(copy), copy.ctypes.data)
     check('a gradient is what the library reads', gradient.any() and np.array_equal(gradient, copy))
     gradient[:] = 2
-    dqt.lib.dqt_tape_read_gradient(tape.raw, q, 0, len(copy), copy.ctypes.data)
+    dqt.lib.dqt_tape_get_gradient(tape.raw, q, 0, len(copy), copy.ctypes.data)
     check('a gradient is the library\'s own memory', (copy == 2).all())
     tape.zero_gradients()
     check('the library writes into the array', not gradient.any())
@@ -187,22 +187,83 @@ def files():
         model.save(path, updater, b'host\0bytes')
         with open(path, 'rb') as f:
             check('a file object gets what a path gets', f.read() == file.getvalue())
-        loaded, state, host = dqt.Llama.load(ctx, path)
+        loaded, state, host, _ = dqt.Llama.load(ctx, path)
     check('host bytes', host == b'host\0bytes')
     del loaded
     gc.collect()
     again = io.BytesIO()
     file.seek(0)
-    copy, state2, host = dqt.Llama.load(ctx, file)
+    copy, state2, host, _ = dqt.Llama.load(ctx, file)
     copy.save(again, state2, host)
     check('what is loaded is what was saved', again.getvalue() == file.getvalue())
     check('config', repr(copy.config) == repr(model.config) and copy.config.linear.storage == dqt.FORMAT_TERNARY)
     model.save(again := io.BytesIO())
     again.seek(0)
-    check('no updater, no host bytes', dqt.Llama.load(ctx, again)[1:] == (None, b''))
+    check('no updater, no host bytes, no passes', dqt.Llama.load(ctx, again)[1:] == (None, b'', 0))
     del model, updater, state, copy, state2
     gc.collect()
     check('loading gives all memory back', ctx.allocated == empty)
+
+
+def resuming():
+    """A network of one's own that goes on from a file has the bits of one that never stopped."""
+    ctx = dqt.Context()
+
+    class Network:
+        def __init__(self, seed):
+            self.layers = [dqt.Layer.embedding(ctx, 128, 32, seed=seed), dqt.Layer.block(ctx, 32, 48, 4, 2, seed=seed),
+                           dqt.Layer.rmsnorm(ctx, 32, name='last'), dqt.Layer.head(ctx, 32, 128, seed=seed)]
+            self.tape = dqt.Tape(self.layers, max_batch=2, max_length=16, gradient_format=dqt.FLOAT_BF16)
+            self.updater = dqt.Updater(self.layers)
+
+        def step(self):
+            self.tape.zero_gradients()
+            x = tokens = TOKENS.reshape(2, 16)
+            for layer in self.layers[:-1]:
+                x = layer.forward(self.tape, x)
+            loss = self.layers[-1].loss(self.tape, x, np.roll(tokens, -1))
+            d = self.layers[-1].loss_backward(self.tape)
+            for layer in self.layers[-2::-1]:
+                d = layer.backward(self.tape, d)
+            self.updater.step(self.tape, 0.01)
+            return loss
+    whole = Network(1)
+    losses = [whole.step() for _ in range(3)]
+    file, state = io.BytesIO(), io.BytesIO()
+    dqt.layers_save(whole.layers, file, whole.updater, b'mine', whole.tape)
+    whole.updater.write(state)
+    weights = io.BytesIO()
+    dqt.layers_save(whole.layers, weights)
+    with tempfile.TemporaryDirectory() as tmp:
+        path = os.path.join(tmp, 'network.dqt')
+        dqt.layers_save(whole.layers, path, whole.updater, b'mine', whole.tape)
+        with open(path, 'rb') as f:
+            check('layers: a file object gets what a path gets', f.read() == file.getvalue())
+        part = Network(2)
+        loaded = dqt.layers_load(part.layers, path, part.updater)
+    check('what layers_load gives', loaded == (None, None, b'mine', whole.tape.pass_) and part.updater.steps == 3)
+    check('the host\'s bytes are skipped', dqt.layers_load(part.layers, io.BytesIO(file.getvalue()), part.updater,
+                                                           skip_host=1).host == b'')
+    other = Network(3)
+    check('a tape\'s passes', loaded.pass_ > 0 and other.tape.pass_ == 0)
+    part.tape.pass_ = other.tape.pass_ = loaded.pass_
+    dqt.layers_load(other.layers, io.BytesIO(weights.getvalue()))
+    check('an updater that is not in the file', raises(dqt.Error, dqt.layers_load, other.layers, io.BytesIO(weights.getvalue()),
+                                                       other.updater).status == dqt.E_STATE)
+    other.updater.read(io.BytesIO(state.getvalue()))
+    losses += [whole.step() for _ in range(3)]
+    check('the losses fall', losses[-1] < losses[0])
+    check('layers go on', [part.step() for _ in range(3)] == losses[3:])
+    check('an updater alone goes on', [other.step() for _ in range(3)] == losses[3:])
+
+    model = dqt.Llama(ctx, **SMALL)
+    tape, updater = dqt.Tape(model), dqt.Updater(model)
+    tape.loss(model, TOKENS, TOKENS)
+    tape.backward(model)
+    model.save(file := io.BytesIO(), updater, b'host', tape)
+    check('a model\'s passes', dqt.Llama.load(ctx, io.BytesIO(file.getvalue())).pass_ == 1)
+    bare = dqt.Llama.load(ctx, io.BytesIO(file.getvalue()), skip_updater=1, skip_host=1)
+    check('what is not wanted', bare.model.config.hidden_size == 32 and bare.updater is None and bare.host == b'')
 
 
 def threads():
@@ -237,13 +298,11 @@ def networks():
                                                           weight=dict(storage=dqt.FORMAT_F32), init_std=1.0)]
     tape = dqt.Tape(layers, max_batch=2, max_length=3, precision=dqt.PRECISION_F32)
     updater = dqt.Updater(layers, clip=dqt.CLIP_NONE)
-    check('groups', updater.add_group(pattern='first*', lr_factor=0.0) == 1)
+    check('groups', updater.add_group(pattern='first*', freeze=1) == 1)
     x = np.random.default_rng(1).normal(size=(2, 3, 8)).astype(np.float32)
     normed = layers[0].forward(tape, x)
     check('RMSNorm is numpy\'s', np.allclose(normed, x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5), rtol=1e-5))
     y = layers[1].forward(tape, normed)
-    raw = dqt.sized(dqt.parameter)
-    dqt.lib.dqt_tape_parameter(tape.raw, 1, C.byref(raw))
     w = tape.parameter(1).tensor.dequantize()
     check('a linear layer is numpy\'s', np.allclose(y, normed @ w.T, atol=1e-5))
     tape.zero_gradients()
@@ -259,18 +318,198 @@ def networks():
     gc.collect()
     check('a tape keeps its layers', tape.parameter(0).name.startswith('first'))
     check('a greedy sampler', dqt.Sampler(ctx, 4, temperature=0).sample([0, 2, 2, 1]) == 1)
+    block = dqt.Layer.block(ctx, 8, 16, 2, 1, name='b')
+    check('sublayers', [x.info.kind for x in block.sublayers] ==
+          [dqt.LAYER_RMSNORM, dqt.LAYER_ATTENTION, dqt.LAYER_RMSNORM, dqt.LAYER_MLP])
+    check('their parameters', [p.name for x in block.sublayers for p in x.parameters] == [p.name for p in block.parameters])
     check('a tied head', dqt.Layer.head(ctx, 8, 16, tied=dqt.Layer.embedding(ctx, 16, 8)).info.num_parameters == 0)
     model = dqt.Llama(ctx, **SMALL)
-    fused, updater = dqt.Tape(model, gradients=0), dqt.Updater(model, clip=dqt.CLIP_NONE)
+    fused, updater = dqt.Tape(model, no_gradient_buffers=1), dqt.Updater(model, clip=dqt.CLIP_NONE)
     fused.loss(model, TOKENS, TOKENS)
     check('a fused step', updater.backward_step(model, fused, 0.01).flipped > 0)
     check('logits', fused.logits(model, TOKENS).shape == (1, 32, 256))
 
 
+def losses():
+    ctx = dqt.Context()
+    model = dqt.Llama(ctx, **SMALL)
+    tape = dqt.Tape(model, max_batch=2, max_length=16, precision=dqt.PRECISION_F32)
+    tokens, targets = TOKENS.reshape(2, 16), np.roll(TOKENS, -1).reshape(2, 16).copy()
+    targets[0, 3] = -1
+    each = np.empty((2, 16), np.float32)
+    loss = tape.loss(model, tokens, targets, token_losses=each)
+    tape.backward(model)
+    gradients = [tape.get_gradient(i) for i in range(len(tape))]
+    logits = tape.logits(model, tokens).astype(np.float64)
+    sums = np.log(np.exp(logits).sum(-1))
+    expected = np.where(targets < 0, 0, sums - np.take_along_axis(logits, np.maximum(targets, 0)[..., None], 2)[..., 0])
+    check('losses of tokens are numpy\'s', np.allclose(each, expected, atol=1e-5) and each[0, 3] == 0)
+    check('the loss is their mean', np.isclose(loss, expected.sum() / 31, rtol=1e-6))
+    weights = np.arange(32).reshape(2, 16) / 8
+    check('weights', np.isclose(tape.loss(model, tokens, targets, weights),
+                                (weights * expected).sum() / weights[targets >= 0].sum(), rtol=1e-6))
+    check('a divisor', np.isclose(tape.loss(model, tokens, targets, divisor=2), expected.sum() / 2, rtol=1e-6))
+    apart = tape.logits(model, tokens.reshape(4, 8)[:2])
+    check('segments', np.array_equal(tape.logits(model, tokens[:1], segments=np.repeat([7, 9], 8))[0], apart.reshape(16, -1)))
+    check('they matter', not np.array_equal(tape.logits(model, tokens[:1])[0], apart.reshape(16, -1)))
+    check('weights of another shape', raises(ValueError, tape.loss, model, tokens, targets, weights[:1]))
+    check('token losses of another type', raises(ValueError, tape.loss, model, tokens, targets, token_losses=expected))
+
+    def close():
+        return all(np.allclose(tape.get_gradient(i), g, atol=1e-5 * np.abs(g).max()) for i, g in enumerate(gradients))
+    outside = np.exp(logits - sums[..., None])
+    np.put_along_axis(outside, np.maximum(targets, 0)[..., None],
+                      np.take_along_axis(outside, np.maximum(targets, 0)[..., None], 2) - 1, 2)
+    outside = np.where(targets[..., None] < 0, 0, outside) / 31
+    tape.zero_gradients()
+    check('there is nothing to compare yet', not close())
+    tape.logits(model, tokens)
+    tape.backward_logits(model, outside)
+    check('backward from an array is that of the loss', close())
+
+    def make(tile, log_sum_exp, rows, classes):
+        check('a tile', tile.shape == (rows.stop - rows.start, classes.stop - classes.start))
+        tile[:] = np.exp(tile - log_sum_exp[:, None])
+        for i, target in enumerate(targets.reshape(-1)[rows]):
+            if target < 0:
+                tile[i] = 0
+            elif classes.start <= target < classes.stop:
+                tile[i, target - classes.start] -= 1
+        tile /= 31
+    tape.zero_gradients()
+    check('no targets, no loss', tape.loss(model, tokens, None) == 0)
+    tape.backward_logits(model, make)
+    check('backward from tiles is that of the loss', close())
+    tape.loss(model, tokens, None)
+    check('an exception in a tile is raised', raises(ZeroDivisionError, tape.backward_logits, model, lambda *_: 1 / 0))
+    check('an array of another shape', raises(ValueError, tape.backward_logits, model, outside[:1]))
+
+    seen = []
+    tape.on_gradient(seen.append)
+    tape.loss(model, tokens, targets)
+    tape.backward(model)
+    check('every gradient is told', sorted(seen) == list(range(len(tape))))
+    tape.on_gradient(lambda index: index == 3)
+    tape.loss(model, tokens, targets)
+    check('a gradient can stop backward', raises(dqt.Error, tape.backward, model).status == dqt.E_CANCELLED)
+    tape.on_gradient(None)
+    tape.set_gradient(1, np.ones((1, 32)))
+    check('a gradient is set', (tape.gradient(1) == 1).all())
+
+
+def interrupts():
+    stop = [False]
+    ctx = dqt.Context(interrupt=lambda: stop[0])
+    model = dqt.Llama(ctx, **SMALL)
+    tape = dqt.Tape(model)
+    check('nothing interrupts', np.isfinite(tape.loss(model, TOKENS, TOKENS)))
+    stop[0] = True
+    check('an interrupt', raises(dqt.Error, tape.loss, model, TOKENS, TOKENS).status == dqt.E_CANCELLED)
+
+    def ctrl_c():
+        raise KeyboardInterrupt
+    ctx = dqt.Context(interrupt=ctrl_c)
+    model = dqt.Llama(ctx, **SMALL)
+    check('an exception in an interrupt', raises(KeyboardInterrupt, dqt.Tape(model).loss, model, TOKENS, TOKENS))
+
+
+def rules():
+    ctx = dqt.Context()
+    model = dqt.Llama(ctx, **SMALL)
+    names = [p.name for p in model.parameters]
+    head, q = names.index('head'), names.index('blocks.0.attention.q')
+    updater = dqt.Updater(model, weight_decay=0.5, groups=[dict(pattern='head', optimizer=dqt.OPTIMIZER_SGD, lr_factor=0.5),
+                                                          dict(parameter_class=dqt.CLASS_ATTENTION, weight_decay=-1)])
+    rule = updater.rule(head)
+    check('a group with an optimiser', (rule.optimizer, rule.lr_factor, rule.weight_decay) == (dqt.OPTIMIZER_SGD, 0.5, 0.5))
+    check('a group of a class', (updater.rule(q).optimizer, updater.rule(q).weight_decay) == (dqt.OPTIMIZER_ADAMW, 0))
+    check('options in effect', updater.options.optimizer == dqt.OPTIMIZER_ADAMW and abs(updater.options.beta1 - 0.8) < 1e-6)
+    check('a length is not set', raises(TypeError, dqt.Updater, model, num_groups=1))
+    check('arrays of one length', raises(ValueError, dqt.options, dqt.gguf_options, dict(tokens=['a', 'b'], scores=[1.0])))
+    o = dqt.options(dqt.gguf_options, dict(tokens=['a', '\u2581b'], types=[1, 3]))
+    check('arrays', (o.tokens[:2], o.types[:2], o.num_tokens) == ([b'a', '\u2581b'.encode()], [1, 3], 2) and not o.scores)
+
+    tape = dqt.Tape(model)
+    tape.loss(model, TOKENS, TOKENS)
+    tape.backward(model)
+    embedding = model.parameters[0].tensor
+    before = embedding.codes
+    row, count = updater.part(0, 1, 2)
+    check('a part', (row, count) == (128, 128))
+    updater.step(tape, 0.01, part=1, num_parts=2)
+    check('a step of a part', not (embedding.codes != before)[:row].any() and (embedding.codes != before)[row:].any())
+    check('an unknown step option', raises(TypeError, updater.step, tape, 0.01, parts=2))
+    check('steps', updater.steps == 1)
+    updater.steps = 7
+    check('steps are set', updater.steps == 7 and updater.step(tape, 0.0).step == 8)
+
+    config, options, recipe = dqt.preset_get(config=SMALL, updater=dict(seed=5), format=dqt.FORMAT_INT4)
+    check('a preset', config.linear.storage == dqt.FORMAT_INT4 and config.hidden_size == 32 and
+          recipe.learning_rate > 0 and recipe.name)
+    trained = dqt.Llama(ctx, config, num_layers=2)
+    check('a config as a struct', (trained.config.linear.storage, trained.config.num_layers) == (dqt.FORMAT_INT4, 2))
+    updater = dqt.Updater(trained, options)
+    check('and options', updater.options.optimizer == options.optimizer)
+    check('a struct of another kind', raises(TypeError, dqt.Updater, trained, config))
+    check('no recipe is so small', raises(dqt.Error, dqt.preset_get, bytes_per_weight=0.01).status == dqt.E_UNSUPPORTED)
+    check('schedules', dqt.schedule_linear(5, 0, 10, 1, 0) == 0.5 and abs(dqt.schedule_cosine(5, 0, 10, 1, 0) - 0.5) < 1e-6)
+
+
+def generation():
+    ctx = dqt.Context()
+    model = dqt.Llama(ctx, **SMALL)
+    session = dqt.Session(model, 8)
+    check('a session\'s options', (session.options.max_length, session.options.cache_format) == (8, dqt.CACHE_F32))
+    check('its default', dqt.Session(model).options.max_length == 2048)
+    session.append([1, 2, 3])
+    one = session.append([4])
+    session.truncate(3)
+    check('going back', len(session) == 3 and np.array_equal(session.append([4]), one) and len(session) == 4)
+    sampler = dqt.Sampler(ctx, 256, seed=3)
+    first = [sampler.sample(one) for _ in range(8)]
+    check('draws', sampler.draws == 8 and len(set(first)) > 1)
+    sampler.draws = 4
+    check('draws are set', [sampler.sample(one) for _ in range(4)] == first[4:])
+
+
+def exchange():
+    ctx = dqt.Context()
+    model, other = dqt.Llama(ctx, **SMALL), dqt.Llama(ctx, **SMALL, seed=2)
+    weights = [p.tensor.codes for p in model.parameters if p.tensor.info.code_max]
+
+    def same():
+        return all(np.array_equal(p, q.tensor.codes) for p, q in
+                   zip(weights, (q for q in other.parameters if q.tensor.info.code_max)))
+    check('other models differ', not same())
+    dqt.layers_copy(other, model)
+    check('layers are copied', same())
+    other = dqt.Llama(ctx, **SMALL, seed=2)
+    with tempfile.TemporaryDirectory() as tmp:
+        path = os.path.join(tmp, 'model.safetensors')
+        model.export_safetensors(path, dtype=dqt.SAFETENSORS_CODES)
+        model.export_safetensors(stream := io.BytesIO(), dtype=dqt.SAFETENSORS_CODES)
+        with open(path, 'rb') as f:
+            check('safetensors in a file object', f.read() == stream.getvalue())
+        other.import_safetensors(path)
+    check('safetensors come back', same())
+    model = dqt.Llama(ctx, **SMALL, no_sub_norms=1)
+    model.export_gguf(stream := io.BytesIO(), linear_type=dqt.GGUF_F16, tokens=[f't{i}' for i in range(256)])
+    check('a GGUF file with tokens', stream.getvalue()[:4] == b'GGUF' and b't255' in stream.getvalue())
+    check('a GGUF file of other tokens',
+          raises(dqt.Error, model.export_gguf, io.BytesIO(), tokens=['t']).status == dqt.E_ARGUMENT)
+    tensor = dqt.Tensor(ctx, 4, 64, storage=dqt.FORMAT_INT8)
+    tensor.quantize(np.arange(256).reshape(4, 64) / 256)
+    wide = tensor.convert(storage=dqt.FORMAT_F32)
+    check('a tensor is converted', np.array_equal(wide.dequantize(), tensor.dequantize()) and wide.info.storage == dqt.FORMAT_F32)
+    again = dqt.Tensor(ctx, 4, 64, storage=dqt.FORMAT_INT8)
+    again.copy_from(tensor)
+    check('a tensor is copied', np.array_equal(again.dequantize(), tensor.dequantize()))
+
+
 if len(sys.argv) != 2:
     sys.exit(__doc__)
 header(sys.argv[1])
-for group in memory, mistakes, files, threads, networks:
+for group in memory, mistakes, files, resuming, threads, networks, losses, interrupts, rules, generation, exchange:
     group()
 print(f'check_python: {passed} passed, {failed} failed')
 sys.exit(failed != 0)

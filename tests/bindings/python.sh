@@ -45,10 +45,10 @@ cp -r examples/python "$tmp/source"
 if "$PYTHON" -c 'import pip, setuptools' 2>"$tmp/no"; then
     check "pip install examples/python" "$PYTHON" -m pip install -q --no-index --no-build-isolation --no-deps --target "$tmp/python" \
         --disable-pip-version-check --root-user-action ignore "$tmp/source"
-    check "pip installs one module" test "$(cd "$tmp/python" && ls ./*.py)" = ./dqt.py
+    check "pip installs the modules" test "$(cd "$tmp/python" && echo *.py)" = "dqt.py dqt_c.py"
 else
     skip "no pip and setuptools for $PYTHON"
-    cp examples/python/dqt.py "$tmp/python/"
+    cp examples/python/dqt.py examples/python/dqt_c.py "$tmp/python/"
 fi
 cp examples/python/train.py "$tmp/python/"
 same "Python, installed" "$PYTHON" "$tmp/python/train.py"
@@ -64,6 +64,8 @@ else
         -c 'import dqt') 2>'$tmp/error' && grep -q '^ImportError: dqt: .*DQT_LIBRARY' '$tmp/error'"
 fi
 cp "$installed_lib/libdqt.so" "$tmp/python/$(basename "$(readlink "$installed_lib/libdqt.so")")"
+check "another library is refused with a sentence" sh -c "! (cd '$tmp' && DQT_LIBRARY=libm.so.6 PYTHONPATH='$tmp/python' '$PYTHON' \
+    -c 'import dqt') 2>'$tmp/error' && grep -q '^ImportError: dqt: .*has no dqt_version' '$tmp/error'"
 check "a library beside the module is found" import DQT_NONE=
 rm -f "$tmp"/python/libdqt.so*
 if PYTHONPATH="$tmp/python" "$PYTHON" tests/bindings/check_python.py "$root/usr/include" >"$tmp/checks" 2>&1; then

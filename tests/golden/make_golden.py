@@ -23,11 +23,12 @@ import torch
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, VOCAB, LAYERS, BATCH, LENGTH = 32, 48, 4, 2, 48, 2, 2, 12
 EPS, THETA, STEPS = 1e-5, 10000.0, 10
 F32, INT8, TERNARY = 1, 3, 7                       # DQT_FORMAT_*
-ABSMEAN, SIGMA, ABSMAX = 0, 1, 2                   # DQT_SCALE_*
-STOCHASTIC, ECO_STOCHASTIC = 0, 2                  # DQT_ROUND_*
+ABSMEAN, SIGMA, ABSMAX = 0, 1, 2                   # DQT_SCALE_*, but 0 is AUTO: for ternary codes ABSMEAN
+STOCHASTIC, ECO_STOCHASTIC = 0, 2                  # DQT_ROUND_* less 1
 RNG_WEIGHT, RNG_INIT = 1, 4                        # streams of src/core/rng.h
 RANGE = {INT8: (-128, 127), TERNARY: (-1, 1)}
 
+# activation, head_activation: 0 int8, 1 not quantised
 CASES = {
     'f32': dict(activation=1, sub_norms=0, linear=F32),
     'int8': dict(activation=0, sub_norms=1, linear=INT8, rule=SIGMA, row=1),

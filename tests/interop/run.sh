@@ -24,7 +24,7 @@ if [ -n "$binary" ] && [ ! -d "$OUT/node_modules/@node-llama-cpp/$binary" ]; the
         node-llama-cpp@3.22.1 "@node-llama-cpp/$binary@3.22.1"
 fi
 
-"$CC" -std=c11 -O2 -Wall -Wextra -Iinclude -o "$OUT/files/files" "$here/files.c" -L"$OUTDIR" -ldqt \
+"$CC" -std=c11 -O2 -Wall -Wextra -Iinclude -Itests -o "$OUT/files/files" "$here/files.c" -L"$OUTDIR" -ldqt \
     "-Wl,-rpath,$(cd "$OUTDIR" && pwd)" -lm
 rm -f "$OUT"/files/*.gguf
 "$OUT/files/files" make "$OUT/files" "$DEMO/text.txt" "$DEMO/run/model.dqt"

@@ -97,7 +97,7 @@ for file in examples/rust/Cargo.toml examples/python/pyproject.toml; do
     check "$file is of this version" grep -qx "version = \"$version\"" $file
 done
 check "build.zig.zon is of this version" grep -qx "    .version = \"$version\"," build.zig.zon
-check "examples/python/dqt.py asks for this soname" grep -q "'libdqt.so.$soversion'" examples/python/dqt.py
+check "examples/python/dqt_c.py asks for this soname" grep -q "'libdqt.so.$soversion'" examples/python/dqt_c.py
 
 if ! have pkg-config; then
     for standard in c99 c11 c++11 c++17; do skip "no pkg-config: $standard, shared and static"; done
