@@ -67,6 +67,21 @@ inline dqt_status init(dqt_group_options &o) {
 inline dqt_status init(dqt_sampler_options &o) {
     return dqt_sampler_options_init(&o, sizeof o);
 }
+inline dqt_status init(dqt_session_options &o) {
+    return dqt_session_options_init(&o, sizeof o);
+}
+inline dqt_status init(dqt_preset_options &o) {
+    return dqt_preset_options_init(&o, sizeof o);
+}
+inline dqt_status init(dqt_save_options &o) {
+    return dqt_save_options_init(&o, sizeof o);
+}
+inline dqt_status init(dqt_load_options &o) {
+    return dqt_load_options_init(&o, sizeof o);
+}
+inline dqt_status init(dqt_import_options &o) {
+    return dqt_import_options_init(&o, sizeof o);
+}
 inline dqt_status init(dqt_gguf_options &o) {
     return dqt_gguf_options_init(&o, sizeof o);
 }
@@ -79,13 +94,6 @@ template <class Options> Options defaults() {
     Options o;
     check(init(o));
     return o;
-}
-
-// An information struct to be filled.
-template <class Info> Info sized() {
-    Info info{};
-    info.struct_size = sizeof info;
-    return info;
 }
 
 // Calls task(i) for each i in [0, count), in any order, concurrently or not, and returns when all are done.
@@ -126,7 +134,7 @@ class Context {
         return dqt_context_num_threads(get());
     }
     std::uint64_t cpu_features() const noexcept {
-        return dqt_cpu_features(get());
+        return dqt_context_cpu_features(get());
     }
     std::size_t allocated() const noexcept {
         return dqt_context_allocated(get());
@@ -190,7 +198,7 @@ class Tensor : public Object<dqt_tensor, dqt_tensor_destroy> {
         create({}, dqt_tensor_create, ctx.get(), rows, cols, &o);
     }
     dqt_tensor_info info() const {
-        auto result = sized<dqt_tensor_info>();
+        auto result = DQT_INIT(dqt_tensor_info);
         check(dqt_tensor_get_info(get(), &result));
         return result;
     }
@@ -259,19 +267,19 @@ class Llama : public Object<dqt_llama, dqt_llama_destroy> {
         create({}, dqt_llama_create, ctx.get(), &config);
     }
     dqt_llama_config config() const {
-        auto result = sized<dqt_llama_config>();
+        auto result = DQT_INIT(dqt_llama_config);
         check(dqt_llama_get_config(get(), &result));
         return result;
     }
     // Valid as long as the model.
     std::pair<dqt_layer *const *, std::size_t> layers() const {
         std::pair<dqt_layer *const *, std::size_t> result{};
-        check(dqt_llama_layers(get(), &result.first, &result.second));
+        check(dqt_llama_get_layers(get(), &result.first, &result.second));
         return result;
     }
 
   private:
-    friend Checkpoint load(const Context &ctx, const std::string &path);
+    friend Checkpoint load(const Context &ctx, const std::string &path, const dqt_load_options &o);
     Llama(const Context &ctx, dqt_llama *raw) : Object(ctx) {
         own(raw);
     }
@@ -294,6 +302,37 @@ struct Layers {
     std::vector<std::shared_ptr<void>> parents;
 };
 
+// What a pass runs on: `batch` sequences of equal length, one after the other. What is empty is not given.
+struct Batch {
+    std::vector<std::int32_t> tokens, targets; // [batch][length]
+    std::size_t batch = 1;
+    std::vector<float> weights;         // of the targets' losses
+    std::vector<std::int32_t> segments; // document ids
+    double divisor = 0;                 // of the sum of losses; 0: the weights' sum, or the number of targets
+
+    // Valid as long as this, unchanged.
+    dqt_batch view() const {
+        auto result = DQT_INIT(dqt_batch);
+        result.divisor = divisor;
+        result.batch = batch;
+        result.length = batch ? tokens.size() / batch : 0;
+        result.tokens = tokens.data();
+        result.targets = part(targets);
+        result.weights = part(weights);
+        result.segments = part(segments);
+        if (result.batch * result.length != tokens.size())
+            throw std::invalid_argument("tokens are not sequences of equal length");
+        return result;
+    }
+
+  private:
+    template <class T> const T *part(const std::vector<T> &values) const {
+        if (values.empty()) return nullptr;
+        if (values.size() != tokens.size()) throw std::invalid_argument("a batch's vectors have different sizes");
+        return values.data();
+    }
+};
+
 // float[rows][cols] that belongs to a tape.
 struct Gradient {
     float *data;
@@ -311,24 +350,22 @@ class Tape : public Object<dqt_tape, dqt_tape_destroy> {
     }
     std::size_t num_parameters() const {
         std::size_t count = 0;
-        check(dqt_tape_num_parameters(get(), &count));
+        check(dqt_tape_get_num_parameters(get(), &count));
         return count;
     }
     // Valid as long as the tape.
     Gradient gradient(std::size_t index) {
-        auto parameter = sized<dqt_parameter>();
+        auto parameter = DQT_INIT(dqt_parameter);
         float *data = nullptr;
-        check(dqt_tape_parameter(get(), index, &parameter));
-        check(dqt_tape_gradient(get(), index, &data));
+        check(dqt_tape_get_parameter(get(), index, &parameter));
+        check(dqt_tape_gradient_data(get(), index, &data));
         return {data, parameter.rows, parameter.cols, parameter.name};
     }
-    // Forward and mean loss of tokens[batch][length].
-    float loss(const Llama &model, const std::vector<std::int32_t> &tokens, const std::vector<std::int32_t> &targets,
-               std::size_t batch, std::size_t length) {
-        if (tokens.size() != batch * length || targets.size() != tokens.size())
-            throw std::invalid_argument("tokens and targets are not batch * length");
+    // Forward and mean loss of the targets.
+    float loss(const Llama &model, const Batch &batch) {
+        const dqt_batch view = batch.view();
         float result = 0;
-        check(dqt_llama_loss(model.get(), get(), tokens.data(), targets.data(), batch, length, &result, nullptr));
+        check(dqt_llama_loss(model.get(), get(), &view, &result, nullptr));
         return result;
     }
     void backward(const Llama &model, float loss_scale = 1) {
@@ -347,14 +384,17 @@ class Updater : public Object<dqt_updater, dqt_updater_destroy> {
         check(dqt_updater_add_group(get(), &group, &matched));
         return matched;
     }
-    dqt_step_stats step(Tape &tape, float learning_rate) {
-        auto stats = sized<dqt_step_stats>();
-        check(dqt_updater_step(get(), tape.get(), learning_rate, &stats));
+    dqt_step_stats step(Tape &tape, float learning_rate, float gradient_scale = 1) {
+        auto options = DQT_INIT(dqt_step_options);
+        options.learning_rate = learning_rate;
+        options.gradient_scale = gradient_scale;
+        auto stats = DQT_INIT(dqt_step_stats);
+        check(dqt_updater_step(get(), tape.get(), &options, &stats));
         return stats;
     }
 
   private:
-    friend Checkpoint load(const Context &ctx, const std::string &path);
+    friend Checkpoint load(const Context &ctx, const std::string &path, const dqt_load_options &o);
     Updater(const Context &ctx, dqt_updater *raw, Parents parents) : Object(ctx) {
         own(raw, std::move(parents));
     }
@@ -362,8 +402,14 @@ class Updater : public Object<dqt_updater, dqt_updater_destroy> {
 
 class Session : public Object<dqt_session, dqt_session_destroy> {
   public:
-    Session(const Llama &model, std::size_t max_length) : Object(model.context()), vocab_(model.config().vocab_size) {
-        create({model.shared()}, dqt_session_create, model.get(), max_length);
+    explicit Session(const Llama &model, const dqt_session_options &o = defaults<dqt_session_options>())
+        : Object(model.context()), vocab_(model.config().vocab_size) {
+        create({model.shared()}, dqt_session_create, model.get(), &o);
+    }
+    std::size_t length() const {
+        std::size_t result = 0;
+        check(dqt_session_get_length(get(), &result));
+        return result;
     }
     // The logits after the last of the tokens.
     std::vector<float> append(const std::vector<std::int32_t> &tokens) {
@@ -400,16 +446,33 @@ struct Checkpoint {
     Llama model;
     std::unique_ptr<Updater> updater; // null if the file has none
     std::string host;
+    std::uint64_t pass; // for dqt_tape_set_pass
 };
 
-inline void save(const Llama &model, const Updater *updater, const std::string &host, const std::string &path) {
+// What goes into a checkpoint beside the weights; null or empty: nothing.
+struct Saved {
+    const Updater *updater = nullptr;
+    std::string host;
+    const Tape *tape = nullptr; // its number of passes
+
+    dqt_save_options options() const {
+        auto result = DQT_INIT(dqt_save_options);
+        result.host = host.empty() ? nullptr : host.data();
+        result.host_size = host.size();
+        result.tape = tape ? tape->get() : nullptr;
+        return result;
+    }
+};
+
+inline void save(const Llama &model, const std::string &path, const Saved &saved = {}) {
+    const dqt_save_options options = saved.options();
     model.context().check(
-        dqt_llama_save(model.get(), updater ? updater->get() : nullptr, host.data(), host.size(), path.c_str()));
+        dqt_llama_save(model.get(), saved.updater ? saved.updater->get() : nullptr, path.c_str(), &options));
 }
 
 // Writes a checkpoint through a function of the host's.
-inline void save(const Llama &model, const Updater *updater, const std::string &host,
-                 std::function<void(const void *bytes, std::size_t size)> write) {
+inline void save(const Llama &model, std::function<void(const void *bytes, std::size_t size)> write,
+                 const Saved &saved = {}) {
     const auto call = [](void *function, const void *bytes, std::size_t size) noexcept -> std::int32_t {
         try {
             (*static_cast<decltype(write) *>(function))(bytes, size);
@@ -418,22 +481,22 @@ inline void save(const Llama &model, const Updater *updater, const std::string &
             return 1;
         }
     };
+    const dqt_save_options options = saved.options();
     model.context().check(
-        dqt_llama_write(model.get(), updater ? updater->get() : nullptr, host.data(), host.size(), call, &write));
+        dqt_llama_write(model.get(), saved.updater ? saved.updater->get() : nullptr, call, &write, &options));
 }
 
-inline Checkpoint load(const Context &ctx, const std::string &path) {
-    dqt_llama *model = nullptr;
-    dqt_updater *updater = nullptr;
-    void *host = nullptr;
-    std::size_t host_size = 0;
-    ctx.check(dqt_llama_load(ctx.get(), path.c_str(), &model, &updater, &host, &host_size));
+inline Checkpoint load(const Context &ctx, const std::string &path,
+                       const dqt_load_options &o = defaults<dqt_load_options>()) {
+    auto raw = DQT_INIT(dqt_checkpoint);
+    ctx.check(dqt_llama_load(ctx.get(), path.c_str(), &o, &raw));
     const std::unique_ptr<void, std::function<void(void *)>> bytes(
-        host, [&](void *p) { dqt_host_bytes_free(ctx.get(), p, host_size); });
-    Llama owned(ctx, model);
-    std::unique_ptr<Updater> owned_updater;
-    if (updater) owned_updater.reset(new Updater(ctx, updater, {owned.shared()}));
-    return {std::move(owned), std::move(owned_updater), std::string(static_cast<const char *>(host), host_size)};
+        raw.host, [&](void *host) { dqt_host_bytes_free(ctx.get(), host, raw.host_size); });
+    Llama model(ctx, raw.model);
+    std::unique_ptr<Updater> updater;
+    if (raw.updater) updater.reset(new Updater(ctx, raw.updater, {model.shared()}));
+    return {std::move(model), std::move(updater), std::string(static_cast<const char *>(raw.host), raw.host_size),
+            raw.pass};
 }
 
 } // namespace dqt

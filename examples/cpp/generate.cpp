@@ -27,14 +27,14 @@ dqt::Session learn(const std::string &text, std::string &checkpoint) {
     dqt::Tape tape{dqt::Layers(small_model(ctx))};
     tape = dqt::Tape(model);
     dqt::Updater updater(model);
-    std::vector<std::int32_t> tokens(128), targets(128);
-    for (std::size_t i = 0; i < tokens.size(); i++) {
-        tokens[i] = static_cast<unsigned char>(text[i % text.size()]);
-        targets[i] = static_cast<unsigned char>(text[(i + 1) % text.size()]);
+    dqt::Batch batch;
+    for (std::size_t i = 0; i < 128; i++) {
+        batch.tokens.push_back(static_cast<unsigned char>(text[i % text.size()]));
+        batch.targets.push_back(static_cast<unsigned char>(text[(i + 1) % text.size()]));
     }
     for (std::uint64_t step = 0; step < 150; step++) {
         tape.zero_gradients();
-        const float loss = tape.loss(model, tokens, targets, 1, tokens.size());
+        const float loss = tape.loss(model, batch);
         tape.backward(model);
         const dqt_step_stats stats = updater.step(tape, dqt_schedule_cosine(step, 10, 150, 3e-3f, 0.0f));
         if (step % 50 == 0 || step == 149)
@@ -43,13 +43,15 @@ dqt::Session learn(const std::string &text, std::string &checkpoint) {
     }
     require(tape.gradient(0).name == "embedding" && tape.gradient(0).rows == 256,
             "the first gradient is the embedding's");
-    dqt::save(model, &updater, "host",
-              [&](const void *bytes, std::size_t size) { checkpoint.append(static_cast<const char *>(bytes), size); });
+    const auto append = [&](const void *bytes, std::size_t size) {
+        checkpoint.append(static_cast<const char *>(bytes), size);
+    };
+    dqt::save(model, append, {&updater, "host", &tape});
 
     bool refused = false;
     try {
-        tokens[0] = -1;
-        tape.loss(model, tokens, targets, 1, tokens.size());
+        batch.tokens[0] = -1;
+        tape.loss(model, batch);
     } catch (const dqt::Error &error) {
         refused = error.status() == DQT_E_ARGUMENT && messages->size() == 1;
         std::printf("a mistake is an exception: %s\n", error.what());
@@ -57,12 +59,14 @@ dqt::Session learn(const std::string &text, std::string &checkpoint) {
     require(refused, "a token outside the vocabulary is an error and is logged");
     try {
         refused = false;
-        dqt::save(model, nullptr, "", [](const void *, std::size_t) { throw std::runtime_error("the disk is full"); });
+        dqt::save(model, [](const void *, std::size_t) { throw std::runtime_error("the disk is full"); });
     } catch (const dqt::Error &error) {
         refused = error.status() == DQT_E_IO;
     }
     require(refused, "an exception in a writer is DQT_E_IO");
-    return dqt::Session(model, 128);
+    auto options = dqt::defaults<dqt_session_options>();
+    options.max_length = 128;
+    return dqt::Session(model, options);
 }
 
 // A network of one's own: y = linear(rmsnorm(x)).
@@ -97,11 +101,14 @@ void run(const char *path) {
                 !std::fclose(file),
             "the checkpoint is written");
     const dqt::Checkpoint loaded = dqt::load(session.context(), path);
-    require(loaded.host == "host" && loaded.updater && loaded.model.config().hidden_size == 64,
+    require(loaded.host == "host" && loaded.updater && loaded.pass == 150 && loaded.model.config().hidden_size == 64,
             "what was saved is loaded");
+    auto weights_only = dqt::defaults<dqt_load_options>();
+    weights_only.skip_updater = 1;
+    require(!dqt::load(session.context(), path, weights_only).updater, "an updater that is not wanted is not loaded");
     session.truncate(0);
     const std::vector<std::int32_t> prompt(text.begin(), text.begin() + 10);
-    require(dqt::Session(loaded.model, 16).append(prompt) == session.append(prompt), "the loaded model is the same");
+    require(dqt::Session(loaded.model).append(prompt) == session.append(prompt), "the loaded model is the same");
 }
 
 } // namespace

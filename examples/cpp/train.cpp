@@ -9,7 +9,7 @@
 
 namespace {
 
-constexpr std::size_t batch = 2, length = 64;
+constexpr std::size_t sequences = 2, length = 64;
 constexpr std::uint64_t steps = 20;
 const char text[] = "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of "
                     "foolishness, it was the epoch of belief";
@@ -35,29 +35,30 @@ void run(const std::string &path) {
     config.num_heads = 4;
     const dqt::Llama model(ctx, config);
     auto tape_options = dqt::defaults<dqt_tape_options>();
-    tape_options.max_batch = batch;
+    tape_options.max_batch = sequences;
     tape_options.max_length = length;
     dqt::Tape tape(model, tape_options);
     dqt::Updater updater(model, dqt::defaults<dqt_updater_options>());
 
-    std::vector<std::int32_t> tokens(batch * length), targets(batch * length);
-    for (std::size_t i = 0; i < tokens.size(); i++) {
-        tokens[i] = static_cast<unsigned char>(text[i]);
-        targets[i] = static_cast<unsigned char>(text[i + 1]);
+    dqt::Batch batch;
+    batch.batch = sequences;
+    for (std::size_t i = 0; i < sequences * length; i++) {
+        batch.tokens.push_back(static_cast<unsigned char>(text[i]));
+        batch.targets.push_back(static_cast<unsigned char>(text[i + 1]));
     }
     for (std::uint64_t step = 0; step < steps; step++) {
         tape.zero_gradients();
-        const float loss = tape.loss(model, tokens, targets, batch, length);
+        const float loss = tape.loss(model, batch);
         tape.backward(model);
         updater.step(tape, dqt_schedule_cosine(step, 2, steps, 0.02f, 0.1f));
         std::uint32_t bits;
         std::memcpy(&bits, &loss, sizeof bits);
         std::printf("step %2" PRIu64 "  loss %.6f  %08" PRIx32 "\n", step, static_cast<double>(loss), bits);
     }
-    dqt::save(model, &updater, "binding", path);
+    dqt::save(model, path, {&updater, "binding"});
     try {
-        tokens[3] = 256;
-        tape.loss(model, tokens, targets, batch, length);
+        batch.tokens[3] = 256;
+        tape.loss(model, batch);
     } catch (const dqt::Error &error) {
         std::printf("%s\n", error.what());
     }

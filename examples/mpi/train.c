@@ -1,8 +1,8 @@
 /* Data-parallel training over MPI: every rank has the whole model in packed integers and a share of each step's
  * micro-batches.
  *
- * Introduces: dqt_tape_on_gradient (reductions that run while backward goes on), dqt_updater_step_range (each rank
- * updates its rows, and keeps their optimiser state), packed codes on the wire. Weights are never broadcast: the
+ * Introduces: dqt_tape_on_gradient (reductions that run while backward goes on), steps by part (each rank updates its
+ * rows, and keeps their optimiser state), packed codes on the wire. Weights are never broadcast: the
  * rounding is a function of (seed, step, tensor, element), so replicas with equal gradients stay equal bit for bit. See
  * README.md.
  *
@@ -90,7 +90,7 @@ static int count_of(size_t n) {
 
 /* Called inside backward: the reduction of this parameter goes on while earlier layers are still being differentiated.
  */
-static void gradient_ready(void *user_data, size_t index) {
+static int32_t gradient_ready(void *user_data, size_t index) {
     struct trainer *t = user_data;
     const struct slot *s = &t->slots[index];
     const size_t size = s->rows * s->cols;
@@ -102,7 +102,7 @@ static void gradient_ready(void *user_data, size_t index) {
         MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, all, n, MPI_FLOAT, MPI_COMM_WORLD,
                        &t->requests[t->pending++]);
     } else if (t->micro_batch + 1 < t->local) {
-        return; /* more is to be added */
+        return 0; /* more is to be added */
     } else if (t->o.scatter) {
         MPI_Ireduce_scatter(s->gradient, s->gathered, s->elements, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD,
                             &t->requests[t->pending++]);
@@ -110,6 +110,7 @@ static void gradient_ready(void *user_data, size_t index) {
         MPI_Iallreduce(MPI_IN_PLACE, s->gradient, n, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD, &t->requests[t->pending++]);
     }
     MPI_Testall((int)t->pending, t->requests, &done, MPI_STATUSES_IGNORE); /* lets MPI work on what is under way */
+    return 0;
 }
 
 static void wait_all(struct trainer *t) {
@@ -132,6 +133,11 @@ static void add_in_order(const struct trainer *t, const struct slot *s) {
  */
 static double make_gradients(struct trainer *t, size_t step) {
     const struct options *o = &t->o;
+    dqt_batch batch = DQT_INIT(dqt_batch);
+    batch.batch = o->batch;
+    batch.length = o->length;
+    batch.tokens = t->tokens;
+    batch.targets = t->targets;
     ok(t, dqt_tape_zero_gradients(t->tape));
     for (size_t m = 0; m < t->local; m++) {
         const size_t number = (size_t)t->rank * t->local + m;
@@ -139,7 +145,7 @@ static double make_gradients(struct trainer *t, size_t step) {
         t->micro_batch = m;
         text_batch(&t->text, (uint64_t)o->seed, step * o->micro_batches + number, o->batch, o->length, t->tokens,
                    t->targets);
-        ok(t, dqt_llama_loss(t->model, t->tape, t->tokens, t->targets, o->batch, o->length, &t->losses[number], NULL));
+        ok(t, dqt_llama_loss(t->model, t->tape, &batch, &t->losses[number], NULL));
         ok(t, dqt_llama_backward(t->model, t->tape, 1.0f / (float)o->micro_batches));
     }
     MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, t->losses, count_of(t->local), MPI_FLOAT, MPI_COMM_WORLD,
@@ -179,14 +185,15 @@ static void gather_weights(struct trainer *t) {
 
 static double step_once(struct trainer *t, size_t step) {
     const struct options *o = &t->o;
-    const float lr = dqt_schedule_cosine(step, o->warmup, o->steps, o->lr, 0.1f);
-    const double loss = make_gradients(t, step);
+    dqt_step_options options = DQT_INIT(dqt_step_options);
+    options.learning_rate = dqt_schedule_cosine(step, o->warmup, o->steps, o->lr, 0.1f);
     if (o->sharded) {
-        ok(t, dqt_updater_step_range(t->updater, t->tape, lr, (size_t)t->rank, (size_t)t->ranks, NULL));
-        gather_weights(t);
-    } else {
-        ok(t, dqt_updater_step(t->updater, t->tape, lr, NULL));
+        options.part = (size_t)t->rank;
+        options.num_parts = (size_t)t->ranks;
     }
+    const double loss = make_gradients(t, step);
+    ok(t, dqt_updater_step(t->updater, t->tape, &options, NULL));
+    if (o->sharded) gather_weights(t);
     return loss;
 }
 
@@ -199,10 +206,10 @@ static void open_slot(struct trainer *t, size_t index) {
     dqt_tensor_info info = {.struct_size = sizeof info};
     void *data;
     size_t bytes, received = 0;
-    ok(t, dqt_tape_parameter(t->tape, index, &p));
+    ok(t, dqt_tape_get_parameter(t->tape, index, &p));
     ok(t, dqt_tensor_get_info(p.tensor, &info));
     ok(t, dqt_tensor_data(p.tensor, &data, &bytes));
-    ok(t, dqt_tape_gradient(t->tape, index, &s->gradient));
+    ok(t, dqt_tape_gradient_data(t->tape, index, &s->gradient));
     s->tensor = p.tensor;
     s->packed = data;
     s->rows = p.rows;
@@ -215,7 +222,7 @@ static void open_slot(struct trainer *t, size_t index) {
     s->row_at = s->row_count + ranks;
     for (size_t r = 0; r < ranks; r++) {
         size_t row, count;
-        ok(t, dqt_updater_range(t->updater, index, r, ranks, &row, &count));
+        ok(t, dqt_updater_get_part(t->updater, index, r, ranks, &row, &count));
         s->elements[r] = count_of(count * s->cols);
         s->bytes[r] = count_of(count * s->row_bytes);
         s->byte_at[r] = count_of(row * s->row_bytes);
@@ -258,7 +265,7 @@ static void create_model(struct trainer *t) {
     ok(t, dqt_llama_create(t->ctx, &c, &t->model));
     dqt_layer *const *layers;
     size_t num_layers;
-    ok(t, dqt_llama_layers(t->model, &layers, &num_layers));
+    ok(t, dqt_llama_get_layers(t->model, &layers, &num_layers));
     dqt_updater_options u;
     ok(t, dqt_updater_options_init(&u, sizeof u));
     u.optimizer = o->optimizer;
@@ -285,21 +292,24 @@ static void open_trainer(struct trainer *t) {
     if (o->resume) {
         char path[PATH_BYTES];
         state_path(t, path);
-        ok(t, dqt_llama_load(t->ctx, path, &t->model, &t->updater, NULL, NULL));
-        if (!t->updater) stop("the state file has no optimiser state");
+        dqt_checkpoint saved = DQT_INIT(dqt_checkpoint);
+        ok(t, dqt_llama_load(t->ctx, path, NULL, &saved));
+        if (!saved.updater) stop("the state file has no optimiser state");
+        t->model = saved.model;
+        t->updater = saved.updater;
     } else {
         create_model(t);
     }
     dqt_layer *const *layers;
     size_t num_layers;
-    ok(t, dqt_llama_layers(t->model, &layers, &num_layers));
+    ok(t, dqt_llama_get_layers(t->model, &layers, &num_layers));
     dqt_tape_options tape;
     ok(t, dqt_tape_options_init(&tape, sizeof tape));
     tape.max_batch = o->batch;
     tape.max_length = o->length;
     ok(t, dqt_tape_create(t->ctx, layers, num_layers, &tape, &t->tape));
     ok(t, dqt_tape_on_gradient(t->tape, gradient_ready, t));
-    ok(t, dqt_tape_num_parameters(t->tape, &t->count));
+    ok(t, dqt_tape_get_num_parameters(t->tape, &t->count));
     t->local = o->micro_batches / (size_t)t->ranks;
     t->slots = allocate(t->count, sizeof *t->slots);
     t->requests = allocate(t->count * (t->local + 2) + 1, sizeof(MPI_Request));
@@ -357,7 +367,7 @@ static void report(const struct trainer *t) {
     dqt_updater_options u = {.struct_size = sizeof u};
     dqt_layer *const *layers;
     size_t num_layers, weights = 0, own = 0;
-    ok(t, dqt_llama_layers(t->model, &layers, &num_layers));
+    ok(t, dqt_llama_get_layers(t->model, &layers, &num_layers));
     ok(t, dqt_updater_get_options(t->updater, &u));
     ok(t, dqt_updater_memory(t->ctx, layers, num_layers, &u, &memory));
     for (size_t i = 0; i < t->count; i++) {
@@ -396,10 +406,10 @@ static void save(struct trainer *t) {
     if (mkdir(t->o.out, 0777) != 0 && errno != EEXIST) stop("the output folder cannot be made");
     MPI_Barrier(MPI_COMM_WORLD);
     state_path(t, path);
-    if (t->o.sharded || t->rank == 0) ok(t, dqt_llama_save(t->model, t->updater, NULL, 0, path));
+    if (t->o.sharded || t->rank == 0) ok(t, dqt_llama_save(t->model, t->updater, path, NULL));
     if (t->rank != 0) return;
     if (snprintf(path, sizeof path, "%s/model.dqt", t->o.out) >= PATH_BYTES) stop("the folder's name is too long");
-    ok(t, dqt_llama_save(t->model, NULL, NULL, 0, path));
+    ok(t, dqt_llama_save(t->model, NULL, path, NULL));
     printf("written: %s (weights), and the state to resume from\n", path);
 }
 
