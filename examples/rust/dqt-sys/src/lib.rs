@@ -32,9 +32,35 @@ defaults! {
     dqt_llama_config, dqt_llama_config_init;
     dqt_updater_options, dqt_updater_options_init;
     dqt_group_options, dqt_group_options_init;
+    dqt_preset_options, dqt_preset_options_init;
+    dqt_session_options, dqt_session_options_init;
     dqt_sampler_options, dqt_sampler_options_init;
+    dqt_save_options, dqt_save_options_init;
+    dqt_load_options, dqt_load_options_init;
+    dqt_import_options, dqt_import_options_init;
     dqt_gguf_options, dqt_gguf_options_init;
     dqt_safetensors_options, dqt_safetensors_options_init;
+}
+
+/// `Default` gives zeros with the size set, as `DQT_INIT` does.
+macro_rules! zeros {
+    ($($structure:ty)*) => {$(
+        impl Default for $structure {
+            fn default() -> Self {
+                // SAFETY: numbers and pointers, which may be zero.
+                let zeros: Self = unsafe { core::mem::zeroed() };
+                Self { struct_size: core::mem::size_of::<Self>() as u32, ..zeros }
+            }
+        }
+    )*};
+}
+
+zeros! {
+    dqt_tensor_info dqt_tensor_stats
+    dqt_layer_info dqt_parameter dqt_batch dqt_logits_tile dqt_logits_gradient
+    dqt_tape_memory_info dqt_llama_memory_info dqt_updater_memory_info
+    dqt_parameter_rule dqt_step_options dqt_step_stats
+    dqt_preset dqt_session_step dqt_checkpoint
 }
 
 /// Whether a struct and everything embedded in it says its own size, as functions that read it need.
@@ -59,5 +85,8 @@ sizes! {
     dqt_tape_options: ;
     dqt_llama_config: linear embedding head;
     dqt_updater_options: ;
+    dqt_step_options: ;
+    dqt_session_options: ;
     dqt_sampler_options: ;
+    dqt_load_options: ;
 }

@@ -1,6 +1,6 @@
 //! The program of ../../binding.c in Rust, with threads and a log of its own. The same lines, the same file, byte for byte.
 //! usage: cargo run --example train -- CHECKPOINT
-use dqt::{sys, Context, Llama, LlamaConfig, Tape, TapeOptions, Updater, UpdaterOptions};
+use dqt::{sys, Batch, Context, Llama, LlamaConfig, Saved, StepOptions, Tape, TapeOptions, Updater, UpdaterOptions};
 use std::sync::{Arc, Mutex};
 
 const TEXT: &[u8] =
@@ -34,19 +34,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut tape = Tape::new(&model, &TapeOptions { max_batch: BATCH, max_length: LENGTH, ..Default::default() })?;
     let mut updater = Updater::new(&model, &UpdaterOptions::default())?;
 
-    let mut tokens: Vec<i32> = TEXT[..BATCH * LENGTH].iter().map(|&byte| byte.into()).collect();
+    let tokens: Vec<i32> = TEXT[..BATCH * LENGTH].iter().map(|&byte| byte.into()).collect();
     let targets: Vec<i32> = TEXT[1..=BATCH * LENGTH].iter().map(|&byte| byte.into()).collect();
+    let batch = Batch { tokens: &tokens, targets: Some(&targets), batch: BATCH, ..Default::default() };
     for step in 0..STEPS {
+        let learning_rate = dqt::schedule_cosine(step, 2, STEPS, 0.02, 0.1);
         tape.zero_gradients()?;
-        let loss = tape.loss(&tokens, &targets, BATCH, LENGTH)?;
+        let loss = tape.loss(&batch)?;
         tape.backward(1.0)?;
-        updater.step(&mut tape, dqt::schedule_cosine(step, 2, STEPS, 0.02, 0.1))?;
+        updater.step(&mut tape, &StepOptions { learning_rate, ..Default::default() })?;
         println!("step {step:2}  loss {loss:.6}  {:08x}", loss.to_bits());
     }
-    model.save(Some(&updater), b"binding", &path)?;
+    model.save(&path, &Saved { updater: Some(&updater), host: b"binding", ..Default::default() })?;
 
+    let mut tokens = tokens.clone();
     tokens[3] = 256;
-    let error = tape.loss(&tokens, &targets, BATCH, LENGTH).expect_err("256 is not a byte");
+    let error = tape.loss(&Batch { tokens: &tokens, ..batch }).expect_err("256 is not a byte");
     println!("{error}");
     assert_eq!(*log.lock().unwrap(), [error.sentence()], "the log has heard of it too");
     Ok(())

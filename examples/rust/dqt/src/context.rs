@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 type ParallelFor = dyn Fn(usize, &(dyn Fn(usize) + Sync)) + Send + Sync;
 type Log = dyn Fn(i32, &str) + Send + Sync;
+type Interrupt = dyn Fn() -> bool + Send + Sync;
 
 /// What the library calls back; at an address that stays.
 #[derive(Default)]
 struct Callbacks {
     parallel_for: Option<Box<ParallelFor>>,
     log: Option<Box<Log>>,
+    interrupt: Option<Box<Interrupt>>,
 }
 
 /// Allocator, threads, instruction set and log: everything else is made from a context.
@@ -55,6 +57,12 @@ impl Builder {
         self.callbacks.log = Some(Box::new(f));
         self
     }
+    /// `f` is asked now and then, on the thread that is inside the library: true ends the call with
+    /// [`Status::Cancelled`](crate::Status::Cancelled). A panic in it ends the process.
+    pub fn interrupt(mut self, f: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.callbacks.interrupt = Some(Box::new(f));
+        self
+    }
     pub fn build(mut self) -> Result<Context> {
         let user_data = std::ptr::from_ref::<Callbacks>(&self.callbacks) as *mut c_void;
         if self.callbacks.parallel_for.is_some() {
@@ -64,6 +72,10 @@ impl Builder {
         if self.callbacks.log.is_some() {
             self.options.log = Some(log);
             self.options.log_user_data = user_data;
+        }
+        if self.callbacks.interrupt.is_some() {
+            self.options.interrupt = Some(interrupt);
+            self.options.interrupt_user_data = user_data;
         }
         let mut raw = std::ptr::null_mut();
         // SAFETY: the options are the library's own, with callbacks that live as long as the context.
@@ -107,6 +119,12 @@ unsafe extern "C" fn log(user_data: *mut c_void, level: i32, message: *const c_c
     if let Some(f) = &callbacks.log {
         f(level, &message.to_string_lossy());
     }
+}
+
+unsafe extern "C" fn interrupt(user_data: *mut c_void) -> i32 {
+    // SAFETY: as above.
+    let callbacks = unsafe { &*user_data.cast::<Callbacks>() };
+    callbacks.interrupt.as_ref().is_some_and(|f| f()).into()
 }
 
 impl Context {

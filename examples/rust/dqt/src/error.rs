@@ -14,6 +14,7 @@ pub enum Status {
     Io,
     Numeric,
     State,
+    Cancelled,
     Other(i32),
 }
 
@@ -28,6 +29,7 @@ impl From<i32> for Status {
             sys::DQT_E_IO => Self::Io,
             sys::DQT_E_NUMERIC => Self::Numeric,
             sys::DQT_E_STATE => Self::State,
+            sys::DQT_E_CANCELLED => Self::Cancelled,
             other => Self::Other(other),
         }
     }

@@ -1,9 +1,30 @@
-use crate::{sys, Context, Llama, Result, Updater};
+use crate::{sized, sys, Context, Llama, LoadOptions, Result, Tape, Updater};
 use std::ffi::{c_void, CString};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
+
+/// What a checkpoint holds beside the weights.
+#[derive(Clone, Copy, Default)]
+pub struct Saved<'a> {
+    pub updater: Option<&'a Updater<'a>>,
+    /// Bytes of the host's own.
+    pub host: &'a [u8],
+    /// Its number of passes is saved.
+    pub tape: Option<&'a Tape<'a>>,
+}
+
+impl Saved<'_> {
+    fn options(&self) -> sys::dqt_save_options {
+        sys::dqt_save_options {
+            host: if self.host.is_empty() { std::ptr::null() } else { self.host.as_ptr().cast() },
+            host_size: self.host.len(),
+            tape: self.tape.map_or(std::ptr::null(), |tape| tape.as_raw()),
+            ..Default::default()
+        }
+    }
+}
 
 /// A model from a checkpoint, with the updater's state if the file has one and the host's bytes.
 pub struct Loaded<'c> {
@@ -11,6 +32,7 @@ pub struct Loaded<'c> {
     updater: Mutex<Option<RawUpdater>>,
     model: Llama<'c>,
     host: Vec<u8>,
+    pass: u64,
 }
 
 struct RawUpdater(NonNull<sys::dqt_updater>);
@@ -31,6 +53,10 @@ impl<'c> Loaded<'c> {
     }
     pub fn host(&self) -> &[u8] {
         &self.host
+    }
+    /// For [`Tape::set_pass`].
+    pub fn pass(&self) -> u64 {
+        self.pass
     }
     /// The updater with its state; `None` if the file has none or it was taken before.
     pub fn take_updater(&self) -> Option<Updater<'_>> {
@@ -79,61 +105,51 @@ impl<'c> Llama<'c> {
         }
     }
     /// Writes a checkpoint under a temporary name and renames it.
-    pub fn save(&self, updater: Option<&Updater<'_>>, host: &[u8], path: impl AsRef<Path>) -> Result<()> {
-        let (path, updater) = (path_string(self.context(), path.as_ref())?, self.of(updater)?);
+    pub fn save(&self, path: impl AsRef<Path>, saved: &Saved<'_>) -> Result<()> {
+        let (path, updater) = (path_string(self.context(), path.as_ref())?, self.of(saved.updater)?);
         let _lock = self.read();
-        // SAFETY: the weights are locked for reading; the updater is borrowed, so nobody steps.
-        self.context().check(unsafe {
-            sys::dqt_llama_save(self.as_raw(), updater, host.as_ptr().cast(), host.len(), path.as_ptr())
-        })
+        // SAFETY: the weights are locked for reading; updater and tape are borrowed, so nobody changes them.
+        self.context().check(unsafe { sys::dqt_llama_save(self.as_raw(), updater, path.as_ptr(), &saved.options()) })
     }
     /// Writes a checkpoint to a writer. A panic in it ends the process.
-    pub fn write_to<W: Write>(&self, updater: Option<&Updater<'_>>, host: &[u8], out: &mut W) -> Result<()> {
-        let updater = self.of(updater)?;
+    pub fn write_to<W: Write>(&self, out: &mut W, saved: &Saved<'_>) -> Result<()> {
+        let updater = self.of(saved.updater)?;
         let _lock = self.read();
         // SAFETY: as in save; the writer is used during the call only, on this thread.
         self.context().check(unsafe {
             let out = std::ptr::from_mut(out).cast();
-            sys::dqt_llama_write(self.as_raw(), updater, host.as_ptr().cast(), host.len(), Some(write::<W>), out)
+            sys::dqt_llama_write(self.as_raw(), updater, Some(write::<W>), out, &saved.options())
         })
     }
-    pub fn load(ctx: &'c Context, path: impl AsRef<Path>) -> Result<Loaded<'c>> {
+    pub fn load(ctx: &'c Context, path: impl AsRef<Path>, options: &LoadOptions) -> Result<Loaded<'c>> {
         let path = path_string(ctx, path.as_ref())?;
-        Loaded::create(ctx, |model, updater, host, size| {
-            // SAFETY: out-pointers of create.
-            unsafe { sys::dqt_llama_load(ctx.as_raw(), path.as_ptr(), model, updater, host, size) }
-        })
+        // SAFETY: the options say their size, the struct is create's.
+        Loaded::create(ctx, |out| unsafe { sys::dqt_llama_load(ctx.as_raw(), path.as_ptr(), &sized(options), out) })
     }
     /// Reads exactly a checkpoint's bytes from a reader. A panic in it ends the process.
-    pub fn read_from<R: Read>(ctx: &'c Context, input: &mut R) -> Result<Loaded<'c>> {
+    pub fn read_from<R: Read>(ctx: &'c Context, input: &mut R, options: &LoadOptions) -> Result<Loaded<'c>> {
         let input = std::ptr::from_mut(input).cast();
-        Loaded::create(ctx, |model, updater, host, size| {
-            // SAFETY: as above; the reader is used during the call only, on this thread.
-            unsafe { sys::dqt_llama_read(ctx.as_raw(), Some(read::<R>), input, model, updater, host, size) }
+        // SAFETY: as above; the reader is used during the call only, on this thread.
+        Loaded::create(ctx, |out| unsafe {
+            sys::dqt_llama_read(ctx.as_raw(), Some(read::<R>), input, &sized(options), out)
         })
     }
 }
 
-type Out<'a, T> = &'a mut *mut T;
-
 impl<'c> Loaded<'c> {
-    fn create(
-        ctx: &'c Context,
-        f: impl FnOnce(Out<'_, sys::dqt_llama>, Out<'_, sys::dqt_updater>, Out<'_, c_void>, &mut usize) -> i32,
-    ) -> Result<Self> {
-        let (mut model, mut updater) = (std::ptr::null_mut(), std::ptr::null_mut());
-        let (mut bytes, mut size) = (std::ptr::null_mut(), 0);
-        ctx.check(f(&mut model, &mut updater, &mut bytes, &mut size))?;
+    fn create(ctx: &'c Context, f: impl FnOnce(&mut sys::dqt_checkpoint) -> i32) -> Result<Self> {
+        let mut raw = sys::dqt_checkpoint::default();
+        ctx.check(f(&mut raw))?;
         let mut host = Vec::new();
-        if !bytes.is_null() {
-            // SAFETY: `size` bytes of the library's, copied and given back.
+        if !raw.host.is_null() {
+            // SAFETY: bytes of the library's, copied and given back.
             unsafe {
-                host.extend_from_slice(std::slice::from_raw_parts(bytes.cast::<u8>(), size));
-                sys::dqt_host_bytes_free(ctx.as_raw(), bytes, size);
+                host.extend_from_slice(std::slice::from_raw_parts(raw.host.cast::<u8>(), raw.host_size));
+                sys::dqt_host_bytes_free(ctx.as_raw(), raw.host, raw.host_size);
             }
         }
         // SAFETY: a new model and updater, ours.
-        let model = unsafe { Llama::from_raw(ctx, model) };
-        Ok(Self { updater: Mutex::new(NonNull::new(updater).map(RawUpdater)), model, host })
+        let model = unsafe { Llama::from_raw(ctx, raw.model) };
+        Ok(Self { updater: Mutex::new(NonNull::new(raw.updater).map(RawUpdater)), model, host, pass: raw.pass })
     }
 }

@@ -36,7 +36,8 @@
 //! The lock is not reentrant: a closure that the library calls must not use the model.
 //!
 //! Enumerations and options are the C interface's, re-exported from [`sys`]; `Default` gives the library's defaults. Any
-//! number may stand in them: the library checks.
+//! number may stand in them: the library checks. Pointers may not: overrides of a config and groups of an updater are refused
+//! there, and are arguments of [`Llama::with_overrides`] and [`Updater::with_groups`].
 
 mod context;
 mod error;
@@ -48,13 +49,14 @@ mod tensor;
 pub use context::{Builder, Context};
 pub use dqt_sys as sys;
 pub use error::{Error, Result, Status};
-pub use file::Loaded;
-pub use model::{Gradient, Group, Llama, Parameter, Tape, Updater};
+pub use file::{Loaded, Saved};
+pub use model::{Batch, Gradient, Group, Llama, Parameter, Tape, Updater};
 pub use sample::{Sampler, Session};
 pub use tensor::Tensor;
 
 pub use sys::{
-    dqt_llama_config as LlamaConfig, dqt_sampler_options as SamplerOptions, dqt_step_stats as StepStats,
+    dqt_llama_config as LlamaConfig, dqt_load_options as LoadOptions, dqt_sampler_options as SamplerOptions,
+    dqt_session_options as SessionOptions, dqt_step_options as StepOptions, dqt_step_stats as StepStats,
     dqt_tape_options as TapeOptions, dqt_tensor_options as TensorOptions, dqt_updater_options as UpdaterOptions,
 };
 

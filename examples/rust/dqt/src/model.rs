@@ -1,4 +1,6 @@
-use crate::{sized, sys, Context, LlamaConfig, Result, StepStats, TapeOptions, UpdaterOptions};
+use crate::{
+    sized, sys, Context, LlamaConfig, Result, StepOptions, StepStats, TapeOptions, TensorOptions, UpdaterOptions,
+};
 use std::ffi::{CStr, CString};
 use std::ptr::NonNull;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -32,35 +34,83 @@ impl Parameter {
     }
 }
 
-fn empty_parameter() -> sys::dqt_parameter {
-    sys::dqt_parameter {
-        struct_size: size_of::<sys::dqt_parameter>() as u32,
-        parameter_class: 0,
-        name: std::ptr::null(),
-        tensor: std::ptr::null_mut(),
-        rows: 0,
-        cols: 0,
+/// What a pass runs on: `batch` sequences of equal length, one after the other.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a> {
+    /// `[batch][length]`
+    pub tokens: &'a [i32],
+    /// Of each token; -1: ignored. `None`: no loss.
+    pub targets: Option<&'a [i32]>,
+    pub batch: usize,
+    /// Factors of the targets' losses.
+    pub weights: Option<&'a [f32]>,
+    /// Document ids: attention stays inside a run of equal ids.
+    pub segments: Option<&'a [i32]>,
+    /// Of the sum of losses; 0: the weights' sum, or the number of targets.
+    pub divisor: f64,
+}
+
+impl Default for Batch<'_> {
+    /// No tokens, of one sequence.
+    fn default() -> Self {
+        Self { tokens: &[], targets: None, batch: 1, weights: None, segments: None, divisor: 0.0 }
     }
 }
 
-fn empty_stats() -> StepStats {
-    StepStats {
-        struct_size: size_of::<StepStats>() as u32,
-        reserved: 0,
-        gradient_norm: 0.0,
-        update_rms: 0.0,
-        flipped: 0,
-        saturated: 0,
-        quantized: 0,
-        step: 0,
+impl Batch<'_> {
+    /// The same for the library, valid as long as this.
+    fn to_raw(self, ctx: &Context) -> Result<sys::dqt_batch> {
+        fn part<T>(ctx: &Context, name: &str, values: Option<&[T]>, tokens: usize) -> Result<*const T> {
+            match values {
+                Some(values) if values.len() != tokens => {
+                    let sentence = format!("{name} has {} elements; it must have {tokens}, as tokens", values.len());
+                    ctx.refuse(sys::DQT_E_SHAPE, sentence)
+                }
+                values => Ok(values.map_or(std::ptr::null(), <[T]>::as_ptr)),
+            }
+        }
+        let (count, batch) = (self.tokens.len(), self.batch);
+        if batch == 0 || count == 0 || count % batch != 0 {
+            let sentence = format!("tokens has {count} elements; it must have {batch} sequences of equal length");
+            return ctx.refuse(sys::DQT_E_SHAPE, sentence);
+        }
+        Ok(sys::dqt_batch {
+            divisor: self.divisor,
+            batch,
+            length: count / batch,
+            tokens: self.tokens.as_ptr(),
+            targets: part(ctx, "targets", self.targets, count)?,
+            weights: part(ctx, "weights", self.weights, count)?,
+            segments: part(ctx, "segments", self.segments, count)?,
+            ..Default::default()
+        })
     }
 }
 
 impl<'c> Llama<'c> {
     pub fn new(ctx: &'c Context, config: &LlamaConfig) -> Result<Self> {
+        Self::with_overrides(ctx, config, &[])
+    }
+    /// With other options for the parameters whose names match a pattern (with * and ?); a later one wins.
+    pub fn with_overrides(ctx: &'c Context, config: &LlamaConfig, overrides: &[(&str, TensorOptions)]) -> Result<Self> {
+        if !config.overrides.is_null() || config.num_overrides != 0 {
+            return ctx.refuse(sys::DQT_E_ARGUMENT, "config has overrides; they are an argument of their own".into());
+        }
+        let mut patterns = Vec::new();
+        for (pattern, _) in overrides {
+            patterns.push(c_string(ctx, pattern)?);
+        }
+        let raw_overrides: Vec<_> = std::iter::zip(&patterns, overrides)
+            .map(|(pattern, (_, o))| sys::dqt_tensor_override { pattern: pattern.as_ptr(), options: sized(o) })
+            .collect();
+        let mut config = sized(config);
+        if !raw_overrides.is_empty() {
+            config.overrides = raw_overrides.as_ptr();
+            config.num_overrides = raw_overrides.len();
+        }
         let mut raw = std::ptr::null_mut();
-        // SAFETY: the context is alive and the config says its size; a model has no pointers in its config.
-        ctx.check(unsafe { sys::dqt_llama_create(ctx.as_raw(), &sized(config), &mut raw) })?;
+        // SAFETY: the context is alive, the config says its size, and the overrides outlive the call, which copies them.
+        ctx.check(unsafe { sys::dqt_llama_create(ctx.as_raw(), &config, &mut raw) })?;
         // SAFETY: a new model of this context.
         Ok(unsafe { Self::from_raw(ctx, raw) })
     }
@@ -76,12 +126,13 @@ impl<'c> Llama<'c> {
     pub fn context(&self) -> &'c Context {
         self.ctx
     }
+    /// The config in effect, without overrides.
     pub fn config(&self) -> LlamaConfig {
         let mut config = LlamaConfig::default();
         // SAFETY: the model is alive and the config says its size.
         let status = unsafe { sys::dqt_llama_get_config(self.as_raw(), &mut config) };
         assert_eq!(status, sys::DQT_OK);
-        config
+        LlamaConfig { overrides: std::ptr::null(), num_overrides: 0, ..config }
     }
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, ()> {
         self.weights.read().unwrap_or_else(PoisonError::into_inner)
@@ -92,7 +143,7 @@ impl<'c> Llama<'c> {
     fn layers(&self) -> Result<(*const *mut sys::dqt_layer, usize)> {
         let (mut layers, mut count) = (std::ptr::null(), 0);
         // SAFETY: the model is alive; the list is its own and does not change.
-        self.ctx.check(unsafe { sys::dqt_llama_layers(self.as_raw(), &mut layers, &mut count) })?;
+        self.ctx.check(unsafe { sys::dqt_llama_get_layers(self.as_raw(), &mut layers, &mut count) })?;
         Ok((layers, count))
     }
     fn raw_parameters(&self) -> Result<Vec<sys::dqt_parameter>> {
@@ -100,18 +151,11 @@ impl<'c> Llama<'c> {
         let mut all = Vec::new();
         // SAFETY: `count` layers of the model; the structs say their sizes.
         for &layer in unsafe { std::slice::from_raw_parts(layers, count) } {
-            let mut info = sys::dqt_layer_info {
-                struct_size: size_of::<sys::dqt_layer_info>() as u32,
-                kind: 0,
-                in_: 0,
-                out: 0,
-                num_parameters: 0,
-                num_parts: 0,
-            };
+            let mut info = sys::dqt_layer_info::default();
             self.ctx.check(unsafe { sys::dqt_layer_get_info(layer, &mut info) })?;
             for index in 0..info.num_parameters {
-                let mut parameter = empty_parameter();
-                self.ctx.check(unsafe { sys::dqt_layer_parameter(layer, index, &mut parameter) })?;
+                let mut parameter = sys::dqt_parameter::default();
+                self.ctx.check(unsafe { sys::dqt_layer_get_parameter(layer, index, &mut parameter) })?;
                 all.push(parameter);
             }
         }
@@ -172,40 +216,30 @@ impl<'m> Tape<'m> {
     pub fn as_raw(&self) -> *mut sys::dqt_tape {
         self.raw.as_ptr()
     }
-    fn tokens(&self, name: &str, tokens: &[i32], batch: usize, length: usize) -> Result<()> {
-        if batch.checked_mul(length) == Some(tokens.len()) {
-            return Ok(());
-        }
-        let sentence = format!("{name} has {} elements; it must have batch * length, {batch} * {length}", tokens.len());
-        self.model.ctx.refuse(sys::DQT_E_SHAPE, sentence)
-    }
     pub fn zero_gradients(&mut self) -> Result<()> {
         // SAFETY: the tape is alive and ours alone.
         self.model.ctx.check(unsafe { sys::dqt_tape_zero_gradients(self.as_raw()) })
     }
-    /// Forward and mean cross-entropy of `tokens[batch][length]`; targets of -1 are ignored.
-    pub fn loss(&mut self, tokens: &[i32], targets: &[i32], batch: usize, length: usize) -> Result<f32> {
-        self.tokens("tokens", tokens, batch, length)?;
-        self.tokens("targets", targets, batch, length)?;
+    /// Forward and mean cross-entropy of the targets.
+    pub fn loss(&mut self, batch: &Batch<'_>) -> Result<f32> {
+        let raw = batch.to_raw(self.model.ctx)?;
         let mut loss = 0.0;
         let _lock = self.model.read();
         // SAFETY: slices of batch * length; the weights are locked for reading.
         self.model.ctx.check(unsafe {
-            let (tokens, targets, none) = (tokens.as_ptr(), targets.as_ptr(), std::ptr::null_mut());
-            sys::dqt_llama_loss(self.model.as_raw(), self.as_raw(), tokens, targets, batch, length, &mut loss, none)
+            sys::dqt_llama_loss(self.model.as_raw(), self.as_raw(), &raw, &mut loss, std::ptr::null_mut())
         })?;
         Ok(loss)
     }
     /// Forward to logits `[batch * length][vocab]`.
-    pub fn logits(&mut self, tokens: &[i32], batch: usize, length: usize) -> Result<Vec<f32>> {
-        self.tokens("tokens", tokens, batch, length)?;
-        let mut logits = vec![0.0; tokens.len() * self.model.config().vocab_size];
+    pub fn logits(&mut self, batch: &Batch<'_>) -> Result<Vec<f32>> {
+        let raw = batch.to_raw(self.model.ctx)?;
+        let mut logits = vec![0.0; batch.tokens.len() * self.model.config().vocab_size];
         let _lock = self.model.read();
         // SAFETY: as in loss, with room for every token's logits.
-        self.model.ctx.check(unsafe {
-            let (tokens, logits) = (tokens.as_ptr(), logits.as_mut_ptr());
-            sys::dqt_llama_forward(self.model.as_raw(), self.as_raw(), tokens, batch, length, logits)
-        })?;
+        self.model
+            .ctx
+            .check(unsafe { sys::dqt_llama_forward(self.model.as_raw(), self.as_raw(), &raw, logits.as_mut_ptr()) })?;
         Ok(logits)
     }
     /// Backward of the latest loss, times `loss_scale`; adds to the gradients.
@@ -216,14 +250,26 @@ impl<'m> Tape<'m> {
     }
     /// The gradient of parameter `index` in place: to look at, to change, to reduce over machines.
     pub fn gradient(&mut self, index: usize) -> Result<Gradient<'_>> {
-        let (mut raw, mut values) = (empty_parameter(), std::ptr::null_mut());
+        let (mut raw, mut values) = (sys::dqt_parameter::default(), std::ptr::null_mut());
         // SAFETY: the tape is alive, its gradients are floats [rows][cols] and borrowed with it.
         unsafe {
-            self.model.ctx.check(sys::dqt_tape_parameter(self.as_raw(), index, &mut raw))?;
-            self.model.ctx.check(sys::dqt_tape_gradient(self.as_raw(), index, &mut values))?;
+            self.model.ctx.check(sys::dqt_tape_get_parameter(self.as_raw(), index, &mut raw))?;
+            self.model.ctx.check(sys::dqt_tape_gradient_data(self.as_raw(), index, &mut values))?;
             let values = std::slice::from_raw_parts_mut(values, raw.rows * raw.cols);
             Ok(Gradient { parameter: Parameter::from_raw(&raw), values })
         }
+    }
+    /// Backward passes done, which the rounding of gradients of few bits depends on.
+    pub fn pass(&self) -> Result<u64> {
+        let mut pass = 0;
+        // SAFETY: the tape is alive.
+        self.model.ctx.check(unsafe { sys::dqt_tape_get_pass(self.as_raw(), &mut pass) })?;
+        Ok(pass)
+    }
+    /// Goes on where the tape of a checkpoint was.
+    pub fn set_pass(&mut self, pass: u64) -> Result<()> {
+        // SAFETY: the tape is alive and ours alone.
+        self.model.ctx.check(unsafe { sys::dqt_tape_set_pass(self.as_raw(), pass) })
     }
 }
 
@@ -235,18 +281,45 @@ impl Drop for Tape<'_> {
 }
 
 /// Rules for parameters whose name matches `pattern` (with * and ?; `None`: any) and whose class is `class` (0: any).
-/// `None` keeps what holds so far.
+/// What is 0 or `None` keeps what holds so far; see dqt_group_options.
 #[derive(Debug, Clone, Default)]
 pub struct Group<'a> {
     pub class: i32,
     pub pattern: Option<&'a str>,
-    pub lr_factor: Option<f32>,
-    pub weight_decay: Option<f32>,
-    pub rounding: Option<i32>,
-    /// First-moment decay; needs an updater that keeps a first moment.
-    pub beta1: Option<f32>,
-    /// 0 to 1; see dqt_updater_options.
-    pub rounding_noise: Option<f32>,
+    /// `DQT_OPTIMIZER_*`; only where an updater is created.
+    pub optimizer: i32,
+    pub rounding: i32,
+    pub lr_factor: f32,
+    /// Negative: none.
+    pub weight_decay: f32,
+    pub beta1: f32,
+    pub rounding_noise: f32,
+    /// Whether these parameters stay as they are.
+    pub freeze: Option<bool>,
+}
+
+impl Group<'_> {
+    fn pattern(&self, ctx: &Context) -> Result<Option<CString>> {
+        self.pattern.map(|pattern| c_string(ctx, pattern)).transpose()
+    }
+    fn to_raw(&self, pattern: &Option<CString>) -> sys::dqt_group_options {
+        sys::dqt_group_options {
+            parameter_class: self.class,
+            pattern: pattern.as_ref().map_or(std::ptr::null(), |p| p.as_ptr()),
+            optimizer: self.optimizer,
+            rounding: self.rounding,
+            lr_factor: self.lr_factor,
+            weight_decay: self.weight_decay,
+            beta1: self.beta1,
+            rounding_noise: self.rounding_noise,
+            freeze: self.freeze.map_or(0, |freeze| if freeze { 1 } else { -1 }),
+            ..Default::default()
+        }
+    }
+}
+
+fn c_string(ctx: &Context, pattern: &str) -> Result<CString> {
+    CString::new(pattern).or_else(|_| ctx.refuse(sys::DQT_E_ARGUMENT, "pattern has a zero byte".into()))
 }
 
 /// Optimiser, rounding rule and their state: the only thing that writes a weight.
@@ -261,12 +334,28 @@ unsafe impl Sync for Updater<'_> {}
 
 impl<'m> Updater<'m> {
     pub fn new(model: &'m Llama<'_>, options: &UpdaterOptions) -> Result<Self> {
+        Self::with_groups(model, options, &[])
+    }
+    /// With groups that hold from the first step on; they may differ in the optimiser. A later one wins.
+    pub fn with_groups(model: &'m Llama<'_>, options: &UpdaterOptions, groups: &[Group<'_>]) -> Result<Self> {
+        let ctx = model.ctx;
+        if !options.groups.is_null() || options.num_groups != 0 {
+            return ctx.refuse(sys::DQT_E_ARGUMENT, "options has groups; they are an argument of their own".into());
+        }
+        let mut patterns = Vec::new();
+        for group in groups {
+            patterns.push(group.pattern(ctx)?);
+        }
+        let raw_groups: Vec<_> = std::iter::zip(groups, &patterns).map(|(g, pattern)| g.to_raw(pattern)).collect();
+        let mut options = sized(options);
+        if !raw_groups.is_empty() {
+            options.groups = raw_groups.as_ptr();
+            options.num_groups = raw_groups.len();
+        }
         let (layers, count) = model.layers()?;
         let mut raw = std::ptr::null_mut();
-        // SAFETY: the model's own layers, and options that say their size.
-        model
-            .ctx
-            .check(unsafe { sys::dqt_updater_create(model.ctx.as_raw(), layers, count, &sized(options), &mut raw) })?;
+        // SAFETY: the model's own layers, options that say their size, and groups that outlive the call.
+        ctx.check(unsafe { sys::dqt_updater_create(ctx.as_raw(), layers, count, &options, &mut raw) })?;
         // SAFETY: a new updater of this model.
         Ok(unsafe { Self::from_raw(model, raw) })
     }
@@ -278,44 +367,36 @@ impl<'m> Updater<'m> {
     pub fn as_raw(&self) -> *mut sys::dqt_updater {
         self.raw.as_ptr()
     }
-    /// Adds rules before the first step; returns how many parameters they are for.
+    /// Adds rules that hold from the next step on; returns how many parameters they are for.
     pub fn add_group(&mut self, group: &Group<'_>) -> Result<usize> {
-        let pattern = match group.pattern.map(CString::new).transpose() {
-            Ok(pattern) => pattern,
-            Err(_) => return self.model.ctx.refuse(sys::DQT_E_ARGUMENT, "pattern has a zero byte".into()),
-        };
-        let mut options = sys::dqt_group_options { parameter_class: group.class, ..Default::default() };
-        options.pattern = pattern.as_ref().map_or(std::ptr::null(), |p| p.as_ptr());
-        options.lr_factor = group.lr_factor.unwrap_or(options.lr_factor);
-        options.weight_decay = group.weight_decay.unwrap_or(options.weight_decay);
-        options.rounding = group.rounding.unwrap_or(options.rounding);
-        options.beta1 = group.beta1.unwrap_or(options.beta1);
-        options.rounding_noise = group.rounding_noise.unwrap_or(options.rounding_noise);
+        let pattern = group.pattern(self.model.ctx)?;
         let mut matched = 0;
         // SAFETY: the pattern outlives the call.
-        self.model.ctx.check(unsafe { sys::dqt_updater_add_group(self.as_raw(), &options, &mut matched) })?;
+        self.model
+            .ctx
+            .check(unsafe { sys::dqt_updater_add_group(self.as_raw(), &group.to_raw(&pattern), &mut matched) })?;
         Ok(matched)
     }
     /// One update of every weight from the gradients of a tape of the same model. Waits for others that read the weights.
-    pub fn step(&mut self, tape: &mut Tape<'_>, learning_rate: f32) -> Result<StepStats> {
+    pub fn step(&mut self, tape: &mut Tape<'_>, options: &StepOptions) -> Result<StepStats> {
         self.same_model(tape)?;
-        let mut stats = empty_stats();
+        let mut stats = StepStats::default();
         let _lock = self.model.write();
         // SAFETY: tape and updater are ours alone, the weights are locked for writing.
         self.model
             .ctx
-            .check(unsafe { sys::dqt_updater_step(self.as_raw(), tape.as_raw(), learning_rate, &mut stats) })?;
+            .check(unsafe { sys::dqt_updater_step(self.as_raw(), tape.as_raw(), &sized(options), &mut stats) })?;
         Ok(stats)
     }
     /// Backward of the tape's latest loss and the update in one pass, for tapes without gradient buffers.
-    pub fn backward_step(&mut self, tape: &mut Tape<'_>, learning_rate: f32) -> Result<StepStats> {
+    pub fn backward_step(&mut self, tape: &mut Tape<'_>, options: &StepOptions) -> Result<StepStats> {
         self.same_model(tape)?;
-        let mut stats = empty_stats();
+        let mut stats = StepStats::default();
         let _lock = self.model.write();
         // SAFETY: as in step.
         self.model.ctx.check(unsafe {
             let model = self.model.as_raw();
-            sys::dqt_llama_backward_update(model, tape.as_raw(), self.as_raw(), learning_rate, &mut stats)
+            sys::dqt_llama_backward_update(model, tape.as_raw(), self.as_raw(), &sized(options), &mut stats)
         })?;
         Ok(stats)
     }

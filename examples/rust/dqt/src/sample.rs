@@ -1,4 +1,4 @@
-use crate::{sized, sys, Context, Llama, Result, SamplerOptions};
+use crate::{sized, sys, Context, Llama, Result, SamplerOptions, SessionOptions};
 use std::ptr::NonNull;
 
 /// Key-value cache and position of one sequence.
@@ -12,10 +12,10 @@ unsafe impl Send for Session<'_> {}
 unsafe impl Sync for Session<'_> {}
 
 impl<'m> Session<'m> {
-    pub fn new(model: &'m Llama<'_>, max_length: usize) -> Result<Self> {
+    pub fn new(model: &'m Llama<'_>, options: &SessionOptions) -> Result<Self> {
         let mut raw = std::ptr::null_mut();
-        // SAFETY: the model is alive and outlives the session.
-        model.context().check(unsafe { sys::dqt_session_create(model.as_raw(), max_length, &mut raw) })?;
+        // SAFETY: the model is alive and outlives the session; the options say their size.
+        model.context().check(unsafe { sys::dqt_session_create(model.as_raw(), &sized(options), &mut raw) })?;
         Ok(Self { raw: NonNull::new(raw).expect("a session"), model })
     }
     /// Appends tokens; the logits after the last one.
@@ -27,6 +27,13 @@ impl<'m> Session<'m> {
             sys::dqt_session_append(self.raw.as_ptr(), tokens.as_ptr(), tokens.len(), logits.as_mut_ptr())
         })?;
         Ok(logits)
+    }
+    /// Tokens in the cache.
+    pub fn length(&self) -> Result<usize> {
+        let mut length = 0;
+        // SAFETY: the session is alive.
+        self.model.context().check(unsafe { sys::dqt_session_get_length(self.raw.as_ptr(), &mut length) })?;
+        Ok(length)
     }
     /// Goes back to fewer tokens.
     pub fn truncate(&mut self, length: usize) -> Result<()> {
