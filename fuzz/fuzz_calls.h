@@ -208,6 +208,7 @@ static dqt_status created_layer(struct object *o, dqt_status status, dqt_layer *
     if (!l) return status;
     dqt_layer_info info = {.struct_size = sizeof info};
     REQUIRE(dqt_layer_get_info(l, &info) == DQT_OK, "info");
+    o->layer_kind = info.kind;
     o->in = info.in_features;
     o->out = info.out_features;
     if (info.in_features > MOST_DIM || info.out_features > MOST_DIM) destroy(o);
@@ -262,10 +263,24 @@ static dqt_status call_layer_get_parameter(void) {
     return dqt_layer_get_parameter(any(LAYER)->handle, size_or_odd(byte() % 2), null_sometimes(&p));
 }
 
-/* A tape, and usually a layer that is in it. */
-static struct object *layer_of(const struct object *tape) {
-    if (tape->num_layers == 0 || tape->layers[0]->kind == MODEL || one_in(24)) return any(LAYER);
-    return tape->layers[byte() % tape->num_layers];
+/* A tape, and usually a layer of this kind that is in it; FLOAT_LAYER stands for those with floats on both sides. */
+enum { FLOAT_LAYER = 0 };
+static bool is_kind(const struct object *layer, int32_t kind) {
+    if (kind != FLOAT_LAYER) return layer->layer_kind == kind;
+    return layer->kind == LAYER && layer->layer_kind != DQT_LAYER_EMBEDDING && layer->layer_kind != DQT_LAYER_HEAD;
+}
+static struct object *tape_with(int32_t kind, struct object **layer) {
+    const unsigned first = byte();
+    for (unsigned i = 0; i < SLOTS && !one_in(24); i++) {
+        struct object *t = &world.objects[TAPE][(first + i) % SLOTS];
+        for (size_t k = 0; t->handle && k < t->num_layers; k++)
+            if (is_kind(t->layers[k], kind)) {
+                *layer = t->layers[k];
+                return t;
+            }
+    }
+    *layer = any(LAYER);
+    return any(TAPE);
 }
 /* A batch that usually fits the tape. */
 static dqt_batch *batch_of(const struct object *tape, size_t vocab, size_t classes) {
@@ -273,7 +288,7 @@ static dqt_batch *batch_of(const struct object *tape, size_t vocab, size_t class
     static float weights[MOST_TOKENS];
     static int32_t segments[MOST_TOKENS];
     b = (dqt_batch)DQT_INIT(dqt_batch);
-    if (one_in(32)) b.struct_size = (uint32_t)odd_number();
+    if (one_in(32)) b.struct_size = (uint32_t)odd_number() | 1u << 20;
     b.batch = size_or_odd(byte() % (tape->batch + 1));
     b.length = size_or_odd(1 + byte() % (tape->length ? tape->length : 1));
     if (b.batch * b.length > MOST_TOKENS && b.batch <= tape->batch && b.length <= tape->length) b.length = 1;
@@ -289,21 +304,21 @@ static dqt_batch *batch_of(const struct object *tape, size_t vocab, size_t class
     return null_sometimes(&b);
 }
 static dqt_status call_layer_forward(void) {
-    struct object *t = any(TAPE), *l = layer_of(t);
+    struct object *l, *t = tape_with(FLOAT_LAYER, &l);
     return dqt_layer_forward(l->handle, t->handle, batch_of(t, 1, 1), floats(MOST_TOKENS * MOST_DIM), results());
 }
 /* Usually right after the forward without which there is nothing to go back from. */
 static dqt_status call_layer_backward(void) {
-    struct object *t = any(TAPE), *l = layer_of(t);
+    struct object *l, *t = tape_with(FLOAT_LAYER, &l);
     if (!one_in(4)) dqt_layer_forward(l->handle, t->handle, batch_of(t, 1, 1), floats(MOST_TOKENS * MOST_DIM), world.y);
     return dqt_layer_backward(l->handle, t->handle, floats(MOST_TOKENS * MOST_DIM), results());
 }
 static dqt_status call_embedding_forward(void) {
-    struct object *t = any(TAPE), *l = layer_of(t);
+    struct object *l, *t = tape_with(DQT_LAYER_EMBEDDING, &l);
     return dqt_embedding_forward(l->handle, t->handle, batch_of(t, l->in, 1), results());
 }
 static dqt_status call_embedding_backward(void) {
-    struct object *t = any(TAPE), *l = layer_of(t);
+    struct object *l, *t = tape_with(DQT_LAYER_EMBEDDING, &l);
     if (!one_in(4)) dqt_embedding_forward(l->handle, t->handle, batch_of(t, l->in, 1), world.y);
     return dqt_embedding_backward(l->handle, t->handle, floats(MOST_TOKENS * MOST_DIM));
 }
@@ -313,16 +328,16 @@ static dqt_status head_loss(struct object *t, struct object *l) {
                          null_sometimes(&loss), one_in(2) ? world.y : NULL);
 }
 static dqt_status call_head_loss(void) {
-    struct object *t = any(TAPE);
-    return head_loss(t, layer_of(t));
+    struct object *l, *t = tape_with(DQT_LAYER_HEAD, &l);
+    return head_loss(t, l);
 }
 static dqt_status call_head_backward(void) {
-    struct object *t = any(TAPE), *l = layer_of(t);
+    struct object *l, *t = tape_with(DQT_LAYER_HEAD, &l);
     if (!one_in(4)) head_loss(t, l);
     return dqt_head_backward(l->handle, t->handle, number(), results());
 }
 static dqt_status call_head_logits(void) {
-    struct object *t = any(TAPE), *l = layer_of(t);
+    struct object *l, *t = tape_with(DQT_LAYER_HEAD, &l);
     return dqt_head_logits(l->handle, t->handle, batch_of(t, 1, 1), floats(MOST_TOKENS * MOST_DIM), results());
 }
 static int32_t on_logits(void *user_data, const dqt_logits_tile *tile) {
@@ -345,7 +360,7 @@ static const dqt_logits_gradient *logits_gradient(void) {
     return null_sometimes(&g);
 }
 static dqt_status call_head_backward_logits(void) {
-    struct object *t = any(TAPE), *l = layer_of(t);
+    struct object *l, *t = tape_with(DQT_LAYER_HEAD, &l);
     if (!one_in(4)) head_loss(t, l);
     return dqt_head_backward_logits(l->handle, t->handle, logits_gradient(), results());
 }

@@ -124,29 +124,30 @@ static dqt_status call_host_bytes_free(void) {
     return DQT_OK;
 }
 
-static dqt_gguf_options *gguf_options(void) {
+/* With names for the few tokens of our models. */
+static dqt_gguf_options *gguf_options(const struct object *model) {
+    static const char *const names[] = {"a", "b", "c", "d", "e", "f", "g", "h"};
     dqt_gguf_options *o = make_options(sizeof *o, init_gguf_options);
-    SET(o, dqt_gguf_options, tokens, NULL);
+    const bool named = model->out <= 8 && !one_in(8);
+    SET(o, dqt_gguf_options, tokens, named ? names : NULL);
+    SET(o, dqt_gguf_options, num_tokens, named ? model->out : 0);
     SET(o, dqt_gguf_options, scores, NULL);
     SET(o, dqt_gguf_options, types, NULL);
-    if (one_in(4)) SET(o, dqt_gguf_options, linear_type, enum_or_odd(0, 7));
+    if (one_in(4)) SET(o, dqt_gguf_options, linear_type, enum_or_odd(0, 8));
     return o;
 }
 static dqt_status call_llama_export_gguf(void) {
-    dqt_gguf_options *o = gguf_options();
-    const dqt_status status = dqt_llama_export_gguf(any(MODEL)->handle, file_name(), null_sometimes(o));
+    struct object *m = any(MODEL);
+    dqt_gguf_options *o = gguf_options(m);
+    const dqt_status status = dqt_llama_export_gguf(m->handle, file_name(), null_sometimes(o));
     free(o);
     return status;
 }
 static dqt_status call_llama_write_gguf(void) {
+    struct object *m = any(MODEL);
     struct hash h = {0};
-    dqt_gguf_options *o = gguf_options();
-    static const char *const names[] = {"a", "b", "c", "d", "e", "f", "g", "h"};
-    if (one_in(2)) {
-        SET(o, dqt_gguf_options, tokens, names);
-        SET(o, dqt_gguf_options, num_tokens, any(MODEL)->out <= 8 ? any(MODEL)->out : 0);
-    }
-    const dqt_status status = dqt_llama_write_gguf(any(MODEL)->handle, hash_write, &h, null_sometimes(o));
+    dqt_gguf_options *o = gguf_options(m);
+    const dqt_status status = dqt_llama_write_gguf(m->handle, hash_write, &h, null_sometimes(o));
     free(o);
     return status;
 }
@@ -181,8 +182,10 @@ static dqt_status call_llama_import_safetensors(void) {
 
 /* So that most calls find something to work on. */
 static void prepare(void) {
-    static const call_fn first[] = {call_tensor_create, call_llama_create,   call_tape_create,   call_updater_create,
-                                    call_linear_create, call_session_create, call_sampler_create};
+    static const call_fn first[] = {call_tensor_create, call_llama_create,     call_tape_create,    call_updater_create,
+                                    call_linear_create, call_embedding_create, call_head_create,    call_mlp_create,
+                                    call_tape_create,   call_tape_create,      call_updater_create, call_session_create,
+                                    call_sampler_create};
     for (size_t i = 0; i < sizeof first / sizeof *first; i++)
         first[i]();
 }

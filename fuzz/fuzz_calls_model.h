@@ -4,26 +4,39 @@
 
 /* ---- Lists of layers ------------------------------------------------------------------------------------------ */
 
-/* A model's layers, or some of the host's own; `o` will need them. */
+/* A model's layers, or some of the host's own, usually of one context and different; `o` will need them. */
 struct list {
     dqt_layer *own[MOST_NEEDS], *const *layers;
     size_t count;
 };
+static bool listed(const struct object *o, const struct object *layer) {
+    for (size_t i = 0; i < o->num_layers; i++)
+        if (o->layers[i] == layer) return true;
+    return false;
+}
 static void list_layers(struct object *o, struct list *l) {
     struct object *model = any(MODEL);
     *l = (struct list){.layers = l->own};
-    if (model->handle && !one_in(3) && dqt_llama_get_layers(model->handle, &l->layers, &l->count) == DQT_OK) {
+    o->num_layers = 0;
+    if (model->handle && !one_in(2) && dqt_llama_get_layers(model->handle, &l->layers, &l->count) == DQT_OK) {
         need(o, model);
         o->layers[o->num_layers++] = model;
         return;
     }
-    for (size_t n = up_to(3); n; n--) {
+    for (size_t n = 2 * up_to(2); n && l->count < MOST_NEEDS; n--) {
         struct object *layer = any(LAYER);
-        if (!layer->handle && !one_in(24)) continue;
+        const bool fits = layer->handle && !listed(o, layer) && (!o->num_layers || o->layers[0]->ctx == layer->ctx);
+        if (!fits && !one_in(24)) continue;
         if (layer->handle) o->layers[o->num_layers++] = layer;
         need(o, layer);
         l->own[l->count++] = layer->handle;
     }
+}
+/* Usually that of the layers. */
+static dqt_context *context_of(struct object *o) {
+    if (o->num_layers == 0 || one_in(24)) return context(&o->ctx);
+    o->ctx = o->layers[0]->ctx;
+    return world.ctx[o->ctx];
 }
 
 /* ---- Tape ----------------------------------------------------------------------------------------------------- */
@@ -50,7 +63,7 @@ static dqt_status call_tape_create(void) {
     uint32_t size;
     memcpy(&size, options, 4);
     if (size >= offsetof(dqt_tape_options, max_length) + sizeof read.max_length || size < 4) {
-        dqt_context *ctx = context(&o->ctx);
+        dqt_context *ctx = context_of(o);
         const size_t before = dqt_context_allocated(ctx);
         const dqt_status planned = dqt_tape_memory(ctx, l.layers, l.count, options, &m);
         const dqt_status status = dqt_tape_create(ctx, l.layers, l.count, options, &t);
@@ -66,12 +79,11 @@ static dqt_status call_tape_memory(void) {
     struct object o = {0};
     struct list l;
     size_t batch, length;
-    int c;
     RESULT(dqt_tape_memory_info, m);
     list_layers(&o, &l);
     dqt_tape_options *options = tape_options(&batch, &length);
     const dqt_status status =
-        dqt_tape_memory(context(&c), l.layers, size_or_odd(l.count) % 5, null_sometimes(options), null_sometimes(&m));
+        dqt_tape_memory(context_of(&o), l.layers, l.count, null_sometimes(options), null_sometimes(&m));
     free(options);
     return status;
 }
@@ -270,7 +282,7 @@ static dqt_updater_options *updater_options(void) {
     if (one_in(2)) SET(o, dqt_updater_options, momentum_state, enum_or_odd(0, 3));
     if (one_in(4)) SET(o, dqt_updater_options, variance_state, enum_or_odd(0, 3));
     if (one_in(4)) SET(o, dqt_updater_options, rounding, enum_or_odd(1, 4));
-    if (one_in(4)) SET(o, dqt_updater_options, clip, enum_or_odd(0, 4));
+    SET(o, dqt_updater_options, clip, enum_or_odd(0, 5));
     return o;
 }
 static dqt_status call_updater_create(void) {
@@ -281,7 +293,7 @@ static dqt_status call_updater_create(void) {
     if (!o) return DQT_E_STATE;
     list_layers(o, &l);
     dqt_updater_options *options = updater_options();
-    dqt_context *ctx = context(&o->ctx);
+    dqt_context *ctx = context_of(o);
     const size_t before = dqt_context_allocated(ctx);
     const dqt_status planned = dqt_updater_memory(ctx, l.layers, l.count, options, &m);
     const dqt_status status = dqt_updater_create(ctx, l.layers, l.count, options, &u);
@@ -293,12 +305,11 @@ static dqt_status call_updater_create(void) {
 static dqt_status call_updater_memory(void) {
     struct object o = {0};
     struct list l;
-    int c;
     RESULT(dqt_updater_memory_info, m);
     list_layers(&o, &l);
     dqt_updater_options *options = updater_options();
     const dqt_status status =
-        dqt_updater_memory(context(&c), l.layers, l.count, null_sometimes(options), null_sometimes(&m));
+        dqt_updater_memory(context_of(&o), l.layers, l.count, null_sometimes(options), null_sometimes(&m));
     free(options);
     return status;
 }

@@ -9,6 +9,7 @@ struct object {
     void *handle;
     enum kind kind;
     int ctx, users;
+    int32_t layer_kind; /* DQT_LAYER_* of a layer */
     struct object *needs[MOST_NEEDS];
     size_t num_needs;
     size_t in, out, rows, cols, batch, length; /* what buffers must hold; of a model in is hidden, out vocabulary */

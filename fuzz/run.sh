@@ -5,7 +5,7 @@ target=$1 corpus=$2 found=$3 seconds=$4
 name=$(basename "$target")
 mkdir -p "$found/$name" "$found/artifacts" "$corpus" || exit 1
 log=$found/$name.log
-"$target" -max_total_time="$seconds" -timeout=30 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=1 \
+"$target" -max_total_time="$seconds" -timeout=30 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=1 -entropic=0 \
     -artifact_prefix="$found/artifacts/$name-" "$found/$name" "$corpus" >"$log" 2>&1
 status=$?
 if [ $status -ne 0 ]; then

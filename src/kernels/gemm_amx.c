@@ -111,7 +111,8 @@ static inline void multiply(const struct gemm_block *b, bool integer, bool gepb)
     const bool first = b->first, last = b->last, accumulate = b->accumulate;
     const bool plain = !integer && !b->row_scale && !b->col_scale && !accumulate; /* tiles go straight to y */
     const struct epilogue f = epilogue_begin(b);
-    const char *prefetch = b->prefetch, *const prefetch_end = prefetch + b->prefetch_bytes;
+    const char *prefetch = b->prefetch, *const prefetch_end =
+                                            b->prefetch_bytes ? prefetch + b->prefetch_bytes : prefetch;
     const size_t prefetch_per_step = (b->prefetch_bytes / 64 + count * steps - 1) / (count * steps);
     struct done d = {.sums = NULL};
     for (size_t t = 0; t < count; t++) {
