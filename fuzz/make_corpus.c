@@ -1,4 +1,5 @@
-/* Writes the first inputs of the fuzz targets into the folders checkpoint and safetensors under the one it is given. */
+/* Writes the first inputs of the fuzz targets into the folders checkpoint and safetensors under the one it is given.
+ * (The files v1-* there were written by a library that wrote version 1.) */
 #define _GNU_SOURCE
 #include <sys/stat.h>
 
@@ -16,7 +17,7 @@ static void put_file(const char *folder, const char *kind, int which, int first,
     REQUIRE(fwrite(b->data, 1, b->size, f) == b->size && fclose(f) == 0, "%s", path);
 }
 
-/* An updater with a step behind it: each optimiser, each state format. NULL for one of the models. */
+/* An updater with a step behind it. NULL for one of the models. */
 static dqt_updater *trained(dqt_llama *model, int which) {
     dqt_context *ctx = fuzz_context();
     dqt_layer *const *layers;
@@ -33,10 +34,7 @@ static dqt_updater *trained(dqt_llama *model, int which) {
     batch.targets = targets;
     dqt_step_options step = DQT_INIT(dqt_step_options);
     step.learning_rate = 0.01f;
-    dqt_updater_options_init(&o, sizeof o);
-    o.optimizer = DQT_OPTIMIZER_SGD + which % 3;
-    o.momentum_state = which % 3;
-    o.variance_state = o.optimizer == DQT_OPTIMIZER_ADAFACTOR ? DQT_STATE_F32 : which / 3 % 3;
+    fuzz_updater_options(which, &o);
     REQUIRE(dqt_llama_get_layers(model, &layers, &count) == DQT_OK, "layers");
     REQUIRE(dqt_updater_create(ctx, layers, count, &o, &updater) == DQT_OK, "%s", dqt_last_error(ctx));
     REQUIRE(dqt_tape_create(ctx, layers, count, NULL, &tape) == DQT_OK, "%s", dqt_last_error(ctx));
