@@ -33,8 +33,8 @@ size_t block_columns(const struct gemm_engine *e, size_t n, size_t padded_k, siz
     return size_min(round_up((n + tasks - 1) / tasks, smallest), most_columns);
 }
 
-void block_place(const struct gemm_engine *e, size_t padded_k, size_t columns, struct arena *a,
-                 struct block_scratch *s) {
+void block_layout(const struct gemm_engine *e, size_t padded_k, size_t columns, struct arena *a,
+                  struct block_scratch *s) {
     s->b = arena_take(a, columns * padded_k, e->size);
     s->partial = arena_take(a, e->rows * columns, sizeof(float));
     s->col_scale = arena_take(a, columns, sizeof(float));
@@ -92,7 +92,7 @@ static size_t chunk_tokens(const struct gemm_engine *e, size_t padded_k) {
     return round_up(size_max(A_BYTES / (padded_k * e->size), A_ROWS), e->rows);
 }
 
-static void shared_place(struct product *p, size_t tokens, size_t a_bytes, struct arena *a) {
+static void shared_layout(struct product *p, size_t tokens, size_t a_bytes, struct arena *a) {
     p->row_add = arena_take(a, round_up(tokens, p->o.e->rows), sizeof(int32_t));
     p->k_scale = arena_take(a, p->k, sizeof(float));
     p->state = arena_take(a, ceil_div(tokens, p->o.e->rows), sizeof *p->state);
@@ -108,8 +108,8 @@ static void product_scratch(const struct gemm_engine *e, size_t tokens, size_t k
     const size_t all = scratch_product(round_up(tokens, e->rows), row_bytes); /* or a chunk, rounded up to a block */
     const size_t chunk =
         size_max(A_BYTES + scratch_product(e->rows, row_bytes), scratch_product(A_ROWS + e->rows, row_bytes));
-    shared_place(&p, tokens, size_min(all, chunk), &shared);
-    block_place(e, 0, BLOCK_COLUMNS, &lane, &s);
+    shared_layout(&p, tokens, size_min(all, chunk), &shared);
+    block_layout(e, 0, BLOCK_COLUMNS, &lane, &s);
     const size_t block = size_max(BLOCK_BYTES, scratch_product(PACK_BLOCK, row_bytes));
     arena_take(&lane, size_min(scratch_product(BLOCK_COLUMNS, row_bytes), block), 1);
     arena_take(&lane, ceil_div(tokens, e->rows), 1);
@@ -272,7 +272,7 @@ static void multiply_task(void *arg, size_t task, int lane) {
     const size_t n0 = task * p->columns, n = size_min(p->columns, p->n - n0);
     struct arena a = lane_arena(p->ws, lane);
     struct block_scratch s;
-    block_place(e, p->o.padded_k, p->columns, &a, &s);
+    block_layout(e, p->o.padded_k, p->columns, &a, &s);
     s.done = arena_take(&a, ceil_div(p->o.m, e->rows), 1);
     const float *col_scale = NULL;
     if (p->x) {
@@ -340,7 +340,7 @@ void gemm_forward(const dqt_context *ctx, const struct workspace *ws, const stru
     }
     p.o.row_scale = x->codes ? x->step : NULL;
     struct arena shared = shared_arena(ws);
-    shared_place(&p, x->tokens, 0, &shared);
+    shared_layout(&p, x->tokens, 0, &shared);
     p.a = shared.base + shared.used;
     p.o.a = p.a;
     p.o.row_add = integer ? p.row_add : NULL;
@@ -366,7 +366,7 @@ void gemm_input_gradient(const dqt_context *ctx, const struct workspace *ws, con
     p.o.e = precision == DQT_PRECISION_BF16 ? &kernels->bf16 : &kernels->f32;
     p.o.padded_k = round_up(rows, p.o.e->k_align);
     struct arena shared = shared_arena(ws);
-    shared_place(&p, tokens, 0, &shared);
+    shared_layout(&p, tokens, 0, &shared);
     p.a = shared.base + shared.used;
     p.o.a = p.a;
     if (format_is_code(w->compute)) {

@@ -2,7 +2,8 @@
  *
  * One task of work is a block of up to BLOCK_COLUMNS columns of the result. Its lane packs the block of B once
  * (bounded by BLOCK_BYTES, so that it stays in L2) and runs every block of packed A past it, KC elements of K at a
- * time (so that the piece of A, rows * KC * size <= the engine's piece, stays in L1 while the panels stream from L2).
+ * time (so that KC elements of a block of A, rows * KC * size <= the engine's kc_bytes, stay in L1 while the panels
+ * stream from L2).
  * See docs/performance.md. */
 #ifndef DQT_GEMM_GEMM_BLOCK_H
 #define DQT_GEMM_GEMM_BLOCK_H
@@ -113,19 +114,19 @@ struct block_scratch {
     void *chunk;         /* 64 rows of a block of A or B before packing, as int8 or float */
 };
 
-/* Columns of an task: at most BLOCK_COLUMNS, at most `bytes` of B unless it is `smallest` (which it is a multiple
+/* Columns of a task: at most BLOCK_COLUMNS, at most `bytes` of B unless it is `smallest` (which it is a multiple
  * of), and equal shares for the threads. */
 size_t block_columns(const struct gemm_engine *e, size_t n, size_t padded_k, size_t smallest, size_t bytes,
                      int threads);
-void block_place(const struct gemm_engine *e, size_t padded_k, size_t columns, struct arena *a,
-                 struct block_scratch *s);
+void block_layout(const struct gemm_engine *e, size_t padded_k, size_t columns, struct arena *a,
+                  struct block_scratch *s);
 
 /* Rows [i, i + e->rows) of the result from a packed block of B with n columns; i is a multiple of e->rows. `prefetch`
  * is fetched into L2 meanwhile. Between the engine's begin and end. */
 void gebp_multiply(const struct operand *o, size_t i, const void *b, size_t n, void *partial, const struct result *to,
                    struct prefetch prefetch);
 
-/* All rows of the result from n <= e->columns columns of B, by an engine that has `column`. */
+/* All rows of the result from n <= e->columns columns of B, by an engine that has gepb. */
 void gepb_multiply(const struct operand *o, const void *b, size_t n, void *partial, const struct result *to,
                    struct prefetch prefetch);
 

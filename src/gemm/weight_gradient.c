@@ -1,5 +1,5 @@
-/* Weight gradients: dW[rows][cols] = dy^T x. A is dy^T of an task's rows, packed by its lane; B is x. Engines with
- * `column` share its panels, packed once, and run all of A past a few of them at a time; the others pack it block by
+/* Weight gradients: dW[rows][cols] = dy^T x. A is dy^T of a task's rows, packed by its lane; B is x. Engines with
+ * gepb share its panels, packed once, and run all of A past a few of them at a time; the others pack it block by
  * block in each lane. */
 #include "gemm/gemm_block.h"
 
@@ -9,7 +9,7 @@ enum {
     A_TOKENS = 32 /* read at a time: each may be on a page of its own, and prefetchers follow some 32 pages */
 };
 
-/* Rows of an task: whole tiles, at most TASK_ROWS, and equal shares for the threads. */
+/* Rows of a task: whole tiles, at most TASK_ROWS, and equal shares for the threads. */
 static size_t task_rows(size_t rows, int threads) {
     const size_t tasks = round_up((rows + TASK_ROWS - 1) / TASK_ROWS, (size_t)threads);
     return round_up((rows + tasks - 1) / tasks, GEMM_TILE_ROWS);
@@ -32,11 +32,11 @@ struct weight_gradient {
 struct lane_scratch {
     unsigned char *a;
     float *tile;
-    void *column; /* partial sums of a column of blocks */
+    void *partial; /* gepb: sums of all rows of A times one group of panels */
     struct block_scratch block;
 };
 
-/* Floats from a row of an task's tile to the next: a panel more than needed, since rows a power of two apart fall on
+/* Floats from a row of a task's tile to the next: a panel more than needed, since rows a power of two apart fall on
  * the same few cache sets. */
 static size_t tile_stride(size_t cols) {
     return round_up(cols, PANEL) + PANEL;
@@ -46,17 +46,17 @@ static bool shares_panels(const struct gemm_engine *e) {
     return e->gepb;
 }
 
-static void lane_place(const struct gemm_engine *e, size_t rows, size_t cols, size_t padded_k, size_t columns,
-                       struct arena *a, struct lane_scratch *s) {
+static void lane_layout(const struct gemm_engine *e, size_t rows, size_t cols, size_t padded_k, size_t columns,
+                        struct arena *a, struct lane_scratch *s) {
     rows = size_min(TASK_ROWS, rows);
     s->a = arena_take(a, scratch_product(round_up(rows, e->rows), padded_k), e->size);
     s->tile = arena_take(a, scratch_product(rows, tile_stride(cols)), sizeof(float));
-    s->column = shares_panels(e) ? arena_take(a, round_up(rows, e->rows) * e->columns, sizeof(float)) : NULL;
+    s->partial = shares_panels(e) ? arena_take(a, round_up(rows, e->rows) * e->columns, sizeof(float)) : NULL;
     s->block.done = arena_take(a, ceil_div(cols, PACK_BLOCK), 1);
-    block_place(e, shares_panels(e) ? 0 : padded_k, columns, a, &s->block);
+    block_layout(e, shares_panels(e) ? 0 : padded_k, columns, a, &s->block);
 }
 
-static void shared_place(struct weight_gradient *g, size_t cols, size_t column_bytes, struct arena *a) {
+static void shared_layout(struct weight_gradient *g, size_t cols, size_t column_bytes, struct arena *a) {
     g->state = arena_take(a, ceil_div(cols, PACK_BLOCK), sizeof *g->state);
     g->shared = arena_take(a, scratch_product(round_up(cols, PACK_BLOCK), column_bytes), 1);
 }
@@ -69,8 +69,8 @@ void weight_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t rows,
         const size_t padded_k = round_up(tokens, e->k_align);
         struct arena a = {0};
         struct lane_scratch s;
-        lane_place(e, rows, cols, padded_k, 0, &a, &s);
-        block_place(e, 0, BLOCK_COLUMNS, &a, &s.block);
+        lane_layout(e, rows, cols, padded_k, 0, &a, &s);
+        block_layout(e, 0, BLOCK_COLUMNS, &a, &s.block);
         const size_t column_bytes = scratch_product(padded_k, e->size);
         if (!shares_panels(e))
             arena_take(&a,
@@ -79,27 +79,27 @@ void weight_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t rows,
                        1);
         struct weight_gradient g = {.e = e};
         struct arena shared = {0};
-        if (shares_panels(e)) shared_place(&g, cols, column_bytes, &shared);
+        if (shares_panels(e)) shared_layout(&g, cols, column_bytes, &shared);
         scratch_max(need, scratch_bytes(shared.used), scratch_bytes(a.used), 0);
     }
 }
 
 /* Panels of columns n .. n + count - 1 of x; n is a multiple of 64, count of the engine's columns except at the end. By
- * squares of 64 tokens and columns: the panels of a square share its lines, which would displace each other in L1 where
+ * blocks of 64 tokens x 64 columns: the panels of a block share its lines, which would displace each other in L1 where
  * they lie a power of two apart, hence the copy. */
 static void pack_panels(const struct weight_gradient *g, size_t n, size_t count, unsigned char *b) {
     const struct gemm_engine *e = g->e;
     const struct activations *x = g->x;
     const size_t panels_end = round_up(count, e->columns);
-    int8_t square[PACK_BLOCK * PACK_BLOCK];
+    int8_t codes[PACK_BLOCK * PACK_BLOCK];
     for (size_t t = 0; t < x->tokens; t += PACK_BLOCK) {
         const size_t tokens = size_min(PACK_BLOCK, x->tokens - t);
         for (size_t c = 0; c < panels_end; c += PANEL) {
             unsigned char *out = b + (c * g->padded_k + t * PANEL) * e->size;
             if (x->codes) {
                 for (size_t i = 0; c % PACK_BLOCK == 0 && i < tokens; i++) /* n + c + 64 <= round_up(cols, 64) <= ld */
-                    memcpy(square + i * PACK_BLOCK, x->codes + (t + i) * x->ld + n + c, PACK_BLOCK);
-                e->pack_b_codes(e, square + c % PACK_BLOCK, PACK_BLOCK, tokens, out);
+                    memcpy(codes + i * PACK_BLOCK, x->codes + (t + i) * x->ld + n + c, PACK_BLOCK);
+                e->pack_b_codes(e, codes + c % PACK_BLOCK, PACK_BLOCK, tokens, out);
             } else {
                 const size_t from = size_min(n + c, x->cols);
                 e->pack_b(e, x->floats + t * x->ld + from, x->ld, size_min(PANEL, x->cols - from), tokens, out);
@@ -121,7 +121,7 @@ static void multiply_part(const struct operand *o, const unsigned char *b, size_
     prefetch.bytes /= ceil_div(count, e->columns);
     for (size_t c = 0; c < count; c += e->columns) {
         const struct result to = {.y = s->tile + n + c, .ld_y = ld_tile};
-        gepb_multiply(o, b + c * o->padded_k * e->size, size_min(e->columns, count - c), s->column, &to, prefetch);
+        gepb_multiply(o, b + c * o->padded_k * e->size, size_min(e->columns, count - c), s->partial, &to, prefetch);
         if (prefetch.bytes) prefetch.from = (const unsigned char *)prefetch.from + prefetch.bytes;
     }
 }
@@ -133,7 +133,7 @@ static void multiply_task(void *arg, size_t task, int lane) {
     const size_t row = task * g->task_rows, rows = size_min(g->task_rows, g->rows - row), ld = g->ld_tile;
     struct arena arena = lane_arena(g->ws, lane);
     struct lane_scratch s;
-    lane_place(e, g->rows, x->cols, g->padded_k, g->columns, &arena, &s);
+    lane_layout(e, g->rows, x->cols, g->padded_k, g->columns, &arena, &s);
     for (size_t t = 0; t < x->tokens; t += A_TOKENS) /* a token's row of dy is read whole: 256 rows are 1 KiB */
         for (size_t i = 0; i < rows; i += e->rows)
             e->pack_a_transposed(e, g->dy + t * g->ld_dy + row + i, g->ld_dy, size_min(e->rows, rows - i),
@@ -181,7 +181,7 @@ void gemm_weight_gradient(const dqt_context *ctx, const struct workspace *ws, co
     g.columns = block_columns(g.e, x->cols, g.padded_k, PACK_BLOCK, BLOCK_BYTES / 8, 1); /* A stays in L2 */
     if (shares_panels(g.e)) {
         struct arena shared = shared_arena(ws);
-        shared_place(&g, x->cols, g.padded_k * g.e->size, &shared);
+        shared_layout(&g, x->cols, g.padded_k * g.e->size, &shared);
         pack_queue_reset(g.state, ceil_div(x->cols, g.columns));
     }
     parallel_run(ctx, ceil_div(rows, g.task_rows), product_work(ctx, false, x->tokens, rows, x->cols), multiply_task,
