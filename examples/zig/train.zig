@@ -6,7 +6,7 @@ const c = @import("c");
 
 const text = "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of " ++
     "foolishness, it was the epoch of belief";
-const batch = 2;
+const sequences = 2;
 const length = 64;
 const steps = 20;
 
@@ -24,6 +24,13 @@ fn defaults(comptime Options: type, init: anytype) Failed!Options {
     var options: Options = undefined;
     try ok(null, init(&options, @sizeOf(Options)));
     return options;
+}
+
+/// A struct of zeros with its size set, as DQT_INIT makes it.
+fn zeros(comptime Struct: type) Struct {
+    var result = std.mem.zeroes(Struct);
+    result.struct_size = @sizeOf(Struct);
+    return result;
 }
 
 const max_threads = 16;
@@ -60,10 +67,10 @@ fn run(path: [*:0]const u8) Failed!void {
     defer c.dqt_llama_destroy(model);
     var layers: [*c]const ?*c.dqt_layer = null;
     var num_layers: usize = 0;
-    try ok(ctx, c.dqt_llama_layers(model, &layers, &num_layers));
+    try ok(ctx, c.dqt_llama_get_layers(model, &layers, &num_layers));
 
     var tape_options = try defaults(c.dqt_tape_options, c.dqt_tape_options_init);
-    tape_options.max_batch = batch;
+    tape_options.max_batch = sequences;
     tape_options.max_length = length;
     var tape: ?*c.dqt_tape = null;
     try ok(ctx, c.dqt_tape_create(ctx, layers, num_layers, &tape_options, &tape));
@@ -74,26 +81,36 @@ fn run(path: [*:0]const u8) Failed!void {
     try ok(ctx, c.dqt_updater_create(ctx, layers, num_layers, &updater_options, &updater));
     defer c.dqt_updater_destroy(updater);
 
-    var tokens: [batch * length]i32 = undefined;
-    var targets: [batch * length]i32 = undefined;
+    var tokens: [sequences * length]i32 = undefined;
+    var targets: [sequences * length]i32 = undefined;
     for (&tokens, &targets, 0..) |*token, *target, i| {
         token.* = text[i];
         target.* = text[i + 1];
     }
+    var batch = zeros(c.dqt_batch);
+    batch.batch = sequences;
+    batch.length = length;
+    batch.tokens = &tokens;
+    batch.targets = &targets;
+    var rate = zeros(c.dqt_step_options);
     var loss: f32 = 0;
     for (0..steps) |step| {
         try ok(ctx, c.dqt_tape_zero_gradients(tape));
-        try ok(ctx, c.dqt_llama_loss(model, tape, &tokens, &targets, batch, length, &loss, null));
+        try ok(ctx, c.dqt_llama_loss(model, tape, &batch, &loss, null));
         try ok(ctx, c.dqt_llama_backward(model, tape, 1));
-        try ok(ctx, c.dqt_updater_step(updater, tape, c.dqt_schedule_cosine(step, 2, steps, 0.02, 0.1), null));
+        rate.learning_rate = c.dqt_schedule_cosine(step, 2, steps, 0.02, 0.1);
+        try ok(ctx, c.dqt_updater_step(updater, tape, &rate, null));
         const bits: u32 = @bitCast(loss);
         _ = c.printf("step %2d  loss %.6f  %08x\n", @as(c_int, @intCast(step)), @as(f64, loss), bits);
     }
     const host = "binding";
-    try ok(ctx, c.dqt_llama_save(model, updater, host, host.len, path));
+    var note = zeros(c.dqt_save_options);
+    note.host = host;
+    note.host_size = host.len;
+    try ok(ctx, c.dqt_llama_save(model, updater, path, &note));
 
     tokens[3] = 256;
-    const status = c.dqt_llama_loss(model, tape, &tokens, &targets, batch, length, &loss, null);
+    const status = c.dqt_llama_loss(model, tape, &batch, &loss, null);
     _ = c.printf("%s: %s\n", c.dqt_status_string(status), c.dqt_last_error(ctx));
 }
 
