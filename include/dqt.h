@@ -605,6 +605,8 @@ typedef struct dqt_llama dqt_llama;
 
 /* Tensor options of the parameters whose name matches a pattern: real files mix formats from tensor to tensor. */
 typedef struct dqt_tensor_override {
+    uint32_t struct_size; /* of all of an array, as the first one's */
+    uint32_t reserved;
     const char *pattern;        /* with * and ?, such as "blocks.*.mlp.down"; at most 79 bytes */
     dqt_tensor_options options; /* all of them, in place of the config's */
 } dqt_tensor_override;
@@ -935,7 +937,8 @@ typedef struct dqt_session_step {
 } dqt_session_step;
 
 /* The same for several different sessions of one model: the bits are those of one dqt_session_append each.
- * steps[num_steps], each of steps[0].struct_size. On failure nothing is appended anywhere. Allocates nothing. Since 0.9.
+ * steps[num_steps], each of steps[0].struct_size. On failure nothing is appended anywhere. Allocates nothing. Since
+ * 0.9.
  */
 DQT_API dqt_status dqt_sessions_append(const dqt_session_step *steps, size_t num_steps);
 

@@ -211,5 +211,24 @@ static void files_and_groups(void) {
     CHECK(!gguf.tokens && !gguf.scores && !gguf.types && !group.pattern && !context.alloc && !context.log);
 }
 
-static const struct test tests[] = {TEST(model), TEST(training), TEST(weights), TEST(use), TEST(files_and_groups)};
+/* Structs whose zeros are already what init gives. */
+static void zeros_are_the_defaults(void) {
+    dqt_session_options session, session_zeros = {.struct_size = sizeof session, .max_length = 2048};
+    CHECK(dqt_session_options_init(&session, sizeof session) == DQT_OK);
+    CHECK(memcmp(&session, &session_zeros, sizeof session) == 0);
+    dqt_save_options save, save_zeros = {.struct_size = sizeof save};
+    CHECK(dqt_save_options_init(&save, sizeof save) == DQT_OK && memcmp(&save, &save_zeros, sizeof save) == 0);
+    dqt_load_options load, load_zeros = {.struct_size = sizeof load};
+    CHECK(dqt_load_options_init(&load, sizeof load) == DQT_OK && memcmp(&load, &load_zeros, sizeof load) == 0);
+    dqt_import_options import, import_zeros = {.struct_size = sizeof import};
+    import_zeros.rounding = DQT_ROUND_NEAREST;
+    CHECK(dqt_import_options_init(&import, sizeof import) == DQT_OK);
+    CHECK(memcmp(&import, &import_zeros, sizeof import) == 0);
+    dqt_preset_options preset, preset_zeros = {.struct_size = sizeof preset, .format = DQT_FORMAT_TERNARY};
+    CHECK(dqt_preset_options_init(&preset, sizeof preset) == DQT_OK);
+    CHECK(memcmp(&preset, &preset_zeros, sizeof preset) == 0);
+}
+
+static const struct test tests[] = {TEST(model), TEST(training),         TEST(weights),
+                                    TEST(use),   TEST(files_and_groups), TEST(zeros_are_the_defaults)};
 TEST_MAIN(tests)

@@ -3,8 +3,8 @@
 #define _POSIX_C_SOURCE 200809L
 #include "calls.h"
 #include "counting_alloc.h"
-#include "memory_file.h"
 #include "lanes.h"
+#include "memory_file.h"
 #include "test.h"
 
 /* What creation functions are given; all of it must come out of a failure unchanged. */

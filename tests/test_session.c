@@ -384,6 +384,27 @@ static void distributions(void) {
     end();
 }
 
+/* A sampler that is told how many draws were made goes on as one that made them. */
+static void draws_are_all_that_is_remembered(void) {
+    begin();
+    dqt_sampler *a = create_sampler(CELLS, 1, 0, 1, 7), *b = create_sampler(CELLS, 1, 0, 1, 7);
+    for (int i = 0; i < 50; i++) {
+        int32_t x = -1, y = -1;
+        uint64_t draws = 99;
+        OK(ctx, dqt_sampler_get_draws(a, &draws));
+        CHECK(draws == (uint64_t)i);
+        OK(ctx, dqt_sampler_set_draws(b, draws));
+        OK(ctx, dqt_sampler_sample(a, scores, &x));
+        OK(ctx, dqt_sampler_sample(b, scores, &y));
+        CHECK(x == y);
+        OK(ctx, dqt_sampler_sample(b, scores, &y)); /* a draw that is taken back by the next set */
+    }
+    CHECK(dqt_sampler_get_draws(a, NULL) == DQT_E_ARGUMENT && dqt_sampler_set_draws(NULL, 1) == DQT_E_ARGUMENT);
+    dqt_sampler_destroy(a);
+    dqt_sampler_destroy(b);
+    end();
+}
+
 /* Draws of one seed, one to five apart, and first draws of neighbouring seeds are independent: 4 x 4 cells. */
 static void draws_are_independent(void) {
     begin();
@@ -537,8 +558,11 @@ static void sampler_refusals(void) {
 }
 
 static const struct test tests[] = {
-    TEST(token_by_token),           TEST(in_pieces),        TEST(after_truncation),      TEST(cache_limits),
-    TEST(sessions_are_independent), TEST(distributions),    TEST(draws_are_independent), TEST(seeds_reproduce),
-    TEST(greedy_and_ties),          TEST(limits_are_exact), TEST(sampler_refusals),
+    TEST(token_by_token),           TEST(in_pieces),
+    TEST(after_truncation),         TEST(cache_limits),
+    TEST(sessions_are_independent), TEST(distributions),
+    TEST(draws_are_independent),    TEST(seeds_reproduce),
+    TEST(greedy_and_ties),          TEST(limits_are_exact),
+    TEST(sampler_refusals),         TEST(draws_are_all_that_is_remembered),
 };
 TEST_MAIN(tests)

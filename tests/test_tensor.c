@@ -782,6 +782,43 @@ static void refusals_change_nothing(void) {
     end();
 }
 
+/* Every format and axis, into a tensor of another context; what does not fit changes nothing. */
+static void copies(void) {
+    begin();
+    struct counting other_memory;
+    dqt_context *other = counting_context(&other_memory);
+    for (int f = 0; f < FORMATS; f++)
+        for (int axis = DQT_AXIS_TENSOR; axis <= DQT_AXIS_ROW; axis++) {
+            if (f < FIRST_CODE && axis == DQT_AXIS_ROW) continue;
+            const dqt_tensor_options o = options_of(formats[f], DQT_SCALE_SIGMA, axis);
+            dqt_tensor *from = make(3, 70, formats[f], DQT_SCALE_SIGMA, axis), *to = NULL, *wider = NULL;
+            float values[3 * 70], got[3 * 70];
+            uint64_t seed = (uint64_t)f;
+            for (size_t i = 0; i < 3 * 70; i++)
+                values[i] = (float)(test_random(&seed) % 1000) / 500.0f - 1.0f;
+            OK(ctx, dqt_tensor_quantize(from, values, DQT_ROUND_NEAREST, 0));
+            OK(other, dqt_tensor_create(other, 3, 70, &o, &to));
+            OK(other, dqt_tensor_create(other, 3, 71, &o, &wider));
+            OK(other, dqt_tensor_copy(to, from));
+            OK(ctx, dqt_tensor_dequantize(from, 0, 3, values));
+            OK(other, dqt_tensor_dequantize(to, 0, 3, got));
+            CHECKF(memcmp(values, got, sizeof got) == 0, "format %d", formats[f]);
+            CHECK(dqt_tensor_copy(wider, from) == DQT_E_SHAPE);
+            dqt_tensor *foreign = make(3, 70, formats[(f + 1) % FORMATS], DQT_SCALE_SIGMA, DQT_AXIS_TENSOR);
+            CHECK(dqt_tensor_copy(foreign, from) == DQT_E_UNSUPPORTED);
+            OK(ctx, dqt_tensor_dequantize(foreign, 0, 3, got));
+            for (size_t i = 0; i < 3 * 70; i++)
+                CHECK(got[i] == 0);
+            CHECK(dqt_tensor_copy(NULL, from) == DQT_E_ARGUMENT && dqt_tensor_copy(to, NULL) == DQT_E_ARGUMENT);
+            dqt_tensor_destroy(from);
+            dqt_tensor_destroy(to);
+            dqt_tensor_destroy(wider);
+            dqt_tensor_destroy(foreign);
+        }
+    counting_end(other, &other_memory);
+    end();
+}
+
 static const struct test tests[] = {
     TEST(table),
     TEST(row_sizes),
@@ -804,5 +841,6 @@ static const struct test tests[] = {
     TEST(layer_reads_compute_format),
     TEST(touch),
     TEST(refusals_change_nothing),
+    TEST(copies),
 };
 TEST_MAIN(tests)

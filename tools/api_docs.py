@@ -38,6 +38,8 @@ def parse(header):
         line = lines[i]
         start = i
         section = SECTION.match(line)
+        if line.startswith('} /* extern "C" */'):  # only DQT_INIT follows, which the introduction explains
+            break
         if section:
             sections.append((section.group(1), []))
             group = None

@@ -218,6 +218,7 @@ dqt_status dqt_llama_backward_update(dqt_llama *model, dqt_tape *tape, dqt_updat
         return fail(ctx, DQT_E_UNSUPPORTED, "a fused step cannot clip by the current global norm: use PREVIOUS_NORM");
     TRY(options_check_result(ctx, stats, sizeof *stats, "dqt_step_stats"));
     dqt_step_stats s = {.struct_size = sizeof s};
+    updater_set_gradient_scale(updater, o.gradient_scale);
     TRY(updater_begin(updater, o.learning_rate));
     tape->fused = updater;
     llama_backward(tape, &(struct head_gradient){.loss_scale = 1});

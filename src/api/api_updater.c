@@ -202,6 +202,7 @@ dqt_status dqt_updater_step(dqt_updater *updater, dqt_tape *tape, const dqt_step
     TRY(check_parameters(ctx, updater, tape));
     TRY(options_check_result(ctx, stats, sizeof *stats, "dqt_step_stats"));
     dqt_step_stats s = {.struct_size = sizeof s};
+    updater_set_gradient_scale(updater, o.gradient_scale);
     TRY(updater_step_shard(updater, tape->gradient_list, o.learning_rate, o.part, o.num_parts, &s));
     return stats ? options_return(ctx, stats, &s, sizeof s, "dqt_step_stats") : DQT_OK;
 }

@@ -6,6 +6,11 @@
 #include "core/status.h"
 #include "optim/updater_state.h"
 
+void updater_set_gradient_scale(dqt_updater *u, float scale) {
+    DQT_ASSERT(scale > 0 && isfinite(scale));
+    u->gradient_scale = scale;
+}
+
 dqt_status updater_begin(dqt_updater *u, float learning_rate) {
     TRY(updater_check_rate(u, learning_rate));
     u->learning_rate = learning_rate;
@@ -21,7 +26,7 @@ dqt_status updater_begin(dqt_updater *u, float learning_rate) {
 void updater_begin_parameter(dqt_updater *u, size_t index) {
     DQT_ASSERT(index < u->count);
     struct parameter *p = &u->parameters[index];
-    float clip = 1.0f;
+    float clip = u->gradient_scale;
     if (u->options.clip == DQT_CLIP_PREVIOUS_NORM && u->previous_norm > 0.0)
         clip = updater_clip_factor(u, u->previous_norm);
     if (u->options.clip == DQT_CLIP_TENSOR_NORM && p->history[0] > 0.0) clip = updater_clip_factor(u, p->history[0]);
@@ -74,6 +79,7 @@ void updater_end_parameter(dqt_updater *u, size_t index) {
         p->weights += (uint64_t)r->rows * t->cols;
         p->nonfinite = p->nonfinite || r->nonfinite;
     }
+    gradient_squares *= (double)u->gradient_scale * (double)u->gradient_scale;
     p->gradient_squares = gradient_squares;
     p->update_squares = update_squares;
     if (p->factored && !p->row_ready) {

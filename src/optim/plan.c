@@ -15,7 +15,7 @@ double update_power(double beta, uint64_t step) {
 /* As in torch.nn.utils.clip_grad_norm_. */
 float updater_clip_factor(const dqt_updater *u, double norm) {
     const double factor = (double)u->options.clip_norm / (norm + 1e-6);
-    return factor < 1.0 ? (float)factor : 1.0f;
+    return (factor < 1.0 ? (float)factor : 1.0f) * u->gradient_scale;
 }
 
 /* Steps of codes under trained scales are lr * u / (mean scale at the first step): where a row's scale grows, its

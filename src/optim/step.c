@@ -201,8 +201,8 @@ static dqt_status measure_gradients(dqt_updater *u, const struct gradient *const
             squares += u->tiles[k].gradient_squares;
         if (!isfinite(squares))
             return fail(u->ctx, DQT_E_NUMERIC, "the gradient of %s is not finite: nothing was changed", p->target.name);
-        p->gradient_squares = squares;
-        total += squares;
+        p->gradient_squares = squares * (double)u->gradient_scale * (double)u->gradient_scale;
+        total += p->gradient_squares;
     }
     *norm = sqrt(total);
     return DQT_OK;

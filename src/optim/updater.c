@@ -197,6 +197,7 @@ dqt_status updater_create(dqt_context *ctx, const struct update_target *targets,
     lay_out(&l, ctx, targets, count, o, &u);
     u->ctx = ctx;
     u->options = *o;
+    u->gradient_scale = 1.0f;
     u->bytes = memory.total;
     if (o->rounding == DQT_ROUND_DEFAULT)
         u->options.rounding = updater_default_rounding(optimizer_of(o->optimizer), o->beta1);

@@ -41,6 +41,9 @@ dqt_status updater_step(dqt_updater *u, const struct gradient *const *gradients,
 /* The rows of a parameter that are of this shard: whole tiles of 64 rows, none of a frozen one. */
 void updater_shard_rows(const dqt_updater *u, size_t index, size_t shard, size_t num_shards, size_t *row,
                         size_t *count);
+/* Of the steps that follow; 1 before. */
+void updater_set_gradient_scale(dqt_updater *u, float scale);
+
 /* As updater_step, but only rows of the shard and their moments are written; norms and factored statistics are of all
  * rows. */
 dqt_status updater_step_shard(dqt_updater *u, const struct gradient *const *gradients, float learning_rate,

@@ -62,6 +62,7 @@ struct dqt_updater {
     float *gradient_rows; /* [lanes][most cols]: rows of gradients that are not f32 */
     size_t gradient_ld;
     float learning_rate; /* of the current step */
+    float gradient_scale; /* factor of all its gradients; norms have it, the sums of tiles do not */
 };
 
 static inline bool parameter_frozen(const struct parameter *p) {
@@ -78,6 +79,7 @@ static inline size_t tile_end(const struct parameter *p, size_t first) {
 
 /* beta^step by squaring: the same on every system, which pow is not. */
 double update_power(double beta, uint64_t step);
+/* Factor of gradients whose scaled norm is this: gradient_scale, and what clipping leaves of it. */
 float updater_clip_factor(const dqt_updater *u, double norm);
 /* DQT_E_ARGUMENT; DQT_E_STATE when the steps are all numbered; DQT_E_NUMERIC for a rate (times a group's factor and
  * decay) at which float weights could become infinite. Codes and states stay finite at any. */

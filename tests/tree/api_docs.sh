@@ -18,7 +18,7 @@ for file in docs/api/*.md; do
     done
 done >"$tmp/links"
 empty "links to names that are not there" "$tmp/links"
-$CC -E -P include/dqt.h | tr '\n' ' ' | grep -o '(visibility("default"))) [^;(]*(' | sed 's/.*[ *]\(dqt_[a-z0-9_]*\) *($/\1/' |
+$CC -DDQT_EXPERIMENTAL -E -P include/dqt.h | tr '\n' ' ' | grep -o '(visibility("default"))) [^;(]*(' | sed 's/.*[ *]\(dqt_[a-z0-9_]*\) *($/\1/' |
     sort >"$tmp/header"
 sed -n '/^## Functions/,/^## Types/s/^- \[`\(dqt_[a-z0-9_]*\)`\].*/\1/p' docs/api/README.md | sort >"$tmp/index"
 check "the index lists every function" cmp "$tmp/header" "$tmp/index"
