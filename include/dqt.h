@@ -603,10 +603,9 @@ DQT_API dqt_status dqt_tape_on_gradient(dqt_tape *tape, dqt_gradient_ready_fn fn
 /* Embedding, blocks, final RMSNorm and head, each reachable as a dqt_layer. */
 typedef struct dqt_llama dqt_llama;
 
-/* Tensor options of the parameters whose name matches a pattern: real files mix formats from tensor to tensor. */
+/* Tensor options of the parameters whose name matches a pattern: real files mix formats from tensor to tensor. It never
+ * grows. Not there yet: DQT_E_UNSUPPORTED. */
 typedef struct dqt_tensor_override {
-    uint32_t struct_size; /* of all of an array, as the first one's */
-    uint32_t reserved;
     const char *pattern;        /* with * and ?, such as "blocks.*.mlp.down"; at most 79 bytes */
     dqt_tensor_options options; /* all of them, in place of the config's */
 } dqt_tensor_override;
@@ -844,9 +843,9 @@ DQT_API dqt_status dqt_updater_get_part(const dqt_updater *updater, size_t index
  * backward + step, bit for bit.
  *
  * begin: DQT_E_UNSUPPORTED for DQT_CLIP_GLOBAL_NORM and for a part of a step; DQT_E_NUMERIC for a learning rate that
- * dqt_updater_step refuses. end: DQT_E_NUMERIC if a gradient was not finite, or its products could have overflowed: that
- * tensor is left as it was, as a whole and with its state; the others are updated. DQT_E_STATE out of order. Allocate
- * nothing. Since 0.9. */
+ * dqt_updater_step refuses. end: DQT_E_NUMERIC if a gradient was not finite, or its products could have overflowed:
+ * that tensor is left as it was, as a whole and with its state; the others are updated. DQT_E_STATE out of order.
+ * Allocate nothing. Since 0.9. */
 DQT_API dqt_status dqt_tape_begin_update(dqt_tape *tape, dqt_updater *updater, const dqt_step_options *options);
 DQT_API dqt_status dqt_tape_end_update(dqt_tape *tape, dqt_step_stats *stats);
 
@@ -904,7 +903,8 @@ DQT_API dqt_status dqt_preset_get(const dqt_preset_options *options, dqt_llama_c
 /* KV cache and position of one sequence; many per model. */
 typedef struct dqt_session dqt_session;
 
-/* Formats of cached keys and values. INT8: one scale per token and kv head. */
+/* Formats of cached keys and values. BF16 and INT8 are not there yet (DQT_E_UNSUPPORTED). INT8: one scale per token and
+ * kv head. */
 enum { DQT_CACHE_F32 = 0, DQT_CACHE_BF16 = 1, DQT_CACHE_INT8 = 2 };
 
 typedef struct dqt_session_options {

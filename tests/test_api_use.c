@@ -480,7 +480,7 @@ static void not_there_yet(void) {
     dqt_llama *model;
     dqt_step_options so = DQT_INIT(dqt_step_options);
     dqt_llama_config c = DQT_INIT(dqt_llama_config);
-    const dqt_tensor_override o = {.struct_size = sizeof o, .pattern = "*"};
+    const dqt_tensor_override o = {.pattern = "*"};
     OK(w.ctx, dqt_linear_create(w.ctx, 8, 6, NULL, &layer));
     OK(w.ctx, dqt_tape_create(w.ctx, &layer, 1, NULL, &tape));
     OK(w.ctx, dqt_updater_create(w.ctx, &layer, 1, NULL, &updater));

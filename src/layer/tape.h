@@ -110,8 +110,8 @@ static inline void tape_release(dqt_tape *tape, size_t mark) {
 /* Saves x[tokens][cols] into b (quantised if it has codes) and returns it. */
 struct activations save_input(const dqt_tape *tape, const struct activation_buffer *b, const float *x, size_t tokens);
 
-/* With `fused`: leaves the parameter as it is, whole, unless its gradient, the sum over tokens of dy[t][0 .. rows) times
- * x[t] (NULL: 1), is proved finite. Before its first rows are added. */
+/* With `fused`: leaves the parameter as it is, whole, unless its gradient, the sum over tokens of dy[t][0 .. rows)
+ * times x[t] (NULL: 1), is proved finite. Before its first rows are added. */
 void tape_check_gradient(const dqt_tape *tape, size_t parameter, const float *dy, size_t ld_dy, size_t tokens,
                          size_t rows, const struct activations *x);
 /* Weight gradient of rows [row, row + rows) of a parameter: into its buffer, or with `fused` into the updater. row is a

@@ -61,7 +61,7 @@ struct dqt_updater {
     float *column_sums;   /* [tiles][cols] of the current parameter */
     float *gradient_rows; /* [lanes][most cols]: rows of gradients that are not f32 */
     size_t gradient_ld;
-    float learning_rate; /* of the current step */
+    float learning_rate;  /* of the current step */
     float gradient_scale; /* factor of all its gradients; norms have it, the sums of tiles do not */
 };
 

@@ -34,8 +34,9 @@ empty "unions, bit-fields, varargs, inline functions or types whose width is not
 tr '\n' ' ' <"$tmp/plain" | grep -o 'enum {[^}]*}' | tr '{,' '\n\n' | grep -E 'DQT_' | grep -v '=' >"$tmp/unpinned"
 empty "enumerators without a value" "$tmp/unpinned"
 
-# Structs that grow begin with struct_size.
-tr '\n' ' ' <"$tmp/plain" | grep -o 'typedef struct dqt_[a-z_]* { *[^;]*;' | grep -v '{ *uint32_t struct_size;' >"$tmp/unsized"
+# Structs that grow begin with struct_size; dqt_tensor_override never does.
+tr '\n' ' ' <"$tmp/plain" | grep -o 'typedef struct dqt_[a-z_]* { *[^;]*;' | grep -v '{ *uint32_t struct_size;' |
+    grep -v '^typedef struct dqt_tensor_override ' >"$tmp/unsized"
 empty "structs that do not begin with struct_size" "$tmp/unsized"
 
 # Every function says since when it is there, in its own comment or one before it.
