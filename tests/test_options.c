@@ -2,6 +2,7 @@
  * that are older (smaller structs), newer (larger ones) or wrong. */
 #include "calls.h"
 #include "counting_alloc.h"
+#include "memory_file.h"
 #include "test.h"
 
 #include <stddef.h>
@@ -85,6 +86,19 @@ static dqt_status init_safetensors(void *o, size_t size) {
 }
 static dqt_status init_gguf(void *o, size_t size) {
     return dqt_gguf_options_init(o, size);
+}
+
+static dqt_status init_session(void *o, size_t size) {
+    return dqt_session_options_init(o, size);
+}
+static dqt_status init_save(void *o, size_t size) {
+    return dqt_save_options_init(o, size);
+}
+static dqt_status init_load(void *o, size_t size) {
+    return dqt_load_options_init(o, size);
+}
+static dqt_status init_preset(void *o, size_t size) {
+    return dqt_preset_options_init(o, size);
 }
 
 /* Users: create what the options are for and destroy it again. */
@@ -206,6 +220,31 @@ static dqt_status use_safetensors(const void *o) {
     return dqt_llama_write_safetensors(model, write_away, NULL, o);
 }
 
+static dqt_status use_session(const void *o) {
+    dqt_session *session;
+    const dqt_status status = dqt_session_create(model, o, &session);
+    CHECK((status == DQT_OK) == (session != NULL));
+    dqt_session_destroy(session);
+    return status;
+}
+static dqt_status use_save(const void *o) {
+    return dqt_llama_write(model, NULL, write_away, NULL, o);
+}
+static dqt_status use_load(const void *o) {
+    struct memory_file file = memory_new();
+    dqt_checkpoint c = DQT_INIT(dqt_checkpoint);
+    OK(ctx, dqt_llama_write(model, NULL, memory_write, &file, NULL));
+    const dqt_status status = dqt_llama_read(ctx, memory_read, &file, o, &c);
+    CHECK((status == DQT_OK) == (c.model != NULL));
+    dqt_llama_destroy(c.model);
+    free(file.bytes);
+    return status;
+}
+static dqt_status use_preset(const void *o) {
+    dqt_preset preset = DQT_INIT(dqt_preset);
+    return dqt_preset_get(o, NULL, NULL, &preset);
+}
+
 static const struct options_case {
     const char *name;
     size_t size;
@@ -233,6 +272,10 @@ static const struct options_case {
     {"dqt_sampler_options", sizeof(dqt_sampler_options), init_sampler, use_sampler, 4},
     {"dqt_gguf_options", sizeof(dqt_gguf_options), init_gguf, use_gguf, 4},
     {"dqt_safetensors_options", sizeof(dqt_safetensors_options), init_safetensors, use_safetensors, 4},
+    {"dqt_session_options", sizeof(dqt_session_options), init_session, use_session, 4},
+    {"dqt_save_options", sizeof(dqt_save_options), init_save, use_save, 4},
+    {"dqt_load_options", sizeof(dqt_load_options), init_load, use_load, 4},
+    {"dqt_preset_options", sizeof(dqt_preset_options), init_preset, use_preset, 4},
 };
 enum { CASES = sizeof cases / sizeof *cases };
 
@@ -368,7 +411,7 @@ static void newer_callers(void) {
                 buffer[c->size + k] = 1;
                 CHECKF(c->use(buffer) == DQT_E_ARGUMENT, "%s of %zu bytes, byte %zu", c->name, c->size + more,
                        c->size + k);
-                const char *error = dqt_last_error(c->use == use_context ? NULL : ctx);
+                const char *error = dqt_last_error(c->use == use_context || c->use == use_preset ? NULL : ctx);
                 CHECKF(strstr(error, c->name), "%s: %s", c->name, error);
                 buffer[c->size + k] = 0;
             }
@@ -414,7 +457,7 @@ static void uninitialised_structs(void) {
         for (size_t k = 0; k < sizeof wrong / sizeof *wrong; k++) {
             memcpy(buffer, &wrong[k], sizeof wrong[k]);
             CHECK(c->use(buffer) == DQT_E_ARGUMENT);
-            const char *error = dqt_last_error(c->use == use_context ? NULL : ctx);
+            const char *error = dqt_last_error(c->use == use_context || c->use == use_preset ? NULL : ctx);
             CHECKF(strstr(error, c->name) && strstr(error, "struct_size"), "%s: %s", c->name, error);
         }
         if (c->use != use_group) CHECKF(c->use(NULL) == DQT_OK, "%s: NULL means defaults", c->name);
@@ -454,6 +497,9 @@ static dqt_status get_updater_memory(void *r) {
 static dqt_status get_updater_options(void *r) {
     return dqt_updater_get_options(updater, r);
 }
+static dqt_status get_rule(void *r) {
+    return dqt_updater_get_rule(updater, 0, r);
+}
 /* Always the first step, with zero gradients. */
 static dqt_status get_step_stats(void *r) {
     OK(ctx, dqt_updater_set_step(updater, 0));
@@ -486,6 +532,7 @@ static const struct result_case {
     {"dqt_llama_config", sizeof(dqt_llama_config), get_config},
     {"dqt_updater_memory_info", sizeof(dqt_updater_memory_info), get_updater_memory},
     {"dqt_updater_options", sizeof(dqt_updater_options), get_updater_options},
+    {"dqt_parameter_rule", sizeof(dqt_parameter_rule), get_rule},
     {"dqt_step_stats", sizeof(dqt_step_stats), get_step_stats},
     {"dqt_step_stats", sizeof(dqt_step_stats), get_range_stats},
     {"dqt_step_stats", sizeof(dqt_step_stats), get_fused_stats},
