@@ -267,6 +267,8 @@ static void updater_steps(void) {
             dqt_llama_backward_update(w.model, w.tape, w.own_updater, step_rate(1e-3f), NULL));
     REFUSED(ctx, DQT_E_UNSUPPORTED, "PREVIOUS_NORM",
             dqt_llama_backward_update(w.model, w.tape, w.updater, step_rate(1e-3f), NULL));
+    REFUSED(ctx, DQT_E_UNSUPPORTED, "num_parts is 2",
+            dqt_llama_backward_update(w.model, w.tape, w.fused, step_part(1e-3f, 0, 2), NULL));
     REFUSED(ctx, DQT_E_STATE, "loss", dqt_llama_backward_update(w.model, w.without, w.fused, step_rate(1e-3f), NULL));
     REFUSED(ctx, DQT_E_STATE, "tape", dqt_llama_backward_update(w.model, w.own_tape, w.fused, step_rate(1e-3f), NULL));
     dqt_layer *reversed[8];
