@@ -187,7 +187,7 @@ static void taken_cores_are_left_alone(void) {
         CHECKF(m.now < 1.1 * m.serial, "one of %u waits: %.2f s for %.2f s of work", often, m.now, m.serial);
         /* and are used again when they are free */
         m.free = 2;
-        const double end = m.now + 1.1;
+        const double end = m.now + 4.1;
         while (m.now < end)
             region(&m);
         CHECK(region(&m) == 2);

@@ -3,12 +3,15 @@
 #include <math.h>
 
 #include "core/assert.h"
-#include "core/size.h"
 
-#define CREDIT 4e-3       /* gains beyond it are forgotten: a busy machine is noticed after a few slices */
-#define DEBT 2e-3         /* two thirds of a time slice of Linux' scheduler */
-#define FIRST_PAUSE 40e-3 /* ten times what a trial costs */
-#define LONGEST_PAUSE 1.0 /* and a machine that is idle again is noticed after so long */
+/* Gains beyond it are forgotten: a busy machine is noticed after a few slices. */
+#define CREDIT 4e-3
+/* Two thirds of a time slice of Linux' scheduler. */
+#define DEBT 2e-3
+/* A trial costs a slice, and the spinning of OpenMP's idle threads after it: some 10 ms. */
+#define FIRST_PAUSE 0.1
+/* So long until a machine that is idle again is noticed. With 1.0, steps among neighbours were a tenth slower. */
+#define LONGEST_PAUSE 4.0
 
 /* One of two, a quarter fewer of many: with many cores a neighbour takes one, not half of them. */
 static int fewer(int lanes) {
@@ -34,6 +37,7 @@ int contention_lanes(struct contention *c, int most, double now) {
     if (lanes >= most || atomic_flag_test_and_set_explicit(&c->updating, memory_order_acquire)) return lanes;
     if (now - c->since > c->pause) {
         lanes = more(lanes, most);
+        if (c->trial) c->pause = fmax(0.5 * c->pause, FIRST_PAUSE); /* the last one held: the next comes sooner */
         c->since = now;
         c->balance = 0.0;
         c->trial = true;
