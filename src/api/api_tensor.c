@@ -1,6 +1,7 @@
 /* Tensors. */
 #include <float.h>
 #include <math.h>
+#include <string.h>
 
 #include "api/check.h"
 #include "core/fpenv.h"
@@ -36,20 +37,22 @@ void dqt_tensor_destroy(dqt_tensor *tensor) {
 dqt_status dqt_tensor_get_info(const dqt_tensor *tensor, dqt_tensor_info *info) {
     TRY(check_object(tensor, "tensor"));
     const dqt_tensor *t = tensor;
-    const dqt_tensor_info i = {.struct_size = sizeof i,
-                               .storage = format_public(t->storage),
-                               .compute = format_public(t->compute),
-                               .scale_rule = t->scale_rule,
-                               .scale_axis = t->scale_axis,
-                               .train_scale = t->train_scale,
-                               .code_min = format_min(t->storage),
-                               .code_max = format_max(t->storage),
-                               .sigma = t->sigma,
-                               .rows = t->rows,
-                               .cols = t->cols,
-                               .row_bytes = t->row_bytes,
-                               .data_bytes = t->data_bytes,
-                               .num_scales = t->num_scales};
+    dqt_tensor_info i;
+    memset(&i, 0, sizeof i); /* the gap before rows too: the whole struct is copied to the host */
+    i.struct_size = sizeof i;
+    i.storage = format_public(t->storage);
+    i.compute = format_public(t->compute);
+    i.scale_rule = t->scale_rule;
+    i.scale_axis = t->scale_axis;
+    i.train_scale = t->train_scale;
+    i.code_min = format_min(t->storage);
+    i.code_max = format_max(t->storage);
+    i.sigma = t->sigma;
+    i.rows = t->rows;
+    i.cols = t->cols;
+    i.row_bytes = t->row_bytes;
+    i.data_bytes = t->data_bytes;
+    i.num_scales = t->num_scales;
     return options_return(t->ctx, info, &i, sizeof i, "dqt_tensor_info");
 }
 

@@ -23,6 +23,8 @@
 #include <sys/random.h> /* getentropy */
 #endif
 
+/* Every struct stat is zeroed before it is filled: clang's MemorySanitizer does not know that fstat fills it. */
+
 /* A folder that is only passed through needs no permission to read it. */
 #if defined(O_PATH)
 #define OPEN_FOLDER (O_PATH | O_DIRECTORY | O_CLOEXEC)
@@ -92,7 +94,7 @@ static void close_quietly(int file) {
 /* ---- Reading -------------------------------------------------------------------------------------------------- */
 
 int system_open(const char *path, intptr_t *file, uint64_t *size) {
-    struct stat info;
+    struct stat info = {0};
     const int descriptor = open_at(AT_FDCWD, path, O_RDONLY, 0);
     if (descriptor < 0) return errno;
     *file = descriptor;
@@ -148,7 +150,7 @@ static bool follow_link(struct replacement *r, struct system_failure *failure) {
 
 /* Folder, name and, if it exists, description of the file that the path means at the end of all symbolic links. */
 static bool find_target(struct replacement *r, const char *path, struct system_failure *failure) {
-    struct stat info;
+    struct stat info = {0};
     const size_t length = strlen(path);
     if (length == 0) return failed(failure, "finding a file with an empty name", ENOENT);
     if (length >= sizeof r->path) return failed(failure, "finding it", ENAMETOOLONG);
@@ -190,7 +192,7 @@ static bool is_temporary_name(const char *name) {
 }
 
 static void remove_if_stale(int folder, const char *name) {
-    struct stat info;
+    struct stat info = {0};
     if (fstatat(folder, name, &info, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(info.st_mode)) return;
     int file = open_at(folder, name, O_RDWR | O_NONBLOCK | O_NOFOLLOW, 0); /* a lock over NFS wants a writable file */
     if (file < 0) file = open_at(folder, name, O_RDONLY | O_NONBLOCK | O_NOFOLLOW, 0);
@@ -224,7 +226,7 @@ static void new_temporary_name(struct replacement *r, int attempt) {
 static bool create_temporary(struct replacement *r, struct system_failure *failure) {
     static const char doing[] = "creating a temporary file beside it";
     for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
-        struct stat info;
+        struct stat info = {0};
         new_temporary_name(r, attempt);
         r->file = open_at(r->folder, r->temporary, O_WRONLY | O_CREAT | O_EXCL, r->exists ? 0600 : 0666);
         if (r->file < 0 && errno == EEXIST) continue;
@@ -275,7 +277,7 @@ static int flush(int file) {
  * group that it may not give gets no more than everyone. */
 static void keep_attributes(const struct replacement *r) {
     mode_t mode = r->old.st_mode & 07777;
-    struct stat now;
+    struct stat now = {0};
     if (fstat(r->file, &now) != 0) return;
     const bool owner = now.st_uid == r->old.st_uid || fchown(r->file, r->old.st_uid, (gid_t)-1) == 0;
     const bool group = now.st_gid == r->old.st_gid || fchown(r->file, (uid_t)-1, r->old.st_gid) == 0;
