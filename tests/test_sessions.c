@@ -21,6 +21,7 @@ static void begin(int32_t storage, int32_t tied) {
     c.num_heads = 4;
     c.num_kv_heads = 2;
     c.linear.storage = storage;
+    c.activation = storage == DQT_FORMAT_F32 ? DQT_ACTIVATION_NONE : DQT_ACTIVATION_INT8;
     c.tie_embeddings = tied;
     c.init_std = 0.3f;
     OK(ctx, dqt_llama_create(ctx, &c, &model));

@@ -42,12 +42,12 @@ unset DQT_LIB_DIR
 # By pip into a folder of its own, from a copy, for setuptools writes beside the sources.
 mkdir "$tmp/python"
 cp -r examples/python "$tmp/source"
-if "$PYTHON" -c 'import pip, setuptools' 2>"$tmp/no"; then
+if "$PYTHON" -c 'import setuptools, pip, wheel' 2>"$tmp/no"; then
     check "pip install examples/python" "$PYTHON" -m pip install -q --no-index --no-build-isolation --no-deps --target "$tmp/python" \
         --disable-pip-version-check --root-user-action ignore "$tmp/source"
     check "pip installs the modules" test "$(cd "$tmp/python" && echo *.py)" = "dqt.py dqt_c.py"
 else
-    skip "no pip and setuptools for $PYTHON"
+    skip "no pip, setuptools and wheel for $PYTHON"
     cp examples/python/dqt.py examples/python/dqt_c.py "$tmp/python/"
 fi
 cp examples/python/train.py "$tmp/python/"
