@@ -116,7 +116,7 @@ static void loss_backward(struct losses *l, enum loss_kind kind) {
         ok(dqt_llama_backward(l->model, l->tape, 1));
         return;
     }
-    g.fn = kind == SMOOTHING ? smoothing_gradient : distillation_gradient;
+    g.callback = kind == SMOOTHING ? smoothing_gradient : distillation_gradient;
     g.user_data = kind == SMOOTHING ? (void *)&l->smoothing : (void *)&l->distillation;
     ok(dqt_llama_forward(l->model, l->tape, &b, NULL));
     ok(dqt_llama_backward_logits(l->model, l->tape, &g));

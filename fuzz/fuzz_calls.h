@@ -355,7 +355,7 @@ static const dqt_logits_gradient *logits_gradient(void) {
     static dqt_logits_gradient g;
     g = (dqt_logits_gradient)DQT_INIT(dqt_logits_gradient);
     if (one_in(2)) g.dlogits = floats(MOST_TOKENS * MOST_DIM);
-    if (!g.dlogits || one_in(16)) g.fn = one_in(8) ? NULL : one_in(8) ? on_logits_stop : on_logits;
+    if (!g.dlogits || one_in(16)) g.callback = one_in(8) ? NULL : one_in(8) ? on_logits_stop : on_logits;
     g.user_data = &world;
     return null_sometimes(&g);
 }

@@ -103,11 +103,11 @@ DQT_API const char *dqt_status_string(dqt_status status);
 /* Allocator, threads, instruction set, log callback and last error. Every other object belongs to one. */
 typedef struct dqt_context dqt_context;
 
-/* Returns at least `size` bytes aligned to `align` (a power of two, at most 64), or NULL. */
-typedef void *(*dqt_alloc_fn)(void *user_data, size_t size, size_t align);
+/* Returns at least `size` bytes aligned to `alignment` (a power of two, at most 64), or NULL. */
+typedef void *(*dqt_alloc_fn)(void *user_data, size_t size, size_t alignment);
 
-/* Releases what dqt_alloc_fn returned, with the same size and align. */
-typedef void (*dqt_free_fn)(void *user_data, void *ptr, size_t size, size_t align);
+/* Releases what dqt_alloc_fn returned, with the same size and alignment. */
+typedef void (*dqt_free_fn)(void *user_data, void *ptr, size_t size, size_t alignment);
 
 /* One of `count` independent tasks. */
 typedef void (*dqt_task_fn)(void *task_data, size_t index);
@@ -325,7 +325,7 @@ DQT_API dqt_status dqt_tensor_get_stats(const dqt_tensor *tensor, dqt_tensor_sta
 
 /* Copies codes, scales and floats of a tensor of the same shape, storage format and scale axis; the contexts may
  * differ. DQT_E_SHAPE, DQT_E_UNSUPPORTED. Allocates nothing. Since 0.9. */
-DQT_API dqt_status dqt_tensor_copy(dqt_tensor *to, const dqt_tensor *from);
+DQT_API dqt_status dqt_tensor_copy(dqt_tensor *destination, const dqt_tensor *source);
 
 /* Creates a tensor of other options from the dequantised weights of `source`. Allocates. Since 0.1. */
 DQT_API dqt_status dqt_tensor_convert(const dqt_tensor *source, const dqt_tensor_options *options, int32_t rounding,
@@ -501,14 +501,14 @@ typedef int32_t (*dqt_logits_fn)(void *user_data, const dqt_logits_tile *tile);
 typedef struct dqt_logits_gradient {
     uint32_t struct_size;
     uint32_t reserved;
-    const float *dlogits; /* [tokens][classes], finite; NULL: fn */
-    dqt_logits_fn fn;     /* NULL: dlogits */
+    const float *dlogits;   /* [tokens][classes], finite; NULL: callback */
+    dqt_logits_fn callback; /* NULL: dlogits */
     void *user_data;
 } dqt_logits_gradient;
 
 /* Backward of the latest dqt_head_loss or dqt_head_logits from a host's own loss: dx[tokens][hidden] (NULL: not
- * wanted). DQT_E_NUMERIC for a gradient that is not finite: dlogits are refused before anything is done; a tile of fn,
- * as one that it cancels, ends backward with some of the gradients added (between dqt_tape_begin_update and
+ * wanted). DQT_E_NUMERIC for a gradient that is not finite: dlogits are refused before anything is done; a tile of
+ * callback, as one that it cancels, ends backward with some of the gradients added (between dqt_tape_begin_update and
  * dqt_tape_end_update: before any weight is written), and the forward is used up. Allocates nothing. Since 0.9. */
 DQT_API dqt_status dqt_head_backward_logits(const dqt_layer *layer, dqt_tape *tape, const dqt_logits_gradient *gradient,
                                             float *dx);
@@ -516,7 +516,7 @@ DQT_API dqt_status dqt_head_backward_logits(const dqt_layer *layer, dqt_tape *ta
 /* Copies the weights of a list of layers into another of the same kinds, shapes and storage formats: a snapshot for
  * generation while training goes on. The contexts may differ. DQT_E_SHAPE, DQT_E_UNSUPPORTED. Allocates nothing. Since
  * 0.9. */
-DQT_API dqt_status dqt_layers_copy(dqt_layer *const *to, dqt_layer *const *from, size_t num_layers);
+DQT_API dqt_status dqt_layers_copy(dqt_layer *const *destination, dqt_layer *const *source, size_t num_layers);
 
 /* ---- Tape ---------------------------------------------------------------------------------------------------- */
 
@@ -589,14 +589,14 @@ DQT_API dqt_status dqt_tape_zero_gradients(dqt_tape *tape);
 /* Backward passes done, which the random numbers of low-precision gradients and checkpoints depend on, beside the seed.
  * Saving writes it where dqt_save_options names the tape; a host that goes on with a new tape sets it. F32 gradients
  * and checkpoints need nothing. Since 0.1. */
-DQT_API dqt_status dqt_tape_get_pass(const dqt_tape *tape, uint64_t *pass);
-DQT_API dqt_status dqt_tape_set_pass(dqt_tape *tape, uint64_t pass);
+DQT_API dqt_status dqt_tape_get_pass(const dqt_tape *tape, uint64_t *passes);
+DQT_API dqt_status dqt_tape_set_pass(dqt_tape *tape, uint64_t passes);
 
 /* Called inside a backward function as soon as the gradient of a parameter is complete for this pass, so that a host
  * can start reducing it. On the thread that called backward. Non-zero ends backward with DQT_E_CANCELLED (see
- * dqt_interrupt_fn). fn NULL: none. Since 0.9. */
+ * dqt_interrupt_fn). callback NULL: none. Since 0.9. */
 typedef int32_t (*dqt_gradient_ready_fn)(void *user_data, size_t parameter_index);
-DQT_API dqt_status dqt_tape_on_gradient(dqt_tape *tape, dqt_gradient_ready_fn fn, void *user_data);
+DQT_API dqt_status dqt_tape_on_gradient(dqt_tape *tape, dqt_gradient_ready_fn callback, void *user_data);
 
 /* ---- LLaMA --------------------------------------------------------------------------------------------------- */
 
@@ -950,7 +950,7 @@ DQT_API dqt_status dqt_session_score(dqt_session *session, const int32_t *tokens
 /* A new session of the same model, options and content; and copying the content of one into another of the same model
  * and cache format (DQT_E_UNSUPPORTED, DQT_E_STATE where it does not fit). fork allocates, copy does not. Since 0.9. */
 DQT_API dqt_status dqt_session_fork(const dqt_session *session, dqt_session **out);
-DQT_API dqt_status dqt_session_copy(dqt_session *to, const dqt_session *from);
+DQT_API dqt_status dqt_session_copy(dqt_session *destination, const dqt_session *source);
 
 /* Tokens in the cache, and going back to fewer (0: empty). Since 0.9. */
 DQT_API dqt_status dqt_session_get_length(const dqt_session *session, size_t *length);
@@ -1033,7 +1033,7 @@ typedef struct dqt_checkpoint {
     dqt_updater *updater; /* the same; NULL: none in the file, or skipped */
     void *host;           /* released with dqt_host_bytes_free; NULL: none, or skipped */
     size_t host_size;
-    uint64_t pass; /* for dqt_tape_set_pass */
+    uint64_t passes; /* of the tape that was named when saving: for dqt_tape_set_pass */
 } dqt_checkpoint;
 
 /* Creates model, updater and host bytes from a checkpoint. Truncated, damaged or foreign: DQT_E_FORMAT with a sentence,
@@ -1053,7 +1053,7 @@ DQT_API dqt_status dqt_layers_write(dqt_layer *const *layers, size_t num_layers,
                                     dqt_write_fn write, void *user_data, const dqt_save_options *options);
 
 /* Reads such a file, or a model's, into existing layers of the same parameters (names, shapes, formats) and an updater
- * of the same options (NULL: its state is skipped). out (NULL: not wanted) gets host bytes and pass. A network that
+ * of the same options (NULL: its state is skipped). out (NULL: not wanted) gets host bytes and passes. A network that
  * goes on has the bits of one that never stopped. On failure nothing is changed; hence weights and state are in memory
  * twice while it runs. DQT_E_FORMAT, DQT_E_SHAPE (other parameters), DQT_E_STATE (the file has no updater),
  * DQT_E_UNSUPPORTED (another optimiser), DQT_E_IO, DQT_E_MEMORY. Since 0.9. */

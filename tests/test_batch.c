@@ -151,7 +151,7 @@ static struct own *own_create(const struct world *w) {
 }
 
 static struct gradients own_gradients(struct world *w, struct own *own) {
-    const dqt_logits_gradient g = {.struct_size = sizeof g, .fn = own_loss, .user_data = own};
+    const dqt_logits_gradient g = {.struct_size = sizeof g, .callback = own_loss, .user_data = own};
     OK(w->ctx, dqt_llama_backward_logits(w->model, w->tape, &g));
     CHECK(own->tokens == TOKENS && own->classes == VOCAB);
     CHECKF(own->calls > 2, "%zu calls", own->calls);
@@ -182,7 +182,7 @@ static void check_own_cross_entropy(struct world *w) {
         if (after == 2) OK(w->ctx, dqt_llama_forward(w->model, w->tape, &b, NULL));
         if (after > 0) CHECK(dqt_llama_backward(w->model, w->tape, 1) == DQT_E_STATE);
         check_equal(w, own_gradients(w, own), expected, w->setting->tolerance, "own cross-entropy");
-        const dqt_logits_gradient g = {.struct_size = sizeof g, .fn = own_loss, .user_data = own};
+        const dqt_logits_gradient g = {.struct_size = sizeof g, .callback = own_loss, .user_data = own};
         CHECK(dqt_llama_backward_logits(w->model, w->tape, &g) == DQT_E_STATE);
         free(own);
     }
@@ -222,7 +222,7 @@ static void check_refused(struct world *w) {
     float loss;
     const struct gradients expected = gradients_of(w, &b, &loss);
     struct own *own = own_create(w);
-    const dqt_logits_gradient g = {.struct_size = sizeof g, .fn = own_loss, .user_data = own};
+    const dqt_logits_gradient g = {.struct_size = sizeof g, .callback = own_loss, .user_data = own};
     for (size_t at = 1; at <= 3; at++) {
         for (int refuse = 0; refuse < 2; refuse++) {
             OK(w->ctx, dqt_llama_forward(w->model, w->tape, &b, NULL));
@@ -250,12 +250,12 @@ static void test_own_arguments(void) {
     dqt_batch b = batch_of(w);
     float *dlogits = random_floats(TOKENS * VOCAB, 1, 5);
     struct own *own = own_create(w);
-    dqt_logits_gradient g = {.struct_size = sizeof g, .dlogits = dlogits, .fn = own_loss, .user_data = own};
+    dqt_logits_gradient g = {.struct_size = sizeof g, .dlogits = dlogits, .callback = own_loss, .user_data = own};
     CHECK(dqt_llama_backward_logits(w->model, w->tape, &g) == DQT_E_STATE);
     OK(w->ctx, dqt_llama_forward(w->model, w->tape, &b, NULL));
     CHECK(dqt_llama_backward_logits(w->model, w->tape, NULL) == DQT_E_ARGUMENT);
     CHECK(dqt_llama_backward_logits(w->model, w->tape, &g) == DQT_E_ARGUMENT);
-    g.fn = NULL;
+    g.callback = NULL;
     g.dlogits = NULL;
     CHECK(dqt_llama_backward_logits(w->model, w->tape, &g) == DQT_E_ARGUMENT);
     g.dlogits = dlogits;
@@ -276,7 +276,7 @@ static void test_head_own_loss(void) {
     struct own *own = own_create(w);
     float *x = random_floats(TOKENS * HIDDEN, 1, 7), *logits = random_floats(TOKENS * VOCAB, 1, 8), loss;
     float dx[TOKENS * HIDDEN], expected[TOKENS * HIDDEN];
-    const dqt_logits_gradient g = {.struct_size = sizeof g, .fn = own_loss, .user_data = own};
+    const dqt_logits_gradient g = {.struct_size = sizeof g, .callback = own_loss, .user_data = own};
     OK(w->ctx, dqt_head_loss(head, w->tape, &b, x, &loss, NULL));
     OK(w->ctx, dqt_head_backward(head, w->tape, 1, expected));
     OK(w->ctx, dqt_head_logits(head, w->tape, &b, x, logits));

@@ -85,9 +85,9 @@ static void check_resume(dqt_context *ctx, int32_t format, const dqt_updater_opt
     struct memory_file f = save(ctx, &half);
     train(ctx, &again, 3, 4);
     OK(ctx, dqt_layers_read(again.layers, LAYERS, again.updater, memory_read, &f, NULL, &c));
-    CHECK(!c.model && !c.updater && c.host_size == 4 && c.host && memcmp(c.host, "mine", 4) == 0 && c.pass > 0);
+    CHECK(!c.model && !c.updater && c.host_size == 4 && c.host && memcmp(c.host, "mine", 4) == 0 && c.passes > 0);
     dqt_host_bytes_free(ctx, c.host, c.host_size);
-    OK(ctx, dqt_tape_set_pass(again.tape, c.pass));
+    OK(ctx, dqt_tape_set_pass(again.tape, c.passes));
     train(ctx, &again, 3, 6);
     struct memory_file a = save(ctx, &whole), b = save(ctx, &again);
     CHECKF(a.size == b.size && memcmp(a.bytes, b.bytes, a.size) == 0,

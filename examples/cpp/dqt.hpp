@@ -496,7 +496,7 @@ inline Checkpoint load(const Context &ctx, const std::string &path,
     std::unique_ptr<Updater> updater;
     if (raw.updater) updater.reset(new Updater(ctx, raw.updater, {model.shared()}));
     return {std::move(model), std::move(updater), std::string(static_cast<const char *>(raw.host), raw.host_size),
-            raw.pass};
+            raw.passes};
 }
 
 } // namespace dqt

@@ -188,7 +188,7 @@ class _Model(Object):
             return 0
         o = sized(logits_gradient)
         if callable(gradient):
-            o.fn = logits_fn(self.ctx._errors.guard(make))
+            o.callback = logits_fn(self.ctx._errors.guard(make))
         else:
             dlogits = array_of(gradient, np.float32, shape)
             o.dlogits = dlogits.ctypes.data
@@ -316,7 +316,7 @@ class Llama(_Model):
 
 
 # A model and an updater where the file has them, the host's bytes, and a tape's number of passes.
-Checkpoint = collections.namedtuple('Checkpoint', 'model updater host pass_')
+Checkpoint = collections.namedtuple('Checkpoint', 'model updater host passes')
 
 
 def _write(ctx, to_path, to_stream, first, file, o):
@@ -347,7 +347,7 @@ def _load(ctx, what, first, file, values):
         updater._own(ctx, lib.dqt_updater_destroy, out.updater, model)
     host = C.string_at(out.host, out.host_size) if out.host else b''
     lib.dqt_host_bytes_free(ctx.raw, out.host, out.host_size)
-    return Checkpoint(model, updater, host, getattr(out, 'pass'))
+    return Checkpoint(model, updater, host, out.passes)
 
 
 def _layers_of(of):
@@ -457,7 +457,7 @@ class Tape(Object):
         self._call('tape_set_gradient', index, 0, len(gradient), gradient)
 
     # Backward passes done.
-    pass_ = property(lambda self: self._get('tape_get_pass', kind=C.c_uint64),
+    passes = property(lambda self: self._get('tape_get_pass', kind=C.c_uint64),
                      lambda self, value: self._call('tape_set_pass', value))
 
 

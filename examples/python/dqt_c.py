@@ -89,7 +89,7 @@ parameter = _struct('parameter', 'i: parameter_class; s: name; p: tensor; z: row
 batch = _struct('batch', 'u: reserved; d: divisor; z: batch length; p: tokens targets weights segments')
 logits_tile = _struct('logits_tile', '''u: reserved; z: first_token num_tokens first_class num_classes ld;
     p: logits log_sum_exp''')
-logits_gradient = _struct('logits_gradient', 'u: reserved; p: dlogits; logits_fn: fn; p: user_data')
+logits_gradient = _struct('logits_gradient', 'u: reserved; p: dlogits; logits_fn: callback; p: user_data')
 tape_options = _struct('tape_options', '''i: precision; z: max_batch max_length; i: no_gradient_buffers inference recompute
     gradient_format checkpoint_format reserved; q: seed''')
 tape_memory_info = _struct('tape_memory_info', 'u: reserved; z: total activations gradients workspace other')
@@ -116,7 +116,7 @@ session_step = _struct('session_step', 'u: reserved; p: session tokens; z: count
 sampler_options = _struct('sampler_options', 'f: temperature; z: top_k; f: top_p; i: reserved; q: seed')
 save_options = _struct('save_options', 'u: reserved; p: host; z: host_size; p: tape')
 load_options = _struct('load_options', 'i: skip_updater skip_host reserved')
-checkpoint = _struct('checkpoint', 'u: reserved; p: model updater host; z: host_size; q: pass')
+checkpoint = _struct('checkpoint', 'u: reserved; p: model updater host; z: host_size; q: passes')
 gguf_options = _struct('gguf_options', '''i: linear_type embedding_type bos_token eos_token unknown_token add_bos
     add_space_prefix; z: context_length; s*num_tokens: tokens; f*num_tokens: scores; i*num_tokens: types; z: num_tokens''')
 safetensors_options = _struct('safetensors_options', 'i: dtype stored reserved')

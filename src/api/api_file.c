@@ -155,7 +155,7 @@ static dqt_status load_from(dqt_context *ctx, dqt_read_fn read, void *user_data,
                                    .updater = c.updater,
                                    .host = c.host,
                                    .host_size = c.host_size,
-                                   .pass = c.pass};
+                                   .passes = c.pass};
     return options_return(ctx, out, &result, sizeof result, "dqt_checkpoint");
 }
 
@@ -196,7 +196,7 @@ static dqt_status load_into(dqt_layer *const *layers, size_t num_layers, dqt_upd
                              !o->skip_host, &c));
     if (!out) return DQT_OK;
     const dqt_checkpoint result = {
-        .struct_size = sizeof result, .host = c.host, .host_size = c.host_size, .pass = c.pass};
+        .struct_size = sizeof result, .host = c.host, .host_size = c.host_size, .passes = c.pass};
     return options_return(ctx, out, &result, sizeof result, "dqt_checkpoint");
 }
 

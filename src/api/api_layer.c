@@ -290,9 +290,9 @@ static dqt_status copy_lists(dqt_layer *const *to, dqt_layer *const *from, size_
     return DQT_OK;
 }
 
-dqt_status dqt_layers_copy(dqt_layer *const *to, dqt_layer *const *from, size_t num_layers) {
-    TRY(check_object(to, "to"));
-    TRY(check_object(from, "from"));
-    TRY(copy_lists(to, from, num_layers, true));
-    return copy_lists(to, from, num_layers, false);
+dqt_status dqt_layers_copy(dqt_layer *const *destination, dqt_layer *const *source, size_t num_layers) {
+    TRY(check_object(destination, "destination"));
+    TRY(check_object(source, "source"));
+    TRY(copy_lists(destination, source, num_layers, true));
+    return copy_lists(destination, source, num_layers, false);
 }

@@ -145,14 +145,16 @@ dqt_status dqt_session_fork(const dqt_session *session, dqt_session **out) {
     return DQT_OK;
 }
 
-dqt_status dqt_session_copy(dqt_session *to, const dqt_session *from) {
-    TRY(check_object(to, "to"));
-    const dqt_context *ctx = to->model->ctx;
-    TRY(check_pointer(ctx, from, "from"));
-    if (to->model != from->model) return fail(ctx, DQT_E_UNSUPPORTED, "the sessions are of different models");
-    if (from->length > to->max_length)
-        return fail(ctx, DQT_E_STATE, "from holds %zu tokens; to holds at most %zu", from->length, to->max_length);
-    session_copy(to, from);
+dqt_status dqt_session_copy(dqt_session *destination, const dqt_session *source) {
+    TRY(check_object(destination, "destination"));
+    const dqt_context *ctx = destination->model->ctx;
+    TRY(check_pointer(ctx, source, "source"));
+    if (destination->model != source->model)
+        return fail(ctx, DQT_E_UNSUPPORTED, "the sessions are of different models");
+    if (source->length > destination->max_length)
+        return fail(ctx, DQT_E_STATE, "source holds %zu tokens; destination holds at most %zu", source->length,
+                    destination->max_length);
+    session_copy(destination, source);
     return DQT_OK;
 }
 

@@ -131,22 +131,22 @@ dqt_status dqt_tape_zero_gradients(dqt_tape *tape) {
     return DQT_OK;
 }
 
-dqt_status dqt_tape_get_pass(const dqt_tape *tape, uint64_t *pass) {
+dqt_status dqt_tape_get_pass(const dqt_tape *tape, uint64_t *passes) {
     TRY(check_object(tape, "tape"));
-    TRY(check_pointer(tape->ctx, pass, "pass"));
-    *pass = tape->pass;
+    TRY(check_pointer(tape->ctx, passes, "passes"));
+    *passes = tape->pass;
     return DQT_OK;
 }
 
-dqt_status dqt_tape_set_pass(dqt_tape *tape, uint64_t pass) {
+dqt_status dqt_tape_set_pass(dqt_tape *tape, uint64_t passes) {
     TRY(check_object(tape, "tape"));
-    tape->pass = pass;
+    tape->pass = passes;
     return DQT_OK;
 }
 
-dqt_status dqt_tape_on_gradient(dqt_tape *tape, dqt_gradient_ready_fn fn, void *user_data) {
+dqt_status dqt_tape_on_gradient(dqt_tape *tape, dqt_gradient_ready_fn callback, void *user_data) {
     TRY(check_object(tape, "tape"));
-    tape->ready = fn;
+    tape->ready = callback;
     tape->ready_user_data = user_data;
     return DQT_OK;
 }

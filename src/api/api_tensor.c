@@ -225,11 +225,11 @@ dqt_status dqt_tensor_convert(const dqt_tensor *source, const dqt_tensor_options
     return DQT_OK;
 }
 
-dqt_status dqt_tensor_copy(dqt_tensor *to, const dqt_tensor *from) {
-    TRY(check_tensor(to));
-    TRY(check_pointer(to->ctx, from, "from"));
-    TRY(check_tensor(from));
-    TRY(tensor_check_copy(to, from));
-    tensor_copy(to, from);
+dqt_status dqt_tensor_copy(dqt_tensor *destination, const dqt_tensor *source) {
+    TRY(check_tensor(destination));
+    TRY(check_pointer(destination->ctx, source, "source"));
+    TRY(check_tensor(source));
+    TRY(tensor_check_copy(destination, source));
+    tensor_copy(destination, source);
     return DQT_OK;
 }

@@ -80,8 +80,9 @@ dqt_status read_logits_gradient(const dqt_context *ctx, const dqt_logits_gradien
     *g = (dqt_logits_gradient){.struct_size = sizeof *g};
     TRY(options_read(ctx, g, sizeof *g, given, "dqt_logits_gradient"));
     if (g->reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_logits_gradient is not 0");
-    if (!g->dlogits == !g->fn)
-        return fail(ctx, DQT_E_ARGUMENT, "of dlogits and fn of dqt_logits_gradient, one must be set and one NULL");
+    if (!g->dlogits == !g->callback)
+        return fail(ctx, DQT_E_ARGUMENT,
+                    "of dlogits and callback of dqt_logits_gradient, one must be set and one NULL");
     return g->dlogits ? check_finite(ctx, g->dlogits, count, "dlogits") : DQT_OK;
 }
 

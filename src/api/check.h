@@ -31,7 +31,7 @@ void complete_tensor_options(dqt_tensor_options *o, int32_t storage);
 dqt_status read_batch(const dqt_tape *tape, const dqt_batch *given, dqt_batch *b);
 /* Checks targets (NULL: none) and weights, and completes the divisor. */
 dqt_status read_targets(const dqt_context *ctx, dqt_batch *b, size_t classes);
-/* A host's own gradient: dlogits[count], finite, or fn. */
+/* A host's own gradient: dlogits[count], finite, or callback. */
 dqt_status read_logits_gradient(const dqt_context *ctx, const dqt_logits_gradient *given, size_t count,
                                 dqt_logits_gradient *g);
 /* Completes *o: a learning rate and scale that are finite and not negative, a part that exists. */

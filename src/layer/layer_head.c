@@ -207,7 +207,7 @@ static bool own_gradient(dqt_tape *t, const struct slot *s, size_t first, size_t
                                   .ld = ld,
                                   .logits = logits,
                                   .log_sum_exp = saved->log_sum};
-    if (own->fn(own->user_data, &tile))
+    if (own->callback(own->user_data, &tile))
         return tape_stop(t, fail(t->ctx, DQT_E_CANCELLED, "the host's logits function asked to stop"));
     if (any_nonfinite(logits, ld, tile.num_tokens, count))
         return tape_stop(
@@ -256,7 +256,7 @@ void head_backward(dqt_tape *t, struct slot *s, const struct head_gradient *grad
     struct head_saved *saved = s->saved;
     DQT_ASSERT(s->length >= 1 && tape_saves(t) && (gradient->is_own || saved->has_loss));
     saved->gradient = *gradient;
-    const bool by_tile = gradient->is_own && gradient->own.fn;
+    const bool by_tile = gradient->is_own && gradient->own.callback;
     const bool later = t->fused && s->layer->tied;     /* embedding_backward makes the weight gradient */
     const bool apart = later || (t->fused && by_tile); /* a tile that is refused comes before any update */
     if (!by_tile || make_sums(t, s)) {

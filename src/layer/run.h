@@ -55,7 +55,8 @@ void head_logits(dqt_tape *t, struct slot *s, size_t batch, size_t length, const
 struct head_gradient {
     bool is_own; /* a host's own loss; else the latest loss, times loss_scale */
     float loss_scale;
-    dqt_logits_gradient own; /* dlogits or fn; with a tied head in fused mode it is read in embedding_backward too */
+    dqt_logits_gradient
+        own; /* dlogits or callback; with a tied head in fused mode it is read in embedding_backward too */
 };
 /* dx NULL: only the weight gradient. May stop the tape. */
 void head_backward(dqt_tape *t, struct slot *s, const struct head_gradient *gradient, float *dx);

@@ -241,12 +241,12 @@ def resuming():
             check('layers: a file object gets what a path gets', f.read() == file.getvalue())
         part = Network(2)
         loaded = dqt.layers_load(part.layers, path, part.updater)
-    check('what layers_load gives', loaded == (None, None, b'mine', whole.tape.pass_) and part.updater.steps == 3)
+    check('what layers_load gives', loaded == (None, None, b'mine', whole.tape.passes) and part.updater.steps == 3)
     check('the host\'s bytes are skipped', dqt.layers_load(part.layers, io.BytesIO(file.getvalue()), part.updater,
                                                            skip_host=1).host == b'')
     other = Network(3)
-    check('a tape\'s passes', loaded.pass_ > 0 and other.tape.pass_ == 0)
-    part.tape.pass_ = other.tape.pass_ = loaded.pass_
+    check('a tape\'s passes', loaded.passes > 0 and other.tape.passes == 0)
+    part.tape.passes = other.tape.passes = loaded.passes
     dqt.layers_load(other.layers, io.BytesIO(weights.getvalue()))
     check('an updater that is not in the file', raises(dqt.Error, dqt.layers_load, other.layers, io.BytesIO(weights.getvalue()),
                                                        other.updater).status == dqt.E_STATE)
@@ -261,7 +261,7 @@ def resuming():
     tape.loss(model, TOKENS, TOKENS)
     tape.backward(model)
     model.save(file := io.BytesIO(), updater, b'host', tape)
-    check('a model\'s passes', dqt.Llama.load(ctx, io.BytesIO(file.getvalue())).pass_ == 1)
+    check('a model\'s passes', dqt.Llama.load(ctx, io.BytesIO(file.getvalue())).passes == 1)
     bare = dqt.Llama.load(ctx, io.BytesIO(file.getvalue()), skip_updater=1, skip_host=1)
     check('what is not wanted', bare.model.config.hidden_size == 32 and bare.updater is None and bare.host == b'')
 

@@ -1,6 +1,8 @@
 #!/bin/sh
 # dqt.h alone, under every compiler and language that is here, with all warnings; and what bindings cannot read is not in it.
 . "$(dirname "$0")/common"
+LC_ALL=C
+export LC_ALL
 printf '#include "dqt.h"\n#include "dqt.h"\nint user(void);\nint user(void) { return DQT_OK; }\n' >"$tmp/user.c"
 cp "$tmp/user.c" "$tmp/user.cpp"
 common="-Iinclude -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef -Wcast-align -Werror -fsyntax-only"
@@ -29,6 +31,33 @@ check "dqt.h has declarations" test "$(grep -c DQT_API "$tmp/plain")" -gt 50
 grep -nE '(^|[^A-Za-z_])(union|long|unsigned|short|bool|_Bool|va_list|inline|__int128|double complex)([^A-Za-z_]|$)|\.\.\.|[A-Za-z0-9_]+ *: *[0-9]+ *;' \
     "$tmp/plain" >"$tmp/awkward"
 empty "unions, bit-fields, varargs, inline functions or types whose width is not fixed" "$tmp/awkward"
+
+# No name of the interface is a keyword of C++, Rust, Zig, Python, Go, Java, C#, Swift or JavaScript, which bindings would have to
+# escape. Only `out`, C#'s, is allowed to arguments, whose names callers do not write.
+keywords="abstract actor addrspace alias align alignas alignof allowzero and and_eq any anyframe anytype as asm assert associatedtype
+async await base become bitand bitor bool boolean box break byte callconv case cast catch chan char char16_t char32_t char8_t
+checked class co_await co_return co_yield compl comptime concept const const_cast consteval constexpr constinit continue convenience
+crate decimal decltype def default defer deinit del delegate delete do double dyn dynamic dynamic_cast elif else enum errdefer error
+event except explicit export extends extension extern fallthrough false fileprivate final finally fixed float fn for foreach friend
+from func function get global go goto guard if impl implements implicit import in indirect init inline inout instanceof int interface
+internal is lambda lazy let linksection lock long loop macro map match mod module move mut mutable mutating namespace native new nil
+noalias noexcept noinline none None nonlocal nosuspend not not_eq null nullptr object opaque open operator or or_eq orelse out
+override package packed params pass postfix precedencegroup prefix priv private protected protocol pub public raise range readonly
+ref register reinterpret_cast repeat required requires resume rethrow return sbyte sealed select self Self set short signed sizeof
+some stackalloc static static_assert static_cast strictfp string struct subscript super suspend switch synchronized template test
+this thread_local threadlocal throw throws trait transient True False true try type typealias typedef typeid typename typeof uint
+ulong unchecked union unowned unreachable unsafe unsigned unsized use using usingnamespace ushort var virtual void volatile wchar_t
+weak where while willSet with xor xor_eq yield"
+printf '%s\n' $keywords | sort -u >"$tmp/keywords"
+c_words="char const double enum extern float int struct typedef void"
+tr -cs 'A-Za-z0-9_' '\n' <"$tmp/plain" | grep '^[A-Za-z_]' | sort -u >"$tmp/names"
+check "dqt.h has names" test "$(wc -l <"$tmp/names")" -gt 400
+printf '%s\n' $c_words out | sort | comm -13 - "$tmp/names" | comm -12 - "$tmp/keywords" >"$tmp/clashes"
+empty "names that are keywords elsewhere" "$tmp/clashes"
+sed -n 's/^dqt_[a-z_]*\.\([a-z0-9_]*\) .*/\1/p' docs/symbols-in-versions | sort -u >"$tmp/fields"
+check "the list of symbols has fields" test "$(wc -l <"$tmp/fields")" -gt 100
+comm -12 "$tmp/fields" "$tmp/keywords" >"$tmp/clashes"
+empty "fields that are keywords elsewhere" "$tmp/clashes"
 
 # Every enumerator is given a value, so that none moves when one is added.
 tr '\n' ' ' <"$tmp/plain" | grep -o 'enum {[^}]*}' | tr '{,' '\n\n' | grep -E 'DQT_' | grep -v '=' >"$tmp/unpinned"

@@ -25,7 +25,7 @@ pub type dqt_alloc_fn = ::core::option::Option<
     unsafe extern "C" fn(
         user_data: *mut ::core::ffi::c_void,
         size: usize,
-        align: usize,
+        alignment: usize,
     ) -> *mut ::core::ffi::c_void,
 >;
 pub type dqt_free_fn = ::core::option::Option<
@@ -33,7 +33,7 @@ pub type dqt_free_fn = ::core::option::Option<
         user_data: *mut ::core::ffi::c_void,
         ptr: *mut ::core::ffi::c_void,
         size: usize,
-        align: usize,
+        alignment: usize,
     ),
 >;
 pub type dqt_task_fn = ::core::option::Option<
@@ -607,7 +607,7 @@ pub struct dqt_logits_gradient {
     pub struct_size: u32,
     pub reserved: u32,
     pub dlogits: *const f32,
-    pub fn_: dqt_logits_fn,
+    pub callback: dqt_logits_fn,
     pub user_data: *mut ::core::ffi::c_void,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -628,8 +628,8 @@ const _: () = {
         "Offset of field: dqt_logits_gradient::dlogits",
     ][::core::mem::offset_of!(dqt_logits_gradient, dlogits) - 8usize];
     [
-        "Offset of field: dqt_logits_gradient::fn_",
-    ][::core::mem::offset_of!(dqt_logits_gradient, fn_) - 16usize];
+        "Offset of field: dqt_logits_gradient::callback",
+    ][::core::mem::offset_of!(dqt_logits_gradient, callback) - 16usize];
     [
         "Offset of field: dqt_logits_gradient::user_data",
     ][::core::mem::offset_of!(dqt_logits_gradient, user_data) - 24usize];
@@ -1529,7 +1529,7 @@ pub struct dqt_checkpoint {
     pub updater: *mut dqt_updater,
     pub host: *mut ::core::ffi::c_void,
     pub host_size: usize,
-    pub pass: u64,
+    pub passes: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1554,8 +1554,8 @@ const _: () = {
         "Offset of field: dqt_checkpoint::host_size",
     ][::core::mem::offset_of!(dqt_checkpoint, host_size) - 32usize];
     [
-        "Offset of field: dqt_checkpoint::pass",
-    ][::core::mem::offset_of!(dqt_checkpoint, pass) - 40usize];
+        "Offset of field: dqt_checkpoint::passes",
+    ][::core::mem::offset_of!(dqt_checkpoint, passes) - 40usize];
 };
 pub const DQT_GGUF_AUTO: _bindgen_ty_21 = 0;
 pub const DQT_GGUF_F32: _bindgen_ty_21 = 1;
@@ -1763,7 +1763,10 @@ extern "C" {
         tensor: *const dqt_tensor,
         stats: *mut dqt_tensor_stats,
     ) -> dqt_status;
-    pub fn dqt_tensor_copy(to: *mut dqt_tensor, from: *const dqt_tensor) -> dqt_status;
+    pub fn dqt_tensor_copy(
+        destination: *mut dqt_tensor,
+        source: *const dqt_tensor,
+    ) -> dqt_status;
     pub fn dqt_tensor_convert(
         source: *const dqt_tensor,
         options: *const dqt_tensor_options,
@@ -1894,8 +1897,8 @@ extern "C" {
         dx: *mut f32,
     ) -> dqt_status;
     pub fn dqt_layers_copy(
-        to: *const *mut dqt_layer,
-        from: *const *mut dqt_layer,
+        destination: *const *mut dqt_layer,
+        source: *const *mut dqt_layer,
         num_layers: usize,
     ) -> dqt_status;
     pub fn dqt_tape_options_init(
@@ -1950,11 +1953,11 @@ extern "C" {
         gradient: *const f32,
     ) -> dqt_status;
     pub fn dqt_tape_zero_gradients(tape: *mut dqt_tape) -> dqt_status;
-    pub fn dqt_tape_get_pass(tape: *const dqt_tape, pass: *mut u64) -> dqt_status;
-    pub fn dqt_tape_set_pass(tape: *mut dqt_tape, pass: u64) -> dqt_status;
+    pub fn dqt_tape_get_pass(tape: *const dqt_tape, passes: *mut u64) -> dqt_status;
+    pub fn dqt_tape_set_pass(tape: *mut dqt_tape, passes: u64) -> dqt_status;
     pub fn dqt_tape_on_gradient(
         tape: *mut dqt_tape,
-        fn_: dqt_gradient_ready_fn,
+        callback: dqt_gradient_ready_fn,
         user_data: *mut ::core::ffi::c_void,
     ) -> dqt_status;
     pub fn dqt_llama_config_init(
@@ -2135,8 +2138,8 @@ extern "C" {
         out: *mut *mut dqt_session,
     ) -> dqt_status;
     pub fn dqt_session_copy(
-        to: *mut dqt_session,
-        from: *const dqt_session,
+        destination: *mut dqt_session,
+        source: *const dqt_session,
     ) -> dqt_status;
     pub fn dqt_session_get_length(
         session: *const dqt_session,

@@ -150,6 +150,6 @@ impl<'c> Loaded<'c> {
         }
         // SAFETY: a new model and updater, ours.
         let model = unsafe { Llama::from_raw(ctx, raw.model) };
-        Ok(Self { updater: Mutex::new(NonNull::new(raw.updater).map(RawUpdater)), model, host, pass: raw.pass })
+        Ok(Self { updater: Mutex::new(NonNull::new(raw.updater).map(RawUpdater)), model, host, pass: raw.passes })
     }
 }
