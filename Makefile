@@ -30,6 +30,7 @@ LIBS := $(LDLIBS) -lm
 quoted = '$(subst ','\'',$(1))'
 O := $(B)/obj/$(shell echo $(call quoted,$(CC) $(ALL)) | cksum | cut -d' ' -f1)
 FLAGS := $(CC) $(ALL) | $(LDFLAGS) $(LIBS) | $(CXX) $(CXXFLAGS)
+.DEFAULT_GOAL := all
 $(B)/flags:
 	@mkdir -p $(@D)
 	@echo $(call quoted,$(FLAGS)) > $@

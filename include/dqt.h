@@ -534,8 +534,8 @@ typedef struct dqt_tape_options {
     int32_t precision;           /* DQT_PRECISION_* */
     size_t max_batch;            /* 0: 1 */
     size_t max_length;           /* 0: 128 */
-    int32_t no_gradient_buffers; /* 1: none: only forward, or the update inside backward (dqt_llama_backward_update,
-                                  dqt_tape_begin_update) */
+    int32_t no_gradient_buffers; /* 1: none: only forward, or the update inside backward (dqt_tape_begin_update,
+                                  dqt_llama_backward_update) */
     int32_t inference;           /* 1: nothing is saved for backward: forward and loss only */
     int32_t recompute;           /* 1: blocks save only their input and run forward again in backward */
     int32_t gradient_format;     /* DQT_FLOAT_* of the gradient buffers */
@@ -586,9 +586,10 @@ DQT_API dqt_status dqt_tape_set_gradient(dqt_tape *tape, size_t index, size_t ro
 /* Sets all gradients to zero; backward adds to them. Allocates nothing. Since 0.1. */
 DQT_API dqt_status dqt_tape_zero_gradients(dqt_tape *tape);
 
-/* Backward passes done, which the random numbers of low-precision gradients and checkpoints depend on, beside the seed.
- * Saving writes it where dqt_save_options names the tape; a host that goes on with a new tape sets it. F32 gradients
- * and checkpoints need nothing. Since 0.1. */
+/* Calls of backward functions so far: one per pass of a dqt_llama, one per layer and pass of a host's own network (so
+ * it is no count of steps). The random numbers of low-precision gradients and checkpoints depend on it, beside the
+ * seed. Saving writes it where dqt_save_options names the tape; a host that goes on with a new tape sets it. F32
+ * gradients and checkpoints need nothing. Since 0.1. */
 DQT_API dqt_status dqt_tape_get_pass(const dqt_tape *tape, uint64_t *passes);
 DQT_API dqt_status dqt_tape_set_pass(dqt_tape *tape, uint64_t passes);
 
@@ -837,20 +838,32 @@ DQT_API dqt_status dqt_updater_get_part(const dqt_updater *updater, size_t index
                                         size_t *row, size_t *count);
 
 /* The update inside backward, for any list of layers: between begin and end, backward functions of this tape apply each
- * weight's gradient to the packed codes as it is made, in row tiles, and forget it; the tape needs no gradient buffers.
- * Each layer goes backward exactly once between the two (a parameter without a backward stays as it is), no
- * accumulation. With the same options (lagged = 1 for Adafactor; clip NONE or PREVIOUS_NORM) it gives the codes of
- * backward + step, bit for bit.
+ * weight's gradient to the packed codes as it is made, in row tiles, and forget it; gradient buffers are not needed,
+ * and not used. The forward may come before begin or after it. With the same options (lagged = 1 for Adafactor; clip
+ * NONE or PREVIOUS_NORM) it gives the codes and the state of backward + dqt_updater_step, bit for bit.
  *
- * begin: DQT_E_UNSUPPORTED for DQT_CLIP_GLOBAL_NORM and for a part of a step; DQT_E_NUMERIC for a learning rate that
- * dqt_updater_step refuses. end: DQT_E_NUMERIC if a gradient was not finite, or its products could have overflowed:
- * that tensor is left as it was, as a whole and with its state; the others are updated. DQT_E_STATE out of order.
+ * Each layer goes backward once between the two, or not at all: its parameters then stay as they are, and the step
+ * counts all the same. A tied head goes backward before its embedding, whose backward updates the weight of both: until
+ * then the head has no other forward, and its dlogits (or the function, which may be called again) stay as they are.
+ *
+ * begin: DQT_E_STATE if an update has begun on this tape, or on another one with this updater, and for a tape made for
+ * inference; DQT_E_UNSUPPORTED for DQT_CLIP_GLOBAL_NORM, a part of a step, and two heads tied to one embedding;
+ * DQT_E_NUMERIC for a learning rate that dqt_updater_step refuses. Backward functions: DQT_E_STATE for a layer that has
+ * gone backward in this update.
+ *
+ * end: DQT_E_STATE if no update has begun. DQT_E_NUMERIC if a gradient was not finite, or its products could have
+ * overflowed: that tensor is left as it was, as a whole and with its state; the others are updated. DQT_E_STATE too if
+ * a tied head went backward and its embedding did not: their weight is left as it was. All but the first end the
+ * update, fill stats and count the step. What was cancelled or failed in between is updated as far as gradients were
+ * complete.
+ *
+ * In between, the updater makes no other step, and is not saved, loaded or changed: DQT_E_STATE. Destroying the tape
+ * ends the update; destroying the updater drops it, as if it had not begun, but weights are updated already.
  * Allocate nothing. Since 0.9. */
 DQT_API dqt_status dqt_tape_begin_update(dqt_tape *tape, dqt_updater *updater, const dqt_step_options *options);
 DQT_API dqt_status dqt_tape_end_update(dqt_tape *tape, dqt_step_stats *stats);
 
-/* begin, dqt_llama_backward of the latest dqt_llama_loss with loss_scale 1, and end, in one call. DQT_E_NUMERIC: a loss
- * that is not finite is refused before anything is written. Since 0.9. */
+/* dqt_tape_begin_update, dqt_llama_backward with loss_scale 1, and dqt_tape_end_update in one call. Since 0.9. */
 DQT_API dqt_status dqt_llama_backward_update(dqt_llama *model, dqt_tape *tape, dqt_updater *updater,
                                              const dqt_step_options *options, dqt_step_stats *stats);
 
@@ -998,7 +1011,7 @@ typedef struct dqt_save_options {
     uint32_t reserved;
     const void *host; /* bytes of the host's own; NULL with 0 */
     size_t host_size;
-    const dqt_tape *tape; /* its number of passes is saved (dqt_tape_get_pass); NULL: 0 */
+    const dqt_tape *tape; /* its dqt_tape_get_pass is saved; NULL: 0 */
 } dqt_save_options;
 
 DQT_API dqt_status dqt_save_options_init(dqt_save_options *options, size_t struct_size);

@@ -14,6 +14,7 @@ static dqt_status check_model(const dqt_llama *model) {
 
 /* Layers of one context, and an updater (or none) of exactly their parameters, in order. */
 static dqt_status check_layers(dqt_layer *const *layers, size_t num_layers, const dqt_updater *updater) {
+    TRY(check_idle(updater));
     TRY(check_object(layers, "layers"));
     if (num_layers == 0) return fail(NULL, DQT_E_ARGUMENT, "num_layers is 0; there must be at least one layer");
     TRY(check_object(layers[0], "layers[0]"));
@@ -129,6 +130,7 @@ dqt_status dqt_layers_write(dqt_layer *const *layers, size_t num_layers, const d
 dqt_status dqt_updater_write(const dqt_updater *updater, dqt_write_fn write, void *user_data) {
     FPENV_DEFAULT();
     TRY(check_object(updater, "updater"));
+    TRY(check_idle(updater));
     struct save s = {updater_context(updater), {.updater = updater}};
     return save_stream(&s, write, user_data);
 }
@@ -224,6 +226,7 @@ dqt_status dqt_layers_read(dqt_layer *const *layers, size_t num_layers, dqt_upda
 dqt_status dqt_updater_read(dqt_updater *updater, dqt_read_fn read, void *user_data) {
     FPENV_DEFAULT();
     TRY(check_object(updater, "updater"));
+    TRY(check_idle(updater));
     dqt_context *ctx = updater_context(updater);
     if (!read) return fail(ctx, DQT_E_ARGUMENT, "read is NULL");
     struct checkpoint c;

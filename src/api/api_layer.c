@@ -158,8 +158,8 @@ static dqt_status find_slot(const dqt_layer *layer, const dqt_tape *tape, int ki
 }
 
 static dqt_status check_backward(const dqt_tape *tape, const struct slot *slot) {
-    if (tape->options.inference || tape->options.no_gradient_buffers)
-        return fail(tape->ctx, DQT_E_STATE, "this tape has no gradient buffers");
+    TRY(check_gradients_go(tape));
+    TRY(tape_check_update(tape, slot));
     if (slot->length == 0)
         return fail(tape->ctx, DQT_E_STATE, "layer %s has no forward pass to go back from", slot->layer->name);
     return DQT_OK;
@@ -209,7 +209,7 @@ dqt_status dqt_embedding_backward(const dqt_layer *layer, dqt_tape *tape, const 
     TRY(find_slot(layer, tape, DQT_LAYER_EMBEDDING, &slot));
     TRY(check_backward(tape, slot));
     TRY(check_pointer(tape->ctx, dy, "dy"));
-    embedding_backward(tape, slot, dy, NULL);
+    embedding_backward(tape, slot, dy);
     tape->pass++;
     return tape_finish(tape);
 }
@@ -220,6 +220,7 @@ dqt_status dqt_head_loss(const dqt_layer *layer, dqt_tape *tape, const dqt_batch
     struct slot *slot = NULL;
     dqt_batch b;
     TRY(find_slot(layer, tape, DQT_LAYER_HEAD, &slot));
+    TRY(check_not_deferred(tape, slot));
     TRY(read_batch(tape, batch, &b));
     TRY(check_pointer(tape->ctx, x, "x"));
     TRY(check_pointer(tape->ctx, loss, "loss"));
@@ -247,6 +248,7 @@ dqt_status dqt_head_logits(const dqt_layer *layer, dqt_tape *tape, const dqt_bat
     struct slot *slot = NULL;
     dqt_batch b;
     TRY(find_slot(layer, tape, DQT_LAYER_HEAD, &slot));
+    TRY(check_not_deferred(tape, slot));
     TRY(read_batch(tape, batch, &b));
     TRY(check_pointer(tape->ctx, x, "x"));
     TRY(check_pointer(tape->ctx, logits, "logits"));

@@ -99,6 +99,7 @@ static dqt_status check_pair(const dqt_llama *model, const dqt_tape *tape) {
 
 static dqt_status check_input(const dqt_llama *model, const dqt_tape *tape, const dqt_batch *batch, dqt_batch *b) {
     TRY(check_pair(model, tape));
+    TRY(check_not_deferred(tape, llama_head_slot(tape)));
     TRY(read_batch(tape, batch, b));
     TRY(check_pointer(model->ctx, b->tokens, "tokens"));
     return check_tokens(model->ctx, b->tokens, b->batch * b->length, 0, model->config.vocab_size, "tokens");
@@ -143,17 +144,19 @@ static dqt_status check_backward(const dqt_llama *model, const dqt_tape *tape, b
     const struct slot *head = llama_head_slot(tape);
     if (head->length == 0 || (loss && !head_has_loss(head)))
         return fail(model->ctx, DQT_E_STATE, "there is no %s to go back from", loss ? "loss" : "forward");
-    for (size_t i = 0; i < tape->num_slots; i++)
+    for (size_t i = 0; i < tape->num_slots; i++) {
         if (tape->slots[i].batch != head->batch || tape->slots[i].length != head->length)
             return fail(model->ctx, DQT_E_STATE, "layer %s was used otherwise since the loss",
                         tape->slots[i].layer->name);
+        TRY(tape_check_update(tape, &tape->slots[i]));
+    }
     return DQT_OK;
 }
 
 dqt_status dqt_llama_backward(const dqt_llama *model, dqt_tape *tape, float loss_scale) {
     FPENV_DEFAULT();
     TRY(check_backward(model, tape, true));
-    if (tape->options.no_gradient_buffers) return fail(model->ctx, DQT_E_STATE, "this tape has no gradient buffers");
+    TRY(check_gradients_go(tape));
     TRY(check_finite(model->ctx, &loss_scale, 1, "loss_scale"));
     llama_backward(tape, &(struct head_gradient){.loss_scale = loss_scale});
     return finish(tape);
@@ -163,7 +166,7 @@ dqt_status dqt_llama_backward_logits(const dqt_llama *model, dqt_tape *tape, con
     FPENV_DEFAULT();
     struct head_gradient g = {.is_own = true};
     TRY(check_backward(model, tape, false));
-    if (tape->options.no_gradient_buffers) return fail(model->ctx, DQT_E_STATE, "this tape has no gradient buffers");
+    TRY(check_gradients_go(tape));
     const size_t tokens = slot_tokens(llama_head_slot(tape));
     TRY(read_logits_gradient(model->ctx, gradient, tokens * model->config.vocab_size, &g.own));
     llama_backward(tape, &g);
@@ -207,23 +210,9 @@ dqt_status dqt_llama_backward_update(dqt_llama *model, dqt_tape *tape, dqt_updat
                                      const dqt_step_options *options, dqt_step_stats *stats) {
     FPENV_DEFAULT();
     TRY(check_backward(model, tape, true));
-    dqt_context *ctx = model->ctx;
-    dqt_step_options o;
-    TRY(check_pointer(ctx, updater, "updater"));
-    TRY(read_step(ctx, options, &o));
-    if (o.num_parts > 1)
-        return fail(ctx, DQT_E_UNSUPPORTED, "a fused step updates all parts: num_parts is %zu", o.num_parts);
-    TRY(check_parameters(ctx, updater, tape));
-    if (updater_options(updater)->clip == DQT_CLIP_GLOBAL_NORM)
-        return fail(ctx, DQT_E_UNSUPPORTED, "a fused step cannot clip by the current global norm: use PREVIOUS_NORM");
-    TRY(options_check_result(ctx, stats, sizeof *stats, "dqt_step_stats"));
-    dqt_step_stats s = {.struct_size = sizeof s};
-    updater_set_gradient_scale(updater, o.gradient_scale);
-    TRY(updater_begin(updater, o.learning_rate));
-    tape->fused = updater;
+    TRY(options_check_result(model->ctx, stats, sizeof *stats, "dqt_step_stats"));
+    TRY(dqt_tape_begin_update(tape, updater, options));
     llama_backward(tape, &(struct head_gradient){.loss_scale = 1});
-    tape->fused = NULL;
-    const dqt_status stopped = finish(tape), status = updater_end(updater, &s);
-    if (stats) TRY(options_return(ctx, stats, &s, sizeof s, "dqt_step_stats"));
+    const dqt_status stopped = finish(tape), status = dqt_tape_end_update(tape, stats);
     return stopped != DQT_OK ? stopped : status;
 }

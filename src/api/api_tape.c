@@ -153,14 +153,29 @@ dqt_status dqt_tape_on_gradient(dqt_tape *tape, dqt_gradient_ready_fn callback, 
 
 dqt_status dqt_tape_begin_update(dqt_tape *tape, dqt_updater *updater, const dqt_step_options *options) {
     FPENV_DEFAULT();
-    (void)updater, (void)options;
     TRY(check_object(tape, "tape"));
-    return fail(tape->ctx, DQT_E_UNSUPPORTED, "dqt_tape_begin_update is not there yet");
+    const dqt_context *ctx = tape->ctx;
+    dqt_step_options o;
+    TRY(check_pointer(ctx, updater, "updater"));
+    TRY(read_step(ctx, options, &o));
+    if (tape->options.inference) return fail(ctx, DQT_E_STATE, "this tape was made for inference");
+    if (tape->fused) return fail(ctx, DQT_E_STATE, "an update has begun on this tape: dqt_tape_end_update ends it");
+    TRY(check_idle(updater));
+    if (o.num_parts > 1)
+        return fail(ctx, DQT_E_UNSUPPORTED, "a fused step updates all parts: num_parts is %zu", o.num_parts);
+    TRY(check_parameters(ctx, updater, tape));
+    if (updater_options(updater)->clip == DQT_CLIP_GLOBAL_NORM)
+        return fail(ctx, DQT_E_UNSUPPORTED, "a fused step cannot clip by the current global norm: use PREVIOUS_NORM");
+    return tape_begin_update(tape, updater, o.learning_rate, o.gradient_scale);
 }
 
 dqt_status dqt_tape_end_update(dqt_tape *tape, dqt_step_stats *stats) {
     FPENV_DEFAULT();
-    (void)stats;
     TRY(check_object(tape, "tape"));
-    return fail(tape->ctx, DQT_E_UNSUPPORTED, "dqt_tape_end_update is not there yet");
+    if (!tape->fused) return fail(tape->ctx, DQT_E_STATE, "no update has begun on this tape, or its updater is gone");
+    TRY(options_check_result(tape->ctx, stats, sizeof *stats, "dqt_step_stats"));
+    dqt_step_stats s = {.struct_size = sizeof s};
+    const dqt_status status = tape_end_update(tape, &s);
+    if (stats) TRY(options_return(tape->ctx, stats, &s, sizeof s, "dqt_step_stats"));
+    return status;
 }

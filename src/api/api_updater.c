@@ -157,6 +157,7 @@ dqt_status dqt_updater_add_group(dqt_updater *updater, const dqt_group_options *
     FPENV_DEFAULT();
     TRY(check_object(updater, "updater"));
     const dqt_context *ctx = updater_context(updater);
+    TRY(check_idle(updater));
     TRY(check_pointer(ctx, options, "options"));
     dqt_group_options o = group_defaults;
     TRY(options_read(ctx, &o, sizeof o, options, "dqt_group_options"));
@@ -195,6 +196,7 @@ dqt_status dqt_updater_step(dqt_updater *updater, dqt_tape *tape, const dqt_step
     TRY(check_object(updater, "updater"));
     dqt_context *ctx = updater_context(updater);
     dqt_step_options o;
+    TRY(check_idle(updater));
     TRY(check_pointer(ctx, tape, "tape"));
     TRY(read_step(ctx, options, &o));
     if (tape->options.no_gradient_buffers || tape->options.inference)
@@ -228,6 +230,7 @@ dqt_status dqt_updater_get_step(const dqt_updater *updater, uint64_t *step) {
 
 dqt_status dqt_updater_set_step(dqt_updater *updater, uint64_t step) {
     TRY(check_object(updater, "updater"));
+    TRY(check_idle(updater));
     updater_set_step_count(updater, step);
     return DQT_OK;
 }

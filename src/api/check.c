@@ -119,6 +119,23 @@ dqt_status check_parameters(const dqt_context *ctx, const dqt_updater *updater, 
     return DQT_OK;
 }
 
+dqt_status check_idle(const dqt_updater *updater) {
+    if (!updater || !updater_is_held(updater)) return DQT_OK;
+    return fail(updater_context(updater), DQT_E_STATE,
+                "a tape updates with this updater: dqt_tape_end_update has to come first");
+}
+
+dqt_status check_gradients_go(const dqt_tape *tape) {
+    if (!tape->options.inference && (!tape->options.no_gradient_buffers || tape->fused)) return DQT_OK;
+    return fail(tape->ctx, DQT_E_STATE, "this tape has no gradient buffers, and no update has begun on it");
+}
+
+dqt_status check_not_deferred(const dqt_tape *tape, const struct slot *head) {
+    if (!tape->fused || !head->deferred) return DQT_OK;
+    return fail(tape->ctx, DQT_E_STATE, "head %s went backward in this update, and waits for its embedding to",
+                head->layer->name);
+}
+
 dqt_status return_parameter(const dqt_context *ctx, dqt_parameter *out, const char *name, int parameter_class,
                             dqt_tensor *t) {
     const dqt_parameter p = {.struct_size = sizeof p,

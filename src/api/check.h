@@ -40,6 +40,13 @@ dqt_status check_part(const dqt_context *ctx, size_t part, size_t num_parts);
 /* Updater and tape have the same parameters. */
 dqt_status check_parameters(const dqt_context *ctx, const dqt_updater *updater, const dqt_tape *tape);
 
+/* No tape updates with it, which leaves it between two states; NULL is idle. */
+dqt_status check_idle(const dqt_updater *updater);
+/* Gradients have where to go: buffers, or an updater. */
+dqt_status check_gradients_go(const dqt_tape *tape);
+/* Before a forward of a head: its latest pass is not needed any more. */
+dqt_status check_not_deferred(const dqt_tape *tape, const struct slot *head);
+
 /* Copies a parameter out. */
 dqt_status return_parameter(const dqt_context *ctx, dqt_parameter *out, const char *name, int parameter_class,
                             dqt_tensor *t);

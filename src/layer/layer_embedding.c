@@ -129,17 +129,27 @@ static void tied_backward(const struct scatter_job *job, const struct slot *head
     }
 }
 
-void embedding_backward(dqt_tape *t, struct slot *s, const float *dy, struct slot *head) {
+/* The slot of a head that is tied to this embedding, and whose weight gradient waits for it; NULL: none. */
+static struct slot *deferred_head(const dqt_tape *t, const dqt_layer *embedding) {
+    for (size_t i = 0; i < t->num_slots; i++)
+        if (t->slots[i].deferred && t->slots[i].layer->tied == embedding) return &t->slots[i];
+    return NULL;
+}
+
+void embedding_backward(dqt_tape *t, struct slot *s, const float *dy) {
     const struct embedding_saved *saved = s->saved;
     const size_t rows = s->layer->weight[W]->rows, mark = tape_mark(t);
     struct scatter_job job = {t, s, dy};
-    DQT_ASSERT(s->length >= 1 && tape_saves(t) && (!head || head->layer->tied == s->layer));
+    struct slot *head = t->fused ? deferred_head(t, s->layer) : NULL;
+    DQT_ASSERT(s->length >= 1 && tape_saves(t));
     sort_positions(saved->tokens, slot_tokens(s), rows, saved->order, saved->start);
     tape_begin_parameter(t, s->parameter[W]);
     tape_check_gradient(t, s->parameter[W], dy, s->layer->weight[W]->cols, slot_tokens(s), s->layer->weight[W]->cols,
                         NULL);
     if (head) {
         tied_backward(&job, head);
+        head->deferred = false;
+        head->length = 0;
     } else {
         const double cols = (double)s->layer->weight[W]->cols;
         const double work =

@@ -7,7 +7,7 @@
 
 struct head_saved {
     float *log_sum;      /* [max_tokens]: log of the sum of exp(logit); until it is known, of exp(logit - maximum) */
-    float *maximum;      /* [max_tokens], while sums are made */
+    float *maximum;      /* [max_tokens], while sums are made; then free for bounds of gradients */
     float *target_logit; /* [max_tokens], while the loss is made */
     float *weights;      /* [max_tokens]: of the targets' losses */
     int32_t *targets;    /* [max_tokens] */
@@ -234,11 +234,30 @@ bool head_logit_gradient(dqt_tape *t, const struct slot *s, size_t first, float 
     return true;
 }
 
-/* Over all tiles: dx, unless NULL, and the weight's gradient. */
+/* In an update: leaves the weight as it is, whole, unless its gradient is proved finite. Of the latest loss a token's
+ * gradient is (softmax - 1 at its target) * factor, whose norm is at most sqrt(2) * |factor|. */
+static void check_weight_gradient(const dqt_tape *t, const struct slot *s) {
+    const struct head_saved *saved = s->saved;
+    const struct head_gradient *g = &saved->gradient;
+    const size_t tokens = slot_tokens(s), classes = s->layer->shape.out;
+    const struct activations a = activations_of(&s->input, tokens);
+    if (g->is_own) {
+        tape_check_gradient(t, s->parameter[W], g->own.dlogits, classes, tokens, classes, &a);
+        return;
+    }
+    const float factor = 1.5f * (float)((double)g->loss_scale / saved->divisor);
+    for (size_t i = 0; i < tokens; i++)
+        saved->maximum[i] = saved->targets[i] < 0 ? 0.0f : factor * saved->weights[i];
+    tape_check_gradient(t, s->parameter[W], saved->maximum, 1, tokens, 1, &a);
+}
+
+/* Over all tiles: dx, unless NULL, and the weight's gradient; without the latter, in an update, its check. */
 static void backward_tiles(dqt_tape *t, struct slot *s, float *dx, bool weight) {
     const dqt_tensor *w = s->layer->weight[W];
     const size_t tokens = slot_tokens(s), tile = head_tile(t, s->layer), mark = tape_mark(t);
     const struct activations a = activations_of(&s->input, tokens);
+    const struct head_saved *saved = s->saved;
+    const bool own_tiles = saved->gradient.is_own && saved->gradient.own.callback;
     float *logits = head_temporaries(t, s->layer);
     struct logit_gradient g;
     for (size_t first = 0; first < w->rows; first += tile) {
@@ -247,7 +266,10 @@ static void backward_tiles(dqt_tape *t, struct slot *s, float *dx, bool weight) 
         if (dx)
             gemm_input_gradient(t->ctx, &t->workspace, g.d, g.ld, tokens, w, first, g.count, t->precision, first > 0,
                                 dx);
-        if (weight) tape_weight_gradient(t, s->parameter[W], first, g.d, g.ld, g.count, &a);
+        if (weight)
+            tape_weight_gradient(t, s->parameter[W], first, g.d, g.ld, g.count, &a);
+        else if (own_tiles)
+            tape_check_gradient(t, s->parameter[W], g.d, g.ld, tokens, g.count, &a);
     }
     tape_release(t, mark);
 }
@@ -260,6 +282,7 @@ void head_backward(dqt_tape *t, struct slot *s, const struct head_gradient *grad
     const bool later = t->fused && s->layer->tied;     /* embedding_backward makes the weight gradient */
     const bool apart = later || (t->fused && by_tile); /* a tile that is refused comes before any update */
     if (!by_tile || make_sums(t, s)) {
+        if (t->fused && !by_tile) check_weight_gradient(t, s);
         if (apart) backward_tiles(t, s, dx, false);
         if (!later && !tape_stopped(t)) {
             tape_begin_parameter(t, s->parameter[W]);
@@ -268,7 +291,8 @@ void head_backward(dqt_tape *t, struct slot *s, const struct head_gradient *grad
             if (!s->layer->tied) tape_end_parameter(t, s->parameter[W]);
         }
     }
-    if (!later || tape_stopped(t)) s->length = 0;
+    s->deferred = later && !tape_stopped(t);
+    if (!s->deferred) s->length = 0;
 }
 
 const struct layer_kind head_kind = {

@@ -43,6 +43,7 @@ void weight_backward(dqt_tape *t, struct slot *s, int weight, const float *dy, c
         gemm_input_gradient(t->ctx, &t->workspace, dy, w->rows, x->tokens, w, 0, w->rows, t->precision, accumulate, dx);
     if (tape_stopped(t)) return;
     tape_begin_parameter(t, s->parameter[weight]);
+    tape_check_gradient(t, s->parameter[weight], dy, w->rows, x->tokens, w->rows, x);
     tape_weight_gradient(t, s->parameter[weight], 0, dy, w->rows, w->rows, x);
     tape_end_parameter(t, s->parameter[weight]);
 }

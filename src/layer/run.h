@@ -39,9 +39,9 @@ void rmsnorm_backward(dqt_tape *t, struct slot *s, const float *dy, bool accumul
 void attention_from_input(dqt_tape *t, struct slot *s, bool accumulate, float *y);
 void mlp_from_input(dqt_tape *t, struct slot *s, bool accumulate, float *y);
 
-/* Embedding. head: the slot of a tied head in fused mode, whose weight gradient is made here; else NULL. */
+/* Embedding. In an update, backward makes the weight gradient of a tied head too, which has gone backward before. */
 void embedding_forward(dqt_tape *t, struct slot *s, size_t batch, size_t length, const int32_t *tokens, float *y);
-void embedding_backward(dqt_tape *t, struct slot *s, const float *dy, struct slot *head);
+void embedding_backward(dqt_tape *t, struct slot *s, const float *dy);
 
 /* Head. b gives batch, length, targets (NULL: only the log-sum-exp of every token is made), weights, and a divisor that
  * is not 0. Where the host interrupts it or a number is not finite the tape is stopped, and there is no forward. */
@@ -55,8 +55,7 @@ void head_logits(dqt_tape *t, struct slot *s, size_t batch, size_t length, const
 struct head_gradient {
     bool is_own; /* a host's own loss; else the latest loss, times loss_scale */
     float loss_scale;
-    dqt_logits_gradient
-        own; /* dlogits or callback; with a tied head in fused mode it is read in embedding_backward too */
+    dqt_logits_gradient own; /* dlogits or callback; of a tied head in an update embedding_backward reads it too */
 };
 /* dx NULL: only the weight gradient. May stop the tape. */
 void head_backward(dqt_tape *t, struct slot *s, const struct head_gradient *gradient, float *dx);

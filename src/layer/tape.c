@@ -285,6 +285,7 @@ dqt_status tape_create(dqt_context *ctx, dqt_layer *const *layers, size_t num_la
 
 void tape_destroy(dqt_tape *t) {
     if (!t) return;
+    if (t->fused) tape_end_update(t, NULL);
     workspace_destroy(t->ctx, &t->workspace);
     memory_free(t->ctx, t, t->bytes);
 }

@@ -23,6 +23,7 @@ struct slot {
     size_t parameter[MAX_WEIGHTS];  /* index in the tape of layer->weight[i] */
     size_t batch, length;           /* of the latest forward; length 0: none that backward could use */
     int32_t *run_start;             /* [max_tokens + 1], of kinds that mix tokens; a block's is its sublayers' too */
+    bool deferred;                  /* of a tied head in an update: its weight's gradient waits for the embedding's */
     struct attention_runs runs;     /* of the latest forward; start is NULL, or run_start */
     struct activation_buffer input; /* [max_tokens][in]: what enters the layer's first products */
     void *saved;                    /* the kind's own struct, of kind->saved_bytes */
@@ -59,7 +60,7 @@ struct dqt_tape {
     uint64_t pass; /* backward passes, for the random numbers of stored gradients */
     dqt_gradient_ready_fn ready;
     void *ready_user_data;
-    dqt_updater *fused;           /* during dqt_llama_backward_update */
+    dqt_updater *fused;           /* from tape_begin_update to tape_end_update, unless it is destroyed before */
     dqt_status status;            /* of the call that runs; once it is not DQT_OK nothing more is done */
     const struct kv_cache *cache; /* of the block that runs, in a session; else NULL */
 };
@@ -110,12 +111,20 @@ static inline void tape_release(dqt_tape *tape, size_t mark) {
 /* Saves x[tokens][cols] into b (quantised if it has codes) and returns it. */
 struct activations save_input(const dqt_tape *tape, const struct activation_buffer *b, const float *x, size_t tokens);
 
+/* The update inside backward: from begin to end gradients go to the updater, which nobody holds. DQT_E_UNSUPPORTED for
+ * two heads that are tied to one embedding; else as updater_begin. */
+dqt_status tape_begin_update(dqt_tape *tape, dqt_updater *updater, float learning_rate, float gradient_scale);
+/* As updater_end; DQT_E_STATE where a tied head's embedding did not go backward: their weight stayed as it was. */
+dqt_status tape_end_update(dqt_tape *tape, dqt_step_stats *stats);
+/* DQT_E_STATE: a parameter of the slot's layer, or of its sublayers, has had its gradient in this update. */
+dqt_status tape_check_update(const dqt_tape *tape, const struct slot *slot);
+
 /* With `fused`: leaves the parameter as it is, whole, unless its gradient, the sum over tokens of dy[t][0 .. rows)
  * times x[t] (NULL: 1), is proved finite. Before its first rows are added. */
 void tape_check_gradient(const dqt_tape *tape, size_t parameter, const float *dy, size_t ld_dy, size_t tokens,
                          size_t rows, const struct activations *x);
-/* Weight gradient of rows [row, row + rows) of a parameter: into its buffer, or with `fused` into the updater. row is a
- * multiple of GEMM_TILE_ROWS. */
+/* Weight gradient of rows [row, row + rows) of a parameter: into its buffer, or with `fused`, where it has been
+ * checked, into the updater. row is a multiple of GEMM_TILE_ROWS. */
 void tape_weight_gradient(dqt_tape *tape, size_t parameter, size_t row, const float *dy, size_t ld_dy, size_t rows,
                           const struct activations *x);
 /* The same for a gradient that is there already, float[rows][ld], such as a gain's. */

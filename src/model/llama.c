@@ -187,8 +187,8 @@ void llama_backward(dqt_tape *tape, const struct head_gradient *gradient) {
     if (!tape_interrupted(tape)) layer_backward(tape, llama_norm_slot(tape), d, d);
     for (size_t i = num_blocks(tape); i-- > 0 && !tape_interrupted(tape);)
         layer_backward(tape, llama_block_slot(tape, i), d, d);
-    if (!tape_interrupted(tape))
-        embedding_backward(tape, llama_embedding_slot(tape), d, tape->fused && head->layer->tied ? head : NULL);
+    if (!tape_interrupted(tape)) embedding_backward(tape, llama_embedding_slot(tape), d);
+    head->deferred = false; /* of a backward that was stopped */
     head->length = 0;
     tape->pass++;
 }

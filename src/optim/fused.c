@@ -18,15 +18,36 @@ dqt_status updater_begin(dqt_updater *u, float learning_rate) {
         struct parameter *p = &u->parameters[i];
         p->gradient_squares = p->update_squares = 0.0;
         p->flipped = p->saturated = p->weights = 0;
-        p->nonfinite = false;
+        p->begun = p->nonfinite = false;
     }
     return DQT_OK;
+}
+
+void updater_hold(dqt_updater *u, dqt_updater **holder) {
+    DQT_ASSERT(!u->holder && !*holder);
+    u->holder = holder;
+    *holder = u;
+}
+
+void updater_release(dqt_updater *u) {
+    if (u->holder) *u->holder = NULL;
+    u->holder = NULL;
+}
+
+bool updater_is_held(const dqt_updater *u) {
+    return u->holder != NULL;
+}
+
+bool updater_parameter_begun(const dqt_updater *u, size_t index) {
+    DQT_ASSERT(index < u->count);
+    return u->parameters[index].begun;
 }
 
 void updater_begin_parameter(dqt_updater *u, size_t index) {
     DQT_ASSERT(index < u->count);
     struct parameter *p = &u->parameters[index];
     float clip = u->gradient_scale;
+    p->begun = true;
     if (u->options.clip == DQT_CLIP_PREVIOUS_NORM && u->previous_norm > 0.0)
         clip = updater_clip_factor(u, u->previous_norm);
     if (u->options.clip == DQT_CLIP_TENSOR_NORM && p->history[0] > 0.0) clip = updater_clip_factor(u, p->history[0]);

@@ -208,7 +208,9 @@ dqt_status updater_create(dqt_context *ctx, const struct update_target *targets,
 }
 
 void updater_destroy(dqt_updater *u) {
-    if (u) memory_free(u->ctx, u, u->bytes);
+    if (!u) return;
+    updater_release(u);
+    memory_free(u->ctx, u, u->bytes);
 }
 
 /* ---- Access -------------------------------------------------------------------------------------------------- */

@@ -49,13 +49,15 @@ void updater_set_gradient_scale(dqt_updater *u, float scale);
 dqt_status updater_step_shard(dqt_updater *u, const struct gradient *const *gradients, float learning_rate,
                               size_t shard, size_t num_shards, dqt_step_stats *stats);
 
-/* Fused step: begin; for each parameter in any order begin_parameter, apply_rows for every row exactly once (from
- * several lanes at once, tiles that start at multiples of 64 rows and have 64 rows, or fewer at the end),
- * end_parameter; end. Between begin and end the step counts as one. */
+/* Fused step: begin; for parameters in any order begin_parameter, apply_rows for every row exactly once (from several
+ * lanes at once, tiles that start at multiples of 64 rows and have 64 rows, or fewer at the end), end_parameter; end.
+ * Between begin and end the step counts as one. A parameter that is left out stays as it is. */
 /* DQT_E_ARGUMENT, DQT_E_STATE or DQT_E_NUMERIC: no step has begun. */
 dqt_status updater_begin(dqt_updater *u, float learning_rate);
 void updater_begin_parameter(dqt_updater *u, size_t index);
-/* Between begin_parameter and its first rows: the gradient is not finite, or is not proved to be. The parameter, its
+/* Of this step. */
+bool updater_parameter_begun(const dqt_updater *u, size_t index);
+/* Between begin and the parameter's first rows: the gradient is not finite, or is not proved to be. The parameter, its
  * states and statistics stay as they are, and updater_end tells. */
 void updater_refuse_parameter(dqt_updater *u, size_t index);
 void updater_apply_rows(dqt_updater *u, size_t index, size_t row, size_t rows, const float *gradient, size_t ld);
@@ -63,6 +65,12 @@ void updater_end_parameter(dqt_updater *u, size_t index);
 /* DQT_E_NUMERIC if a parameter was refused, or the gradient of a tile of rows was not finite, which then stay as they
  * were. */
 dqt_status updater_end(dqt_updater *u, dqt_step_stats *stats);
+
+/* Who keeps a fused step open over several calls holds the updater: *holder points to it until it is released or
+ * destroyed, which sets *holder to NULL. */
+void updater_hold(dqt_updater *u, dqt_updater **holder);
+void updater_release(dqt_updater *u);
+bool updater_is_held(const dqt_updater *u);
 
 /* State for checkpoints: calls visit for each non-empty piece in a fixed order, in place. `label` is unique, such as
  * "12.m"; element_size is 1, 2, 4 or 8 (for byte order). */

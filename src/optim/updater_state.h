@@ -46,7 +46,7 @@ struct parameter {
     bool row_ready;      /* this step's row and column statistics are already in place */
     double gradient_squares, update_squares;
     uint64_t flipped, saturated, weights;
-    bool nonfinite;
+    bool begun, nonfinite;
 };
 
 struct dqt_updater {
@@ -63,6 +63,7 @@ struct dqt_updater {
     size_t gradient_ld;
     float learning_rate;  /* of the current step */
     float gradient_scale; /* factor of all its gradients; norms have it, the sums of tiles do not */
+    dqt_updater **holder; /* of a fused step that is open; NULL: none is */
 };
 
 static inline bool parameter_frozen(const struct parameter *p) {
