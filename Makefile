@@ -176,6 +176,7 @@ bench: $(BENCHES)
 	$(B)/bench/bench
 	$(B)/bench/ops
 	$(B)/bench/step
+	$(B)/bench/sessions
 
 bench-busy: $(B)/bench/busy
 	$<

@@ -63,7 +63,7 @@ static void hidden_gradient(void *arg) {
 }
 static void rope(void *arg) {
     struct ops *o = arg;
-    rope_apply(o->ctx, o->x[0], BATCH, LENGTH, (struct attention_runs){0}, HEADS, HEAD_SIZE, 0, o->cosines, o->sines,
+    rope_apply(o->ctx, o->x[0], BATCH, LENGTH, (struct attention_runs){0}, HEADS, HEAD_SIZE, NULL, o->cosines, o->sines,
                false);
 }
 static void swiglu_gradient(void *arg) {

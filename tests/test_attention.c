@@ -2,6 +2,7 @@
  * lengths on both sides of the tiles, every instruction set; cached attention; the same bits for 1 to 4 threads. */
 #include "isa_contexts.h"
 #include "ops/attention.h"
+#include "ops/kv_cache.h"
 
 struct sizes {
     size_t q, k, l; /* elements of q, of k, of log_sum */
@@ -144,6 +145,7 @@ static struct workspace make_workspace(dqt_context *ctx, const struct attention_
     struct scratch_need need = {0, 0, 0};
     struct workspace ws = {0};
     attention_scratch(ctx, s, &need);
+    attention_cached_scratch(s->heads, &need);
     OK(ctx, workspace_create(ctx, &need, &ws));
     if (ws.base) memset(ws.base, 0xff, ws.bytes); /* NaN: nothing may be read before it is written */
     return ws;
@@ -202,6 +204,27 @@ static void test_sharp(void) {
     compare_all(DQT_PRECISION_F32, 60, 3e-3);
 }
 
+/* One sequence in a cache of one layer, appended `count` tokens at a time, count = 1, 2, ... 7, 1, ... */
+static void cached_by_pieces(dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s,
+                             const float *q, const float *k, const float *v, float *out) {
+    struct kv_cache cache = {.layers = 1, .positions = s->length, .kv_heads = s->kv_heads, .head_size = s->head_size};
+    struct kv_cache *caches[7];
+    size_t bytes = kv_cache_layout(&cache), position[7], first = 0;
+    cache.data = malloc(bytes);
+    for (size_t count = 1; first < s->length; first += count, count = count % 7 + 1) {
+        if (count > s->length - first) count = s->length - first;
+        for (size_t i = 0; i < count; i++) {
+            position[i] = first + i;
+            caches[i] = &cache;
+        }
+        const struct cached_tokens tokens = {count, position, caches};
+        size_t row = s->heads * s->head_size, kv_row = s->kv_heads * s->head_size;
+        kv_cache_put(ctx, &tokens, 0, k + first * kv_row, v + first * kv_row);
+        attention_cached(ctx, ws, &tokens, 0, s->heads, q + first * row, out + first * row);
+    }
+    free(cache.data);
+}
+
 static void test_cached(void) {
     static const struct attention_shape all[] = {
         {1, 1, 2, 1, 18}, {1, 150, 6, 2, 64}, {1, 64, 3, 3, 34}, {1, 65, 2, 1, 100}};
@@ -215,11 +238,7 @@ static void test_cached(void) {
             float *out = random_floats(z.q, 1, 4), *cached = random_floats(z.q, 1, 5);
             struct workspace ws = make_workspace(ctx, s);
             attention_forward(ctx, &ws, s, (struct attention_runs){0}, q, k, v, DQT_PRECISION_F32, out, NULL);
-            size_t first = 0, row = s->heads * s->head_size;
-            for (size_t count = 1; first < s->length; first += count, count = count % 7 + 1) {
-                if (count > s->length - first) count = s->length - first;
-                attention_cached(ctx, &ws, s, q + first * row, k, v, first, count, cached + first * row);
-            }
+            cached_by_pieces(ctx, &ws, s, q, k, v, cached);
             double largest = 0;
             for (size_t e = 0; e < z.q; e++) {
                 double off = fabs((double)out[e] - (double)cached[e]);

@@ -242,8 +242,11 @@ static void check_rope(dqt_context *ctx) {
     };
     float cosines[(FIRST + LENGTH) * HALF], sines[(FIRST + LENGTH) * HALF];
     float *x = random_floats(N, 1, 1), *y = random_floats(N, 1, 1), *w = random_floats(N, 1, 2);
+    size_t position[BATCH * LENGTH];
+    for (size_t t = 0; t < BATCH * LENGTH; t++)
+        position[t] = FIRST + t % LENGTH;
     rope_table(10000, SIZE, FIRST + LENGTH, cosines, sines);
-    rope_apply(ctx, y, BATCH, LENGTH, (struct attention_runs){0}, HEADS, SIZE, FIRST, cosines, sines, false);
+    rope_apply(ctx, y, BATCH, LENGTH, (struct attention_runs){0}, HEADS, SIZE, position, cosines, sines, false);
     double before = 0;
     for (size_t t = 0; t < BATCH * LENGTH; t++)
         for (size_t h = 0; h < HEADS; h++)
@@ -257,12 +260,12 @@ static void check_rope(dqt_context *ctx) {
                 before += (double)y[at] * (double)w[at] + (double)y[at + HALF] * (double)w[at + HALF];
             }
     /* <R x, w> = <x, R^-1 w>: the inverse is the gradient */
-    rope_apply(ctx, w, BATCH, LENGTH, (struct attention_runs){0}, HEADS, SIZE, FIRST, cosines, sines, true);
+    rope_apply(ctx, w, BATCH, LENGTH, (struct attention_runs){0}, HEADS, SIZE, position, cosines, sines, true);
     double after = 0;
     for (size_t i = 0; i < N; i++)
         after += (double)x[i] * (double)w[i];
     CHECKF(fabs(before - after) < 1e-4, "%g, %g", before, after);
-    rope_apply(ctx, y, BATCH, LENGTH, (struct attention_runs){0}, HEADS, SIZE, FIRST, cosines, sines, true);
+    rope_apply(ctx, y, BATCH, LENGTH, (struct attention_runs){0}, HEADS, SIZE, position, cosines, sines, true);
     for (size_t i = 0; i < N; i++)
         CHECK(close_to((double)x[i], y[i], 1e-6));
     free(x), free(y), free(w);

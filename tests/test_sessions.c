@@ -2,6 +2,7 @@
  * append as each would alone. */
 #include "calls.h"
 #include "counting_alloc.h"
+#include "isa_contexts.h"
 #include "test.h"
 
 enum { VOCAB = 97, LONGEST = 200, PROMPT = 70 };
@@ -87,7 +88,7 @@ static void forks_and_copies(void) {
     /* What does not fit changes nothing. */
     dqt_session *small = session_with(PROMPT / 2, 5);
     CHECK(dqt_session_copy(small, s) == DQT_E_STATE && length_of(small) == 5);
-    CHECK(strstr(dqt_last_error(ctx), "to holds at most 35"));
+    CHECK(strstr(dqt_last_error(ctx), "destination holds at most 35"));
     CHECK(dqt_session_copy(NULL, s) == DQT_E_ARGUMENT && dqt_session_copy(s, NULL) == DQT_E_ARGUMENT);
     CHECK(dqt_session_fork(s, NULL) == DQT_E_ARGUMENT);
     dqt_llama *model_before = model;
@@ -214,6 +215,84 @@ static void several_append_as_one_does(void) {
     end();
 }
 
+/* Models whose products are of every kind: exact ones, and float ones of codes, bf16 and f32 with either. */
+static const struct product_kind {
+    int32_t storage, activation;
+} product_kinds[] = {
+    {DQT_FORMAT_TERNARY, DQT_ACTIVATION_INT8}, {DQT_FORMAT_INT8, DQT_ACTIVATION_INT8},
+    {DQT_FORMAT_BF16, DQT_ACTIVATION_INT8},    {DQT_FORMAT_F32, DQT_ACTIVATION_INT8},
+    {DQT_FORMAT_INT4, DQT_ACTIVATION_NONE},    {DQT_FORMAT_BF16, DQT_ACTIVATION_NONE},
+    {DQT_FORMAT_F32, DQT_ACTIVATION_NONE},
+};
+enum { PRODUCT_KINDS = sizeof product_kinds / sizeof *product_kinds };
+
+/* Few tokens and many, more than a pass takes, sessions that are too short for a pass of all; whose parts of passes
+ * begin at every kind of row. */
+static const struct part {
+    size_t max_length, before, count;
+} parts[] = {{90, 0, 1}, {20, 3, 7},  {130, 60, 2}, {80, 5, 64}, {90, 7, 1},   {LONGEST, 0, 140}, {8, 0, 5},
+             {40, 0, 3}, {50, 20, 4}, {3, 2, 1},    {90, 30, 6}, {75, 10, 65}, {90, 88, 1}};
+enum { PARTS = sizeof parts / sizeof *parts };
+
+static dqt_llama *model_of_products(dqt_context *on, const struct product_kind *kind) {
+    dqt_llama_config c = DQT_INIT(dqt_llama_config);
+    dqt_llama *made = NULL;
+    c.vocab_size = VOCAB;
+    c.hidden_size = 72;
+    c.intermediate_size = 100;
+    c.num_layers = 2;
+    c.num_heads = 4;
+    c.num_kv_heads = 2;
+    c.linear.storage = c.embedding.storage = c.head.storage = kind->storage;
+    c.activation = kind->activation;
+    c.init_std = 0.3f;
+    OK(on, dqt_llama_create(on, &c, &made));
+    return made;
+}
+
+/* Logits after each part, appended together or each on its own, and scores of what follows. */
+static void append_parts(dqt_context *on, const dqt_llama *of, bool together, float logits[PARTS][VOCAB],
+                         float scores[PARTS][2]) {
+    dqt_session *s[PARTS];
+    dqt_session_step steps[PARTS];
+    for (size_t i = 0; i < PARTS; i++) {
+        OK(on, dqt_session_create(of, session_of(parts[i].max_length), &s[i]));
+        if (parts[i].before) OK(on, dqt_session_append(s[i], tokens, parts[i].before, NULL));
+        steps[i] = step_of(s[i], parts[i].before, parts[i].count, logits[i]);
+        if (!together) OK(on, dqt_session_append(s[i], steps[i].tokens, steps[i].count, steps[i].logits));
+    }
+    if (together) OK(on, dqt_sessions_append(steps, PARTS));
+    for (size_t i = 0; i < PARTS; i++) {
+        scores[i][0] = scores[i][1] = 0;
+        CHECK(length_of(s[i]) == parts[i].before + parts[i].count);
+        const size_t left = parts[i].max_length - length_of(s[i]);
+        if (left) OK(on, dqt_session_score(s[i], tokens, size_min(left, 2), scores[i]));
+        dqt_session_destroy(s[i]);
+    }
+}
+
+static void bits_are_of_the_session_alone(void) {
+    static float alone[PARTS][VOCAB], together[PARTS][VOCAB], scores[2][PARTS][2];
+    uint64_t seed = 11;
+    for (size_t i = 0; i < LONGEST; i++)
+        tokens[i] = (int32_t)(test_random(&seed) % VOCAB);
+    for (size_t set = 0; set < ISA_COUNT; set++)
+        for (size_t kind = 0; kind < PRODUCT_KINDS; kind++)
+            for (int threads = 1; threads <= 3; threads += 2) {
+                ctx = isa_context(isa_caps[set].isa, threads);
+                if (!ctx) continue;
+                model = model_of_products(ctx, &product_kinds[kind]);
+                if (threads == 1) append_parts(ctx, model, false, alone, scores[0]);
+                append_parts(ctx, model, true, together, scores[1]);
+                for (size_t i = 0; i < PARTS; i++)
+                    CHECKF(memcmp(alone[i], together[i], sizeof alone[i]) == 0, "isa %d, products %zu, part %zu",
+                           isa_caps[set].isa, kind, i);
+                CHECK(memcmp(scores[0], scores[1], sizeof scores[0]) == 0);
+                dqt_llama_destroy(model);
+                dqt_context_destroy(ctx);
+            }
+}
+
 /* The last session's append fails in the middle: those before it are as they were, scores included. */
 static int32_t interrupt_after(void *user_data) {
     int *left = user_data;
@@ -258,6 +337,6 @@ static void a_failure_undoes_all(void) {
 
 static const struct test tests[] = {
     TEST(forks_and_copies),           TEST(scores_are_log_probabilities), TEST(scores_that_are_refused),
-    TEST(several_append_as_one_does), TEST(a_failure_undoes_all),
+    TEST(several_append_as_one_does), TEST(a_failure_undoes_all),         TEST(bits_are_of_the_session_alone),
 };
 TEST_MAIN(tests)

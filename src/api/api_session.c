@@ -50,10 +50,17 @@ static dqt_status check_append(const dqt_session *session, const int32_t *tokens
     return check_tokens(model->ctx, tokens, count, 0, model->config.vocab_size, "tokens");
 }
 
+/* For sessions_append: a session that appends alone, or the first of several. */
+static void request(dqt_session *session, const struct session_request *r) {
+    session->request = *r;
+    session->following = NULL;
+}
+
 dqt_status dqt_session_append(dqt_session *session, const int32_t *tokens, size_t count, float *logits) {
     FPENV_DEFAULT();
     TRY(check_append(session, tokens, count));
-    return session_append(session, tokens, count, &(struct session_results){.logits = logits});
+    request(session, &(struct session_request){.tokens = tokens, .count = count, .logits = logits});
+    return sessions_append(session);
 }
 
 dqt_status dqt_session_score(dqt_session *session, const int32_t *tokens, size_t count, float *log_probs) {
@@ -65,59 +72,51 @@ dqt_status dqt_session_score(dqt_session *session, const int32_t *tokens, size_t
         return fail(ctx, DQT_E_STATE, "the session is empty: append a token before what is to be scored");
     if (session->last_of != session->length)
         return fail(ctx, DQT_E_STATE, "the session was truncated: append a token before what is to be scored");
-    return session_append(session, tokens, count, &(struct session_results){.log_probs = log_probs});
+    request(session, &(struct session_request){.tokens = tokens, .count = count, .log_probs = log_probs});
+    return sessions_append(session);
 }
 
-/* The i-th of steps whose size is that of the first. */
-static const void *step_at(const dqt_session_step *steps, size_t i) {
-    return (const char *)steps + i * steps->struct_size;
-}
-
-static dqt_session *session_of_step(const dqt_session_step *steps, size_t i) {
-    return ((const dqt_session_step *)step_at(steps, i))->session;
-}
-
-static dqt_status read_session_step(const dqt_session_step *steps, size_t i, dqt_session_step *step) {
-    const dqt_context *ctx = i ? session_of_step(steps, 0)->model->ctx : NULL;
+/* steps[i], of which all have the size of the first. */
+static dqt_status read_session_step(const dqt_context *ctx, const dqt_session_step *steps, size_t i,
+                                    dqt_session_step *step) {
+    const dqt_session_step *given = (const void *)((const char *)steps + i * steps->struct_size);
     *step = (dqt_session_step){.struct_size = sizeof *step};
-    TRY(options_read(ctx, step, sizeof *step, step_at(steps, i), "dqt_session_step"));
-    const uint32_t size = ((const dqt_session_step *)step_at(steps, i))->struct_size;
-    if (size != steps->struct_size)
-        return fail(ctx, DQT_E_ARGUMENT, "struct_size of steps[%zu] is %u, that of steps[0] is %u", i, size,
-                    steps->struct_size);
+    TRY(options_read(ctx, step, sizeof *step, given, "dqt_session_step"));
+    if (given->struct_size != steps->struct_size)
+        return fail(ctx, DQT_E_ARGUMENT, "struct_size of steps[%zu] is %u, that of steps[0] is %u", i,
+                    given->struct_size, steps->struct_size);
     if (step->reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_session_step is not 0");
     return check_append(step->session, step->tokens, step->count);
 }
 
-static dqt_status check_session_steps(const dqt_session_step *steps, size_t num_steps) {
-    TRY(check_object(steps, "steps"));
-    if (num_steps == 0) return fail(NULL, DQT_E_ARGUMENT, "num_steps is 0; there must be at least one step");
-    for (size_t i = 0; i < num_steps; i++) {
-        dqt_session_step step;
-        TRY(read_session_step(steps, i, &step));
-        const dqt_llama *model = session_of_step(steps, 0)->model;
-        if (step.session->model != model)
-            return fail(model->ctx, DQT_E_ARGUMENT, "steps[%zu].session is of another model than that of steps[0]", i);
-        for (size_t k = 0; k < i; k++)
-            if (session_of_step(steps, k) == step.session)
-                return fail(model->ctx, DQT_E_ARGUMENT, "steps[%zu] and steps[%zu] are of one session", k, i);
-    }
+/* A step that fits the i steps before it, whose sessions are listed from `first` on. */
+static dqt_status check_session_step(const dqt_session *first, const dqt_session_step *step, size_t i) {
+    dqt_context *ctx = step->session->model->ctx;
+    size_t k = 0;
+    if (step->session->model != first->model)
+        return fail(first->model->ctx, DQT_E_ARGUMENT, "steps[%zu].session is of another model than that of steps[0]",
+                    i);
+    for (const dqt_session *s = first; s; s = s->following, k++)
+        if (s == step->session) return fail(ctx, DQT_E_ARGUMENT, "steps[%zu] and steps[%zu] are of one session", k, i);
     return DQT_OK;
 }
 
 dqt_status dqt_sessions_append(const dqt_session_step *steps, size_t num_steps) {
     FPENV_DEFAULT();
-    TRY(check_session_steps(steps, num_steps));
+    TRY(check_object(steps, "steps"));
+    if (num_steps == 0) return fail(NULL, DQT_E_ARGUMENT, "num_steps is 0; there must be at least one step");
+    dqt_session *first = NULL, *latest = NULL;
     for (size_t i = 0; i < num_steps; i++) {
-        const dqt_session_step *step = step_at(steps, i);
-        const struct session_results results = {.logits = step->logits};
-        const dqt_status status = session_append(step->session, step->tokens, step->count, &results);
-        if (status == DQT_OK) continue;
-        while (i-- > 0)
-            session_undo(session_of_step(steps, i));
-        return status;
+        dqt_session_step step;
+        TRY(read_session_step(first ? first->model->ctx : NULL, steps, i, &step));
+        if (first) TRY(check_session_step(first, &step, i));
+        request(step.session,
+                &(struct session_request){.tokens = step.tokens, .count = step.count, .logits = step.logits});
+        if (latest) latest->following = step.session;
+        latest = step.session;
+        if (!first) first = latest;
     }
-    return DQT_OK;
+    return sessions_append(first);
 }
 
 dqt_status dqt_session_get_length(const dqt_session *session, size_t *length) {

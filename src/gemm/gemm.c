@@ -308,13 +308,11 @@ static void run(struct product *p, size_t tokens, size_t smallest) {
     }
 }
 
-void gemm_forward(const dqt_context *ctx, const struct workspace *ws, const struct activations *x, const dqt_tensor *w,
-                  size_t row, size_t rows, int precision, bool accumulate, float *y, size_t ld_y) {
+/* gemm_forward of many tokens. */
+static void forward_many(const dqt_context *ctx, const struct workspace *ws, const struct activations *x,
+                         const dqt_tensor *w, size_t row, size_t rows, int precision, bool accumulate, float *y,
+                         size_t ld_y) {
     const struct gemm_kernels *kernels = &ctx->kernels->gemm;
-    if (x->tokens <= kernels->gemv_max_tokens) {
-        gemv_forward(ctx, ws, x, w, row, rows, accumulate, y, ld_y);
-        return;
-    }
     const bool integer = x->codes && format_is_code(w->compute);
     /* of what is packed: re-quantised codes come as plain bytes */
     const struct packing *packing = w->compute == w->storage ? format_packing(w->storage) : &plain_bytes;
@@ -346,6 +344,36 @@ void gemm_forward(const dqt_context *ctx, const struct workspace *ws, const stru
     p.o.row_add = integer ? p.row_add : NULL;
     p.k_scale = NULL;
     run(&p, x->tokens, 2 * PANEL);
+}
+
+size_t gemm_few(const dqt_context *ctx, size_t tokens) {
+    return tokens <= ctx->kernels->gemm.gemv_max_tokens ? tokens : 0;
+}
+
+static struct activations activations_range(const struct activations *x, size_t first, size_t count) {
+    struct activations part = *x;
+    part.tokens = count;
+    if (x->codes) {
+        part.codes += first * x->ld;
+        part.step += first;
+    } else {
+        part.floats += first * x->ld;
+    }
+    return part;
+}
+
+void gemm_forward(const dqt_context *ctx, const struct workspace *ws, const struct activations *x, size_t few,
+                  const dqt_tensor *w, size_t row, size_t rows, int precision, bool accumulate, float *y, size_t ld_y) {
+    DQT_ASSERT(few <= x->tokens);
+    if (x->codes && format_is_code(w->compute)) few = gemm_few(ctx, x->tokens);
+    if (few) {
+        const struct activations first = activations_range(x, 0, few);
+        gemv_forward(ctx, ws, &first, w, row, rows, accumulate, y, ld_y);
+    }
+    if (few < x->tokens) {
+        const struct activations rest = activations_range(x, few, x->tokens - few);
+        forward_many(ctx, ws, &rest, w, row, rows, precision, accumulate, y + few * ld_y, ld_y);
+    }
 }
 
 void gemm_input_gradient(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy,

@@ -155,7 +155,7 @@ static inline void block_end(const struct gemm_engine *e) {
 void weight_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols,
                              struct scratch_need *need);
 
-/* Forward products of at most kernels.gemv_max_tokens tokens, any formats. */
+/* Forward products of few tokens, any formats; exact ones of at most gemv_max_tokens. */
 void gemv_scratch(const dqt_context *ctx, size_t tokens, size_t cols, struct scratch_need *need);
 void gemv_forward(const dqt_context *ctx, const struct workspace *ws, const struct activations *x, const dqt_tensor *w,
                   size_t row, size_t rows, bool accumulate, float *y, size_t ld_y);

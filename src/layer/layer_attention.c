@@ -79,10 +79,11 @@ static void attention_backward_temporaries(dqt_tape *t, const dqt_layer *l, size
 }
 
 static void attention_layer_scratch(const dqt_tape *t, const dqt_layer *l, struct scratch_need *need) {
-    const struct attention_shape shape = {t->options.max_batch, t->positions, l->shape.heads, l->shape.kv_heads,
-                                          layer_head_size(l)};
+    const struct attention_shape shape = {t->options.max_batch, t->options.max_length, l->shape.heads,
+                                          l->shape.kv_heads, layer_head_size(l)};
     layer_scratch(t, l, need);
     attention_scratch(t->ctx, &shape, need);
+    attention_cached_scratch(l->shape.heads, need);
 }
 
 static struct attention_shape shape_of(const struct slot *s) {
@@ -93,28 +94,26 @@ static struct attention_shape shape_of(const struct slot *s) {
 static void rotate(const dqt_tape *t, const struct slot *s, float *q, float *k, bool inverse) {
     const struct attention_saved *saved = s->saved;
     const struct attention_shape n = shape_of(s);
-    const size_t first = t->cache ? t->cache->first : 0;
-    DQT_ASSERT(first + n.length <= t->positions);
-    rope_apply(t->ctx, q, n.batch, n.length, s->runs, n.heads, n.head_size, first, saved->cosines, saved->sines,
+    const size_t *position = t->cached ? t->cached->tokens.position : NULL;
+    DQT_ASSERT(position || n.length <= t->positions);
+    rope_apply(t->ctx, q, n.batch, n.length, s->runs, n.heads, n.head_size, position, saved->cosines, saved->sines,
                inverse);
-    rope_apply(t->ctx, k, n.batch, n.length, s->runs, n.kv_heads, n.head_size, first, saved->cosines, saved->sines,
+    rope_apply(t->ctx, k, n.batch, n.length, s->runs, n.kv_heads, n.head_size, position, saved->cosines, saved->sines,
                inverse);
 }
 
-/* The heads' outputs, from this pass's keys and values or, in a session, from the cache after they joined it. */
+/* The heads' outputs, from this pass's keys and values or, of sessions, from the caches after they joined them. */
 static void mix(const dqt_tape *t, struct slot *s) {
     struct attention_saved *saved = s->saved;
-    struct attention_shape shape = shape_of(s);
-    if (!t->cache) {
+    const struct attention_shape shape = shape_of(s);
+    const struct cached_pass *pass = t->cached;
+    if (!pass) {
         attention_forward(t->ctx, &t->workspace, &shape, s->runs, saved->q, saved->k, saved->v, t->precision,
                           saved->mixed, saved->log_sum);
         return;
     }
-    const size_t kv = shape.kv_heads * shape.head_size, first = t->cache->first, count = s->length;
-    memcpy(t->cache->k + first * kv, saved->k, count * kv * sizeof(float));
-    memcpy(t->cache->v + first * kv, saved->v, count * kv * sizeof(float));
-    shape.length = t->positions;
-    attention_cached(t->ctx, &t->workspace, &shape, saved->q, t->cache->k, t->cache->v, first, count, saved->mixed);
+    kv_cache_put(t->ctx, &pass->tokens, pass->layer, saved->k, saved->v);
+    attention_cached(t->ctx, &t->workspace, &pass->tokens, pass->layer, shape.heads, saved->q, saved->mixed);
 }
 
 void attention_from_input(dqt_tape *t, struct slot *s, bool accumulate, float *y) {

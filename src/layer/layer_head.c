@@ -60,7 +60,8 @@ static void head_scratch(const dqt_tape *t, const dqt_layer *l, struct scratch_n
 
 static void tile_logits(dqt_tape *t, const struct slot *s, const struct activations *x, size_t first, size_t count,
                         float *out, size_t ld) {
-    gemm_forward(t->ctx, &t->workspace, x, s->layer->weight[W], first, count, t->precision, false, out, ld);
+    gemm_forward(t->ctx, &t->workspace, x, tape_few(t, x->tokens), s->layer->weight[W], first, count, t->precision,
+                 false, out, ld);
 }
 
 /* What every pass begins with. */
@@ -77,6 +78,18 @@ void head_logits(dqt_tape *t, struct slot *s, size_t batch, size_t length, const
     const size_t classes = s->layer->shape.out;
     const struct activations a = begin_pass(t, s, batch, length, x);
     if (logits) tile_logits(t, s, &a, 0, classes, logits, classes);
+}
+
+void head_logits_tiles(dqt_tape *t, struct slot *s, size_t tokens, const float *x, logits_tile_fn *take, void *arg) {
+    const size_t classes = s->layer->shape.out, tile = head_tile(t, s->layer), mark = tape_mark(t);
+    const struct activations a = begin_pass(t, s, 1, tokens, x);
+    float *logits = head_temporaries(t, s->layer);
+    for (size_t first = 0; first < classes; first += tile) {
+        const size_t count = size_min(classes - first, tile);
+        tile_logits(t, s, &a, first, count, logits, tile);
+        take(arg, first, count, logits, tile);
+    }
+    tape_release(t, mark);
 }
 
 /* Maxima and sums over all classes, of the tokens with a target (and its logit), or with targets NULL of all. */

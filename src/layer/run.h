@@ -51,6 +51,12 @@ bool head_has_loss(const struct slot *s);
 /* logits NULL: only what backward needs is kept. */
 void head_logits(dqt_tape *t, struct slot *s, size_t batch, size_t length, const float *x, float *logits);
 
+/* Logits of x[tokens][in] for generation, tile by tile of classes: logits[tokens][ld] of classes [first, first +
+ * count).
+ */
+typedef void logits_tile_fn(void *arg, size_t first, size_t count, const float *logits, size_t ld);
+void head_logits_tiles(dqt_tape *t, struct slot *s, size_t tokens, const float *x, logits_tile_fn *take, void *arg);
+
 /* What goes backward from a head. */
 struct head_gradient {
     bool is_own; /* a host's own loss; else the latest loss, times loss_scale */

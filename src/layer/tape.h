@@ -15,6 +15,7 @@
 #include "layer/layer.h"
 #include "ops/activations.h"
 #include "ops/attention.h"
+#include "ops/kv_cache.h"
 #include "optim/updater.h"
 
 struct slot {
@@ -36,11 +37,12 @@ struct tape_parameter {
     struct gradient gradient; /* data NULL without gradient buffers */
 };
 
-/* Keys (rotated) and values of earlier tokens of one sequence, [positions][kv_heads * head_size]; `first` of them are
- * set. */
-struct kv_cache {
-    float *k, *v;
-    size_t first;
+/* A pass of sessions (model/session.c): its tokens are of different sequences, whose earlier keys and values are
+ * cached. */
+struct cached_pass {
+    struct cached_tokens tokens;
+    size_t layer; /* of the caches: that of the block that runs */
+    size_t few;   /* as gemm_forward wants it */
 };
 
 struct dqt_tape {
@@ -60,9 +62,9 @@ struct dqt_tape {
     uint64_t pass; /* backward passes, for the random numbers of stored gradients */
     dqt_gradient_ready_fn ready;
     void *ready_user_data;
-    dqt_updater *fused;           /* from tape_begin_update to tape_end_update, unless it is destroyed before */
-    dqt_status status;            /* of the call that runs; once it is not DQT_OK nothing more is done */
-    const struct kv_cache *cache; /* of the block that runs, in a session; else NULL */
+    dqt_updater *fused;               /* from tape_begin_update to tape_end_update, unless it is destroyed before */
+    dqt_status status;                /* of the call that runs; once it is not DQT_OK nothing more is done */
+    const struct cached_pass *cached; /* of sessions; else NULL */
 };
 
 dqt_status tape_check(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_tape_options *o);
@@ -90,6 +92,12 @@ static inline bool tape_stopped(const dqt_tape *tape) {
 bool tape_interrupted(dqt_tape *tape);
 /* The status of the call that ends; the next one begins with DQT_OK. */
 dqt_status tape_finish(dqt_tape *tape);
+
+/* How many of the tokens that run are, in float products, such of a pass of few tokens. */
+static inline size_t tape_few(const dqt_tape *tape, size_t tokens) {
+    DQT_ASSERT(!tape->cached || tape->cached->tokens.count == tokens);
+    return tape->cached ? tape->cached->few : gemm_few(tape->ctx, tokens);
+}
 
 /* Buffers of a slot: [max_tokens][cols] floats, and what enters products: [max_tokens][cols] codes or floats, as the
  * layer's activations are. For kind->layout. */

@@ -1,27 +1,22 @@
 /* Generation: the model's layers on an inference tape, with cached keys and values in place of attention over the pass.
+ *
+ * The tokens that sessions append go through the layers together, in passes of at most CHUNK tokens: every weight is
+ * read once a pass, for all of them. What a session gets does not depend on the others: rows do not see each other but
+ * through attention, which is a session's own, and a float product sums in the order that its session's own tokens of
+ * the pass call for (gemm_few). So a session's tokens of one append always pass CHUNK by CHUNK, whatever room there is.
  */
 #include "model/session.h"
 
 #include <math.h>
 #include <string.h>
 
+#include "core/parallel.h"
 #include "core/status.h"
 
-enum { CHUNK = 64 }; /* tokens that run through the layers at once while a prompt is read */
+enum { CHUNK = 64 };
 
 static size_t hidden_bytes(const dqt_session *s) {
     return s->model->config.hidden_size * sizeof(float);
-}
-
-static size_t logits_bytes(const dqt_session *s) {
-    return s->model->config.vocab_size * sizeof(float);
-}
-
-static bool session_rows(dqt_session *s) {
-    s->last = memory_alloc(s->model->ctx, hidden_bytes(s));
-    s->next = memory_alloc(s->model->ctx, hidden_bytes(s));
-    s->logits = memory_alloc(s->model->ctx, logits_bytes(s));
-    return s->last && s->next && s->logits;
 }
 
 static dqt_status create_buffers(dqt_session *s) {
@@ -32,12 +27,17 @@ static dqt_status create_buffers(dqt_session *s) {
                                 .max_batch = 1,
                                 .max_length = size_min(s->max_length, CHUNK),
                                 .inference = 1};
-    size_t bytes = c->hidden_size / c->num_heads * llama_kv_heads(c) * 2 * sizeof(float);
-    if (!size_mul(bytes, c->num_layers, &bytes) || !size_mul(bytes, s->max_length, &s->cache_bytes))
-        return fail(ctx, DQT_E_SHAPE, "a cache of %zu tokens is too large", s->max_length);
-    s->cache = memory_alloc(ctx, s->cache_bytes);
-    if (!s->cache) return fail(ctx, DQT_E_MEMORY, "no memory for a cache of %zu bytes", s->cache_bytes);
-    if (!session_rows(s)) return fail(ctx, DQT_E_MEMORY, "no memory for a session");
+    s->cache = (struct kv_cache){.layers = c->num_layers,
+                                 .positions = s->max_length,
+                                 .kv_heads = llama_kv_heads(c),
+                                 .head_size = c->hidden_size / c->num_heads};
+    s->cache_bytes = kv_cache_layout(&s->cache);
+    if (s->cache_bytes == SIZE_MAX) return fail(ctx, DQT_E_SHAPE, "a cache of %zu tokens is too large", s->max_length);
+    s->cache.data = memory_alloc(ctx, s->cache_bytes);
+    if (!s->cache.data) return fail(ctx, DQT_E_MEMORY, "no memory for a cache of %zu bytes", s->cache_bytes);
+    s->last = memory_alloc(ctx, hidden_bytes(s));
+    s->next = memory_alloc(ctx, hidden_bytes(s));
+    if (!s->last || !s->next) return fail(ctx, DQT_E_MEMORY, "no memory for a session");
     return tape_create(ctx, s->model->layers, s->model->num_layers, &o, s->max_length, &s->tape);
 }
 
@@ -59,10 +59,9 @@ void session_destroy(dqt_session *s) {
     if (!s) return;
     dqt_context *ctx = s->model->ctx;
     tape_destroy(s->tape);
-    memory_free(ctx, s->cache, s->cache_bytes);
+    memory_free(ctx, s->cache.data, s->cache_bytes);
     memory_free(ctx, s->last, hidden_bytes(s));
     memory_free(ctx, s->next, hidden_bytes(s));
-    memory_free(ctx, s->logits, logits_bytes(s));
     memory_free(ctx, s, sizeof *s);
 }
 
@@ -72,102 +71,211 @@ static bool all_finite(const float *x, size_t count) {
     return true;
 }
 
-/* Logits from a token's stream, which is overwritten. False where they are not finite. */
-static bool predict(dqt_session *s, float *stream, float *logits) {
-    dqt_tape *t = s->tape;
-    layer_forward(t, llama_norm_slot(t), 1, 1, NULL, stream, stream);
-    head_logits(t, llama_head_slot(t), 1, 1, stream, logits);
-    return all_finite(logits, s->model->config.vocab_size);
+/* ---- What follows a token ------------------------------------------------------------------------------------ */
+
+/* From a row of the stream: its logits, or the log-probability of a token. */
+struct prediction {
+    float *logits, *log_prob; /* one of them; the other is NULL */
+    int32_t token;
+    float token_logit;
+    double largest, sum; /* of the logits so far; of exp(logit - largest) */
+    bool finite;
+};
+
+#define WORK_EXP 10.0 /* nanoseconds of a double exp (core/parallel.h) */
+
+/* A tile of the logits of all predictions. */
+struct prediction_job {
+    struct prediction *predictions;
+    size_t count; /* of predictions */
+    size_t first, classes, ld;
+    const float *logits;
+    const dqt_context *ctx;
+    double work; /* nanoseconds for a class */
+};
+
+static void add_exponentials(struct prediction *p, const float *logits, size_t count) {
+    double largest = p->largest;
+    for (size_t i = 0; i < count; i++)
+        largest = fmax(largest, (double)logits[i]);
+    p->sum *= exp(p->largest - largest);
+    for (size_t i = 0; i < count; i++)
+        p->sum += exp((double)logits[i] - largest);
+    p->largest = largest;
 }
 
-/* The log-probability of a token after the one of this stream, which is overwritten. */
-static bool score(dqt_session *s, float *stream, int32_t token, float *log_prob) {
-    if (!predict(s, stream, s->logits)) return false;
-    const size_t vocab = s->model->config.vocab_size;
-    double largest = (double)s->logits[0], sum = 0;
-    for (size_t i = 1; i < vocab; i++)
-        largest = fmax(largest, (double)s->logits[i]);
-    for (size_t i = 0; i < vocab; i++)
-        sum += exp((double)s->logits[i] - largest);
-    *log_prob = (float)((double)s->logits[token] - largest - log(sum));
+static void take_row(void *arg, size_t row, int lane) {
+    (void)lane;
+    const struct prediction_job *job = arg;
+    const float *logits = job->logits + row * job->ld;
+    struct prediction *p = &job->predictions[row];
+    p->finite = p->finite && all_finite(logits, job->classes);
+    if (!p->finite) return;
+    if (p->logits) {
+        memcpy(p->logits + job->first, logits, job->classes * sizeof *logits);
+        return;
+    }
+    const size_t token = (size_t)p->token;
+    if (token >= job->first && token - job->first < job->classes) p->token_logit = logits[token - job->first];
+    add_exponentials(p, logits, job->classes);
+}
+
+static void take_tile(void *arg, size_t first, size_t classes, const float *logits, size_t ld) {
+    struct prediction_job *job = arg;
+    job->first = first;
+    job->classes = classes;
+    job->logits = logits;
+    job->ld = ld;
+    parallel_run(job->ctx, job->count, job->work * (double)classes, take_row, job);
+}
+
+/* Of the first rows of the stream, which are overwritten. False where logits are not finite. */
+static bool predict(dqt_tape *t, struct prediction *predictions, size_t count) {
+    if (count == 0) return true;
+    const struct cached_pass pass = {.tokens.count = count, .few = count};
+    struct prediction_job job = {.predictions = predictions, .count = count, .ctx = t->ctx};
+    for (size_t i = 0; i < count; i++)
+        job.work += predictions[i].log_prob ? WORK_EXP : WORK_ELEMENT;
+    t->cached = &pass;
+    layer_forward(t, llama_norm_slot(t), 1, count, NULL, t->stream, t->stream);
+    head_logits_tiles(t, llama_head_slot(t), count, t->stream, take_tile, &job);
+    t->cached = NULL;
+    for (size_t i = 0; i < count; i++) {
+        struct prediction *p = &predictions[i];
+        if (!p->finite) return false;
+        if (p->log_prob) *p->log_prob = (float)((double)p->token_logit - p->largest - log(p->sum));
+    }
     return true;
 }
 
-/* False where numbers are not finite: a NaN in a key or a value of a token is one in its stream, too. `before` is the
- * stream of the token before the chunk, which scores overwrite; s->next becomes that of the chunk's last one. */
-static bool append_chunk(dqt_session *s, const int32_t *tokens, size_t count, float *before, float *log_probs) {
-    dqt_tape *t = s->tape;
-    const dqt_layer *block = llama_block_slot(t, 0)->layer;
-    const size_t half = s->max_length * layer_size(block, SIZE_KV), hidden = s->model->config.hidden_size;
-    if (log_probs && !score(s, before, tokens[0], log_probs)) return false;
-    embedding_forward(t, llama_embedding_slot(t), 1, count, tokens, t->stream);
-    for (size_t i = 0; i < s->model->config.num_layers; i++) {
-        const struct kv_cache cache = {s->cache + 2 * i * half, s->cache + (2 * i + 1) * half, s->length};
-        t->cache = &cache;
-        layer_forward(t, llama_block_slot(t, i), 1, count, NULL, t->stream, t->stream);
-        t->cache = NULL;
+/* A session's predictions of this pass: their rows are moved to those from `count` on. Returns the new count. */
+static size_t add_predictions(dqt_session *s, float *stream, struct prediction *predictions, size_t count) {
+    const struct session_request *r = &s->request;
+    const size_t hidden = s->model->config.hidden_size;
+    const bool ends = s->done + s->taken == r->count;
+    float *rows = stream + s->row * hidden;
+    DQT_ASSERT(count <= s->row);
+    if (r->log_probs) {
+        /* A token is predicted from the row before its own: all rows go down by one, the first is that of the token
+         * before, and the last one waits in `next`. */
+        for (size_t i = 0; i < s->taken * hidden; i++) {
+            const float row = rows[i];
+            rows[i] = s->next[i % hidden];
+            s->next[i % hidden] = row;
+        }
+        memmove(stream + count * hidden, rows, s->taken * hidden_bytes(s));
+        for (size_t i = s->done; i < s->done + s->taken; i++)
+            predictions[count++] = (struct prediction){
+                .log_prob = &r->log_probs[i], .token = r->tokens[i], .largest = -INFINITY, .finite = true};
+    } else if (ends) {
+        memcpy(s->next, rows + (s->taken - 1) * hidden, hidden_bytes(s));
+        if (!r->logits) return count;
+        memcpy(stream + count * hidden, s->next, hidden_bytes(s));
+        predictions[count++] = (struct prediction){.logits = r->logits, .finite = true};
     }
-    s->length += count;
-    if (!all_finite(t->stream, count * hidden)) return false;
-    memcpy(s->next, t->stream + (count - 1) * hidden, hidden_bytes(s));
-    for (size_t i = 1; log_probs && i < count; i++)
-        if (!score(s, t->stream + (i - 1) * hidden, tokens[i], &log_probs[i])) return false;
+    return count;
+}
+
+/* ---- Passes -------------------------------------------------------------------------------------------------- */
+
+struct pass {
+    dqt_tape *tape;
+    size_t position[CHUNK];
+    struct kv_cache *cache[CHUNK];
+    struct cached_pass cached;
+};
+
+static void take_chunk(struct pass *p, dqt_session *s, size_t count) {
+    const size_t hidden = s->model->config.hidden_size;
+    s->row = p->cached.tokens.count;
+    s->taken = count;
+    for (size_t i = 0; i < count; i++) {
+        p->position[s->row + i] = s->length + s->done + i;
+        p->cache[s->row + i] = &s->cache;
+    }
+    p->cached.tokens.count += count;
+    embedding_forward(p->tape, llama_embedding_slot(p->tape), 1, count, s->request.tokens + s->done,
+                      p->tape->stream + s->row * hidden);
+}
+
+/* The next chunks of sessions, of as many as there is room for: first those that are few tokens in themselves. */
+static void plan_pass(struct pass *p, dqt_session *first) {
+    const dqt_context *ctx = p->tape->ctx;
+    p->cached = (struct cached_pass){.tokens = {.position = p->position, .cache = p->cache}};
+    for (int kind = 0; kind < 2; kind++) {
+        for (dqt_session *s = first; s; s = s->following) {
+            const size_t count = size_min(s->request.count - s->done, CHUNK);
+            if (kind == 0) s->taken = 0;
+            if (count == 0 || (gemm_few(ctx, count) == 0) != (kind == 1)) continue;
+            if (count <= p->tape->max_tokens - p->cached.tokens.count) take_chunk(p, s, count);
+        }
+        if (kind == 0) p->cached.few = p->cached.tokens.count;
+    }
+    DQT_ASSERT(p->cached.tokens.count > 0);
+}
+
+/* False where numbers are not finite: a NaN in a key or a value of a token is one in its stream, too. */
+static bool run_pass(struct pass *p, dqt_session *first) {
+    dqt_tape *t = p->tape;
+    const size_t tokens = p->cached.tokens.count;
+    struct prediction predictions[CHUNK];
+    size_t count = 0;
+    t->cached = &p->cached;
+    for (size_t i = 0; i < first->model->config.num_layers; i++) {
+        p->cached.layer = i;
+        layer_forward(t, llama_block_slot(t, i), 1, tokens, NULL, t->stream, t->stream);
+    }
+    t->cached = NULL;
+    if (!all_finite(t->stream, tokens * first->model->config.hidden_size)) return false;
+    for (size_t row = 0; row < tokens;) /* by rows: those of predictions move to the front */
+        for (dqt_session *s = first; s; s = s->following) {
+            if (!s->taken || s->row != row) continue;
+            count = add_predictions(s, t->stream, predictions, count);
+            row += s->taken;
+            s->done += s->taken;
+        }
+    return predict(t, predictions, count);
+}
+
+static bool all_done(const dqt_session *first) {
+    for (const dqt_session *s = first; s; s = s->following)
+        if (s->done < s->request.count) return false;
     return true;
 }
 
-static dqt_status append_all(dqt_session *s, const int32_t *tokens, size_t count,
-                             const struct session_results *results) {
-    dqt_tape *t = s->tape;
-    const dqt_status not_finite = DQT_E_NUMERIC;
-    float *log_probs = results->log_probs, *before = t->stream;
-    memcpy(before, s->last, hidden_bytes(s));
-    while (count) {
-        const size_t n = size_min(count, t->max_tokens);
-        TRY(check_interrupt(s->model->ctx));
-        if (!append_chunk(s, tokens, n, before, log_probs)) return not_finite;
-        memcpy(before, s->next, hidden_bytes(s));
-        if (log_probs) log_probs += n;
-        tokens += n;
-        count -= n;
+static dqt_status append_all(dqt_session *first) {
+    struct pass p = {.tape = first->tape};
+    for (dqt_session *s = first; s; s = s->following) {
+        DQT_ASSERT(s->model == first->model && s->request.count && s->request.count <= s->max_length - s->length);
+        s->done = 0;
+        if (s->request.log_probs) memcpy(s->next, s->last, hidden_bytes(s));
+        if (s->tape->positions > p.tape->positions) p.tape = s->tape; /* it has room for any of their chunks */
     }
-    return !results->logits || predict(s, before, results->logits) ? DQT_OK : not_finite;
-}
-
-static void exchange_last(dqt_session *s) {
-    float *last = s->last;
-    s->last = s->next;
-    s->next = last;
-}
-
-dqt_status session_append(dqt_session *s, const int32_t *tokens, size_t count, const struct session_results *results) {
-    const size_t length = s->length;
-    DQT_ASSERT(count && count <= s->max_length - s->length);
-    const dqt_status status = append_all(s, tokens, count, results);
-    if (status != DQT_OK) {
-        s->length = length;
-        if (status != DQT_E_NUMERIC) return status;
-        return fail(s->model->ctx, DQT_E_NUMERIC, "the model gives numbers that are not finite");
+    while (!all_done(first)) {
+        TRY(check_interrupt(first->model->ctx));
+        plan_pass(&p, first);
+        if (!run_pass(&p, first))
+            return fail(first->model->ctx, DQT_E_NUMERIC, "the model gives numbers that are not finite");
     }
-    exchange_last(s);
-    s->undo_length = length;
-    s->undo_last_of = s->last_of;
-    s->last_of = s->length;
     return DQT_OK;
 }
 
-void session_undo(dqt_session *s) {
-    s->length = s->undo_length;
-    s->last_of = s->undo_last_of;
-    exchange_last(s);
+dqt_status sessions_append(dqt_session *first) {
+    TRY(append_all(first));
+    for (dqt_session *s = first; s; s = s->following) {
+        float *last = s->last;
+        s->last = s->next;
+        s->next = last;
+        s->length += s->request.count;
+        s->last_of = s->length;
+    }
+    return DQT_OK;
 }
 
 void session_copy(dqt_session *to, const dqt_session *from) {
-    const size_t row = layer_size(llama_block_slot(to->tape, 0)->layer, SIZE_KV);
     DQT_ASSERT(to->model == from->model && from->length <= to->max_length);
     if (to == from) return;
-    for (size_t half = 0; half < 2 * to->model->config.num_layers; half++)
-        memcpy(to->cache + half * to->max_length * row, from->cache + half * from->max_length * row,
-               from->length * row * sizeof(float));
+    kv_cache_copy(&to->cache, &from->cache, from->length);
     memcpy(to->last, from->last, hidden_bytes(to));
     to->length = from->length;
     to->last_of = from->last_of;

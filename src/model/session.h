@@ -4,31 +4,36 @@
 
 #include "model/llama.h"
 
+/* What an append takes and gives. Each result NULL if it is not wanted: logits[vocab] after the last token,
+ * log_probs[count] of the tokens themselves, which need a valid `last`. */
+struct session_request {
+    const int32_t *tokens;
+    size_t count;
+    float *logits, *log_probs;
+};
+
 struct dqt_session {
     const dqt_llama *model;
-    dqt_tape *tape; /* inference, CHUNK tokens at a time, F32 */
+    dqt_tape *tape; /* inference, F32, of so many tokens as pass through the layers at once */
     size_t max_length, length;
-    float *cache; /* [layers][2: k, v][max_length][kv_heads * head_size] */
+    struct kv_cache cache;
     size_t cache_bytes;
     float *last;    /* [hidden]: the stream of token `last_of` - 1, from which the next token is predicted */
     float *next;    /* [hidden]: where the next such stream is made; then the two change places */
-    float *logits;  /* [vocab]: for scores */
     size_t last_of; /* tokens that were in the session then; at another length `last` is of no use */
-    size_t undo_length, undo_last_of; /* before the latest append */
+
+    /* The append that runs; nothing above but the cache beyond `length` changes before it has succeeded. */
+    struct session_request request;
+    size_t done;            /* tokens of it that have passed */
+    size_t row, taken;      /* those of the pass that runs: rows [row, row + taken) of the stream */
+    dqt_session *following; /* the next session of the same append */
 };
 
 dqt_status session_create(const dqt_llama *model, size_t max_length, dqt_session **out);
 void session_destroy(dqt_session *s);
-/* What an append gives, each NULL if it is not wanted: logits[vocab] after the last token, log_probs[count] of the
- * tokens themselves, which need a valid `last`. */
-struct session_results {
-    float *logits, *log_probs;
-};
-/* tokens are in the vocabulary and fit the cache. DQT_E_NUMERIC where the stream or the logits are not finite,
- * DQT_E_CANCELLED: then nothing is appended. */
-dqt_status session_append(dqt_session *s, const int32_t *tokens, size_t count, const struct session_results *results);
-/* Undoes the latest append, which succeeded; nothing else has been done since. */
-void session_undo(dqt_session *s);
+/* Appends the requests of a list of different sessions of one model. Tokens are in the vocabulary and fit the caches.
+ * DQT_E_NUMERIC where a stream or logits are not finite, DQT_E_CANCELLED: then nothing is appended anywhere. */
+dqt_status sessions_append(dqt_session *first);
 /* Content of `from`, which fits, into a session of the same model. */
 void session_copy(dqt_session *to, const dqt_session *from);
 

@@ -13,8 +13,7 @@
  * Lane scratch, in floats (P = length rounded up to TILE, D = head size rounded up to COLUMNS):
  *   forward   keys [P][D], values [P][D], query^T [D][TILE], s [TILE][TILE], out [TILE][D], 3 rows [TILE]
  *   backward  keys, values, dkeys, dvalues [P][D], query and dout [TILE][D] and transposed [D][TILE], dquery [TILE][D],
- *             s, ds [TILE][TILE], 2 rows [TILE]
- *   cached    scores [TILE], maximum and sum [group] */
+ *             s, ds [TILE][TILE], 2 rows [TILE] */
 enum { TILE = ATTENTION_TILE, ROWS = ATTENTION_ROWS, COLUMNS = ATTENTION_COLUMNS };
 _Static_assert(TILE % COLUMNS == 0 && COLUMNS % ROWS == 0, "tiles are whole groups of columns, these of rows");
 
@@ -48,8 +47,6 @@ void attention_scratch(const dqt_context *ctx, const struct attention_shape *s, 
         arena_take(&a, TILE * TILE, sizeof(float));
     for (int i = 0; i < 3; i++)
         arena_take(&a, TILE, sizeof(float));
-    for (int i = 0; i < 2; i++)
-        arena_take(&a, s->heads, sizeof(float));
     scratch_max(need, 0, a.used, 0);
     if (ctx->kernels->attention_bf16.product) attention_bf16_scratch(s, need);
 }
@@ -248,47 +245,4 @@ void attention_backward(const dqt_context *ctx, const struct workspace *ws, cons
     bool bf16 = precision == DQT_PRECISION_BF16 && job.bf16->product;
     parallel_run(ctx, num_runs(&job) * s->kv_heads, causal_work(&job, 5.0),
                  bf16 ? attention_bf16_backward_kv_head : backward_kv_head, &job);
-}
-
-/* One query and kv head: keys in tiles, so that the group's heads find them in cache. */
-static void cached_kv_head(void *arg, size_t task, int lane) {
-    const struct attention_job *job = arg;
-    size_t size = job->s.head_size, group = job->s.heads / job->s.kv_heads;
-    size_t query = task / job->s.kv_heads, kv_head = task % job->s.kv_heads, keys = job->first + query + 1;
-    size_t offset = query * job->q_ld + kv_head * group * size;
-    struct arena a = lane_arena(job->ws, lane);
-    float *scores = arena_take(&a, TILE, sizeof(float));
-    float *maximum = arena_take(&a, group, sizeof(float)), *sum = arena_take(&a, group, sizeof(float));
-    float *out = job->out + offset;
-    memset(out, 0, group * size * sizeof *out);
-    for (size_t k0 = 0; k0 < keys; k0 += TILE) {
-        size_t count = size_min(TILE, keys - k0), at = k0 * job->k_ld + kv_head * size;
-        for (size_t h = 0; h < group; h++) {
-            job->kernels->attention_scores(job->q + offset + h * size, job->k + at, job->k_ld, count, size, job->scale,
-                                           scores);
-            float best = job->kernels->maximum(scores, count), correction = 0;
-            if (k0) {
-                if (!(best > maximum[h])) best = maximum[h];
-                correction = maximum[h] - best;
-                correction = job->kernels->exp_sum(&correction, 1, 0, NULL);
-            } else {
-                sum[h] = 0;
-            }
-            maximum[h] = best;
-            sum[h] = sum[h] * correction + job->kernels->exp_sum(scores, count, best, scores);
-            job->kernels->attention_mix(scores, job->v + at, job->k_ld, count, size, correction, out + h * size);
-        }
-    }
-    for (size_t h = 0; h < group; h++)
-        job->kernels->scale(out + h * size, size, 1.0f / sum[h], out + h * size);
-}
-
-void attention_cached(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s,
-                      const float *q, const float *k, const float *v, size_t first, size_t count, float *out) {
-    struct attention_job job = job_make(ctx, ws, s, q, k, v);
-    job.out = out;
-    job.first = first;
-    parallel_run(ctx, count * s->kv_heads,
-                 WORK_ELEMENT * (double)count * (double)(first + count) * (double)(s->kv_heads * s->head_size),
-                 cached_kv_head, &job);
 }

@@ -22,10 +22,10 @@ struct attention_runs {
 /* cos and sin tables [positions][head_size / 2] for theta^(-2i/head_size). */
 void rope_table(float theta, size_t head_size, size_t positions, float *cosines, float *sines);
 
-/* Rotates x[batch * length][heads * head_size] in place, token i of a run at position first + i; inverse: the backward
- * rotation. */
+/* Rotates x[batch * length][heads * head_size] in place, each token at its position[batch * length], or with NULL token
+ * i of a run at position i; inverse: the backward rotation. */
 void rope_apply(const dqt_context *ctx, float *x, size_t batch, size_t length, struct attention_runs runs, size_t heads,
-                size_t head_size, size_t first, const float *cosines, const float *sines, bool inverse);
+                size_t head_size, const size_t *position, const float *cosines, const float *sines, bool inverse);
 
 void attention_scratch(const dqt_context *ctx, const struct attention_shape *s, struct scratch_need *need);
 
@@ -38,10 +38,5 @@ void attention_forward(const dqt_context *ctx, const struct workspace *ws, const
 void attention_backward(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s,
                         struct attention_runs runs, const float *q, const float *k, const float *v, const float *out,
                         const float *log_sum, const float *dout, int precision, float *dq, float *dk, float *dv);
-
-/* Generation: `count` new queries q[count][heads * head_size] at positions first .. first + count - 1 of one sequence,
- * against cached k and v [position][kv_heads * head_size]. */
-void attention_cached(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s,
-                      const float *q, const float *k, const float *v, size_t first, size_t count, float *out);
 
 #endif

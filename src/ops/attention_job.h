@@ -17,7 +17,6 @@ struct attention_job {
     float scale;       /* of scores */
     const float *q, *k, *v, *o, *log_sum_in, *dout;
     float *out, *log_sum, *dq, *dk, *dv;
-    size_t first; /* cached: position of the first query */
 };
 
 /* What a task attends over: a sequence, or a document in it. */

@@ -22,7 +22,8 @@ void rope_table(float theta, size_t head_size, size_t positions, float *cosines,
 struct job {
     const struct vector_kernels *kernels;
     float *x;
-    size_t tokens, length, heads, half, first;
+    size_t tokens, length, heads, half;
+    const size_t *position;
     struct attention_runs runs;
     const float *cosines, *sines;
     float sign;
@@ -49,7 +50,7 @@ static void rotate_chunk(void *arg, size_t task, int lane) {
     size_t run = runs->start ? find_run(runs, task * CHUNK_TOKENS) : 0;
     for (size_t t = task * CHUNK_TOKENS; t < end; t++) {
         const size_t begin = runs->start ? (size_t)runs->start[run] : t - t % job->length;
-        const size_t at = (job->first + t - begin) * job->half;
+        const size_t at = (job->position ? job->position[t] : t - begin) * job->half;
         job->kernels->rope_row(job->x + t * job->heads * 2 * job->half, job->heads, job->half, job->cosines + at,
                                job->sines + at, job->sign);
         if (runs->start && t + 1 == (size_t)runs->start[run + 1]) run++;
@@ -57,7 +58,7 @@ static void rotate_chunk(void *arg, size_t task, int lane) {
 }
 
 void rope_apply(const dqt_context *ctx, float *x, size_t batch, size_t length, struct attention_runs runs, size_t heads,
-                size_t head_size, size_t first, const float *cosines, const float *sines, bool inverse) {
+                size_t head_size, const size_t *position, const float *cosines, const float *sines, bool inverse) {
     DQT_ASSERT(head_size % 2 == 0);
     struct job job = {.kernels = &ctx->kernels->vector,
                       .x = x,
@@ -65,7 +66,7 @@ void rope_apply(const dqt_context *ctx, float *x, size_t batch, size_t length, s
                       .length = length,
                       .heads = heads,
                       .half = head_size / 2,
-                      .first = first,
+                      .position = position,
                       .runs = runs,
                       .cosines = cosines,
                       .sines = sines,

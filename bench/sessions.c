@@ -1,0 +1,85 @@
+/* Generation with several sessions of a 134 M ternary model (vocab 32002, hidden 768, ff 2048, 12 layers, 12 heads),
+ * one token each after a prompt of 64: one session, 8 one after the other, and 8 at once. The three are measured turn
+ * by turn, so that they meet the same machine; what counts are the ratios.
+ *
+ *   build/bench/sessions [ISA [THREADS]] */
+#include "../tests/calls.h"
+#include "machine.h"
+
+enum { SESSIONS = 8, PROMPT = 64, LONGEST = 256, ROUNDS = 31, VOCAB = 32002 };
+enum { ONE, IN_TURN, AT_ONCE, WAYS };
+
+static float logits[SESSIONS][VOCAB];
+
+static void ok(const dqt_context *ctx, dqt_status status) {
+    if (status == DQT_OK) return;
+    fprintf(stderr, "%s: %s\n", dqt_status_string(status), dqt_last_error(ctx));
+    exit(1);
+}
+
+static dqt_llama *model_create(dqt_context *ctx) {
+    dqt_llama_config c = DQT_INIT(dqt_llama_config);
+    dqt_llama *model;
+    c.vocab_size = VOCAB;
+    c.hidden_size = 768;
+    c.intermediate_size = 2048;
+    c.num_layers = 12;
+    c.num_heads = 12;
+    ok(ctx, dqt_llama_create(ctx, &c, &model));
+    return model;
+}
+
+static double append(const dqt_context *ctx, int way, const dqt_session_step *steps) {
+    const double before = bench_now();
+    if (way == AT_ONCE) {
+        ok(ctx, dqt_sessions_append(steps, SESSIONS));
+    } else {
+        for (size_t i = 0; i < (way == ONE ? 1 : SESSIONS); i++)
+            ok(ctx, dqt_session_append(steps[i].session, steps[i].tokens, 1, steps[i].logits));
+    }
+    const double time = bench_now() - before;
+    for (size_t i = 0; i < SESSIONS; i++)
+        ok(ctx, dqt_session_truncate(steps[i].session, PROMPT));
+    return time;
+}
+
+static void measure(struct bench *b, int isa, int threads) {
+    static const char *const names[WAYS] = {"sessions one", "sessions 8 in turn", "sessions 8 at once"};
+    dqt_context *ctx = machine_context(isa, threads);
+    if (!ctx) return;
+    dqt_llama *model = model_create(ctx);
+    dqt_session_step steps[SESSIONS];
+    int32_t tokens[PROMPT];
+    double times[WAYS][ROUNDS];
+    for (int i = 0; i < PROMPT; i++)
+        tokens[i] = i * 7919 % VOCAB;
+    for (size_t i = 0; i < SESSIONS; i++) {
+        steps[i] =
+            (dqt_session_step){.struct_size = sizeof *steps, .tokens = &tokens[i], .count = 1, .logits = logits[i]};
+        ok(ctx, dqt_session_create(model, session_of(LONGEST), &steps[i].session));
+        ok(ctx, dqt_session_append(steps[i].session, tokens, PROMPT, NULL));
+    }
+    for (int round = -1; round < ROUNDS; round++) /* the first one warms up */
+        for (int way = 0; way < WAYS; way++)
+            times[way][round < 0 ? 0 : round] = append(ctx, way, steps);
+    for (int way = 0; way < WAYS; way++) {
+        qsort(times[way], ROUNDS, sizeof(double), bench_compare);
+        const struct bench_times t = {times[way][ROUNDS / 2], times[way][0], times[way][ROUNDS - 1]};
+        bench_microseconds(b, names[way], "134M, 1 token each", isa, threads, &t, 0);
+    }
+    const double one = times[ONE][ROUNDS / 2], at_once = times[AT_ONCE][ROUNDS / 2];
+    bench_line(b, "sessions 8 : 1", "134M, 1 token each", isa, threads, at_once / one, 0, "ratio", 0);
+    bench_line(b, "sessions turn : once", "134M, 1 token each", isa, threads, times[IN_TURN][ROUNDS / 2] / at_once, 0,
+               "ratio", 0);
+    for (size_t i = 0; i < SESSIONS; i++)
+        dqt_session_destroy(steps[i].session);
+    dqt_llama_destroy(model);
+    dqt_context_destroy(ctx);
+}
+
+int main(int argc, char **argv) {
+    struct bench b = bench_begin(argc, argv, false);
+    machine_for_each(&b, measure);
+    bench_end(&b);
+    return 0;
+}
