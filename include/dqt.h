@@ -1161,8 +1161,9 @@ DQT_API dqt_status dqt_import_options_init(dqt_import_options *options, size_t s
  * rounded to the file's type, exactly these codes and the coarsest such scale are taken: F32 files of this library come
  * back bit for bit, unless every code of a tensor has a common factor. (BF16 and F16 files: codes of up to 4 bits; 8
  * bits are more than their numbers tell apart.) Otherwise the tensor is quantised by its own rule with `rounding`,
- * STOCHASTIC (seeded) or NEAREST. Names that the model does not have, or lacks: DQT_E_FORMAT; other shapes:
- * DQT_E_SHAPE; a file that is damaged, hostile or not finite: DQT_E_FORMAT. Then the model is unchanged.
+ * STOCHASTIC (seeded) or NEAREST. Names that the model does not have, or lacks, and a head that is not the embedding
+ * where the model ties them: DQT_E_FORMAT; other shapes: DQT_E_SHAPE; a file that is damaged, hostile or not finite:
+ * DQT_E_FORMAT. Then the model is unchanged.
  * DQT_E_ARGUMENT, DQT_E_IO, DQT_E_STATE, DQT_E_MEMORY. Allocates the model's weights a second time and the largest of
  * them as floats while it runs. Since 0.1. */
 DQT_API dqt_status dqt_llama_import_safetensors(dqt_llama *model, const char *path, const dqt_import_options *options);

@@ -6,8 +6,11 @@
 #include "core/status.h"
 #include "io/safetensors.h"
 
-/* Slots of a file: the weights of all parameters, then scales of packed ones, then what is known but not used: one
- * table of rotary frequencies per block and the head of a tied model. */
+/* Slots of a file: the weights of all parameters, the embedding's first, then scales of packed ones, then what is known
+ * but not used: one table of rotary frequencies per block; last the head of a tied model, which must be the embedding.
+ */
+enum { EMBEDDING = 0 };
+
 struct slot_of_file {
     bool seen;
     enum element_type type;
@@ -26,7 +29,8 @@ struct importer {
     size_t bytes;   /* of the one block that begins with slots */
     float *weights; /* of one tensor */
     size_t weights_bytes;
-    char formats[3][16]; /* metadata: of embedding, linear, head */
+    char formats[3][16];           /* metadata: of embedding, linear, head */
+    uint64_t embedding, tied_head; /* digests of their floats: only one of the two is ever in memory */
     uint64_t data_bytes;
     bool stochastic;
     uint64_t seed;
@@ -39,6 +43,10 @@ static dqt_status refuse(const struct importer *m, const char *name, const char 
 }
 
 /* ---- Header -------------------------------------------------------------------------------------------------- */
+
+static size_t tied_head_slot(const struct importer *m) {
+    return m->num_slots - 1;
+}
 
 static size_t slot_index(const struct importer *m, const char *name) {
     static const char scale[] = "_scale";
@@ -55,7 +63,7 @@ static size_t slot_index(const struct importer *m, const char *name) {
     }
     index = hf_block(&m->list, name, &rest);
     if (index != SIZE_MAX && strcmp(rest, "self_attn.rotary_emb.inv_freq") == 0) return 2 * count + index;
-    if (m->model->config.tie_embeddings && strcmp(name, "lm_head.weight") == 0) return m->num_slots - 1;
+    if (m->model->config.tie_embeddings && strcmp(name, "lm_head.weight") == 0) return tied_head_slot(m);
     return SIZE_MAX;
 }
 
@@ -83,7 +91,11 @@ static dqt_status on_tensor(void *arg, const struct listing *l) {
     if (slot == SIZE_MAX) return refuse(m, l->name, "is no parameter of this model");
     if (m->slots[slot].seen) return refuse(m, l->name, "is there twice");
     if (l->end > m->data_bytes) return refuse(m, l->name, "goes beyond the end of the file");
-    if (slot < 2 * m->list.count) TRY(check_shape(m, l, slot));
+    if (slot == tied_head_slot(m) && l->type == TYPE_U8)
+        return refuse(m, l->name,
+                      "has codes; the head of a tied model can be compared with the embedding as floats only");
+    if (slot < 2 * m->list.count || slot == tied_head_slot(m))
+        TRY(check_shape(m, l, slot == tied_head_slot(m) ? EMBEDDING : slot));
     m->slots[slot] = (struct slot_of_file){true, l->type, l->begin, l->end};
     m->order[m->num_seen++] = slot;
     return DQT_OK;
@@ -154,6 +166,9 @@ static dqt_status check_listing(const struct importer *m) {
             return fail(m->ctx, DQT_E_FORMAT, "safetensors: %s has codes of format \"%s\"; the model's storage is %s",
                         name, format_of_class(m, p.parameter_class), format_name(p.tensor->storage));
     }
+    if (m->slots[tied_head_slot(m)].seen && m->slots[EMBEDDING].type == TYPE_U8)
+        return refuse(m, "lm_head.weight",
+                      "cannot be compared with the codes of the embedding that the model ties it to");
     return DQT_OK;
 }
 
@@ -232,6 +247,27 @@ static dqt_status read_floats(struct importer *m, size_t count, enum element_typ
     return DQT_OK;
 }
 
+/* FNV-1a over the floats' bits. Each of its steps is invertible: one weight that differs is always seen. */
+static uint64_t digest(const float *weights, size_t count) {
+    uint64_t hash = 14695981039346656037u;
+    for (size_t i = 0; i < count; i++)
+        hash = (hash ^ f32_bits(weights[i] + 0.0f)) * 1099511628211u; /* -0 is 0 */
+    return hash;
+}
+
+static dqt_status read_tied_head(struct importer *m) {
+    const dqt_tensor *t = list_parameter(&m->list, EMBEDDING).tensor;
+    TRY(read_floats(m, t->rows * t->cols, m->slots[tied_head_slot(m)].type));
+    m->tied_head = digest(m->weights, t->rows * t->cols);
+    return DQT_OK;
+}
+
+static dqt_status check_tied_head(const struct importer *m) {
+    if (!m->slots[tied_head_slot(m)].seen || m->tied_head == m->embedding) return DQT_OK;
+    return refuse(m, "lm_head.weight",
+                  "differs from the embedding, and this model has one tensor for both (tie_embeddings)");
+}
+
 static dqt_status read_weight(struct importer *m, size_t index) {
     const enum element_type type = m->slots[index].type;
     char name[FILE_NAME_BYTES];
@@ -245,6 +281,7 @@ static dqt_status read_weight(struct importer *m, size_t index) {
     TRY(read_floats(m, t->rows * t->cols, type));
     if (!numbers_valid(m->weights, t->rows * t->cols, 4, true))
         return refuse(m, name, "has a weight that is not finite");
+    if (index == EMBEDDING) m->embedding = digest(m->weights, t->rows * t->cols);
     if (format_is_code(t->storage) && store_on_grid(t, m->weights, type)) return DQT_OK;
     tensor_quantize(t, m->weights, m->stochastic, m->seed + 0x9E3779B97F4A7C15u * index);
     if (format_float_bytes(t->storage) == 2 && !numbers_valid(t->data, t->rows * t->cols, 2, true))
@@ -269,10 +306,12 @@ static dqt_status read_data(struct importer *m) {
             TRY(read_weight(m, slot));
         else if (slot < 2 * count)
             TRY(read_scales(m, slot - count));
+        else if (slot == tied_head_slot(m))
+            TRY(read_tied_head(m));
         else
             TRY(source_skip(m->source, m->slots[slot].end - m->slots[slot].begin));
     }
-    return DQT_OK;
+    return check_tied_head(m);
 }
 
 /* The model's tensors stay where they are: updaters and tapes know them. */
