@@ -449,8 +449,9 @@ typedef struct dqt_batch {
 
 /* Float layers (linear, RMSNorm, attention, MLP, block). The layer must be one of the tape's. batch gives batch, length
  * and segments. x[batch * length][in_features] and y[batch * length][out_features]; y may be x where the widths are
- * equal. A row of x that is not finite gives rows that are not. A layer is used once per forward pass. Allocates
- * nothing. DQT_E_STATE if the layer is not in the tape, DQT_E_SHAPE, DQT_E_CANCELLED. Since 0.9. */
+ * equal. A row of x that is not finite gives a row that is not; where there is attention, the other rows of its
+ * document may be like that too. A layer is used once per forward pass. Allocates nothing. DQT_E_STATE if the layer is
+ * not in the tape, DQT_E_SHAPE, DQT_E_CANCELLED. Since 0.9. */
 DQT_API dqt_status dqt_layer_forward(const dqt_layer *layer, dqt_tape *tape, const dqt_batch *batch, const float *x,
                                      float *y);
 

@@ -6,6 +6,7 @@
 #include "files_fixture.h"
 
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/sysmacros.h>
 #include <sys/un.h>
@@ -328,6 +329,87 @@ static void sentences(void) {
     place_end(&p);
 }
 
+/* ---- What is saved is only read ------------------------------------------------------------------------------ */
+
+/* An allocator of whole pages, which can be write-protected. */
+static struct {
+    struct {
+        void *at;
+        size_t bytes;
+    } blocks[100];
+    size_t count;
+} pages;
+
+static void *page_alloc(void *user_data, size_t size, size_t align) {
+    (void)user_data;
+    (void)align;
+    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED || pages.count == sizeof pages.blocks / sizeof *pages.blocks) return NULL;
+    pages.blocks[pages.count].at = at;
+    pages.blocks[pages.count++].bytes = size;
+    return at;
+}
+
+static void page_free(void *user_data, void *at, size_t size, size_t align) {
+    (void)user_data;
+    (void)align;
+    munmap(at, size);
+    for (size_t i = 0; i < pages.count; i++)
+        if (pages.blocks[i].at == at) pages.blocks[i].at = NULL;
+}
+
+/* In a child: a write ends it. */
+static int save_protected(struct place *p) {
+    dqt_context_options o = {.struct_size = sizeof o, .threading = DQT_THREADING_SERIAL};
+    dqt_context *ctx = NULL;
+    dqt_llama *model = NULL;
+    dqt_updater *updater = NULL;
+    dqt_layer *const *layers = NULL;
+    size_t count = 0;
+    const char *path = place_path(p, "model");
+    struct memory_file f = memory_new();
+    o.alloc = page_alloc;
+    o.free = page_free;
+    OK(NULL, dqt_context_create(&o, &ctx));
+    const size_t first = pages.count;
+    dqt_llama_config c = {.struct_size = sizeof c, .hidden_size = 32, .intermediate_size = 48, .num_layers = 1};
+    c.linear.storage = DQT_FORMAT_INT8;
+    c.linear.compute = DQT_FORMAT_TERNARY;
+    c.tie_embeddings = 1;
+    OK(ctx, dqt_llama_create(ctx, &c, &model));
+    OK(ctx, dqt_llama_get_layers(model, &layers, &count));
+    OK(ctx, dqt_updater_create(ctx, layers, count, NULL, &updater));
+    const size_t last = pages.count;
+    for (size_t i = first; i < last; i++)
+        if (pages.blocks[i].at) CHECK(mprotect(pages.blocks[i].at, pages.blocks[i].bytes, PROT_READ) == 0);
+    OK(ctx, dqt_llama_save(model, updater, path, NULL));
+    OK(ctx, dqt_llama_write(model, updater, memory_write, &f, NULL));
+    OK(ctx, dqt_layers_save(layers, count, updater, path, NULL));
+    OK(ctx, dqt_layers_write(layers, count, updater, memory_write, &f, NULL));
+    OK(ctx, dqt_updater_write(updater, memory_write, &f));
+    OK(ctx, dqt_llama_export_gguf(model, path, NULL));
+    OK(ctx, dqt_llama_export_safetensors(model, path, NULL));
+    CHECK(dqt_llama_save(model, updater, p->folder, NULL) == DQT_E_IO);
+    return last > first + 2 && !test_failures ? 0 : 1;
+}
+
+static void saving_only_reads(void) {
+    struct place p;
+    place_begin(&p);
+    fflush(stdout);
+    const pid_t child = fork();
+    if (child == 0) {
+        const int wrong = save_protected(&p);
+        fflush(stdout);
+        _exit(wrong);
+    }
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECKF(status == 0, "%x", (unsigned)status);
+    unlink(place_path(&p, "model"));
+    place_end(&p);
+}
+
 /* ---- Descriptors --------------------------------------------------------------------------------------------- */
 
 static struct { size_t base, inherited, looks; } descriptors;
@@ -433,6 +515,7 @@ static const struct test tests[] = {
     TEST(stale_temporaries),
     TEST(two_writers),
     TEST(sentences),
+    TEST(saving_only_reads),
     TEST(no_descriptor_leaks),
     TEST(loading_from_a_fifo),
 };

@@ -138,6 +138,171 @@ static void extremes(void) {
     }
 }
 
+/* ---- Layers of every kind ------------------------------------------------------------------------------------ */
+
+enum { HIDDEN = 48, FF = 80, TOKENS = 9, FIRST_OF_SECOND = 6 /* where the second document begins */ };
+
+static dqt_layer *float_layer(dqt_context *ctx, int kind, const dqt_layer_options *o) {
+    dqt_layer *l = NULL;
+    switch (kind) {
+    case DQT_LAYER_LINEAR: OK(ctx, dqt_linear_create(ctx, HIDDEN, HIDDEN, o, &l)); break;
+    case DQT_LAYER_RMSNORM: OK(ctx, dqt_rmsnorm_create(ctx, HIDDEN, o, &l)); break;
+    case DQT_LAYER_ATTENTION: OK(ctx, dqt_attention_create(ctx, HIDDEN, 4, 2, o, &l)); break;
+    case DQT_LAYER_MLP: OK(ctx, dqt_mlp_create(ctx, HIDDEN, FF, o, &l)); break;
+    case DQT_LAYER_BLOCK: OK(ctx, dqt_block_create(ctx, HIDDEN, FF, 4, 2, o, &l)); break;
+    case DQT_LAYER_EMBEDDING: OK(ctx, dqt_embedding_create(ctx, TOKENS, HIDDEN, o, &l)); break;
+    case DQT_LAYER_HEAD: OK(ctx, dqt_head_create(ctx, HIDDEN, TOKENS, NULL, o, &l)); break;
+    default: break;
+    }
+    return l;
+}
+
+struct network {
+    dqt_context *ctx;
+    dqt_layer *layer;
+    dqt_tape *tape;
+    dqt_updater *updater;
+};
+
+static struct network network_open(dqt_context *ctx, int kind, const dqt_layer_options *o) {
+    struct network n = {.ctx = ctx, .layer = float_layer(ctx, kind, o)};
+    const dqt_tape_options t = {.struct_size = sizeof t, .max_length = TOKENS};
+    OK(ctx, dqt_tape_create(ctx, &n.layer, 1, &t, &n.tape));
+    OK(ctx, dqt_updater_create(ctx, &n.layer, 1, NULL, &n.updater));
+    return n;
+}
+
+static void network_close(struct network *n) {
+    dqt_updater_destroy(n->updater);
+    dqt_tape_destroy(n->tape);
+    dqt_layer_destroy(n->layer);
+}
+
+static int32_t hash_write(void *user_data, const void *buffer, size_t size) {
+    uint64_t *h = user_data;
+    for (size_t i = 0; i < size; i++)
+        *h = (*h ^ ((const unsigned char *)buffer)[i]) * 1099511628211u;
+    return 0;
+}
+
+/* Of all weights, state and the step. */
+static uint64_t network_hash(const struct network *n) {
+    uint64_t h = 1;
+    OK(n->ctx, dqt_layers_write(&n->layer, 1, n->updater, hash_write, &h, NULL));
+    return h;
+}
+
+static void check_step_refused(const struct network *n, const char *what) {
+    const uint64_t before = network_hash(n);
+    const dqt_status status = dqt_updater_step(n->updater, n->tape, step_rate(1e-2f), NULL);
+    CHECKF(status == DQT_E_NUMERIC, "%s: the step's status is %d", what, status);
+    CHECKF(network_hash(n) == before, "%s: the refused step changed something", what);
+}
+
+/* What the output of token t must be where x[bad] is not finite. Attention looks back, within a document; what is
+ * before the bad token there meets it with a weight of 0, and 0 times NaN is NaN. */
+enum fate { CLEAN, BAD, EITHER };
+static enum fate fate_of(int kind, size_t t, size_t bad) {
+    const bool looks_back = kind == DQT_LAYER_ATTENTION || kind == DQT_LAYER_BLOCK;
+    if (t == bad) return BAD;
+    if (!looks_back || (t >= FIRST_OF_SECOND) != (bad >= FIRST_OF_SECOND)) return CLEAN;
+    return t > bad ? BAD : EITHER;
+}
+
+static void check_row(const float *got, const float *clean, enum fate fate, bool nan, const char *what, size_t t) {
+    const bool same = memcmp(got, clean, HIDDEN * sizeof *got) == 0;
+    const bool bad = nan ? all_nan(got, HIDDEN) : !all_finite(got, HIDDEN);
+    CHECKF((same && fate != BAD) || (bad && fate != CLEAN), "%s: output %zu is %s", what, t,
+           same  ? "as ever"
+           : bad ? "bad"
+                 : "another number");
+}
+
+static void check_float_layer(const struct network *n, int kind, size_t bad, float value, const char *what) {
+    static const int32_t segments[TOKENS] = {4, 4, 4, 4, 4, 4, 2, 2, 2};
+    const dqt_batch batch = {.struct_size = sizeof batch, .length = TOKENS, .segments = segments};
+    float x[TOKENS * HIDDEN], y[TOKENS * HIDDEN], clean[TOKENS * HIDDEN], dy[TOKENS * HIDDEN], dx[TOKENS * HIDDEN];
+    random_fill(x, TOKENS * HIDDEN, 2, 3);
+    random_fill(dy, TOKENS * HIDDEN, 1, 4);
+    OK(n->ctx, dqt_layer_forward(n->layer, n->tape, &batch, x, clean));
+    CHECKF(all_finite(clean, TOKENS * HIDDEN), "%s", what);
+    x[bad * HIDDEN + 31] = value;
+    OK(n->ctx, dqt_tape_zero_gradients(n->tape));
+    OK(n->ctx, dqt_layer_forward(n->layer, n->tape, &batch, x, y));
+    for (size_t t = 0; t < TOKENS; t++)
+        check_row(y + t * HIDDEN, clean + t * HIDDEN, fate_of(kind, t, bad), isnan(value), what, t);
+    OK(n->ctx, dqt_layer_backward(n->layer, n->tape, dy, dx));
+    check_step_refused(n, what);
+
+    /* a gradient that is not finite, from above */
+    x[bad * HIDDEN + 31] = 0.5f;
+    dy[bad * HIDDEN + 11] = value;
+    OK(n->ctx, dqt_tape_zero_gradients(n->tape));
+    OK(n->ctx, dqt_layer_forward(n->layer, n->tape, &batch, x, y));
+    OK(n->ctx, dqt_layer_backward(n->layer, n->tape, dy, dx));
+    CHECKF(!all_finite(dx + bad * HIDDEN, HIDDEN), "%s: dx is finite", what);
+    check_step_refused(n, what);
+}
+
+static void check_embedding(const struct network *n, size_t bad, float value, const char *what) {
+    static const int32_t tokens[TOKENS] = {8, 7, 6, 5, 4, 3, 2, 1, 0};
+    float y[TOKENS * HIDDEN], dy[TOKENS * HIDDEN];
+    random_fill(dy, TOKENS * HIDDEN, 1, 4);
+    dy[bad * HIDDEN + 31] = value;
+    OK(n->ctx, dqt_tape_zero_gradients(n->tape));
+    OK(n->ctx, dqt_embedding_forward(n->layer, n->tape, batch_tokens(tokens, 1, TOKENS), y));
+    CHECKF(all_finite(y, TOKENS * HIDDEN), "%s", what);
+    OK(n->ctx, dqt_embedding_backward(n->layer, n->tape, dy));
+    check_step_refused(n, what);
+}
+
+static void check_head(const struct network *n, size_t bad, float value, const char *what) {
+    float x[TOKENS * HIDDEN], logits[TOKENS * TOKENS], losses[TOKENS], loss = 0;
+    int32_t targets[TOKENS] = {8, 7, 6, 5, 4, 3, 2, 1, 0};
+    random_fill(x, TOKENS * HIDDEN, 2, 3);
+    x[bad * HIDDEN + 31] = value;
+    CHECKF(dqt_head_logits(n->layer, n->tape, batch_shape(1, TOKENS), x, logits) == DQT_E_NUMERIC, "%s", what);
+    CHECKF(dqt_head_loss(n->layer, n->tape, batch_targets(targets, 1, TOKENS), x, &loss, losses) == DQT_E_NUMERIC,
+           "%s: loss %g", what, (double)loss);
+    /* where the bad token has no target the loss does not see it, but no step takes what comes of it */
+    targets[bad] = -1;
+    OK(n->ctx, dqt_tape_zero_gradients(n->tape));
+    dqt_status status = dqt_head_loss(n->layer, n->tape, batch_targets(targets, 1, TOKENS), x, &loss, losses);
+    CHECKF(status == DQT_E_NUMERIC || isfinite(loss), "%s: loss %g", what, (double)loss);
+    if (status == DQT_OK) status = dqt_head_backward(n->layer, n->tape, 1.0f, NULL);
+    if (status == DQT_OK) status = dqt_updater_step(n->updater, n->tape, step_rate(1e-2f), NULL);
+    OK(n->ctx, dqt_head_loss(n->layer, n->tape, batch_targets(targets, 1, bad), x, &loss, losses)); /* still finite */
+}
+
+static void layers_of_every_kind(void) {
+    static const int storages[] = {DQT_FORMAT_TERNARY, DQT_FORMAT_BF16};
+    for (int i = 0; i < ISA_COUNT * 7 * 2 * 2 * 2; i++) {
+        const int kind = DQT_LAYER_EMBEDDING + i / ISA_COUNT % 7, k = i / ISA_COUNT / 7;
+        dqt_context *ctx = isa_context(isa_caps[i % ISA_COUNT].isa, 1);
+        if (!ctx) continue;
+        const dqt_layer_options o = {.struct_size = sizeof o,
+                                     .activation = k & 1 ? DQT_ACTIVATION_NONE : DQT_ACTIVATION_INT8,
+                                     .weight.storage = storages[k >> 1 & 1],
+                                     .mlp = k >> 2 ? DQT_MLP_SQUARED_RELU : DQT_MLP_SWIGLU,
+                                     .sub_norm = k >> 2};
+        struct network n = network_open(ctx, kind, &o);
+        for (size_t v = 0; v < BAD_VALUES; v++)
+            for (size_t bad = 1; bad < TOKENS; bad += 3) {
+                char what[96];
+                snprintf(what, sizeof what, "isa %d, kind %d, options %d, %g in token %zu", dqt_context_isa(ctx), kind,
+                         k, (double)bad_values[v], bad);
+                if (kind == DQT_LAYER_EMBEDDING)
+                    check_embedding(&n, bad, bad_values[v], what);
+                else if (kind == DQT_LAYER_HEAD)
+                    check_head(&n, bad, bad_values[v], what);
+                else
+                    check_float_layer(&n, kind, bad, bad_values[v], what);
+            }
+        network_close(&n);
+        dqt_context_destroy(ctx);
+    }
+}
+
 /* ---- Models -------------------------------------------------------------------------------------------------- */
 
 enum { LENGTH = 12, VOCAB = 23 };
@@ -239,5 +404,5 @@ static void models(void) {
     }
 }
 
-static const struct test tests[] = {TEST(rows_and_gradients), TEST(extremes), TEST(models)};
+static const struct test tests[] = {TEST(rows_and_gradients), TEST(extremes), TEST(layers_of_every_kind), TEST(models)};
 TEST_MAIN(tests)

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -63,18 +64,23 @@ static void child_ends(bool good) {
     _exit(good && !test_failures ? 0 : 1);
 }
 
-/* The child ended well, and within a minute: one that waits for threads of its parent never does. */
-static bool child_is_well(pid_t pid) {
+/* What the child ended with, -1 unless it did so by itself and within a minute: one that waits for threads of its
+ * parent never does. */
+static int child_ended_with(pid_t pid) {
     const struct timespec tick = {0, 10000000};
     int status = 0;
     for (int i = 0; i < SECONDS * 100; i++) {
-        if (waitpid(pid, &status, WNOHANG) == pid) return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+        if (waitpid(pid, &status, WNOHANG) == pid) return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
         nanosleep(&tick, NULL);
     }
     kill(pid, SIGKILL);
     waitpid(pid, &status, 0);
     printf("a child was still running after %d s\n", SECONDS);
-    return false;
+    return -1;
+}
+
+static bool child_is_well(pid_t pid) {
+    return child_ended_with(pid) == 0;
 }
 
 /* The number of threads of a new context in a child, without OpenMP's being used. */
@@ -113,17 +119,24 @@ static void children_work(void) {
     dqt_context_destroy(ctx);
 }
 
+#if defined(_OPENMP) && defined(__linux__)
+/* This program, in a new process. */
+static pid_t run_anew(const char *argument) {
+    fflush(stdout);
+    const pid_t pid = fork();
+    if (pid == 0) {
+        execl("/proc/self/exe", "test_process", argument, (char *)NULL);
+        _exit(2);
+    }
+    return pid;
+}
+#endif
+
 /* In a forked process that the library is new to, OpenMP may have been used by others before: only by name. This
  * program is run anew by a child of a fork that has used OpenMP, but not the library, and forks again. */
 static void children_of_a_host_with_openmp(void) {
 #if defined(_OPENMP) && defined(__linux__)
-    fflush(stdout);
-    pid_t pid = fork();
-    if (pid == 0) {
-        execl("/proc/self/exe", "test_process", "--host", (char *)NULL);
-        _exit(2);
-    }
-    CHECK(child_is_well(pid));
+    CHECK(child_is_well(run_anew("--host")));
 #else
     SKIP("built without OpenMP, or not on Linux");
 #endif
@@ -152,6 +165,13 @@ static int host(void) {
 
 static char root[] = "/tmp/dqt-process-XXXXXX";
 
+static void write_text(const char *path, const char *text) {
+    FILE *file = fopen(path, "w");
+    CHECK(file && fputs(text, file) >= 0);
+    if (file) fclose(file);
+}
+
+/* Into `root`, with the folders that it needs. */
 static void put(const char *path, const char *text) {
     char full[600];
     for (const char *slash = path + 1; (slash = strchr(slash, '/')); slash++) {
@@ -159,9 +179,7 @@ static void put(const char *path, const char *text) {
         mkdir(full, 0700);
     }
     snprintf(full, sizeof full, "%s%s", root, path);
-    FILE *file = fopen(full, "w");
-    CHECK(file && fputs(text, file) >= 0);
-    if (file) fclose(file);
+    write_text(full, text);
 }
 
 static void clear(void) {
@@ -245,6 +263,57 @@ static void quotas(void) {
     CHECK(rmdir(root) == 0);
 }
 
+#if defined(_OPENMP) && defined(__linux__)
+enum { NOT_PERMITTED = 77 };
+
+/* In a new process, whose control groups a file and a folder in memory take the place of. */
+static int granted(void) {
+    static const struct {
+        const char *cgroup, *name[2], *text[2];
+        int most;
+    } all[] = {{"0::/\n", {"/cpu.max", NULL}, {"max 100000\n", NULL}, 1024},
+               {"0::/\n", {"/cpu.max", NULL}, {"50000 100000\n", NULL}, 1},
+               {"0::/\n", {"/cpu.max", NULL}, {"150000 100000\n", NULL}, 2},
+               {"1:cpu:/\n", {"/cpu/cpu.cfs_quota_us", "/cpu/cpu.cfs_period_us"}, {"-1\n", "100000\n"}, 1024},
+               {"1:cpu:/\n", {"/cpu/cpu.cfs_quota_us", "/cpu/cpu.cfs_period_us"}, {"100000\n", "100000\n"}, 1}};
+    char own[64], path[600];
+    const int usual = omp_get_max_threads() < omp_get_num_procs() ? omp_get_max_threads() : omp_get_num_procs();
+    if (unshare(geteuid() == 0 ? CLONE_NEWNS : CLONE_NEWNS | CLONE_NEWUSER) != 0) return NOT_PERMITTED;
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 || !mkdtemp(root)) return NOT_PERMITTED;
+    put("/cgroup", "");
+    snprintf(path, sizeof path, "%s/cgroup", root);
+    snprintf(own, sizeof own, "/proc/%ld/cgroup", (long)getpid());
+    bool mounted = mount("none", "/sys/fs/cgroup", "tmpfs", 0, "size=1m") == 0;
+    mounted = mounted && mount(path, own, NULL, MS_BIND, NULL) == 0;
+    if (mounted) mkdir("/sys/fs/cgroup/cpu", 0700);
+    for (size_t i = 0; mounted && i < sizeof all / sizeof *all; i++) {
+        write_text(path, all[i].cgroup);
+        for (int k = 0; k < 2 && all[i].name[k]; k++) {
+            char file[128];
+            snprintf(file, sizeof file, "/sys/fs/cgroup%s", all[i].name[k]);
+            write_text(file, all[i].text[k]);
+        }
+        CHECKF(new_context_has(DQT_THREADING_AUTO, 0, usual < all[i].most ? usual : all[i].most), "case %zu", i);
+        CHECK(new_context_has(DQT_THREADING_AUTO, 3, 3)); /* the host's word */
+    }
+    umount(own);
+    clear();
+    CHECK(rmdir(root) == 0);
+    return mounted ? test_failures != 0 : NOT_PERMITTED;
+}
+#endif
+
+/* A context asks for them. */
+static void quotas_of_this_process(void) {
+#if defined(_OPENMP) && defined(__linux__)
+    const int status = child_ended_with(run_anew("--granted"));
+    if (status == NOT_PERMITTED) SKIP("this process may not mount control groups of its own");
+    CHECK(status == 0);
+#else
+    SKIP("built without OpenMP, or not on Linux");
+#endif
+}
+
 /* The default is no more than this thread may use. */
 static void affinity(void) {
 #if defined(_OPENMP) && defined(__linux__)
@@ -271,11 +340,12 @@ static void affinity(void) {
 }
 
 static const struct test tests[] = {TEST(children_work), TEST(children_of_a_host_with_openmp), TEST(quotas),
-                                    TEST(affinity)};
+                                    TEST(quotas_of_this_process), TEST(affinity)};
 
 int main(int argc, char **argv) {
 #if defined(_OPENMP) && defined(__linux__)
     if (argc == 2 && !strcmp(argv[1], "--host")) return host();
+    if (argc == 2 && !strcmp(argv[1], "--granted")) return granted();
 #endif
     return test_main(argv[0], tests, sizeof tests / sizeof *tests, argc > 1 ? argv[1] : NULL);
 }

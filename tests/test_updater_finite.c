@@ -104,7 +104,7 @@ static float pick(uint64_t *random, const float *values, size_t count) {
 static dqt_updater_options any_options(uint64_t *random, int optimizer, int rounding, int state, float beta1) {
     dqt_updater_options o = plain_options(optimizer, rounding, beta1);
     o.momentum_state = state;
-    o.variance_state = state;
+    o.variance_state = test_random(random) % 2 ? state : (int)(test_random(random) % 3);
     o.beta2 = PICK(random, 0.0f, 0.95f, 0.999f, 0x1.fffffep-1f);
     o.eps = PICK(random, 0x1p-126f, 1e-8f, 1e30f);
     o.weight_decay = PICK(random, 0.0f, 0.0f, 0.1f, 1e30f);
