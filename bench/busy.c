@@ -5,7 +5,11 @@
  *   build/bench/busy [ROUNDS [WINDOW_MS]]      default: 7 rounds of 2 x 300 ms each
  *
  * The ratio is that of the medians over the rounds of the time per step: below 1 all cores were faster. What is
- * demanded: at most 1.3 with one neighbour per core, 1.6 with two (docs/performance.md). */
+ * demanded: at most 1.3 with one neighbour per core, 1.6 with two (docs/performance.md).
+ *
+ * Then what it costs to look out for neighbours where there are none: the system call and the clock readings of each
+ * region, timed alone, in proportion to the fastest step; and steps with and without, turn by turn. Demanded: below
+ * 1 %. */
 #define _GNU_SOURCE
 #include <sched.h>
 #include <signal.h>
@@ -13,6 +17,9 @@
 #include <unistd.h>
 
 #include "bench.h"
+#include "core/contention.h"
+#include "core/context.h"
+#include "core/process.h"
 
 enum { MAX_ROUNDS = 101, MAX_NEIGHBOURS = 256 };
 
@@ -39,7 +46,16 @@ static void ok(const dqt_context *ctx, dqt_status status) {
     exit(1);
 }
 
-static void job_open(struct job *j, const struct shape *s, int threading) {
+static size_t regions;
+
+static void counting_for(void *user_data, size_t count, dqt_task_fn task, void *task_data) {
+    (void)user_data;
+    regions++;
+    for (size_t i = 0; i < count; i++)
+        task(task_data, i);
+}
+
+static void job_open(struct job *j, const struct shape *s, int threading, int threads) {
     dqt_context_options o;
     dqt_llama_config c;
     dqt_tape_options t;
@@ -48,6 +64,8 @@ static void job_open(struct job *j, const struct shape *s, int threading) {
     *j = (struct job){.batch = s->batch, .length = s->length};
     ok(NULL, dqt_context_options_init(&o, sizeof o));
     o.threading = threading;
+    o.num_threads = threads;
+    o.parallel_for = threading == DQT_THREADING_HOST ? counting_for : NULL;
     ok(NULL, dqt_context_create(&o, &j->ctx));
     ok(j->ctx, dqt_llama_config_init(&c, sizeof c));
     c.hidden_size = s->hidden;
@@ -146,40 +164,112 @@ static double median(double *values, int count) {
     return values[count / 2];
 }
 
-int main(int argc, char **argv) {
-    static const struct shape shapes[] = {{"token 128x2", 128, 352, 2, 0, 0},
-                                          {"token 512x4", 512, 1408, 4, 0, 0},
-                                          {"step 128x2 1x64", 128, 352, 2, 1, 64},
-                                          {"step 256x4 4x128", 256, 704, 4, 4, 128},
-                                          {"step 512x4 4x256", 512, 1408, 4, 4, 256}};
+static const struct shape shapes[] = {{"token 128x2", 128, 352, 2, 0, 0},
+                                      {"token 512x4", 512, 1408, 4, 0, 0},
+                                      {"step 128x2 1x64", 128, 352, 2, 1, 64},
+                                      {"step 256x4 4x128", 256, 704, 4, 4, 128},
+                                      {"step 512x4 4x256", 512, 1408, 4, 4, 256}};
+enum { SHAPES = sizeof shapes / sizeof *shapes };
+
+static void beside_neighbours(const struct shape *s, int rounds, double window) {
     static struct job one, all;
+    job_open(&one, s, DQT_THREADING_SERIAL, 1);
+    job_open(&all, s, DQT_THREADING_AUTO, 0);
+    for (int per_core = 0; per_core <= 2; per_core++) {
+        pid_t pids[MAX_NEIGHBOURS];
+        double t_one[MAX_ROUNDS], t_all[MAX_ROUNDS], worst = 0;
+        const int count = neighbours_start(per_core, pids);
+        measure(&one, window);
+        measure(&all, window);
+        for (int r = 0; r < rounds; r++) {
+            t_one[r] = measure(&one, window);
+            t_all[r] = measure(&all, window);
+            if (t_all[r] / t_one[r] > worst) worst = t_all[r] / t_one[r];
+        }
+        neighbours_stop(pids, count);
+        const double m_one = median(t_one, rounds), m_all = median(t_all, rounds);
+        printf("%-20s %10d %8d %12.1f %12.1f %8.2f %8.2f\n", s->name, per_core, dqt_context_num_threads(all.ctx),
+               m_one * 1e6, m_all * 1e6, m_all / m_one, worst);
+        fflush(stdout);
+    }
+    job_close(&all);
+    job_close(&one);
+}
+
+/* ---- What looking out costs ------------------------------------------------------------------------------------ */
+
+/* Seconds that core/parallel.c adds to a region on the calling thread: the least of many runs. */
+static double region_cost(int threads) {
+    enum { REGIONS = 1000, RUNS = 200 };
+    struct contention c;
+    double least = 1.0;
+    long sum = 0;
+    contention_init(&c, threads);
+    for (int run = 0; run < RUNS; run++) {
+        const double start = bench_now();
+        for (int i = 0; i < REGIONS; i++) {
+            struct region_times r = {.lanes = 2, .tasks = 64.0};
+            sum += process_id() + contention_lanes(&c, threads, bench_now());
+            r.begin = bench_now();
+            const double begin = bench_now();
+            r.busy = 2.0 * (bench_now() - begin);
+            r.fastest_task = r.busy / 64.0;
+            r.end = bench_now();
+            contention_count(&c, &r);
+        }
+        const double time = (bench_now() - start) / REGIONS;
+        if (time < least) least = time;
+    }
+    return sum ? least : 0.0;
+}
+
+/* Steps whose every judgement is forgotten, so that they have all lanes like those without. */
+static void step_with(struct job *j, struct contention *c) {
+    j->ctx->contention = c;
+    if (c) contention_init(c, j->ctx->num_threads);
+    job_step(j);
+}
+
+static void cost_of_looking_out(const struct shape *s, int steps) {
+    static struct job all, counted;
+    double *times[2] = {bench_alloc((size_t)steps * sizeof(double)), bench_alloc((size_t)steps * sizeof(double))};
+    job_open(&all, s, DQT_THREADING_AUTO, 0);
+    struct contention *c = all.ctx->contention;
+    const int threads = dqt_context_num_threads(all.ctx);
+    if (!c || threads < 2) {
+        printf("%-20s one thread: nothing to look out for\n", s->name);
+    } else {
+        job_open(&counted, s, DQT_THREADING_HOST, threads);
+        regions = 0;
+        job_step(&counted);
+        job_close(&counted);
+        step_with(&all, c);
+        for (int i = 0; i < 2 * steps; i++) {
+            const double start = bench_now();
+            step_with(&all, i % 2 ? NULL : c);
+            times[i % 2][i / 2] = bench_now() - start;
+        }
+        all.ctx->contention = c;
+        const double with = median(times[0], steps), without = median(times[1], steps), region = region_cost(threads);
+        printf("%-20s %10zu %12.0f %12.1f %9.3f%% %8.3f\n", s->name, regions, region * 1e9, times[1][0] * 1e6,
+               100.0 * (double)regions * region / times[1][0], with / without);
+    }
+    fflush(stdout);
+    job_close(&all);
+    free(times[0]);
+    free(times[1]);
+}
+
+int main(int argc, char **argv) {
     int rounds = argc > 1 ? atoi(argv[1]) : 7;
     const double window = argc > 2 ? atof(argv[2]) * 1e-3 : 0.3;
     rounds = rounds < 1 ? 1 : rounds > MAX_ROUNDS ? MAX_ROUNDS : rounds;
     printf("%-20s %10s %8s %12s %12s %8s %8s\n", "job", "neighbours", "threads", "one, us", "all, us", "ratio",
            "worst");
-    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
-        job_open(&one, &shapes[s], DQT_THREADING_SERIAL);
-        job_open(&all, &shapes[s], DQT_THREADING_AUTO);
-        for (int per_core = 0; per_core <= 2; per_core++) {
-            pid_t pids[MAX_NEIGHBOURS];
-            double t_one[MAX_ROUNDS], t_all[MAX_ROUNDS], worst = 0;
-            const int count = neighbours_start(per_core, pids);
-            measure(&one, window);
-            measure(&all, window);
-            for (int r = 0; r < rounds; r++) {
-                t_one[r] = measure(&one, window);
-                t_all[r] = measure(&all, window);
-                if (t_all[r] / t_one[r] > worst) worst = t_all[r] / t_one[r];
-            }
-            neighbours_stop(pids, count);
-            const double m_one = median(t_one, rounds), m_all = median(t_all, rounds);
-            printf("%-20s %10d %8d %12.1f %12.1f %8.2f %8.2f\n", shapes[s].name, per_core,
-                   dqt_context_num_threads(all.ctx), m_one * 1e6, m_all * 1e6, m_all / m_one, worst);
-            fflush(stdout);
-        }
-        job_close(&all);
-        job_close(&one);
-    }
+    for (size_t s = 0; s < SHAPES; s++)
+        beside_neighbours(&shapes[s], rounds, window);
+    printf("\n%-20s %10s %12s %12s %10s %8s\n", "job", "regions", "ns a region", "fastest, us", "cost", "with/out");
+    for (size_t s = 0; s < SHAPES; s++)
+        cost_of_looking_out(&shapes[s], s < 3 ? 400 * rounds : 10 * rounds);
     return 0;
 }

@@ -35,25 +35,26 @@ static void run_lane(void *data, size_t lane) {
 
 #ifdef _OPENMP
 /* A region of `team` threads, of which `lanes` work. All regions have as many threads as the contention allows, since
- * libgomp ends those that a smaller region does not need and the next larger one starts them anew. */
-static void run_team(const dqt_context *ctx, struct job *job, int team, int lanes) {
-    struct region_times r = {.lanes = lanes, .tasks = (double)job->count};
+ * libgomp ends those that a smaller region does not need and the next larger one starts them anew. `c` NULL: nobody
+ * asks for its times. */
+static void run_team(struct contention *c, struct job *job, int team, int lanes) {
+    struct region_times r = {.lanes = lanes, .tasks = (double)job->count, .begin = c ? omp_get_wtime() : 0.0};
     double busy = 0.0, fastest = HUGE_VAL;
-    r.begin = omp_get_wtime();
 #pragma omp parallel for num_threads(team) schedule(static, 1) reduction(+ : busy) reduction(min : fastest)
     for (int lane = 0; lane < lanes; lane++) {
-        const double begin = omp_get_wtime();
+        const double begin = c ? omp_get_wtime() : 0.0;
         const double taken = (double)take_tasks(job, (size_t)lane);
-        if (taken > 0) {
+        if (c && taken > 0) {
             const double time = omp_get_wtime() - begin;
             busy += time;
             fastest = fmin(fastest, time / taken);
         }
     }
+    if (!c) return;
     r.end = omp_get_wtime();
     r.busy = busy;
     r.fastest_task = fastest;
-    if (ctx->lane_work > 0.0) contention_count(ctx->contention, &r);
+    contention_count(c, &r);
 }
 #endif
 
@@ -77,11 +78,11 @@ void parallel_run(const dqt_context *ctx, size_t count, double work, task_fn fn,
     /* getpid is a system call of some 50 ns: of no account where there is work for two lanes, and the only sign of a
      * fork that needs no handler in the host's process. */
     if (lanes > 1 && process_id() == ctx->process_id) {
-        int team = ctx->num_threads;
-        if (ctx->lane_work > 0.0) team = contention_lanes(ctx->contention, team, omp_get_wtime());
+        struct contention *c = ctx->lane_work > 0.0 ? ctx->contention : NULL;
+        const int team = c ? contention_lanes(c, ctx->num_threads, omp_get_wtime()) : ctx->num_threads;
         if (lanes > team) lanes = team;
         if (lanes > 1) {
-            run_team(ctx, &job, team, lanes);
+            run_team(c, &job, team, lanes);
             return;
         }
     }
