@@ -160,6 +160,10 @@ static dqt_status call_tape_on_gradient(void) {
 
 /* ---- Model ---------------------------------------------------------------------------------------------------- */
 
+static const char *pattern(void) {
+    static const char *const patterns[] = {"*", "*.q", "blocks.*", "head", "*.weight", "??", "", "no such", "*a*b*"};
+    return patterns[byte() % (sizeof patterns / sizeof *patterns)];
+}
 static dqt_llama_config *llama_config(void) {
     dqt_llama_config *o = make_options(sizeof *o, init_llama_config);
     const size_t heads = up_to(2);
@@ -171,8 +175,14 @@ static dqt_llama_config *llama_config(void) {
     SET(o, dqt_llama_config, num_kv_heads, one_in(2) ? 0 : heads);
     SET(o, dqt_llama_config, tie_embeddings, one_in(2));
     SET(o, dqt_llama_config, no_sub_norms, one_in(2));
-    SET(o, dqt_llama_config, overrides, NULL);
-    SET(o, dqt_llama_config, num_overrides, 0);
+    static dqt_tensor_override overrides[2];
+    const size_t num_overrides = one_in(3) ? 1 + byte() % 2 : 0;
+    for (size_t i = 0; i < num_overrides; i++)
+        overrides[i] = (dqt_tensor_override){
+            pattern(),
+            {.storage = enum_or_odd(DQT_FORMAT_SAME, 10), .scale_axis = one_in(2), .train_scale = one_in(8)}};
+    SET(o, dqt_llama_config, overrides, num_overrides || one_in(32) ? overrides : NULL);
+    SET(o, dqt_llama_config, num_overrides, one_in(32) ? 1 : num_overrides);
     if (one_in(2)) SET(o, dqt_llama_config, linear.storage, enum_or_odd(DQT_FORMAT_F32, 8));
     return o;
 }
@@ -320,10 +330,9 @@ static dqt_status call_updater_destroy(void) {
     return DQT_OK;
 }
 static dqt_status call_updater_add_group(void) {
-    static const char *const patterns[] = {"*", "*.weight", "??", "", "no such", "*a*b*"};
     dqt_group_options *o = make_options(sizeof *o, init_group_options);
     size_t matched;
-    SET(o, dqt_group_options, pattern, null_sometimes((void *)(uintptr_t)patterns[byte() % 6]));
+    SET(o, dqt_group_options, pattern, null_sometimes((void *)(uintptr_t)pattern()));
     if (one_in(2)) SET(o, dqt_group_options, lr_factor, number());
     const dqt_status status =
         dqt_updater_add_group(any(UPDATER)->handle, null_sometimes(o), one_in(2) ? &matched : NULL);

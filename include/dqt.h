@@ -252,7 +252,7 @@ enum {
 /* This struct is embedded in others, so it keeps its size. */
 typedef struct dqt_tensor_options {
     uint32_t struct_size;
-    int32_t storage;     /* DQT_FORMAT_*; 0: TERNARY (of an embedding or head of dqt_llama: INT8) */
+    int32_t storage;     /* DQT_FORMAT_*; 0: TERNARY (in dqt_llama_config.embedding and head: INT8) */
     int32_t compute;     /* DQT_FORMAT_SAME, or a format of fewer bits than the storage's */
     int32_t scale_rule;  /* DQT_SCALE_* */
     int32_t scale_axis;  /* DQT_AXIS_*; default TENSOR */
@@ -605,11 +605,11 @@ DQT_API dqt_status dqt_tape_on_gradient(dqt_tape *tape, dqt_gradient_ready_fn ca
 /* Embedding, blocks, final RMSNorm and head, each reachable as a dqt_layer. */
 typedef struct dqt_llama dqt_llama;
 
-/* Tensor options of the parameters whose name matches a pattern: real files mix formats from tensor to tensor. It never
- * grows. Not there yet: DQT_E_UNSUPPORTED. */
+/* Tensor options of the weight matrices whose name matches a pattern ("embedding", "blocks.3.attention.q", "head"; see
+ * dqt_parameter): real files mix formats from tensor to tensor. It never grows. */
 typedef struct dqt_tensor_override {
     const char *pattern;        /* with * and ?, such as "blocks.*.mlp.down"; at most 79 bytes */
-    dqt_tensor_options options; /* all of them, in place of the config's */
+    dqt_tensor_options options; /* all of them, in place of the config's; a storage of 0 is TERNARY */
 } dqt_tensor_override;
 
 typedef struct dqt_llama_config {
@@ -636,8 +636,10 @@ typedef struct dqt_llama_config {
     dqt_tensor_options embedding;         /* INT8 by default */
     dqt_tensor_options head;              /* INT8 by default; must equal `embedding` when tied */
     uint64_t seed;                        /* any number; init says 1 */
-    const dqt_tensor_override *overrides; /* [num_overrides], copied; a later one wins; NULL with 0. Gains stay F32 */
-    size_t num_overrides;
+    const dqt_tensor_override *overrides; /* [num_overrides], copied; of several that match the last holds; NULL with 0.
+                                             Each must match a weight matrix. Gains stay F32. A tied head has the
+                                             embedding's: one that matches `head` must say the same */
+    size_t num_overrides;                 /* at most 4096 */
 } dqt_llama_config;
 
 DQT_API dqt_status dqt_llama_config_init(dqt_llama_config *config, size_t struct_size);
@@ -658,7 +660,8 @@ DQT_API dqt_status dqt_llama_memory(dqt_context *ctx, const dqt_llama_config *co
 DQT_API dqt_status dqt_llama_create(dqt_context *ctx, const dqt_llama_config *config, dqt_llama **out);
 DQT_API void dqt_llama_destroy(dqt_llama *model);
 
-/* The config in effect: nothing in it is 0 that has a default. Its overrides belong to the model. Since 0.1. */
+/* The config in effect: nothing in it is 0 that has a default. Its overrides belong to the model and are valid as long
+ * as it is. Since 0.1. */
 DQT_API dqt_status dqt_llama_get_config(const dqt_llama *model, dqt_llama_config *config);
 
 /* The model's layers: embedding, num_layers blocks, norm, head: num_layers + 3 of them; for dqt_tape_create,

@@ -472,32 +472,6 @@ static void sentences_give_values_and_limits(void) {
     end(&w);
 }
 
-/* What is declared and not built yet says so, and changes nothing. */
-static void not_there_yet(void) {
-    struct counting memory;
-    const struct { dqt_context *ctx; } w = {counting_context(&memory)};
-    dqt_layer *layer;
-    dqt_tape *tape;
-    dqt_updater *updater;
-    dqt_llama *model;
-    dqt_step_options so = DQT_INIT(dqt_step_options);
-    dqt_llama_config c = DQT_INIT(dqt_llama_config);
-    const dqt_tensor_override o = {.pattern = "*"};
-    OK(w.ctx, dqt_linear_create(w.ctx, 8, 6, NULL, &layer));
-    OK(w.ctx, dqt_tape_create(w.ctx, &layer, 1, NULL, &tape));
-    OK(w.ctx, dqt_updater_create(w.ctx, &layer, 1, NULL, &updater));
-    so.learning_rate = 0.1f;
-    SAYS(DQT_E_UNSUPPORTED, "dqt_tape_begin_update is not there yet", dqt_tape_begin_update(tape, updater, &so));
-    SAYS(DQT_E_UNSUPPORTED, "dqt_tape_end_update is not there yet", dqt_tape_end_update(tape, NULL));
-    c.overrides = &o;
-    c.num_overrides = 1;
-    SAYS(DQT_E_UNSUPPORTED, "overrides are not there yet", dqt_llama_create(w.ctx, &c, &model));
-    dqt_updater_destroy(updater);
-    dqt_tape_destroy(tape);
-    dqt_layer_destroy(layer);
-    counting_end(w.ctx, &memory);
-}
-
 static const struct test tests[] = {
     TEST(layer_passes),
     TEST(llama_passes),
@@ -507,6 +481,5 @@ static const struct test tests[] = {
     TEST(schedules),
     TEST(files),
     TEST(sentences_give_values_and_limits),
-    TEST(not_there_yet),
 };
 TEST_MAIN(tests)

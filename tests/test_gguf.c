@@ -558,7 +558,28 @@ static void halves(void) {
     CHECK(f32_to_f16(INFINITY) == 0x7c00 && isinf(f16_to_f32(0xfc00)) && isnan(f16_to_f32(f32_to_f16(NAN))));
 }
 
+/* Each matrix goes out in what holds its own format; the file is named by the type of most weights. */
+static void mixed_formats(void) {
+    struct counting counting;
+    dqt_context *ctx = counting_context(&counting);
+    const dqt_tensor_override down = {
+        "*.mlp.down", {.storage = DQT_FORMAT_INT8, .scale_rule = DQT_SCALE_ABSMAX, .scale_axis = DQT_AXIS_ROW}};
+    dqt_llama_config c = config_of(DQT_FORMAT_INT4, 0, 0, DQT_AXIS_TENSOR);
+    c.overrides = &down;
+    c.num_overrides = 1;
+    dqt_llama *model = model_new(ctx, &c);
+    check_file(ctx, model, &c, NULL, Q4_0, Q8_0, Q8_0, false);
+    struct memory_file f = memory_new();
+    OK(ctx, dqt_llama_write_gguf(model, memory_write, &f, NULL));
+    struct reader r = reader_new(&f);
+    CHECK(number_key(&r, "general.file_type", 4) == 2);
+    free(f.bytes);
+    dqt_llama_destroy(model);
+    counting_end(ctx, &counting);
+}
+
 static const struct test tests[] = {
-    TEST(halves), TEST(every_format), TEST(compute_formats), TEST(tokenizers), TEST(refusals), TEST(paths),
+    TEST(halves),     TEST(mixed_formats), TEST(every_format), TEST(compute_formats),
+    TEST(tokenizers), TEST(refusals),      TEST(paths),
 };
 TEST_MAIN(tests)

@@ -80,6 +80,22 @@ void own_network(const dqt::Context &ctx) {
     require(back[0] > 0 && back[1] == -back[0] && back[2] == 0, "ternary codes of a tensor");
 }
 
+// Other formats for some of the weights; a checkpoint has them too.
+void mixed_formats(const dqt::Context &ctx, const char *path) {
+    dqt_tensor_override down{"*.mlp.down", dqt::defaults<dqt_tensor_options>()};
+    down.options.storage = DQT_FORMAT_INT8;
+    auto config = dqt::defaults<dqt_llama_config>();
+    config.overrides = &down;
+    config.num_overrides = 1;
+    const dqt::Llama model(ctx, config);
+    dqt::save(model, path);
+    const dqt::Checkpoint loaded = dqt::load(ctx, path);
+    const dqt_llama_config back = loaded.model.config();
+    require(back.num_overrides == 1 && std::string(back.overrides->pattern) == "*.mlp.down" &&
+                back.overrides->options.storage == DQT_FORMAT_INT8,
+            "a checkpoint brings overrides back");
+}
+
 void run(const char *path) {
     const std::string text = "she sells sea shells by the sea shore; ";
     std::string checkpoint, out = text.substr(0, 10);
@@ -95,6 +111,7 @@ void run(const char *path) {
     }
     std::printf("%s\n", out.c_str());
     own_network(session.context());
+    mixed_formats(session.context(), path);
 
     std::FILE *file = std::fopen(path, "wb");
     require(file && std::fwrite(checkpoint.data(), 1, checkpoint.size(), file) == checkpoint.size() &&

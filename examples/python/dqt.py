@@ -277,7 +277,12 @@ class Llama(_Model):
         self._create(ctx, lib.dqt_llama_destroy, lib.dqt_llama_create, ctx.raw,
                      C.byref(options(llama_config, values, base)))
 
-    config = property(lambda self: self._get('llama_get_config', kind=llama_config))
+    @property
+    def config(self):
+        """The config in effect. Its overrides are the model's, which it keeps alive."""
+        config = self._get('llama_get_config', kind=llama_config)
+        config._model = self
+        return config
 
     def _layers(self):
         layers, count = C.c_void_p(), C.c_size_t()

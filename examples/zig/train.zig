@@ -109,9 +109,24 @@ fn run(path: [*:0]const u8) Failed!void {
     note.host_size = host.len;
     try ok(ctx, c.dqt_llama_save(model, updater, path, &note));
 
+    try mixedFormats(ctx);
     tokens[3] = 256;
     const status = c.dqt_llama_loss(model, tape, &batch, &loss, null);
     _ = c.printf("%s: %s\n", c.dqt_status_string(status), c.dqt_last_error(ctx));
+}
+
+/// Another format for some of the weights, by their names: the model has it.
+fn mixedFormats(ctx: ?*c.dqt_context) Failed!void {
+    var down: c.dqt_tensor_override = .{ .pattern = "*.mlp.down", .options = try defaults(c.dqt_tensor_options, c.dqt_tensor_options_init) };
+    down.options.storage = c.DQT_FORMAT_INT8;
+    var config = try defaults(c.dqt_llama_config, c.dqt_llama_config_init);
+    config.overrides = &down;
+    config.num_overrides = 1;
+    var model: ?*c.dqt_llama = null;
+    try ok(ctx, c.dqt_llama_create(ctx, &config, &model));
+    defer c.dqt_llama_destroy(model);
+    try ok(ctx, c.dqt_llama_get_config(model, &config));
+    if (config.num_overrides != 1 or config.overrides[0].options.storage != c.DQT_FORMAT_INT8) return error.Dqt;
 }
 
 pub export fn main(argc: c_int, argv: [*c][*c]u8) c_int {

@@ -31,7 +31,7 @@ static dqt_status read_options(dqt_context *ctx, const dqt_layer_options *option
     TRY(options_read(ctx, o, sizeof *o, options, "dqt_layer_options"));
     if (o->reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_layer_options is not 0");
     DEFAULT_TO(o->activation, default_activation);
-    complete_tensor_options(&o->weight, DQT_FORMAT_TERNARY);
+    tensor_complete(&o->weight, DQT_FORMAT_TERNARY);
     DEFAULT_TO(o->init_std, defaults.init_std);
     if (o->init_std < 0 && isfinite(o->init_std)) o->init_std = 0;
     DEFAULT_TO(o->norm_eps, defaults.norm_eps);
@@ -50,7 +50,7 @@ dqt_status dqt_embedding_create(dqt_context *ctx, size_t vocab, size_t hidden, c
     TRY(read_options(ctx, options, DQT_ACTIVATION_INT8, out, &o));
     if (vocab > INT32_MAX) return fail(ctx, DQT_E_SHAPE, "vocab is %zu; it must be 1 to %d", vocab, INT32_MAX);
     const struct layer_shape shape = {.in = vocab, .out = hidden};
-    return layer_create(ctx, DQT_LAYER_EMBEDDING, &shape, NULL, &o, out);
+    return layer_create(ctx, DQT_LAYER_EMBEDDING, &shape, NULL, &o, NULL, out);
 }
 
 dqt_status dqt_linear_create(dqt_context *ctx, size_t in_features, size_t out_features,
@@ -59,7 +59,7 @@ dqt_status dqt_linear_create(dqt_context *ctx, size_t in_features, size_t out_fe
     dqt_layer_options o;
     TRY(read_options(ctx, options, DQT_ACTIVATION_INT8, out, &o));
     const struct layer_shape shape = {.in = in_features, .out = out_features};
-    return layer_create(ctx, DQT_LAYER_LINEAR, &shape, NULL, &o, out);
+    return layer_create(ctx, DQT_LAYER_LINEAR, &shape, NULL, &o, NULL, out);
 }
 
 dqt_status dqt_rmsnorm_create(dqt_context *ctx, size_t features, const dqt_layer_options *options, dqt_layer **out) {
@@ -67,7 +67,7 @@ dqt_status dqt_rmsnorm_create(dqt_context *ctx, size_t features, const dqt_layer
     dqt_layer_options o;
     TRY(read_options(ctx, options, DQT_ACTIVATION_INT8, out, &o));
     const struct layer_shape shape = {.in = features, .out = features};
-    return layer_create(ctx, DQT_LAYER_RMSNORM, &shape, NULL, &o, out);
+    return layer_create(ctx, DQT_LAYER_RMSNORM, &shape, NULL, &o, NULL, out);
 }
 
 dqt_status dqt_attention_create(dqt_context *ctx, size_t hidden, size_t num_heads, size_t num_kv_heads,
@@ -76,7 +76,7 @@ dqt_status dqt_attention_create(dqt_context *ctx, size_t hidden, size_t num_head
     dqt_layer_options o;
     TRY(read_options(ctx, options, DQT_ACTIVATION_INT8, out, &o));
     const struct layer_shape shape = {.in = hidden, .out = hidden, .heads = num_heads, .kv_heads = num_kv_heads};
-    return layer_create(ctx, DQT_LAYER_ATTENTION, &shape, NULL, &o, out);
+    return layer_create(ctx, DQT_LAYER_ATTENTION, &shape, NULL, &o, NULL, out);
 }
 
 dqt_status dqt_mlp_create(dqt_context *ctx, size_t hidden, size_t intermediate, const dqt_layer_options *options,
@@ -85,7 +85,7 @@ dqt_status dqt_mlp_create(dqt_context *ctx, size_t hidden, size_t intermediate, 
     dqt_layer_options o;
     TRY(read_options(ctx, options, DQT_ACTIVATION_INT8, out, &o));
     const struct layer_shape shape = {.in = hidden, .out = hidden, .intermediate = intermediate};
-    return layer_create(ctx, DQT_LAYER_MLP, &shape, NULL, &o, out);
+    return layer_create(ctx, DQT_LAYER_MLP, &shape, NULL, &o, NULL, out);
 }
 
 dqt_status dqt_block_create(dqt_context *ctx, size_t hidden, size_t intermediate, size_t num_heads, size_t num_kv_heads,
@@ -95,7 +95,7 @@ dqt_status dqt_block_create(dqt_context *ctx, size_t hidden, size_t intermediate
     TRY(read_options(ctx, options, DQT_ACTIVATION_INT8, out, &o));
     const struct layer_shape shape = {
         .in = hidden, .out = hidden, .intermediate = intermediate, .heads = num_heads, .kv_heads = num_kv_heads};
-    return layer_create(ctx, DQT_LAYER_BLOCK, &shape, NULL, &o, out);
+    return layer_create(ctx, DQT_LAYER_BLOCK, &shape, NULL, &o, NULL, out);
 }
 
 dqt_status dqt_head_create(dqt_context *ctx, size_t hidden, size_t classes, dqt_layer *tied,
@@ -105,7 +105,7 @@ dqt_status dqt_head_create(dqt_context *ctx, size_t hidden, size_t classes, dqt_
     TRY(read_options(ctx, options, DQT_ACTIVATION_NONE, out, &o));
     if (classes > INT32_MAX) return fail(ctx, DQT_E_SHAPE, "classes is %zu; it must be 1 to %d", classes, INT32_MAX);
     const struct layer_shape shape = {.in = hidden, .out = classes};
-    return layer_create(ctx, DQT_LAYER_HEAD, &shape, tied, &o, out);
+    return layer_create(ctx, DQT_LAYER_HEAD, &shape, tied, &o, NULL, out);
 }
 
 void dqt_layer_destroy(dqt_layer *layer) {

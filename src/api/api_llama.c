@@ -44,10 +44,9 @@ static dqt_status read_config(const dqt_context *ctx, const dqt_llama_config *gi
     DEFAULT_TO(c->init_std, defaults.init_std);
     DEFAULT_TO(c->activation, DQT_ACTIVATION_INT8);
     DEFAULT_TO(c->head_activation, DQT_ACTIVATION_NONE);
-    complete_tensor_options(&c->linear, DQT_FORMAT_TERNARY);
-    complete_tensor_options(&c->embedding, DQT_FORMAT_INT8);
-    complete_tensor_options(&c->head, DQT_FORMAT_INT8);
-    if (c->overrides || c->num_overrides) return fail(ctx, DQT_E_UNSUPPORTED, "overrides are not there yet");
+    tensor_complete(&c->linear, DQT_FORMAT_TERNARY);
+    tensor_complete(&c->embedding, DQT_FORMAT_INT8);
+    tensor_complete(&c->head, DQT_FORMAT_INT8);
     return DQT_OK;
 }
 

@@ -6,14 +6,6 @@
 #include "api/check.h"
 #include "core/fpenv.h"
 
-const dqt_tensor_options tensor_defaults = {
-    .struct_size = sizeof(dqt_tensor_options), .storage = DQT_FORMAT_TERNARY, .scale_rule = DQT_SCALE_AUTO, .sigma = 4};
-
-void complete_tensor_options(dqt_tensor_options *o, int32_t storage) {
-    DEFAULT_TO(o->storage, storage);
-    DEFAULT_TO(o->sigma, tensor_defaults.sigma);
-}
-
 dqt_status dqt_tensor_options_init(dqt_tensor_options *options, size_t struct_size) {
     return options_init(options, struct_size, &tensor_defaults, sizeof tensor_defaults, "dqt_tensor_options");
 }
@@ -26,7 +18,7 @@ dqt_status dqt_tensor_create(dqt_context *ctx, size_t rows, size_t cols, const d
     TRY(check_pointer(ctx, out, "out"));
     dqt_tensor_options o = tensor_defaults;
     TRY(options_read(ctx, &o, sizeof o, options, "dqt_tensor_options"));
-    complete_tensor_options(&o, DQT_FORMAT_TERNARY);
+    tensor_complete(&o, DQT_FORMAT_TERNARY);
     return tensor_create(ctx, rows, cols, &o, false, out);
 }
 
@@ -207,7 +199,7 @@ dqt_status dqt_tensor_convert(const dqt_tensor *source, const dqt_tensor_options
     TRY(check_rounding(ctx, rounding));
     dqt_tensor_options o = tensor_defaults;
     TRY(options_read(ctx, &o, sizeof o, options, "dqt_tensor_options"));
-    complete_tensor_options(&o, DQT_FORMAT_TERNARY);
+    tensor_complete(&o, DQT_FORMAT_TERNARY);
     dqt_tensor *t;
     TRY(tensor_create(ctx, source->rows, source->cols, &o, false, &t));
     size_t bytes;

@@ -17,10 +17,6 @@ dqt_status check_finite(const dqt_context *ctx, const float *values, size_t coun
 dqt_status check_tokens(const dqt_context *ctx, const int32_t *tokens, size_t count, int32_t lowest, size_t vocab,
                         const char *name);
 
-extern const dqt_tensor_options tensor_defaults; /* as dqt_tensor_options_init fills them */
-/* Zeros of tensor options become defaults; `storage` is the default format. */
-void complete_tensor_options(dqt_tensor_options *o, int32_t storage);
-
 /* A zero has its default. */
 #define DEFAULT_TO(member, value)                                                                                      \
     do {                                                                                                               \

@@ -21,6 +21,14 @@ enum format options_compute(const dqt_tensor_options *o) {
     return format;
 }
 
+const dqt_tensor_options tensor_defaults = {
+    .struct_size = sizeof(dqt_tensor_options), .storage = DQT_FORMAT_TERNARY, .scale_rule = DQT_SCALE_AUTO, .sigma = 4};
+
+void tensor_complete(dqt_tensor_options *o, int32_t storage) {
+    if (o->storage == 0) o->storage = storage;
+    if (o->sigma == 0.0f) o->sigma = tensor_defaults.sigma;
+}
+
 static size_t scales_of(const dqt_tensor_options *o, size_t rows) {
     return !format_is_code(options_storage(o)) ? 0 : o->scale_axis == DQT_AXIS_ROW ? rows : 1;
 }

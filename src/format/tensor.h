@@ -19,6 +19,9 @@ struct dqt_tensor {
     float compute_scale; /* where compute != storage: scale of the re-quantised weight, kept current by every writer */
 };
 
+extern const dqt_tensor_options tensor_defaults; /* as dqt_tensor_options_init fills them */
+/* Zeros of tensor options become defaults; `storage` is the default format. */
+void tensor_complete(dqt_tensor_options *o, int32_t storage);
 /* The formats that checked options name (tensor_check); compute is the storage format where they say SAME. */
 enum format options_storage(const dqt_tensor_options *o);
 enum format options_compute(const dqt_tensor_options *o);

@@ -54,7 +54,49 @@ static dqt_status create_model(struct reader *r, const dqt_llama_config *config)
     return DQT_OK;
 }
 
-/* Leaves the first section PARM begun. */
+/* The config's overrides as they come: `room` of them have memory, in which patterns are behind the list. */
+struct override_list {
+    dqt_tensor_override *list;
+    char (*patterns)[PARAMETER_NAME_BYTES];
+    size_t count, room, bytes;
+};
+
+static dqt_status list_grow(struct reader *r, struct override_list *o) {
+    struct override_list larger = {.count = o->count, .room = 2 * o->room + 4};
+    struct arena a = {0};
+    for (int pass = 0; pass < 2; pass++) {
+        larger.list = arena_take(&a, larger.room, sizeof *larger.list);
+        larger.patterns = arena_take(&a, larger.room, sizeof *larger.patterns);
+        larger.bytes = a.used;
+        if (pass == 0 && !arena_alloc(r->ctx, &a))
+            return fail(r->ctx, DQT_E_MEMORY, "no memory for %zu overrides", larger.room);
+    }
+    for (size_t i = 0; i < o->count; i++) {
+        larger.list[i] = o->list[i];
+        memcpy(larger.patterns[i], o->patterns[i], sizeof *o->patterns);
+        larger.list[i].pattern = larger.patterns[i];
+    }
+    memory_free(r->ctx, o->list, o->bytes);
+    *o = larger;
+    return DQT_OK;
+}
+
+/* Sections OVER, of which the first has begun, if there are any; leaves what follows begun. */
+static dqt_status read_overrides(struct reader *r, struct override_list *o) {
+    for (; strcmp(r->head.tag, "OVER") == 0; o->count++) {
+        if (o->count == MAX_OVERRIDES)
+            return fail(r->ctx, DQT_E_FORMAT, "checkpoint: it has more than %d overrides", MAX_OVERRIDES);
+        if (o->count == o->room) TRY(list_grow(r, o));
+        dqt_tensor_override *next = &o->list[o->count];
+        memcpy(o->patterns[o->count], r->head.label, sizeof *o->patterns);
+        *next = (dqt_tensor_override){o->patterns[o->count], {.struct_size = sizeof next->options}};
+        TRY(reader_entries(r, &override_table, next));
+        TRY(reader_next(r));
+    }
+    return DQT_OK;
+}
+
+/* CONF and OVER. Leaves the first section PARM begun. */
 static dqt_status read_config(struct reader *r) {
     dqt_llama_config c = {.struct_size = sizeof c,
                           .linear.struct_size = sizeof c.linear,
@@ -69,7 +111,13 @@ static dqt_status read_config(struct reader *r) {
         TRY(reader_entries(r, &config_table, &c));
     }
     TRY(reader_next(r));
-    return create_model(r, &c);
+    struct override_list o = {0};
+    dqt_status status = read_overrides(r, &o);
+    c.overrides = o.list;
+    c.num_overrides = o.count;
+    if (status == DQT_OK) status = create_model(r, &c);
+    memory_free(r->ctx, o.list, o.bytes);
+    return status;
 }
 
 /* The section PARM that has begun. */

@@ -331,12 +331,27 @@ static size_t num_keys(const struct gguf *g) {
     return 20 - (size_t)(o->bos_token < 0) - (size_t)(o->eos_token < 0) - (size_t)(o->unknown_token < 0);
 }
 
+/* The type of most of the blocks' weights, by which readers name the file. */
+static int main_type(const struct gguf *g) {
+    const dqt_llama *m = g->model;
+    double weights[NUM_TYPES] = {0};
+    int most = DQT_GGUF_AUTO;
+    if (g->options->linear_type != DQT_GGUF_AUTO) return g->options->linear_type;
+    for (size_t i = 0; i < m->config.num_layers; i++)
+        for (size_t p = 0; p < layer_num_parameters(m->layers[1 + i]); p++) {
+            const struct update_target target = layer_parameter(m->layers[1 + i], p);
+            if (target.parameter_class == DQT_CLASS_NORM) continue;
+            const int type = automatic_type(target.tensor->compute, true);
+            weights[type] += (double)target.tensor->rows * (double)target.tensor->cols;
+            if (weights[type] > weights[most]) most = type;
+        }
+    return most;
+}
+
 static dqt_status write_keys(const struct gguf *g) {
     const dqt_llama_config *c = &g->model->config;
-    const int linear =
-        g->options->linear_type ? g->options->linear_type : automatic_type(options_compute(&c->linear), true);
     TRY(put_string_key(g->sink, "general.architecture", g->bitnet ? "bitnet" : "llama"));
-    TRY(put_number_key(g->sink, "general.file_type", VALUE_U32, types[linear].file));
+    TRY(put_number_key(g->sink, "general.file_type", VALUE_U32, types[main_type(g)].file));
     TRY(put_model_key(g, "context_length", VALUE_U32, g->options->context_length));
     TRY(put_model_key(g, "embedding_length", VALUE_U32, c->hidden_size));
     TRY(put_model_key(g, "block_count", VALUE_U32, c->num_layers));

@@ -13,6 +13,13 @@ enum element_type { TYPE_F32, TYPE_BF16, TYPE_F16, TYPE_U8, TYPE_OTHER };
 /* Bytes of an element; 0 for OTHER. */
 size_t element_bytes(enum element_type type);
 
+/* In a file's metadata: the format of its codes by class, and by parameter where that has another ("dqt.", then the
+ * parameter's name in the file). */
+static const char *const format_keys[] = {"dqt.embedding", "dqt.linear", "dqt.head"};
+static inline int format_key_of(int parameter_class) {
+    return parameter_class == DQT_CLASS_EMBEDDING ? 0 : parameter_class == DQT_CLASS_HEAD ? 2 : 1;
+}
+
 /* One tensor of a header. */
 struct listing {
     char name[FILE_NAME_BYTES]; /* cut off if it is longer, which no known name is */

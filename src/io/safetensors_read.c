@@ -15,6 +15,7 @@ struct slot_of_file {
     bool seen;
     enum element_type type;
     uint64_t begin, end;
+    char format[16]; /* metadata: of a parameter's codes; "": its class's */
 };
 
 struct importer {
@@ -35,8 +36,6 @@ struct importer {
     bool stochastic;
     uint64_t seed;
 };
-
-static const char *const class_names[] = {"dqt.embedding", "dqt.linear", "dqt.head"};
 
 static dqt_status refuse(const struct importer *m, const char *name, const char *why) {
     return fail(m->ctx, DQT_E_FORMAT, "safetensors: %s %s", name, why);
@@ -96,15 +95,20 @@ static dqt_status on_tensor(void *arg, const struct listing *l) {
                       "has codes; the head of a tied model can be compared with the embedding as floats only");
     if (slot < 2 * m->list.count || slot == tied_head_slot(m))
         TRY(check_shape(m, l, slot == tied_head_slot(m) ? EMBEDDING : slot));
-    m->slots[slot] = (struct slot_of_file){true, l->type, l->begin, l->end};
+    m->slots[slot].seen = true;
+    m->slots[slot].type = l->type;
+    m->slots[slot].begin = l->begin;
+    m->slots[slot].end = l->end;
     m->order[m->num_seen++] = slot;
     return DQT_OK;
 }
 
 static void on_metadata(void *arg, const char *key, const char *value) {
     struct importer *m = arg;
-    for (int i = 0; i < 3; i++)
-        if (strcmp(key, class_names[i]) == 0) snprintf(m->formats[i], sizeof m->formats[i], "%.15s", value);
+    for (size_t i = 0; i < sizeof m->formats / sizeof *m->formats; i++)
+        if (strcmp(key, format_keys[i]) == 0) snprintf(m->formats[i], sizeof m->formats[i], "%.15s", value);
+    const size_t index = strncmp(key, "dqt.", 4) == 0 ? hf_index(&m->list, key + 4) : SIZE_MAX;
+    if (index != SIZE_MAX) snprintf(m->slots[index].format, sizeof m->slots[index].format, "%.15s", value);
 }
 
 static bool before(const struct importer *m, size_t a, size_t b) {
@@ -135,8 +139,9 @@ static void sort_order(const struct importer *m) {
     }
 }
 
-static const char *format_of_class(const struct importer *m, int parameter_class) {
-    return m->formats[parameter_class == DQT_CLASS_EMBEDDING ? 0 : parameter_class == DQT_CLASS_HEAD ? 2 : 1];
+static const char *format_of(const struct importer *m, size_t index) {
+    const char *own = m->slots[index].format;
+    return *own ? own : m->formats[format_key_of(list_parameter(&m->list, index).parameter_class)];
 }
 
 /* Everything is there, and the data are covered without holes and overlaps. */
@@ -161,10 +166,9 @@ static dqt_status check_listing(const struct importer *m) {
         if (!weight->seen) return refuse(m, name, "is missing");
         if ((weight->type == TYPE_U8) != scale->seen)
             return refuse(m, name, "has codes without scales, or scales without codes");
-        if (weight->type == TYPE_U8 &&
-            strcmp(format_of_class(m, p.parameter_class), format_name(p.tensor->storage)) != 0)
+        if (weight->type == TYPE_U8 && strcmp(format_of(m, i), format_name(p.tensor->storage)) != 0)
             return fail(m->ctx, DQT_E_FORMAT, "safetensors: %s has codes of format \"%s\"; the model's storage is %s",
-                        name, format_of_class(m, p.parameter_class), format_name(p.tensor->storage));
+                        name, format_of(m, i), format_name(p.tensor->storage));
     }
     if (m->slots[tied_head_slot(m)].seen && m->slots[EMBEDDING].type == TYPE_U8)
         return refuse(m, "lm_head.weight",

@@ -94,19 +94,35 @@ static dqt_status list_task(struct writer *w, const struct item *item) {
     return sink_bytes(w->sink, line, strlen(line));
 }
 
-/* "format" is what transformers asks for; the rest tells readers of codes what they are. */
-static dqt_status write_header(struct writer *w) {
-    static const char *const classes[] = {"embedding", "linear", "head"};
+static dqt_status write_metadata(struct writer *w, const char *key, const char *value) {
+    char line[LINE_BYTES];
+    snprintf(line, sizeof line, ",\"%s\":\"%s\"", key, value);
+    return sink_bytes(w->sink, line, strlen(line));
+}
+
+/* What readers of codes must know. */
+static dqt_status write_formats(struct writer *w) {
     const dqt_llama_config *c = &w->list.model->config;
     const int32_t formats[] = {c->embedding.storage, c->linear.storage, c->head.storage};
-    char line[LINE_BYTES];
-    w->offset = 0;
-    snprintf(line, sizeof line, "{\"__metadata__\":{\"format\":\"pt\"");
-    TRY(sink_bytes(w->sink, line, strlen(line)));
-    for (int i = 0; i < 3 && w->dtype == DQT_SAFETENSORS_CODES; i++) {
-        snprintf(line, sizeof line, ",\"dqt.%s\":\"%s\"", classes[i], format_public_name(formats[i]));
-        TRY(sink_bytes(w->sink, line, strlen(line)));
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
+        TRY(write_metadata(w, format_keys[i], format_public_name(formats[i])));
+    for (size_t i = 0; i < w->list.count; i++) {
+        const struct update_target p = list_parameter(&w->list, i);
+        char key[FILE_NAME_BYTES + 8] = "dqt.";
+        if (!packed(w, p.tensor) || format_public(p.tensor->storage) == formats[format_key_of(p.parameter_class)])
+            continue;
+        hf_name(&w->list, i, key + strlen(key));
+        TRY(write_metadata(w, key, format_name(p.tensor->storage)));
     }
+    return DQT_OK;
+}
+
+/* "format" is what transformers asks for. */
+static dqt_status write_header(struct writer *w) {
+    static const char begin[] = "{\"__metadata__\":{\"format\":\"pt\"";
+    w->offset = 0;
+    TRY(sink_bytes(w->sink, begin, sizeof begin - 1));
+    if (w->dtype == DQT_SAFETENSORS_CODES) TRY(write_formats(w));
     TRY(sink_bytes(w->sink, "}", 1));
     TRY(each_task(w, list_task));
     return sink_bytes(w->sink, "}", 1);

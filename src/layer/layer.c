@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "core/pattern.h"
 #include "core/status.h"
 
 static dqt_status check_options(dqt_context *ctx, const dqt_layer_options *o) {
@@ -61,6 +62,13 @@ static dqt_status check_overflow(dqt_context *ctx, const char *name, size_t cols
     return DQT_OK;
 }
 
+const dqt_tensor_options *override_of(const struct overrides *overrides, const char *name,
+                                      const dqt_tensor_options *otherwise) {
+    for (size_t i = overrides ? overrides->count : 0; i-- > 0;)
+        if (name_matches(overrides->list[i].pattern, name)) return &overrides->list[i].options;
+    return otherwise;
+}
+
 static dqt_status add_matrix(dqt_layer *layer, int index, size_t rows, size_t cols, const dqt_layer_options *o) {
     const char *name = layer->weight_name[index];
     TRY(tensor_check(layer->ctx, rows, cols, &o->weight));
@@ -89,19 +97,21 @@ static bool has_weight(const dqt_layer *layer, const struct weight_description *
     return false;
 }
 
-static dqt_status add_weights(dqt_layer *layer, const dqt_layer_options *o) {
+static dqt_status add_weights(dqt_layer *layer, const dqt_layer_options *o, const struct overrides *overrides) {
     for (int i = 0; i < MAX_WEIGHTS; i++) {
         const struct weight_description *w = &layer->kind->weights[i];
         if (!has_weight(layer, w, o)) continue;
         const char *name = w->names.dqt_name;
         snprintf(layer->weight_name[i], PARAMETER_NAME_BYTES, "%s%s%s", layer->name, name ? "." : "", name ? name : "");
         const size_t rows = layer_size(layer, w->rows), cols = layer_size(layer, w->cols);
-        TRY((w->parameter_class == DQT_CLASS_NORM ? add_gain : add_matrix)(layer, i, rows, cols, o));
+        dqt_layer_options own = *o;
+        own.weight = *override_of(overrides, layer->weight_name[i], &o->weight);
+        TRY((w->parameter_class == DQT_CLASS_NORM ? add_gain : add_matrix)(layer, i, rows, cols, &own));
     }
     return DQT_OK;
 }
 
-static dqt_status add_sublayers(dqt_layer *layer, const dqt_layer_options *o) {
+static dqt_status add_sublayers(dqt_layer *layer, const dqt_layer_options *o, const struct overrides *overrides) {
     for (int i = 0; i < MAX_SUBLAYERS; i++) {
         const struct sublayer_description *sub = &layer->kind->sublayers[i];
         if (sub->kind == 0) continue;
@@ -109,7 +119,7 @@ static dqt_status add_sublayers(dqt_layer *layer, const dqt_layer_options *o) {
         snprintf(name, sizeof name, "%s.%s", layer->name, sub->names.dqt_name);
         dqt_layer_options named = *o;
         named.name = name;
-        TRY(layer_create(layer->ctx, sub->kind, &layer->shape, NULL, &named, &layer->sublayer[i]));
+        TRY(layer_create(layer->ctx, sub->kind, &layer->shape, NULL, &named, overrides, &layer->sublayer[i]));
     }
     return DQT_OK;
 }
@@ -127,14 +137,15 @@ static dqt_status borrow_weights(dqt_layer *layer, dqt_layer *tied, const dqt_la
     return DQT_OK;
 }
 
-static dqt_status fill(dqt_layer *layer, dqt_layer *tied, const dqt_layer_options *o) {
+static dqt_status fill(dqt_layer *layer, dqt_layer *tied, const dqt_layer_options *o,
+                       const struct overrides *overrides) {
     if (tied) return borrow_weights(layer, tied, o);
-    TRY(add_weights(layer, o));
-    return add_sublayers(layer, o);
+    TRY(add_weights(layer, o, overrides));
+    return add_sublayers(layer, o, overrides);
 }
 
 dqt_status layer_create(dqt_context *ctx, int kind, const struct layer_shape *shape, dqt_layer *tied,
-                        const dqt_layer_options *o, dqt_layer **out) {
+                        const dqt_layer_options *o, const struct overrides *overrides, dqt_layer **out) {
     DQT_ASSERT(kind > 0 && kind < (int)(sizeof kinds / sizeof *kinds) && kinds[kind]->id == kind);
     const struct layer_kind *k = kinds[kind];
     DQT_ASSERT(!tied || k->may_be_tied);
@@ -153,7 +164,7 @@ dqt_status layer_create(dqt_context *ctx, int kind, const struct layer_shape *sh
     layer->eps = o->norm_eps;
     layer->rope_theta = o->rope_theta;
     snprintf(layer->name, sizeof layer->name, "%s", o->name ? o->name : k->name);
-    const dqt_status status = fill(layer, tied, o);
+    const dqt_status status = fill(layer, tied, o, overrides);
     if (status != DQT_OK) {
         layer_destroy(layer);
         return status;

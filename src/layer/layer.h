@@ -31,10 +31,19 @@ struct dqt_layer {
     struct dqt_layer *sublayer[MAX_SUBLAYERS]; /* as the kind's sublayers */
 };
 
+/* Tensor options of weight matrices by name; the last that matches holds. */
+struct overrides {
+    const dqt_tensor_override *list; /* [count] */
+    size_t count;
+};
+/* What holds for the matrix of this name: an override, or `otherwise`. overrides NULL: none. */
+const dqt_tensor_options *override_of(const struct overrides *overrides, const char *name,
+                                      const dqt_tensor_options *otherwise);
+
 /* Checked creation; options are complete. kind: DQT_LAYER_*. tied: NULL, or where the kind may be tied the layer whose
- * weights it uses. `out` is NULL on failure. */
+ * weights it uses. overrides: of the options' `weight`; NULL: none. `out` is NULL on failure. */
 dqt_status layer_create(dqt_context *ctx, int kind, const struct layer_shape *shape, dqt_layer *tied,
-                        const dqt_layer_options *o, dqt_layer **out);
+                        const dqt_layer_options *o, const struct overrides *overrides, dqt_layer **out);
 void layer_destroy(dqt_layer *layer);
 
 size_t layer_size(const dqt_layer *layer, enum layer_size size);

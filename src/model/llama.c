@@ -2,7 +2,9 @@
 #include "model/llama.h"
 
 #include <stdio.h>
+#include <string.h>
 
+#include "core/pattern.h"
 #include "core/status.h"
 
 const struct parameter_names llama_norm_names = {NULL, "model.norm", NULL, "output_norm"};
@@ -13,6 +15,31 @@ static bool same_weights(const dqt_tensor_options *a, const dqt_tensor_options *
     return a->storage == b->storage && compute_a == compute_b && tensor_scale_rule(a) == tensor_scale_rule(b) &&
            a->scale_axis == b->scale_axis && a->sigma >= b->sigma && a->sigma <= b->sigma &&
            a->train_scale == b->train_scale;
+}
+
+static dqt_tensor_options override_options(const dqt_tensor_override *o) {
+    dqt_tensor_options options = o->options;
+    tensor_complete(&options, tensor_defaults.storage);
+    return options;
+}
+
+static dqt_status check_overrides(dqt_context *ctx, const dqt_llama_config *c) {
+    if (!c->overrides != !c->num_overrides)
+        return fail(ctx, DQT_E_ARGUMENT, "overrides is %s, but num_overrides is %zu", c->overrides ? "set" : "NULL",
+                    c->num_overrides);
+    if (c->num_overrides > MAX_OVERRIDES)
+        return fail(ctx, DQT_E_ARGUMENT, "num_overrides is %zu; it may be %d", c->num_overrides, MAX_OVERRIDES);
+    for (size_t i = 0; i < c->num_overrides; i++) {
+        const char *pattern = c->overrides[i].pattern;
+        if (!pattern) return fail(ctx, DQT_E_ARGUMENT, "overrides[%zu].pattern is NULL", i);
+        if (strlen(pattern) >= PARAMETER_NAME_BYTES)
+            return fail(ctx, DQT_E_ARGUMENT, "overrides[%zu].pattern has %zu bytes; it may have %d", i, strlen(pattern),
+                        PARAMETER_NAME_BYTES - 1);
+        const dqt_tensor_options o = override_options(&c->overrides[i]);
+        const dqt_status status = tensor_check(ctx, 1, 1, &o);
+        if (status != DQT_OK) return fail(ctx, status, "overrides[%zu]: %s", i, last_error(ctx));
+    }
+    return DQT_OK;
 }
 
 static dqt_status check_config(dqt_context *ctx, const dqt_llama_config *c) {
@@ -37,11 +64,58 @@ static dqt_status check_config(dqt_context *ctx, const dqt_llama_config *c) {
         TRY(tensor_check(ctx, 1, 1, weights[i])); /* the layers check the shapes */
     if (c->tie_embeddings && !same_weights(&c->embedding, &c->head))
         return fail(ctx, DQT_E_ARGUMENT, "tie_embeddings is 1, but the options of head are not those of embedding");
-    return DQT_OK;
+    return check_overrides(ctx, c);
 }
+
+/* ---- Overrides ----------------------------------------------------------------------------------------------- */
+
+/* Room for the model's copy of the list and its patterns, behind the model. */
+static void place_overrides(struct arena *a, const dqt_llama_config *c, dqt_tensor_override **list, char **patterns) {
+    *list = arena_take(a, c->num_overrides, sizeof **list);
+    *patterns = arena_take(a, c->num_overrides, PARAMETER_NAME_BYTES);
+}
+
+/* The copy is complete: it says what is in effect. */
+static void copy_overrides(dqt_llama_config *c, dqt_tensor_override *list, char *patterns) {
+    for (size_t i = 0; i < c->num_overrides; i++, patterns += PARAMETER_NAME_BYTES) {
+        strcpy(patterns, c->overrides[i].pattern); /* its length was checked */
+        list[i] = (dqt_tensor_override){patterns, override_options(&c->overrides[i])};
+        list[i].options.scale_rule = tensor_scale_rule(&list[i].options);
+    }
+    c->overrides = list;
+}
+
+static bool matches_any(const dqt_llama *m, const char *pattern) {
+    for (size_t i = 0; i < m->num_layers; i++) {
+        if (m->layers[i]->tied && name_matches(pattern, m->layers[i]->name)) return true;
+        for (size_t p = 0; p < layer_num_parameters(m->layers[i]); p++) {
+            const struct update_target target = layer_parameter(m->layers[i], p);
+            if (target.parameter_class != DQT_CLASS_NORM && name_matches(pattern, target.name)) return true;
+        }
+    }
+    return false;
+}
+
+/* Every override is of a matrix, and what it says of a tied head is what holds for the embedding. */
+static dqt_status check_matches(const dqt_llama *m) {
+    const dqt_llama_config *c = &m->config;
+    const struct overrides all = {c->overrides, c->num_overrides};
+    for (size_t i = 0; i < c->num_overrides; i++)
+        if (!matches_any(m, c->overrides[i].pattern))
+            return fail(m->ctx, DQT_E_ARGUMENT, "overrides[%zu]: \"%s\" is the name of no weight matrix of this model",
+                        i, c->overrides[i].pattern);
+    const dqt_tensor_options *own = override_of(&all, m->layers[0]->name, &c->embedding);
+    if (!c->tie_embeddings || same_weights(override_of(&all, m->layers[m->num_layers - 1]->name, own), own))
+        return DQT_OK;
+    return fail(m->ctx, DQT_E_ARGUMENT,
+                "tie_embeddings is 1: an override of head must say what holds for embedding, whose weight it is");
+}
+
+/* ---- Creation ------------------------------------------------------------------------------------------------ */
 
 static dqt_status create_layers(dqt_llama *m) {
     const dqt_llama_config *c = &m->config;
+    const struct overrides overrides = {c->overrides, c->num_overrides};
     dqt_layer_options o = {.struct_size = sizeof o,
                            .activation = c->activation,
                            .weight = c->embedding,
@@ -59,33 +133,38 @@ static dqt_status create_layers(dqt_llama *m) {
                                       .intermediate = c->intermediate_size,
                                       .heads = c->num_heads,
                                       .kv_heads = llama_kv_heads(c)};
-    TRY(layer_create(m->ctx, DQT_LAYER_EMBEDDING, &embedding, NULL, &o, &m->layers[0]));
+    TRY(layer_create(m->ctx, DQT_LAYER_EMBEDDING, &embedding, NULL, &o, &overrides, &m->layers[0]));
     o.weight = c->linear;
     if (c->linear_init_std > 0) o.init_std = c->linear_init_std;
     for (size_t i = 0; i < c->num_layers; i++) {
         char name[NAME_BYTES];
         snprintf(name, sizeof name, "blocks.%zu", i);
         o.name = name;
-        TRY(layer_create(m->ctx, DQT_LAYER_BLOCK, &block, NULL, &o, &m->layers[1 + i]));
+        TRY(layer_create(m->ctx, DQT_LAYER_BLOCK, &block, NULL, &o, &overrides, &m->layers[1 + i]));
     }
     o.name = NULL;
     o.init_std = c->init_std;
-    TRY(layer_create(m->ctx, DQT_LAYER_RMSNORM, &block, NULL, &o, &m->layers[c->num_layers + 1]));
+    TRY(layer_create(m->ctx, DQT_LAYER_RMSNORM, &block, NULL, &o, NULL, &m->layers[c->num_layers + 1]));
     o.activation = c->head_activation;
     o.weight = c->head;
-    return layer_create(m->ctx, DQT_LAYER_HEAD, &head, c->tie_embeddings ? m->layers[0] : NULL, &o,
+    return layer_create(m->ctx, DQT_LAYER_HEAD, &head, c->tie_embeddings ? m->layers[0] : NULL, &o, &overrides,
                         &m->layers[c->num_layers + 2]);
 }
 
 dqt_status llama_create(dqt_context *ctx, const dqt_llama_config *config, dqt_llama **out) {
     *out = NULL;
     TRY(check_config(ctx, config));
+    dqt_llama_memory_info shape;
+    if (config->num_overrides && !config->shape_only) TRY(llama_memory(ctx, config, &shape)); /* before any weight */
     struct arena a = {0};
     dqt_llama *m = NULL;
     dqt_layer **layers = NULL;
+    dqt_tensor_override *overrides = NULL;
+    char *patterns = NULL;
     for (int pass = 0; pass < 2; pass++) {
         m = arena_take(&a, 1, sizeof *m);
         layers = arena_take(&a, config->num_layers + 3, sizeof *layers);
+        place_overrides(&a, config, &overrides, &patterns);
         if (pass == 0 && !arena_alloc(ctx, &a))
             return fail(ctx, DQT_E_MEMORY, "no memory for a model of %zu layers", config->num_layers);
     }
@@ -95,7 +174,9 @@ dqt_status llama_create(dqt_context *ctx, const dqt_llama_config *config, dqt_ll
     dqt_tensor_options *const weights[] = {&m->config.linear, &m->config.embedding, &m->config.head};
     for (size_t i = 0; i < sizeof weights / sizeof *weights; i++)
         weights[i]->scale_rule = tensor_scale_rule(weights[i]);
+    if (overrides) copy_overrides(&m->config, overrides, patterns);
     dqt_status status = create_layers(m);
+    if (status == DQT_OK) status = check_matches(m);
     if (status != DQT_OK) {
         llama_destroy(m);
         return status;

@@ -4,10 +4,12 @@
 
 #include "layer/run.h"
 
+enum { MAX_OVERRIDES = 4096 }; /* each is tried on each weight */
+
 struct dqt_llama {
     dqt_context *ctx;
-    dqt_llama_config config;
-    size_t num_layers; /* num_layers blocks + 3 */
+    dqt_llama_config config; /* overrides are its own */
+    size_t num_layers;       /* num_layers blocks + 3 */
     dqt_layer **layers;
     size_t bytes; /* of the block this struct begins */
 };

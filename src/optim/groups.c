@@ -2,31 +2,10 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/pattern.h"
 #include "core/size.h"
 #include "core/status.h"
 #include "optim/updater_state.h"
-
-/* '*' stands for any number of characters, '?' for one. On a mismatch the latest '*' takes one character more. */
-static bool name_matches(const char *pattern, const char *name) {
-    const char *star = NULL, *retry = NULL;
-    while (*name) {
-        if (*pattern == '*') {
-            star = ++pattern;
-            retry = name;
-        } else if (*pattern == '?' || *pattern == *name) {
-            pattern++;
-            name++;
-        } else if (star) {
-            pattern = star;
-            name = ++retry;
-        } else {
-            return false;
-        }
-    }
-    while (*pattern == '*')
-        pattern++;
-    return *pattern == '\0';
-}
 
 static bool group_matches(const dqt_group_options *o, const struct update_target *t) {
     if (o->parameter_class != 0 && o->parameter_class != t->parameter_class) return false;

@@ -256,6 +256,20 @@ def resuming():
     check('layers go on', [part.step() for _ in range(3)] == losses[3:])
     check('an updater alone goes on', [other.step() for _ in range(3)] == losses[3:])
 
+    overrides = [{'pattern': 'blocks.*', 'options': {'storage': dqt.FORMAT_INT4, 'scale_axis': dqt.AXIS_ROW}},
+                 {'pattern': '*.mlp.down', 'options': {'storage': dqt.FORMAT_INT8}}]
+    config = dqt.Llama(ctx, **SMALL, overrides=overrides).config
+    gc.collect()
+    check('a config keeps its overrides', config.num_overrides == 2 and config.overrides[1].pattern == b'*.mlp.down')
+    model = dqt.Llama(ctx, config)
+    model.save(file := io.BytesIO())
+    for m in (model, dqt.Llama.load(ctx, io.BytesIO(file.getvalue())).model):
+        formats = {p.name: p.tensor.info.storage for p in m.parameters if '.mlp.' in p.name and 'norm' not in p.name}
+        check('formats by name', formats == {'blocks.0.mlp.gate': dqt.FORMAT_INT4, 'blocks.0.mlp.up': dqt.FORMAT_INT4,
+                                             'blocks.0.mlp.down': dqt.FORMAT_INT8})
+    check('an override of nothing', raises(dqt.Error, dqt.Llama, ctx, **SMALL, overrides=[{'pattern': 'blocks.9.*'}])
+          .status == dqt.E_ARGUMENT)
+
     model = dqt.Llama(ctx, **SMALL)
     tape, updater = dqt.Tape(model), dqt.Updater(model)
     tape.loss(model, TOKENS, TOKENS)

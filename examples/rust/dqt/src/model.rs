@@ -126,7 +126,20 @@ impl<'c> Llama<'c> {
     pub fn context(&self) -> &'c Context {
         self.ctx
     }
-    /// The config in effect, without overrides.
+    /// The overrides in effect.
+    pub fn overrides(&self) -> Vec<(String, TensorOptions)> {
+        let mut config = LlamaConfig::default();
+        // SAFETY: the model is alive and the config says its size.
+        let status = unsafe { sys::dqt_llama_get_config(self.as_raw(), &mut config) };
+        assert_eq!(status, sys::DQT_OK);
+        // SAFETY: the list and its patterns are the model's, which is alive; index is below its length.
+        let one = |index| unsafe {
+            let o = *config.overrides.add(index);
+            (CStr::from_ptr(o.pattern).to_string_lossy().into_owned(), o.options)
+        };
+        (0..config.num_overrides).map(one).collect()
+    }
+    /// The config in effect, without [`overrides`](Self::overrides).
     pub fn config(&self) -> LlamaConfig {
         let mut config = LlamaConfig::default();
         // SAFETY: the model is alive and the config says its size.

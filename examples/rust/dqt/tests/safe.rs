@@ -1,6 +1,6 @@
 //! What the safe crate promises, beyond the compile-fail examples in its documentation.
 use dqt::{sys, Batch, Context, Group, Llama, LlamaConfig, LoadOptions, Sampler, Saved, Session, Status, StepOptions};
-use dqt::{Tape, TapeOptions, Tensor, Updater, UpdaterOptions};
+use dqt::{Tape, TapeOptions, Tensor, TensorOptions, Updater, UpdaterOptions};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -205,6 +205,24 @@ fn pointers_in_options_are_refused() {
     let model = Llama::new(&ctx, &small()).unwrap();
     let options = UpdaterOptions { groups: std::ptr::without_provenance(1), num_groups: 1, ..Default::default() };
     assert_eq!(Updater::new(&model, &options).err().unwrap().status(), Status::Argument);
+}
+
+#[test]
+fn overrides_mix_formats() {
+    let ctx = Context::new().unwrap();
+    let int = |storage| TensorOptions { storage, ..Default::default() };
+    let list = [("blocks.*", int(sys::DQT_FORMAT_INT4)), ("*.mlp.down", int(sys::DQT_FORMAT_INT8))];
+    let model = Llama::with_overrides(&ctx, &small(), &list).unwrap();
+    let mut file = Vec::new();
+    model.write_to(&mut file, &Default::default()).unwrap();
+    let loaded = Llama::read_from(&ctx, &mut file.as_slice(), &LoadOptions::default()).unwrap();
+    for overrides in [model.overrides(), loaded.model().overrides()] {
+        let formats: Vec<_> = overrides.iter().map(|(pattern, o)| (pattern.as_str(), o.storage)).collect();
+        assert_eq!(formats, [("blocks.*", sys::DQT_FORMAT_INT4), ("*.mlp.down", sys::DQT_FORMAT_INT8)]);
+    }
+    assert_eq!(model.config().num_overrides, 0);
+    let nothing = Llama::with_overrides(&ctx, &small(), &[("blocks.9.*", int(0))]);
+    assert_eq!(nothing.err().unwrap().status(), Status::Argument);
 }
 
 #[test]
