@@ -509,6 +509,15 @@ static dqt_status call_session_get_options(void) {
     RESULT(dqt_session_options, o);
     return dqt_session_get_options(any(SESSION)->handle, null_sometimes(&o));
 }
+static dqt_status call_session_memory(void) {
+    RESULT(dqt_session_memory_info, m);
+    dqt_session_options *options = make_options(sizeof *options, init_session_options);
+    SET(options, dqt_session_options, max_length, size_or_odd(up_to(20)));
+    SET(options, dqt_session_options, cache_format, enum_or_odd(0, 3));
+    const dqt_status status = dqt_session_memory(any(MODEL)->handle, null_sometimes(options), null_sometimes(&m));
+    free(options);
+    return status;
+}
 static dqt_status call_session_truncate(void) {
     return dqt_session_truncate(any(SESSION)->handle, size_or_odd(byte() % 3));
 }

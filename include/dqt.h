@@ -920,8 +920,8 @@ DQT_API dqt_status dqt_preset_get(const dqt_preset_options *options, dqt_llama_c
 /* KV cache and position of one sequence; many per model. */
 typedef struct dqt_session dqt_session;
 
-/* Formats of cached keys and values. BF16 and INT8 are not there yet (DQT_E_UNSUPPORTED). INT8: one scale per token and
- * kv head. */
+/* Formats of cached keys and values: as computed, rounded to bf16, or rounded to int8 with one scale for each token and
+ * kv head. Half and about a quarter of the memory; docs/numerics.md has what it does to logits. */
 enum { DQT_CACHE_F32 = 0, DQT_CACHE_BF16 = 1, DQT_CACHE_INT8 = 2 };
 
 typedef struct dqt_session_options {
@@ -931,6 +931,18 @@ typedef struct dqt_session_options {
 } dqt_session_options;
 
 DQT_API dqt_status dqt_session_options_init(dqt_session_options *options, size_t struct_size);
+
+typedef struct dqt_session_memory_info {
+    uint32_t struct_size;
+    uint32_t reserved;
+    size_t total; /* exactly what creation allocates */
+    size_t cache; /* keys and values, and their scales */
+    size_t other; /* what up to 64 tokens need on their way through the layers */
+} dqt_session_memory_info;
+
+/* What dqt_session_create would allocate. The model may be shape-only. Since 0.9. */
+DQT_API dqt_status dqt_session_memory(const dqt_llama *model, const dqt_session_options *options,
+                                      dqt_session_memory_info *memory);
 
 /* Creates a session. options NULL: defaults. Allocates. Since 0.9. */
 DQT_API dqt_status dqt_session_create(const dqt_llama *model, const dqt_session_options *options, dqt_session **out);

@@ -1,5 +1,6 @@
 /* Attention: forward and backward against a naive one in double (itself checked by central differences), grouped heads,
  * lengths on both sides of the tiles, every instruction set; cached attention; the same bits for 1 to 4 threads. */
+#include "format/format.h"
 #include "isa_contexts.h"
 #include "ops/attention.h"
 #include "ops/kv_cache.h"
@@ -206,11 +207,13 @@ static void test_sharp(void) {
 
 /* One sequence in a cache of one layer, appended `count` tokens at a time, count = 1, 2, ... 7, 1, ... */
 static void cached_by_pieces(dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s,
-                             const float *q, const float *k, const float *v, float *out) {
-    struct kv_cache cache = {.layers = 1, .positions = s->length, .kv_heads = s->kv_heads, .head_size = s->head_size};
+                             int32_t format, const float *q, const float *k, const float *v, float *out) {
+    struct kv_cache cache = {
+        .format = format, .layers = 1, .positions = s->length, .kv_heads = s->kv_heads, .head_size = s->head_size};
     struct kv_cache *caches[7];
     size_t bytes = kv_cache_layout(&cache), position[7], first = 0;
     cache.data = malloc(bytes);
+    memset(cache.data, 0xff, bytes); /* NaN: nothing may be read before it is written */
     for (size_t count = 1; first < s->length; first += count, count = count % 7 + 1) {
         if (count > s->length - first) count = s->length - first;
         for (size_t i = 0; i < count; i++) {
@@ -225,31 +228,92 @@ static void cached_by_pieces(dqt_context *ctx, const struct workspace *ws, const
     free(cache.data);
 }
 
+static double most_apart(const float *a, const float *b, size_t n) {
+    double largest = 0;
+    for (size_t e = 0; e < n; e++) {
+        const double off = fabs((double)a[e] - (double)b[e]);
+        if (!(off <= largest)) largest = off;
+    }
+    return largest;
+}
+
+/* What a cache of bf16, or of codes, makes of x[tokens][heads * size]. */
+static float *as_cached(int32_t format, const float *x, size_t heads, size_t size) {
+    float *y = malloc(heads * size * sizeof *y);
+    for (size_t h = 0; h < heads; h++) {
+        float most = 1e-5f;
+        for (size_t i = h * size; i < (h + 1) * size; i++)
+            most = fmaxf(most, fabsf(x[i]));
+        for (size_t i = h * size; i < (h + 1) * size; i++)
+            y[i] = format == DQT_CACHE_BF16 ? bf16_to_f32(f32_to_bf16(x[i]))
+                                            : rintf(x[i] * (127.0f / most)) * (most / 127.0f);
+    }
+    return y;
+}
+
+/* F32 against the whole sequence; the others against F32 of what is left of keys and values: the same bits with bf16,
+ * with codes the steps are multiplied later. Some keys and values are 0, whole heads. */
+static void check_cached(dqt_context *ctx, const struct attention_shape *s) {
+    struct sizes z = sizes_of(s);
+    float *q = random_floats(z.q, 2, 1), *k = random_floats(z.k, 2, 2), *v = random_floats(z.k, 1, 3);
+    float *out = random_floats(z.q, 1, 4), *cached = random_floats(z.q, 1, 5);
+    struct workspace ws = make_workspace(ctx, s);
+    for (size_t i = 0; i < s->head_size; i++)
+        k[i] = v[z.k - 1 - i] = 0;
+    attention_forward(ctx, &ws, s, (struct attention_runs){0}, q, k, v, DQT_PRECISION_F32, out, NULL);
+    cached_by_pieces(ctx, &ws, s, DQT_CACHE_F32, q, k, v, cached);
+    double off = most_apart(out, cached, z.q);
+    CHECKF(off < 5e-6, "isa %d, length %zu: off by %g", dqt_context_isa(ctx), s->length, off);
+    for (int32_t format = DQT_CACHE_BF16; format <= DQT_CACHE_INT8; format++) {
+        float *k2 = as_cached(format, k, z.k / s->head_size, s->head_size);
+        float *v2 = as_cached(format, v, z.k / s->head_size, s->head_size);
+        cached_by_pieces(ctx, &ws, s, DQT_CACHE_F32, q, k2, v2, out);
+        cached_by_pieces(ctx, &ws, s, format, q, k, v, cached);
+        off = most_apart(out, cached, z.q);
+        CHECKF(off <= (format == DQT_CACHE_BF16 ? 0 : 5e-6), "isa %d, length %zu, format %d: off by %g",
+               dqt_context_isa(ctx), s->length, format, off);
+        free(k2), free(v2);
+    }
+    workspace_destroy(ctx, &ws);
+    free(q), free(k), free(v), free(out), free(cached);
+}
+
 static void test_cached(void) {
     static const struct attention_shape all[] = {
         {1, 1, 2, 1, 18}, {1, 150, 6, 2, 64}, {1, 64, 3, 3, 34}, {1, 65, 2, 1, 100}};
     for (size_t i = 0; i < ISA_COUNT; i++) {
         dqt_context *ctx = isa_context(isa_caps[i].isa, 2);
         if (!ctx) continue;
-        for (size_t j = 0; j < sizeof all / sizeof *all; j++) {
-            const struct attention_shape *s = &all[j];
-            struct sizes z = sizes_of(s);
-            float *q = random_floats(z.q, 2, 1), *k = random_floats(z.k, 2, 2), *v = random_floats(z.k, 1, 3);
-            float *out = random_floats(z.q, 1, 4), *cached = random_floats(z.q, 1, 5);
-            struct workspace ws = make_workspace(ctx, s);
-            attention_forward(ctx, &ws, s, (struct attention_runs){0}, q, k, v, DQT_PRECISION_F32, out, NULL);
-            cached_by_pieces(ctx, &ws, s, q, k, v, cached);
-            double largest = 0;
-            for (size_t e = 0; e < z.q; e++) {
-                double off = fabs((double)out[e] - (double)cached[e]);
-                if (!(off <= largest)) largest = off;
-            }
-            CHECKF(largest < 5e-6, "isa %d, length %zu: off by %g", isa_caps[i].isa, s->length, largest);
-            workspace_destroy(ctx, &ws);
-            free(q), free(k), free(v), free(out), free(cached);
-        }
+        for (size_t j = 0; j < sizeof all / sizeof *all; j++)
+            check_cached(ctx, &all[j]);
         dqt_context_destroy(ctx);
     }
+}
+
+/* A key of NaN, a value of NaN or infinity are seen from their position on, in their head, whatever the format. */
+static void test_cached_nonfinite(void) {
+    const struct attention_shape s = {1, 20, 2, 2, 16};
+    struct sizes z = sizes_of(&s);
+    dqt_context *ctx = isa_context(DQT_ISA_SCALAR, 1);
+    struct workspace ws = make_workspace(ctx, &s);
+    for (int32_t format = DQT_CACHE_F32; format <= DQT_CACHE_INT8; format++)
+        for (int which = 0; which < 3; which++) {
+            float *q = random_floats(z.q, 1, 1), *k = random_floats(z.k, 1, 2), *v = random_floats(z.k, 1, 3);
+            float *out = random_floats(z.q, 1, 4);
+            (which ? v : k)[(11 * s.kv_heads + 1) * s.head_size + 3] = which < 2 ? NAN : INFINITY;
+            cached_by_pieces(ctx, &ws, &s, format, q, k, v, out);
+            for (size_t t = 0; t < s.length; t++)
+                for (size_t h = 0; h < s.heads; h++) {
+                    size_t finite = 0;
+                    for (size_t i = 0; i < s.head_size; i++)
+                        finite += isfinite(out[(t * s.heads + h) * s.head_size + i]) != 0;
+                    CHECKF(t >= 11 && h == 1 ? finite < s.head_size : finite == s.head_size,
+                           "format %d, %d: token %zu, head %zu: %zu finite", format, which, t, h, finite);
+                }
+            free(q), free(k), free(v), free(out);
+        }
+    workspace_destroy(ctx, &ws);
+    dqt_context_destroy(ctx);
 }
 
 /* A later token changes nothing before it, to the bit. */
@@ -311,6 +375,6 @@ static void test_threads(void) {
 }
 
 static const struct test tests[] = {TEST(test_differences), TEST(test_against_naive), TEST(test_bf16),
-                                    TEST(test_sharp),       TEST(test_cached),        TEST(test_causal),
-                                    TEST(test_threads)};
+                                    TEST(test_sharp),       TEST(test_cached),        TEST(test_cached_nonfinite),
+                                    TEST(test_causal),      TEST(test_threads)};
 TEST_MAIN(tests)

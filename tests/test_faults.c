@@ -286,6 +286,12 @@ static dqt_status tape_plan(struct world *w, void **out) {
     *out = status == DQT_OK ? w : NULL;
     return status;
 }
+static dqt_status session_plan(struct world *w, void **out) {
+    dqt_session_memory_info m = {.struct_size = sizeof m};
+    const dqt_status status = dqt_session_memory(w->model, NULL, &m);
+    *out = status == DQT_OK ? w : NULL;
+    return status;
+}
 static dqt_status updater_plan(struct world *w, void **out) {
     dqt_updater_memory_info m = {.struct_size = sizeof m};
     const dqt_status status = dqt_updater_memory(w->ctx, w->layers, w->num_layers, NULL, &m);
@@ -393,6 +399,7 @@ static const struct creation {
     {"llama_memory", llama_plan, destroy_nothing, 30},
     {"tape_memory", tape_plan, destroy_nothing, 1},
     {"updater_memory", updater_plan, destroy_nothing, 1},
+    {"session_memory", session_plan, destroy_nothing, 1},
     {"llama_write", write_checkpoint, destroy_nothing, 1},
     {"llama_read", read_back, destroy_loaded, 30},
     {"llama_save", save_checkpoint, destroy_nothing, 1},

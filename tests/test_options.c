@@ -488,6 +488,9 @@ static dqt_status get_tape_memory(void *r) {
 static dqt_status get_llama_memory(void *r) {
     return dqt_llama_memory(ctx, NULL, r);
 }
+static dqt_status get_session_memory(void *r) {
+    return dqt_session_memory(model, NULL, r);
+}
 static dqt_status get_config(void *r) {
     return dqt_llama_get_config(model, r);
 }
@@ -529,6 +532,7 @@ static const struct result_case {
     {"dqt_parameter", sizeof(dqt_parameter), get_tape_parameter},
     {"dqt_tape_memory_info", sizeof(dqt_tape_memory_info), get_tape_memory},
     {"dqt_llama_memory_info", sizeof(dqt_llama_memory_info), get_llama_memory},
+    {"dqt_session_memory_info", sizeof(dqt_session_memory_info), get_session_memory},
     {"dqt_llama_config", sizeof(dqt_llama_config), get_config},
     {"dqt_updater_memory_info", sizeof(dqt_updater_memory_info), get_updater_memory},
     {"dqt_updater_options", sizeof(dqt_updater_options), get_updater_options},

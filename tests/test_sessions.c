@@ -226,8 +226,8 @@ static const struct product_kind {
 };
 enum { PRODUCT_KINDS = sizeof product_kinds / sizeof *product_kinds };
 
-/* Few tokens and many, more than a pass takes, sessions that are too short for a pass of all; whose parts of passes
- * begin at every kind of row. */
+/* Caches of all formats, few tokens and many, more than a pass takes, sessions that are too short for a pass of all;
+ * whose parts of passes begin at every kind of row. */
 static const struct part {
     size_t max_length, before, count;
 } parts[] = {{90, 0, 1}, {20, 3, 7},  {130, 60, 2}, {80, 5, 64}, {90, 7, 1},   {LONGEST, 0, 140}, {8, 0, 5},
@@ -256,7 +256,10 @@ static void append_parts(dqt_context *on, const dqt_llama *of, bool together, fl
     dqt_session *s[PARTS];
     dqt_session_step steps[PARTS];
     for (size_t i = 0; i < PARTS; i++) {
-        OK(on, dqt_session_create(of, session_of(parts[i].max_length), &s[i]));
+        dqt_session_options o = DQT_INIT(dqt_session_options);
+        o.max_length = parts[i].max_length;
+        o.cache_format = (int32_t)(i % 3);
+        OK(on, dqt_session_create(of, &o, &s[i]));
         if (parts[i].before) OK(on, dqt_session_append(s[i], tokens, parts[i].before, NULL));
         steps[i] = step_of(s[i], parts[i].before, parts[i].count, logits[i]);
         if (!together) OK(on, dqt_session_append(s[i], steps[i].tokens, steps[i].count, steps[i].logits));

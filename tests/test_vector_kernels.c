@@ -6,6 +6,7 @@
 
 #include "core/cpu.h"
 #include "dqt.h"
+#include "format/format.h"
 #include "isa/isa.h"
 #include "test.h"
 
@@ -172,39 +173,62 @@ static void test_rope_rows(void) {
         }
 }
 
-/* The kernels of generation read the cache directly: no float beyond the last head. */
+/* Of a row of the cache that lies at the end of a page: element i, in any format. */
+static double cached_value(const void *row, size_t i, int32_t format) {
+    if (format == DQT_CACHE_BF16) return (double)bf16_to_f32(((const uint16_t *)row)[i]);
+    if (format == DQT_CACHE_INT8) return (double)((const int8_t *)row)[i];
+    return (double)((const float *)row)[i];
+}
+
+static void cached_set(void *row, size_t i, int32_t format, float x) {
+    if (format == DQT_CACHE_BF16) ((uint16_t *)row)[i] = f32_to_bf16(x);
+    if (format == DQT_CACHE_INT8) ((int8_t *)row)[i] = (int8_t)(x * 127.0f);
+    if (format == DQT_CACHE_F32) ((float *)row)[i] = x;
+}
+
+static void check_cached_kernels(const struct set *set, int32_t format, char *k_end, float *q_end, float *out_end,
+                                 float *scores_end, size_t size, size_t keys) {
+    const size_t ld = size + 2, span = (keys - 1) * ld + size, bytes = cache_element_bytes(format);
+    void *k = k_end - span * bytes;
+    float *q = q_end - size, *out = out_end - size, *scores = scores_end - keys;
+    const double tolerance = format == DQT_CACHE_INT8 ? 1e-3 : 1e-5; /* codes are a hundred times larger */
+    uint64_t seed = size * 10 + keys;
+    for (size_t i = 0; i < span; i++)
+        cached_set(k, i, format, test_uniform(&seed));
+    for (size_t i = 0; i < size; i++) {
+        q[i] = test_uniform(&seed);
+        out[i] = 1;
+    }
+    set->k.attention_scores[format](q, k, ld, keys, size, 0.5f, scores);
+    for (size_t j = 0; j < keys; j++) {
+        double sum = 0;
+        for (size_t i = 0; i < size; i++)
+            sum += (double)q[i] * cached_value(k, j * ld + i, format);
+        CHECKF(fabs(sum * 0.5 - (double)scores[j]) < tolerance, "%s, format %d: head size %zu, key %zu", set->name,
+               format, size, j);
+        scores[j] /= format == DQT_CACHE_INT8 ? 127.0f : 1.0f;
+    }
+    set->k.attention_mix[format](scores, k, ld, keys, size, 0.25f, out);
+    for (size_t i = 0; i < size; i++) {
+        double sum = 0.25;
+        for (size_t j = 0; j < keys; j++)
+            sum += (double)scores[j] * cached_value(k, j * ld + i, format);
+        CHECKF(fabs(sum - (double)out[i]) < tolerance, "%s, format %d: head size %zu, column %zu", set->name, format,
+               size, i);
+    }
+}
+
+/* The kernels of generation read the cache directly: nothing beyond the last head. */
 static void test_cached_kernels(void) {
     struct set sets[ISA_CAP_COUNT];
     size_t count = all_sets(sets), room = page_floats();
     float *kp = guarded_page(), *qp = guarded_page(), *op = guarded_page(), *sp = guarded_page();
     for (size_t s = 0; s < count; s++)
-        for (size_t size = 16; size <= 100; size += 6)
-            for (size_t keys = 1; keys <= 9; keys++) {
-                size_t ld = size + 2, span = (keys - 1) * ld + size;
-                float *k = kp + room - span, *q = qp + room - size, *out = op + room - size, *scores = sp + room - keys;
-                uint64_t seed = size * 10 + keys;
-                for (size_t i = 0; i < span; i++)
-                    k[i] = test_uniform(&seed);
-                for (size_t i = 0; i < size; i++) {
-                    q[i] = test_uniform(&seed);
-                    out[i] = 1;
-                }
-                sets[s].k.attention_scores(q, k, ld, keys, size, 0.5f, scores);
-                for (size_t j = 0; j < keys; j++) {
-                    double sum = 0;
-                    for (size_t i = 0; i < size; i++)
-                        sum += (double)q[i] * (double)k[j * ld + i];
-                    CHECKF(fabs(sum * 0.5 - (double)scores[j]) < 1e-5, "%s: head size %zu, key %zu", sets[s].name, size,
-                           j);
-                }
-                sets[s].k.attention_mix(scores, k, ld, keys, size, 0.25f, out);
-                for (size_t i = 0; i < size; i++) {
-                    double sum = 0.25;
-                    for (size_t j = 0; j < keys; j++)
-                        sum += (double)scores[j] * (double)k[j * ld + i];
-                    CHECKF(fabs(sum - (double)out[i]) < 1e-5, "%s: head size %zu, column %zu", sets[s].name, size, i);
-                }
-            }
+        for (int32_t format = 0; format < CACHE_FORMATS; format++)
+            for (size_t size = 16; size <= 100; size += 6)
+                for (size_t keys = 1; keys <= 9; keys++)
+                    check_cached_kernels(&sets[s], format, (char *)(kp + room), qp + room, op + room, sp + room, size,
+                                         keys);
 }
 
 static void test_transpose(void) {

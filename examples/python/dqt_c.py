@@ -112,6 +112,7 @@ step_stats = _struct('step_stats', 'u: reserved; d: gradient_norm update_rms; q:
 preset_options = _struct('preset_options', 'i: purpose format; f: bytes_per_weight')
 preset = _struct('preset', 'f: learning_rate warmup_fraction final_fraction bytes_per_weight; i: reserved; s: name')
 session_options = _struct('session_options', 'i: cache_format; z: max_length')
+session_memory_info = _struct('session_memory_info', 'u: reserved; z: total cache other')
 session_step = _struct('session_step', 'u: reserved; p: session tokens; z: count; p: logits')
 sampler_options = _struct('sampler_options', 'f: temperature; z: top_k; f: top_p; i: reserved; q: seed')
 save_options = _struct('save_options', 'u: reserved; p: host; z: host_size; p: tape')
@@ -144,7 +145,7 @@ i updater_options_init pz; i updater_memory ppzpp; i updater_create ppzpp; n upd
 i updater_add_group ppp; i updater_get_rule pzp; i updater_step pppp; i updater_get_part pzzzpp;
 i llama_backward_update ppppp; i updater_get_step pp; i updater_set_step pq; i updater_get_options pp;
 f schedule_cosine qqqff; f schedule_linear qqqff; i preset_options_init pz; i preset_get pppp;
-i session_options_init pz; i session_create ppp; n session_destroy p; i session_get_options pp; i session_append ppzp;
+i session_options_init pz; i session_memory ppp; i session_create ppp; n session_destroy p; i session_get_options pp; i session_append ppzp;
 i sessions_append pz; i session_score ppzp; i session_fork pp; i session_copy pp; i session_get_length pp;
 i session_truncate pz; i sampler_options_init pz; i sampler_create pzpp; n sampler_destroy p; i sampler_sample ppp;
 i sampler_get_draws pp; i sampler_set_draws pq;

@@ -11,28 +11,44 @@ dqt_status dqt_session_options_init(dqt_session_options *options, size_t struct_
     return options_init(options, struct_size, &session_defaults, sizeof session_defaults, "dqt_session_options");
 }
 
+/* The options that the host asks for, without defaults. */
+static dqt_status read_options(dqt_context *ctx, const dqt_session_options *given, dqt_session_options *o) {
+    *o = session_defaults;
+    TRY(options_read(ctx, o, sizeof *o, given, "dqt_session_options"));
+    DEFAULT_TO(o->max_length, session_defaults.max_length);
+    if (o->max_length > INT32_MAX)
+        return fail(ctx, DQT_E_SHAPE, "max_length is %zu; it must be at most %d", o->max_length, INT32_MAX);
+    if (o->cache_format < DQT_CACHE_F32 || o->cache_format > DQT_CACHE_INT8)
+        return fail(ctx, DQT_E_ARGUMENT, "cache_format is %d; it must be a DQT_CACHE_* value", o->cache_format);
+    return DQT_OK;
+}
+
+dqt_status dqt_session_memory(const dqt_llama *model, const dqt_session_options *options,
+                              dqt_session_memory_info *memory) {
+    FPENV_DEFAULT();
+    dqt_session_options o;
+    dqt_session_memory_info m;
+    TRY(check_object(model, "model"));
+    TRY(read_options(model->ctx, options, &o));
+    TRY(session_memory(model, &o, &m));
+    return options_return(model->ctx, memory, &m, sizeof m, "dqt_session_memory_info");
+}
+
 dqt_status dqt_session_create(const dqt_llama *model, const dqt_session_options *options, dqt_session **out) {
     FPENV_DEFAULT();
     if (out) *out = NULL;
     TRY(check_object(model, "model"));
-    dqt_context *ctx = model->ctx;
-    TRY(check_pointer(ctx, out, "out"));
-    dqt_session_options o = session_defaults;
-    TRY(options_read(ctx, &o, sizeof o, options, "dqt_session_options"));
-    DEFAULT_TO(o.max_length, session_defaults.max_length);
-    if (o.max_length > INT32_MAX)
-        return fail(ctx, DQT_E_SHAPE, "max_length is %zu; it must be at most %d", o.max_length, INT32_MAX);
-    if (o.cache_format < DQT_CACHE_F32 || o.cache_format > DQT_CACHE_INT8)
-        return fail(ctx, DQT_E_ARGUMENT, "cache_format is %d; it must be a DQT_CACHE_* value", o.cache_format);
-    if (o.cache_format != DQT_CACHE_F32) return fail(ctx, DQT_E_UNSUPPORTED, "cache formats are not there yet");
-    if (model->config.shape_only) return fail(ctx, DQT_E_STATE, "the model is shape-only: it has no weights");
-    return session_create(model, o.max_length, out);
+    dqt_session_options o;
+    TRY(check_pointer(model->ctx, out, "out"));
+    TRY(read_options(model->ctx, options, &o));
+    if (model->config.shape_only) return fail(model->ctx, DQT_E_STATE, "the model is shape-only: it has no weights");
+    return session_create(model, &o, out);
 }
 
 dqt_status dqt_session_get_options(const dqt_session *session, dqt_session_options *options) {
     TRY(check_object(session, "session"));
-    const dqt_session_options o = {.struct_size = sizeof o, .max_length = session->max_length};
-    return options_return(session->model->ctx, options, &o, sizeof o, "dqt_session_options");
+    return options_return(session->model->ctx, options, &session->options, sizeof session->options,
+                          "dqt_session_options");
 }
 
 void dqt_session_destroy(dqt_session *session) {
@@ -44,9 +60,9 @@ static dqt_status check_append(const dqt_session *session, const int32_t *tokens
     const dqt_llama *model = session->model;
     TRY(check_pointer(model->ctx, tokens, "tokens"));
     if (count == 0) return fail(model->ctx, DQT_E_ARGUMENT, "count is 0; there must be at least one token");
-    if (count > session->max_length - session->length)
+    if (count > session->options.max_length - session->length)
         return fail(model->ctx, DQT_E_STATE, "%zu tokens do not fit: the session holds %zu of at most %zu", count,
-                    session->length, session->max_length);
+                    session->length, session->options.max_length);
     return check_tokens(model->ctx, tokens, count, 0, model->config.vocab_size, "tokens");
 }
 
@@ -139,7 +155,7 @@ dqt_status dqt_session_fork(const dqt_session *session, dqt_session **out) {
     if (out) *out = NULL;
     TRY(check_object(session, "session"));
     TRY(check_pointer(session->model->ctx, out, "out"));
-    TRY(session_create(session->model, session->max_length, out));
+    TRY(session_create(session->model, &session->options, out));
     session_copy(*out, session);
     return DQT_OK;
 }
@@ -150,9 +166,12 @@ dqt_status dqt_session_copy(dqt_session *destination, const dqt_session *source)
     TRY(check_pointer(ctx, source, "source"));
     if (destination->model != source->model)
         return fail(ctx, DQT_E_UNSUPPORTED, "the sessions are of different models");
-    if (source->length > destination->max_length)
+    if (destination->options.cache_format != source->options.cache_format)
+        return fail(ctx, DQT_E_UNSUPPORTED, "cache_format of source is %d, that of destination %d",
+                    source->options.cache_format, destination->options.cache_format);
+    if (source->length > destination->options.max_length)
         return fail(ctx, DQT_E_STATE, "source holds %zu tokens; destination holds at most %zu", source->length,
-                    destination->max_length);
+                    destination->options.max_length);
     session_copy(destination, source);
     return DQT_OK;
 }

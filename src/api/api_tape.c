@@ -28,7 +28,7 @@ dqt_status dqt_tape_memory(dqt_context *ctx, dqt_layer *const *layers, size_t nu
     dqt_tape_options o;
     dqt_tape_memory_info m;
     TRY(read_options(ctx, layers, num_layers, options, &o));
-    TRY(tape_memory(ctx, layers, num_layers, &o, &m));
+    TRY(tape_memory(ctx, layers, num_layers, &o, o.max_length, &m));
     return options_return(ctx, memory, &m, sizeof m, "dqt_tape_memory_info");
 }
 

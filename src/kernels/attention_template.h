@@ -149,40 +149,7 @@ static void attention_softmax_gradient(float *s, float *dp, size_t keys, size_t 
     }
 }
 
-static void attention_scores(const float *q, const float *k, size_t ldk, size_t keys, size_t head_size, float factor,
-                             float *scores) {
-    size_t whole = head_size / VEC_WIDTH * VEC_WIDTH;
-    for (size_t j = 0; j < keys; j++, k += ldk) {
-        vec sum = vec_set(0);
-        for (size_t i = 0; i < whole; i += VEC_WIDTH)
-            sum = vec_fma(vec_load(q + i), vec_load(k + i), sum);
-        float s[VEC_WIDTH];
-        vec_store(s, sum);
-        for (size_t w = VEC_WIDTH / 2; w; w /= 2)
-            for (size_t i = 0; i < w; i++)
-                s[i] += s[i + w];
-        for (size_t i = whole; i < head_size; i++)
-            s[0] += q[i] * k[i];
-        scores[j] = s[0] * factor;
-    }
-}
-
-static void attention_mix(const float *p, const float *v, size_t ldv, size_t keys, size_t head_size, float correction,
-                          float *out) {
-    size_t i = 0;
-    for (; i + VEC_WIDTH <= head_size; i += VEC_WIDTH) {
-        vec sum = vec_load(out + i) * correction;
-        for (size_t j = 0; j < keys; j++)
-            sum = vec_fma(vec_set(p[j]), vec_load(v + j * ldv + i), sum);
-        vec_store(out + i, sum);
-    }
-    for (; i < head_size; i++) {
-        float sum = out[i] * correction;
-        for (size_t j = 0; j < keys; j++)
-            sum += p[j] * v[j * ldv + i];
-        out[i] = sum;
-    }
-}
+#include "kernels/attention_cached_template.h"
 
 /* Every slot, from this file and vector_template.h. */
 const struct vector_kernels VECTOR_KERNELS = {
@@ -206,6 +173,6 @@ const struct vector_kernels VECTOR_KERNELS = {
     .attention_transpose = attention_transpose,
     .attention_softmax = attention_softmax,
     .attention_softmax_gradient = attention_softmax_gradient,
-    .attention_scores = attention_scores,
-    .attention_mix = attention_mix,
+    .attention_scores = {[DQT_CACHE_F32] = scores_f32, [DQT_CACHE_BF16] = scores_bf16, [DQT_CACHE_INT8] = scores_int8},
+    .attention_mix = {[DQT_CACHE_F32] = mix_f32, [DQT_CACHE_BF16] = mix_bf16, [DQT_CACHE_INT8] = mix_int8},
 };

@@ -10,12 +10,22 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "dqt.h"
+
 /* Granularity of attention tiles: what scratch is padded to. */
 enum {
     ATTENTION_TILE = 64,   /* queries or keys per tile */
     ATTENTION_ROWS = 8,    /* rows of a product come in multiples of this */
     ATTENTION_COLUMNS = 32 /* and its columns in multiples of this */
 };
+
+/* Formats of cached keys and values, DQT_CACHE_*, and the bytes of an element. */
+enum { CACHE_FORMATS = DQT_CACHE_INT8 + 1 };
+static inline size_t cache_element_bytes(int format) {
+    static const size_t bytes[CACHE_FORMATS] = {
+        [DQT_CACHE_F32] = sizeof(float), [DQT_CACHE_BF16] = sizeof(uint16_t), [DQT_CACHE_INT8] = sizeof(int8_t)};
+    return bytes[format];
+}
 
 /* Attention with bf16 operands, for instruction sets that multiply whole tiles of them; all NULL elsewhere.
  * "Pairs" are words of two bf16, the earlier row in the low half: pairs[r / 2][c] = (x[r][c], x[r + 1][c]). */
@@ -94,11 +104,12 @@ struct vector_kernels {
     /* s becomes p = exp(s - log_sum[query]), dp becomes p * (dp - delta[query]); the rest as above. */
     void (*attention_softmax_gradient)(float *s, float *dp, size_t keys, size_t queries, bool diagonal,
                                        const float *log_sum, const float *delta);
-    /* scores[j] = factor * q . k[j * ldk], j < keys; and out = out * correction + sum_j p[j] * v[j * ldv]. */
-    void (*attention_scores)(const float *q, const float *k, size_t ldk, size_t keys, size_t head_size, float factor,
-                             float *scores);
-    void (*attention_mix)(const float *p, const float *v, size_t ldv, size_t keys, size_t head_size, float correction,
-                          float *out);
+    /* scores[j] = factor * q . k[j * ldk], j < keys; and out = out * correction + sum_j p[j] * v[j * ldv]; for each
+     * format of the elements of k and v (DQT_CACHE_*): floats, bf16, int8 codes without their steps. */
+    void (*attention_scores[CACHE_FORMATS])(const float *q, const void *k, size_t ldk, size_t keys, size_t head_size,
+                                            float factor, float *scores);
+    void (*attention_mix[CACHE_FORMATS])(const float *p, const void *v, size_t ldv, size_t keys, size_t head_size,
+                                         float correction, float *out);
 };
 
 #endif

@@ -8,6 +8,7 @@
 
 #include "core/assert.h"
 #include "core/size.h"
+#include "format/format.h"
 
 /* Unrolls the loops over register arrays, so that they become registers. */
 #if defined(__clang__)

@@ -248,18 +248,13 @@ static dqt_status tape_setup(dqt_context *ctx, dqt_layer *const *layers, size_t 
     return DQT_OK;
 }
 
-static dqt_status measure(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_tape_options *o,
-                          size_t positions, dqt_tape_memory_info *out) {
+dqt_status tape_memory(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_tape_options *o,
+                       size_t positions, dqt_tape_memory_info *out) {
     struct scratch_need need = {0};
     dqt_tape *t;
     TRY(tape_setup(ctx, layers, num_layers, o, positions, 0, &t, out, &need));
     memory_free(ctx, t, t->bytes);
     return DQT_OK;
-}
-
-dqt_status tape_memory(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_tape_options *o,
-                       dqt_tape_memory_info *out) {
-    return measure(ctx, layers, num_layers, o, o->max_length, out);
 }
 
 dqt_status tape_create(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_tape_options *o,
@@ -268,7 +263,7 @@ dqt_status tape_create(dqt_context *ctx, dqt_layer *const *layers, size_t num_la
     dqt_tape_memory_info m;
     struct scratch_need need = {0};
     dqt_tape *t;
-    TRY(measure(ctx, layers, num_layers, o, positions, &m));
+    TRY(tape_memory(ctx, layers, num_layers, o, positions, &m));
     TRY(tape_setup(ctx, layers, num_layers, o, positions, m.total - m.workspace, &t, &m, &need));
     dqt_status status = workspace_create(ctx, &need, &t->workspace);
     if (status != DQT_OK) {

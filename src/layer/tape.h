@@ -68,9 +68,9 @@ struct dqt_tape {
 };
 
 dqt_status tape_check(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_tape_options *o);
-dqt_status tape_memory(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_tape_options *o,
-                       dqt_tape_memory_info *out);
 /* positions: at least o->max_length. */
+dqt_status tape_memory(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_tape_options *o,
+                       size_t positions, dqt_tape_memory_info *out);
 dqt_status tape_create(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_tape_options *o,
                        size_t positions, dqt_tape **out);
 void tape_destroy(dqt_tape *tape);

@@ -19,33 +19,59 @@ static size_t hidden_bytes(const dqt_session *s) {
     return s->model->config.hidden_size * sizeof(float);
 }
 
-static dqt_status create_buffers(dqt_session *s) {
-    const dqt_llama_config *c = &s->model->config;
-    dqt_context *ctx = s->model->ctx;
-    const dqt_tape_options o = {.struct_size = sizeof o,
-                                .precision = DQT_PRECISION_F32,
-                                .max_batch = 1,
-                                .max_length = size_min(s->max_length, CHUNK),
-                                .inference = 1};
-    s->cache = (struct kv_cache){.layers = c->num_layers,
-                                 .positions = s->max_length,
+static dqt_tape_options tape_options(const dqt_session *s) {
+    return (dqt_tape_options){.struct_size = sizeof(dqt_tape_options),
+                              .precision = DQT_PRECISION_F32,
+                              .max_batch = 1,
+                              .max_length = size_min(s->options.max_length, CHUNK),
+                              .inference = 1};
+}
+
+/* All but what is allocated. */
+static dqt_status layout(const dqt_llama *model, const dqt_session_options *o, dqt_session *s) {
+    const dqt_llama_config *c = &model->config;
+    *s = (dqt_session){.model = model,
+                       .options = *o,
+                       .cache = {.format = o->cache_format,
+                                 .layers = c->num_layers,
+                                 .positions = o->max_length,
                                  .kv_heads = llama_kv_heads(c),
-                                 .head_size = c->hidden_size / c->num_heads};
+                                 .head_size = c->hidden_size / c->num_heads}};
     s->cache_bytes = kv_cache_layout(&s->cache);
-    if (s->cache_bytes == SIZE_MAX) return fail(ctx, DQT_E_SHAPE, "a cache of %zu tokens is too large", s->max_length);
+    if (s->cache_bytes < SIZE_MAX) return DQT_OK;
+    return fail(model->ctx, DQT_E_SHAPE, "a cache of %zu tokens is too large", o->max_length);
+}
+
+dqt_status session_memory(const dqt_llama *model, const dqt_session_options *o, dqt_session_memory_info *out) {
+    dqt_session s;
+    dqt_tape_memory_info tape;
+    TRY(layout(model, o, &s));
+    const dqt_tape_options t = tape_options(&s);
+    TRY(tape_memory(model->ctx, model->layers, model->num_layers, &t, o->max_length, &tape));
+    *out = (dqt_session_memory_info){
+        .struct_size = sizeof *out, .cache = s.cache_bytes, .other = tape.total + sizeof s + 2 * hidden_bytes(&s)};
+    if (size_add(out->cache, out->other, &out->total)) return DQT_OK;
+    return fail(model->ctx, DQT_E_SHAPE, "a session of %zu tokens is too large", o->max_length);
+}
+
+static dqt_status create_buffers(dqt_session *s) {
+    dqt_context *ctx = s->model->ctx;
+    const dqt_tape_options o = tape_options(s);
     s->cache.data = memory_alloc(ctx, s->cache_bytes);
     if (!s->cache.data) return fail(ctx, DQT_E_MEMORY, "no memory for a cache of %zu bytes", s->cache_bytes);
     s->last = memory_alloc(ctx, hidden_bytes(s));
     s->next = memory_alloc(ctx, hidden_bytes(s));
     if (!s->last || !s->next) return fail(ctx, DQT_E_MEMORY, "no memory for a session");
-    return tape_create(ctx, s->model->layers, s->model->num_layers, &o, s->max_length, &s->tape);
+    return tape_create(ctx, s->model->layers, s->model->num_layers, &o, s->options.max_length, &s->tape);
 }
 
-dqt_status session_create(const dqt_llama *model, size_t max_length, dqt_session **out) {
+dqt_status session_create(const dqt_llama *model, const dqt_session_options *o, dqt_session **out) {
+    dqt_session planned;
     *out = NULL;
+    TRY(layout(model, o, &planned));
     dqt_session *s = memory_alloc(model->ctx, sizeof *s);
     if (!s) return fail(model->ctx, DQT_E_MEMORY, "no memory for a session");
-    *s = (dqt_session){.model = model, .max_length = max_length};
+    *s = planned;
     dqt_status status = create_buffers(s);
     if (status != DQT_OK) {
         session_destroy(s);
@@ -246,7 +272,8 @@ static bool all_done(const dqt_session *first) {
 static dqt_status append_all(dqt_session *first) {
     struct pass p = {.tape = first->tape};
     for (dqt_session *s = first; s; s = s->following) {
-        DQT_ASSERT(s->model == first->model && s->request.count && s->request.count <= s->max_length - s->length);
+        DQT_ASSERT(s->model == first->model && s->request.count &&
+                   s->request.count <= s->options.max_length - s->length);
         s->done = 0;
         if (s->request.log_probs) memcpy(s->next, s->last, hidden_bytes(s));
         if (s->tape->positions > p.tape->positions) p.tape = s->tape; /* it has room for any of their chunks */
@@ -273,7 +300,7 @@ dqt_status sessions_append(dqt_session *first) {
 }
 
 void session_copy(dqt_session *to, const dqt_session *from) {
-    DQT_ASSERT(to->model == from->model && from->length <= to->max_length);
+    DQT_ASSERT(to->model == from->model && from->length <= to->options.max_length);
     if (to == from) return;
     kv_cache_copy(&to->cache, &from->cache, from->length);
     memcpy(to->last, from->last, hidden_bytes(to));

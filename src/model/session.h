@@ -15,7 +15,8 @@ struct session_request {
 struct dqt_session {
     const dqt_llama *model;
     dqt_tape *tape; /* inference, F32, of so many tokens as pass through the layers at once */
-    size_t max_length, length;
+    dqt_session_options options;
+    size_t length;
     struct kv_cache cache;
     size_t cache_bytes;
     float *last;    /* [hidden]: the stream of token `last_of` - 1, from which the next token is predicted */
@@ -29,7 +30,10 @@ struct dqt_session {
     dqt_session *following; /* the next session of the same append */
 };
 
-dqt_status session_create(const dqt_llama *model, size_t max_length, dqt_session **out);
+/* Options are checked and have no defaults left. */
+dqt_status session_create(const dqt_llama *model, const dqt_session_options *o, dqt_session **out);
+/* What it allocates. */
+dqt_status session_memory(const dqt_llama *model, const dqt_session_options *o, dqt_session_memory_info *out);
 void session_destroy(dqt_session *s);
 /* Appends the requests of a list of different sessions of one model. Tokens are in the vocabulary and fit the caches.
  * DQT_E_NUMERIC where a stream or logits are not finite, DQT_E_CANCELLED: then nothing is appended anywhere. */

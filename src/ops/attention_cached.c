@@ -26,7 +26,8 @@ void attention_cached_scratch(size_t heads, struct scratch_need *need) {
     scratch_max(need, 0, a.used, 0);
 }
 
-/* One token and kv head: keys in tiles, so that the group's heads find them in cache. */
+/* One token and kv head: keys in tiles, so that the group's heads find them in cache. Steps of codes enter the scores,
+ * and of values the probabilities: factors of a position, not of an element. */
 static void cached_kv_head(void *arg, size_t task, int lane) {
     const struct job *job = arg;
     const size_t kv_heads = job->tokens->cache[0]->kv_heads, token = task / kv_heads, kv_head = task % kv_heads;
@@ -34,7 +35,11 @@ static void cached_kv_head(void *arg, size_t task, int lane) {
     const size_t size = c->head_size, group = job->heads / kv_heads, ld = kv_heads * size;
     const size_t keys = job->tokens->position[token] + 1;
     const size_t offset = (token * job->heads + kv_head * group) * size;
-    const float *k = kv_cache_rows(c, job->layer, CACHED_KEYS), *v = kv_cache_rows(c, job->layer, CACHED_VALUES);
+    const size_t head_bytes = size * cache_element_bytes(c->format), row_bytes = kv_heads * head_bytes;
+    const char *k = (const char *)kv_cache_rows(c, job->layer, CACHED_KEYS) + kv_head * head_bytes;
+    const char *v = (const char *)kv_cache_rows(c, job->layer, CACHED_VALUES) + kv_head * head_bytes;
+    const float *k_steps = kv_cache_steps(c, job->layer, CACHED_KEYS, kv_head);
+    const float *v_steps = kv_cache_steps(c, job->layer, CACHED_VALUES, kv_head);
     const float scale = 1.0f / sqrtf((float)size);
     struct arena a = lane_arena(job->ws, lane);
     float *scores = arena_take(&a, TILE, sizeof(float));
@@ -42,9 +47,11 @@ static void cached_kv_head(void *arg, size_t task, int lane) {
     float *out = job->out + offset;
     memset(out, 0, group * size * sizeof *out);
     for (size_t k0 = 0; k0 < keys; k0 += TILE) {
-        const size_t count = size_min(TILE, keys - k0), at = k0 * ld + kv_head * size;
+        const size_t count = size_min(TILE, keys - k0);
         for (size_t h = 0; h < group; h++) {
-            job->kernels->attention_scores(job->q + offset + h * size, k + at, ld, count, size, scale, scores);
+            job->kernels->attention_scores[c->format](job->q + offset + h * size, k + k0 * row_bytes, ld, count, size,
+                                                      scale, scores);
+            if (k_steps) job->kernels->multiply(k_steps + k0, count, scores);
             float best = job->kernels->maximum(scores, count), correction = 0;
             if (k0) {
                 if (!(best > maximum[h])) best = maximum[h];
@@ -55,7 +62,9 @@ static void cached_kv_head(void *arg, size_t task, int lane) {
             }
             maximum[h] = best;
             sum[h] = sum[h] * correction + job->kernels->exp_sum(scores, count, best, scores);
-            job->kernels->attention_mix(scores, v + at, ld, count, size, correction, out + h * size);
+            if (v_steps) job->kernels->multiply(v_steps + k0, count, scores);
+            job->kernels->attention_mix[c->format](scores, v + k0 * row_bytes, ld, count, size, correction,
+                                                   out + h * size);
         }
     }
     for (size_t h = 0; h < group; h++)

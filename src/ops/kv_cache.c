@@ -3,50 +3,83 @@
 #include <string.h>
 
 #include "core/parallel.h"
+#include "format/format.h"
+#include "kernels/kernels.h"
+
+static size_t row_bytes(const struct kv_cache *c) {
+    return c->kv_heads * c->head_size * cache_element_bytes(c->format);
+}
 
 size_t kv_cache_layout(struct kv_cache *c) {
-    size_t bytes;
-    DQT_ASSERT(c->layers > 0 && c->positions > 0);
-    if (!size_mul(c->kv_heads * c->head_size, sizeof(float), &c->row_bytes)) return SIZE_MAX;
-    if (!size_mul(c->row_bytes, c->positions, &c->half_bytes)) return SIZE_MAX;
-    (void)size_mul(c->half_bytes, 2 * c->layers, &bytes);
-    return bytes;
+    DQT_ASSERT(c->layers > 0 && c->positions > 0 && c->format >= 0 && c->format < CACHE_FORMATS);
+    struct arena half = {0}, all = {0};
+    arena_take(&half, c->positions, row_bytes(c));
+    c->steps_at = half.used;
+    if (c->format == DQT_CACHE_INT8) arena_take(&half, c->positions, c->kv_heads * sizeof(float));
+    c->half_bytes = half.used;
+    arena_take(&all, 2 * c->layers, c->half_bytes);
+    return all.used;
+}
+
+static unsigned char *half(const struct kv_cache *c, size_t layer, size_t which) {
+    DQT_ASSERT(layer < c->layers && which <= CACHED_VALUES);
+    return c->data + (2 * layer + which) * c->half_bytes;
 }
 
 void *kv_cache_rows(const struct kv_cache *c, size_t layer, size_t which) {
-    DQT_ASSERT(layer < c->layers && which <= CACHED_VALUES);
-    return c->data + (2 * layer + which) * c->half_bytes;
+    return half(c, layer, which);
+}
+
+float *kv_cache_steps(const struct kv_cache *c, size_t layer, size_t which, size_t kv_head) {
+    DQT_ASSERT(kv_head < c->kv_heads);
+    if (c->format != DQT_CACHE_INT8) return NULL;
+    return (float *)(void *)(half(c, layer, which) + c->steps_at) + kv_head * c->positions;
 }
 
 struct put_job {
     const struct cached_tokens *tokens;
     size_t layer;
-    const float *rows[2];
+    const float *rows[2]; /* of keys and values */
+    const struct kernels *kernels;
 };
+
+static void put_row(const struct put_job *job, const struct kv_cache *c, size_t position, size_t which,
+                    const float *row) {
+    const size_t cols = c->kv_heads * c->head_size;
+    void *to = half(c, job->layer, which) + position * row_bytes(c);
+    if (c->format == DQT_CACHE_F32) memcpy(to, row, cols * sizeof *row);
+    if (c->format == DQT_CACHE_BF16) bf16_store(row, cols, 0, NULL, to);
+    if (c->format != DQT_CACHE_INT8) return;
+    for (size_t h = 0; h < c->kv_heads; h++)
+        kv_cache_steps(c, job->layer, which, h)[position] =
+            job->kernels->gemm.quantize(row + h * c->head_size, c->head_size, (int8_t *)to + h * c->head_size);
+}
 
 static void put_token(void *arg, size_t i, int lane) {
     (void)lane;
     const struct put_job *job = arg;
     const struct kv_cache *c = job->tokens->cache[i];
-    const size_t position = job->tokens->position[i], cols = c->kv_heads * c->head_size;
-    DQT_ASSERT(position < c->positions);
+    DQT_ASSERT(job->tokens->position[i] < c->positions);
     for (size_t which = 0; which < 2; which++)
-        memcpy((float *)kv_cache_rows(c, job->layer, which) + position * cols, job->rows[which] + i * cols,
-               c->row_bytes);
+        put_row(job, c, job->tokens->position[i], which, job->rows[which] + i * c->kv_heads * c->head_size);
 }
 
 void kv_cache_put(const dqt_context *ctx, const struct cached_tokens *tokens, size_t layer, const float *k,
                   const float *v) {
-    struct put_job job = {tokens, layer, {k, v}};
+    struct put_job job = {tokens, layer, {k, v}, ctx->kernels};
     const struct kv_cache *c = tokens->cache[0];
     parallel_run(ctx, tokens->count, 2 * WORK_ELEMENT * (double)tokens->count * (double)(c->kv_heads * c->head_size),
                  put_token, &job);
 }
 
 void kv_cache_copy(const struct kv_cache *to, const struct kv_cache *from, size_t count) {
-    DQT_ASSERT(to->layers == from->layers && to->row_bytes == from->row_bytes);
+    DQT_ASSERT(to->layers == from->layers && to->format == from->format && row_bytes(to) == row_bytes(from));
     DQT_ASSERT(count <= to->positions && count <= from->positions);
     for (size_t layer = 0; layer < to->layers; layer++)
-        for (size_t which = 0; which < 2; which++)
-            memcpy(kv_cache_rows(to, layer, which), kv_cache_rows(from, layer, which), count * from->row_bytes);
+        for (size_t which = 0; which < 2; which++) {
+            memcpy(half(to, layer, which), half(from, layer, which), count * row_bytes(from));
+            for (size_t h = 0; from->format == DQT_CACHE_INT8 && h < from->kv_heads; h++)
+                memcpy(kv_cache_steps(to, layer, which, h), kv_cache_steps(from, layer, which, h),
+                       count * sizeof(float));
+        }
 }

@@ -4,31 +4,39 @@
 
 #include "core/memory.h"
 
-/* Of one sequence, in all layers of a model: [layers][2: keys, values][positions][kv_heads * head_size], f32. */
+/* Of one sequence, in all layers of a model: [layers][2: keys, values] halves, each of
+ *
+ *   | rows [positions][kv_heads * head_size]: f32, bf16 or int8 codes | with codes: steps, f32 [kv_heads][positions] |
+ *
+ * An element of int8 is its code times the step of its position and head. */
 struct kv_cache {
+    int32_t format; /* DQT_CACHE_* */
     size_t layers, positions, kv_heads, head_size;
-    size_t row_bytes, half_bytes; /* of a position; of all keys, or values, of a layer */
+    size_t steps_at, half_bytes; /* where steps begin in a half; bytes of a half */
     unsigned char *data;
 };
 
-/* Fills in the sizes of a cache whose shape is set. Returns the bytes of its data, SIZE_MAX if there are too many. */
+/* Fills in the sizes of a cache whose format and shape are set. Returns the bytes of its data, SIZE_MAX if there are
+ * too many. */
 size_t kv_cache_layout(struct kv_cache *c);
 
-/* The tokens of a pass: each is of a sequence, at a position of it. Caches are of one shape, but for their positions.
- */
+/* The tokens of a pass: each is of a sequence, at a position of it. Caches have one shape, but for their positions;
+ * their formats may differ. */
 struct cached_tokens {
     size_t count;
     const size_t *position;
     struct kv_cache *const *cache;
 };
 
-/* k and v[count][kv_heads * head_size] into a layer of the tokens' caches. */
+/* k and v[count][kv_heads * head_size] into a layer of the tokens' caches: as they are, rounded to the nearest bf16, or
+ * quantised head by head as activations are (ops/activations.h): what is not finite stays so, or has a step of NaN. */
 void kv_cache_put(const dqt_context *ctx, const struct cached_tokens *tokens, size_t layer, const float *k,
                   const float *v);
-/* Those of a layer, [positions][kv_heads * head_size]. */
+/* The rows of a layer's half, and the steps of a head, [positions]; NULL without codes. */
 enum { CACHED_KEYS, CACHED_VALUES };
 void *kv_cache_rows(const struct kv_cache *c, size_t layer, size_t which);
-/* The first `count` positions of all layers. */
+float *kv_cache_steps(const struct kv_cache *c, size_t layer, size_t which, size_t kv_head);
+/* The first `count` positions of all layers, between caches of one shape and format. */
 void kv_cache_copy(const struct kv_cache *to, const struct kv_cache *from, size_t count);
 
 void attention_cached_scratch(size_t heads, struct scratch_need *need);

@@ -1373,6 +1373,39 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct dqt_session_memory_info {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub total: usize,
+    pub cache: usize,
+    pub other: usize,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of dqt_session_memory_info",
+    ][::core::mem::size_of::<dqt_session_memory_info>() - 32usize];
+    [
+        "Alignment of dqt_session_memory_info",
+    ][::core::mem::align_of::<dqt_session_memory_info>() - 8usize];
+    [
+        "Offset of field: dqt_session_memory_info::struct_size",
+    ][::core::mem::offset_of!(dqt_session_memory_info, struct_size) - 0usize];
+    [
+        "Offset of field: dqt_session_memory_info::reserved",
+    ][::core::mem::offset_of!(dqt_session_memory_info, reserved) - 4usize];
+    [
+        "Offset of field: dqt_session_memory_info::total",
+    ][::core::mem::offset_of!(dqt_session_memory_info, total) - 8usize];
+    [
+        "Offset of field: dqt_session_memory_info::cache",
+    ][::core::mem::offset_of!(dqt_session_memory_info, cache) - 16usize];
+    [
+        "Offset of field: dqt_session_memory_info::other",
+    ][::core::mem::offset_of!(dqt_session_memory_info, other) - 24usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct dqt_session_step {
     pub struct_size: u32,
     pub reserved: u32,
@@ -2106,6 +2139,11 @@ extern "C" {
     pub fn dqt_session_options_init(
         options: *mut dqt_session_options,
         struct_size: usize,
+    ) -> dqt_status;
+    pub fn dqt_session_memory(
+        model: *const dqt_llama,
+        options: *const dqt_session_options,
+        memory: *mut dqt_session_memory_info,
     ) -> dqt_status;
     pub fn dqt_session_create(
         model: *const dqt_llama,

@@ -1,0 +1,118 @@
+/* Attention over cached keys and values, part of attention_template.h: a kernel for each format of their elements. The
+ * sums of a key, and of a column, have one order whatever their neighbours: four at a time only hide latency. */
+
+typedef uint16_t half_vec __attribute__((vector_size(VEC_WIDTH * 2)));
+typedef int8_t code_vec __attribute__((vector_size(VEC_WIDTH)));
+
+enum { AT_ONCE = 4 }; /* keys, or vectors of columns */
+
+/* VEC_WIDTH elements of a row from element i on. format is a constant where this is inlined. */
+static inline vec cached_load(const void *row, size_t i, int format) {
+    if (format == DQT_CACHE_BF16) {
+        half_vec h;
+        memcpy(&h, (const uint16_t *)row + i, sizeof h);
+        return (vec)(__builtin_convertvector(h, uvec) << 16);
+    }
+    if (format == DQT_CACHE_INT8) {
+        code_vec c;
+        memcpy(&c, (const int8_t *)row + i, sizeof c);
+        return __builtin_convertvector(__builtin_convertvector(c, ivec), vec);
+    }
+    return vec_load((const float *)row + i);
+}
+
+static inline float cached_element(const void *row, size_t i, int format) {
+    if (format == DQT_CACHE_BF16) return bf16_to_f32(((const uint16_t *)row)[i]);
+    if (format == DQT_CACHE_INT8) return (float)((const int8_t *)row)[i];
+    return ((const float *)row)[i];
+}
+
+static inline const void *cached_row(const void *rows, size_t row, size_t ld, int format) {
+    return (const char *)rows + row * ld * cache_element_bytes(format);
+}
+
+/* Lanes are added in halves until four are left. */
+static inline quad fold(vec sum) {
+    quad q[VEC_WIDTH / 4];
+    memcpy(q, &sum, sizeof q);
+    UNROLL
+    for (size_t n = VEC_WIDTH / 8; n; n /= 2)
+        for (size_t i = 0; i < n; i++)
+            q[i] += q[i + n];
+    return q[0];
+}
+
+static inline void cached_scores(const float *q, const void *k, size_t ldk, size_t keys, size_t head_size, float factor,
+                                 float *scores, int format) {
+    const size_t whole = head_size / VEC_WIDTH * VEC_WIDTH;
+    for (size_t j = 0; j < keys; j += AT_ONCE) {
+        const void *row[AT_ONCE];
+        vec sum[AT_ONCE];
+        UNROLL
+        for (size_t r = 0; r < AT_ONCE; r++) { /* beyond the last key it is repeated */
+            row[r] = cached_row(k, size_min(j + r, keys - 1), ldk, format);
+            sum[r] = vec_set(0);
+        }
+        for (size_t i = 0; i < whole; i += VEC_WIDTH) {
+            const vec x = vec_load(q + i);
+            UNROLL
+            for (size_t r = 0; r < AT_ONCE; r++)
+                sum[r] = vec_fma(x, cached_load(row[r], i, format), sum[r]);
+        }
+        for (size_t r = 0; r < size_min(AT_ONCE, keys - j); r++) {
+            const quad s = fold(sum[r]);
+            float score = (s[0] + s[2]) + (s[1] + s[3]);
+            for (size_t i = whole; i < head_size; i++)
+                score += q[i] * cached_element(row[r], i, format);
+            scores[j + r] = score * factor;
+        }
+    }
+}
+
+/* Columns i to i + count * VEC_WIDTH. */
+static inline void cached_mix_columns(const float *p, const void *v, size_t ldv, size_t keys, size_t i, size_t count,
+                                      float correction, float *out, int format) {
+    vec sum[AT_ONCE];
+    UNROLL
+    for (size_t c = 0; c < count; c++)
+        sum[c] = vec_load(out + i + c * VEC_WIDTH) * correction;
+    for (size_t j = 0; j < keys; j++) {
+        const void *row = cached_row(v, j, ldv, format);
+        const vec x = vec_set(p[j]);
+        UNROLL
+        for (size_t c = 0; c < count; c++)
+            sum[c] = vec_fma(x, cached_load(row, i + c * VEC_WIDTH, format), sum[c]);
+    }
+    UNROLL
+    for (size_t c = 0; c < count; c++)
+        vec_store(out + i + c * VEC_WIDTH, sum[c]);
+}
+
+static inline void cached_mix(const float *p, const void *v, size_t ldv, size_t keys, size_t head_size,
+                              float correction, float *out, int format) {
+    size_t i = 0;
+    for (; i + AT_ONCE * VEC_WIDTH <= head_size; i += AT_ONCE * VEC_WIDTH)
+        cached_mix_columns(p, v, ldv, keys, i, AT_ONCE, correction, out, format);
+    for (; i + VEC_WIDTH <= head_size; i += VEC_WIDTH)
+        cached_mix_columns(p, v, ldv, keys, i, 1, correction, out, format);
+    for (; i < head_size; i++) {
+        float sum = out[i] * correction;
+        for (size_t j = 0; j < keys; j++)
+            sum += p[j] * cached_element(cached_row(v, j, ldv, format), i, format);
+        out[i] = sum;
+    }
+}
+
+#define CACHED_KERNELS(name, format)                                                                                   \
+    static void scores_##name(const float *q, const void *k, size_t ldk, size_t keys, size_t head_size, float factor,  \
+                              float *scores) {                                                                         \
+        cached_scores(q, k, ldk, keys, head_size, factor, scores, format);                                             \
+    }                                                                                                                  \
+    static void mix_##name(const float *p, const void *v, size_t ldv, size_t keys, size_t head_size, float correction, \
+                           float *out) {                                                                               \
+        cached_mix(p, v, ldv, keys, head_size, correction, out, format);                                               \
+    }
+CACHED_KERNELS(f32, DQT_CACHE_F32)
+CACHED_KERNELS(bf16, DQT_CACHE_BF16)
+CACHED_KERNELS(int8, DQT_CACHE_INT8)
+#undef CACHED_KERNELS
