@@ -891,7 +891,7 @@ enum { DQT_PRESET_PRETRAIN = 0, DQT_PRESET_FINETUNE = 1 };
 typedef struct dqt_preset_options {
     uint32_t struct_size;
     int32_t purpose;        /* DQT_PRESET_*: from random weights, or from trained ones */
-    int32_t format;         /* DQT_FORMAT_* of the blocks' weights; 0: TERNARY */
+    int32_t format;         /* DQT_FORMAT_* of the blocks' weights; 0: TERNARY, from trained weights INT4 */
     float bytes_per_weight; /* bound of codes and state of a linear weight; 0: what learns best, whatever it takes */
 } dqt_preset_options;
 
@@ -900,7 +900,7 @@ DQT_API dqt_status dqt_preset_options_init(dqt_preset_options *options, size_t s
 /* What a recipe says beside config and updater. */
 typedef struct dqt_preset {
     uint32_t struct_size;
-    float learning_rate;    /* peak, at hidden size 256 */
+    float learning_rate;    /* peak, at hidden size 256; of FINETUNE a beginning, not searched for */
     float warmup_fraction;  /* of all steps */
     float final_fraction;   /* last learning rate, of the peak (dqt_schedule_cosine) */
     float bytes_per_weight; /* that a linear weight takes */
@@ -909,7 +909,8 @@ typedef struct dqt_preset {
 } dqt_preset;
 
 /* The recipe of docs/results.md for a format and a budget: sets the formats, scales and initial sizes of *config (its
- * shape stays; NULL: not wanted), all of *updater with its groups (which are static; NULL: not wanted) and *preset.
+ * shape and overrides stay; NULL: not wanted), all of *updater with its groups (which are static; NULL: not wanted) and
+ * *preset. FINETUNE (INT4 and INT8: scales of rows that cut nothing off) has no measured results there yet.
  * config and updater have been initialised. DQT_E_UNSUPPORTED: no recipe is that small. Recipes may become better in
  * any version. Thread-safe. Since 0.9. */
 DQT_API dqt_status dqt_preset_get(const dqt_preset_options *options, dqt_llama_config *config,

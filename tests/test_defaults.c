@@ -40,6 +40,7 @@ static void model(void) {
         IS(c.norm_eps, 1e-5f);
         IS(c.rope_theta, 10000);
         IS(c.init_std, 0.02f);
+        IS(c.linear_init_std, 0.02f);
         IS(c.no_sub_norms, 0);
         IS(c.tie_embeddings, 0);
         IS(c.activation, DQT_ACTIVATION_INT8);
@@ -224,7 +225,7 @@ static void zeros_are_the_defaults(void) {
     import_zeros.rounding = DQT_ROUND_NEAREST;
     CHECK(dqt_import_options_init(&import, sizeof import) == DQT_OK);
     CHECK(memcmp(&import, &import_zeros, sizeof import) == 0);
-    dqt_preset_options preset, preset_zeros = {.struct_size = sizeof preset, .format = DQT_FORMAT_TERNARY};
+    dqt_preset_options preset, preset_zeros = {.struct_size = sizeof preset};
     CHECK(dqt_preset_options_init(&preset, sizeof preset) == DQT_OK);
     CHECK(memcmp(&preset, &preset_zeros, sizeof preset) == 0);
 }

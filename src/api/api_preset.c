@@ -11,6 +11,7 @@ enum { CLASSES = 2 };
 
 struct recipe {
     dqt_preset preset;
+    int32_t purpose;       /* DQT_PRESET_* */
     int32_t format;        /* storage of the blocks' weights */
     float linear_init_std; /* 0: as all weights */
     int32_t scale_rule, scale_axis, train_scale;
@@ -59,16 +60,31 @@ static const struct recipe recipes[] = {
      .format = DQT_FORMAT_F32,
      .linear_init_std = 0.04f,
      .groups = LINEAR_GROUPS(.lr_factor = 0.33333f)},
+
+    /* For trained weights, docs/results.md, "Fine-tuning": what they start from is kept by scales that cut nothing off;
+     * the updater is that of the best 4-bit recipe. Rates were not searched for. */
+    {.preset = PRESET("finetune-int4", 1e-3f, 1.55f),
+     .purpose = DQT_PRESET_FINETUNE,
+     .format = DQT_FORMAT_INT4,
+     .scale_rule = DQT_SCALE_ABSMAX,
+     .scale_axis = DQT_AXIS_ROW,
+     .updater = {.optimizer = DQT_OPTIMIZER_ADAFACTOR, .momentum_state = DQT_STATE_INT8}},
+    {.preset = PRESET("finetune-int8", 1e-3f, 2.05f),
+     .purpose = DQT_PRESET_FINETUNE,
+     .format = DQT_FORMAT_INT8,
+     .scale_rule = DQT_SCALE_ABSMAX,
+     .scale_axis = DQT_AXIS_ROW,
+     .updater = {.optimizer = DQT_OPTIMIZER_ADAFACTOR, .momentum_state = DQT_STATE_INT8}},
 };
 
-static const dqt_preset_options preset_defaults = {.struct_size = sizeof(dqt_preset_options),
-                                                   .format = DQT_FORMAT_TERNARY};
+static const dqt_preset_options preset_defaults = {.struct_size = sizeof(dqt_preset_options)};
 
 dqt_status dqt_preset_options_init(dqt_preset_options *options, size_t struct_size) {
     return options_init(options, struct_size, &preset_defaults, sizeof preset_defaults, "dqt_preset_options");
 }
 
-/* What the recipes' runs had beside their row: float embedding and head, and float activations with float weights. */
+/* What the recipes' runs had beside their row: float embedding and head, and float activations with float weights. A
+ * trained model's embedding and head, often one and large, are 8-bit codes. */
 static void set_config(const struct recipe *r, dqt_llama_config *c) {
     dqt_tensor_options linear = tensor_defaults, wide = tensor_defaults;
     linear.storage = r->format;
@@ -76,6 +92,10 @@ static void set_config(const struct recipe *r, dqt_llama_config *c) {
     linear.scale_axis = r->scale_axis;
     linear.train_scale = r->train_scale;
     wide.storage = DQT_FORMAT_F32;
+    if (r->purpose == DQT_PRESET_FINETUNE) {
+        wide = linear;
+        wide.storage = DQT_FORMAT_INT8;
+    }
     c->linear = linear;
     c->embedding = c->head = wide;
     c->activation = r->format == DQT_FORMAT_F32 ? DQT_ACTIVATION_NONE : DQT_ACTIVATION_INT8;
@@ -98,17 +118,15 @@ dqt_status dqt_preset_get(const dqt_preset_options *options, dqt_llama_config *c
     dqt_llama_config c = {.struct_size = sizeof c};
     dqt_updater_options u;
     TRY(options_read(NULL, &o, sizeof o, options, "dqt_preset_options"));
-    DEFAULT_TO(o.format, DQT_FORMAT_TERNARY);
+    DEFAULT_TO(o.format, o.purpose == DQT_PRESET_FINETUNE ? DQT_FORMAT_INT4 : DQT_FORMAT_TERNARY);
     if (o.purpose != DQT_PRESET_PRETRAIN && o.purpose != DQT_PRESET_FINETUNE)
         return fail(NULL, DQT_E_ARGUMENT, "purpose is %d; it must be a DQT_PRESET_* value", o.purpose);
     if (!(o.bytes_per_weight >= 0))
         return fail(NULL, DQT_E_ARGUMENT, "bytes_per_weight is %g; it must not be negative",
                     (double)o.bytes_per_weight);
-    if (o.purpose == DQT_PRESET_FINETUNE)
-        return fail(NULL, DQT_E_UNSUPPORTED, "no recipe for fine-tuning has been measured yet");
     const struct recipe *found = NULL;
     for (size_t i = 0; i < sizeof recipes / sizeof *recipes && !found; i++)
-        if (recipes[i].format == o.format &&
+        if (recipes[i].purpose == o.purpose && recipes[i].format == o.format &&
             (o.bytes_per_weight == 0 || recipes[i].preset.bytes_per_weight <= o.bytes_per_weight))
             found = &recipes[i];
     if (!found)

@@ -95,12 +95,8 @@ dqt_status dqt_session_score(dqt_session *session, const int32_t *tokens, size_t
 /* steps[i], of which all have the size of the first. */
 static dqt_status read_session_step(const dqt_context *ctx, const dqt_session_step *steps, size_t i,
                                     dqt_session_step *step) {
-    const dqt_session_step *given = (const void *)((const char *)steps + i * steps->struct_size);
     *step = (dqt_session_step){.struct_size = sizeof *step};
-    TRY(options_read(ctx, step, sizeof *step, given, "dqt_session_step"));
-    if (given->struct_size != steps->struct_size)
-        return fail(ctx, DQT_E_ARGUMENT, "struct_size of steps[%zu] is %u, that of steps[0] is %u", i,
-                    given->struct_size, steps->struct_size);
+    TRY(options_read_element(ctx, step, sizeof *step, steps, i, "dqt_session_step", "steps"));
     if (step->reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_session_step is not 0");
     return check_append(step->session, step->tokens, step->count);
 }

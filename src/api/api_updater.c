@@ -48,13 +48,8 @@ static dqt_status check_rules(const dqt_context *ctx, const dqt_group_options *o
 
 /* Group `index` of the options. */
 static dqt_status check_group(const dqt_context *ctx, const dqt_updater_options *o, size_t index) {
-    const size_t size = o->groups->struct_size;
     dqt_group_options g = group_defaults;
-    if (index == 0) TRY(options_read(ctx, &g, sizeof g, o->groups, "dqt_group_options"));
-    g = updater_group(o, index);
-    if (g.struct_size != size)
-        return fail(ctx, DQT_E_ARGUMENT, "groups[%zu].struct_size is %u; that of groups[0] is %zu", index,
-                    g.struct_size, size);
+    TRY(options_read_element(ctx, &g, sizeof g, o->groups, index, "dqt_group_options", "groups"));
     if (g.optimizer && !optimizer_of(g.optimizer))
         return fail(ctx, DQT_E_ARGUMENT, "groups[%zu].optimizer is %d; it must be a DQT_OPTIMIZER_* value", index,
                     g.optimizer);

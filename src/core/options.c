@@ -42,6 +42,17 @@ dqt_status options_read(const dqt_context *ctx, void *full, size_t full_size, co
     return DQT_OK;
 }
 
+dqt_status options_read_element(const dqt_context *ctx, void *full, size_t full_size, const void *first, size_t index,
+                                const char *name, const char *array) {
+    const uint32_t size = given_size(first);
+    TRY(check_size(ctx, size, full_size, name));
+    const unsigned char *given = (const unsigned char *)first + index * size;
+    if (given_size(given) != size)
+        return fail(ctx, DQT_E_ARGUMENT, "%s[%zu].struct_size is %u; that of %s[0] is %u", array, index,
+                    given_size(given), array, size);
+    return options_read(ctx, full, full_size, given, name);
+}
+
 dqt_status options_check_result(const dqt_context *ctx, const void *out, size_t full_size, const char *name) {
     return out ? check_size(ctx, given_size(out), full_size, name) : DQT_OK;
 }

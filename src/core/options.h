@@ -13,6 +13,11 @@ dqt_status options_init(void *out, size_t struct_size, const void *defaults, siz
  * if its unknown tail is zero. given NULL: defaults. full's struct_size becomes full_size. */
 dqt_status options_read(const dqt_context *ctx, void *full, size_t full_size, const void *given, const char *name);
 
+/* The same for element `index` of an array whose elements all have the size of the first one; `array`: its name in the
+ * call. */
+dqt_status options_read_element(const dqt_context *ctx, void *full, size_t full_size, const void *first, size_t index,
+                                const char *name, const char *array);
+
 /* For functions that change something before they fill a result struct: refuses a bad struct_size beforehand. out NULL
  * is accepted. */
 dqt_status options_check_result(const dqt_context *ctx, const void *out, size_t full_size, const char *name);

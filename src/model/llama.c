@@ -135,7 +135,7 @@ static dqt_status create_layers(dqt_llama *m) {
                                       .kv_heads = llama_kv_heads(c)};
     TRY(layer_create(m->ctx, DQT_LAYER_EMBEDDING, &embedding, NULL, &o, &overrides, &m->layers[0]));
     o.weight = c->linear;
-    if (c->linear_init_std > 0) o.init_std = c->linear_init_std;
+    o.init_std = c->linear_init_std;
     for (size_t i = 0; i < c->num_layers; i++) {
         char name[NAME_BYTES];
         snprintf(name, sizeof name, "blocks.%zu", i);
@@ -171,6 +171,7 @@ dqt_status llama_create(dqt_context *ctx, const dqt_llama_config *config, dqt_ll
     *m = (dqt_llama){
         .ctx = ctx, .config = *config, .num_layers = config->num_layers + 3, .layers = layers, .bytes = a.used};
     if (!m->config.num_kv_heads) m->config.num_kv_heads = m->config.num_heads;
+    if (!(m->config.linear_init_std > 0)) m->config.linear_init_std = m->config.init_std;
     dqt_tensor_options *const weights[] = {&m->config.linear, &m->config.embedding, &m->config.head};
     for (size_t i = 0; i < sizeof weights / sizeof *weights; i++)
         weights[i]->scale_rule = tensor_scale_rule(weights[i]);
