@@ -192,6 +192,7 @@ class _Model(Object):
         else:
             dlogits = array_of(gradient, np.float32, shape)
             o.dlogits = dlogits.ctypes.data
+        tape._gradient = o, gradient if callable(gradient) else dlogits  # a tied head's is read again, by its embedding
         self._call(name, tape.raw, C.byref(o), *outputs)
 
 
@@ -276,6 +277,11 @@ class Llama(_Model):
     def __init__(self, ctx, base=None, **values):
         self._create(ctx, lib.dqt_llama_destroy, lib.dqt_llama_create, ctx.raw,
                      C.byref(options(llama_config, values, base)))
+
+    @staticmethod
+    def memory(ctx, base=None, **values):
+        """What such a model would take."""
+        return _memory(ctx, 'llama_memory', llama_memory_info, ctx.raw, C.byref(options(llama_config, values, base)))
 
     @property
     def config(self):
@@ -383,6 +389,12 @@ def layers_copy(to, source):
     ctx.check(lib.dqt_layers_copy(layers, others, count))
 
 
+def _memory(ctx, name, kind, *inputs):
+    memory = sized(kind)
+    ctx.check(getattr(lib, f'dqt_{name}')(*inputs, C.byref(memory)))
+    return memory
+
+
 class Tape(Object):
     """Activations and gradients of a model, or of a list of layers."""
     def __init__(self, of, **values):
@@ -390,6 +402,12 @@ class Tape(Object):
         self._shapes = {}
         self._create(ctx, lib.dqt_tape_destroy, lib.dqt_tape_create, ctx.raw, layers, count,
                      C.byref(options(tape_options, values)), keep=keep)
+
+    @staticmethod
+    def memory(of, **values):
+        """What such a tape would take."""
+        ctx, layers, count, _ = _layers_of(of)
+        return _memory(ctx, 'tape_memory', tape_memory_info, ctx.raw, layers, count, C.byref(options(tape_options, values)))
 
     options = property(lambda self: self._get('tape_get_options', kind=tape_options))
 
@@ -461,7 +479,7 @@ class Tape(Object):
         gradient = array_of(values, np.float32, self.parameter(index).shape)
         self._call('tape_set_gradient', index, 0, len(gradient), gradient)
 
-    # Backward passes done.
+    # Calls of backward functions, see dqt_tape_get_pass.
     passes = property(lambda self: self._get('tape_get_pass', kind=C.c_uint64),
                      lambda self, value: self._call('tape_set_pass', value))
 
@@ -474,6 +492,13 @@ class Updater(Object):
         ctx, layers, count, keep = _layers_of(of)
         self._create(ctx, lib.dqt_updater_destroy, lib.dqt_updater_create, ctx.raw, layers, count,
                      C.byref(options(updater_options, values, base)), keep=keep)
+
+    @staticmethod
+    def memory(of, base=None, **values):
+        """What such an updater would take."""
+        ctx, layers, count, _ = _layers_of(of)
+        return _memory(ctx, 'updater_memory', updater_memory_info, ctx.raw, layers, count,
+                       C.byref(options(updater_options, values, base)))
 
     options = property(lambda self: self._get('updater_get_options', kind=updater_options))
     # Steps done.

@@ -342,6 +342,38 @@ def networks():
     fused.loss(model, TOKENS, TOKENS)
     check('a fused step', updater.backward_step(model, fused, 0.01).flipped > 0)
     check('logits', fused.logits(model, TOKENS).shape == (1, 32, 256))
+    check('memory is planned', (dqt.Llama.memory(ctx, **SMALL).total > 0 and dqt.Updater.memory(model).momentum > 0 and
+                                dqt.Tape.memory(model).gradients > dqt.Tape.memory(model, no_gradient_buffers=1).gradients == 0))
+
+
+def own_updates():
+    """The update inside backward of one's own layers, with a tied head whose gradient is read again by the embedding."""
+    ctx = dqt.Context()
+
+    def learn(fused, gradient):
+        embedding = dqt.Layer.embedding(ctx, 96, 16)
+        layers = [embedding, dqt.Layer.linear(ctx, 16, 16), dqt.Layer.head(ctx, 16, 96, tied=embedding)]
+        tape = dqt.Tape(layers, max_length=32, no_gradient_buffers=fused)
+        updater = dqt.Updater(layers, clip=dqt.CLIP_NONE)
+        for step in range(3):
+            x = layers[1].forward(tape, embedding.forward(tape, TOKENS % 96))
+            logits = layers[2].forward(tape, x)
+            if fused:
+                tape.begin_update(updater, 0.05)
+            else:
+                tape.zero_gradients()
+            d = layers[2].backward(tape, gradient(logits))
+            gc.collect()
+            embedding.backward(tape, layers[1].backward(tape, d))
+            stats = tape.end_update() if fused else updater.step(tape, 0.05)
+        file = io.BytesIO()
+        dqt.layers_save(layers, file, updater)
+        return stats.flipped, file.getvalue()
+
+    def halve(logits, *_):
+        logits *= 0.5
+    for name, gradient in ('array', lambda logits: (logits * 0.5).tolist()), ('function', lambda _: halve):
+        check(f'fused is unfused, {name}', learn(1, gradient) == learn(0, gradient) and learn(1, gradient)[0] > 0)
 
 
 def losses():
@@ -538,7 +570,7 @@ def exchange():
 if len(sys.argv) != 2:
     sys.exit(__doc__)
 header(sys.argv[1])
-for group in memory, mistakes, files, resuming, threads, networks, losses, interrupts, rules, generation, exchange:
+for group in memory, mistakes, files, resuming, threads, networks, own_updates, losses, interrupts, rules, generation, exchange:
     group()
 print(f'check_python: {passed} passed, {failed} failed')
 sys.exit(failed != 0)
