@@ -690,10 +690,10 @@ class Tape : public Object<dqt_tape, dqt_tape_destroy> {
     }
     std::vector<float> head_backward_logits(const Layer &layer, LogitsGradient gradient) {
         std::vector<float> dx = input(layer);
-        // kept, for a tied head's is read again by its embedding's backward in an update
-        state_->gradient = std::make_unique<LogitsGradient>(std::move(gradient));
-        const dqt_logits_gradient view = state_->gradient->view(tokens(layer) * layer.info().out_features);
+        auto kept = std::make_unique<LogitsGradient>(std::move(gradient));
+        const dqt_logits_gradient view = kept->view(tokens(layer) * layer.info().out_features);
         check(dqt_head_backward_logits(layer.get(), get(), &view, dx.data()));
+        state_->gradients[layer.get()] = std::move(kept); // a tied head's is read again by its embedding in an update
         return dx;
     }
 
@@ -707,9 +707,9 @@ class Tape : public Object<dqt_tape, dqt_tape_destroy> {
 
   private:
     struct State {
-        std::size_t logits = 0;                          // of the latest forward of a model
-        std::map<const dqt_layer *, std::size_t> tokens; // of each layer's latest forward
-        std::unique_ptr<LogitsGradient> gradient;
+        std::size_t logits = 0;                                                 // of the latest forward of a model
+        std::map<const dqt_layer *, std::size_t> tokens;                        // of each layer's latest forward
+        std::map<const dqt_layer *, std::unique_ptr<LogitsGradient>> gradients; // of each head's latest backward
         std::function<bool(std::size_t)> ready;
     };
     std::size_t rows(std::size_t index) const {
@@ -820,6 +820,12 @@ class Session : public Object<dqt_session, dqt_session_destroy> {
     explicit Session(const Llama &model, const dqt_session_options &o = defaults<dqt_session_options>())
         : Object(model.context()), model_(model.shared()), vocab_(model.config().vocab_size) {
         create({model_}, dqt_session_create, model.get(), &o);
+    }
+    // What such a session would take.
+    static dqt_session_memory_info memory(const Llama &model, const dqt_session_options &o) {
+        auto result = DQT_INIT(dqt_session_memory_info);
+        model.context().check(dqt_session_memory(model.get(), &o, &result));
+        return result;
     }
     dqt_session_options options() const {
         auto result = DQT_INIT(dqt_session_options);

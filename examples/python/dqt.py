@@ -192,8 +192,8 @@ class _Model(Object):
         else:
             dlogits = array_of(gradient, np.float32, shape)
             o.dlogits = dlogits.ctypes.data
-        tape._gradient = o, gradient if callable(gradient) else dlogits  # a tied head's is read again, by its embedding
         self._call(name, tape.raw, C.byref(o), *outputs)
+        tape._gradients[self.raw] = o, None if callable(gradient) else dlogits  # a tied head's is read again, by its embedding
 
 
 class Layer(_Model):
@@ -399,7 +399,7 @@ class Tape(Object):
     """Activations and gradients of a model, or of a list of layers."""
     def __init__(self, of, **values):
         ctx, layers, count, keep = _layers_of(of)
-        self._shapes = {}
+        self._shapes, self._gradients = {}, {}
         self._create(ctx, lib.dqt_tape_destroy, lib.dqt_tape_create, ctx.raw, layers, count,
                      C.byref(options(tape_options, values)), keep=keep)
 
@@ -552,6 +552,12 @@ class Session(Object):
         o = options(session_options, dict(max_length=max_length, **values))
         self._create(model.ctx, lib.dqt_session_destroy, lib.dqt_session_create, model.raw, C.byref(o), keep=model)
         self._model, self._vocab = model, model.config.vocab_size
+
+    @staticmethod
+    def memory(model, max_length=0, **values):
+        """What such a session would take."""
+        o = options(session_options, dict(max_length=max_length, **values))
+        return _memory(model.ctx, 'session_memory', session_memory_info, model.raw, C.byref(o))
 
     options = property(lambda self: self._get('session_get_options', kind=session_options))
 

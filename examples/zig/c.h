@@ -1,3 +1,4 @@
-/* What train.zig takes from C, for `zig translate-c`. */
+/* What the programs here take from C, for `zig translate-c`. */
 #include <dqt.h>
+#include <math.h>
 #include <stdio.h>

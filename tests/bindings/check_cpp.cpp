@@ -221,6 +221,7 @@ void generation(const dqt::Context &ctx) {
     auto o = dqt::defaults<dqt_session_options>();
     o.max_length = 16;
     dqt::Session a(model, o);
+    check(dqt::Session::memory(model, o).cache > 0, "memory of a session");
     a.append({1, 2, 3});
     dqt::Session b = a.fork(), same = a;
     b.append({4});

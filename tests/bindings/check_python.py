@@ -342,8 +342,9 @@ def networks():
     fused.loss(model, TOKENS, TOKENS)
     check('a fused step', updater.backward_step(model, fused, 0.01).flipped > 0)
     check('logits', fused.logits(model, TOKENS).shape == (1, 32, 256))
-    check('memory is planned', (dqt.Llama.memory(ctx, **SMALL).total > 0 and dqt.Updater.memory(model).momentum > 0 and
-                                dqt.Tape.memory(model).gradients > dqt.Tape.memory(model, no_gradient_buffers=1).gradients == 0))
+    check('memory is planned', dqt.Session.memory(model).cache > dqt.Session.memory(model, 64).cache > 0 and
+          dqt.Llama.memory(ctx, **SMALL).total > 0 and dqt.Updater.memory(model).momentum > 0 and
+          dqt.Tape.memory(model).gradients > dqt.Tape.memory(model, no_gradient_buffers=1).gradients == 0)
 
 
 def own_updates():

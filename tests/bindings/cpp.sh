@@ -1,5 +1,5 @@
 #!/bin/sh
-# examples/cpp: the C++17 header, its two programs in this tree and against an installation.
+# examples/cpp: the C++17 header, its objects, its programs in this tree and against an installation.
 . "$(dirname "$0")/common"
 if ! have "${CXX%% *}"; then
     skip "no $CXX"
@@ -13,9 +13,23 @@ build() {
     $CXX -std=c++17 -O1 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wold-style-cast -Werror -pthread \
         "$source" -o "$tmp/$out" "$@"
 }
-for program in train generate; do
+for program in train generate own_transformer; do
     check "$program builds" build $program examples/cpp/$program.cpp -Iinclude -L"$OUTDIR" -ldqt
 done
+own_reference
+same_own "C++" "$tmp/own_transformer"
+# objects PROGRAM: what check_cpp counts.
+objects() {
+    mkdir -p "$tmp/objects"
+    if env ASAN_OPTIONS=detect_leaks=0 "$1" "$tmp/objects" >"$tmp/checks" 2>&1; then
+        passed=$((passed + $(sed -n 's/^check_cpp: \([0-9]*\) passed.*/\1/p' "$tmp/checks")))
+    else
+        cat "$tmp/checks"
+        fail "$1"
+    fi
+}
+check "check_cpp builds" build check_cpp tests/bindings/check_cpp.cpp -Iinclude -Iexamples/cpp -L"$OUTDIR" -ldqt
+objects "$tmp/check_cpp"
 same "C++" "$tmp/train"
 check "generate runs" "$tmp/generate" "$tmp/generate.dqt"
 check "make cpp" $MAKE -s cpp B="$B" OUTDIR="$OUTDIR" CC="$CC" CXX="$CXX"
@@ -25,6 +39,9 @@ if printf 'int main() {}\n' >"$tmp/empty.cpp" && $CXX -fsanitize=address "$tmp/e
     check "generate builds with the address sanitizer" build checked examples/cpp/generate.cpp -Iinclude -L"$OUTDIR" -ldqt \
         -fsanitize=address
     check "generate is clean under the address sanitizer" env ASAN_OPTIONS=detect_leaks=0 "$tmp/checked" "$tmp/generate.dqt"
+    check "check_cpp builds with it" build checked_cpp tests/bindings/check_cpp.cpp -Iinclude -Iexamples/cpp -L"$OUTDIR" -ldqt \
+        -fsanitize=address
+    objects "$tmp/checked_cpp"
 fi
 
 if ! have pkg-config; then

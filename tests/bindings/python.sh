@@ -16,6 +16,8 @@ PYTHON=$found
 export PYTHONDONTWRITEBYTECODE=1 DQT_LIB_DIR="$OUTDIR" CC
 reference
 same "Python" "$PYTHON" examples/python/train.py
+own_reference
+same_own "Python" "$PYTHON" examples/python/own_transformer.py
 if PYTHONPATH=examples/python "$PYTHON" tests/bindings/check_python.py include >"$tmp/checks" 2>&1; then
     passed=$((passed + $(sed -n 's/^check_python: \([0-9]*\) passed.*/\1/p' "$tmp/checks")))
 else

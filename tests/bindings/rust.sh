@@ -39,6 +39,9 @@ export CARGO_TARGET_DIR="$work/cargo" DQT_LIB_DIR="$OUTDIR"
 check "cargo test" crates examples/rust test
 check "the train example builds" crates examples/rust build --example train
 same "Rust" "$work/cargo/debug/examples/train"
+own_reference
+check "the own_transformer example builds" crates examples/rust build --example own_transformer
+same_own "Rust" "$work/cargo/debug/examples/own_transformer"
 
 if ! have pkg-config; then
     skip "no pkg-config: installation"

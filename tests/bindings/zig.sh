@@ -11,14 +11,14 @@ fi
 reference
 export ZIG_GLOBAL_CACHE_DIR="$work/zig" ZIG_LOCAL_CACHE_DIR="$work/zig-local"
 
-# As examples/zig/README.md has it: translate FLAGS ..., then program OUT FLAGS ...
+# As examples/zig/README.md has it: translate FLAGS ..., then program OUT FLAGS ..., or SOURCE's with source set.
 translate() {
     $ZIG translate-c -lc "$@" examples/zig/c.h >"$tmp/c.zig"
 }
 program() {
     out=$1
     shift
-    $ZIG build-exe --dep c -Mroot=examples/zig/train.zig -Mc="$tmp/c.zig" -lc "$@" -O ReleaseSafe -femit-bin="$tmp/$out"
+    $ZIG build-exe --dep c -Mroot=examples/zig/${source:-train}.zig -Mc="$tmp/c.zig" -lc "$@" -O ReleaseSafe -femit-bin="$tmp/$out"
 }
 check "the header is translated" translate -Iinclude
 exported >"$tmp/exported"
@@ -31,6 +31,11 @@ grep -E '^pub const (struct_)?(dqt|DQT)_[A-Za-z_]* = (@compileError|opaque)' "$t
 empty "declarations that zig cannot translate" "$tmp/untranslatable"
 check "train builds" program train -L"$OUTDIR" -ldqt
 same "Zig" "$tmp/train"
+own_reference
+source=own_transformer
+check "own_transformer builds" program own_transformer -lm -L"$OUTDIR" -ldqt
+same_own "Zig" "$tmp/own_transformer"
+source=
 
 if have pkg-config; then
     installed

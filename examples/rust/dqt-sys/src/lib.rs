@@ -58,7 +58,7 @@ macro_rules! zeros {
 zeros! {
     dqt_tensor_info dqt_tensor_stats
     dqt_layer_info dqt_parameter dqt_batch dqt_logits_tile dqt_logits_gradient
-    dqt_tape_memory_info dqt_llama_memory_info dqt_updater_memory_info
+    dqt_tape_memory_info dqt_llama_memory_info dqt_updater_memory_info dqt_session_memory_info
     dqt_parameter_rule dqt_step_options dqt_step_stats
     dqt_preset dqt_session_step dqt_checkpoint
 }
@@ -89,4 +89,8 @@ sizes! {
     dqt_session_options: ;
     dqt_sampler_options: ;
     dqt_load_options: ;
+    dqt_preset_options: ;
+    dqt_import_options: ;
+    dqt_gguf_options: ;
+    dqt_safetensors_options: ;
 }

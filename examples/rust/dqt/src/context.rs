@@ -146,6 +146,10 @@ impl Context {
     pub fn num_threads(&self) -> i32 {
         unsafe { sys::dqt_context_num_threads(self.as_raw()) }
     }
+    /// `DQT_CPU_*` bits of what CPU and system offer.
+    pub fn cpu_features(&self) -> u64 {
+        unsafe { sys::dqt_context_cpu_features(self.as_raw()) }
+    }
     /// Bytes allocated now.
     pub fn allocated(&self) -> usize {
         unsafe { sys::dqt_context_allocated(self.as_raw()) }

@@ -1,5 +1,8 @@
-use crate::{sized, sys, Context, Llama, LoadOptions, Result, Tape, Updater};
-use std::ffi::{c_void, CString};
+use crate::layers::{Layers, List};
+use crate::{
+    sized, sys, Context, GgufOptions, ImportOptions, Llama, LoadOptions, Result, SafetensorsOptions, Tape, Updater,
+};
+use std::ffi::{c_char, c_void, CString};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::ptr::NonNull;
@@ -11,7 +14,7 @@ pub struct Saved<'a> {
     pub updater: Option<&'a Updater<'a>>,
     /// Bytes of the host's own.
     pub host: &'a [u8],
-    /// Its number of passes is saved.
+    /// Its `pass` is saved.
     pub tape: Option<&'a Tape<'a>>,
 }
 
@@ -64,11 +67,15 @@ impl<'c> Loaded<'c> {
         let raw = kept.0.as_ptr();
         std::mem::forget(kept);
         // SAFETY: an updater of this model, no longer kept here.
-        Some(unsafe { Updater::from_raw(&self.model, raw) })
+        Some(unsafe { Updater::from_raw(self.model.list(), raw) })
     }
     pub fn into_model(self) -> Llama<'c> {
         self.model
     }
+}
+
+pub(crate) fn c_string(ctx: &Context, what: &str, text: &str) -> Result<CString> {
+    CString::new(text).or_else(|_| ctx.refuse(sys::DQT_E_ARGUMENT, format!("{what} has a zero byte")))
 }
 
 fn path_string(ctx: &Context, path: &Path) -> Result<CString> {
@@ -79,13 +86,13 @@ fn path_string(ctx: &Context, path: &Path) -> Result<CString> {
     )
 }
 
-unsafe extern "C" fn write<W: Write>(user_data: *mut c_void, bytes: *const c_void, size: usize) -> i32 {
+pub(crate) unsafe extern "C" fn write<W: Write>(user_data: *mut c_void, bytes: *const c_void, size: usize) -> i32 {
     // SAFETY: what Llama::write passes, and bytes of the library's.
     let (out, bytes) = unsafe { (&mut *user_data.cast::<W>(), std::slice::from_raw_parts(bytes.cast(), size)) };
     out.write_all(bytes).map_or_else(|e| e.raw_os_error().filter(|&n| n != 0).unwrap_or(1), |()| 0)
 }
 
-unsafe extern "C" fn read<R: Read>(user_data: *mut c_void, buffer: *mut c_void, size: usize) -> usize {
+pub(crate) unsafe extern "C" fn read<R: Read>(user_data: *mut c_void, buffer: *mut c_void, size: usize) -> usize {
     // SAFETY: what Loaded::read passes; the buffer is zeroed first, for a reader may look at it.
     let (input, buffer) = unsafe {
         std::ptr::write_bytes(buffer.cast::<u8>(), 0, size);
@@ -94,26 +101,27 @@ unsafe extern "C" fn read<R: Read>(user_data: *mut c_void, buffer: *mut c_void, 
     input.read(buffer).map_or(usize::MAX, |n| n.min(size))
 }
 
-impl<'c> Llama<'c> {
-    fn of(&self, updater: Option<&Updater<'_>>) -> Result<*mut sys::dqt_updater> {
-        match updater {
-            Some(u) if u.model().as_raw() != self.as_raw() => {
-                self.context().refuse(sys::DQT_E_ARGUMENT, "updater is another model's".into())
-            }
-            Some(u) => Ok(u.as_raw()),
-            None => Ok(std::ptr::null_mut()),
+fn updater_of(list: &List<'_>, updater: Option<&Updater<'_>>) -> Result<*mut sys::dqt_updater> {
+    match updater {
+        Some(u) if !std::ptr::eq(u.list(), list) => {
+            list.context().refuse(sys::DQT_E_ARGUMENT, "updater is of other layers".into())
         }
+        Some(u) => Ok(u.as_raw()),
+        None => Ok(std::ptr::null_mut()),
     }
+}
+
+impl<'c> Llama<'c> {
     /// Writes a checkpoint under a temporary name and renames it.
     pub fn save(&self, path: impl AsRef<Path>, saved: &Saved<'_>) -> Result<()> {
-        let (path, updater) = (path_string(self.context(), path.as_ref())?, self.of(saved.updater)?);
+        let (path, updater) = (path_string(self.context(), path.as_ref())?, updater_of(self.list(), saved.updater)?);
         let _lock = self.read();
         // SAFETY: the weights are locked for reading; updater and tape are borrowed, so nobody changes them.
         self.context().check(unsafe { sys::dqt_llama_save(self.as_raw(), updater, path.as_ptr(), &saved.options()) })
     }
     /// Writes a checkpoint to a writer. A panic in it ends the process.
     pub fn write_to<W: Write>(&self, out: &mut W, saved: &Saved<'_>) -> Result<()> {
-        let updater = self.of(saved.updater)?;
+        let updater = updater_of(self.list(), saved.updater)?;
         let _lock = self.read();
         // SAFETY: as in save; the writer is used during the call only, on this thread.
         self.context().check(unsafe {
@@ -140,16 +148,187 @@ impl<'c> Loaded<'c> {
     fn create(ctx: &'c Context, f: impl FnOnce(&mut sys::dqt_checkpoint) -> i32) -> Result<Self> {
         let mut raw = sys::dqt_checkpoint::default();
         ctx.check(f(&mut raw))?;
-        let mut host = Vec::new();
-        if !raw.host.is_null() {
-            // SAFETY: bytes of the library's, copied and given back.
-            unsafe {
-                host.extend_from_slice(std::slice::from_raw_parts(raw.host.cast::<u8>(), raw.host_size));
-                sys::dqt_host_bytes_free(ctx.as_raw(), raw.host, raw.host_size);
-            }
-        }
+        let host = take_host(ctx, &raw);
         // SAFETY: a new model and updater, ours.
         let model = unsafe { Llama::from_raw(ctx, raw.model) };
         Ok(Self { updater: Mutex::new(NonNull::new(raw.updater).map(RawUpdater)), model, host, pass: raw.passes })
+    }
+}
+
+fn take_host(ctx: &Context, raw: &sys::dqt_checkpoint) -> Vec<u8> {
+    let mut host = Vec::new();
+    if !raw.host.is_null() {
+        // SAFETY: bytes of the library's, copied and given back.
+        unsafe {
+            host.extend_from_slice(std::slice::from_raw_parts(raw.host.cast::<u8>(), raw.host_size));
+            sys::dqt_host_bytes_free(ctx.as_raw(), raw.host, raw.host_size);
+        }
+    }
+    host
+}
+
+/// What a file holds beside the weights of layers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resumed {
+    pub host: Vec<u8>,
+    /// For [`Tape::set_pass`].
+    pub pass: u64,
+}
+
+/// [`Llama::save`] of any list of layers.
+pub fn layers_save(of: &impl Layers, path: impl AsRef<Path>, saved: &Saved<'_>) -> Result<()> {
+    let list = of.list();
+    let (path, updater) = (path_string(list.context(), path.as_ref())?, updater_of(list, saved.updater)?);
+    let (layers, count) = list.raw();
+    let _lock = list.read();
+    // SAFETY: as in Llama::save.
+    list.context().check(unsafe { sys::dqt_layers_save(layers, count, updater, path.as_ptr(), &saved.options()) })
+}
+
+/// [`Llama::write_to`] of any list of layers.
+pub fn layers_write<W: Write>(of: &impl Layers, out: &mut W, saved: &Saved<'_>) -> Result<()> {
+    let list = of.list();
+    let updater = updater_of(list, saved.updater)?;
+    let (layers, count) = list.raw();
+    let _lock = list.read();
+    // SAFETY: as in Llama::write_to.
+    list.context().check(unsafe {
+        let out = std::ptr::from_mut(out).cast();
+        sys::dqt_layers_write(layers, count, updater, Some(write::<W>), out, &saved.options())
+    })
+}
+
+fn load_into(
+    of: &impl Layers,
+    updater: Option<&mut Updater<'_>>,
+    f: impl FnOnce(*const *mut sys::dqt_layer, usize, *mut sys::dqt_updater, &mut sys::dqt_checkpoint) -> i32,
+) -> Result<Resumed> {
+    let list = of.list();
+    let updater = updater_of(list, updater.as_deref())?;
+    let (layers, count) = list.raw();
+    let mut raw = sys::dqt_checkpoint::default();
+    let _lock = list.write();
+    list.context().check(f(layers, count, updater, &mut raw))?;
+    Ok(Resumed { host: take_host(list.context(), &raw), pass: raw.passes })
+}
+
+/// Reads a file into existing layers, and into an updater of theirs (`None`: its state is skipped).
+pub fn layers_load(
+    of: &impl Layers,
+    updater: Option<&mut Updater<'_>>,
+    path: impl AsRef<Path>,
+    options: &LoadOptions,
+) -> Result<Resumed> {
+    let path = path_string(of.list().context(), path.as_ref())?;
+    // SAFETY: the weights are locked for writing, the updater is ours alone, the options say their size.
+    load_into(of, updater, |layers, count, updater, out| unsafe {
+        sys::dqt_layers_load(layers, count, updater, path.as_ptr(), &sized(options), out)
+    })
+}
+
+/// The same from a reader. A panic in it ends the process.
+pub fn layers_read<R: Read>(
+    of: &impl Layers,
+    updater: Option<&mut Updater<'_>>,
+    input: &mut R,
+    options: &LoadOptions,
+) -> Result<Resumed> {
+    let input = std::ptr::from_mut(input).cast();
+    // SAFETY: as in layers_load; the reader is used during the call only, on this thread.
+    load_into(of, updater, |layers, count, updater, out| unsafe {
+        sys::dqt_layers_read(layers, count, updater, Some(read::<R>), input, &sized(options), out)
+    })
+}
+
+/// A vocabulary for GGUF files, in the notation of a "llama" tokenizer.
+#[derive(Debug, Clone, Copy)]
+pub struct Vocabulary<'a> {
+    pub tokens: &'a [&'a str],
+    /// Of each token; `None`: zeros.
+    pub scores: Option<&'a [f32]>,
+    /// Of each token, see `dqt_gguf_options`; `None`: normal.
+    pub types: Option<&'a [i32]>,
+}
+
+/// The exchange with other programs.
+impl Llama<'_> {
+    fn with_gguf(
+        &self,
+        options: &GgufOptions,
+        vocabulary: Option<&Vocabulary<'_>>,
+        f: impl FnOnce(&GgufOptions) -> i32,
+    ) -> Result<()> {
+        let (ctx, mut options) = (self.context(), sized(options));
+        if !options.tokens.is_null() || !options.scores.is_null() || !options.types.is_null() || options.num_tokens != 0
+        {
+            return ctx.refuse(sys::DQT_E_ARGUMENT, "options has tokens; they are an argument of their own".into());
+        }
+        let mut tokens = Vec::new();
+        if let Some(v) = vocabulary {
+            let count = v.tokens.len();
+            if v.scores.is_some_and(|s| s.len() != count) || v.types.is_some_and(|t| t.len() != count) {
+                return ctx.refuse(sys::DQT_E_SHAPE, format!("scores and types must have {count} elements, as tokens"));
+            }
+            for token in v.tokens {
+                tokens.push(c_string(ctx, "a token", token)?);
+            }
+        }
+        let raw: Vec<*const c_char> = tokens.iter().map(|token| token.as_ptr()).collect();
+        if let Some(v) = vocabulary {
+            options.tokens = raw.as_ptr();
+            options.num_tokens = raw.len();
+            options.scores = v.scores.map_or(std::ptr::null(), <[f32]>::as_ptr);
+            options.types = v.types.map_or(std::ptr::null(), <[i32]>::as_ptr);
+        }
+        let _lock = self.read();
+        ctx.check(f(&options))
+    }
+    /// As a GGUF file; no vocabulary: the 256 bytes.
+    pub fn export_gguf(
+        &self,
+        path: impl AsRef<Path>,
+        options: &GgufOptions,
+        vocabulary: Option<&Vocabulary<'_>>,
+    ) -> Result<()> {
+        let path = path_string(self.context(), path.as_ref())?;
+        // SAFETY: the weights are locked for reading; options and vocabulary outlive the call.
+        self.with_gguf(options, vocabulary, |o| unsafe { sys::dqt_llama_export_gguf(self.as_raw(), path.as_ptr(), o) })
+    }
+    /// The same to a writer. A panic in it ends the process.
+    pub fn write_gguf<W: Write>(
+        &self,
+        out: &mut W,
+        options: &GgufOptions,
+        vocabulary: Option<&Vocabulary<'_>>,
+    ) -> Result<()> {
+        let out = std::ptr::from_mut(out).cast();
+        // SAFETY: as in export_gguf; the writer is used during the call only, on this thread.
+        self.with_gguf(options, vocabulary, |o| unsafe {
+            sys::dqt_llama_write_gguf(self.as_raw(), Some(write::<W>), out, o)
+        })
+    }
+    /// As a safetensors file with the names of Hugging Face's LlamaForCausalLM.
+    pub fn export_safetensors(&self, path: impl AsRef<Path>, options: &SafetensorsOptions) -> Result<()> {
+        let path = path_string(self.context(), path.as_ref())?;
+        let _lock = self.read();
+        // SAFETY: the weights are locked for reading and the options say their size.
+        self.context()
+            .check(unsafe { sys::dqt_llama_export_safetensors(self.as_raw(), path.as_ptr(), &sized(options)) })
+    }
+    /// The same to a writer. A panic in it ends the process.
+    pub fn write_safetensors<W: Write>(&self, out: &mut W, options: &SafetensorsOptions) -> Result<()> {
+        let out = std::ptr::from_mut(out).cast();
+        let _lock = self.read();
+        // SAFETY: as in export_safetensors; the writer is used during the call only, on this thread.
+        self.context()
+            .check(unsafe { sys::dqt_llama_write_safetensors(self.as_raw(), Some(write::<W>), out, &sized(options)) })
+    }
+    /// Weights from such a file.
+    pub fn import_safetensors(&self, path: impl AsRef<Path>, options: &ImportOptions) -> Result<()> {
+        let path = path_string(self.context(), path.as_ref())?;
+        let _lock = self.write();
+        // SAFETY: the weights are locked for writing and the options say their size.
+        self.context()
+            .check(unsafe { sys::dqt_llama_import_safetensors(self.as_raw(), path.as_ptr(), &sized(options)) })
     }
 }
