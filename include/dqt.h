@@ -966,10 +966,9 @@ typedef struct dqt_session_step {
     float *logits;         /* [vocab], after the last token; NULL: not wanted */
 } dqt_session_step;
 
-/* The same for several different sessions of one model: the bits are those of one dqt_session_append each.
- * steps[num_steps], each of steps[0].struct_size. On failure nothing is appended anywhere. Allocates nothing. Since
- * 0.9.
- */
+/* The same for several different sessions of one model, all in one pass over the weights (64 tokens at a time): the
+ * bits are those of one dqt_session_append each. steps[num_steps], each of steps[0].struct_size. On failure nothing is
+ * appended anywhere. Allocates nothing. Since 0.9. */
 DQT_API dqt_status dqt_sessions_append(const dqt_session_step *steps, size_t num_steps);
 
 /* Appends tokens[count] and writes log_probs[count]: the natural logarithm of each token's probability after all that
@@ -1007,8 +1006,7 @@ DQT_API dqt_status dqt_sampler_create(dqt_context *ctx, size_t vocab_size, const
 DQT_API void dqt_sampler_destroy(dqt_sampler *sampler);
 
 /* Draws a token from logits[vocab_size]. Ties go to the lower token. DQT_E_NUMERIC if one is NaN or +inf, or none is
- * finite
- * (-inf: never drawn). Allocates nothing. Since 0.1. */
+ * finite (-inf: never drawn). Allocates nothing. Since 0.1. */
 DQT_API dqt_status dqt_sampler_sample(dqt_sampler *sampler, const float *logits, int32_t *token);
 
 /* Draws made so far, all that a sampler remembers: to go on as if nothing had happened. Since 0.9. */

@@ -338,8 +338,48 @@ static void a_failure_undoes_all(void) {
     dqt_context_destroy(ctx);
 }
 
+/* A token whose embedding is NaN, in the second pass of the last session: nothing is appended anywhere. */
+static void numbers_that_are_not_finite(void) {
+    enum { BAD = 7 };
+    static const struct product_kind floats = {DQT_FORMAT_F32, DQT_ACTIVATION_NONE};
+    ctx = counting_context(&memory);
+    model = model_of_products(ctx, &floats);
+    dqt_layer *const *layers = NULL;
+    size_t count = 0, bytes = 0;
+    void *data = NULL;
+    dqt_parameter embedding = DQT_INIT(dqt_parameter);
+    OK(ctx, dqt_llama_get_layers(model, &layers, &count));
+    OK(ctx, dqt_layer_get_parameter(layers[0], 0, &embedding));
+    OK(ctx, dqt_tensor_data(embedding.tensor, &data, &bytes));
+    ((float *)data)[BAD * embedding.cols + 1] = NAN;
+    OK(ctx, dqt_tensor_touch(embedding.tensor));
+    for (size_t i = 0; i < LONGEST; i++)
+        tokens[i] = (int32_t)(i % BAD);
+    dqt_session *a = session_with(LONGEST, 4), *a2 = session_with(LONGEST, 4), *b = session_with(LONGEST, 2);
+    dqt_session *b2 = session_with(LONGEST, 2);
+    const dqt_session_step steps[] = {step_of(a, 0, 2, NULL), step_of(b, 0, 100, NULL)};
+    float score;
+    tokens[90] = BAD;
+    CHECK(dqt_sessions_append(steps, 2) == DQT_E_NUMERIC && strstr(dqt_last_error(ctx), "not finite"));
+    CHECK(length_of(a) == 4 && length_of(b) == 2);
+    CHECK(dqt_session_score(a, &tokens[90], 1, &score) == DQT_E_NUMERIC && length_of(a) == 4);
+    tokens[90] = 0;
+    check_same("beside it", a, a2);
+    check_same("where it was", b, b2);
+    dqt_session_destroy(a);
+    dqt_session_destroy(a2);
+    dqt_session_destroy(b);
+    dqt_session_destroy(b2);
+    end();
+}
+
 static const struct test tests[] = {
-    TEST(forks_and_copies),           TEST(scores_are_log_probabilities), TEST(scores_that_are_refused),
-    TEST(several_append_as_one_does), TEST(a_failure_undoes_all),         TEST(bits_are_of_the_session_alone),
+    TEST(forks_and_copies),
+    TEST(scores_are_log_probabilities),
+    TEST(scores_that_are_refused),
+    TEST(several_append_as_one_does),
+    TEST(a_failure_undoes_all),
+    TEST(bits_are_of_the_session_alone),
+    TEST(numbers_that_are_not_finite),
 };
 TEST_MAIN(tests)

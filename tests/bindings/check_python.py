@@ -524,6 +524,11 @@ def generation():
     other.truncate(4)
     check('each as if alone', np.array_equal(session.append([5]), both[0]) and np.array_equal(other.append([7, 8]), both[1]))
     check('a list too few', raises(ValueError, dqt.sessions_append, [session, other], [[1]]))
+    small = [dqt.Session(model, 8, cache_format=f) for f in (dqt.CACHE_F32, dqt.CACHE_BF16, dqt.CACHE_INT8)]
+    logits = dqt.sessions_append(small, [[1, 2, 3]] * 3)
+    check('caches of other formats', small[2].fork().options.cache_format == dqt.CACHE_INT8 and
+          not np.array_equal(logits[0], logits[2]) and np.allclose(logits[0], logits[2], atol=0.1 * np.abs(logits[0]).max()))
+    check('a copy into another format', raises(dqt.Error, small[0].copy_from, small[2]).status == dqt.E_UNSUPPORTED)
     del model
     gc.collect()
     check('a fork keeps its model', np.isfinite(fork.append([1])).all())
