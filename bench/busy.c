@@ -230,9 +230,10 @@ static void step_with(struct job *j, struct contention *c) {
     job_step(j);
 }
 
-static void cost_of_looking_out(const struct shape *s, int steps) {
+static void cost_of_looking_out(const struct shape *s, double seconds) {
+    enum { MOST = 1000 };
     static struct job all, counted;
-    double *times[2] = {bench_alloc((size_t)steps * sizeof(double)), bench_alloc((size_t)steps * sizeof(double))};
+    static double times[2][MOST];
     job_open(&all, s, DQT_THREADING_AUTO, 0);
     struct contention *c = all.ctx->contention;
     const int threads = dqt_context_num_threads(all.ctx);
@@ -244,11 +245,13 @@ static void cost_of_looking_out(const struct shape *s, int steps) {
         job_step(&counted);
         job_close(&counted);
         step_with(&all, c);
-        for (int i = 0; i < 2 * steps; i++) {
-            const double start = bench_now();
-            step_with(&all, i % 2 ? NULL : c);
-            times[i % 2][i / 2] = bench_now() - start;
-        }
+        int steps = 0;
+        for (const double end = bench_now() + seconds; steps < MOST && (steps < 3 || bench_now() < end); steps++)
+            for (int k = 0; k < 2; k++) {
+                const double start = bench_now();
+                step_with(&all, k ? NULL : c);
+                times[k][steps] = bench_now() - start;
+            }
         all.ctx->contention = c;
         const double with = median(times[0], steps), without = median(times[1], steps), region = region_cost(threads);
         printf("%-20s %10zu %12.0f %12.1f %9.3f%% %8.3f\n", s->name, regions, region * 1e9, times[1][0] * 1e6,
@@ -256,8 +259,6 @@ static void cost_of_looking_out(const struct shape *s, int steps) {
     }
     fflush(stdout);
     job_close(&all);
-    free(times[0]);
-    free(times[1]);
 }
 
 int main(int argc, char **argv) {
@@ -270,6 +271,6 @@ int main(int argc, char **argv) {
         beside_neighbours(&shapes[s], rounds, window);
     printf("\n%-20s %10s %12s %12s %10s %8s\n", "job", "regions", "ns a region", "fastest, us", "cost", "with/out");
     for (size_t s = 0; s < SHAPES; s++)
-        cost_of_looking_out(&shapes[s], s < 3 ? 400 * rounds : 10 * rounds);
+        cost_of_looking_out(&shapes[s], rounds * window);
     return 0;
 }
