@@ -35,10 +35,10 @@ static void run_lane(void *data, size_t lane) {
 
 #ifdef _OPENMP
 /* A region of `team` threads, of which `lanes` work. All regions have as many threads as the contention allows, since
- * libgomp ends those that a smaller region does not need and the next larger one starts them anew. `c` NULL: nobody
- * asks for its times. */
-static void run_team(struct contention *c, struct job *job, int team, int lanes) {
-    struct region_times r = {.lanes = lanes, .tasks = (double)job->count, .begin = c ? omp_get_wtime() : 0.0};
+ * libgomp ends those that a smaller region does not need and the next larger one starts them anew. It begins at
+ * `now`; `c` NULL: nobody asks for its times. */
+static void run_team(struct contention *c, double now, struct job *job, int team, int lanes) {
+    struct region_times r = {.lanes = lanes, .tasks = (double)job->count, .begin = now};
     double busy = 0.0, fastest = HUGE_VAL;
 #pragma omp parallel for num_threads(team) schedule(static, 1) reduction(+ : busy) reduction(min : fastest)
     for (int lane = 0; lane < lanes; lane++) {
@@ -75,14 +75,15 @@ void parallel_run(const dqt_context *ctx, size_t count, double work, task_fn fn,
         return;
     }
 #ifdef _OPENMP
-    /* getpid is a system call of some 50 ns: of no account where there is work for two lanes, and the only sign of a
+    /* getpid is a system call of some 100 ns: of no account where there is work for two lanes, and the only sign of a
      * fork that needs no handler in the host's process. */
     if (lanes > 1 && process_id() == ctx->process_id) {
         struct contention *c = ctx->lane_work > 0.0 ? ctx->contention : NULL;
-        const int team = c ? contention_lanes(c, ctx->num_threads, omp_get_wtime()) : ctx->num_threads;
+        const double now = c ? omp_get_wtime() : 0.0;
+        const int team = c ? contention_lanes(c, ctx->num_threads, now) : ctx->num_threads;
         if (lanes > team) lanes = team;
         if (lanes > 1) {
-            run_team(c, &job, team, lanes);
+            run_team(c, now, &job, team, lanes);
             return;
         }
     }
