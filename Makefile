@@ -15,8 +15,21 @@ B ?= build
 OUTDIR = $(if $(filter build,$(B)),lib,$(B)/lib)
 
 WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wswitch-enum
+MACHINE := $(shell $(CC) -dumpmachine)
+ARCH := $(firstword $(subst -, ,$(MACHINE)))
 # no contraction, no fast-math: packing, random numbers and updates are bit-identical everywhere
 BASE := -std=c11 -Iinclude -Isrc -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math $(WARN)
+# ... and floats are computed as floats where C11 would allow more (src/core/fpenv.h demands it)
+ifneq ($(filter i%86,$(ARCH)),)
+BASE += -msse2 -mfpmath=sse
+endif
+ifeq ($(ARCH)$(findstring clang,$(CC)),s390x)
+BASE += -fexcess-precision=fast
+endif
+# Windows: gcc aligns no stack to 32 bytes there (its bug 54412), so vectors of AVX are moved as unaligned ones.
+ifneq ($(findstring mingw,$(MACHINE)),)
+BASE += -DDQT_BUILD_SHARED -Wa,-muse-unaligned-vector-move
+endif
 ifeq ($(OPENMP),1)
 OMP := -fopenmp
 endif
@@ -38,7 +51,6 @@ ifneq ($(file <$(B)/flags),$(FLAGS))
 $(B)/flags: FORCE
 endif
 
-ARCH := $(shell $(CC) -dumpmachine | cut -d- -f1)
 SRC := $(sort $(wildcard src/*/*.c))
 OBJ := $(SRC:%.c=$(O)/%.o)
 
@@ -47,7 +59,7 @@ ifeq ($(ARCH),aarch64)
 $(O)/src/kernels/%_dotprod.o: ISA := -march=armv8.2-a+dotprod
 endif
 
-SO := $(OUTDIR)/libdqt.so.$(VERSION)
+SO := $(OUTDIR)/$(if $(findstring mingw,$(MACHINE)),dqt.dll,libdqt.so.$(VERSION))
 TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(sort $(wildcard tests/test_*.c)))
 EXAMPLES := $(patsubst examples/%.c,$(B)/examples/%,$(sort $(wildcard examples/*.c)))
 BENCHES := $(patsubst bench/%.c,$(B)/bench/%,$(sort $(wildcard bench/*.c)))
@@ -60,6 +72,12 @@ $(O)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL) $(ISA) -fPIC -MMD -MP -c $< -o $@
 
+ifneq ($(findstring mingw,$(MACHINE)),)
+# dqt.h names the exports; hosts link the import library.
+$(SO): $(OBJ) $(B)/flags
+	@mkdir -p $(@D)
+	$(CC) -shared $(CFLAGS) $(OMP) $(LDFLAGS) -static-libgcc -Wl,--out-implib,$(OUTDIR)/libdqt.dll.a -o $@ $(OBJ) $(LIBS)
+else
 # nodelete: threads of OpenMP go on waiting inside the library after its last call, so it stays mapped after dlclose.
 $(SO): $(OBJ) src/dqt.map $(B)/flags
 	@mkdir -p $(@D)
@@ -67,6 +85,7 @@ $(SO): $(OBJ) src/dqt.map $(B)/flags
 	  -Wl,-z,defs,-z,nodelete -o $@ $(OBJ) $(LIBS)
 	ln -sf libdqt.so.$(VERSION) $(OUTDIR)/libdqt.so.$(SOVERSION)
 	ln -sf libdqt.so.$(SOVERSION) $(OUTDIR)/libdqt.so
+endif
 
 $(OUTDIR)/libdqt.a: $(OBJ) $(B)/flags
 	@mkdir -p $(@D)

@@ -15,7 +15,7 @@ struct product {
     size_t first; /* token of the chunk */
     struct operand o;
     unsigned char *a;
-    atomic_uchar *state; /* of each block */
+    atomic_uint *state; /* of each block */
     int32_t *row_add;
     float *k_scale; /* [k]; NULL: 1 */
     int bias;

@@ -54,17 +54,18 @@ struct prefetch {
 enum { PART_UNPACKED, PART_BUSY, PART_PACKED };
 
 struct pack_queue {
-    atomic_uchar *state; /* [count], shared; NULL: nothing is shared, every visit packs */
+    atomic_uint *state;  /* [count], shared; NULL: nothing is shared, every visit packs; a word, for not every CPU
+                          * exchanges bytes without libatomic */
     unsigned char *done; /* [count], this lane's */
     size_t count, left, index;
 };
 
-static inline void pack_queue_reset(atomic_uchar *state, size_t count) {
+static inline void pack_queue_reset(atomic_uint *state, size_t count) {
     for (size_t i = 0; i < count; i++)
         atomic_init(&state[i], PART_UNPACKED);
 }
 
-static inline struct pack_queue pack_queue_begin(atomic_uchar *state, unsigned char *done, size_t count, int lane,
+static inline struct pack_queue pack_queue_begin(atomic_uint *state, unsigned char *done, size_t count, int lane,
                                                  int threads) {
     memset(done, 0, count);
     return (struct pack_queue){state, done, count, count, count * (size_t)lane / (size_t)threads};
@@ -75,7 +76,7 @@ static inline struct pack_queue pack_queue_begin(atomic_uchar *state, unsigned c
 static inline bool pack_queue_next(struct pack_queue *w, size_t *part, bool *pack) {
     while (w->left) {
         const size_t i = w->index;
-        unsigned char state = PART_UNPACKED;
+        unsigned state = PART_UNPACKED;
         w->index = i + 1 < w->count ? i + 1 : 0;
         if (w->done[i]) continue;
         *pack = !w->state || atomic_compare_exchange_strong_explicit(&w->state[i], &state, PART_BUSY,

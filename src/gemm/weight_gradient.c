@@ -24,7 +24,7 @@ struct weight_gradient {
     size_t ld_dy, rows, task_rows, padded_k, columns;
     size_t ld_tile;
     unsigned char *shared; /* panels of x; NULL: packed by lanes */
-    atomic_uchar *state;   /* of each block of columns of `shared` */
+    atomic_uint *state;    /* of each block of columns of `shared` */
     tile_fn consume;
     void *arg;
 };
