@@ -149,7 +149,7 @@ static inline limit_fn limit_of(enum limit what, int isa, uint64_t features) {
         if (isa == DQT_ISA_AMX) return limit_amx_bf16;
         if (isa == DQT_ISA_VNNI && (features & DQT_CPU_AVX512_BF16)) return limit_vnni_bf16;
         break;
-    default: break;
+    case LIMIT_F32: break;
     }
     return isa >= DQT_ISA_AVX512 ? limit_avx512_f32 : isa == DQT_ISA_AVX2 ? limit_avx2_f32 : NULL;
 }

@@ -136,7 +136,8 @@ static float stored_weight(const struct stored *t, uint64_t row, uint64_t col) {
         b = t->data + i / 32 * 22;
         k %= 32;
         n = (unsigned)(get_le(b + 2, 4) >> k & 1) << 4;
-        return f16_to_f32((uint16_t)get_le(b, 2)) * (float)((int)((b[6 + k % 16] >> (k < 16 ? 0 : 4) & 15u) | n) - 16);
+        return f16_to_f32((uint16_t)get_le(b, 2)) *
+               (float)((int)(((unsigned)b[6 + k % 16] >> (k < 16 ? 0 : 4) & 15u) | n) - 16);
     case 8: b = t->data + i / 32 * 34; return f16_to_f32((uint16_t)get_le(b, 2)) * (float)(int8_t)b[2 + k % 32];
     case 34: /* bytes of trits: v * 3^n keeps the later ones, and 3 times that overflows by the next */
         b = t->data + i / 256 * 54;

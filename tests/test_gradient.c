@@ -1,5 +1,6 @@
 /* Gradient buffers in F32, BF16 and both FP8 formats. */
 #include "calls.h"
+#include "counting_alloc.h"
 #include "format/gradient.h"
 #include "isa_contexts.h"
 
@@ -7,7 +8,7 @@ static struct gradient make(int format, size_t rows, size_t cols, void **block) 
     struct gradient g = {.format = format, .rows = rows, .cols = cols};
     struct arena count = {0};
     gradient_place(&g, &count);
-    *block = aligned_alloc(64, count.used);
+    *block = counting_block(count.used);
     struct arena a = {.base = *block};
     gradient_place(&g, &a);
     gradient_zero(&g);
@@ -42,7 +43,7 @@ static void fp8_values(void) {
         }
         gradient_read_rows(&g, 0, 1, back);
         CHECK(memcmp(row, back, cols * sizeof *row) == 0);
-        free(block);
+        counting_block_free(block);
     }
 }
 
@@ -86,7 +87,7 @@ static void written_rows_are_nearest(void) {
             const double limit = format == DQT_FLOAT_FP8_E4M3 ? 448 : 57344, s = (double)g.row_scale[r];
             CHECKF(most <= limit * s && most > limit * s / 2, "largest %g with scale %g", most, s);
         }
-        free(block);
+        counting_block_free(block);
     }
 }
 
@@ -119,7 +120,7 @@ static void additions_are_unbiased(void) {
         gradient_read_rows(&g, 0, 1, out);
         for (int k = 0; k < COLS; k++)
             if (out[k] != 0.0f) CHECKF(false, "another row changed");
-        free(block);
+        counting_block_free(block);
     }
 }
 
@@ -139,7 +140,7 @@ static void scale_grows_with_a_later_addition(void) {
         gradient_read_rows(&g, 0, 1, out);
         CHECK(g.row_scale[0] > before);
         CHECKF(fabsf(out[5] - 1e6f) <= 1.3e5f, "%g", (double)out[5]);
-        free(block);
+        counting_block_free(block);
     }
 }
 
@@ -154,7 +155,7 @@ static void non_finite_stays_visible(void) {
             gradient_add_rows(&g, &r, 0, 1, tile, 4, scratch);
             gradient_read_rows(&g, 0, 1, out);
             CHECK(isfinite(out[0]) && !isfinite(out[1]) && isfinite(out[2]));
-            free(block);
+            counting_block_free(block);
         }
 }
 
@@ -173,8 +174,8 @@ static void rows_are_independent(void) {
         gradient_read_rows(&g1, 0, ROWS, a);
         gradient_read_rows(&g2, 0, ROWS, b);
         CHECK(memcmp(a, b, sizeof a) == 0);
-        free(block1);
-        free(block2);
+        counting_block_free(block1);
+        counting_block_free(block2);
     }
 }
 

@@ -80,7 +80,9 @@ static void saving_and_loading(void) {
         CHECK(strcmp(loaded(paths[i]), "third") == 0);
         if (i < 2) CHECK(remove(paths[i]) == 0);
     }
-#if !defined(_WIN32)
+#if defined(_WIN32)
+    CHECK(_wremove(L"dqt-paths-\u00E4\u6A21") == 0);
+#else
     CHECK(remove(paths[2]) == 0);
 #endif
     end();

@@ -153,7 +153,7 @@ static void grids(void) {
         const enum element_type type = (enum element_type)(trial / GRIDS % 3);
         const float scale =
             ldexpf(1.0f + (float)(test_random(&random) % (1 << 23)) * 0x1p-23f, -(int)(test_random(&random) % 9) - 2);
-        const size_t count = 1 + test_random(&random) % 300;
+        const size_t count = 1 + (size_t)(test_random(&random) % 300);
         int codes[300], divisor = 0; /* of all codes */
         for (size_t i = 0; i < count; i++) {
             codes[i] = low + (int)(test_random(&random) % (unsigned)(high - low + 1));
@@ -179,7 +179,7 @@ static void grids(void) {
         for (size_t i = 0; i < count; i++)
             CHECKF((int)rintf(w[i] / found) == codes[i], "trial %d, code %zu", trial, i);
         /* One weight beside the grid, or beyond its end, and there is none. */
-        const size_t i = test_random(&random) % count;
+        const size_t i = (size_t)(test_random(&random) % count);
         if (count < 20 || type != TYPE_F32) continue;
         w[i] = scale * ((float)codes[i] + 0.37f);
         CHECK(!grid_find(w, count, type, low, high, &found));

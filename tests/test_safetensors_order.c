@@ -13,7 +13,8 @@
 static struct memory_file shuffled(const struct memory_file *f, size_t step) {
     enum { MOST = 200 };
     struct memory_file out = memory_new(), header = memory_new();
-    unsigned long long length = 0, begin[MOST], end[MOST], at[MOST], to = 0;
+    size_t length = 0;
+    unsigned long long begin[MOST], end[MOST], at[MOST], to = 0;
     for (size_t i = 8; i-- > 0;)
         length = length << 8 | f->bytes[i];
     char *text = calloc(1, length + 1);
@@ -118,7 +119,8 @@ static dqt_tensor *first_weight(dqt_context *ctx, dqt_llama *model, bool of_the_
 
 /* The data of lm_head.weight in a file. */
 static unsigned char *head_data(const struct memory_file *f, size_t *size) {
-    unsigned long long length = 0, begin = 0, end = 0;
+    size_t length = 0;
+    unsigned long long begin = 0, end = 0;
     for (size_t i = 8; i-- > 0;)
         length = length << 8 | f->bytes[i];
     char *text = calloc(1, length + 1), *at;

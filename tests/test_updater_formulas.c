@@ -1,6 +1,7 @@
 /* The updater against the formulas of docs/numerics.md in double: optimisers, decay, clipping, rounding, feedback,
  * scales, statistics. */
 #include "core/rng.h"
+#include "counting_alloc.h"
 #include "formats.h"
 #include "updater_fixture.h"
 
@@ -313,7 +314,7 @@ static void gradient_formats(void) {
             struct gradient low = {.format = format, .rows = ROWS, .cols = COLS};
             struct arena count = {0};
             gradient_place(&low, &count);
-            struct arena arena = {.base = aligned_alloc(64, count.used), .size = count.used};
+            struct arena arena = {.base = counting_block(count.used), .size = count.used};
             gradient_place(&low, &arena);
             gradient_write_rows(&low, NULL, 0, ROWS, g);
             gradient_read_rows(&low, 0, ROWS, decoded);
@@ -329,7 +330,7 @@ static void gradient_formats(void) {
                 tensor_destroy(t);
             }
             CHECKF(hashes[0] == hashes[1], "format %d", format);
-            free(arena.base);
+            counting_block_free(arena.base);
         }
     dqt_context_destroy(ctx);
 }
