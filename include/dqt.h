@@ -277,6 +277,7 @@ typedef struct dqt_tensor_info {
     int32_t storage, compute, scale_rule, scale_axis, train_scale;
     int32_t code_min, code_max; /* Qn and Qp; 0 and 0 for F32 and BF16 */
     float sigma;
+    int32_t reserved;
     size_t rows, cols;
     size_t row_bytes;  /* bytes from one packed row to the next */
     size_t data_bytes; /* rows * row_bytes */

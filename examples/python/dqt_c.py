@@ -80,7 +80,7 @@ context_options = _struct('context_options', '''i: threading num_threads isa for
 tensor_options = _struct('tensor_options', '''i: storage compute scale_rule scale_axis; f: sigma; i: train_scale reserved;
     q: reserved64*4''')
 tensor_info = _struct('tensor_info', '''i: storage compute scale_rule scale_axis train_scale code_min code_max; f: sigma;
-    z: rows cols row_bytes data_bytes num_scales''')
+    i: reserved; z: rows cols row_bytes data_bytes num_scales''')
 tensor_stats = _struct('tensor_stats', 'u: reserved; q: histogram*256 zeros saturated; d: mean rms')
 layer_options = _struct('layer_options', '''i: activation; tensor_options: weight; q: seed; f: init_std norm_eps;
     i: mlp sub_norm; f: rope_theta; i: shape_only; s: name; z: reserved''')

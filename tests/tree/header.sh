@@ -11,7 +11,7 @@ for compiler in "$CC" gcc clang; do
         skip "no $compiler"
         continue
     fi
-    for standard in c99 c11 c17; do
+    for standard in c99 c11 c17 c2x; do
         check "$compiler -std=$standard" $compiler -std=$standard $common -Wstrict-prototypes -Wmissing-prototypes "$tmp/user.c"
     done
 done
@@ -20,7 +20,7 @@ for compiler in "$CXX" g++ clang++; do
         skip "no $compiler"
         continue
     fi
-    for standard in c++11 c++17 c++20; do
+    for standard in c++98 c++03 c++11 c++14 c++17 c++20 c++2b; do
         check "$compiler -std=$standard" $compiler -std=$standard $common -Wold-style-cast -Wzero-as-null-pointer-constant "$tmp/user.cpp"
     done
 done

@@ -250,6 +250,7 @@ pub struct dqt_tensor_info {
     pub code_min: i32,
     pub code_max: i32,
     pub sigma: f32,
+    pub reserved: i32,
     pub rows: usize,
     pub cols: usize,
     pub row_bytes: usize,
@@ -289,6 +290,9 @@ const _: () = {
     [
         "Offset of field: dqt_tensor_info::sigma",
     ][::core::mem::offset_of!(dqt_tensor_info, sigma) - 32usize];
+    [
+        "Offset of field: dqt_tensor_info::reserved",
+    ][::core::mem::offset_of!(dqt_tensor_info, reserved) - 36usize];
     [
         "Offset of field: dqt_tensor_info::rows",
     ][::core::mem::offset_of!(dqt_tensor_info, rows) - 40usize];
