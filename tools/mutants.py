@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Mutation testing: which faults of one line would the C tests notice?
 
-    python3 tools/mutants.py [--seed N] [--count N] [--only 3,17] [--list]
+    python3 tools/mutants.py [--seed N] [--count N] [--only 3,17] [--share K/N] [--list]
 
 Draws lines of src/ at random, each line of code as likely as any other, and changes one thing in each: a comparison, an
 operator, a constant, a status, a condition, or a whole statement. Every mutant is built in a scratch copy of the tree
@@ -14,7 +14,8 @@ that this machine lacks. Assertions are not mutated: a weaker one changes nothin
 tools/mutants.equivalent lists mutants that no test can notice, each with its reason.
 
 Results go to build/mutants/results.jsonl as they come, so that a run may be interrupted; a later run goes on with it,
-and runs survivors again where tests have changed. The summary is build/mutants/report.md. Exit status 1: more than 5 of
+and runs survivors again where tests have changed. With --share, several copies of the tree (of the same sources) take every
+Nth draw each; their results.jsonl, put together, are what a run without it goes on with. The summary is build/mutants/report.md. Exit status 1: more than 5 of
 100 survived.
 """
 
@@ -575,6 +576,7 @@ def main():
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--count", type=int, default=100, help="mutants that compile, those apart not counted")
     options.add_argument("--only", default="", help="run these numbers again, as 3,17")
+    options.add_argument("--share", default="", help="K/N: of the first 1.5 * count draws only those whose number is K modulo N")
     options.add_argument("--list", action="store_true", help="print the first draws and run nothing")
     options.add_argument("--timeout", type=float, default=30, help="seconds a test has at least")
     o = options.parse_args()
@@ -585,6 +587,13 @@ def main():
     os.makedirs(WORK, exist_ok=True)
     only = {int(n) for n in o.only.split(",") if n}
     runner = Runner(o.seed, o.timeout)
+    if o.share:
+        part, parts = (int(n) for n in o.share.split("/"))
+        for number, m in zip(range(o.count * 3 // 2), draws(o.seed)):
+            if number % parts == part % parts and not runner.known(m):
+                r = runner.examine(m)
+                print("%-8s %6.1f s  %s  %s" % (r["outcome"], r["seconds"], r["by"], describe(r)), flush=True)
+        return 0
     counted, apart, redrawn = [], [], collections.Counter()
     for m in draws(o.seed):
         if len(counted) == o.count:
