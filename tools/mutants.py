@@ -244,6 +244,7 @@ def copy_tree():
         with open(target, "wb") as f:
             f.write(data)
         shutil.copymode(source, target)
+    os.makedirs(os.path.join(TREE, "build"), exist_ok=True)  # where tests write
     for folder in ("src", "tests", "include"):
         for at, _, names in os.walk(os.path.join(TREE, folder)):
             for n in names:
