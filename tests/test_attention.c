@@ -316,6 +316,35 @@ static void test_cached_nonfinite(void) {
     dqt_context_destroy(ctx);
 }
 
+#if defined(__x86_64__)
+/* Whether this thread's tile registers hold something (XINUSE of XGETBV, Intel SDM 1, 13.2): then every switch of
+ * threads saves their 8 KiB, and cores may not sleep deeply. */
+static bool tiles_in_use(void) {
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(1));
+    return (low >> 18 & 1) != 0;
+}
+
+static void test_tiles_are_released(void) {
+    const struct attention_shape s = {1, 90, 2, 1, 32};
+    struct sizes z = sizes_of(&s);
+    dqt_context *ctx = isa_context(DQT_ISA_AMX, 1);
+    if (!ctx) return;
+    float *q = random_floats(z.q, 1, 1), *k = random_floats(z.k, 1, 2), *v = random_floats(z.k, 1, 3);
+    float *out = random_floats(z.q, 1, 4), *dq = random_floats(z.q, 1, 5), *dk = random_floats(z.k, 1, 6);
+    float *dv = random_floats(z.k, 1, 7), *log_sum = random_floats(z.l, 1, 8);
+    struct workspace ws = make_workspace(ctx, &s);
+    attention_forward(ctx, &ws, &s, (struct attention_runs){0}, q, k, v, DQT_PRECISION_BF16, out, log_sum);
+    CHECK(!tiles_in_use());
+    attention_backward(ctx, &ws, &s, (struct attention_runs){0}, q, k, v, out, log_sum, q, DQT_PRECISION_BF16, dq, dk,
+                       dv);
+    CHECK(!tiles_in_use());
+    workspace_destroy(ctx, &ws);
+    free(q), free(k), free(v), free(out), free(dq), free(dk), free(dv), free(log_sum);
+    dqt_context_destroy(ctx);
+}
+#endif
+
 /* A later token changes nothing before it, to the bit. */
 static void test_causal(void) {
     const struct attention_shape s = {1, 90, 2, 1, 32};
@@ -374,7 +403,11 @@ static void test_threads(void) {
     }
 }
 
-static const struct test tests[] = {TEST(test_differences), TEST(test_against_naive), TEST(test_bf16),
-                                    TEST(test_sharp),       TEST(test_cached),        TEST(test_cached_nonfinite),
-                                    TEST(test_causal),      TEST(test_threads)};
+static const struct test tests[] = {
+    TEST(test_differences),        TEST(test_against_naive), TEST(test_bf16),    TEST(test_sharp), TEST(test_cached),
+    TEST(test_cached_nonfinite),   TEST(test_causal),        TEST(test_threads),
+#if defined(__x86_64__)
+    TEST(test_tiles_are_released),
+#endif
+};
 TEST_MAIN(tests)

@@ -327,6 +327,39 @@ static unsigned char *entry(unsigned char *payload, const char *name) {
 }
 
 /* Sound checksums over values that a model cannot have. */
+/* Every section has its place: one that is called otherwise, with right checksums, is refused, also into layers. */
+static void strange_sections_are_refused(void) {
+    struct counting counting;
+    dqt_context *ctx = counting_context(&counting);
+    struct memory_file f = trained_file(ctx, "abc", 3);
+    dqt_llama *model = NULL;
+    dqt_updater *updater = NULL;
+    dqt_layer *const *layers = NULL;
+    size_t num_layers = 0, sections = 0;
+    OK(ctx, read_checkpoint(ctx, memory_read, &f, &model, &updater, NULL, NULL));
+    if (!model) return;
+    OK(ctx, dqt_llama_get_layers(model, &layers, &num_layers));
+    for (size_t at = HEADER_BYTES; at < f.size; sections++) {
+        const size_t head = 16 + (size_t)get_le(f.bytes + at + 4, 4), payload = (size_t)get_le(f.bytes + at + 8, 8);
+        unsigned char tag[4];
+        memcpy(tag, f.bytes + at, 4);
+        memcpy(f.bytes + at, "ZZZZ", 4);
+        seal(&f);
+        f.position = 0;
+        const dqt_status into = dqt_layers_read(layers, num_layers, updater, memory_read, &f, NULL, NULL);
+        CHECKF(into == DQT_E_FORMAT || into == DQT_E_SHAPE || into == DQT_E_STATE, "%.4s: %s", (const char *)tag,
+               dqt_status_string(into));
+        check_refused(ctx, &f, DQT_E_FORMAT, "a strange section", at);
+        memcpy(f.bytes + at, tag, 4);
+        at += head + payload + 8;
+    }
+    CHECK(sections > 10);
+    dqt_updater_destroy(updater);
+    dqt_llama_destroy(model);
+    free(f.bytes);
+    counting_end(ctx, &counting);
+}
+
 static void hostile_values_are_refused(void) {
     struct counting counting;
     dqt_context *ctx = counting_context(&counting);
@@ -459,6 +492,20 @@ static void version_1_is_read(void) {
     CHECK(rule.frozen && rule.lr_factor > 0);
     OK(ctx, dqt_updater_get_rule(updater, 2, &rule));
     CHECK(!rule.frozen && rule.rounding == DQT_ROUND_STOCHASTIC);
+
+    /* An option that this file leaves at 0. */
+    struct memory_file changed = slurp("tests/golden/checkpoint_v1.dqt");
+    dqt_llama *other = NULL;
+    dqt_updater *lagging = NULL;
+    CHECK(!o.lagged && memcmp(changed.bytes + 9930, "OPTS", 4) == 0);
+    changed.bytes[9950 + 11 * 4] = 1;
+    seal(&changed);
+    OK(ctx, read_checkpoint(ctx, memory_read, &changed, &other, &lagging, NULL, NULL));
+    OK(ctx, dqt_updater_get_options(lagging, &o));
+    CHECK(o.lagged == 1);
+    dqt_updater_destroy(lagging);
+    dqt_llama_destroy(other);
+    free(changed.bytes);
 
     /* It is written as version 2 and comes back as the same. */
     struct memory_file once = memory_new(), twice = memory_new();
@@ -720,6 +767,7 @@ static const struct test tests[] = {
     TEST(resume_formats),
     TEST(every_flip_is_noticed),
     TEST(every_truncation_is_noticed),
+    TEST(strange_sections_are_refused),
     TEST(hostile_values_are_refused),
     TEST(entries_are_told_by_name),
     TEST(version_1_is_read),

@@ -148,9 +148,9 @@ static void modes_and_owners(void) {
     }
     if (geteuid() == 0) {
         struct stat info;
-        CHECK(chown(path, 1234, 2345) == 0);
+        CHECK(chown(path, 1234, 2345) == 0 && chmod(path, 0770) == 0);
         OK(p.ctx, save_version(&p, path, 9));
-        CHECK(stat(path, &info) == 0 && info.st_uid == 1234 && info.st_gid == 2345 && (info.st_mode & 07777) == 0755);
+        CHECK(stat(path, &info) == 0 && info.st_uid == 1234 && info.st_gid == 2345 && (info.st_mode & 07777) == 0770);
     }
     umask(before);
     unlink(path);
@@ -322,6 +322,15 @@ static void sentences(void) {
            dqt_last_error(p.ctx));
     CHECK(dqt_llama_import_safetensors(p.model, path, import_rounding(DQT_ROUND_NEAREST, 0)) == DQT_E_IO);
     CHECK(strstr(dqt_last_error(p.ctx), strerror(ENOENT)) != NULL);
+    for (size_t first = 0; first < 2; first++) { /* a long path is cut between characters, not inside one */
+        char name[320] = {0};
+        memset(name, 'a', first);
+        for (size_t i = 0; i < 150; i++)
+            memcpy(name + first + 2 * i, "\xc3\xa9", 2);
+        CHECK(save_version(&p, place_path(&p, name), 1) == DQT_E_IO);
+        const char *dots = strstr(dqt_last_error(p.ctx), "...");
+        CHECKF(dots && (unsigned char)dots[3] == 0xc3, "%s", dqt_last_error(p.ctx));
+    }
     CHECK(load_checkpoint(p.ctx, p.folder, &model, NULL, NULL, NULL) == DQT_E_IO);
     CHECKF(strstr(dqt_last_error(p.ctx), strerror(EISDIR)), "%s", dqt_last_error(p.ctx));
     CHECK(dqt_llama_import_safetensors(p.model, p.folder, import_rounding(DQT_ROUND_NEAREST, 0)) == DQT_E_IO);

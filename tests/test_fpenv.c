@@ -47,8 +47,8 @@ static void lanes_in_mode(void *user_data, size_t count, dqt_task_fn task, void 
 /* ---- What is computed: a digest of all results --------------------------------------------------------------- */
 
 struct digest {
-    uint64_t hash[16];
-    const char *name[16];
+    uint64_t hash[32];
+    const char *name[32];
     size_t count;
 };
 
@@ -142,6 +142,58 @@ static void training(dqt_context *ctx, struct digest *d, int32_t optimizer, bool
     dqt_llama_destroy(model);
 }
 
+/* A network of the host's own layers, each call by itself. */
+static void own_layers(dqt_context *ctx, struct digest *d) {
+    enum { HIDDEN = 16, VALUES = LENGTH * HIDDEN, LAYERS = 4 };
+    dqt_layer *layers[LAYERS] = {0};
+    dqt_tape *tape = NULL;
+    dqt_layer_options o;
+    dqt_layer_options_init(&o, sizeof o);
+    o.init_std = 0.3f;
+    OK(ctx, dqt_embedding_create(ctx, VOCAB, HIDDEN, &o, &layers[0]));
+    OK(ctx, dqt_block_create(ctx, HIDDEN, 24, 2, 1, &o, &layers[1]));
+    OK(ctx, dqt_rmsnorm_create(ctx, HIDDEN, &o, &layers[2]));
+    OK(ctx, dqt_head_create(ctx, HIDDEN, VOCAB, NULL, &o, &layers[3]));
+    dqt_tape_options t;
+    dqt_tape_options_init(&t, sizeof t);
+    t.max_length = LENGTH;
+    OK(ctx, dqt_tape_create(ctx, layers, LAYERS, &t, &tape));
+    int32_t tokens[LENGTH], targets[LENGTH];
+    for (int i = 0; i < LENGTH; i++)
+        tokens[i] = i * 7 % VOCAB, targets[i] = i * 5 % VOCAB;
+    static float x[LAYERS][VALUES], dx[LAYERS][VALUES], logits[LENGTH * VOCAB], dlogits[LENGTH * VOCAB];
+    float loss = 0;
+    const dqt_batch *batch = batch_pairs(tokens, targets, 1, LENGTH);
+    for (int own_loss = 0; own_loss < 2; own_loss++) {
+        OK(ctx, dqt_embedding_forward(layers[0], tape, batch, x[0]));
+        OK(ctx, dqt_layer_forward(layers[1], tape, batch_shape(1, LENGTH), x[0], x[1]));
+        OK(ctx, dqt_layer_forward(layers[2], tape, batch_shape(1, LENGTH), x[1], x[2]));
+        if (own_loss) {
+            OK(ctx, dqt_head_logits(layers[3], tape, batch_shape(1, LENGTH), x[2], logits));
+            for (int i = 0; i < LENGTH * VOCAB; i++)
+                dlogits[i] = (float)(i % 7 - 3) / 8;
+            const dqt_logits_gradient g = {.struct_size = sizeof g, .dlogits = dlogits};
+            OK(ctx, dqt_head_backward_logits(layers[3], tape, &g, dx[3]));
+            add(d, "own logits", logits, sizeof logits);
+        } else {
+            OK(ctx, dqt_head_loss(layers[3], tape, batch, x[2], &loss, NULL));
+            OK(ctx, dqt_head_backward(layers[3], tape, 0.7f, dx[3]));
+            add(d, "own loss", &loss, sizeof loss);
+        }
+        OK(ctx, dqt_layer_backward(layers[2], tape, dx[3], dx[2]));
+        OK(ctx, dqt_layer_backward(layers[1], tape, dx[2], dx[1]));
+        OK(ctx, dqt_embedding_backward(layers[0], tape, dx[1]));
+        add(d, "own rows", x, sizeof x);
+        add(d, "own gradients of rows", dx, sizeof dx);
+        float row[HIDDEN];
+        OK(ctx, dqt_tape_get_gradient(tape, 0, 7, 1, row));
+        add(d, "own gradient", row, sizeof row);
+    }
+    dqt_tape_destroy(tape);
+    for (int i = LAYERS - 1; i >= 0; i--)
+        dqt_layer_destroy(layers[i]);
+}
+
 static void tensors(dqt_context *ctx, struct digest *d) {
     enum { ROWS = 5, COLS = 70 };
     static const int32_t formats[] = {DQT_FORMAT_TERNARY, DQT_FORMAT_INT4, DQT_FORMAT_INT8, DQT_FORMAT_BF16};
@@ -202,6 +254,7 @@ static struct digest compute(int isa, const struct mode *m, bool lanes) {
         training(ctx, &d, DQT_OPTIMIZER_ADAFACTOR, true);
         tensors(ctx, &d);
         denormals(ctx, &d);
+        own_layers(ctx, &d);
         CHECKF(mode_is(lanes ? &modes[0] : m), "%s: the mode was changed", m->name);
     }
     dqt_context_destroy(ctx);

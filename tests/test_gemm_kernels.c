@@ -71,10 +71,10 @@ static struct gemm_engine plain(const struct gemm_engine *e) {
     return p;
 }
 
-static unsigned char *room(void) {
-    unsigned char *p = aligned_alloc(64, ROOM);
-    memset(p, 0x5a, ROOM);
-    return p;
+/* Two places that hold different bytes before: what is not written shows. */
+static void spoil(unsigned char *got, unsigned char *want) {
+    memset(got, 0x5a, ROOM);
+    memset(want, 0xa5, ROOM);
 }
 
 /* The first n columns of a panel k deep are the same. */
@@ -88,13 +88,14 @@ static bool same_columns(const struct gemm_engine *e, const unsigned char *a, co
 
 static void integer_engine(const struct gemm_engine *e, const char *isa, int largest) {
     const struct gemm_engine p = plain(e);
-    unsigned char *got = room(), *want = room();
+    unsigned char *got = aligned_alloc(64, ROOM), *want = aligned_alloc(64, ROOM);
     uint64_t seed = 1;
     for (size_t blocks = 1; blocks <= 5; blocks += 2) {
         const size_t k = blocks * PACK_BLOCK;
         for (size_t m = 1; m <= e->rows; m += m < 3 ? 1 : 5) {
             int32_t got_sums[32] = {0}, want_sums[32] = {0};
             const int8_t *src = guarded((m - 1) * (k + PACK_BLOCK) + k, &seed);
+            spoil(got, want);
             e->pack_a_codes(e, src, k + PACK_BLOCK, m, k, got, got_sums);
             p.pack_a_codes(&p, src, k + PACK_BLOCK, m, k, want, want_sums);
             CHECKF(memcmp(got, want, e->rows * k * e->size) == 0, "%s: pack_a_codes, %zu x %zu", isa, m, k);
@@ -107,6 +108,7 @@ static void integer_engine(const struct gemm_engine *e, const char *isa, int lar
             const size_t bytes = blocks * packing_block_bytes(packing);
             for (size_t n = 1; n <= PANEL; n += n < 3 ? 1 : 4) {
                 const uint8_t *src = guarded((n - 1) * (bytes + 8) + bytes, &seed);
+                spoil(got, want);
                 e->pack_b_packed(e, packing, src, bytes + 8, n, blocks, got);
                 p.pack_b_packed(&p, packing, src, bytes + 8, n, blocks, want);
                 CHECKF(same_columns(e, got, want, n, k), "%s: pack_b_packed %s, %zu x %zu", isa,
@@ -121,7 +123,7 @@ static void integer_engine(const struct gemm_engine *e, const char *isa, int lar
 
 static void float_engine(const struct gemm_engine *e, const char *isa) {
     const struct gemm_engine p = plain(e);
-    unsigned char *got = room(), *want = room();
+    unsigned char *got = aligned_alloc(64, ROOM), *want = aligned_alloc(64, ROOM);
     uint64_t seed = 2;
     static const size_t depths[] = {1, 2, 15, 16, 17, 31, 33, 64, 100};
     for (size_t d = 0; d < sizeof depths / sizeof *depths; d++) {
@@ -131,9 +133,11 @@ static void float_engine(const struct gemm_engine *e, const char *isa) {
                 const float *src = guarded_floats((m - 1) * (k + 3) + k, &seed);
                 const float *across = guarded_floats((k - 1) * (m + 3) + m, &seed);
                 const float *scale = scaled ? guarded_floats(k, &seed) : NULL;
+                spoil(got, want);
                 e->pack_a(e, src, k + 3, m, k, scale, got);
                 p.pack_a(&p, src, k + 3, m, k, scale, want);
                 CHECKF(memcmp(got, want, e->rows * padded * e->size) == 0, "%s: pack_a, %zu x %zu", isa, m, k);
+                spoil(got, want);
                 e->pack_a_transposed(e, across, m + 3, m, k, scale, got);
                 p.pack_a_transposed(&p, across, m + 3, m, k, scale, want);
                 CHECKF(memcmp(got, want, e->rows * padded * e->size) == 0, "%s: pack_a_transposed, %zu x %zu", isa, m,
@@ -144,15 +148,18 @@ static void float_engine(const struct gemm_engine *e, const char *isa) {
         for (size_t n = 1; n <= PANEL; n += n < 3 ? 1 : 4) {
             const float *src = guarded_floats((n - 1) * (k + 3) + k, &seed);
             const float *across = guarded_floats((k - 1) * (n + 3) + n, &seed);
+            spoil(got, want);
             e->pack_b(e, across, n + 3, n, k, got);
             p.pack_b(&p, across, n + 3, n, k, want);
             CHECKF(memcmp(got, want, PANEL * padded * e->size) == 0, "%s: pack_b, %zu x %zu", isa, n, k);
+            spoil(got, want);
             e->pack_b_transposed(e, src, k + 3, n, k, got);
             p.pack_b_transposed(&p, src, k + 3, n, k, want);
             CHECKF(memcmp(got, want, PANEL * padded * e->size) == 0, "%s: pack_b_transposed, %zu x %zu", isa, n, k);
             release();
         }
         const int8_t *codes = guarded((k - 1) * 40 + PANEL, &seed);
+        spoil(got, want);
         e->pack_b_codes(e, codes, 40, k, got);
         p.pack_b_codes(&p, codes, 40, k, want);
         CHECKF(memcmp(got, want, PANEL * padded * e->size) == 0, "%s: pack_b_codes, %zu", isa, k);

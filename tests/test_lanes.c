@@ -152,6 +152,8 @@ static struct machine machine(int lanes, int free, unsigned often) {
 
 static int region(struct machine *m) {
     const int lanes = contention_lanes(&m->c, m->lanes, m->now);
+    CHECK(!atomic_flag_test_and_set(&m->c.updating)); /* it owns the judgement no longer */
+    atomic_flag_clear(&m->c.updating);
     const bool waits = lanes > m->free && m->turn++ % m->often == 0;
     const double took = work / lanes + (waits ? slice : 0.0);
     const struct region_times r = {.lanes = lanes,

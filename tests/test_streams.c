@@ -203,5 +203,30 @@ static void honest_streams(void) {
     place_end(&p);
 }
 
-static const struct test tests[] = {TEST(streams_prove_what_they_claim), TEST(honest_streams)};
+static int32_t count_calls(void *user_data, const void *buffer, size_t size) {
+    (void)buffer;
+    CHECK(size > 0);
+    ++*(int *)user_data;
+    return 0;
+}
+
+/* A stream that ends where the buffer does is not asked for nothing. */
+static void whole_buffers(void) {
+    static const unsigned char zeros[STREAM_BUFFER];
+    struct counting memory;
+    dqt_context *ctx = counting_context(&memory);
+    struct sink *s = NULL;
+    int calls = 0;
+    OK(ctx, sink_create(ctx, &s));
+    sink_begin(s, count_calls, &calls);
+    CHECK(sink_flush(s) == DQT_OK && calls == 0);
+    CHECK(sink_bytes(s, zeros, sizeof zeros) == DQT_OK && calls == 1);
+    CHECK(sink_flush(s) == DQT_OK && calls == 1);
+    CHECK(sink_bytes(s, zeros, 1) == DQT_OK && calls == 1);
+    CHECK(sink_flush(s) == DQT_OK && calls == 2);
+    sink_destroy(s);
+    counting_end(ctx, &memory);
+}
+
+static const struct test tests[] = {TEST(whole_buffers), TEST(streams_prove_what_they_claim), TEST(honest_streams)};
 TEST_MAIN(tests)

@@ -52,6 +52,25 @@ static unsigned char *bytes_of(dqt_tensor *t, size_t *count) {
     return data;
 }
 
+/* Initial weights of a code format are those of F32, and their one scale is taken from all of them. */
+static void initial_scale(void) {
+    enum { ROWS = 5, COLS = 40 };
+    dqt_tensor *floats = make(ROWS, COLS, DQT_FORMAT_F32, DQT_SCALE_AUTO, DQT_AXIS_TENSOR);
+    dqt_tensor *codes = make(ROWS, COLS, DQT_FORMAT_TERNARY, DQT_SCALE_ABSMEAN, DQT_AXIS_TENSOR);
+    tensor_init_normal(floats, 3, 4, 0.5f);
+    tensor_init_normal(codes, 3, 4, 0.5f);
+    float w[ROWS * COLS], scale = 0;
+    OK(ctx, dqt_tensor_dequantize(floats, 0, ROWS, w));
+    OK(ctx, dqt_tensor_get_scales(codes, &scale));
+    double sum = 0;
+    for (size_t i = 0; i < ROWS * COLS; i++)
+        sum += fabs((double)w[i]);
+    CHECKF(fabs((double)scale - sum / (ROWS * COLS)) < 1e-6 * (double)scale, "%g, not %g", (double)scale,
+           sum / (ROWS * COLS));
+    dqt_tensor_destroy(floats);
+    dqt_tensor_destroy(codes);
+}
+
 /* A normal number by the sum of twelve uniforms would have thin tails; Box-Muller has not. */
 static float normal(uint64_t *seed) {
     const double u = ((double)(test_random(seed) >> 11) + 1) * 0x1p-53, v = (double)(test_random(seed) >> 11) * 0x1p-53;
@@ -822,6 +841,7 @@ static void copies(void) {
 static const struct test tests[] = {
     TEST(table),
     TEST(row_sizes),
+    TEST(initial_scale),
     TEST(packed_bytes),
     TEST(golden_bytes),
     TEST(new_is_zero),
