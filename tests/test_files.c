@@ -322,11 +322,11 @@ static void sentences(void) {
            dqt_last_error(p.ctx));
     CHECK(dqt_llama_import_safetensors(p.model, path, import_rounding(DQT_ROUND_NEAREST, 0)) == DQT_E_IO);
     CHECK(strstr(dqt_last_error(p.ctx), strerror(ENOENT)) != NULL);
-    for (size_t first = 0; first < 2; first++) { /* a long path is cut between characters, not inside one */
+    for (size_t last = 0; last < 2; last++) { /* a long path is cut between characters, not inside one */
         char name[320] = {0};
-        memset(name, 'a', first);
         for (size_t i = 0; i < 150; i++)
-            memcpy(name + first + 2 * i, "\xc3\xa9", 2);
+            memcpy(name + 2 * i, "\xc3\xa9", 2);
+        memset(name + 300, 'a', last);
         CHECK(save_version(&p, place_path(&p, name), 1) == DQT_E_IO);
         const char *dots = strstr(dqt_last_error(p.ctx), "...");
         CHECKF(dots && (unsigned char)dots[3] == 0xc3, "%s", dqt_last_error(p.ctx));

@@ -8,7 +8,11 @@
 void *memory_alloc_raw(dqt_context *ctx, size_t size) {
     if (size == 0 || size == SIZE_MAX) return NULL;
     void *ptr = ctx->alloc(ctx->alloc_user_data, size, ALIGNMENT);
-    if (ptr) atomic_fetch_add(&ctx->allocated, size);
+    if (!ptr) return NULL;
+    atomic_fetch_add(&ctx->allocated, size);
+#if defined(DQT_CHECKED) && !defined(DQT_UNSET_IS_WATCHED) /* by MemorySanitizer or valgrind */
+    memset(ptr, 0xff, size);                               /* NaN as a float: what is read before it is written shows */
+#endif
     return ptr;
 }
 
