@@ -9,22 +9,35 @@
 
 enum { VOCAB = 20, HIDDEN = 16, T = 6, LAYERS = 7 };
 
+/* How networks differ; zeros are defaults. */
+struct variant {
+    int32_t format, compute;
+    int32_t tied, fused, sub_norm, mlp, recompute, checkpoint_format, gradient_format;
+    bool train_scales;
+};
+
 /* One layer of every kind: embedding, linear, norm, attention, MLP, block, head. */
 struct net {
+    struct variant v;
+    float rate; /* at which every optimiser changes codes */
     dqt_layer *layers[LAYERS];
     dqt_tape *tape;
     dqt_updater *updater;
 };
 
-static struct net open_net(dqt_context *ctx, int32_t format, const dqt_updater_options *u, uint64_t seed) {
-    struct net n = {0};
+static struct net open_variant(dqt_context *ctx, const struct variant *v, const dqt_updater_options *u, uint64_t seed) {
+    struct net n = {.v = *v, .rate = u && u->optimizer == DQT_OPTIMIZER_SGD ? 0.1f : 0.01f};
     dqt_layer_options o = DQT_INIT(dqt_layer_options);
     dqt_tape_options t = DQT_INIT(dqt_tape_options);
-    o.weight.storage = format;
+    o.weight.storage = v->format;
+    o.weight.compute = v->compute;
     o.seed = seed;
-    if (format >= DQT_FORMAT_INT8) {
+    o.init_std = 0.2f;
+    o.sub_norm = v->sub_norm;
+    o.mlp = v->mlp;
+    if (v->format >= DQT_FORMAT_INT8) {
         o.weight.scale_axis = DQT_AXIS_ROW;
-        o.weight.train_scale = format == DQT_FORMAT_TERNARY;
+        o.weight.train_scale = v->train_scales;
     }
     OK(ctx, dqt_embedding_create(ctx, VOCAB, HIDDEN, &o, &n.layers[0]));
     OK(ctx, dqt_linear_create(ctx, HIDDEN, HIDDEN, &o, &n.layers[1]));
@@ -32,18 +45,32 @@ static struct net open_net(dqt_context *ctx, int32_t format, const dqt_updater_o
     OK(ctx, dqt_attention_create(ctx, HIDDEN, 2, 1, &o, &n.layers[3]));
     OK(ctx, dqt_mlp_create(ctx, HIDDEN, 24, &o, &n.layers[4]));
     OK(ctx, dqt_block_create(ctx, HIDDEN, 24, 2, 2, &o, &n.layers[5]));
-    OK(ctx, dqt_head_create(ctx, HIDDEN, VOCAB, NULL, &o, &n.layers[6]));
+    OK(ctx, dqt_head_create(ctx, HIDDEN, VOCAB, v->tied ? n.layers[0] : NULL, &o, &n.layers[6]));
     t.max_length = T;
-    t.gradient_format = DQT_FLOAT_BF16; /* so that the pass number counts */
+    t.no_gradient_buffers = v->fused;
+    t.gradient_format = v->gradient_format;
+    t.recompute = v->recompute;
+    t.checkpoint_format = v->checkpoint_format;
     OK(ctx, dqt_tape_create(ctx, n.layers, LAYERS, &t, &n.tape));
     OK(ctx, dqt_updater_create(ctx, n.layers, LAYERS, u, &n.updater));
     return n;
 }
 
+/* With BF16 gradients, so that the pass number counts. */
+static struct variant variant_of(int32_t format) {
+    return (struct variant){
+        .format = format, .gradient_format = DQT_FLOAT_BF16, .train_scales = format == DQT_FORMAT_TERNARY};
+}
+
+static struct net open_net(dqt_context *ctx, int32_t format, const dqt_updater_options *u, uint64_t seed) {
+    const struct variant v = variant_of(format);
+    return open_variant(ctx, &v, u, seed);
+}
+
 static void close_net(struct net *n) {
     dqt_updater_destroy(n->updater);
     dqt_tape_destroy(n->tape);
-    for (int i = 0; i < LAYERS; i++)
+    for (int i = LAYERS; i-- > 0;)
         dqt_layer_destroy(n->layers[i]);
 }
 
@@ -55,7 +82,10 @@ static void train(dqt_context *ctx, struct net *n, int from, int to) {
             tokens[i] = (i * 7 + s * 3) % VOCAB;
             targets[i] = (i * 7 + s * 3 + 7) % VOCAB;
         }
-        OK(ctx, dqt_tape_zero_gradients(n->tape));
+        if (n->v.fused)
+            OK(ctx, dqt_tape_begin_update(n->tape, n->updater, step_rate(n->rate)));
+        else
+            OK(ctx, dqt_tape_zero_gradients(n->tape));
         OK(ctx, dqt_embedding_forward(n->layers[0], n->tape, batch_tokens(tokens, 1, T), x));
         for (int i = 1; i < LAYERS - 1; i++)
             OK(ctx, dqt_layer_forward(n->layers[i], n->tape, batch_shape(1, T), x, x));
@@ -64,7 +94,10 @@ static void train(dqt_context *ctx, struct net *n, int from, int to) {
         for (int i = LAYERS - 2; i > 0; i--)
             OK(ctx, dqt_layer_backward(n->layers[i], n->tape, x, x));
         OK(ctx, dqt_embedding_backward(n->layers[0], n->tape, x));
-        OK(ctx, dqt_updater_step(n->updater, n->tape, step_rate(0.01f), NULL));
+        if (n->v.fused)
+            OK(ctx, dqt_tape_end_update(n->tape, NULL));
+        else
+            OK(ctx, dqt_updater_step(n->updater, n->tape, step_rate(n->rate), NULL));
     }
 }
 
@@ -75,13 +108,37 @@ static struct memory_file save(dqt_context *ctx, const struct net *n) {
     return f;
 }
 
+/* Codes (of F32 and BF16: weights) that differ, of all parameters of two networks. */
+static size_t different(dqt_context *ctx, const struct net *a, const struct net *b) {
+    size_t count = 0, differ = 0;
+    OK(ctx, dqt_tape_get_num_parameters(a->tape, &count));
+    for (size_t i = 0; i < count; i++) {
+        dqt_parameter p = DQT_INIT(dqt_parameter), q = p;
+        OK(ctx, dqt_tape_get_parameter(a->tape, i, &p));
+        OK(ctx, dqt_tape_get_parameter(b->tape, i, &q));
+        const size_t n = p.rows * p.cols;
+        float *x = malloc(n * sizeof *x), *y = malloc(n * sizeof *y);
+        if (!x || !y) abort();
+        OK(ctx, dqt_tensor_dequantize(p.tensor, 0, p.rows, x));
+        OK(ctx, dqt_tensor_dequantize(q.tensor, 0, q.rows, y));
+        for (size_t k = 0; k < n; k++)
+            differ += memcmp(&x[k], &y[k], sizeof *x) != 0;
+        free(x);
+        free(y);
+    }
+    return differ;
+}
+
 /* 6 steps at once, or 3, saved, and 3 more by new objects that began otherwise. */
-static void check_resume(dqt_context *ctx, int32_t format, const dqt_updater_options *u) {
-    struct net whole = open_net(ctx, format, u, 1), half = open_net(ctx, format, u, 1),
-               again = open_net(ctx, format, u, 2);
+static void check_variant(dqt_context *ctx, const struct variant *v, const dqt_updater_options *u) {
+    struct net whole = open_variant(ctx, v, u, 1), half = open_variant(ctx, v, u, 1),
+               again = open_variant(ctx, v, u, 2);
     dqt_checkpoint c = DQT_INIT(dqt_checkpoint);
     train(ctx, &whole, 0, 6);
     train(ctx, &half, 0, 3);
+    CHECKF(different(ctx, &whole, &half) > 0, "format %d, optimizer %d, rounding %d, states %d %d", v->format,
+           u->optimizer, u->rounding, u->momentum_state,
+           u->variance_state); /* the steps after the file change something */
     struct memory_file f = save(ctx, &half);
     train(ctx, &again, 3, 4);
     OK(ctx, dqt_layers_read(again.layers, LAYERS, again.updater, memory_read, &f, NULL, &c));
@@ -90,9 +147,10 @@ static void check_resume(dqt_context *ctx, int32_t format, const dqt_updater_opt
     OK(ctx, dqt_tape_set_pass(again.tape, c.passes));
     train(ctx, &again, 3, 6);
     struct memory_file a = save(ctx, &whole), b = save(ctx, &again);
-    CHECKF(a.size == b.size && memcmp(a.bytes, b.bytes, a.size) == 0,
-           "format %d, optimizer %d, rounding %d, state %d differ", format, u->optimizer, u->rounding,
-           u->momentum_state);
+    CHECKF(same_bytes(&a, &b) && different(ctx, &whole, &again) == 0,
+           "%zu codes differ: format %d, optimizer %d, rounding %d, states %d %d, tied %d, fused %d",
+           different(ctx, &whole, &again), v->format, u->optimizer, u->rounding, u->momentum_state, u->variance_state,
+           v->tied, v->fused);
     free(a.bytes);
     free(b.bytes);
     free(f.bytes);
@@ -101,24 +159,69 @@ static void check_resume(dqt_context *ctx, int32_t format, const dqt_updater_opt
     close_net(&again);
 }
 
+static void check_resume(dqt_context *ctx, int32_t format, const dqt_updater_options *u) {
+    const struct variant v = variant_of(format);
+    check_variant(ctx, &v, u);
+}
+
+/* Every optimiser x rounding x state of each moment, with codes under fixed scales and under trained ones. */
 static void every_rule_resumes(void) {
     struct counting memory;
     dqt_context *ctx = counting_context(&memory);
     for (int32_t optimizer = DQT_OPTIMIZER_SGD; optimizer <= DQT_OPTIMIZER_ADAFACTOR; optimizer++)
         for (int32_t rounding = DQT_ROUND_STOCHASTIC; rounding <= DQT_ROUND_ECO_NEAREST; rounding++)
-            for (int32_t state = DQT_STATE_F32; state <= DQT_STATE_INT8; state++) {
+            for (int32_t states = 0; states < 9; states++) {
                 dqt_updater_options u = DQT_INIT(dqt_updater_options);
                 u.optimizer = optimizer;
                 u.rounding = rounding;
-                u.momentum_state = u.variance_state = state;
+                u.momentum_state = states % 3;
+                u.variance_state = states / 3;
                 u.clip = DQT_CLIP_PREVIOUS_NORM;
-                check_resume(ctx, state == DQT_STATE_BF16 ? DQT_FORMAT_TERNARY : DQT_FORMAT_INT4, &u);
+                check_resume(ctx, DQT_FORMAT_INT4, &u);
+                check_resume(ctx, DQT_FORMAT_TERNARY, &u);
             }
     EACH_FORMAT(format) {
         dqt_updater_options u = DQT_INIT(dqt_updater_options);
         u.momentum_state = DQT_STATE_INT8;
         check_resume(ctx, format, &u);
     }
+    counting_end(ctx, &memory);
+}
+
+/* What networks and steps can be otherwise, each with every optimiser: heads that are tied, updates inside backward,
+ * other blocks, storage that is not what layers read, low-precision gradients and checkpoints, no first moment, other
+ * clipping. */
+static void every_network_resumes(void) {
+    static const struct variant variants[] = {
+        {.format = DQT_FORMAT_INT4, .tied = 1},
+        {.format = DQT_FORMAT_INT4, .fused = 1},
+        {.format = DQT_FORMAT_TERNARY, .tied = 1, .fused = 1, .train_scales = true},
+        {.format = DQT_FORMAT_BF16, .tied = 1, .fused = 1},
+        {.format = DQT_FORMAT_INT3, .sub_norm = 1, .mlp = DQT_MLP_SQUARED_RELU},
+        {.format = DQT_FORMAT_INT8, .compute = DQT_FORMAT_TERNARY, .sub_norm = 1, .fused = 1},
+        {.format = DQT_FORMAT_F32, .compute = DQT_FORMAT_TERNARY, .gradient_format = DQT_FLOAT_BF16},
+        {.format = DQT_FORMAT_INT4, .gradient_format = DQT_FLOAT_FP8_E4M3, .recompute = 1},
+        {.format = DQT_FORMAT_INT4, .gradient_format = DQT_FLOAT_FP8_E5M2, .tied = 1},
+        {.format = DQT_FORMAT_INT4, .recompute = 1, .checkpoint_format = DQT_FLOAT_BF16, .fused = 1},
+        {.format = DQT_FORMAT_INT4, .recompute = 1, .checkpoint_format = DQT_FLOAT_FP8_E4M3},
+        {.format = DQT_FORMAT_INT4, .recompute = 1, .checkpoint_format = DQT_FLOAT_FP8_E5M2, .tied = 1, .fused = 1},
+    };
+    struct counting memory;
+    dqt_context *ctx = counting_context(&memory);
+    for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
+        for (int32_t optimizer = DQT_OPTIMIZER_SGD; optimizer <= DQT_OPTIMIZER_ADAFACTOR; optimizer++)
+            for (int32_t clip = DQT_CLIP_GLOBAL_NORM; clip <= DQT_CLIP_NONE; clip++) {
+                const bool no_momentum = optimizer != DQT_OPTIMIZER_SGD && clip == DQT_CLIP_NONE;
+                dqt_updater_options u = DQT_INIT(dqt_updater_options);
+                if (variants[i].fused && clip == DQT_CLIP_GLOBAL_NORM) continue;
+                u.optimizer = optimizer;
+                u.momentum_state = u.variance_state = DQT_STATE_INT8;
+                u.clip = clip;
+                u.weight_decay = 0.1f;
+                u.lagged = clip == DQT_CLIP_TENSOR_NORM;
+                if (no_momentum) u.beta1 = -1;
+                check_variant(ctx, &variants[i], &u);
+            }
     counting_end(ctx, &memory);
 }
 
@@ -253,6 +356,6 @@ static void damage_changes_nothing(void) {
     counting_end(ctx, &memory);
 }
 
-static const struct test tests[] = {TEST(every_rule_resumes), TEST(paths_and_models), TEST(updaters_alone),
-                                    TEST(damage_changes_nothing)};
+static const struct test tests[] = {TEST(every_rule_resumes), TEST(every_network_resumes), TEST(paths_and_models),
+                                    TEST(updaters_alone), TEST(damage_changes_nothing)};
 TEST_MAIN(tests)
