@@ -381,7 +381,7 @@ static dqt_status call_llama_backward_update(void) {
     if (!one_in(4)) loss_of(t, m);
     return dqt_llama_backward_update(m->handle, t->handle, u->handle, step_options(), null_sometimes(&stats));
 }
-/* An updater may not go while a tape updates with it: begin and end are one call here, with a backward in between. */
+/* Begin and end are one call here, mostly with a backward in between. */
 static dqt_status update_in_backward(bool end_only) {
     struct object *u = any(UPDATER), *t = tape_of(u), *m = model_of(t);
     RESULT(dqt_step_stats, stats);

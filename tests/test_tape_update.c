@@ -2,6 +2,7 @@
  * untied heads and every kind of loss; what is out of order has a status and changes nothing; an offending tensor is
  * left as it was as a whole. */
 #include "batch_world.h"
+#include "lanes.h"
 #include "memory_file.h"
 
 /* ---- Own networks ---------------------------------------------------------------------------------------------- */
@@ -172,6 +173,7 @@ static void check_list(dqt_context *ctx, bool tied, bool buffers, enum loss_kind
 static void test_any_list(void) {
     dqt_context *ctx = NULL;
     OK(NULL, dqt_context_create(NULL, &ctx));
+    share_all_work(ctx);
     for (int tied = 0; tied < 2; tied++)
         for (int loss_kind = 0; loss_kind < LOSS_KINDS; loss_kind++)
             check_list(ctx, tied, loss_kind == LOSS, (enum loss_kind)loss_kind, DQT_OPTIMIZER_ADAMW, DQT_STATE_INT8);
@@ -468,9 +470,34 @@ static void test_cancelled(void) {
     dqt_context_destroy(ctx);
 }
 
+/* One for each layer's backward, whether it updates or not; one for a model's. */
+static void test_passes(void) {
+    dqt_context *ctx = NULL;
+    OK(NULL, dqt_context_create(NULL, &ctx));
+    const dqt_updater_options u = updater_options_of(DQT_OPTIMIZER_SGD, DQT_STATE_F32);
+    struct net *n = net_create(ctx, true, true, &u);
+    uint64_t passes = 1;
+    OK(ctx, dqt_tape_get_pass(n->tape, &passes));
+    CHECK(passes == 0);
+    forward(n, 0, LOSS);
+    backward(n, LOSS);
+    fused_step(n, 1, LOSS, NULL);
+    OK(ctx, dqt_tape_get_pass(n->tape, &passes));
+    CHECKF(passes == 2 * NET_LAYERS, "%llu", (unsigned long long)passes);
+    net_destroy(n);
+    dqt_context_destroy(ctx);
+    struct world *w = world_create(&settings[0]);
+    const dqt_batch b = batch_of(w);
+    float loss;
+    free(gradients_of(w, &b, &loss).values);
+    OK(w->ctx, dqt_tape_get_pass(w->tape, &passes));
+    CHECK(passes == 1);
+    world_destroy(w);
+}
+
 static const struct test tests[] = {
-    TEST(test_any_list),   TEST(test_llama),         TEST(test_begin_and_end),
-    TEST(test_tied_heads), TEST(test_whole_tensors), TEST(test_cancelled),
+    TEST(test_any_list),      TEST(test_llama),     TEST(test_begin_and_end), TEST(test_tied_heads),
+    TEST(test_whole_tensors), TEST(test_cancelled), TEST(test_passes),
 };
 
 TEST_MAIN(tests)
