@@ -2,7 +2,6 @@
  * sums of a key, and of a column, have one order whatever their neighbours: four at a time only hide latency. */
 
 typedef uint16_t half_vec __attribute__((vector_size(VEC_WIDTH * 2)));
-typedef int8_t code_vec __attribute__((vector_size(VEC_WIDTH)));
 
 enum { AT_ONCE = 4 }; /* keys, or vectors of columns */
 
@@ -13,11 +12,7 @@ static inline vec cached_load(const void *row, size_t i, int format) {
         memcpy(&h, (const uint16_t *)row + i, sizeof h);
         return (vec)(__builtin_convertvector(h, uvec) << 16);
     }
-    if (format == DQT_CACHE_INT8) {
-        code_vec c;
-        memcpy(&c, (const int8_t *)row + i, sizeof c);
-        return __builtin_convertvector(__builtin_convertvector(c, ivec), vec);
-    }
+    if (format == DQT_CACHE_INT8) return vec_codes((const int8_t *)row + i);
     return vec_load((const float *)row + i);
 }
 

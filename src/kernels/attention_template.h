@@ -1,5 +1,6 @@
 /* Attention tiles, compiled once per instruction set after vector_template.h. The including file defines besides:
  *   vec_fma(a, b, c)  a * b + c, fused where the instruction set has it
+ *   vec_codes(x)      VEC_WIDTH int8 codes as floats
  *   PRODUCT_ROWS      rows of the register block of products (a divisor of ATTENTION_ROWS); it is two vectors wide
  * Tiles of scores are transposed, [key][query]: queries in lanes need no sums across lanes. */
 

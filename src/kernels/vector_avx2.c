@@ -19,6 +19,11 @@ static inline vec vec_set(float x) {
 static inline vec vec_fma(vec a, vec b, vec c) {
     return _mm256_fmadd_ps(a, b, c);
 }
+static inline vec vec_codes(const int8_t *x) {
+    int64_t eight;
+    memcpy(&eight, x, sizeof eight);
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(eight)));
+}
 
 #define VECTOR_KERNELS vector_kernels_avx2
 #include "kernels/vector_template.h"

@@ -19,6 +19,9 @@ static inline vec vec_set(float x) {
 static inline vec vec_fma(vec a, vec b, vec c) {
     return _mm512_fmadd_ps(a, b, c);
 }
+static inline vec vec_codes(const int8_t *x) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)x)));
+}
 
 #define VECTOR_KERNELS vector_kernels_avx512
 #include "kernels/vector_template.h"

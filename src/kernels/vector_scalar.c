@@ -12,6 +12,9 @@ static inline vec vec_set(float x) {
 static inline vec vec_fma(vec a, vec b, vec c) {
     return a * b + c;
 }
+static inline vec vec_codes(const int8_t *x) {
+    return (vec){(float)x[0], (float)x[1], (float)x[2], (float)x[3]};
+}
 
 #define VECTOR_KERNELS vector_kernels_scalar
 #include "kernels/vector_template.h"
