@@ -21,6 +21,7 @@ Nth draw each; their results.jsonl, put together, are what a run without it goes
 
 import argparse
 import collections
+import concurrent.futures
 import hashlib
 import json
 import os
@@ -38,6 +39,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 WORK = os.path.join(ROOT, "build", "mutants")
 TREE = os.path.join(WORK, "tree")
 EQUIVALENT = os.path.join(ROOT, "tools", "mutants.equivalent")
+CORES = os.cpu_count() or 1
 MAKE_OPTIONS = ["CHECKED=1", "CFLAGS=-O2", "OPENMP=1"]
 
 # ---- Drawing --------------------------------------------------------------------------------------------------------
@@ -303,27 +305,28 @@ class Build:
         done = run_quietly(command + ["-w", "-MMD", "-MF", target[:-1] + "d", "-o", target], cwd=TREE)
         return done.returncode == 0, done.stdout
 
+    def update(self, name):
+        """Makes an object that is older than its sources or was made by another command."""
+        target, stamp = self.object_of(name), self.object_of(name) + ".command"
+        text = json.dumps(self.compile[name])
+        needed = self.depends(name)
+        if needed is not None and os.path.exists(target) and os.path.exists(stamp):
+            with open(stamp, encoding="utf-8") as f:
+                same_command = f.read() == text
+            at = os.path.getmtime(target)
+            paths = [os.path.join(TREE, d) for d in needed]
+            if same_command and all(os.path.exists(p) and os.path.getmtime(p) < at for p in paths):
+                return
+        good, output = self.make_object(name)
+        if not good:
+            raise RuntimeError("the tree itself does not compile: %s\n%s" % (name, output))
+        with open(stamp, "w", encoding="utf-8") as f:
+            f.write(text)
+
     def up_to_date(self):
-        """Makes every object that is older than its sources or was made by another command."""
-        for name in sorted(self.compile):
-            target, stamp = self.object_of(name), self.object_of(name) + ".command"
-            text = json.dumps(self.compile[name])
-            needed = self.depends(name)
-            fresh = needed is not None and os.path.exists(target) and os.path.exists(stamp)
-            if fresh:
-                with open(stamp, encoding="utf-8") as f:
-                    fresh = f.read() == text
-            if fresh:
-                at = os.path.getmtime(target)
-                paths = [os.path.join(TREE, d) for d in needed]
-                fresh = all(os.path.exists(p) and os.path.getmtime(p) < at for p in paths)
-            if fresh:
-                continue
-            good, output = self.make_object(name)
-            if not good:
-                sys.exit("the tree itself does not compile: %s\n%s" % (name, output))
-            with open(stamp, "w", encoding="utf-8") as f:
-                f.write(text)
+        """Makes all objects, and the library."""
+        with concurrent.futures.ThreadPoolExecutor(CORES) as pool:
+            list(pool.map(self.update, sorted(self.compile)))
         for name in self.compile:
             self.bytes[name] = self.read_object(name)
         self.library()
@@ -456,9 +459,10 @@ class Runner:
         if kept.get("stamp") == stamp:
             self.times = kept["times"]
             return
-        for test in self.build.tests:
-            program = self.build.link(test)
-            outcome, seconds = run_test(program, 900) if program else ("is not linked", 0)
+        with concurrent.futures.ThreadPoolExecutor(max(1, CORES // 2)) as pool:
+            programs = list(pool.map(self.build.link, self.build.tests))
+            outcomes = list(pool.map(lambda p: run_test(p, 900) if p else ("is not linked", 0), programs))
+        for test, (outcome, seconds) in zip(self.build.tests, outcomes):
             print("%-28s %6.1f s  %s" % (test, seconds, outcome), flush=True)
             if outcome != "passed":
                 sys.exit("%s fails on the tree itself" % test)
