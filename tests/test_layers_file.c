@@ -316,6 +316,36 @@ static void updaters_alone(void) {
     counting_end(ctx, &memory);
 }
 
+/* Lists that are not copies of each other: refused with the reason, and nothing changes. */
+static void copies_that_are_refused(void) {
+    struct counting memory;
+    dqt_context *ctx = counting_context(&memory);
+    struct net a = open_net(ctx, DQT_FORMAT_INT4, NULL, 1), b = open_net(ctx, DQT_FORMAT_INT4, NULL, 2);
+    struct net other = open_net(ctx, DQT_FORMAT_INT8, NULL, 3);
+    struct memory_file before = save(ctx, &b);
+    dqt_layer *list[LAYERS];
+    for (size_t i = 0; i < LAYERS; i++) {
+        memcpy(list, a.layers, sizeof list);
+        list[i] = NULL;
+        CHECK(dqt_layers_copy(b.layers, list, LAYERS) == DQT_E_ARGUMENT && strstr(dqt_last_error(ctx), "source"));
+        CHECK(dqt_layers_copy(list, b.layers, LAYERS) == DQT_E_ARGUMENT);
+        CHECK(strstr(dqt_last_error(NULL), "destination") != NULL);
+    }
+    memcpy(list, a.layers, sizeof list);
+    list[LAYERS - 1] = a.layers[0];
+    CHECK(dqt_layers_copy(b.layers, list, LAYERS) == DQT_E_SHAPE);
+    CHECK(dqt_layers_copy(b.layers, other.layers, LAYERS) == DQT_E_UNSUPPORTED);
+    CHECK(dqt_layers_copy(NULL, a.layers, 1) == DQT_E_ARGUMENT && dqt_layers_copy(b.layers, NULL, 1) == DQT_E_ARGUMENT);
+    struct memory_file after = save(ctx, &b);
+    CHECK(same_bytes(&before, &after));
+    free(before.bytes);
+    free(after.bytes);
+    close_net(&a);
+    close_net(&b);
+    close_net(&other);
+    counting_end(ctx, &memory);
+}
+
 /* Every byte of a file changed, and every cut: refused, and nothing changes. */
 static void damage_changes_nothing(void) {
     struct counting memory;
@@ -356,6 +386,7 @@ static void damage_changes_nothing(void) {
     counting_end(ctx, &memory);
 }
 
-static const struct test tests[] = {TEST(every_rule_resumes), TEST(every_network_resumes), TEST(paths_and_models),
-                                    TEST(updaters_alone), TEST(damage_changes_nothing)};
+static const struct test tests[] = {TEST(every_rule_resumes),      TEST(every_network_resumes),
+                                    TEST(paths_and_models),        TEST(updaters_alone),
+                                    TEST(copies_that_are_refused), TEST(damage_changes_nothing)};
 TEST_MAIN(tests)

@@ -272,8 +272,8 @@ dqt_status dqt_head_backward_logits(const dqt_layer *layer, dqt_tape *tape, cons
 /* Every parameter of one list beside that of the other. */
 static dqt_status copy_lists(dqt_layer *const *to, dqt_layer *const *from, size_t num_layers, bool check) {
     for (size_t i = 0; i < num_layers; i++) {
-        TRY(check_object(to[i], "to"));
-        TRY(check_pointer(to[i]->ctx, from[i], "from"));
+        TRY(check_object(to[i], "destination"));
+        TRY(check_pointer(to[i]->ctx, from[i], "source"));
         const size_t count = layer_num_parameters(to[i]);
         if (to[i]->kind != from[i]->kind || count != layer_num_parameters(from[i]))
             return fail(to[i]->ctx, DQT_E_SHAPE, "layers[%zu] are of different kinds or parameters: %s and %s", i,
