@@ -232,7 +232,7 @@ INSTALL_DATA = $(INSTALL) -m 644
 $(O)/install/libdqt.a: $(OBJ)
 	@mkdir -p $(@D)
 	$(CC) -r -nostdlib $(if $(findstring -flto,$(CFLAGS)),$(CFLAGS) -flinker-output=nolto-rel) -o $(@D)/dqt.o $(OBJ)
-	$(OBJCOPY) --localize-hidden $(@D)/dqt.o
+	$(OBJCOPY) --wildcard --keep-global-symbol='dqt_*' --keep-global-symbol='_dqt_*' $(@D)/dqt.o
 	rm -f $@
 	$(AR) rcs $@ $(@D)/dqt.o
 

@@ -52,7 +52,8 @@
 extern "C" {
 #endif
 
-/* A host may define DQT_API itself: as nothing, to keep the symbols of a static library out of a plug-in's exports. */
+/* DQT_API may be defined before: as nothing while the library is compiled, and the functions of its archive are hidden
+ * in the plug-in that it is linked into (docs/abi.md). */
 #ifndef DQT_API
 #if defined(_WIN32) && defined(DQT_BUILD_SHARED)
 #define DQT_API __declspec(dllexport)
