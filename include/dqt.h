@@ -120,8 +120,9 @@ typedef void (*dqt_parallel_for_fn)(void *user_data, size_t count, dqt_task_fn t
 /* Asked now and then, between layers and between tensors, on the thread that called the library, never from inside a
  * task: non-zero ends the call with DQT_E_CANCELLED. A cancelled forward, loss or append leaves its tape or session as
  * if the call had not been made (a tape's earlier forward is gone). A cancelled backward has added some of the
- * gradients: zero them. A cancelled unfused step, save or load has changed nothing; a cancelled fused backward has
- * updated the parameters whose gradients were complete, and the step counts. */
+ * gradients: zero them. A cancelled unfused step, load or import has changed nothing, nor has saving or exporting to a
+ * path; a callback that is written to has got a part. A cancelled fused backward has updated the parameters whose
+ * gradients were complete, and the step counts. */
 typedef int32_t (*dqt_interrupt_fn)(void *user_data);
 
 enum { DQT_LOG_ERROR = 1, DQT_LOG_WARNING = 2, DQT_LOG_INFO = 3 };

@@ -1,6 +1,10 @@
 /* The host asks to stop: at every place where it is asked, and at every gradient. What is unchanged then is what dqt.h
  * says, and the next call goes as if nothing had happened. */
+#define _POSIX_C_SOURCE 200809L
 #include "batch_world.h"
+#include "memory_file.h"
+
+#include <unistd.h>
 
 enum { MOST_PARAMETERS = 64 };
 
@@ -210,11 +214,93 @@ static void test_stopped_layers(void) {
     world_destroy(w);
 }
 
+/* Everything of a network that a checkpoint has. */
+static struct memory_file whole_state(struct world *w, const dqt_updater *updater) {
+    struct memory_file f = memory_new();
+    OK(w->ctx, dqt_llama_write(w->model, updater, memory_write, &f, NULL));
+    return f;
+}
+
+/* A step that is stopped changes nothing; the next one is as ever. */
+static void test_stopped_steps(void) {
+    for (size_t i = 0; i < SETTINGS; i++) {
+        struct host host = {0};
+        struct world *w = cancel_world(&settings[i], &host);
+        const dqt_batch b = batch_of(w);
+        dqt_updater *updater = updater_of(w);
+        float loss;
+        OK(w->ctx, make_loss(w, &b, &loss));
+        OK(w->ctx, dqt_llama_backward(w->model, w->tape, 1));
+        const struct memory_file before = whole_state(w, updater);
+        size_t at = 0;
+        dqt_status status = DQT_E_CANCELLED;
+        while (status == DQT_E_CANCELLED && at < 1000) {
+            host = (struct host){.stop_at = ++at};
+            status = dqt_updater_step(updater, w->tape, step_rate(0.05f), NULL);
+            host = (struct host){0};
+            struct memory_file after = whole_state(w, updater);
+            CHECK(same_bytes(&before, &after) == (status != DQT_OK));
+            free(after.bytes);
+        }
+        OK(w->ctx, status);
+        CHECKF(at > w->num_parameters, "%zu questions", at);
+        free(before.bytes);
+        dqt_updater_destroy(updater);
+        world_destroy(w);
+    }
+}
+
+/* A path keeps its old file, a model its weights, and loading leaves nothing. */
+static void test_stopped_files(void) {
+    struct host host = {0};
+    struct world *w = cancel_world(&settings[0], &host);
+    char path[] = "/tmp/dqt-cancel-XXXXXX";
+    const int file = mkstemp(path);
+    CHECK(file >= 0);
+    OK(w->ctx, dqt_llama_save(w->model, NULL, path, save_host("old", 3)));
+    const struct memory_file old = slurp(path);
+    dqt_checkpoint c = DQT_INIT(dqt_checkpoint);
+    host = (struct host){.stop_at = 1};
+    CHECK(dqt_llama_save(w->model, NULL, path, save_host("new", 3)) == DQT_E_CANCELLED);
+    host = (struct host){.stop_at = 1};
+    CHECK(dqt_llama_export_safetensors(w->model, path, NULL) == DQT_E_CANCELLED);
+    const struct memory_file kept = slurp(path);
+    CHECK(same_bytes(&old, &kept));
+    const size_t allocated = dqt_context_allocated(w->ctx);
+    size_t at = 0;
+    dqt_status status = DQT_E_CANCELLED;
+    while (status == DQT_E_CANCELLED && at < 100) {
+        host = (struct host){.stop_at = ++at};
+        status = dqt_llama_load(w->ctx, path, NULL, &c);
+        CHECK(status == DQT_OK || (!c.model && !c.host && dqt_context_allocated(w->ctx) == allocated));
+    }
+    OK(w->ctx, status);
+    CHECK(at > 1);
+    dqt_llama_destroy(c.model);
+    dqt_host_bytes_free(w->ctx, c.host, c.host_size);
+    host = (struct host){0};
+    const struct memory_file before = whole_state(w, NULL);
+    host = (struct host){.stop_at = 1};
+    CHECK(dqt_layers_load(w->layers, w->num_layers, NULL, path, NULL, NULL) == DQT_E_CANCELLED);
+    host = (struct host){0};
+    OK(w->ctx, dqt_llama_export_safetensors(w->model, path, NULL));
+    host = (struct host){.stop_at = 1};
+    CHECK(dqt_llama_import_safetensors(w->model, path, NULL) == DQT_E_CANCELLED);
+    host = (struct host){0};
+    const struct memory_file after = whole_state(w, NULL);
+    CHECK(same_bytes(&before, &after));
+    free(before.bytes);
+    free(after.bytes);
+    free(old.bytes);
+    free(kept.bytes);
+    close(file);
+    unlink(path);
+    world_destroy(w);
+}
+
 static const struct test tests[] = {
-    TEST(test_stopped_forward),
-    TEST(test_stopped_backward),
-    TEST(test_stopped_fused),
-    TEST(test_stopped_layers),
+    TEST(test_stopped_steps),    TEST(test_stopped_files), TEST(test_stopped_forward),
+    TEST(test_stopped_backward), TEST(test_stopped_fused), TEST(test_stopped_layers),
 };
 
 TEST_MAIN(tests)

@@ -55,6 +55,7 @@ void sink_begin(struct sink *s, dqt_write_fn write, void *user_data) {
 
 dqt_status sink_flush(struct sink *s) {
     if (s->used == 0) return DQT_OK;
+    TRY(check_interrupt(s->ctx));
     const int32_t error = s->write(s->user_data, s->buffer, s->used);
     if (error)
         return fail(s->ctx, DQT_E_IO, "writing %zu bytes at byte %llu failed with error %d", s->used,
@@ -138,6 +139,7 @@ void source_destroy(struct source *s) {
 static dqt_status fetch(struct source *s, void *out, size_t n, size_t *got) {
     const uint64_t left = s->limit - s->fetched;
     if (n > left) n = (size_t)left;
+    TRY(check_interrupt(s->ctx));
     *got = n ? s->read(s->user_data, out, n) : 0;
     if (*got == SIZE_MAX || *got > n)
         return fail(s->ctx, DQT_E_IO, "%s: reading at byte %llu failed", s->what, (unsigned long long)s->fetched);

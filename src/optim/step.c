@@ -195,6 +195,7 @@ static dqt_status measure_gradients(dqt_updater *u, const struct gradient *const
         struct parameter *p = &u->parameters[i];
         if (parameter_frozen(p)) continue;
         struct pass pass = {u, p, gradients[i], 0, p->tiles};
+        TRY(check_interrupt(u->ctx)); /* here only: what follows writes weights, all or none */
         parallel_run(u->ctx, p->tiles, tiles_work(p, p->tiles), norm_task, &pass);
         double squares = 0.0;
         for (size_t k = 0; k < p->tiles; k++)
