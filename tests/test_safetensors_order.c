@@ -13,12 +13,11 @@
 static struct memory_file shuffled(const struct memory_file *f, size_t step) {
     enum { MOST = 200 };
     struct memory_file out = memory_new(), header = memory_new();
-    size_t length = 0;
-    unsigned long long begin[MOST], end[MOST], at[MOST], to = 0;
+    unsigned long long length = 0, begin[MOST], end[MOST], at[MOST], to = 0;
     for (size_t i = 8; i-- > 0;)
         length = length << 8 | f->bytes[i];
-    char *text = calloc(1, length + 1);
-    memcpy(text, f->bytes + 8, length);
+    char *text = calloc(1, (size_t)length + 1);
+    memcpy(text, f->bytes + 8, (size_t)length);
     static const char mark[] = "\"data_offsets\":[";
     size_t n = 0;
     for (char *p = text; (p = strstr(p, mark)) && n < MOST; p++, n++)
@@ -43,7 +42,7 @@ static struct memory_file shuffled(const struct memory_file *f, size_t step) {
         n++;
     }
     for (size_t i = 0; i < 8; i++)
-        memory_write(&out, &(unsigned char){(unsigned char)(header.size >> (8 * i))}, 1);
+        memory_write(&out, &(unsigned char){(unsigned char)((uint64_t)header.size >> (8 * i))}, 1);
     memory_write(&out, header.bytes, header.size);
     for (size_t place = 0; place < n; place++)
         for (size_t i = 0; i < n; i++)
@@ -119,12 +118,11 @@ static dqt_tensor *first_weight(dqt_context *ctx, dqt_llama *model, bool of_the_
 
 /* The data of lm_head.weight in a file. */
 static unsigned char *head_data(const struct memory_file *f, size_t *size) {
-    size_t length = 0;
-    unsigned long long begin = 0, end = 0;
+    unsigned long long length = 0, begin = 0, end = 0;
     for (size_t i = 8; i-- > 0;)
         length = length << 8 | f->bytes[i];
-    char *text = calloc(1, length + 1), *at;
-    memcpy(text, f->bytes + 8, length);
+    char *text = calloc(1, (size_t)length + 1), *at;
+    memcpy(text, f->bytes + 8, (size_t)length);
     at = strstr(text, "\"lm_head.weight\"");
     at = at ? strstr(at, "\"data_offsets\":[") : NULL;
     CHECK(at && sscanf(at, "\"data_offsets\":[%llu,%llu", &begin, &end) == 2);
