@@ -20,4 +20,22 @@ for file in README.md examples/README.md docs/*.md; do
     done
 done >"$tmp/links"
 empty "links to files that are not there" "$tmp/links"
+
+# Names that documents give: files, from the root, src, tests or the document's own folder; and what dqt.h declares.
+for file in *.md docs/*.md examples/README.md examples/*/README.md fuzz/README.md; do
+    grep -oE '[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)+\.(c|h|sh|py|hpp|cpp|list|map)([^A-Za-z0-9_]|$)' "$file" |
+        sed 's/[^A-Za-z0-9_]$//' | sort -u | while read -r named; do
+        for folder in . src tests "$(dirname "$file")"; do
+            [ -e "$folder/$named" ] && continue 2
+        done
+        echo "$file: $named"
+    done
+    # Not environment variables, the version's placeholders, CMake's target, and what is inside.
+    grep -oE '(^|[^A-Za-z0-9_])(dqt|DQT)_[A-Za-z0-9_]+' "$file" | sed 's/^[^dD]//' |
+        grep -vxE 'DQT_(ASSERT|CHECKED|LIBRARY|LIB_DIR|OPENMP|MAJOR|1)|dqt_(static|noun_verb)' |
+        sort -u | while read -r named; do
+        grep -q "$named" include/dqt.h || echo "$file: $named"
+    done
+done >"$tmp/names"
+empty "names of files and functions that are not there" "$tmp/names"
 finish
