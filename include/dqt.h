@@ -525,8 +525,9 @@ DQT_API dqt_status dqt_layers_copy(dqt_layer *const *destination, dqt_layer *con
 /* ---- Tape ---------------------------------------------------------------------------------------------------- */
 
 /* Inputs of float products: backward of every linear, and forward where activations are not quantised. F32: as the name
- * says. BF16: inputs rounded to bf16, sums in f32; integer codes are exact in bf16. AUTO: BF16 where the instruction
- * set in use has bf16 products (AMX, or AVX-512 BF16), else F32. */
+ * says. BF16: inputs rounded to bf16, sums in f32; integer codes are exact in bf16. AUTO: the fastest of those that
+ * learn equally well, which may be another in a later minor version: now BF16 where the instruction set in use has bf16
+ * products (AMX, or AVX-512 BF16), else F32. Who needs the same numbers from every version names one. */
 enum { DQT_PRECISION_AUTO = 0, DQT_PRECISION_F32 = 1, DQT_PRECISION_BF16 = 2 };
 
 /* Formats of gradients and residual checkpoints between steps (the paper's environments). BF16 and FP8 are written with
@@ -570,7 +571,7 @@ DQT_API dqt_status dqt_tape_create(dqt_context *ctx, dqt_layer *const *layers, s
                                    const dqt_tape_options *options, dqt_tape **out);
 DQT_API void dqt_tape_destroy(dqt_tape *tape);
 
-/* The options in effect: precision is F32 or BF16, never AUTO. Since 0.9. */
+/* The options in effect: precision is never AUTO. Since 0.9. */
 DQT_API dqt_status dqt_tape_get_options(const dqt_tape *tape, dqt_tape_options *options);
 
 /* Parameters of all layers of the tape, and the one of number `index`, whose name and tensor belong to its layer.

@@ -30,8 +30,8 @@ for file in *.md docs/*.md examples/README.md examples/*/README.md fuzz/README.m
         done
         echo "$file: $named"
     done
-    # Not environment variables, the version's placeholders, CMake's target, and what is inside.
-    grep -oE '(^|[^A-Za-z0-9_])(dqt|DQT)_[A-Za-z0-9_]+' "$file" | sed 's/^[^dD]//' |
+    # Not environment variables, the version's placeholders, CMake's target, what is inside, and what is to come.
+    sed '/^## What is to come/,/^## /d' "$file" | grep -oE '(^|[^A-Za-z0-9_])(dqt|DQT)_[A-Za-z0-9_]+' | sed 's/^[^dD]//' |
         grep -vxE 'DQT_(ASSERT|CHECKED|LIBRARY|LIB_DIR|OPENMP|MAJOR|1)|dqt_(static|noun_verb)' |
         sort -u | while read -r named; do
         grep -q "$named" include/dqt.h || echo "$file: $named"
