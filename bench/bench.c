@@ -128,12 +128,12 @@ static void product_run(void *arg) {
     float sink[MAX_THREADS] = {0};
     switch (r->product) {
     case FORWARD:
-        gemm_forward(r->ctx, &r->ws, &x, gemm_few(r->ctx, x.tokens), r->w, 0, r->rows, r->precision, false, r->y,
-                     r->rows);
+        gemm_forward(r->ctx, &r->ws, &x, gemm_gemv_tokens(r->ctx, x.tokens), r->w, 0, r->rows, r->precision, false,
+                     r->y, r->rows);
         break;
     case FORWARD_FLOAT:
-        gemm_forward(r->ctx, &r->ws, &floats, gemm_few(r->ctx, floats.tokens), r->w, 0, r->rows, r->precision, false,
-                     r->y, r->rows);
+        gemm_forward(r->ctx, &r->ws, &floats, gemm_gemv_tokens(r->ctx, floats.tokens), r->w, 0, r->rows, r->precision,
+                     false, r->y, r->rows);
         break;
     case INPUT_GRADIENT:
         gemm_input_gradient(r->ctx, &r->ws, r->y, r->rows, r->tokens, r->w, 0, r->rows, r->precision, false, r->x);

@@ -177,7 +177,7 @@ static void check_forward(dqt_context *ctx, const char *isa, const dqt_tensor *t
     float *y = guard_alloc(((s->tokens - 1) * ld_y + rows) * sizeof(float));
     for (size_t i = 0; i < (s->tokens - 1) * ld_y + rows; i++)
         y[i] = 0.25f;
-    gemm_forward(ctx, &ws, &s->x, gemm_few(ctx, s->x.tokens), t, row, rows, precision, accumulate, y, ld_y);
+    gemm_forward(ctx, &ws, &s->x, gemm_gemv_tokens(ctx, s->x.tokens), t, row, rows, precision, accumulate, y, ld_y);
     const bool emulates_bf16 = !s->x.codes && precision == DQT_PRECISION_BF16;
     for (size_t i = 0; i < s->tokens; i++) {
         for (size_t r = 0; r < rows; r++) {
@@ -345,17 +345,18 @@ static void integer_products_are_bit_identical(void) {
             struct setup s = setup(t, tokens, true, 6);
             struct workspace ws = workspace(ctx, tokens, rows, cols);
             float *y = malloc(tokens * rows * sizeof(float)), *z = malloc(tokens * rows * sizeof(float));
-            gemm_forward(ctx, &ws, &s.x, gemm_few(ctx, s.x.tokens), t, 0, rows, DQT_PRECISION_F32, false, y, rows);
+            gemm_forward(ctx, &ws, &s.x, gemm_gemv_tokens(ctx, s.x.tokens), t, 0, rows, DQT_PRECISION_F32, false, y,
+                         rows);
             for (size_t i = 0; i < tokens;) { /* 1, 2, 3, ... tokens at a time */
                 const size_t n = i / 3 + 1 < tokens - i ? i / 3 + 1 : tokens - i;
                 struct activations part = s.x;
                 part.tokens = n;
                 part.codes += i * part.ld;
                 part.step += i;
-                gemm_forward(ctx, &ws, &part, gemm_few(ctx, part.tokens), t, 0, 20, DQT_PRECISION_F32, false,
+                gemm_forward(ctx, &ws, &part, gemm_gemv_tokens(ctx, part.tokens), t, 0, 20, DQT_PRECISION_F32, false,
                              z + i * rows, rows);
-                gemm_forward(ctx, &ws, &part, gemm_few(ctx, part.tokens), t, 20, rows - 20, DQT_PRECISION_F32, false,
-                             z + i * rows + 20, rows);
+                gemm_forward(ctx, &ws, &part, gemm_gemv_tokens(ctx, part.tokens), t, 20, rows - 20, DQT_PRECISION_F32,
+                             false, z + i * rows + 20, rows);
                 i += n;
             }
             CHECKF(memcmp(y, z, tokens * rows * sizeof(float)) == 0, "%s %s: parts differ from the whole",
@@ -403,7 +404,8 @@ static void extreme_values_are_exact(void) {
             struct workspace ws = workspace(ctx, tokens, rows, cols);
             for (size_t n = 1; n <= tokens; n += tokens - 1) {
                 const struct activations x = {.tokens = n, .cols = cols, .codes = codes, .step = step, .ld = ld};
-                gemm_forward(ctx, &ws, &x, gemm_few(ctx, x.tokens), t, 0, rows, DQT_PRECISION_F32, false, y, rows);
+                gemm_forward(ctx, &ws, &x, gemm_gemv_tokens(ctx, x.tokens), t, 0, rows, DQT_PRECISION_F32, false, y,
+                             rows);
                 for (size_t i = 0; i < n; i++) {
                     for (size_t r = 0; r < rows; r++) {
                         const int want = (int)cols * (i % 2 ? -128 : 127) * (r % 2 ? low : high);
@@ -452,7 +454,8 @@ static void threads_do_not_matter(void) {
             float *y[3] = {malloc(tokens * rows * 4), malloc(tokens * cols * 4), malloc(rows * cols * 4)};
             struct collected g = {y[2], rows, cols, calloc(rows, 1), false};
             const size_t bytes[3] = {tokens * rows * 4, tokens * cols * 4, rows * cols * 4};
-            gemm_forward(ctx, &ws, &s.x, gemm_few(ctx, s.x.tokens), t, 0, rows, DQT_PRECISION_BF16, false, y[0], rows);
+            gemm_forward(ctx, &ws, &s.x, gemm_gemv_tokens(ctx, s.x.tokens), t, 0, rows, DQT_PRECISION_BF16, false, y[0],
+                         rows);
             gemm_input_gradient(ctx, &ws, s.dy, rows, tokens, t, 0, rows, DQT_PRECISION_BF16, false, y[1]);
             gemm_weight_gradient(ctx, &ws, s.dy, rows, rows, &s.x, DQT_PRECISION_BF16, collect, &g);
             for (int i = 0; i < 3; i++) {
@@ -484,7 +487,7 @@ static void check_large(size_t tokens, size_t rows, size_t cols) {
     struct workspace ws = workspace(ctx, tokens, rows, cols);
     float *y = aligned_alloc(64, round_up(tokens * rows * sizeof(float), 64));
     memset(y, 0xff, tokens * rows * sizeof(float));
-    gemm_forward(ctx, &ws, &s.x, gemm_few(ctx, s.x.tokens), t, 0, rows, DQT_PRECISION_F32, false, y, rows);
+    gemm_forward(ctx, &ws, &s.x, gemm_gemv_tokens(ctx, s.x.tokens), t, 0, rows, DQT_PRECISION_F32, false, y, rows);
     int8_t *codes = malloc(round_up(cols, PACK_BLOCK));
     for (size_t r = 0; r < rows; r += 23) {
         tensor_unpack_codes(t, r, codes);

@@ -2,6 +2,8 @@
 
 #include <limits.h>
 
+#include "core/size.h"
+
 enum { MAX_GGUF_TYPES = 6 };
 
 /* code = (sum of planes) + bias; a scale of such a format: one a tensor or one a row. */
@@ -132,7 +134,7 @@ size_t format_block_bytes(enum format format) {
 
 size_t format_row_bytes(enum format format, size_t cols) {
     if (!format_is_code(format)) return cols * format_float_bytes(format);
-    return (cols + PACK_BLOCK - 1) / PACK_BLOCK * format_block_bytes(format);
+    return ceil_div(cols, PACK_BLOCK) * format_block_bytes(format);
 }
 
 int format_default_scale_rule(enum format format) {

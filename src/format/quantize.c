@@ -192,7 +192,7 @@ void tensor_init_normal(dqt_tensor *t, uint64_t seed, uint32_t id, float std) {
     struct init_job job = {.t = t, .rng = rng_make(seed, 0, RNG_INIT, id), .std = std};
     if (t->num_scales == 1) {
         struct sums all = {0};
-        size_t rows = t->rows < SCALE_ROWS ? t->rows : SCALE_ROWS;
+        size_t rows = size_min(t->rows, SCALE_ROWS);
         for (size_t r = 0; r < rows; r++) {
             struct sums s = row_sums(&job, r);
             add_sums(&all, &s);

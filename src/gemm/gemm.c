@@ -8,19 +8,19 @@ struct product {
     const dqt_context *ctx;
     const struct workspace *ws;
     const struct activations *x; /* forward */
-    const float *dy;             /* input gradient */
+    const float *dy;             /* input gradient: [tokens][ld_dy], k of a row are read */
     size_t ld_dy;
     const dqt_tensor *w;
     size_t row, k, n, columns;
     size_t first; /* token of the chunk */
     struct operand o;
-    unsigned char *a;
-    atomic_uint *state; /* of each block */
-    int32_t *row_add;
-    float *k_scale; /* [k]; NULL: 1 */
+    unsigned char *a;   /* [blocks][e->rows * padded_k] elements, each block in the engine's order */
+    atomic_uint *state; /* [blocks] */
+    int32_t *row_add;   /* [tokens], those of the chunk */
+    float *k_scale;     /* [k]; NULL: 1 */
     int bias;
     bool accumulate;
-    float *y;
+    float *y; /* [tokens][ld_y], n of a row are written */
     size_t ld_y;
 };
 
@@ -30,7 +30,7 @@ size_t block_columns(const struct gemm_engine *e, size_t n, size_t padded_k, siz
     const size_t most_columns = size_max(size_min(fit, BLOCK_COLUMNS), smallest);
     const size_t rounds = (n + most_columns * (size_t)threads - 1) / (most_columns * (size_t)threads);
     const size_t tasks = rounds * (size_t)threads;
-    return size_min(round_up((n + tasks - 1) / tasks, smallest), most_columns);
+    return size_min(round_up(ceil_div(n, tasks), smallest), most_columns);
 }
 
 void block_layout(const struct gemm_engine *e, size_t padded_k, size_t columns, struct arena *a,
@@ -44,14 +44,14 @@ void block_layout(const struct gemm_engine *e, size_t padded_k, size_t columns, 
 /* Equal kc_steps of K. */
 static size_t choose_kc(const struct gemm_engine *e, size_t padded_k) {
     const size_t kc_steps = (padded_k * e->size * e->rows + e->kc_bytes - 1) / e->kc_bytes;
-    return round_up((padded_k + kc_steps - 1) / kc_steps, GEMM_K_ALIGN);
+    return round_up(ceil_div(padded_k, kc_steps), GEMM_K_ALIGN);
 }
 
 static void multiply_kc_steps(const struct operand *o, void (*multiply)(const struct gemm_block *), size_t i, size_t m,
                               const void *b, size_t n, void *partial, const struct result *to,
                               struct prefetch prefetch) {
     const struct gemm_engine *e = o->e;
-    const size_t kc = choose_kc(e, o->padded_k), kc_steps = (o->padded_k + kc - 1) / kc;
+    const size_t kc = choose_kc(e, o->padded_k), kc_steps = ceil_div(o->padded_k, kc);
     struct gemm_block block = {.panel_stride = o->padded_k * PANEL * e->size,
                                .block_stride = o->padded_k * e->rows * e->size,
                                .m = m,
@@ -346,7 +346,7 @@ static void forward_many(const dqt_context *ctx, const struct workspace *ws, con
     run(&p, x->tokens, 2 * PANEL);
 }
 
-size_t gemm_few(const dqt_context *ctx, size_t tokens) {
+size_t gemm_gemv_tokens(const dqt_context *ctx, size_t tokens) {
     return tokens <= ctx->kernels->gemm.gemv_max_tokens ? tokens : 0;
 }
 
@@ -362,17 +362,17 @@ static struct activations activations_range(const struct activations *x, size_t 
     return part;
 }
 
-void gemm_forward(const dqt_context *ctx, const struct workspace *ws, const struct activations *x, size_t few,
+void gemm_forward(const dqt_context *ctx, const struct workspace *ws, const struct activations *x, size_t gemv_tokens,
                   const dqt_tensor *w, size_t row, size_t rows, int precision, bool accumulate, float *y, size_t ld_y) {
-    DQT_ASSERT(few <= x->tokens);
-    if (x->codes && format_is_code(w->compute)) few = gemm_few(ctx, x->tokens);
-    if (few) {
-        const struct activations first = activations_range(x, 0, few);
+    DQT_ASSERT(gemv_tokens <= x->tokens);
+    if (x->codes && format_is_code(w->compute)) gemv_tokens = gemm_gemv_tokens(ctx, x->tokens);
+    if (gemv_tokens) {
+        const struct activations first = activations_range(x, 0, gemv_tokens);
         gemv_forward(ctx, ws, &first, w, row, rows, accumulate, y, ld_y);
     }
-    if (few < x->tokens) {
-        const struct activations rest = activations_range(x, few, x->tokens - few);
-        forward_many(ctx, ws, &rest, w, row, rows, precision, accumulate, y + few * ld_y, ld_y);
+    if (gemv_tokens < x->tokens) {
+        const struct activations rest = activations_range(x, gemv_tokens, x->tokens - gemv_tokens);
+        forward_many(ctx, ws, &rest, w, row, rows, precision, accumulate, y + gemv_tokens * ld_y, ld_y);
     }
 }
 

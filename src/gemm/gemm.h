@@ -22,16 +22,16 @@ struct activations {
 /* Scratch that covers every function below for at most these sizes. */
 void gemm_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols, struct scratch_need *need);
 
-/* The `few` of a product of so many tokens of one pass: all of them, or none. */
-size_t gemm_few(const dqt_context *ctx, size_t tokens);
+/* The `gemv_tokens` of a product of so many tokens of one pass: all of them, or none. */
+size_t gemm_gemv_tokens(const dqt_context *ctx, size_t tokens);
 
 /* y[t][r] = x[t] . W[row + r]; y has leading dimension ld_y; accumulate adds to y. precision: DQT_PRECISION_F32 or BF16
  * (resolved; only read for float activations). Integer activations with integer compute format: exact int32 sums, then
  * (float)sum * (step[t] * scale[r]). Integer activations with float compute format, or the reverse: float products.
  * There are two kinds of kernels, for few tokens and for many, whose float sums have different orders; with both a
- * token's bits do not depend on the other tokens. Float products of the first `few` tokens are of the first kind,
- * those of the others of the second; exact products choose by speed. */
-void gemm_forward(const dqt_context *ctx, const struct workspace *ws, const struct activations *x, size_t few,
+ * token's bits do not depend on the other tokens. Float products of the first `gemv_tokens` tokens are of the first
+ * kind, those of the others of the second; exact products choose by speed. */
+void gemm_forward(const dqt_context *ctx, const struct workspace *ws, const struct activations *x, size_t gemv_tokens,
                   const dqt_tensor *w, size_t row, size_t rows, int precision, bool accumulate, float *y, size_t ld_y);
 
 /* dx[t][c] = sum_r dy[t][r] * W[row + r][c]; dy has leading dimension ld_dy; dx[tokens][w->cols] dense. The row scale

@@ -38,8 +38,8 @@ struct operand {
     const struct gemm_engine *e;
     const void *a; /* blocks of e->rows rows */
     size_t m, padded_k;
-    const int32_t *row_add;
-    const float *row_scale;
+    const int32_t *row_add; /* [m]; NULL: 0 */
+    const float *row_scale; /* [m]; NULL: 1 */
 };
 
 /* Bytes that will be read later, to be fetched into L2. */
@@ -108,9 +108,9 @@ struct result {
 
 /* One lane's scratch for a block of B. */
 struct block_scratch {
-    unsigned char *b;
-    void *partial;
-    float *col_scale;
+    unsigned char *b;    /* panels: [columns / PANEL][padded_k / group][PANEL][group] elements */
+    void *partial;       /* [e->rows][columns] sums, as in struct gemm_block */
+    float *col_scale;    /* [columns] */
     unsigned char *done; /* struct pack_queue */
     void *chunk;         /* 64 rows of a block of A or B before packing, as int8 or float */
 };

@@ -16,7 +16,7 @@ struct gemv {
     const int8_t *permuted; /* [tokens][ld_permuted] */
     size_t ld_permuted;
     const int32_t *x_sum; /* [tokens] */
-    float *y;
+    float *y;             /* [tokens][ld_y], `rows` of a row are written */
     size_t ld_y;
 };
 

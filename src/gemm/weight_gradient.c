@@ -11,8 +11,8 @@ enum {
 
 /* Rows of a task: whole tiles, at most TASK_ROWS, and equal shares for the threads. */
 static size_t task_rows(size_t rows, int threads) {
-    const size_t tasks = round_up((rows + TASK_ROWS - 1) / TASK_ROWS, (size_t)threads);
-    return round_up((rows + tasks - 1) / tasks, GEMM_TILE_ROWS);
+    const size_t tasks = round_up(ceil_div(rows, TASK_ROWS), (size_t)threads);
+    return round_up(ceil_div(rows, tasks), GEMM_TILE_ROWS);
 }
 
 struct weight_gradient {
@@ -20,7 +20,7 @@ struct weight_gradient {
     const struct workspace *ws;
     const struct gemm_engine *e;
     const struct activations *x;
-    const float *dy;
+    const float *dy; /* [tokens][ld_dy], `rows` of a row are read */
     size_t ld_dy, rows, task_rows, padded_k, columns;
     size_t ld_tile;
     unsigned char *shared; /* panels of x; NULL: packed by lanes */
@@ -30,9 +30,9 @@ struct weight_gradient {
 };
 
 struct lane_scratch {
-    unsigned char *a;
-    float *tile;
-    void *partial; /* gepb: sums of all rows of A times one group of panels */
+    unsigned char *a; /* dy^T: [blocks][e->rows * padded_k] elements, each block in the engine's order */
+    float *tile;      /* [task_rows][ld_tile] */
+    void *partial;    /* gepb: sums of all rows of A times one group of panels */
     struct block_scratch block;
 };
 

@@ -12,19 +12,19 @@ struct stage {
     dqt_updater *updater;
     struct file_rule *rules; /* [num_rules] */
     size_t num_rules;
-    unsigned char *state; /* the pieces of updater_visit_state, one after the other */
+    unsigned char *state; /* the arrays of updater_visit_state, one after the other */
     size_t state_bytes, state_used;
 };
 
-/* Of a piece, so that the next one is aligned for any number. */
-static size_t piece_bytes(size_t count, size_t element_size) {
+/* Of an array, so that the next one is aligned for any number. */
+static size_t array_bytes(size_t count, size_t element_size) {
     return round_up(count * element_size, sizeof(uint64_t));
 }
 
 static dqt_status add_bytes(void *arg, const char *label, void *data, size_t count, size_t element_size) {
     (void)label;
     (void)data;
-    *(size_t *)arg += piece_bytes(count, element_size);
+    *(size_t *)arg += array_bytes(count, element_size);
     return DQT_OK;
 }
 
@@ -100,7 +100,7 @@ static dqt_status read_state(void *arg, const char *label, void *data, size_t co
     struct stage *s = ((void **)arg)[1];
     (void)data;
     TRY(reader_state(r, label, s->state + s->state_used, count, element_size));
-    s->state_used += piece_bytes(count, element_size);
+    s->state_used += array_bytes(count, element_size);
     return DQT_OK;
 }
 
@@ -170,7 +170,7 @@ static dqt_status take_state(void *arg, const char *label, void *data, size_t co
     struct stage *s = arg;
     (void)label;
     memcpy(data, s->state + s->state_used, count * element_size);
-    s->state_used += piece_bytes(count, element_size);
+    s->state_used += array_bytes(count, element_size);
     return DQT_OK;
 }
 

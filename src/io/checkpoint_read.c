@@ -13,7 +13,7 @@ enum {
     BLOCK_SECTIONS = 8, /* the fewest of any block: two norms, q, k, v, o, up, down */
     BLOCK_BYTES = BLOCK_SECTIONS * (SECTION_FIXED_BYTES + PARAMETER_BYTES),
     BLOCK_MEMORY = 8192, /* more than a block with shapes only takes */
-    STATE_PIECES = 8     /* at most, of a parameter */
+    STATE_ARRAYS = 8     /* at most, of a parameter */
 };
 
 /* A failure of creation from the file's numbers is the file's, unless memory ran out. */
@@ -208,8 +208,8 @@ static dqt_status create_updater(struct reader *r, const struct plan *p) {
     dqt_updater_memory_info m;
     dqt_status status = updater_memory(r->ctx, p->targets, p->count, &p->options, &m);
     if (status != DQT_OK) return creation_failed(r, status, "updater");
-    /* The pieces of the state are rounded up in memory, not in the file. */
-    const uint64_t rounding = (uint64_t)p->count * STATE_PIECES * ALIGNMENT;
+    /* The arrays of the state are rounded up in memory, not in the file. */
+    const uint64_t rounding = (uint64_t)p->count * STATE_ARRAYS * ALIGNMENT;
     if (m.momentum + m.variance + m.scales > rounding + r->length - r->source->consumed)
         return fail(r->ctx, DQT_E_FORMAT, "checkpoint: updater: its state does not fit the file's %llu bytes",
                     (unsigned long long)r->length);

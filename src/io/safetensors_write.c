@@ -17,14 +17,14 @@ struct writer {
     bool first;
 };
 
-struct item {
+struct stored_tensor {
     char name[FILE_NAME_BYTES + 8];
     dqt_tensor tensor; /* with the compute format that is to be read */
     enum element_type type;
     bool scales, vector;
     size_t rows, cols; /* of the listing */
 };
-typedef dqt_status (*task_fn)(struct writer *w, const struct item *item);
+typedef dqt_status (*stored_fn)(struct writer *w, const struct stored_tensor *stored);
 
 static bool packed(const struct writer *w, const dqt_tensor *t) {
     return w->dtype == DQT_SAFETENSORS_CODES && format_is_code(t->storage);
@@ -38,59 +38,60 @@ static enum element_type type_in(const struct writer *w, const struct update_tar
     return w->dtype == DQT_SAFETENSORS_BF16 ? TYPE_BF16 : TYPE_F32;
 }
 
-static dqt_status visit_parameter(struct writer *w, task_fn visit, size_t index, bool f32) {
+static dqt_status visit_parameter(struct writer *w, stored_fn visit, size_t index, bool f32) {
     const struct update_target p = list_parameter(&w->list, index);
-    struct item item = {.tensor = *p.tensor, .type = type_in(w, &p), .vector = p.parameter_class == DQT_CLASS_NORM};
-    if (w->stored) item.tensor.compute = item.tensor.storage;
-    item.rows = p.tensor->rows;
-    item.cols = item.type == TYPE_U8 ? p.tensor->row_bytes : p.tensor->cols;
-    hf_name(&w->list, index, item.name);
-    if ((item.type == TYPE_F32) == f32) TRY(visit(w, &item));
+    struct stored_tensor stored = {
+        .tensor = *p.tensor, .type = type_in(w, &p), .vector = p.parameter_class == DQT_CLASS_NORM};
+    if (w->stored) stored.tensor.compute = stored.tensor.storage;
+    stored.rows = p.tensor->rows;
+    stored.cols = stored.type == TYPE_U8 ? p.tensor->row_bytes : p.tensor->cols;
+    hf_name(&w->list, index, stored.name);
+    if ((stored.type == TYPE_F32) == f32) TRY(visit(w, &stored));
     if (!packed(w, p.tensor) || !f32) return DQT_OK;
-    strcat(item.name, "_scale");
-    item.type = TYPE_F32;
-    item.scales = item.vector = true;
-    item.cols = p.tensor->num_scales;
-    return visit(w, &item);
+    strcat(stored.name, "_scale");
+    stored.type = TYPE_F32;
+    stored.scales = stored.vector = true;
+    stored.cols = p.tensor->num_scales;
+    return visit(w, &stored);
 }
 
-static dqt_status each_task(struct writer *w, task_fn visit) {
+static dqt_status each_stored(struct writer *w, stored_fn visit) {
     for (int pass = 0; pass < 2; pass++)
         for (size_t i = 0; i < w->list.count; i++)
             TRY(visit_parameter(w, visit, i, pass == 0));
     return DQT_OK;
 }
 
-static dqt_status check_task(struct writer *w, const struct item *item) {
-    const dqt_tensor *t = &item->tensor;
+static dqt_status check_stored(struct writer *w, const struct stored_tensor *stored) {
+    const dqt_tensor *t = &stored->tensor;
     const dqt_context *ctx = w->list.model->ctx;
     float values[RUN];
-    if (!scales_valid(t)) return fail(ctx, DQT_E_NUMERIC, "%s: a scale is out of range", item->name);
+    if (!scales_valid(t)) return fail(ctx, DQT_E_NUMERIC, "%s: a scale is out of range", stored->name);
     if (format_is_code(t->storage)) return DQT_OK;
     for (size_t r = 0; r < t->rows; r++)
         for (size_t c = 0; c < t->cols; c += RUN) {
-            const size_t n = t->cols - c < RUN ? t->cols - c : RUN;
+            const size_t n = size_min(t->cols - c, RUN);
             tensor_read_floats(t, r, c, n, values);
             for (size_t k = 0; k < n; k++)
-                if (!isfinite(item->type == TYPE_BF16 ? bf16_to_f32(f32_to_bf16(values[k])) : values[k]))
-                    return fail(ctx, DQT_E_NUMERIC, "%s: the weight at row %zu, column %zu is %g", item->name, r, c + k,
-                                (double)values[k]);
+                if (!isfinite(stored->type == TYPE_BF16 ? bf16_to_f32(f32_to_bf16(values[k])) : values[k]))
+                    return fail(ctx, DQT_E_NUMERIC, "%s: the weight at row %zu, column %zu is %g", stored->name, r,
+                                c + k, (double)values[k]);
         }
     return DQT_OK;
 }
 
-static dqt_status list_task(struct writer *w, const struct item *item) {
+static dqt_status list_stored(struct writer *w, const struct stored_tensor *stored) {
     static const char *const names[] = {"F32", "BF16", "F16", "U8"};
     char line[LINE_BYTES], shape[64];
-    const uint64_t bytes = (uint64_t)item->rows * item->cols * element_bytes(item->type);
+    const uint64_t bytes = (uint64_t)stored->rows * stored->cols * element_bytes(stored->type);
     const uint64_t begin = w->offset;
-    w->offset += item->scales ? (uint64_t)item->cols * 4 : bytes;
-    if (item->vector)
-        snprintf(shape, sizeof shape, "%zu", item->cols);
+    w->offset += stored->scales ? (uint64_t)stored->cols * 4 : bytes;
+    if (stored->vector)
+        snprintf(shape, sizeof shape, "%zu", stored->cols);
     else
-        snprintf(shape, sizeof shape, "%zu,%zu", item->rows, item->cols);
-    snprintf(line, sizeof line, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%llu,%llu]}", item->name,
-             names[item->type], shape, (unsigned long long)begin, (unsigned long long)w->offset);
+        snprintf(shape, sizeof shape, "%zu,%zu", stored->rows, stored->cols);
+    snprintf(line, sizeof line, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%llu,%llu]}", stored->name,
+             names[stored->type], shape, (unsigned long long)begin, (unsigned long long)w->offset);
     return sink_bytes(w->sink, line, strlen(line));
 }
 
@@ -124,21 +125,21 @@ static dqt_status write_header(struct writer *w) {
     TRY(sink_bytes(w->sink, begin, sizeof begin - 1));
     if (w->dtype == DQT_SAFETENSORS_CODES) TRY(write_formats(w));
     TRY(sink_bytes(w->sink, "}", 1));
-    TRY(each_task(w, list_task));
+    TRY(each_stored(w, list_stored));
     return sink_bytes(w->sink, "}", 1);
 }
 
-static dqt_status write_task(struct writer *w, const struct item *item) {
-    const dqt_tensor *t = &item->tensor;
+static dqt_status write_stored(struct writer *w, const struct stored_tensor *stored) {
+    const dqt_tensor *t = &stored->tensor;
     float values[RUN];
     uint16_t halves[RUN];
-    if (item->scales) return sink_elements(w->sink, t->scales, t->num_scales, 4);
-    if (item->type == TYPE_U8) return write_codes(w->sink, t);
+    if (stored->scales) return sink_elements(w->sink, t->scales, t->num_scales, 4);
+    if (stored->type == TYPE_U8) return write_codes(w->sink, t);
     for (size_t r = 0; r < t->rows; r++)
         for (size_t c = 0; c < t->cols; c += RUN) {
-            const size_t n = t->cols - c < RUN ? t->cols - c : RUN;
+            const size_t n = size_min(t->cols - c, RUN);
             tensor_read_floats(t, r, c, n, values);
-            if (item->type == TYPE_F32) {
+            if (stored->type == TYPE_F32) {
                 TRY(sink_elements(w->sink, values, n, 4));
                 continue;
             }
@@ -153,13 +154,13 @@ static dqt_status write_file(struct writer *w, dqt_write_fn write, void *user_da
     struct sink *s = w->sink;
     sink_begin(s, NULL, NULL);
     TRY(write_header(w));
-    const uint64_t length = (s->written + 7) / 8 * 8;
+    const uint64_t length = round_up(s->written, 8);
     sink_begin(s, write, user_data);
     TRY(sink_number(s, length, 8));
     TRY(write_header(w));
     while (s->written < 8 + length)
         TRY(sink_bytes(s, " ", 1));
-    TRY(each_task(w, write_task));
+    TRY(each_stored(w, write_stored));
     return sink_flush(s);
 }
 
@@ -171,7 +172,7 @@ dqt_status safetensors_write(const dqt_llama *model, const dqt_safetensors_optio
     if (o->stored != 0 && o->stored != 1)
         return fail(model->ctx, DQT_E_ARGUMENT, "stored is %d; it must be 0 or 1", o->stored);
     if (o->dtype == DQT_SAFETENSORS_CODES) w.stored = true;
-    TRY(each_task(&w, check_task));
+    TRY(each_stored(&w, check_stored));
     TRY(sink_create(model->ctx, &w.sink));
     dqt_status status = write_file(&w, write, user_data);
     sink_destroy(w.sink);

@@ -72,7 +72,7 @@ dqt_status sink_bytes(struct sink *s, const void *data, size_t n) {
     }
     s->crc = crc32c_add(&s->table, s->crc, data, n);
     while (n) {
-        const size_t room = STREAM_BUFFER - s->used, part = n < room ? n : room;
+        const size_t room = STREAM_BUFFER - s->used, part = size_min(n, room);
         memcpy(s->buffer + s->used, p, part);
         s->used += part;
         s->written += part;
@@ -166,7 +166,7 @@ dqt_status source_bytes(struct source *s, void *out, size_t n) {
             got = take(p, s->ahead, &s->ahead_begin, s->ahead_end, n);
             if (s->ahead_begin == s->ahead_end) free_ahead(s);
         } else if (s->begin == s->end && n >= STREAM_BUFFER) {
-            TRY(fetch(s, p, n, &got)); /* large pieces go straight to their place */
+            TRY(fetch(s, p, n, &got)); /* many bytes go straight to where they are wanted */
         } else {
             if (s->begin == s->end) {
                 s->begin = s->end = 0;

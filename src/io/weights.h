@@ -9,7 +9,7 @@
 bool numbers_valid(const void *data, size_t count, size_t size, bool negative);
 /* Normal numbers above 0 that no code times them makes infinite. */
 bool scales_valid(const dqt_tensor *t);
-/* All within Qn..Qp, and those that only fill up a row's last unit 0. */
+/* All within Qn..Qp, and those that only fill up a row's last pack block 0. */
 bool codes_valid(const dqt_tensor *t);
 
 /* Bytes of a number of a float storage format, 0 of a code format. */
@@ -17,7 +17,7 @@ static inline size_t float_bytes(const dqt_tensor *t) {
     return format_float_bytes(t->storage);
 }
 
-/* Packed rows; codes that only fill up the last unit are written as 0, whatever they are in memory. */
+/* Packed rows; codes that only fill up the last pack block are written as 0, whatever they are in memory. */
 dqt_status write_codes(struct sink *s, const dqt_tensor *t);
 
 #endif

@@ -63,7 +63,7 @@ static inline void zero_sums(void) {
     _tile_zero(3);
 }
 
-/* Finished 32 x 32 sums on their way from tiles to y. */
+/* Complete 32 x 32 sums on their way from tiles to y. */
 struct done {
     const unsigned char *sums; /* NULL: none */
     float *y;
@@ -99,7 +99,7 @@ static inline void epilogue_rows(const struct epilogue *epilogue, const struct d
     } while (0)
 
 /* All of gebp and gepb: `integer` and `gepb` are constants where this is inlined. While the tile unit works on
- * 32 x 32 sums, the vector units finish those before them, a few rows a step. */
+ * 32 x 32 sums, the vector units run the epilogue of those before them, a few rows a step. */
 static inline void multiply(const struct gemm_block *b, bool integer, bool gepb) {
     DQT_ASSERT(b->k > 0 && b->k % (integer ? 64 : 32) == 0 && b->m > 0 && b->n > 0);
     DQT_ASSERT(gepb ? b->n <= 2 * PANEL && !b->row_scale : b->m <= ROWS);

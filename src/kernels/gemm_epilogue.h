@@ -8,10 +8,10 @@
 
 /* The block's fields in registers: vector stores may alias anything, so they would be read again for each row. */
 struct epilogue {
-    float *y;
+    float *y; /* [m][ld_y] */
     size_t ld_y;
-    const float *row_scale, *col_scale; /* col_scale NULL: 1 */
-    const int32_t *row_add;
+    const float *row_scale, *col_scale; /* [m], [n]; col_scale NULL: 1 */
+    const int32_t *row_add;             /* [m] */
     bool accumulate;
 };
 

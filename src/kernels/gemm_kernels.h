@@ -50,7 +50,7 @@ struct gemm_block {
     const int32_t *row_add; /* [m]; integer engines */
     const float *row_scale; /* [m]; NULL: 1; NULL for gepb */
     const float *col_scale; /* [n]; NULL: 1 */
-    float *y;               /* y = or += (float)sum * (row_scale * col_scale), each product and sum rounded */
+    float *y; /* [m][ld_y]: y = or += (float)sum * (row_scale * col_scale), each product and sum rounded */
     size_t ld_y;
     bool accumulate;
     bool stream; /* a hint: y is aligned to 64 bytes, in every row, and larger than the caches */

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/size.h"
 #include "format/format.h"
 #include "kernels/kernels_scalar.h"
 
@@ -15,7 +16,7 @@ static void epilogue(const struct gemm_block *b, size_t i, size_t n, float sum) 
 
 /* partial[rows][round_up(n, 16)]. Sums are unsigned: their wrap-around is meant. */
 static void block_code(const struct gemm_block *b) {
-    const size_t ld = (b->n + PANEL - 1) / PANEL * PANEL;
+    const size_t ld = round_up(b->n, PANEL);
     uint32_t *partial = b->partial;
     for (size_t n0 = 0; n0 < b->n; n0 += PANEL) {
         const int8_t *a = b->a;
@@ -41,7 +42,7 @@ static void block_code(const struct gemm_block *b) {
 }
 
 static void block_f32(const struct gemm_block *b) {
-    const size_t ld = (b->n + PANEL - 1) / PANEL * PANEL;
+    const size_t ld = round_up(b->n, PANEL);
     float *partial = b->partial;
     for (size_t n0 = 0; n0 < b->n; n0 += PANEL) {
         const float *a = b->a, *panel = (const float *)((const char *)b->b + n0 / PANEL * b->panel_stride);

@@ -60,7 +60,7 @@ static void encode_signed(const float *in, size_t n, const uint32_t *words, floa
     for (int k = 0; k < CHUNK; k++) {
         const int32_t below = (int32_t)root[k];
         const float low = (float)below, gap = 2.0f * low + 1.0f;
-        codes[k] = below + ((y[k] - low * low) + unit(words[k]) * gap >= gap);
+        codes[k] = below + ((y[k] - low * low) + uniform01(words[k]) * gap >= gap);
     }
     for (int k = 0; k < CHUNK; k++)
         code[k] = (int8_t)(in[k] < 0.0f ? -codes[k] : codes[k]);
@@ -99,7 +99,7 @@ static void encode_positive(const float *in, size_t n, const uint32_t *words, fl
     for (int k = 0; k < CHUNK; k++) {
         const int32_t below = (int32_t)root[k];
         const float low = fourth((float)below), high = fourth((float)below + 1.0f);
-        codes[k] = below + ((y[k] - low) / (high - low) + unit(words[k]) >= 1.0f);
+        codes[k] = below + ((y[k] - low) / (high - low) + uniform01(words[k]) >= 1.0f);
     }
     for (int k = 0; k < CHUNK; k++)
         code[k] = (uint8_t)(in[k] > 0.0f ? codes[k] : 0);

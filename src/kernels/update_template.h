@@ -72,7 +72,7 @@ static const uint32_t *stream_chunk(struct stream *s) {
 }
 
 /* rng_uniform01 by way of a signed conversion, which every instruction set has. */
-static inline float unit(uint32_t word) {
+static inline float uniform01(uint32_t word) {
     return (float)(int32_t)(word >> 8) * 0x1p-24f;
 }
 
@@ -80,12 +80,12 @@ static inline float unit(uint32_t word) {
 static inline int32_t floor_random(float x, uint32_t word) {
     const int32_t toward_zero = (int32_t)x;
     const int32_t below = toward_zero - ((float)toward_zero > x);
-    return below + ((x - (float)below) + unit(word) >= 1.0f);
+    return below + ((x - (float)below) + uniform01(word) >= 1.0f);
 }
 
 /* floor(x + 1/2 + noise * (r - 1/2)) for |x| < 2^22: between rounding to nearest (0) and stochastic rounding (1). */
 static inline int32_t floor_noisy(float x, uint32_t word, float noise) {
-    const float y = x + (0.5f + noise * (unit(word) - 0.5f));
+    const float y = x + (0.5f + noise * (uniform01(word) - 0.5f));
     const int32_t toward_zero = (int32_t)y;
     return toward_zero - ((float)toward_zero > y);
 }

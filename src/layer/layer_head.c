@@ -60,8 +60,8 @@ static void head_scratch(const dqt_tape *t, const dqt_layer *l, struct scratch_n
 
 static void tile_logits(dqt_tape *t, const struct slot *s, const struct activations *x, size_t first, size_t count,
                         float *out, size_t ld) {
-    gemm_forward(t->ctx, &t->workspace, x, tape_few(t, x->tokens), s->layer->weight[W], first, count, t->precision,
-                 false, out, ld);
+    gemm_forward(t->ctx, &t->workspace, x, tape_gemv_tokens(t, x->tokens), s->layer->weight[W], first, count,
+                 t->precision, false, out, ld);
 }
 
 /* What every pass begins with. */

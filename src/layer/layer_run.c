@@ -32,7 +32,8 @@ void layer_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx) {
 void weight_forward(dqt_tape *t, const struct slot *s, int weight, const struct activations *x, bool accumulate,
                     float *y) {
     const dqt_tensor *w = s->layer->weight[weight];
-    gemm_forward(t->ctx, &t->workspace, x, tape_few(t, x->tokens), w, 0, w->rows, t->precision, accumulate, y, w->rows);
+    gemm_forward(t->ctx, &t->workspace, x, tape_gemv_tokens(t, x->tokens), w, 0, w->rows, t->precision, accumulate, y,
+                 w->rows);
 }
 
 void weight_backward(dqt_tape *t, struct slot *s, int weight, const float *dy, const struct activations *x,

@@ -41,8 +41,8 @@ struct tape_parameter {
  * cached. */
 struct cached_pass {
     struct cached_tokens tokens;
-    size_t layer; /* of the caches: that of the block that runs */
-    size_t few;   /* as gemm_forward wants it */
+    size_t layer;       /* of the caches: that of the block that runs */
+    size_t gemv_tokens; /* as gemm_forward wants it */
 };
 
 struct dqt_tape {
@@ -93,10 +93,10 @@ bool tape_interrupted(dqt_tape *tape);
 /* The status of the call that ends; the next one begins with DQT_OK. */
 dqt_status tape_finish(dqt_tape *tape);
 
-/* How many of the tokens that run are, in float products, such of a pass of few tokens. */
-static inline size_t tape_few(const dqt_tape *tape, size_t tokens) {
+/* How many of the tokens that run take, in float products, the kernels for few tokens. */
+static inline size_t tape_gemv_tokens(const dqt_tape *tape, size_t tokens) {
     DQT_ASSERT(!tape->cached || tape->cached->tokens.count == tokens);
-    return tape->cached ? tape->cached->few : gemm_few(tape->ctx, tokens);
+    return tape->cached ? tape->cached->gemv_tokens : gemm_gemv_tokens(tape->ctx, tokens);
 }
 
 /* Buffers of a slot: [max_tokens][cols] floats, and what enters products: [max_tokens][cols] codes or floats, as the

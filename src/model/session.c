@@ -3,7 +3,8 @@
  * The tokens that sessions append go through the layers together, in passes of at most CHUNK tokens: every weight is
  * read once a pass, for all of them. What a session gets does not depend on the others: rows do not see each other but
  * through attention, which is a session's own, and a float product sums in the order that its session's own tokens of
- * the pass call for (gemm_few). So a session's tokens of one append always pass CHUNK by CHUNK, whatever room there is.
+ * the pass call for (gemm_gemv_tokens). So a session's tokens of one append always pass CHUNK by CHUNK, whatever room
+ * there is.
  */
 #include "model/session.h"
 
@@ -158,7 +159,7 @@ static void take_tile(void *arg, size_t first, size_t classes, const float *logi
 /* Of the first rows of the stream, which are overwritten. False where logits are not finite. */
 static bool predict(dqt_tape *t, struct prediction *predictions, size_t count) {
     if (count == 0) return true;
-    const struct cached_pass pass = {.tokens.count = count, .few = count};
+    const struct cached_pass pass = {.tokens.count = count, .gemv_tokens = count};
     struct prediction_job job = {.predictions = predictions, .count = count, .ctx = t->ctx};
     for (size_t i = 0; i < count; i++)
         job.work += predictions[i].log_prob ? WORK_EXP : WORK_ELEMENT;
@@ -232,10 +233,10 @@ static void plan_pass(struct pass *p, dqt_session *first) {
         for (dqt_session *s = first; s; s = s->following) {
             const size_t count = size_min(s->request.count - s->done, CHUNK);
             if (kind == 0) s->taken = 0;
-            if (count == 0 || (gemm_few(ctx, count) == 0) != (kind == 1)) continue;
+            if (count == 0 || (gemm_gemv_tokens(ctx, count) == 0) != (kind == 1)) continue;
             if (count <= p->tape->max_tokens - p->cached.tokens.count) take_chunk(p, s, count);
         }
-        if (kind == 0) p->cached.few = p->cached.tokens.count;
+        if (kind == 0) p->cached.gemv_tokens = p->cached.tokens.count;
     }
     DQT_ASSERT(p->cached.tokens.count > 0);
 }

@@ -168,7 +168,7 @@ static void copy_out(const struct attention_job *job, const float *x, size_t row
         job->kernels->scale(x + r * job->depth, job->s.head_size, factor, out + r * ld);
 }
 
-/* What backward keeps in a lane's scratch. */
+/* What backward keeps in a lane's scratch, in the shapes above. */
 struct backward_scratch {
     float *keys, *values, *dkeys, *dvalues;
     float *queries, *queries_t, *douts, *douts_t, *dqueries;

@@ -13,8 +13,8 @@ struct job {
     const struct workspace *ws;
     const struct cached_tokens *tokens;
     size_t layer, heads;
-    const float *q;
-    float *out;
+    const float *q; /* [tokens][heads * head_size] */
+    float *out;     /* the same */
 };
 
 /* Lane scratch, in floats: scores [TILE], maximum and sum [heads of a kv head]. */

@@ -15,6 +15,7 @@ struct attention_job {
     size_t depth;      /* head size, rounded up to ATTENTION_COLUMNS */
     size_t q_ld, k_ld; /* floats from one token to the next */
     float scale;       /* of scores */
+    /* q, o, dout, out, dq [tokens][q_ld]; k, v, dk, dv [tokens][k_ld]; log sums [tokens][heads] */
     const float *q, *k, *v, *o, *log_sum_in, *dout;
     float *out, *log_sum, *dq, *dk, *dv;
 };

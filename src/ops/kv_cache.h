@@ -13,7 +13,7 @@ struct kv_cache {
     int32_t format; /* DQT_CACHE_* */
     size_t layers, positions, kv_heads, head_size;
     size_t steps_at, half_bytes; /* where steps begin in a half; bytes of a half */
-    unsigned char *data;
+    unsigned char *data;         /* [layers][2] halves: keys, then values */
 };
 
 /* Fills in the sizes of a cache whose format and shape are set. Returns the bytes of its data, SIZE_MAX if there are
@@ -24,8 +24,8 @@ size_t kv_cache_layout(struct kv_cache *c);
  * their formats may differ. */
 struct cached_tokens {
     size_t count;
-    const size_t *position;
-    struct kv_cache *const *cache;
+    const size_t *position;        /* [count] */
+    struct kv_cache *const *cache; /* [count] */
 };
 
 /* k and v[count][kv_heads * head_size] into a layer of the tokens' caches: as they are, rounded to the nearest bf16, or

@@ -11,12 +11,12 @@ enum { CHUNK_TOKENS = 8 };
 
 struct job {
     const struct vector_kernels *kernels;
-    const float *logits;
-    float *gradient; /* logits, for backward */
+    const float *logits; /* [tokens][ld], of classes [first, first + count) */
+    float *gradient;     /* logits, for backward */
     size_t ld, tokens, first, count;
-    const int32_t *targets; /* NULL: forward makes sums of all tokens */
-    float *maximum, *sum, *target_logit;
-    const float *weights, *log_sum;
+    const int32_t *targets;              /* [tokens]; NULL: forward makes sums of all tokens */
+    float *maximum, *sum, *target_logit; /* [tokens] */
+    const float *weights, *log_sum;      /* [tokens] */
     float scale;
 };
 

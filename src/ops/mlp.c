@@ -8,9 +8,9 @@ enum { CHUNK = 16384 }; /* elements of one work task: some microseconds */
 
 struct job {
     const struct vector_kernels *kernels;
-    const float *gate, *up, *dh;
-    size_t count;
-    float *dgate, *dup;
+    const float *gate, *up, *dh; /* [count]; gate NULL: squared ReLU */
+    size_t count;                /* tokens * features */
+    float *dgate, *dup;          /* [count] */
 };
 
 static void backward_chunk(void *arg, size_t task, int lane) {

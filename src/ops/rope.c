@@ -21,11 +21,11 @@ void rope_table(float theta, size_t head_size, size_t positions, float *cosines,
 
 struct job {
     const struct vector_kernels *kernels;
-    float *x;
+    float *x; /* [tokens][heads][2 * half] */
     size_t tokens, length, heads, half;
-    const size_t *position;
+    const size_t *position; /* [tokens]; NULL: as they lie in their run */
     struct attention_runs runs;
-    const float *cosines, *sines;
+    const float *cosines, *sines; /* [positions][half] */
     float sign;
 };
 

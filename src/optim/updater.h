@@ -72,7 +72,7 @@ void updater_hold(dqt_updater *u, dqt_updater **holder);
 void updater_release(dqt_updater *u);
 bool updater_is_held(const dqt_updater *u);
 
-/* State for checkpoints: calls visit for each non-empty piece in a fixed order, in place. `label` is unique, such as
+/* State for checkpoints: calls visit for each non-empty array in a fixed order, in place. `label` is unique, such as
  * "12.m"; element_size is 1, 2, 4 or 8 (for byte order). */
 typedef dqt_status (*state_visit_fn)(void *arg, const char *label, void *data, size_t count, size_t element_size);
 dqt_status updater_visit_state(dqt_updater *u, state_visit_fn visit, void *arg);
