@@ -55,6 +55,7 @@ static unsigned char *bytes_of(dqt_tensor *t, size_t *count) {
 /* Initial weights of a code format are those of F32, and their one scale is taken from all of them. */
 static void initial_scale(void) {
     enum { ROWS = 5, COLS = 40 };
+    begin();
     dqt_tensor *floats = make(ROWS, COLS, DQT_FORMAT_F32, DQT_SCALE_AUTO, DQT_AXIS_TENSOR);
     dqt_tensor *codes = make(ROWS, COLS, DQT_FORMAT_TERNARY, DQT_SCALE_ABSMEAN, DQT_AXIS_TENSOR);
     tensor_init_normal(floats, 3, 4, 0.5f);
@@ -69,6 +70,7 @@ static void initial_scale(void) {
            sum / (ROWS * COLS));
     dqt_tensor_destroy(floats);
     dqt_tensor_destroy(codes);
+    end();
 }
 
 /* A normal number by the sum of twelve uniforms would have thin tails; Box-Muller has not. */
