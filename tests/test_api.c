@@ -268,7 +268,7 @@ static void int32_overflow(void) {
         OK(ctx, dqt_mlp_create(ctx, 4, safe, &o, &l));
         dqt_layer_destroy(l);
         /* where sizes have 32 bits, a matrix may be too large for them first, which another sentence says */
-        const char *down = SIZE_MAX > UINT32_MAX ? "down" : "", *why = SIZE_MAX > UINT32_MAX ? "int32" : "";
+        const char *down = SIZE_MAX > UINT32_MAX ? "down" : " ", *why = SIZE_MAX > UINT32_MAX ? "int32" : " ";
         NOT_CREATED(ctx, DQT_E_SHAPE, down, l, dqt_mlp_create(ctx, 4, unsafe, &o, &l));
         NOT_CREATED(ctx, DQT_E_SHAPE, why, l, dqt_attention_create(ctx, unsafe, 2, 2, &o, &l));
         NOT_CREATED(ctx, DQT_E_SHAPE, why, l, dqt_block_create(ctx, unsafe, 8, 2, 2, &o, &l));
