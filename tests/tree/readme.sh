@@ -38,4 +38,12 @@ for file in *.md docs/*.md examples/README.md examples/*/README.md fuzz/README.m
     done
 done >"$tmp/names"
 empty "names of files and functions that are not there" "$tmp/names"
+
+# Each stage of continuous integration is explained.
+{ sed -n 's/^stage \([a-z-]*\) .*/\1/p' .ci/run && tests/platforms.sh --list; } >"$tmp/run"
+check "there are stages" test "$(wc -l <"$tmp/run")" -ge 15
+while read -r stage; do
+    grep -qE "^\|([^|]* )?${stage}[, ]" CONTRIBUTING.md || echo "$stage"
+done <"$tmp/run" >"$tmp/stages"
+empty "stages of .ci/run that CONTRIBUTING.md does not have" "$tmp/stages"
 finish
