@@ -49,7 +49,8 @@ static void run_call(int i) {
         before[c] = dqt_context_allocated(world.ctx[c]);
     const bool watch = one_in(16);
     const uint64_t hash = watch ? weights_hash() : 0;
-    world.changes = world.destroys = false;
+    world.changes = world.update_open && strstr(calls[i].name, "backward");
+    world.destroys = false;
     const dqt_status status = calls[i].run();
     totals.calls++;
     totals.of[i]++;

@@ -381,15 +381,18 @@ static dqt_status call_llama_backward_update(void) {
     if (!one_in(4)) loss_of(t, m);
     return dqt_llama_backward_update(m->handle, t->handle, u->handle, step_options(), null_sometimes(&stats));
 }
-/* Begin and end are one call here, mostly with a backward in between. */
-static dqt_status update_in_backward(bool end_only) {
+/* Mostly with a backward and the end; an update that is left open meets all other calls. */
+static dqt_status update_in_backward(void) {
     struct object *u = any(UPDATER), *t = tape_of(u), *m = model_of(t);
     RESULT(dqt_step_stats, stats);
     world.changes = true;
-    if (end_only) return dqt_tape_end_update(t->handle, null_sometimes(&stats));
     loss_of(t, m);
     const dqt_status status = dqt_tape_begin_update(t->handle, u->handle, step_options());
     if (status != DQT_OK) return status;
+    if (one_in(3)) {
+        world.update_open = true;
+        return DQT_OK;
+    }
     if (!one_in(8)) dqt_llama_backward(m->handle, t->handle, 1);
     stats.struct_size = sizeof stats;
     const dqt_status ended = dqt_tape_end_update(t->handle, &stats);
@@ -397,10 +400,12 @@ static dqt_status update_in_backward(bool end_only) {
     return ended;
 }
 static dqt_status call_tape_begin_update(void) {
-    return update_in_backward(false);
+    return update_in_backward();
 }
 static dqt_status call_tape_end_update(void) {
-    return update_in_backward(one_in(2));
+    RESULT(dqt_step_stats, stats);
+    if (one_in(2)) return dqt_tape_end_update(any(TAPE)->handle, null_sometimes(&stats));
+    return update_in_backward();
 }
 static dqt_status call_layers_copy(void) {
     struct object a = {0}, b = {0};

@@ -22,8 +22,9 @@ static struct {
     struct object objects[KINDS][SLOTS];
     const uint8_t *data;
     size_t size, at;
-    bool changes;  /* the call may change weights though it fails */
-    bool destroys; /* the call has destroyed something to make room */
+    bool changes;     /* the call may change weights though it fails */
+    bool destroys;    /* the call has destroyed something to make room */
+    bool update_open; /* an update has begun, so that backward functions change weights, even those that fail */
     char folder[40];
     float x[FLOATS], y[FLOATS];
     int32_t tokens[MOST_TOKENS], targets[MOST_TOKENS];
@@ -233,6 +234,7 @@ static void world_begin(const uint8_t *data, size_t size) {
     world.data = data;
     world.size = size;
     world.at = 0;
+    world.update_open = false;
     fuzz_state = size;
     for (size_t i = 0; i < size; i++)
         fuzz_state = (fuzz_state ^ data[i]) * 1099511628211u;

@@ -22,6 +22,8 @@
  *    know is zero. Results are filled as far as their struct_size says; one that no version of this struct can have
  * (more than 512 bytes beyond this one) is refused as uninitialised. `reserved` members are 0.
  *  - Names are UTF-8, paths too; a path is what the system's file functions take.
+ *  - const says what a call only reads. Lists of layers are `dqt_layer *const *` even where the layers are only read, as
+ *    in saving: C converts a host's `dqt_layer **` to that, and to `const dqt_layer *const *` only by a cast.
  *  - Handles are destroyed by their *_destroy function, which accepts NULL. Destroy objects before what they were
  *    made from: sessions, tapes and updaters before models and layers, everything before the context.
  *  - Threads: different contexts are independent. Objects of one context may be used from several threads at once as

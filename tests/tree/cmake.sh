@@ -116,6 +116,13 @@ per_file "$tmp/make_flags" >"$tmp/make_pairs"
 per_file "$tmp/cmake_flags" >"$tmp/cmake_pairs"
 check "CMake's flags are make's" diff "$tmp/make_pairs" "$tmp/cmake_pairs"
 
+# The archive whose functions are hidden in the plug-in that it is linked into has them all the same (docs/abi.md).
+hidden=$kept/hidden
+check "DQT_API as nothing configures" env CC="$CC" cmake -S . -B "$hidden" -DDQT_OPENMP=OFF -DCMAKE_BUILD_TYPE=None -DCMAKE_C_FLAGS="-O0 -DDQT_API="
+check "DQT_API as nothing: the archive builds" cmake --build "$hidden" --target dqt_static -j 2
+nm -g --defined-only "$hidden/libdqt.a" | awk 'NF == 3 { print $3 }' | sort >"$tmp/archive"
+check "its names are those of the shared library" cmp "$tmp/by_make" "$tmp/archive"
+
 # Only one of the two libraries is installed.
 for part in shared static; do
     check "make install-$part" stage "$tmp/$part" install-dev "install-$part"
