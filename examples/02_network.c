@@ -44,7 +44,7 @@ static void create(struct network *net) {
     ok(dqt_linear_create(ctx, FEATURES, HIDDEN, &o, &net->layers[0]));
     ok(dqt_rmsnorm_create(ctx, HIDDEN, &o, &net->layers[1]));
     ok(dqt_mlp_create(ctx, HIDDEN, INTERMEDIATE, &o, &net->layers[2]));
-    ok(dqt_head_create(ctx, HIDDEN, CLASSES, NULL, &o, &net->layers[3]));
+    ok(dqt_head_create(ctx, NULL, HIDDEN, CLASSES, &o, &net->layers[3]));
     dqt_tape_options t;
     ok(dqt_tape_options_init(&t, sizeof t));
     t.max_batch = BATCH; /* independent samples: BATCH sequences of one token */

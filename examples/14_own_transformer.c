@@ -43,7 +43,7 @@ static void create(struct network *n, uint64_t seed) {
     ok(dqt_rmsnorm_create(ctx, HIDDEN, &o, &n->layers[BLOCKS + 1]));
     o.weight.storage = DQT_FORMAT_INT8;
     ok(dqt_embedding_create(ctx, VOCAB, HIDDEN, &o, &n->layers[0]));
-    ok(dqt_head_create(ctx, HIDDEN, VOCAB, NULL, &o, &n->layers[BLOCKS + 2]));
+    ok(dqt_head_create(ctx, NULL, HIDDEN, VOCAB, &o, &n->layers[BLOCKS + 2]));
 
     dqt_tape_options t = DQT_INIT(dqt_tape_options);
     t.max_batch = BATCH;

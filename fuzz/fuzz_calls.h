@@ -125,7 +125,7 @@ static dqt_status call_tensor_convert(void) {
     if (!o) return DQT_E_STATE;
     dqt_tensor_options *options = tensor_options();
     o->ctx = from->ctx;
-    const dqt_status status = dqt_tensor_convert(from->handle, null_sometimes(options), enum_or_odd(1, 2), byte(), &t);
+    const dqt_status status = dqt_tensor_convert(from->handle, enum_or_odd(1, 2), byte(), null_sometimes(options), &t);
     free(options);
     return created_tensor(o, status, t);
 }
@@ -239,7 +239,7 @@ static dqt_status call_head_create(void) {
     if (tied->handle) need(o, tied);
     dqt_layer_options *options = layer_options();
     const size_t hidden = tied->handle ? tied->out : 8, classes = tied->handle ? tied->in : up_to(9);
-    const dqt_status status = dqt_head_create(context(&o->ctx), size_or_odd(hidden), size_or_odd(classes), tied->handle,
+    const dqt_status status = dqt_head_create(context(&o->ctx), tied->handle, size_or_odd(hidden), size_or_odd(classes),
                                               null_sometimes(options), &l);
     free(options);
     return created_layer(o, status, l);

@@ -22,8 +22,8 @@
  *    know is zero. Results are filled as far as their struct_size says; one that no version of this struct can have
  * (more than 512 bytes beyond this one) is refused as uninitialised. `reserved` members are 0.
  *  - Names are UTF-8, paths too; a path is what the system's file functions take.
- *  - const says what a call only reads. Lists of layers are `dqt_layer *const *` even where the layers are only read, as
- *    in saving: C converts a host's `dqt_layer **` to that, and to `const dqt_layer *const *` only by a cast.
+ *  - const says what a call only reads. Lists of layers are `dqt_layer *const *` even where the layers are only read,
+ * as in saving: C converts a host's `dqt_layer **` to that, and to `const dqt_layer *const *` only by a cast.
  *  - Handles are destroyed by their *_destroy function, which accepts NULL. Destroy objects before what they were
  *    made from: sessions, tapes and updaters before models and layers, everything before the context.
  *  - Threads: different contexts are independent. Objects of one context may be used from several threads at once as
@@ -333,8 +333,8 @@ DQT_API dqt_status dqt_tensor_get_stats(const dqt_tensor *tensor, dqt_tensor_sta
 DQT_API dqt_status dqt_tensor_copy(dqt_tensor *destination, const dqt_tensor *source);
 
 /* Creates a tensor of other options from the dequantised weights of `source`. Allocates. Since 0.1. */
-DQT_API dqt_status dqt_tensor_convert(const dqt_tensor *source, const dqt_tensor_options *options, int32_t rounding,
-                                      uint64_t seed, dqt_tensor **out);
+DQT_API dqt_status dqt_tensor_convert(const dqt_tensor *source, int32_t rounding, uint64_t seed,
+                                      const dqt_tensor_options *options, dqt_tensor **out);
 
 /* ---- Layer --------------------------------------------------------------------------------------------------- */
 
@@ -397,7 +397,7 @@ DQT_API dqt_status dqt_mlp_create(dqt_context *ctx, size_t hidden, size_t interm
                                   const dqt_layer_options *options, dqt_layer **out);
 DQT_API dqt_status dqt_block_create(dqt_context *ctx, size_t hidden, size_t intermediate, size_t num_heads,
                                     size_t num_kv_heads, const dqt_layer_options *options, dqt_layer **out);
-DQT_API dqt_status dqt_head_create(dqt_context *ctx, size_t hidden, size_t classes, dqt_layer *tied,
+DQT_API dqt_status dqt_head_create(dqt_context *ctx, dqt_layer *tied, size_t hidden, size_t classes,
                                    const dqt_layer_options *options, dqt_layer **out);
 
 /* Destroys a layer that the host created. Layers of a dqt_llama belong to the model. */

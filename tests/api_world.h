@@ -73,7 +73,7 @@ static inline void begin(struct world *w) {
     OK(ctx, dqt_linear_create(ctx, 8, 6, NULL, &w->linear));
     OK(ctx, dqt_rmsnorm_create(ctx, 6, NULL, &w->norm));
     OK(ctx, dqt_embedding_create(ctx, 10, 8, NULL, &w->embedding));
-    OK(ctx, dqt_head_create(ctx, 6, 10, NULL, NULL, &w->head));
+    OK(ctx, dqt_head_create(ctx, NULL, 6, 10, NULL, &w->head));
     w->own[0] = w->embedding;
     w->own[1] = w->linear;
     w->own[2] = w->norm;

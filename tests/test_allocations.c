@@ -229,7 +229,7 @@ static void layers(void) {
     OK(ctx, dqt_attention_create(ctx, 24, 4, 2, NULL, &l[2]));
     OK(ctx, dqt_mlp_create(ctx, 24, 33, NULL, &l[3]));
     OK(ctx, dqt_embedding_create(ctx, 50, 24, NULL, &embedding));
-    OK(ctx, dqt_head_create(ctx, 24, 50, NULL, NULL, &head));
+    OK(ctx, dqt_head_create(ctx, NULL, 24, 50, NULL, &head));
     memcpy(all, l, sizeof l);
     all[4] = embedding;
     all[5] = head;

@@ -61,10 +61,10 @@ static void tensor_creation(void) {
     OK(ctx, dqt_tensor_create(ctx, 4, 4, NULL, &t));
     o.train_scale = 0;
     o.storage = 99;
-    NOT_CREATED(ctx, DQT_E_ARGUMENT, "storage", out, dqt_tensor_convert(t, &o, DQT_ROUND_NEAREST, 1, &out));
-    NOT_CREATED(ctx, DQT_E_ARGUMENT, "rounding", out, dqt_tensor_convert(t, NULL, DQT_ROUND_ECO_NEAREST, 1, &out));
-    REFUSED(ctx, DQT_E_ARGUMENT, "out", dqt_tensor_convert(t, NULL, DQT_ROUND_NEAREST, 1, NULL));
-    NOT_CREATED(NULL, DQT_E_ARGUMENT, "tensor", out, dqt_tensor_convert(NULL, NULL, DQT_ROUND_NEAREST, 1, &out));
+    NOT_CREATED(ctx, DQT_E_ARGUMENT, "storage", out, dqt_tensor_convert(t, DQT_ROUND_NEAREST, 1, &o, &out));
+    NOT_CREATED(ctx, DQT_E_ARGUMENT, "rounding", out, dqt_tensor_convert(t, DQT_ROUND_ECO_NEAREST, 1, NULL, &out));
+    REFUSED(ctx, DQT_E_ARGUMENT, "out", dqt_tensor_convert(t, DQT_ROUND_NEAREST, 1, NULL, NULL));
+    NOT_CREATED(NULL, DQT_E_ARGUMENT, "tensor", out, dqt_tensor_convert(NULL, DQT_ROUND_NEAREST, 1, NULL, &out));
     dqt_tensor_destroy(t);
     counting_end(ctx, &memory);
 }
@@ -120,7 +120,7 @@ static dqt_status create_layer(int kind, dqt_context *ctx, const dqt_layer_optio
     case ATTENTION: return dqt_attention_create(ctx, 8, 2, 1, o, out);
     case MLP: return dqt_mlp_create(ctx, 8, 12, o, out);
     case BLOCK: return dqt_block_create(ctx, 8, 12, 2, 1, o, out);
-    default: return dqt_head_create(ctx, 8, 10, NULL, o, out);
+    default: return dqt_head_create(ctx, NULL, 8, 10, o, out);
     }
 }
 
@@ -213,9 +213,9 @@ static void layer_shapes(void) {
     NOT_CREATED(ctx, DQT_E_SHAPE, "empty", out, dqt_rmsnorm_create(ctx, 0, NULL, &out));
     NOT_CREATED(ctx, DQT_E_SHAPE, "empty", out, dqt_mlp_create(ctx, 0, 8, NULL, &out));
     NOT_CREATED(ctx, DQT_E_SHAPE, "x 8", out, dqt_mlp_create(ctx, 8, 0, NULL, &out));
-    NOT_CREATED(ctx, DQT_E_SHAPE, "empty", out, dqt_head_create(ctx, 0, 8, NULL, NULL, &out));
-    NOT_CREATED(ctx, DQT_E_SHAPE, "empty", out, dqt_head_create(ctx, 8, 0, NULL, NULL, &out));
-    NOT_CREATED(ctx, DQT_E_SHAPE, "classes", out, dqt_head_create(ctx, 8, (size_t)INT32_MAX + 1, NULL, NULL, &out));
+    NOT_CREATED(ctx, DQT_E_SHAPE, "empty", out, dqt_head_create(ctx, NULL, 0, 8, NULL, &out));
+    NOT_CREATED(ctx, DQT_E_SHAPE, "empty", out, dqt_head_create(ctx, NULL, 8, 0, NULL, &out));
+    NOT_CREATED(ctx, DQT_E_SHAPE, "classes", out, dqt_head_create(ctx, NULL, 8, (size_t)INT32_MAX + 1, NULL, &out));
     static const struct {
         size_t hidden, heads, kv_heads;
         const char *word;
@@ -227,10 +227,10 @@ static void layer_shapes(void) {
         NOT_CREATED(ctx, DQT_E_SHAPE, wrong[i].word, out,
                     dqt_block_create(ctx, wrong[i].hidden, 12, wrong[i].heads, wrong[i].kv_heads, NULL, &out));
     }
-    NOT_CREATED(ctx, DQT_E_ARGUMENT, "tied", out, dqt_head_create(ctx, 8, 10, linear, NULL, &out));
-    NOT_CREATED(ctx, DQT_E_ARGUMENT, "tied", out, dqt_head_create(ctx, 8, 10, foreign, NULL, &out));
-    NOT_CREATED(ctx, DQT_E_SHAPE, "embedding", out, dqt_head_create(ctx, 10, 8, embedding, NULL, &out));
-    NOT_CREATED(ctx, DQT_E_SHAPE, "embedding", out, dqt_head_create(ctx, 8, 11, embedding, NULL, &out));
+    NOT_CREATED(ctx, DQT_E_ARGUMENT, "tied", out, dqt_head_create(ctx, linear, 8, 10, NULL, &out));
+    NOT_CREATED(ctx, DQT_E_ARGUMENT, "tied", out, dqt_head_create(ctx, foreign, 8, 10, NULL, &out));
+    NOT_CREATED(ctx, DQT_E_SHAPE, "embedding", out, dqt_head_create(ctx, embedding, 10, 8, NULL, &out));
+    NOT_CREATED(ctx, DQT_E_SHAPE, "embedding", out, dqt_head_create(ctx, embedding, 8, 11, NULL, &out));
     dqt_layer_destroy(foreign);
     dqt_layer_destroy(linear);
     dqt_layer_destroy(embedding);
@@ -273,14 +273,14 @@ static void int32_overflow(void) {
         NOT_CREATED(ctx, DQT_E_SHAPE, why, l, dqt_attention_create(ctx, unsafe, 2, 2, &o, &l));
         NOT_CREATED(ctx, DQT_E_SHAPE, why, l, dqt_block_create(ctx, unsafe, 8, 2, 2, &o, &l));
         o.activation = DQT_ACTIVATION_INT8; /* a head's default is NONE */
-        NOT_CREATED(ctx, DQT_E_SHAPE, "int32", l, dqt_head_create(ctx, unsafe, 3, NULL, &o, &l));
+        NOT_CREATED(ctx, DQT_E_SHAPE, "int32", l, dqt_head_create(ctx, NULL, unsafe, 3, &o, &l));
         /* An embedding is only looked up; a tied head multiplies by it. */
         OK(ctx, dqt_embedding_create(ctx, 3, unsafe, &o, &embedding));
         dqt_layer_options tied = layer_options();
         tied.activation = DQT_ACTIVATION_INT8;
-        NOT_CREATED(ctx, DQT_E_SHAPE, "int32", l, dqt_head_create(ctx, unsafe, 3, embedding, &tied, &l));
+        NOT_CREATED(ctx, DQT_E_SHAPE, "int32", l, dqt_head_create(ctx, embedding, unsafe, 3, &tied, &l));
         tied.activation = DQT_ACTIVATION_NONE;
-        OK(ctx, dqt_head_create(ctx, unsafe, 3, embedding, &tied, &l));
+        OK(ctx, dqt_head_create(ctx, embedding, unsafe, 3, &tied, &l));
         dqt_layer_destroy(l);
         dqt_layer_destroy(embedding);
         o.activation = DQT_ACTIVATION_NONE;
@@ -333,7 +333,7 @@ static void tape_creation(void) {
     dqt_tape_memory_info m = {.struct_size = sizeof m};
     dqt_layer *foreign = NULL, *tied = NULL, *part = NULL, *plan = NULL;
     OK(other, dqt_linear_create(other, 8, 6, NULL, &foreign));
-    OK(w.ctx, dqt_head_create(w.ctx, 8, 10, w.embedding, NULL, &tied));
+    OK(w.ctx, dqt_head_create(w.ctx, w.embedding, 8, 10, NULL, &tied));
     OK(w.ctx, dqt_layer_get_sublayer(w.layers[1], 1, &part));
     dqt_layer_options lo = layer_options();
     lo.shape_only = 1;
@@ -572,7 +572,7 @@ static void shape_only_model(void) {
     REFUSED(w.ctx, DQT_E_STATE, "shape-only", dqt_tensor_touch(p.tensor));
     REFUSED(w.ctx, DQT_E_STATE, "shape-only", dqt_tensor_get_stats(p.tensor, &stats));
     NOT_CREATED(w.ctx, DQT_E_STATE, "shape-only", converted,
-                dqt_tensor_convert(p.tensor, NULL, DQT_ROUND_NEAREST, 0, &converted));
+                dqt_tensor_convert(p.tensor, DQT_ROUND_NEAREST, 0, NULL, &converted));
     dqt_llama_destroy(plan);
     end(&w);
 }

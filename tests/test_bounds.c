@@ -90,7 +90,7 @@ static void temporaries(void) {
     check_kind(ctx, l, true);
     OK(ctx, dqt_block_create(ctx, HIDDEN, 64, 2, 1, &o, &l)); /* the other way */
     check_kind(ctx, l, true);
-    OK(ctx, dqt_head_create(ctx, HIDDEN, 9, NULL, &o, &l));
+    OK(ctx, dqt_head_create(ctx, NULL, HIDDEN, 9, &o, &l));
     check_kind(ctx, l, true);
     dqt_context_destroy(ctx);
 }

@@ -127,7 +127,7 @@ static dqt_status tensor_other(struct world *w, void **out) {
 }
 static dqt_status tensor_convert(struct world *w, void **out) {
     const dqt_tensor_options o = tensor_options(DQT_FORMAT_BF16, DQT_FORMAT_SAME, DQT_AXIS_TENSOR);
-    return dqt_tensor_convert(w->tensor, &o, DQT_ROUND_STOCHASTIC, 3, (dqt_tensor **)out);
+    return dqt_tensor_convert(w->tensor, DQT_ROUND_STOCHASTIC, 3, &o, (dqt_tensor **)out);
 }
 static void destroy_tensor(void *t) {
     dqt_tensor_destroy(t);
@@ -167,10 +167,10 @@ static dqt_status block(struct world *w, void **out) {
     return dqt_block_create(w->ctx, 24, 40, 4, 2, &o, (dqt_layer **)out);
 }
 static dqt_status head(struct world *w, void **out) {
-    return dqt_head_create(w->ctx, 16, 12, NULL, NULL, (dqt_layer **)out);
+    return dqt_head_create(w->ctx, NULL, 16, 12, NULL, (dqt_layer **)out);
 }
 static dqt_status head_tied(struct world *w, void **out) {
-    return dqt_head_create(w->ctx, 16, 12, w->embedding, NULL, (dqt_layer **)out);
+    return dqt_head_create(w->ctx, w->embedding, 16, 12, NULL, (dqt_layer **)out);
 }
 static dqt_status layer_shape_only(struct world *w, void **out) {
     dqt_layer_options o = layer_options();
@@ -655,7 +655,7 @@ static void planned_memory_of_layers(void) {
         OK(ctx, dqt_mlp_create(ctx, 24, 70, &o, &l[3]));
         OK(ctx, dqt_block_create(ctx, 24, 40, 2, 2, &o, &l[4]));
         OK(ctx, dqt_embedding_create(ctx, 90, 24, &o, &l[5]));
-        OK(ctx, dqt_head_create(ctx, 24, 90, l[5], &o, &l[6]));
+        OK(ctx, dqt_head_create(ctx, l[5], 24, 90, &o, &l[6]));
     }
     check_tapes(ctx, &memory, layers[1], layers[0], 7, 0);
     check_updaters(ctx, &memory, layers[1], layers[0], 7, 0);

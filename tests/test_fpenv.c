@@ -153,7 +153,7 @@ static void own_layers(dqt_context *ctx, struct digest *d) {
     OK(ctx, dqt_embedding_create(ctx, VOCAB, HIDDEN, &o, &layers[0]));
     OK(ctx, dqt_block_create(ctx, HIDDEN, 24, 2, 1, &o, &layers[1]));
     OK(ctx, dqt_rmsnorm_create(ctx, HIDDEN, &o, &layers[2]));
-    OK(ctx, dqt_head_create(ctx, HIDDEN, VOCAB, NULL, &o, &layers[3]));
+    OK(ctx, dqt_head_create(ctx, NULL, HIDDEN, VOCAB, &o, &layers[3]));
     dqt_tape_options t;
     dqt_tape_options_init(&t, sizeof t);
     t.max_length = LENGTH;

@@ -403,7 +403,7 @@ static void run_head(dqt_context *ctx, const struct shape *h) {
     struct subject s = float_subject(ctx, "head", h, h->hidden, 0);
     s.forward = head_forward;
     s.backward = head_backward;
-    OK(ctx, dqt_head_create(ctx, h->hidden, h->vocab, NULL, &o, &s.own[0]));
+    OK(ctx, dqt_head_create(ctx, NULL, h->hidden, h->vocab, &o, &s.own[0]));
     subject_open(&s, 0);
     subject_tokens(&s, h->vocab);
     subject_run(&s);
@@ -415,7 +415,7 @@ static void run_tied(dqt_context *ctx, const struct shape *h) {
     s.forward = tied_forward;
     s.backward = tied_backward;
     OK(ctx, dqt_embedding_create(ctx, h->vocab, h->hidden, &o, &s.own[0]));
-    OK(ctx, dqt_head_create(ctx, h->hidden, h->vocab, s.own[0], &o, &s.own[1]));
+    OK(ctx, dqt_head_create(ctx, s.own[0], h->hidden, h->vocab, &o, &s.own[1]));
     subject_open(&s, 0);
     subject_tokens(&s, h->vocab);
     subject_run(&s);

@@ -45,7 +45,7 @@ static struct net open_variant(dqt_context *ctx, const struct variant *v, const 
     OK(ctx, dqt_attention_create(ctx, HIDDEN, 2, 1, &o, &n.layers[3]));
     OK(ctx, dqt_mlp_create(ctx, HIDDEN, 24, &o, &n.layers[4]));
     OK(ctx, dqt_block_create(ctx, HIDDEN, 24, 2, 2, &o, &n.layers[5]));
-    OK(ctx, dqt_head_create(ctx, HIDDEN, VOCAB, v->tied ? n.layers[0] : NULL, &o, &n.layers[6]));
+    OK(ctx, dqt_head_create(ctx, v->tied ? n.layers[0] : NULL, HIDDEN, VOCAB, &o, &n.layers[6]));
     t.max_length = T;
     t.no_gradient_buffers = v->fused;
     t.gradient_format = v->gradient_format;

@@ -151,7 +151,7 @@ static dqt_layer *float_layer(dqt_context *ctx, int kind, const dqt_layer_option
     case DQT_LAYER_MLP: OK(ctx, dqt_mlp_create(ctx, HIDDEN, FF, o, &l)); break;
     case DQT_LAYER_BLOCK: OK(ctx, dqt_block_create(ctx, HIDDEN, FF, 4, 2, o, &l)); break;
     case DQT_LAYER_EMBEDDING: OK(ctx, dqt_embedding_create(ctx, TOKENS, HIDDEN, o, &l)); break;
-    case DQT_LAYER_HEAD: OK(ctx, dqt_head_create(ctx, HIDDEN, TOKENS, NULL, o, &l)); break;
+    case DQT_LAYER_HEAD: OK(ctx, dqt_head_create(ctx, NULL, HIDDEN, TOKENS, o, &l)); break;
     default: break;
     }
     return l;

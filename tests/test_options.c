@@ -71,7 +71,7 @@ static dqt_status use_tensor(const void *o) {
 }
 static dqt_status use_convert(const void *o) {
     dqt_tensor *t;
-    const dqt_status status = dqt_tensor_convert(tensor, o, DQT_ROUND_NEAREST, 0, &t);
+    const dqt_status status = dqt_tensor_convert(tensor, DQT_ROUND_NEAREST, 0, o, &t);
     CHECK((status == DQT_OK) == (t != NULL));
     dqt_tensor_destroy(t);
     return status;
@@ -113,7 +113,7 @@ static dqt_status use_block(const void *o) {
 }
 static dqt_status use_head(const void *o) {
     dqt_layer *l;
-    const dqt_status status = dqt_head_create(ctx, 8, 12, NULL, o, &l);
+    const dqt_status status = dqt_head_create(ctx, NULL, 8, 12, o, &l);
     return layer_done(status, l);
 }
 static dqt_status use_tape(const void *o) {

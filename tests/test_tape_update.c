@@ -44,7 +44,7 @@ static struct net *net_create(dqt_context *ctx, bool tied, bool buffers, const d
     OK(ctx, dqt_linear_create(ctx, HIDDEN, HIDDEN, &o, &n->layers[2]));
     OK(ctx, dqt_rmsnorm_create(ctx, HIDDEN, &o, &n->layers[3]));
     o.weight.storage = DQT_FORMAT_INT8;
-    OK(ctx, dqt_head_create(ctx, HIDDEN, VOCAB, tied ? n->layers[0] : NULL, &o, &n->layers[4]));
+    OK(ctx, dqt_head_create(ctx, tied ? n->layers[0] : NULL, HIDDEN, VOCAB, &o, &n->layers[4]));
     t.max_batch = t.max_length = 64;
     t.no_gradient_buffers = !buffers;
     OK(ctx, dqt_tape_create(ctx, n->layers, NET_LAYERS, &t, &n->tape));
@@ -385,7 +385,7 @@ static void test_tied_heads(void) {
     dqt_layer *layers[3] = {n->layers[0], n->layers[4], NULL};
     dqt_tape *tape = NULL;
     dqt_updater *updater = NULL;
-    OK(ctx, dqt_head_create(ctx, HIDDEN, VOCAB, n->layers[0], NULL, &layers[2]));
+    OK(ctx, dqt_head_create(ctx, n->layers[0], HIDDEN, VOCAB, NULL, &layers[2]));
     OK(ctx, dqt_tape_create(ctx, layers, 3, NULL, &tape));
     OK(ctx, dqt_updater_create(ctx, layers, 3, &u, &updater));
     REFUSED(dqt_tape_begin_update(tape, updater, &o), DQT_E_UNSUPPORTED, "tied to one embedding");

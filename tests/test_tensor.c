@@ -597,7 +597,7 @@ static void convert_all_pairs(void) {
                 OK(ctx, dqt_tensor_dequantize(a, 0, ROWS, out));
                 OK(ctx, dqt_tensor_quantize(expected, out, rounding, 77));
                 const dqt_tensor_options o = options_of(formats[g], DQT_SCALE_ABSMAX, DQT_AXIS_ROW);
-                OK(ctx, dqt_tensor_convert(a, &o, rounding, 77, &got));
+                OK(ctx, dqt_tensor_convert(a, rounding, 77, &o, &got));
                 CHECKF(same_tensor(got, expected), "format %d to %d", formats[f], formats[g]);
                 if (g == 0) {
                     OK(ctx, dqt_tensor_dequantize(got, 0, ROWS, back));

@@ -313,7 +313,7 @@ class Tensor : public Object<dqt_tensor, dqt_tensor_destroy> {
     Tensor convert(const dqt_tensor_options &o, std::int32_t rounding = DQT_ROUND_NEAREST,
                    std::uint64_t seed = 1) const {
         Tensor result(context());
-        result.create({}, dqt_tensor_convert, get(), &o, rounding, seed);
+        result.create({}, dqt_tensor_convert, get(), rounding, seed, &o);
         return result;
     }
 
@@ -359,13 +359,13 @@ class Layer : public Object<dqt_layer, dqt_layer_destroy> {
     }
     static Layer head(const Context &c, std::size_t hidden, std::size_t classes,
                       const Options &o = defaults<Options>()) {
-        return Layer(c, {}, dqt_head_create, c.get(), hidden, classes, static_cast<dqt_layer *>(nullptr), &o);
+        return Layer(c, {}, dqt_head_create, c.get(), static_cast<dqt_layer *>(nullptr), hidden, classes, &o);
     }
     // A head that uses the weight of an embedding.
     static Layer tied_head(const Layer &tied, std::size_t hidden, std::size_t classes,
                            const Options &o = defaults<Options>()) {
         const Context &c = tied.context();
-        return Layer(c, {tied.shared()}, dqt_head_create, c.get(), hidden, classes, tied.get(), &o);
+        return Layer(c, {tied.shared()}, dqt_head_create, c.get(), tied.get(), hidden, classes, &o);
     }
     dqt_layer_info info() const {
         auto result = DQT_INIT(dqt_layer_info);

@@ -138,7 +138,7 @@ class Tensor(Object):
         """A tensor of other options from the dequantised weights."""
         new = Tensor.__new__(Tensor)
         new._create(self.ctx, lib.dqt_tensor_destroy, lib.dqt_tensor_convert, self.raw,
-                    C.byref(options(tensor_options, values)), rounding, seed)
+                    rounding, seed, C.byref(options(tensor_options, values)))
         return new
 
 
@@ -202,7 +202,7 @@ class Layer(_Model):
     def __init__(self, ctx, kind, *sizes, tied=None, **values):
         o = options(layer_options, values)
         more = (tied.raw if tied else None,) if kind == 'head' else ()
-        self._create(ctx, lib.dqt_layer_destroy, getattr(lib, f'dqt_{kind}_create'), ctx.raw, *sizes, *more, C.byref(o),
+        self._create(ctx, lib.dqt_layer_destroy, getattr(lib, f'dqt_{kind}_create'), ctx.raw, *more, *sizes, C.byref(o),
                      keep=tied)
 
     info = property(lambda self: self._get('layer_get_info', kind=layer_info))

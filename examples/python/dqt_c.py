@@ -129,9 +129,9 @@ u version; s version_string; s status_string i; i context_options_init pz; i con
 s last_error p; q context_cpu_features p; i context_isa p; i context_num_threads p; z context_allocated p;
 i tensor_options_init pz; i tensor_create pzzpp; n tensor_destroy p; i tensor_get_info pp; i tensor_quantize ppiq;
 i tensor_dequantize pzzp; i tensor_get_codes pzzp; i tensor_set_codes pzzp; i tensor_get_scales pp; i tensor_set_scales pp;
-i tensor_data ppp; i tensor_touch p; i tensor_get_stats pp; i tensor_copy pp; i tensor_convert ppiqp;
+i tensor_data ppp; i tensor_touch p; i tensor_get_stats pp; i tensor_copy pp; i tensor_convert piqpp;
 i layer_options_init pz; i embedding_create pzzpp; i linear_create pzzpp; i rmsnorm_create pzpp; i attention_create pzzzpp;
-i mlp_create pzzpp; i block_create pzzzzpp; i head_create pzzppp; n layer_destroy p; i layer_get_info pp;
+i mlp_create pzzpp; i block_create pzzzzpp; i head_create ppzzpp; n layer_destroy p; i layer_get_info pp;
 i layer_get_sublayer pzp; i layer_get_parameter pzp; i layer_forward ppppp; i layer_backward pppp;
 i embedding_forward pppp; i embedding_backward ppp; i head_loss pppppp; i head_backward ppfp; i head_logits ppppp;
 i head_backward_logits pppp; i layers_copy ppz;

@@ -74,7 +74,7 @@ const Network = struct {
         try ok(ctx, c.dqt_rmsnorm_create(ctx, hidden, &o, &n.layers[blocks + 1]));
         o.weight.storage = c.DQT_FORMAT_INT8;
         try ok(ctx, c.dqt_embedding_create(ctx, vocab, hidden, &o, &n.layers[0]));
-        try ok(ctx, c.dqt_head_create(ctx, hidden, vocab, null, &o, &n.layers[blocks + 2]));
+        try ok(ctx, c.dqt_head_create(ctx, null, hidden, vocab, &o, &n.layers[blocks + 2]));
 
         var t = zeros(c.dqt_tape_options);
         t.max_batch = sequences;

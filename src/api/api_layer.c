@@ -98,7 +98,7 @@ dqt_status dqt_block_create(dqt_context *ctx, size_t hidden, size_t intermediate
     return layer_create(ctx, DQT_LAYER_BLOCK, &shape, NULL, &o, NULL, out);
 }
 
-dqt_status dqt_head_create(dqt_context *ctx, size_t hidden, size_t classes, dqt_layer *tied,
+dqt_status dqt_head_create(dqt_context *ctx, dqt_layer *tied, size_t hidden, size_t classes,
                            const dqt_layer_options *options, dqt_layer **out) {
     FPENV_DEFAULT();
     dqt_layer_options o;

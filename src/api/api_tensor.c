@@ -189,8 +189,8 @@ dqt_status dqt_tensor_get_stats(const dqt_tensor *tensor, dqt_tensor_stats *stat
     return options_return(tensor->ctx, stats, &s, sizeof s, "dqt_tensor_stats");
 }
 
-dqt_status dqt_tensor_convert(const dqt_tensor *source, const dqt_tensor_options *options, int32_t rounding,
-                              uint64_t seed, dqt_tensor **out) {
+dqt_status dqt_tensor_convert(const dqt_tensor *source, int32_t rounding, uint64_t seed,
+                              const dqt_tensor_options *options, dqt_tensor **out) {
     FPENV_DEFAULT();
     if (out) *out = NULL;
     TRY(check_tensor(source));

@@ -32,6 +32,33 @@ grep -nE '(^|[^A-Za-z_])(union|long|unsigned|short|bool|_Bool|va_list|inline|__i
     "$tmp/plain" >"$tmp/awkward"
 empty "unions, bit-fields, varargs, inline functions or types whose width is not fixed" "$tmp/awkward"
 
+# Arguments come in one order: objects, inputs, options, outputs. Initialisers and the release of host bytes have only one.
+order() {
+    tr '\n' ' ' <"$1" | sed 's/  */ /g; s/DQT_API/\n&/g; s/;/;\n/g' | grep '^DQT_API' | grep -v '_init(\|_free(' >"$tmp/functions"
+    awk '{
+        arguments = $0
+        sub(/^[^(]*\(/, "", arguments)
+        sub(/\).*/, "", arguments)
+        count = split(arguments, argument, /, /)
+        reached = 0
+        for (i = 1; i <= count; i++) {
+            kind = 2
+            if (argument[i] ~ /^(const )?dqt_(context|tensor|layer|tape|llama|updater|session|sampler) \*(const \*)?[a-z]/) kind = 1
+            else if (argument[i] ~ /^size_t num_layers$/ && reached == 1) kind = 1
+            else if (argument[i] ~ /^const .*_options \*/) kind = 3
+            else if (argument[i] ~ /\*/ && argument[i] !~ /^const |user_data$/) kind = 4
+            if (kind < reached) { print; break }
+            reached = kind
+        }
+    }' "$tmp/functions"
+}
+order "$tmp/plain" >"$tmp/disorder"
+check "there are functions whose arguments have an order" test "$(wc -l <"$tmp/functions")" -gt 100
+empty "functions whose arguments are in another order" "$tmp/disorder"
+sed 's/size_t vocab, size_t hidden, const dqt_layer_options \*options/const dqt_layer_options *options, size_t vocab, size_t hidden/' \
+    "$tmp/plain" >"$tmp/planted"
+check "another order is found" test "$(order "$tmp/planted" | grep -c dqt_embedding_create)" -eq 1
+
 # No name of the interface is a keyword of C++, Rust, Zig, Python, Go, Java, C#, Swift or JavaScript, which bindings would have to
 # escape. Only `out`, C#'s, is allowed to arguments, whose names callers do not write.
 keywords="abstract actor addrspace alias align alignas alignof allowzero and and_eq any anyframe anytype as asm assert associatedtype

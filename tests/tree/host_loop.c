@@ -722,7 +722,7 @@ static void check_fused(void) {
     u.clip = DQT_CLIP_NONE;
     ok(dqt_linear_create(ctx, FEATURES, FEATURES, &o, &net[0]));
     ok(dqt_rmsnorm_create(ctx, FEATURES, &o, &net[1]));
-    ok(dqt_head_create(ctx, FEATURES, CLASSES, NULL, &o, &net[2]));
+    ok(dqt_head_create(ctx, NULL, FEATURES, CLASSES, &o, &net[2]));
     ok(dqt_tape_create(ctx, net, 3, &t, &a));
     ok(dqt_updater_create(ctx, net, 3, &u, &s));
     for (int i = 0; i < TOKENS; i++) {

@@ -1806,9 +1806,9 @@ extern "C" {
     ) -> dqt_status;
     pub fn dqt_tensor_convert(
         source: *const dqt_tensor,
-        options: *const dqt_tensor_options,
         rounding: i32,
         seed: u64,
+        options: *const dqt_tensor_options,
         out: *mut *mut dqt_tensor,
     ) -> dqt_status;
     pub fn dqt_layer_options_init(
@@ -1861,9 +1861,9 @@ extern "C" {
     ) -> dqt_status;
     pub fn dqt_head_create(
         ctx: *mut dqt_context,
+        tied: *mut dqt_layer,
         hidden: usize,
         classes: usize,
-        tied: *mut dqt_layer,
         options: *const dqt_layer_options,
         out: *mut *mut dqt_layer,
     ) -> dqt_status;

@@ -240,7 +240,7 @@ impl<'c> Network<'c> {
         options: &LayerOptions,
     ) -> Result<usize> {
         let tied = tied.map_or(Ok(std::ptr::null_mut()), |index| self.list.layer(index))?;
-        self.add(name, options, |ctx, o, out| unsafe { sys::dqt_head_create(ctx, hidden, classes, tied, o, out) })
+        self.add(name, options, |ctx, o, out| unsafe { sys::dqt_head_create(ctx, tied, hidden, classes, o, out) })
     }
 }
 

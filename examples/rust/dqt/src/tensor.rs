@@ -85,7 +85,7 @@ impl<'c> Tensor<'c> {
         let mut raw = std::ptr::null_mut();
         // SAFETY: the tensor is alive and the options say their size.
         self.ctx
-            .check(unsafe { sys::dqt_tensor_convert(self.raw.as_ptr(), &sized(options), rounding, seed, &mut raw) })?;
+            .check(unsafe { sys::dqt_tensor_convert(self.raw.as_ptr(), rounding, seed, &sized(options), &mut raw) })?;
         Ok(Self { raw: NonNull::new(raw).expect("a tensor"), ..*self })
     }
     /// Changes the packed bytes, where codes stay within their range.
