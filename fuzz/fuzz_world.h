@@ -25,6 +25,7 @@ static struct {
     bool changes;     /* the call may change weights though it fails */
     bool destroys;    /* the call has destroyed something to make room */
     bool update_open; /* an update has begun, so that backward functions change weights, even those that fail */
+    bool hashing;
     char folder[40];
     float x[FLOATS], y[FLOATS];
     int32_t tokens[MOST_TOKENS], targets[MOST_TOKENS];
@@ -185,12 +186,14 @@ static int32_t hash_write(void *user_data, const void *buffer, size_t size) {
 }
 static uint64_t weights_hash(void) {
     struct hash h = {14695981039346656037u};
+    world.hashing = true;
     for (int i = 0; i < SLOTS; i++) {
         void *data, *model = world.objects[MODEL][i].handle, *tensor = world.objects[TENSOR][i].handle;
         size_t bytes;
         if (model && dqt_llama_write(model, NULL, hash_write, &h, NULL) != DQT_OK) h.value++;
         if (tensor && dqt_tensor_data(tensor, &data, &bytes) == DQT_OK) hash_write(&h, data, bytes);
     }
+    world.hashing = false;
     return h.value;
 }
 
@@ -227,7 +230,7 @@ static void backwards(void *user_data, size_t count, dqt_task_fn task, void *tas
 
 static int32_t interrupt(void *user_data) {
     (void)user_data;
-    return one_in(64);
+    return !world.hashing && one_in(64); /* the hash writes models whole */
 }
 
 static void world_begin(const uint8_t *data, size_t size) {

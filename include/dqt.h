@@ -1052,7 +1052,7 @@ DQT_API dqt_status dqt_llama_write(const dqt_llama *model, const dqt_updater *up
 
 typedef struct dqt_load_options {
     uint32_t struct_size;
-    int32_t skip_updater; /* 1: not wanted */
+    int32_t skip_updater; /* 1: not wanted; an updater that is given stays as it is */
     int32_t skip_host;    /* 1: not wanted */
     int32_t reserved;
 } dqt_load_options;
@@ -1065,7 +1065,7 @@ typedef struct dqt_checkpoint {
     uint32_t reserved;
     dqt_llama *model;     /* the caller destroys it; NULL from dqt_layers_load */
     dqt_updater *updater; /* the same; NULL: none in the file, or skipped */
-    void *host;           /* released with dqt_host_bytes_free; NULL: none, or skipped */
+    void *host;           /* released with dqt_host_bytes_free; NULL with 0: none, or skipped */
     size_t host_size;
     uint64_t passes; /* of the tape that was named when saving: for dqt_tape_set_pass */
 } dqt_checkpoint;

@@ -316,6 +316,54 @@ static void updaters_alone(void) {
     counting_end(ctx, &memory);
 }
 
+/* An updater and host bytes that are not wanted are not made, and into layers the updater stays as it is. */
+static void parts_that_are_not_wanted(void) {
+    struct counting memory;
+    dqt_context *ctx = counting_context(&memory);
+    dqt_llama *m = NULL;
+    dqt_updater *u = NULL;
+    dqt_layer *const *layers;
+    size_t count;
+    OK(ctx, dqt_llama_create(ctx, NULL, &m));
+    OK(ctx, dqt_llama_get_layers(m, &layers, &count));
+    OK(ctx, dqt_updater_create(ctx, layers, count, NULL, &u));
+    OK(ctx, dqt_updater_set_step(u, 7));
+    struct memory_file f = memory_new();
+    const dqt_save_options o = {.struct_size = sizeof o, .host = "host", .host_size = 4};
+    OK(ctx, dqt_llama_write(m, u, memory_write, &f, &o));
+    for (int32_t skip = 0; skip < 4; skip++) {
+        const dqt_load_options l = {.struct_size = sizeof l, .skip_updater = skip & 1, .skip_host = skip >> 1};
+        dqt_checkpoint c = DQT_INIT(dqt_checkpoint);
+        uint64_t step = 0;
+        f.position = 0;
+        OK(ctx, dqt_llama_read(ctx, memory_read, &f, &l, &c));
+        CHECK(c.model && (c.updater == NULL) == l.skip_updater && (c.host == NULL) == l.skip_host);
+        CHECK(c.host_size == (l.skip_host ? 0 : 4) && (l.skip_host || !memcmp(c.host, "host", 4)));
+        dqt_host_bytes_free(ctx, c.host, c.host_size);
+        dqt_updater_destroy(c.updater);
+        dqt_llama_destroy(c.model);
+
+        OK(ctx, dqt_updater_set_step(u, 9));
+        f.position = 0;
+        OK(ctx, dqt_layers_read(layers, count, u, memory_read, &f, &l, &c));
+        OK(ctx, dqt_updater_get_step(u, &step));
+        CHECK(step == (l.skip_updater ? 9 : 7) && !c.model && !c.updater && (c.host == NULL) == l.skip_host);
+        dqt_host_bytes_free(ctx, c.host, c.host_size);
+    }
+    const dqt_load_options odd[] = {{.struct_size = sizeof odd[0], .skip_updater = 2},
+                                    {.struct_size = sizeof odd[0], .skip_host = -1}};
+    for (int i = 0; i < 2; i++) {
+        dqt_checkpoint c = DQT_INIT(dqt_checkpoint);
+        f.position = 0;
+        CHECK(dqt_llama_read(ctx, memory_read, &f, &odd[i], &c) == DQT_E_ARGUMENT && !c.model);
+        CHECK(strstr(dqt_last_error(ctx), i ? "skip_host" : "skip_updater") != NULL);
+    }
+    free(f.bytes);
+    dqt_updater_destroy(u);
+    dqt_llama_destroy(m);
+    counting_end(ctx, &memory);
+}
+
 /* Lists that are not copies of each other: refused with the reason, and nothing changes. */
 static void copies_that_are_refused(void) {
     struct counting memory;
@@ -386,7 +434,7 @@ static void damage_changes_nothing(void) {
     counting_end(ctx, &memory);
 }
 
-static const struct test tests[] = {TEST(every_rule_resumes),      TEST(every_network_resumes),
-                                    TEST(paths_and_models),        TEST(updaters_alone),
-                                    TEST(copies_that_are_refused), TEST(damage_changes_nothing)};
+static const struct test tests[] = {
+    TEST(every_rule_resumes),      TEST(every_network_resumes),  TEST(paths_and_models),         TEST(updaters_alone),
+    TEST(copies_that_are_refused), TEST(damage_changes_nothing), TEST(parts_that_are_not_wanted)};
 TEST_MAIN(tests)

@@ -144,6 +144,9 @@ static dqt_status prepare_load(dqt_context *ctx, const dqt_load_options *options
     *o = load_defaults;
     TRY(options_read(ctx, o, sizeof *o, options, "dqt_load_options"));
     if (o->reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_load_options is not 0");
+    if ((o->skip_updater | o->skip_host) & ~1)
+        return fail(ctx, DQT_E_ARGUMENT, "skip_updater %d and skip_host %d must be 0 or 1", o->skip_updater,
+                    o->skip_host);
     return DQT_OK;
 }
 

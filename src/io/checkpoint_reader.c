@@ -157,7 +157,7 @@ dqt_status reader_tail(struct reader *r, bool host) {
     if (r->head.payload >= SIZE_MAX)
         return fail(r->ctx, DQT_E_FORMAT, "checkpoint: the host's bytes do not fit this system");
     const size_t size = (size_t)r->head.payload;
-    r->out->host_size = size;
+    r->out->host_size = host ? size : 0;
     if (host && size) {
         TRY(reader_prove(r, size, size));
         r->out->host = memory_alloc_raw(r->ctx, size);
