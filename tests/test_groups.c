@@ -138,5 +138,45 @@ static void mistakes(void) {
     counting_end(ctx, &memory);
 }
 
-static const struct test tests[] = {TEST(optimizers_by_group), TEST(mistakes)};
+static dqt_parameter_rule rule_after(struct net *n, dqt_context *ctx, dqt_group_options group) {
+    dqt_parameter_rule rule = DQT_INIT(dqt_parameter_rule);
+    size_t matched = 0;
+    group.struct_size = sizeof group;
+    OK(ctx, dqt_updater_add_group(n->updater, &group, &matched));
+    CHECK(matched == 3);
+    OK(ctx, dqt_updater_get_rule(n->updater, 0, &rule));
+    return rule;
+}
+
+/* A member that is 0 keeps what holds, and each other one changes itself alone. */
+static void zeros_keep(void) {
+    struct counting memory;
+    dqt_context *ctx = counting_context(&memory);
+    dqt_updater_options u = DQT_INIT(dqt_updater_options);
+    u.weight_decay = 0.25f;
+    struct net n = open_net(ctx, &u);
+    const dqt_group_options steps[] = {{.pattern = "*"}, {.lr_factor = 0.5f},    {.beta1 = 0.75f},
+                                       {.freeze = 1},    {.weight_decay = -1},   {.rounding = DQT_ROUND_ECO_NEAREST},
+                                       {.freeze = -1},   {.weight_decay = 0.5f}, {.rounding_noise = 0.5f}};
+    dqt_parameter_rule expected = DQT_INIT(dqt_parameter_rule);
+    OK(ctx, dqt_updater_get_rule(n.updater, 0, &expected));
+    CHECK(expected.rounding == DQT_ROUND_ECO_STOCHASTIC && expected.frozen == 0);
+    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+        if (steps[i].lr_factor != 0) expected.lr_factor = steps[i].lr_factor;
+        if (steps[i].beta1 != 0) expected.beta1 = steps[i].beta1;
+        if (steps[i].freeze != 0) expected.frozen = steps[i].freeze > 0;
+        if (steps[i].weight_decay != 0) expected.weight_decay = steps[i].weight_decay > 0 ? steps[i].weight_decay : 0;
+        if (steps[i].rounding != 0) expected.rounding = steps[i].rounding;
+        if (steps[i].rounding_noise != 0) expected.rounding_noise = steps[i].rounding_noise;
+        for (int again = 0; again < 2; again++) { /* a group of zeros is no change */
+            const dqt_parameter_rule rule = rule_after(&n, ctx, again ? (dqt_group_options){0} : steps[i]);
+            CHECKF(!memcmp(&rule, &expected, sizeof rule), "after group %zu, again %d", i, again);
+        }
+    }
+    train(ctx, &n, 1);
+    close_net(&n);
+    counting_end(ctx, &memory);
+}
+
+static const struct test tests[] = {TEST(optimizers_by_group), TEST(mistakes), TEST(zeros_keep)};
 TEST_MAIN(tests)

@@ -335,6 +335,38 @@ static void gradient_formats(void) {
     dqt_context_destroy(ctx);
 }
 
-static const struct test tests[] = {TEST(float_weights), TEST(integer_weights), TEST(zero_rate_moves_nothing),
-                                    TEST(clip_modes), TEST(gradient_formats)};
+/* Statistics count weights, not what fills the last chunk of a row: also where a row ends with a whole unit of packing.
+ */
+static void statistics_of_weights_alone(void) {
+    static const size_t widths[] = {64, 127, 128, 129, 192, 320};
+    static float zeros[2 * 320];
+    int8_t codes[2 * 320], after[2 * 320];
+    for (size_t set = 0; set < ISA_COUNT; set++) {
+        dqt_context *ctx = isa_context(isa_caps[set].isa, 1);
+        for (size_t i = 0; ctx && i < sizeof widths / sizeof *widths; i++) {
+            const size_t cols = widths[i], count = 2 * cols;
+            dqt_updater_options o = plain_options(DQT_OPTIMIZER_SGD, DQT_ROUND_NEAREST, 0.0f);
+            o.weight_decay = 0.3f;
+            dqt_tensor *t = make_tensor(ctx, 2, cols, DQT_FORMAT_INT8, false, 3);
+            memset(codes, 100, sizeof codes);
+            OK(ctx, dqt_tensor_set_codes(t, 0, 2, codes));
+            const struct update_target target = {"w", DQT_CLASS_LINEAR, t};
+            dqt_updater *u = make_updater(ctx, &target, 1, &o);
+            const struct gradient gradient = gradient_around(zeros, t), *list = &gradient;
+            dqt_step_stats stats = {.struct_size = sizeof stats};
+            OK(ctx, updater_step(u, &list, 1.0f, &stats));
+            OK(ctx, dqt_tensor_get_codes(t, 0, 2, after));
+            for (size_t k = 0; k < count; k++)
+                CHECK(after[k] == 70);
+            CHECKF(stats.flipped == count && stats.saturated == 0 && stats.quantized == count,
+                   "%zu columns: %llu of %zu", cols, (unsigned long long)stats.flipped, count);
+            updater_destroy(u);
+            tensor_destroy(t);
+        }
+        dqt_context_destroy(ctx);
+    }
+}
+
+static const struct test tests[] = {TEST(float_weights), TEST(integer_weights),  TEST(zero_rate_moves_nothing),
+                                    TEST(clip_modes),    TEST(gradient_formats), TEST(statistics_of_weights_alone)};
 TEST_MAIN(tests)
