@@ -204,10 +204,9 @@ static dqt_status use_preset(const void *o) {
 static dqt_status use_import(const void *o) {
     char path[] = "/tmp/dqt-options-XXXXXX";
     const int file = mkstemp(path);
-    CHECK(file >= 0);
+    CHECK(file >= 0 && close(file) == 0); /* an open file cannot be replaced on Windows */
     OK(ctx, dqt_llama_export_safetensors(model, path, NULL));
     const dqt_status status = dqt_llama_import_safetensors(model, path, o);
-    close(file);
     unlink(path);
     return status;
 }
