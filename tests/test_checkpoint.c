@@ -382,6 +382,9 @@ static void hostile_values_are_refused(void) {
         {"CONF", "", "norm_eps", 0, 4, nan},
         {"CONF", "", "no_sub_norms", 0, 4, 2},
         {"CONF", "", "activation", 0, 4, 77},
+        {"CONF", "", "num_kv_heads", 0, 8, 0}, /* a default, where files have what is in effect */
+        {"CONF", "", "linear_init_std", 0, 4, 0},
+        {"CONF", "", "head.scale_rule", 0, 4, DQT_SCALE_AUTO},
         {"CONF", "", "linear.storage", 0, 4, 3}, /* another than the sections' */
         {"PARM", "embedding", "rows", 0, 8, 41},
         {"PARM", "embedding", "storage", 0, 4, 4},

@@ -96,6 +96,17 @@ static dqt_status read_overrides(struct reader *r, struct override_list *o) {
     return DQT_OK;
 }
 
+/* A file has the config in effect: what is written again has the same bytes. */
+static dqt_status check_complete(const struct reader *r, const dqt_llama_config *c) {
+    const int32_t rules[] = {c->linear.scale_rule, c->embedding.scale_rule, c->head.scale_rule};
+    bool complete = c->num_kv_heads > 0 && c->linear_init_std > 0;
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
+        complete = complete && rules[i] != DQT_SCALE_AUTO;
+    if (complete) return DQT_OK;
+    return fail(r->ctx, DQT_E_FORMAT,
+                "checkpoint: the config leaves num_kv_heads, linear_init_std or a scale_rule open");
+}
+
 /* CONF and OVER. Leaves the first section PARM begun. */
 static dqt_status read_config(struct reader *r) {
     dqt_llama_config c = {.struct_size = sizeof c,
@@ -109,6 +120,7 @@ static dqt_status read_config(struct reader *r) {
         TRY(reader_end(r));
     } else {
         TRY(reader_entries(r, &config_table, &c));
+        TRY(check_complete(r, &c));
     }
     TRY(reader_next(r));
     struct override_list o = {0};
