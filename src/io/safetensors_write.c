@@ -154,7 +154,7 @@ static dqt_status write_file(struct writer *w, dqt_write_fn write, void *user_da
     struct sink *s = w->sink;
     sink_begin(s, NULL, NULL);
     TRY(write_header(w));
-    const uint64_t length = round_up(s->written, 8);
+    const uint64_t length = (s->written + 7) / 8 * 8;
     sink_begin(s, write, user_data);
     TRY(sink_number(s, length, 8));
     TRY(write_header(w));
