@@ -7,7 +7,8 @@ cd "$(dirname "$0")/.." || exit 1
 
 # Every part of the library, in seconds under an emulator; what runs at full speed takes more.
 few="api api_use durability file_faults files gemm_kernels gradient groups isa ops rng safetensors_order tensor"
-more="$few attention batch checkpoint context fpenv golden paths safetensors session sessions updater_formulas vector_kernels"
+more="$few attention batch checkpoint checkpoint_hostile context fpenv golden paths safetensors session sessions"
+more="$more updater_formulas vector_kernels"
 # 64-bit Arm has kernels of its own.
 kernels="$few attention gemm golden session updater_formulas vector_kernels"
 # Windows has no fork, no mmap, no system calls to replace and, here, no AMX; tests/test_paths.c is of its files.
