@@ -155,14 +155,14 @@ check-tsan:
 	  TESTS="$(RACES:%=build/tsan/tests/test_%)"
 # Numbers that were never set: plain C alone, for clang does not follow tiles and some vector instructions; a test program of
 # each part.
-UNSET := api api_use allocations attention batch checkpoint checkpoint_hostile gguf options safetensors session \
-  streams threads updater_formulas
+UNSET := api api_models api_use allocations attention batch checkpoint checkpoint_hostile gguf options safetensors \
+  session streams threads updater_formulas
 check-msan:
 	DQT_ISA=scalar $(MAKE) check-c CC=clang CHECKED=1 B=build/msan OPENMP=0 \
 	  CFLAGS="-O1 -g -DDQT_UNSET_IS_WATCHED -fsanitize=memory -fno-sanitize-recover=all -fno-omit-frame-pointer" \
 	  TESTS="$(UNSET:%=build/msan/tests/test_%)"
 # Valgrind knows no AVX-512 and is 30 times slower: one test program of each part.
-GRIND := api context gemm ops session checkpoint checkpoint_hostile safetensors
+GRIND := api api_models context gemm ops session checkpoint checkpoint_hostile safetensors
 check-valgrind:
 	RUN="valgrind -q --error-exitcode=9 --leak-check=full" $(MAKE) check-c CHECKED=1 B=build/valgrind OPENMP=0 \
 	  CFLAGS="-O1 -g -DDQT_UNSET_IS_WATCHED" TESTS="$(GRIND:%=build/valgrind/tests/test_%)"
