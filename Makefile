@@ -162,7 +162,7 @@ check-msan:
 	  CFLAGS="-O1 -g -DDQT_UNSET_IS_WATCHED -fsanitize=memory -fno-sanitize-recover=all -fno-omit-frame-pointer" \
 	  TESTS="$(UNSET:%=build/msan/tests/test_%)"
 # Valgrind knows no AVX-512 and is 30 times slower: one test program of each part.
-GRIND := api api_models context gemm ops session checkpoint checkpoint_hostile safetensors
+GRIND := api api_models context ops session checkpoint safetensors
 check-valgrind:
 	RUN="valgrind -q --error-exitcode=9 --leak-check=full" $(MAKE) check-c CHECKED=1 B=build/valgrind OPENMP=0 \
 	  CFLAGS="-O1 -g -DDQT_UNSET_IS_WATCHED" TESTS="$(GRIND:%=build/valgrind/tests/test_%)"
