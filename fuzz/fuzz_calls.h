@@ -94,7 +94,9 @@ static dqt_tensor_options *tensor_options(void) {
     dqt_tensor_options *o = make_options(sizeof *o, init_tensor_options);
     if (one_in(2)) SET(o, dqt_tensor_options, storage, enum_or_odd(DQT_FORMAT_F32, 8));
     if (one_in(4)) SET(o, dqt_tensor_options, compute, enum_or_odd(0, 8));
-    if (one_in(4)) SET(o, dqt_tensor_options, scale_axis, enum_or_odd(0, 2));
+    if (one_in(4)) SET(o, dqt_tensor_options, scale_axis, enum_or_odd(0, 3));
+    if (one_in(4)) SET(o, dqt_tensor_options, group_size, one_in(8) ? 48 : 32 << byte() % 4);
+    if (one_in(4)) SET(o, dqt_tensor_options, scale_rule, enum_or_odd(0, 5));
     return o;
 }
 

@@ -236,13 +236,17 @@ enum {
 };
 
 enum {
-    DQT_SCALE_AUTO = 0,   /* SIGMA for 8-bit codes, ABSMEAN for fewer bits: what learned best (docs/results.md) */
-    DQT_SCALE_SIGMA = 1,  /* s = sigma * std(w) / Qp, std about zero */
-    DQT_SCALE_ABSMAX = 2, /* s = max|w| / Qp */
-    DQT_SCALE_ABSMEAN = 3 /* s = mean|w| / Qp (the paper, section 3; BitNet b1.58) */
+    DQT_SCALE_AUTO = 0,    /* SIGMA for 8-bit codes, ABSMEAN for fewer bits: what learned best (docs/results.md) */
+    DQT_SCALE_SIGMA = 1,   /* s = sigma * std(w) / Qp, std about zero */
+    DQT_SCALE_ABSMAX = 2,  /* s = max|w| / Qp */
+    DQT_SCALE_ABSMEAN = 3, /* s = mean|w| / Qp (the paper, section 3; BitNet b1.58) */
+    DQT_SCALE_MSE = 4      /* the s of least squared error over clipping and rounding: for weights that are trained */
 };
 
-enum { DQT_AXIS_TENSOR = 0, DQT_AXIS_ROW = 1 };
+/* What has a scale: the tensor, each row, or each group of group_size columns of a row. Group scales that are not
+ * trained are kept as fp16, of either sign; a group of scale 0 is 0 and stays as it is. Where the compute format is not
+ * the storage's, its scales have this axis and group too. */
+enum { DQT_AXIS_TENSOR = 0, DQT_AXIS_ROW = 1, DQT_AXIS_GROUP = 2 };
 
 enum {
     DQT_ROUND_DEFAULT = 0,        /* of an updater: ECO_STOCHASTIC where a first moment is kept, else STOCHASTIC; of
@@ -261,8 +265,8 @@ typedef struct dqt_tensor_options {
     int32_t scale_rule;  /* DQT_SCALE_* */
     int32_t scale_axis;  /* DQT_AXIS_*; default TENSOR */
     float sigma;         /* factor of DQT_SCALE_SIGMA; 0: 4 */
-    int32_t train_scale; /* 1: scales have a gradient and are trained (needs integer storage and AXIS_ROW) */
-    int32_t reserved;
+    int32_t train_scale; /* 1: scales have a gradient and are trained (needs integer storage, and AXIS_ROW or GROUP) */
+    int32_t group_size;  /* columns per scale with AXIS_GROUP: 32, 64, 128 or 256, a divisor of cols; 0: 32; else 0 */
     uint64_t reserved64[4];
 } dqt_tensor_options;
 
@@ -281,11 +285,11 @@ typedef struct dqt_tensor_info {
     int32_t storage, compute, scale_rule, scale_axis, train_scale;
     int32_t code_min, code_max; /* Qn and Qp; 0 and 0 for F32 and BF16 */
     float sigma;
-    int32_t reserved;
+    int32_t group_size; /* columns per scale with AXIS_GROUP, else 0 */
     size_t rows, cols;
     size_t row_bytes;  /* bytes from one packed row to the next */
     size_t data_bytes; /* rows * row_bytes */
-    size_t num_scales; /* 0 (F32, BF16), 1 or rows */
+    size_t num_scales; /* 0 (F32, BF16), 1, rows, or rows * cols / group_size: row after row */
 } dqt_tensor_info;
 
 /* Describes a tensor; info->struct_size says how much of it is filled. Thread-safe. Since 0.1. */
@@ -304,8 +308,9 @@ DQT_API dqt_status dqt_tensor_dequantize(const dqt_tensor *tensor, size_t row, s
 DQT_API dqt_status dqt_tensor_get_codes(const dqt_tensor *tensor, size_t row, size_t count, int8_t *codes);
 DQT_API dqt_status dqt_tensor_set_codes(dqt_tensor *tensor, size_t row, size_t count, const int8_t *codes);
 
-/* Reads or writes all num_scales scales; written ones must be normal numbers, and finite times
- * 128. Allocates nothing. Since 0.1. */
+/* Reads or writes all num_scales scales; written ones must be normal numbers above 0, and finite times
+ * 128. Fixed scales of groups are rounded to fp16, where they must be finite; they may be 0 or negative. Allocates
+ * nothing. Since 0.1. */
 DQT_API dqt_status dqt_tensor_get_scales(const dqt_tensor *tensor, float *scales);
 DQT_API dqt_status dqt_tensor_set_scales(dqt_tensor *tensor, const float *scales);
 

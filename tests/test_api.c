@@ -25,23 +25,31 @@ static void tensor_creation(void) {
             NOT_CREATED(ctx, DQT_E_SHAPE, "too large", out, dqt_tensor_create(ctx, huge[i][0], huge[i][1], &o, &out));
         }
     static const struct {
-        int32_t field, value; /* of: storage, compute, scale_rule, scale_axis, train_scale */
+        int32_t field, value; /* of: storage, compute, scale_rule, scale_axis, train_scale, group_size */
         dqt_status status;
         const char *word;
     } wrong[] = {
         {0, -1, DQT_E_ARGUMENT, "storage"},       {0, 10, DQT_E_ARGUMENT, "storage"},
         {1, -1, DQT_E_ARGUMENT, "compute"},       {1, 10, DQT_E_ARGUMENT, "compute"},
         {1, 3, DQT_E_UNSUPPORTED, "compute"},     {1, 1, DQT_E_UNSUPPORTED, "compute"},
-        {2, -1, DQT_E_ARGUMENT, "scale_rule"},    {2, 4, DQT_E_ARGUMENT, "scale_rule"},
-        {3, -1, DQT_E_ARGUMENT, "scale_axis"},    {3, 2, DQT_E_ARGUMENT, "scale_axis"},
+        {2, -1, DQT_E_ARGUMENT, "scale_rule"},    {2, 5, DQT_E_ARGUMENT, "scale_rule"},
+        {3, -1, DQT_E_ARGUMENT, "scale_axis"},    {3, 3, DQT_E_ARGUMENT, "scale_axis"},
         {4, -1, DQT_E_ARGUMENT, "train_scale"},   {4, 2, DQT_E_ARGUMENT, "train_scale"},
         {4, 1, DQT_E_UNSUPPORTED, "train_scale"}, {0, INT32_MAX, DQT_E_ARGUMENT, "storage"},
+        {5, 32, DQT_E_ARGUMENT, "group_size"},    {3, 2, DQT_E_SHAPE, "groups of 32"},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         CHECK(dqt_tensor_options_init(&o, sizeof o) == DQT_OK);
-        int32_t *const fields[] = {&o.storage, &o.compute, &o.scale_rule, &o.scale_axis, &o.train_scale};
+        int32_t *const fields[] = {&o.storage, &o.compute, &o.scale_rule, &o.scale_axis, &o.train_scale, &o.group_size};
         *fields[wrong[i].field] = wrong[i].value;
         NOT_CREATED(ctx, wrong[i].status, wrong[i].word, out, dqt_tensor_create(ctx, 4, 4, &o, &out));
+    }
+    static const int32_t groups[] = {-32, 1, 16, 48, 512};
+    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
+        CHECK(dqt_tensor_options_init(&o, sizeof o) == DQT_OK);
+        o.scale_axis = DQT_AXIS_GROUP;
+        o.group_size = groups[i];
+        NOT_CREATED(ctx, DQT_E_ARGUMENT, "group_size", out, dqt_tensor_create(ctx, 4, 512, &o, &out));
     }
     static const float sigmas[] = {-1, NAN, INFINITY};
     for (size_t i = 0; i < 3; i++) {
@@ -163,8 +171,8 @@ static void layer_options_are_checked(void) {
         o.weight.compute = DQT_FORMAT_INT8;
         NOT_CREATED(ctx, DQT_E_UNSUPPORTED, "compute", out, create_layer(kind, ctx, &o, &out));
         o.weight.compute = 0;
-        o.weight.reserved = -1;
-        NOT_CREATED(ctx, DQT_E_ARGUMENT, "reserved", out, create_layer(kind, ctx, &o, &out));
+        o.weight.group_size = -1;
+        NOT_CREATED(ctx, DQT_E_ARGUMENT, "group_size", out, create_layer(kind, ctx, &o, &out));
     }
     counting_end(ctx, &memory);
 }

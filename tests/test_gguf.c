@@ -5,9 +5,10 @@
 #include <unistd.h>
 
 #include "counting_alloc.h"
+#include "format/half.h"
 #include "format/tensor.h"
 #include "formats.h"
-#include "io/half.h"
+#include "io/stream.h"
 #include "memory_file.h"
 
 /* ---- Reader -------------------------------------------------------------------------------------------------- */

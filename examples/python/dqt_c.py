@@ -15,8 +15,8 @@ ISA_AUTO, ISA_SCALAR, ISA_AVX2, ISA_AVX_VNNI, ISA_AVX512, ISA_VNNI, ISA_AMX, ISA
  CPU_NEON_DOTPROD, CPU_AVX_VNNI, CPU_NEON_I8MM) = (1 << bit for bit in range(10))
 (FORMAT_SAME, FORMAT_F32, FORMAT_BF16, FORMAT_INT8, FORMAT_INT4, FORMAT_INT3, FORMAT_INT2, FORMAT_TERNARY,
  FORMAT_INT5, FORMAT_INT6) = range(10)
-SCALE_AUTO, SCALE_SIGMA, SCALE_ABSMAX, SCALE_ABSMEAN = range(4)
-AXIS_TENSOR, AXIS_ROW = range(2)
+SCALE_AUTO, SCALE_SIGMA, SCALE_ABSMAX, SCALE_ABSMEAN, SCALE_MSE = range(5)
+AXIS_TENSOR, AXIS_ROW, AXIS_GROUP = range(3)
 ROUND_DEFAULT, ROUND_STOCHASTIC, ROUND_NEAREST, ROUND_ECO_STOCHASTIC, ROUND_ECO_NEAREST = range(5)
 (LAYER_EMBEDDING, LAYER_LINEAR, LAYER_RMSNORM, LAYER_ATTENTION, LAYER_MLP, LAYER_BLOCK, LAYER_HEAD) = range(1, 8)
 ACTIVATION_DEFAULT, ACTIVATION_NONE, ACTIVATION_INT8 = range(3)
@@ -77,10 +77,10 @@ def _struct(name, fields, first='u: struct_size;'):
 context_options = _struct('context_options', '''i: threading num_threads isa forbid_amx log_level; alloc_fn: alloc;
     free_fn: free; p: alloc_user_data; parallel_for_fn: parallel_for; p: parallel_user_data; log_fn: log; p: log_user_data;
     interrupt_fn: interrupt; p: interrupt_user_data''')
-tensor_options = _struct('tensor_options', '''i: storage compute scale_rule scale_axis; f: sigma; i: train_scale reserved;
+tensor_options = _struct('tensor_options', '''i: storage compute scale_rule scale_axis; f: sigma; i: train_scale group_size;
     q: reserved64*4''')
 tensor_info = _struct('tensor_info', '''i: storage compute scale_rule scale_axis train_scale code_min code_max; f: sigma;
-    i: reserved; z: rows cols row_bytes data_bytes num_scales''')
+    i: group_size; z: rows cols row_bytes data_bytes num_scales''')
 tensor_stats = _struct('tensor_stats', 'u: reserved; q: histogram*256 zeros saturated; d: mean rms')
 layer_options = _struct('layer_options', '''i: activation; tensor_options: weight; q: seed; f: init_std norm_eps;
     i: mlp sub_norm; f: rope_theta; i: shape_only; s: name; z: reserved''')

@@ -40,6 +40,7 @@ dqt_status dqt_tensor_get_info(const dqt_tensor *tensor, dqt_tensor_info *info) 
     i.code_min = format_min(t->storage);
     i.code_max = format_max(t->storage);
     i.sigma = t->sigma;
+    i.group_size = tensor_options_of(t).group_size;
     i.rows = t->rows;
     i.cols = t->cols;
     i.row_bytes = t->row_bytes;
@@ -118,7 +119,7 @@ dqt_status dqt_tensor_get_scales(const dqt_tensor *tensor, float *scales) {
     TRY(check_tensor(tensor));
     TRY(check_pointer(tensor->ctx, scales, "scales"));
     TRY(check_codes(tensor));
-    memcpy(scales, tensor->scales, tensor->num_scales * sizeof *scales);
+    tensor_get_scales(tensor, scales);
     return DQT_OK;
 }
 
@@ -128,10 +129,12 @@ dqt_status dqt_tensor_set_scales(dqt_tensor *tensor, const float *scales) {
     TRY(check_pointer(tensor->ctx, scales, "scales"));
     TRY(check_codes(tensor));
     for (size_t i = 0; i < tensor->num_scales; i++)
-        if (!(scales[i] >= FLT_MIN) || !isfinite(scales[i] * 128.0f))
+        if (tensor->half_scales ? !tensor_scale_valid(tensor, scales[i])
+                                : !(scales[i] >= FLT_MIN) || !isfinite(scales[i] * 128.0f))
             return fail(tensor->ctx, DQT_E_ARGUMENT, "scales[%zu] is %g; it must be %g to %g", i, (double)scales[i],
-                        (double)FLT_MIN, (double)FLT_MAX / 128.0);
-    memcpy(tensor->scales, scales, tensor->num_scales * sizeof *scales);
+                        tensor->half_scales ? -65504.0 : (double)FLT_MIN,
+                        tensor->half_scales ? 65504.0 : (double)FLT_MAX / 128.0);
+    tensor_set_scales(tensor, scales);
     tensor_refresh(tensor);
     return DQT_OK;
 }

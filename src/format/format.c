@@ -6,13 +6,13 @@
 
 enum { MAX_GGUF_TYPES = 6 };
 
-/* code = (sum of planes) + bias; a scale of such a format: one a tensor or one a row. */
+/* code = (sum of planes) + bias; a scale of such a format is a tensor's, a row's or a group's. */
 struct row {
     const char *name;
     int32_t number;    /* DQT_FORMAT_* */
     int float_bytes;   /* 0: codes, packed as `packing` says */
     int scale_rule;    /* what DQT_SCALE_AUTO stands for */
-    bool mean_compute; /* re-quantising to it takes AbsMean whatever the tensor's rule (BitNet b1.58, section 2) */
+    bool mean_compute; /* re-quantising to it takes AbsMean whatever the rule but MSE (BitNet b1.58, section 2) */
     int gguf[MAX_GGUF_TYPES];
     struct packing packing;
 };
@@ -142,7 +142,7 @@ int format_default_scale_rule(enum format format) {
 }
 
 int format_compute_scale_rule(enum format format, int rule) {
-    return row(format)->mean_compute ? DQT_SCALE_ABSMEAN : rule;
+    return row(format)->mean_compute && rule != DQT_SCALE_MSE ? DQT_SCALE_ABSMEAN : rule;
 }
 
 const int *format_gguf_types(enum format format) {

@@ -1,5 +1,6 @@
 #include "gemm/gemm.h"
 
+#include "core/status.h"
 #include "gemm/gemm_block.h"
 
 /* A forward product or an input gradient. Shared scratch: packed A of a chunk of tokens and its state, row sums,
@@ -344,6 +345,11 @@ static void forward_many(const dqt_context *ctx, const struct workspace *ws, con
     p.o.row_add = integer ? p.row_add : NULL;
     p.k_scale = NULL;
     run(&p, x->tokens, 2 * PANEL);
+}
+
+dqt_status gemm_supports(const dqt_context *ctx, const char *name, const dqt_tensor_options *o) {
+    if (o->scale_axis != DQT_AXIS_GROUP || !format_is_code(options_compute(o))) return DQT_OK;
+    return fail(ctx, DQT_E_UNSUPPORTED, "%s: there are no products with scales of groups", name);
 }
 
 size_t gemm_gemv_tokens(const dqt_context *ctx, size_t tokens) {

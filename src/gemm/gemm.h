@@ -19,6 +19,9 @@ struct activations {
     size_t ld;
 };
 
+/* DQT_E_UNSUPPORTED for a weight `name` of these options. */
+dqt_status gemm_supports(const dqt_context *ctx, const char *name, const dqt_tensor_options *o);
+
 /* Scratch that covers every function below for at most these sizes. */
 void gemm_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols, struct scratch_need *need);
 

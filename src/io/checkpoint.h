@@ -25,7 +25,7 @@ extern const unsigned char checkpoint_magic[8];
 /* What the head of PARM says of a tensor; formats and rules as dqt.h numbers them. */
 struct file_tensor {
     size_t rows, cols, num_scales;
-    int32_t storage, compute, scale_rule, scale_axis;
+    int32_t storage, compute, scale_rule, scale_axis, group_size;
 };
 struct file_rule {
     int32_t optimizer, rounding, frozen;

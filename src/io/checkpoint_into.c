@@ -34,13 +34,7 @@ static dqt_status stage_tensors(dqt_context *ctx, struct stage *s, dqt_layer *co
     if (!s->tensors) return fail(ctx, DQT_E_MEMORY, "no memory for a list of %zu parameters", s->count);
     for (size_t i = 0; i < s->count; i++) {
         const dqt_tensor *t = s->targets[i].tensor;
-        const dqt_tensor_options o = {.struct_size = sizeof o,
-                                      .storage = format_public(t->storage),
-                                      .compute = format_public(t->compute),
-                                      .scale_rule = t->scale_rule,
-                                      .scale_axis = t->scale_axis,
-                                      .sigma = t->sigma,
-                                      .train_scale = t->train_scale};
+        const dqt_tensor_options o = tensor_options_of(t);
         TRY(tensor_create(ctx, t->rows, t->cols, &o, false, &s->tensors[i]));
     }
     return DQT_OK;
@@ -118,7 +112,8 @@ static dqt_status read_rules(struct reader *r, struct stage *s) {
             TRY(v1_rule(r, &s->rules[i]));
             s->rules[i].optimizer = updater_options(s->updater)->optimizer;
         } else {
-            TRY(reader_expect(r, "RULE", updater_target(s->updater, i)->name, entries_bytes(&rule_table)));
+            TRY(reader_next(r));
+            TRY(reader_check(r, "RULE", updater_target(s->updater, i)->name));
             TRY(reader_entries(r, &rule_table, &s->rules[i]));
         }
         if (s->rules[i].optimizer != updater_optimizer(s->updater, i))

@@ -30,9 +30,7 @@ static size_t parameters_bytes(const dqt_llama *m) {
     for (size_t i = 0; i < m->num_layers; i++)
         for (size_t p = 0; p < layer_num_parameters(m->layers[i]); p++) {
             const dqt_tensor *t = layer_parameter(m->layers[i], p).tensor;
-            size_t scales;
-            size_mul(t->num_scales, 4, &scales);
-            size_add(total, scales, &total);
+            size_add(total, tensor_scale_bytes(t), &total);
             size_add(total, t->data_bytes, &total);
         }
     return total;
@@ -136,13 +134,7 @@ static dqt_status read_config(struct reader *r) {
 static dqt_status read_parameter(struct reader *r, dqt_layer *layer, size_t index) {
     dqt_tensor **place = layer_parameter_place(layer, index), *t = *place;
     TRY(reader_check(r, "PARM", layer_parameter(layer, index).name));
-    const dqt_tensor_options o = {.struct_size = sizeof o,
-                                  .storage = format_public(t->storage),
-                                  .compute = format_public(t->compute),
-                                  .scale_rule = t->scale_rule,
-                                  .scale_axis = t->scale_axis,
-                                  .sigma = t->sigma,
-                                  .train_scale = t->train_scale};
+    const dqt_tensor_options o = tensor_options_of(t);
     if (r->head.payload < t->data_bytes)
         return fail(r->ctx, DQT_E_FORMAT, "checkpoint: %s has another length than its shape", r->head.label);
     TRY(reader_prove(r, r->head.end - r->source->consumed, r->head.payload));
@@ -206,7 +198,8 @@ static dqt_status read_rules_v1(struct reader *r, struct plan *p) {
 
 static dqt_status read_rules(struct reader *r, struct plan *p) {
     for (size_t i = 0; i < p->count; i++) {
-        TRY(reader_expect(r, "RULE", p->targets[i].name, entries_bytes(&rule_table)));
+        TRY(reader_next(r));
+        TRY(reader_check(r, "RULE", p->targets[i].name));
         TRY(reader_entries(r, &rule_table, &p->rules[i]));
         if (p->rules[i].optimizer == p->options.optimizer) continue;
         p->groups[p->options.num_groups++] = (dqt_group_options){

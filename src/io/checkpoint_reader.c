@@ -125,10 +125,10 @@ dqt_status reader_parameter(struct reader *r, dqt_tensor *t) {
     const char *difference = entries_difference(&tensor_table, &head, &expected);
     if (difference)
         return fail(r->ctx, DQT_E_FORMAT, "checkpoint: %s has another %s than expected", r->head.label, difference);
-    if (r->head.end - r->source->consumed != 4 * (uint64_t)t->num_scales + t->data_bytes)
+    if (r->head.end - r->source->consumed != (uint64_t)tensor_scale_bytes(t) + t->data_bytes)
         return fail(r->ctx, DQT_E_FORMAT, "checkpoint: %s has another length than its shape", r->head.label);
     const size_t size = float_bytes(t);
-    TRY(source_elements(r->source, t->scales, t->num_scales, 4));
+    TRY(read_scales(r->source, t));
     TRY(source_elements(r->source, t->data, t->data_bytes / (size ? size : 1), size ? size : 1));
     TRY(reader_end(r));
     if (!scales_valid(t)) return fail(r->ctx, DQT_E_FORMAT, "checkpoint: a scale of %s is out of range", r->head.label);
@@ -178,7 +178,8 @@ struct file_tensor file_tensor_of(const dqt_tensor *t) {
                                 .storage = format_public(t->storage),
                                 .compute = format_public(t->compute),
                                 .scale_rule = t->num_scales ? t->scale_rule : 0,
-                                .scale_axis = t->scale_axis};
+                                .scale_axis = t->scale_axis,
+                                .group_size = tensor_options_of(t).group_size};
 }
 
 struct file_rule file_rule_of(const dqt_updater *u, size_t index) {

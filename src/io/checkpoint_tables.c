@@ -6,16 +6,17 @@
 #define TABLE(name, what)                                                                                              \
     const struct entry_table name##_table = {what, name##_entries, sizeof name##_entries / sizeof *name##_entries}
 #define TENSOR(prefix, type, member)                                                                                   \
-    {prefix "storage", ENTRY_INT32, offsetof(type, member.storage)},                                                   \
-        {prefix "compute", ENTRY_INT32, offsetof(type, member.compute)},                                               \
-        {prefix "scale_rule", ENTRY_INT32, offsetof(type, member.scale_rule)},                                         \
-        {prefix "scale_axis", ENTRY_INT32, offsetof(type, member.scale_axis)},                                         \
-        {prefix "sigma", ENTRY_FLOAT, offsetof(type, member.sigma)}, {                                                 \
-        prefix "train_scale", ENTRY_INT32, offsetof(type, member.train_scale)                                          \
+    {prefix "storage", ENTRY_INT32, offsetof(type, member.storage), false},                                            \
+        {prefix "compute", ENTRY_INT32, offsetof(type, member.compute), false},                                        \
+        {prefix "scale_rule", ENTRY_INT32, offsetof(type, member.scale_rule), false},                                  \
+        {prefix "scale_axis", ENTRY_INT32, offsetof(type, member.scale_axis), false},                                  \
+        {prefix "sigma", ENTRY_FLOAT, offsetof(type, member.sigma), false},                                            \
+        {prefix "train_scale", ENTRY_INT32, offsetof(type, member.train_scale), false}, {                              \
+        prefix "group_size", ENTRY_INT32, offsetof(type, member.group_size), true                                      \
     }
 
 #define CONFIG(kind, member)                                                                                           \
-    { #member, ENTRY_##kind, offsetof(dqt_llama_config, member) }
+    { #member, ENTRY_##kind, offsetof(dqt_llama_config, member), false }
 static const struct entry config_entries[] = {CONFIG(INT32, mlp),
                                               CONFIG(SIZE, vocab_size),
                                               CONFIG(SIZE, hidden_size),
@@ -41,14 +42,16 @@ static const struct entry override_entries[] = {TENSOR("", dqt_tensor_override, 
 TABLE(override, "override");
 
 #define SHAPE(kind, member)                                                                                            \
-    { #member, ENTRY_##kind, offsetof(struct file_tensor, member) }
-static const struct entry tensor_entries[] = {SHAPE(SIZE, rows),       SHAPE(SIZE, cols),     SHAPE(SIZE, num_scales),
-                                              SHAPE(INT32, storage),   SHAPE(INT32, compute), SHAPE(INT32, scale_rule),
-                                              SHAPE(INT32, scale_axis)};
+    { #member, ENTRY_##kind, offsetof(struct file_tensor, member), false }
+static const struct entry tensor_entries[] = {
+    SHAPE(SIZE, rows),        SHAPE(SIZE, cols),
+    SHAPE(SIZE, num_scales),  SHAPE(INT32, storage),
+    SHAPE(INT32, compute),    SHAPE(INT32, scale_rule),
+    SHAPE(INT32, scale_axis), {"group_size", ENTRY_INT32, offsetof(struct file_tensor, group_size), true}};
 TABLE(tensor, "parameter");
 
 #define OPTION(kind, member)                                                                                           \
-    { #member, ENTRY_##kind, offsetof(dqt_updater_options, member) }
+    { #member, ENTRY_##kind, offsetof(dqt_updater_options, member), false }
 static const struct entry options_entries[] = {OPTION(INT32, optimizer),
                                                OPTION(INT32, rounding),
                                                OPTION(INT32, momentum_state),
@@ -67,14 +70,14 @@ static const struct entry options_entries[] = {OPTION(INT32, optimizer),
 TABLE(options, "updater's options");
 
 #define RULE(kind, member)                                                                                             \
-    { #member, ENTRY_##kind, offsetof(struct file_rule, member) }
+    { #member, ENTRY_##kind, offsetof(struct file_rule, member), false }
 static const struct entry rule_entries[] = {RULE(INT32, optimizer),     RULE(INT32, rounding),     RULE(INT32, frozen),
                                             RULE(FLOAT, lr_factor),     RULE(FLOAT, weight_decay), RULE(FLOAT, beta1),
                                             RULE(FLOAT, rounding_noise)};
 TABLE(rule, "rule");
 
-static const struct entry list_entries[] = {{"num_parameters", ENTRY_SIZE, 0}};
+static const struct entry list_entries[] = {{"num_parameters", ENTRY_SIZE, 0, false}};
 TABLE(list, "list of layers");
 
-static const struct entry tape_entries[] = {{"pass", ENTRY_UINT64, 0}};
+static const struct entry tape_entries[] = {{"pass", ENTRY_UINT64, 0, false}};
 TABLE(tape, "tape");

@@ -26,7 +26,7 @@ static dqt_status end_section(struct writer *w) {
 
 static dqt_status write_entries(struct writer *w, const char *tag, const char *label, const struct entry_table *table,
                                 const void *object) {
-    TRY(begin_section(w, tag, label, entries_bytes(table)));
+    TRY(begin_section(w, tag, label, entries_bytes(table, object)));
     TRY(entries_write(w->sink, table, object));
     return end_section(w);
 }
@@ -41,14 +41,14 @@ static dqt_status write_parameter(struct writer *w, const struct update_target *
     struct sink *s = w->sink;
     const dqt_tensor *t = p->tensor;
     const struct file_tensor head = file_tensor_of(t);
-    const uint64_t head_bytes = entries_bytes(&tensor_table);
+    const uint64_t head_bytes = entries_bytes(&tensor_table, &head);
     const size_t size = float_bytes(t);
-    TRY(begin_section(w, "PARM", p->name, 4 + head_bytes + 4 * (uint64_t)t->num_scales + t->data_bytes));
+    TRY(begin_section(w, "PARM", p->name, 4 + head_bytes + (uint64_t)tensor_scale_bytes(t) + t->data_bytes));
     TRY(sink_number(s, head_bytes, 4));
     TRY(entries_write(s, &tensor_table, &head));
     if (!s->write && (!scales_valid(t) || (size && !numbers_valid(t->data, t->rows * t->cols, size, true))))
         return not_finite(s->ctx, p->name);
-    TRY(sink_elements(s, t->scales, t->num_scales, 4));
+    TRY(write_scales(s, t));
     if (size)
         TRY(sink_elements(s, t->data, t->rows * t->cols, size));
     else

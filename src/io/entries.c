@@ -44,16 +44,22 @@ static bool value_set(const struct entry *e, uint64_t value, void *object) {
     return true;
 }
 
-uint64_t entries_bytes(const struct entry_table *table) {
+static bool is_written(const struct entry *e, const void *object) {
+    return !e->later || value_get(e, object) != 0;
+}
+
+uint64_t entries_bytes(const struct entry_table *table, const void *object) {
     uint64_t bytes = 0;
     for (size_t i = 0; i < table->count; i++)
-        bytes += FIXED_BYTES + strlen(table->entries[i].name) + value_bytes(table->entries[i].kind);
+        if (is_written(&table->entries[i], object))
+            bytes += FIXED_BYTES + strlen(table->entries[i].name) + value_bytes(table->entries[i].kind);
     return bytes;
 }
 
 dqt_status entries_write(struct sink *s, const struct entry_table *table, const void *object) {
     for (size_t i = 0; i < table->count; i++) {
         const struct entry *e = &table->entries[i];
+        if (!is_written(e, object)) continue;
         TRY(sink_number(s, strlen(e->name), 2));
         TRY(sink_number(s, value_bytes(e->kind), 4));
         TRY(sink_bytes(s, e->name, strlen(e->name)));
@@ -97,7 +103,7 @@ dqt_status entries_read(struct source *s, const struct entry_table *table, uint6
         seen[e - table->entries] = true;
     }
     for (size_t i = 0; i < table->count; i++)
-        if (!seen[i])
+        if (!seen[i] && !table->entries[i].later)
             return fail(s->ctx, DQT_E_FORMAT, "%s: the %s has no entry \"%s\"", s->what, table->what,
                         table->entries[i].name);
     return DQT_OK;

@@ -13,6 +13,7 @@ struct entry {
     const char *name;
     enum entry_kind kind;
     size_t offset; /* in the struct */
+    bool later;    /* came after the first files: written where it is not 0, and one that is missing is 0 */
 };
 
 enum { MAX_ENTRIES = 64, ENTRY_NAME_BYTES = 64 };
@@ -23,12 +24,13 @@ struct entry_table {
     size_t count; /* at most MAX_ENTRIES */
 };
 
-/* Bytes of all entries of a table. */
-uint64_t entries_bytes(const struct entry_table *table);
+/* Bytes of an object's entries. */
+uint64_t entries_bytes(const struct entry_table *table, const void *object);
 dqt_status entries_write(struct sink *s, const struct entry_table *table, const void *object);
 
 /* Reads `bytes` bytes of entries into the object. Each of the table comes once; an unknown name, a wrong length, a
- * number that a size_t cannot hold, one that is missing or comes twice: DQT_E_FORMAT with its name. */
+ * number that a size_t cannot hold, one that is missing or comes twice: DQT_E_FORMAT with its name. What is missing and
+ * may be stays as it is in the object: 0. */
 dqt_status entries_read(struct source *s, const struct entry_table *table, uint64_t bytes, void *object);
 
 /* The first entry in which two objects differ; NULL: none. Floats are compared bit by bit. */

@@ -77,7 +77,7 @@ static int entry_type(const dqt_tensor *t, int wanted, bool linear) {
 }
 
 static bool one_scale(const dqt_tensor *t) {
-    return t->compute != t->storage || t->num_scales == 1;
+    return tensor_num_compute_scales(t) == 1;
 }
 
 /* ---- Tensors ------------------------------------------------------------------------------------------------- */

@@ -2,7 +2,8 @@
 #ifndef DQT_IO_GGUF_H
 #define DQT_IO_GGUF_H
 
-#include "io/half.h"
+#include "format/half.h"
+#include "io/stream.h"
 #include "model/llama.h"
 
 /* Blocks of ggml-common.h, with their fp16 scale `d`. q[TQ_BLOCK or Q_BLOCK] holds codes, one per weight; out has the

@@ -2,8 +2,8 @@
 #ifndef DQT_IO_SAFETENSORS_H
 #define DQT_IO_SAFETENSORS_H
 
+#include "format/half.h"
 #include "io/file.h"
-#include "io/half.h"
 #include "io/names.h"
 #include "io/weights.h"
 
@@ -12,6 +12,11 @@ enum { HEADER_MOST = 100000000 /* the reference implementation's own limit */, M
 enum element_type { TYPE_F32, TYPE_BF16, TYPE_F16, TYPE_U8, TYPE_OTHER };
 /* Bytes of an element; 0 for OTHER. */
 size_t element_bytes(enum element_type type);
+
+/* Of a tensor's scales, where its codes are packed. */
+static inline enum element_type scale_type(const dqt_tensor *t) {
+    return tensor_has_halves(t) ? TYPE_F16 : TYPE_F32;
+}
 
 /* In a file's metadata: the format of its codes by class, and by parameter where that has another ("dqt.", then the
  * parameter's name in the file). */

@@ -70,7 +70,7 @@ static dqt_status check_shape(const struct importer *m, const struct listing *l,
     const size_t count = m->list.count;
     const dqt_tensor *t = list_parameter(&m->list, slot % count).tensor;
     const bool scale = slot >= count, gain = list_parameter(&m->list, slot % count).parameter_class == DQT_CLASS_NORM;
-    if (scale ? l->type != TYPE_F32 || !format_is_code(t->storage)
+    if (scale ? l->type != scale_type(t) || !format_is_code(t->storage)
               : l->type == TYPE_OTHER || (l->type == TYPE_U8 && !format_is_code(t->storage)))
         return refuse(m, l->name, "has a dtype that cannot be read into this parameter");
     const uint64_t rows = t->rows, cols = scale ? t->num_scales : l->type == TYPE_U8 ? t->row_bytes : t->cols;
@@ -204,11 +204,8 @@ static dqt_status read_header(struct importer *m, uint64_t file_size) {
 /* The new tensor of a parameter; made when the first of its data come. */
 static dqt_status new_tensor(struct importer *m, size_t index, dqt_tensor **out) {
     const dqt_tensor *t = list_parameter(&m->list, index).tensor;
-    const dqt_tensor_options o = {.struct_size = sizeof o,
-                                  .storage = format_public(t->storage),
-                                  .scale_rule = t->scale_rule,
-                                  .scale_axis = t->scale_axis,
-                                  .sigma = t->sigma};
+    dqt_tensor_options o = tensor_options_of(t);
+    o.compute = DQT_FORMAT_SAME;
     if (!m->tensors[index]) TRY(tensor_create(m->ctx, t->rows, t->cols, &o, false, &m->tensors[index]));
     *out = m->tensors[index];
     return DQT_OK;
@@ -293,12 +290,12 @@ static dqt_status read_weight(struct importer *m, size_t index) {
     return DQT_OK;
 }
 
-static dqt_status read_scales(struct importer *m, size_t index) {
+static dqt_status read_scale_list(struct importer *m, size_t index) {
     char name[FILE_NAME_BYTES];
     dqt_tensor *t;
     hf_name(&m->list, index, name);
     TRY(new_tensor(m, index, &t));
-    TRY(source_elements(m->source, t->scales, t->num_scales, 4));
+    TRY(read_scales(m->source, t));
     return scales_valid(t) ? DQT_OK : refuse(m, name, "has a scale that is not finite and above 0");
 }
 
@@ -309,7 +306,7 @@ static dqt_status read_data(struct importer *m) {
         if (slot < count)
             TRY(read_weight(m, slot));
         else if (slot < 2 * count)
-            TRY(read_scales(m, slot - count));
+            TRY(read_scale_list(m, slot - count));
         else if (slot == tied_head_slot(m))
             TRY(read_tied_head(m));
         else
@@ -320,13 +317,8 @@ static dqt_status read_data(struct importer *m) {
 
 /* The model's tensors stay where they are: updaters and tapes know them. */
 static void take_over(struct importer *m) {
-    for (size_t i = 0; i < m->list.count; i++) {
-        dqt_tensor *t = list_parameter(&m->list, i).tensor;
-        const dqt_tensor *from = m->tensors[i];
-        memcpy(t->data, from->data, t->data_bytes);
-        if (t->num_scales) memcpy(t->scales, from->scales, t->num_scales * sizeof *t->scales);
-        tensor_refresh(t);
-    }
+    for (size_t i = 0; i < m->list.count; i++)
+        tensor_copy(list_parameter(&m->list, i).tensor, m->tensors[i]);
 }
 
 /* ---- Whole --------------------------------------------------------------------------------------------------- */

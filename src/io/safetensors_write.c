@@ -47,9 +47,9 @@ static dqt_status visit_parameter(struct writer *w, stored_fn visit, size_t inde
     stored.cols = stored.type == TYPE_U8 ? p.tensor->row_bytes : p.tensor->cols;
     hf_name(&w->list, index, stored.name);
     if ((stored.type == TYPE_F32) == f32) TRY(visit(w, &stored));
-    if (!packed(w, p.tensor) || !f32) return DQT_OK;
+    if (!packed(w, p.tensor) || (scale_type(p.tensor) == TYPE_F32) != f32) return DQT_OK;
     strcat(stored.name, "_scale");
-    stored.type = TYPE_F32;
+    stored.type = scale_type(p.tensor);
     stored.scales = stored.vector = true;
     stored.cols = p.tensor->num_scales;
     return visit(w, &stored);
@@ -85,7 +85,7 @@ static dqt_status list_stored(struct writer *w, const struct stored_tensor *stor
     char line[LINE_BYTES], shape[64];
     const uint64_t bytes = (uint64_t)stored->rows * stored->cols * element_bytes(stored->type);
     const uint64_t begin = w->offset;
-    w->offset += stored->scales ? (uint64_t)stored->cols * 4 : bytes;
+    w->offset += stored->scales ? (uint64_t)tensor_scale_bytes(&stored->tensor) : bytes;
     if (stored->vector)
         snprintf(shape, sizeof shape, "%zu", stored->cols);
     else
@@ -133,7 +133,7 @@ static dqt_status write_stored(struct writer *w, const struct stored_tensor *sto
     const dqt_tensor *t = &stored->tensor;
     float values[RUN];
     uint16_t halves[RUN];
-    if (stored->scales) return sink_elements(w->sink, t->scales, t->num_scales, 4);
+    if (stored->scales) return write_scales(w->sink, t);
     if (stored->type == TYPE_U8) return write_codes(w->sink, t);
     for (size_t r = 0; r < t->rows; r++)
         for (size_t c = 0; c < t->cols; c += RUN) {

@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "core/bits.h"
 #include "core/memory.h"
 #include "io/crc32c.h"
 
@@ -12,17 +13,6 @@ enum { STREAM_BUFFER = 1 << 16 };
 /* Little-endian numbers in memory. */
 void put_le(unsigned char *out, uint64_t value, size_t bytes);
 uint64_t get_le(const unsigned char *in, size_t bytes);
-
-static inline uint32_t f32_bits(float f) {
-    uint32_t u;
-    memcpy(&u, &f, sizeof u);
-    return u;
-}
-static inline float f32_from_bits(uint32_t u) {
-    float f;
-    memcpy(&f, &u, sizeof f);
-    return f;
-}
 
 /* Where bytes go. With write NULL it only counts them. */
 struct sink {

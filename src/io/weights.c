@@ -1,6 +1,5 @@
 #include "io/weights.h"
 
-#include <float.h>
 #include <math.h>
 
 #include "core/status.h"
@@ -19,9 +18,8 @@ bool numbers_valid(const void *data, size_t count, size_t size, bool negative) {
 }
 
 bool scales_valid(const dqt_tensor *t) {
-    const float most = FLT_MAX / (float)(format_max(t->storage) + 1);
     for (size_t i = 0; i < t->num_scales; i++)
-        if (!(t->scales[i] >= FLT_MIN && t->scales[i] <= most)) return false;
+        if (!tensor_scale_valid(t, t->half_scales ? f16_to_f32(t->half_scales[i]) : t->scales[i])) return false;
     return true;
 }
 
@@ -37,6 +35,16 @@ bool codes_valid(const dqt_tensor *t) {
                 if (codes[k] < low || codes[k] > high || (c + k >= t->cols && codes[k])) return false;
         }
     return true;
+}
+
+dqt_status write_scales(struct sink *s, const dqt_tensor *t) {
+    return t->half_scales ? sink_elements(s, t->half_scales, t->num_scales, 2)
+                          : sink_elements(s, t->scales, t->num_scales, 4);
+}
+
+dqt_status read_scales(struct source *s, dqt_tensor *t) {
+    return t->half_scales ? source_elements(s, t->half_scales, t->num_scales, 2)
+                          : source_elements(s, t->scales, t->num_scales, 4);
 }
 
 dqt_status write_codes(struct sink *s, const dqt_tensor *t) {

@@ -7,7 +7,7 @@
 
 /* False for an infinity, a NaN, or a negative number where `negative` is false. size 2: bf16, 4: float, 8: double. */
 bool numbers_valid(const void *data, size_t count, size_t size, bool negative);
-/* Normal numbers above 0 that no code times them makes infinite. */
+/* See tensor_scale_valid. */
 bool scales_valid(const dqt_tensor *t);
 /* All within Qn..Qp, and those that only fill up a row's last pack block 0. */
 bool codes_valid(const dqt_tensor *t);
@@ -16,6 +16,10 @@ bool codes_valid(const dqt_tensor *t);
 static inline size_t float_bytes(const dqt_tensor *t) {
     return format_float_bytes(t->storage);
 }
+
+/* All scales, as floats or halves. */
+dqt_status write_scales(struct sink *s, const dqt_tensor *t);
+dqt_status read_scales(struct source *s, dqt_tensor *t);
 
 /* Packed rows; codes that only fill up the last pack block are written as 0, whatever they are in memory. */
 dqt_status write_codes(struct sink *s, const dqt_tensor *t);

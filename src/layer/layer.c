@@ -6,6 +6,7 @@
 
 #include "core/pattern.h"
 #include "core/status.h"
+#include "gemm/gemm.h"
 
 static dqt_status check_options(dqt_context *ctx, const dqt_layer_options *o) {
     if (o->activation != DQT_ACTIVATION_INT8 && o->activation != DQT_ACTIVATION_NONE)
@@ -72,6 +73,7 @@ const dqt_tensor_options *override_of(const struct overrides *overrides, const c
 static dqt_status add_matrix(dqt_layer *layer, int index, size_t rows, size_t cols, const dqt_layer_options *o) {
     const char *name = layer->weight_name[index];
     TRY(tensor_check(layer->ctx, rows, cols, &o->weight));
+    TRY(gemm_supports(layer->ctx, name, &o->weight));
     /* what is looked up by tokens is in no product */
     if (!layer->kind->takes_tokens) TRY(check_overflow(layer->ctx, name, cols, o));
     TRY(tensor_create(layer->ctx, rows, cols, &o->weight, o->shape_only != 0, &layer->weight[index]));
@@ -277,7 +279,7 @@ size_t layer_memory(const dqt_layer *layer) {
     for (int i = 0; i < MAX_WEIGHTS; i++) {
         const dqt_tensor *t = layer->tied ? NULL : layer->weight[i];
         if (!t) continue;
-        const dqt_tensor_options o = {.storage = format_public(t->storage), .scale_axis = t->scale_axis};
+        const dqt_tensor_options o = tensor_options_of(t);
         size_add(bytes, tensor_memory(t->rows, t->cols, &o), &bytes);
     }
     for (int i = 0; i < MAX_SUBLAYERS; i++)

@@ -14,7 +14,7 @@ static bool same_weights(const dqt_tensor_options *a, const dqt_tensor_options *
     const enum format compute_a = options_compute(a), compute_b = options_compute(b);
     return a->storage == b->storage && compute_a == compute_b && tensor_scale_rule(a) == tensor_scale_rule(b) &&
            a->scale_axis == b->scale_axis && a->sigma >= b->sigma && a->sigma <= b->sigma &&
-           a->train_scale == b->train_scale;
+           a->train_scale == b->train_scale && a->group_size == b->group_size;
 }
 
 static dqt_tensor_options override_options(const dqt_tensor_override *o) {
@@ -36,7 +36,7 @@ static dqt_status check_overrides(dqt_context *ctx, const dqt_llama_config *c) {
             return fail(ctx, DQT_E_ARGUMENT, "overrides[%zu].pattern has %zu bytes; it may have %d", i, strlen(pattern),
                         PARAMETER_NAME_BYTES - 1);
         const dqt_tensor_options o = override_options(&c->overrides[i]);
-        const dqt_status status = tensor_check(ctx, 1, 1, &o);
+        const dqt_status status = tensor_check_options(ctx, &o);
         if (status != DQT_OK) return fail(ctx, status, "overrides[%zu]: %s", i, last_error(ctx));
     }
     return DQT_OK;
@@ -61,7 +61,7 @@ static dqt_status check_config(dqt_context *ctx, const dqt_llama_config *c) {
                         c->no_sub_norms, c->tie_embeddings, c->shape_only);
     const dqt_tensor_options *const weights[] = {&c->linear, &c->embedding, &c->head};
     for (size_t i = 0; i < sizeof weights / sizeof *weights; i++)
-        TRY(tensor_check(ctx, 1, 1, weights[i])); /* the layers check the shapes */
+        TRY(tensor_check_options(ctx, weights[i])); /* the layers check the shapes */
     if (c->tie_embeddings && !same_weights(&c->embedding, &c->head))
         return fail(ctx, DQT_E_ARGUMENT, "tie_embeddings is 1, but the options of head are not those of embedding");
     return check_overrides(ctx, c);
@@ -203,7 +203,7 @@ dqt_status llama_memory(dqt_context *ctx, const dqt_llama_config *config, dqt_ll
         size_add(out->total, layer_memory(m->layers[i]), &out->total);
         for (size_t p = 0; p < layer_num_parameters(m->layers[i]); p++) {
             const struct update_target param = layer_parameter(m->layers[i], p);
-            const size_t bytes = param.tensor->data_bytes + param.tensor->num_scales * sizeof(float);
+            const size_t bytes = param.tensor->data_bytes + tensor_scale_bytes(param.tensor);
             const size_t count = param.tensor->rows * param.tensor->cols;
             switch (param.parameter_class) {
             case DQT_CLASS_EMBEDDING: out->embedding_bytes += bytes, out->embedding_weights += count; break;

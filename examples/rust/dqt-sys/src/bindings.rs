@@ -179,9 +179,11 @@ pub const DQT_SCALE_AUTO: _bindgen_ty_7 = 0;
 pub const DQT_SCALE_SIGMA: _bindgen_ty_7 = 1;
 pub const DQT_SCALE_ABSMAX: _bindgen_ty_7 = 2;
 pub const DQT_SCALE_ABSMEAN: _bindgen_ty_7 = 3;
+pub const DQT_SCALE_MSE: _bindgen_ty_7 = 4;
 pub type _bindgen_ty_7 = i32;
 pub const DQT_AXIS_TENSOR: _bindgen_ty_8 = 0;
 pub const DQT_AXIS_ROW: _bindgen_ty_8 = 1;
+pub const DQT_AXIS_GROUP: _bindgen_ty_8 = 2;
 pub type _bindgen_ty_8 = i32;
 pub const DQT_ROUND_DEFAULT: _bindgen_ty_9 = 0;
 pub const DQT_ROUND_STOCHASTIC: _bindgen_ty_9 = 1;
@@ -199,7 +201,7 @@ pub struct dqt_tensor_options {
     pub scale_axis: i32,
     pub sigma: f32,
     pub train_scale: i32,
-    pub reserved: i32,
+    pub group_size: i32,
     pub reserved64: [u64; 4usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -232,8 +234,8 @@ const _: () = {
         "Offset of field: dqt_tensor_options::train_scale",
     ][::core::mem::offset_of!(dqt_tensor_options, train_scale) - 24usize];
     [
-        "Offset of field: dqt_tensor_options::reserved",
-    ][::core::mem::offset_of!(dqt_tensor_options, reserved) - 28usize];
+        "Offset of field: dqt_tensor_options::group_size",
+    ][::core::mem::offset_of!(dqt_tensor_options, group_size) - 28usize];
     [
         "Offset of field: dqt_tensor_options::reserved64",
     ][::core::mem::offset_of!(dqt_tensor_options, reserved64) - 32usize];
@@ -250,7 +252,7 @@ pub struct dqt_tensor_info {
     pub code_min: i32,
     pub code_max: i32,
     pub sigma: f32,
-    pub reserved: i32,
+    pub group_size: i32,
     pub rows: usize,
     pub cols: usize,
     pub row_bytes: usize,
@@ -291,8 +293,8 @@ const _: () = {
         "Offset of field: dqt_tensor_info::sigma",
     ][::core::mem::offset_of!(dqt_tensor_info, sigma) - 32usize];
     [
-        "Offset of field: dqt_tensor_info::reserved",
-    ][::core::mem::offset_of!(dqt_tensor_info, reserved) - 36usize];
+        "Offset of field: dqt_tensor_info::group_size",
+    ][::core::mem::offset_of!(dqt_tensor_info, group_size) - 36usize];
     [
         "Offset of field: dqt_tensor_info::rows",
     ][::core::mem::offset_of!(dqt_tensor_info, rows) - 40usize];

@@ -1,8 +1,8 @@
 /* IEEE binary16, in software: the same on every system. */
-#ifndef DQT_IO_HALF_H
-#define DQT_IO_HALF_H
+#ifndef DQT_FORMAT_HALF_H
+#define DQT_FORMAT_HALF_H
 
-#include "io/stream.h"
+#include "core/bits.h"
 
 /* Nearest, ties to even; too large becomes infinity. */
 static inline uint16_t f32_to_f16(float f) {
