@@ -68,7 +68,7 @@ static void rope(void *arg) {
 }
 static void swiglu_gradient(void *arg) {
     struct ops *o = arg;
-    hidden_backward(o->ctx, o->x[0], o->x[1], o->x[2], (size_t)TOKENS * FF, o->x[3], o->x[4]);
+    hidden_backward(o->ctx, false, o->x[0], o->x[1], o->x[2], (size_t)TOKENS * FF, o->x[3], o->x[4]);
 }
 static void loss(void *arg) {
     struct ops *o = arg;
@@ -130,7 +130,7 @@ static void run(struct bench *b, struct ops *o) {
     fill(o->row, FF, 5);
     for (int t = 0; t < TOKENS; t++)
         o->targets[t] = t * 7919 % FF;
-    rope_table(10000.0f, HEAD_SIZE, LENGTH, o->cosines, o->sines);
+    rope_table(&(struct rope){.theta = 10000.0f}, HEAD_SIZE, LENGTH, o->cosines, o->sines);
     elementwise(b, "norm to codes", o, norm, HIDDEN, 9);
     elementwise(b, "norm backward", o, norm_gradient, HIDDEN, 12);
     elementwise(b, "rope", o, rope, HIDDEN, 8);

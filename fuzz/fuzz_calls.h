@@ -201,8 +201,15 @@ static dqt_layer_options *layer_options(void) {
     dqt_layer_options *o = make_options(sizeof *o, init_layer_options);
     SET(o, dqt_layer_options, name, one_in(4) ? "name" : NULL);
     SET(o, dqt_layer_options, shape_only, 0);
-    if (one_in(4)) SET(o, dqt_layer_options, mlp, enum_or_odd(0, 2));
+    if (one_in(4)) SET(o, dqt_layer_options, mlp, enum_or_odd(0, 3));
     if (one_in(4)) SET(o, dqt_layer_options, sub_norm, enum_or_odd(0, 2));
+    if (one_in(4)) {
+        SET(o, dqt_layer_options, head_dim, size_or_odd(2 * up_to(3)));
+        SET(o, dqt_layer_options, attention_bias, one_in(2));
+        SET(o, dqt_layer_options, qk_norm, one_in(2));
+        SET(o, dqt_layer_options, rope_scaling, enum_or_odd(0, 3));
+        SET(o, dqt_layer_options, rope_factor, one_in(4) ? number() : 2);
+    }
     return o;
 }
 static dqt_status created_layer(struct object *o, dqt_status status, dqt_layer *l) {

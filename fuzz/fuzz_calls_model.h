@@ -175,6 +175,18 @@ static dqt_llama_config *llama_config(void) {
     SET(o, dqt_llama_config, num_kv_heads, one_in(2) ? 0 : heads);
     SET(o, dqt_llama_config, tie_embeddings, one_in(2));
     SET(o, dqt_llama_config, no_sub_norms, one_in(2));
+    if (one_in(4)) {
+        const int32_t scaling = enum_or_odd(0, 3);
+        SET(o, dqt_llama_config, mlp, enum_or_odd(0, 3));
+        SET(o, dqt_llama_config, head_dim, size_or_odd(2 * up_to(3)));
+        SET(o, dqt_llama_config, attention_bias, one_in(2));
+        SET(o, dqt_llama_config, qk_norm, one_in(2));
+        SET(o, dqt_llama_config, rope_scaling, scaling);
+        SET(o, dqt_llama_config, rope_factor, one_in(8) ? number() : scaling ? 2 : 0);
+        SET(o, dqt_llama_config, rope_low_freq_factor, scaling == DQT_ROPE_LLAMA3 ? 1 : 0);
+        SET(o, dqt_llama_config, rope_high_freq_factor, scaling == DQT_ROPE_LLAMA3 ? 4 : 0);
+        SET(o, dqt_llama_config, rope_original_context, scaling == DQT_ROPE_LLAMA3 ? size_or_odd(8) : 0);
+    }
     static dqt_tensor_override overrides[2];
     const size_t num_overrides = one_in(3) ? 1 + byte() % 2 : 0;
     for (size_t i = 0; i < num_overrides; i++)

@@ -354,21 +354,31 @@ enum {
     DQT_LAYER_EMBEDDING = 1, /* tokens -> [tokens][hidden] */
     DQT_LAYER_LINEAR = 2,    /* y = x W^T */
     DQT_LAYER_RMSNORM = 3,   /* y = x / sqrt(mean(x^2) + eps) * gain */
-    DQT_LAYER_ATTENTION = 4, /* q, k, v; RoPE; causal attention; optional sub-norm; o */
-    DQT_LAYER_MLP = 5,       /* SwiGLU: down(norm(silu(gate x) * up x)); squared ReLU: down(norm(relu(up x)^2)) */
-    DQT_LAYER_BLOCK = 6,     /* x + attention(norm x), then x + mlp(norm x) */
-    DQT_LAYER_HEAD = 7       /* logits = x W^T; mean cross-entropy */
+    DQT_LAYER_ATTENTION =
+        4,               /* q, k, v, with biases and norms where wanted; RoPE; causal attention; optional sub-norm; o
+                          */
+    DQT_LAYER_MLP = 5,   /* down(norm(hidden)), hidden as DQT_MLP_* say, the norm only with sub_norm */
+    DQT_LAYER_BLOCK = 6, /* x + attention(norm x), then x + mlp(norm x) */
+    DQT_LAYER_HEAD = 7   /* logits = x W^T; mean cross-entropy */
 };
 
 /* Quantisation of what enters a linear layer. DEFAULT: INT8, but NONE for heads. */
 enum { DQT_ACTIVATION_DEFAULT = 0, DQT_ACTIVATION_NONE = 1, DQT_ACTIVATION_INT8 = 2 };
-enum { DQT_MLP_SWIGLU = 0, DQT_MLP_SQUARED_RELU = 1 };
+
+/* What an MLP makes of its input: SWIGLU silu(gate x) * up x; SQUARED_RELU max(up x, 0)^2, without a gate;
+ * GATED_SQUARED_RELU max(gate x, 0)^2 * up x (BitNet b1.58 2B4T). */
+enum { DQT_MLP_SWIGLU = 0, DQT_MLP_SQUARED_RELU = 1, DQT_MLP_GATED_SQUARED_RELU = 2 };
+
+/* Scaling of RoPE's frequencies for longer contexts than those of a model's first training. NONE: theta^(-2i / head
+ * size). LINEAR: that over rope_factor (Chen et al. 2023). LLAMA3: low frequencies over rope_factor, high ones as they
+ * are, and between them, by wavelength, both in proportion (Llama 3.1). */
+enum { DQT_ROPE_NONE = 0, DQT_ROPE_LINEAR = 1, DQT_ROPE_LLAMA3 = 2 };
 
 /* Options of every layer kind; each creation function says which it reads. */
 typedef struct dqt_layer_options {
     uint32_t struct_size;
     int32_t activation;        /* DQT_ACTIVATION_* */
-    dqt_tensor_options weight; /* of every weight matrix in the layer; gains are always F32 */
+    dqt_tensor_options weight; /* of every weight matrix in the layer; gains and biases are F32 */
     uint64_t seed;             /* of the initial weights: normal(0, init_std), counter-based; any number, init says 1 */
     float init_std;            /* 0: 0.02; negative: weights of zeros */
     float norm_eps;            /* 0: 1e-5 */
@@ -377,7 +387,15 @@ typedef struct dqt_layer_options {
     float rope_theta;          /* 0: 10000 */
     int32_t shape_only;        /* 1: no weights are allocated: for planning memory; only *_memory calls work */
     const char *name;          /* prefix of parameter names, copied; NULL: the kind's name; at most 47 bytes */
-    size_t reserved;
+    size_t head_dim;           /* head size of attention, even; 0: hidden / num_heads */
+    int32_t attention_bias;    /* 1: q, k and v have biases (Qwen2) */
+    int32_t qk_norm;           /* 1: RMSNorm of every head of q and of k, before RoPE (Qwen3) */
+    int32_t rope_scaling;      /* DQT_ROPE_* */
+    float rope_factor;         /* of LINEAR and LLAMA3, at least 1; like the next three 0 where it is not read */
+    float rope_low_freq_factor, rope_high_freq_factor; /* of LLAMA3: wavelengths above rope_original_context / low are
+                                                          low frequencies, below rope_original_context / high high ones;
+                                                          above 0, the first below the second */
+    size_t rope_original_context;                      /* of LLAMA3: tokens */
 } dqt_layer_options;
 
 DQT_API dqt_status dqt_layer_options_init(dqt_layer_options *options, size_t struct_size);
@@ -387,9 +405,11 @@ DQT_API dqt_status dqt_layer_options_init(dqt_layer_options *options, size_t str
  *
  * embedding: weight [vocab][hidden]; reads weight, seed, init_std. Default storage in options: TERNARY, as everywhere;
  *   dqt_llama's own default for embedding and head is INT8 with SIGMA(4).
- * linear: weight [out][in]. rmsnorm: gain [1][features]. attention: hidden = num_heads * head size; num_kv_heads
- * divides num_heads; the head size is even. mlp: gate, up [intermediate][hidden], down [hidden][intermediate]. block:
- * norms, attention, mlp. head: weight [classes][hidden]; `tied` NULL or an embedding layer whose weight is used. */
+ * linear: weight [out][in]. rmsnorm: gain [1][features]. attention: q [num_heads * head size][hidden], k and v
+ * [num_kv_heads * head size][hidden], o [hidden][num_heads * head size], biases [1][rows], at first 0, norms of q and k
+ * [1][head size]; num_kv_heads divides num_heads; the head size is even. mlp: gate, up [intermediate][hidden], down
+ * [hidden][intermediate]. block: norms, attention, mlp. head: weight [classes][hidden]; `tied` NULL or an embedding
+ * layer whose weight is used. */
 DQT_API dqt_status dqt_embedding_create(dqt_context *ctx, size_t vocab, size_t hidden, const dqt_layer_options *options,
                                         dqt_layer **out);
 DQT_API dqt_status dqt_linear_create(dqt_context *ctx, size_t in_features, size_t out_features,
@@ -429,7 +449,8 @@ enum {
     DQT_CLASS_NORM = 3,
     DQT_CLASS_ATTENTION = 4, /* q, k, v, o */
     DQT_CLASS_MLP = 5,       /* gate, up, down */
-    DQT_CLASS_LINEAR = 6
+    DQT_CLASS_LINEAR = 6,
+    DQT_CLASS_BIAS = 7 /* F32, like gains */
 };
 
 typedef struct dqt_parameter {
@@ -648,9 +669,14 @@ typedef struct dqt_llama_config {
     dqt_tensor_options head;              /* INT8 by default; must equal `embedding` when tied */
     uint64_t seed;                        /* any number; init says 1 */
     const dqt_tensor_override *overrides; /* [num_overrides], copied; of several that match the last holds; NULL with 0.
-                                             Each must match a weight matrix. Gains stay F32. A tied head has the
-                                             embedding's: one that matches `head` must say the same */
+                                             Each must match a weight matrix. Gains and biases stay F32. A tied head has
+                                             the embedding's: one that matches `head` must say the same */
     size_t num_overrides;                 /* at most 4096 */
+    size_t head_dim;                      /* of dqt_layer_options, as all that follow; 0: hidden_size / num_heads */
+    int32_t attention_bias, qk_norm;
+    int32_t rope_scaling; /* DQT_ROPE_* */
+    float rope_factor, rope_low_freq_factor, rope_high_freq_factor;
+    size_t rope_original_context;
 } dqt_llama_config;
 
 DQT_API dqt_status dqt_llama_config_init(dqt_llama_config *config, size_t struct_size);
@@ -660,7 +686,8 @@ typedef struct dqt_llama_memory_info {
     uint32_t reserved;
     size_t total;                                                         /* exactly what creation allocates */
     size_t linear_bytes, embedding_bytes, head_bytes, other_bytes;        /* codes and scales by class; the rest */
-    size_t linear_weights, embedding_weights, head_weights, norm_weights; /* counts; a tied head has 0 */
+    size_t linear_weights, embedding_weights, head_weights, norm_weights; /* counts; a tied head has 0,
+                                                                             biases count with norms */
 } dqt_llama_memory_info;
 
 /* What dqt_llama_create would allocate. Since 0.1. */
@@ -747,7 +774,7 @@ typedef struct dqt_updater_options {
     float beta1;            /* SGD's momentum; 0: 0.8; negative: no first moment is kept */
     float beta2;            /* 0: 0.95 */
     float eps;              /* 0: 1e-8 */
-    float weight_decay;     /* 0: none; matrices only, never gains */
+    float weight_decay;     /* 0: none; matrices only, never gains or biases */
     int32_t clip;           /* DQT_CLIP_* */
     float clip_norm;        /* 0: 1 */
     float update_clip; /* Adafactor without momentum: update divided by max(1, rms(u) / update_clip); 0: 1; negative:
@@ -1137,20 +1164,21 @@ typedef struct dqt_gguf_options {
 DQT_API dqt_status dqt_gguf_options_init(dqt_gguf_options *options, size_t struct_size);
 
 /* Writes the model as a GGUF file (version 3) that llama.cpp and its clients run; options NULL: defaults. A model with
- * sub-norms becomes architecture `bitnet`, one without `llama`. What the layers read is written: the compute codes. In
- * bitnet files one scale per tensor is kept exactly, as a tensor of its own; other scales become the blocks' fp16
- * scales. DQT_E_UNSUPPORTED, with the reason, for what a file cannot express: sub-norms without tied embeddings,
- * squared ReLU, a type too narrow for the codes, a scale that fp16 cannot hold. Readers quantise activations in blocks
- * where libdqt does so per token, so logits agree closely, not exactly. Paths are written as in dqt_llama_save.
- * DQT_E_ARGUMENT, DQT_E_NUMERIC, DQT_E_IO, DQT_E_STATE, DQT_E_MEMORY. Allocates a buffer of bounded size while it runs.
- * Since 0.1. */
+ * sub-norms becomes architecture `bitnet`, with attention_bias `qwen2`, with qk_norm `qwen3`, else `llama`. What the
+ * layers read is written: the compute codes. In bitnet files one scale per tensor is kept exactly, as a tensor of its
+ * own; other scales become the blocks' fp16 scales. DQT_E_UNSUPPORTED, with the reason, for what a file cannot express:
+ * sub-norms without tied embeddings, squared ReLU, two of these architectures in one, a head_dim of `bitnet` or
+ * `qwen2`, DQT_ROPE_LLAMA3 but in `llama`, a type too narrow for the codes, a scale that fp16 cannot hold. Readers
+ * quantise activations in blocks where libdqt does so per token, so logits agree closely, not exactly. Paths are
+ * written as in dqt_llama_save. DQT_E_ARGUMENT, DQT_E_NUMERIC, DQT_E_IO, DQT_E_STATE, DQT_E_MEMORY. Allocates a buffer
+ * of bounded size while it runs. Since 0.1. */
 DQT_API dqt_status dqt_llama_export_gguf(const dqt_llama *model, const char *path, const dqt_gguf_options *options);
 DQT_API dqt_status dqt_llama_write_gguf(const dqt_llama *model, dqt_write_fn write, void *user_data,
                                         const dqt_gguf_options *options);
 
 enum {
     DQT_SAFETENSORS_F32 = 0,
-    DQT_SAFETENSORS_BF16 = 1, /* gains stay F32 */
+    DQT_SAFETENSORS_BF16 = 1, /* gains and biases stay F32 */
     DQT_SAFETENSORS_CODES = 2 /* the packed storage: U8 [rows][row_bytes], and scales, NAME_scale F32 [1] or [rows] */
 };
 
@@ -1165,7 +1193,7 @@ typedef struct dqt_safetensors_options {
 DQT_API dqt_status dqt_safetensors_options_init(dqt_safetensors_options *options, size_t struct_size);
 
 /* Writes the weights as a safetensors file with the names of Hugging Face's LlamaForCausalLM
- * ("model.layers.0.self_attn. q_proj.weight"), sub-norms as self_attn.inner_attn_ln and mlp.ffn_layernorm. A tied head
+ * ("model.layers.0.self_attn.q_proj.weight"), sub-norms as self_attn.inner_attn_ln and mlp.ffn_layernorm. A tied head
  * is not listed. options NULL: defaults. Paths are written as in dqt_llama_save. DQT_E_ARGUMENT, DQT_E_NUMERIC (a
  * weight that is not finite), DQT_E_IO, DQT_E_STATE, DQT_E_MEMORY. Allocates a buffer of bounded size while it runs.
  * Since 0.1. */

@@ -132,6 +132,49 @@ static dqt_status create_layer(int kind, dqt_context *ctx, const dqt_layer_optio
     }
 }
 
+/* Scaled frequencies: each way reads its own numbers, and the others are 0. */
+static void check_rope_options(dqt_context *ctx, int kind) {
+    static const struct {
+        int32_t scaling;
+        float factor, low, high;
+        size_t context;
+        const char *word; /* NULL: accepted */
+    } rows[] = {
+        {DQT_ROPE_NONE, 2, 0, 0, 0, "rope_factor"},
+        {DQT_ROPE_NONE, NAN, 0, 0, 0, "rope_factor"},
+        {DQT_ROPE_NONE, 0, 1, 0, 0, "rope_low_freq_factor"},
+        {DQT_ROPE_NONE, 0, 0, 0, 8, "rope_original_context"},
+        {DQT_ROPE_LINEAR, 1, 0, 0, 0, NULL},
+        {DQT_ROPE_LINEAR, 0, 0, 0, 0, "rope_factor"},
+        {DQT_ROPE_LINEAR, 0.5f, 0, 0, 0, "rope_factor"},
+        {DQT_ROPE_LINEAR, INFINITY, 0, 0, 0, "rope_factor"},
+        {DQT_ROPE_LINEAR, 2, 0, 4, 0, "rope_high_freq_factor"},
+        {DQT_ROPE_LINEAR, 2, NAN, 0, 0, "rope_low_freq_factor"},
+        {DQT_ROPE_LINEAR, 2, 0, 0, 1, "rope_original_context"},
+        {DQT_ROPE_LLAMA3, 8, 1, 4, 8192, NULL},
+        {DQT_ROPE_LLAMA3, NAN, 1, 4, 8192, "rope_factor"},
+        {DQT_ROPE_LLAMA3, 8, 0, 4, 8192, "rope_low_freq_factor"},
+        {DQT_ROPE_LLAMA3, 8, 4, 4, 8192, "rope_high_freq_factor"},
+        {DQT_ROPE_LLAMA3, 8, 1, INFINITY, 8192, "rope_high_freq_factor"},
+        {DQT_ROPE_LLAMA3, 8, 1, 4, 0, "rope_original_context"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        dqt_layer *out;
+        dqt_layer_options o = layer_options();
+        o.rope_scaling = rows[i].scaling;
+        o.rope_factor = rows[i].factor;
+        o.rope_low_freq_factor = rows[i].low;
+        o.rope_high_freq_factor = rows[i].high;
+        o.rope_original_context = rows[i].context;
+        if (rows[i].word) {
+            NOT_CREATED(ctx, DQT_E_ARGUMENT, rows[i].word, out, create_layer(kind, ctx, &o, &out));
+        } else {
+            OK(ctx, create_layer(kind, ctx, &o, &out));
+            dqt_layer_destroy(out);
+        }
+    }
+}
+
 static void layer_options_are_checked(void) {
     struct counting memory;
     dqt_context *ctx = counting_context(&memory);
@@ -140,14 +183,18 @@ static void layer_options_are_checked(void) {
         NOT_CREATED(NULL, DQT_E_ARGUMENT, "ctx", out, create_layer(kind, NULL, NULL, &out));
         REFUSED(ctx, DQT_E_ARGUMENT, "out", create_layer(kind, ctx, NULL, NULL));
         static const struct {
-            int field; /* of: activation, mlp, sub_norm, shape_only */
+            int field; /* of: activation, mlp, sub_norm, shape_only, attention_bias, qk_norm, rope_scaling */
             int32_t value;
             const char *word;
-        } integers[] = {{0, 3, "activation"}, {0, -1, "activation"}, {1, 2, "mlp"},        {1, -1, "mlp"},
-                        {2, 2, "sub_norm"},   {2, -1, "sub_norm"},   {3, 2, "shape_only"}, {3, -1, "shape_only"}};
+        } integers[] = {
+            {0, 3, "activation"},     {0, -1, "activation"},     {1, 3, "mlp"},        {1, -1, "mlp"},
+            {2, 2, "sub_norm"},       {2, -1, "sub_norm"},       {3, 2, "shape_only"}, {3, -1, "shape_only"},
+            {4, 2, "attention_bias"}, {4, -1, "attention_bias"}, {5, 2, "qk_norm"},    {5, -1, "qk_norm"},
+            {6, 3, "rope_scaling"},   {6, -1, "rope_scaling"}};
         for (size_t i = 0; i < sizeof integers / sizeof *integers; i++) {
             dqt_layer_options o = layer_options();
-            int32_t *const fields[] = {&o.activation, &o.mlp, &o.sub_norm, &o.shape_only};
+            int32_t *const fields[] = {&o.activation,     &o.mlp,     &o.sub_norm,    &o.shape_only,
+                                       &o.attention_bias, &o.qk_norm, &o.rope_scaling};
             *fields[integers[i].field] = integers[i].value;
             NOT_CREATED(ctx, DQT_E_ARGUMENT, integers[i].word, out, create_layer(kind, ctx, &o, &out));
         }
@@ -163,6 +210,7 @@ static void layer_options_are_checked(void) {
             *fields[floats[i].field] = floats[i].value;
             NOT_CREATED(ctx, DQT_E_ARGUMENT, floats[i].word, out, create_layer(kind, ctx, &o, &out));
         }
+        check_rope_options(ctx, kind);
         if (kind == RMSNORM) continue; /* gains are F32, whatever the options say */
         dqt_layer_options o = layer_options();
         o.weight.storage = 77;
@@ -234,6 +282,16 @@ static void layer_shapes(void) {
                     dqt_attention_create(ctx, wrong[i].hidden, wrong[i].heads, wrong[i].kv_heads, NULL, &out));
         NOT_CREATED(ctx, DQT_E_SHAPE, wrong[i].word, out,
                     dqt_block_create(ctx, wrong[i].hidden, 12, wrong[i].heads, wrong[i].kv_heads, NULL, &out));
+    }
+    static const struct {
+        size_t heads, head_dim;
+        const char *word;
+    } heads[] = {{2, 3, "even"}, {0, 4, "num_heads"}, {2, SIZE_MAX - 1, "too large"}, {1, SIZE_MAX - 1, "too large"}};
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) {
+        dqt_layer_options o = layer_options();
+        o.head_dim = heads[i].head_dim;
+        NOT_CREATED(ctx, DQT_E_SHAPE, heads[i].word, out,
+                    dqt_attention_create(ctx, 7, heads[i].heads, heads[i].heads, &o, &out));
     }
     NOT_CREATED(ctx, DQT_E_ARGUMENT, "tied", out, dqt_head_create(ctx, linear, 8, 10, NULL, &out));
     NOT_CREATED(ctx, DQT_E_ARGUMENT, "tied", out, dqt_head_create(ctx, foreign, 8, 10, NULL, &out));

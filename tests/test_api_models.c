@@ -153,7 +153,7 @@ static void llama_creation(void) {
                       head */
         int32_t value;
         const char *word;
-    } integers[] = {{0, 2, "mlp"},        {0, -1, "mlp"},        {1, 2, "sub_norms"},  {2, 2, "tie_embeddings"},
+    } integers[] = {{0, 3, "mlp"},        {0, -1, "mlp"},        {1, 2, "sub_norms"},  {2, 2, "tie_embeddings"},
                     {3, 3, "activation"}, {3, -1, "activation"}, {4, 3, "activation"}, {4, -1, "activation"},
                     {5, 2, "shape_only"}, {5, -1, "shape_only"}, {6, 10, "storage"},   {7, -1, "storage"},
                     {8, -1, "storage"}};
@@ -330,7 +330,7 @@ static void updater_groups(void) {
     CHECK(dqt_group_options_init(&g, sizeof g) == DQT_OK);
     REFUSED(NULL, DQT_E_ARGUMENT, "updater", dqt_updater_add_group(NULL, &g, &matched));
     REFUSED(w.ctx, DQT_E_ARGUMENT, "options", dqt_updater_add_group(w.updater, NULL, &matched));
-    static const int32_t classes[] = {-1, 7, INT32_MAX};
+    static const int32_t classes[] = {-1, 8, INT32_MAX};
     for (size_t i = 0; i < 3; i++) {
         g.parameter_class = classes[i];
         REFUSED(w.ctx, DQT_E_ARGUMENT, "parameter_class", dqt_updater_add_group(w.updater, &g, &matched));

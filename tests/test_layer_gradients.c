@@ -161,7 +161,7 @@ static void set_parameters(struct subject *s, uint64_t seed) {
         OK(s->ctx, dqt_tape_get_parameter(s->tape, i, &p));
         const bool gain = p.parameter_class == DQT_CLASS_NORM, embedding = p.parameter_class == DQT_CLASS_EMBEDDING;
         float *w = random_floats(p.rows * p.cols,
-                                 gain        ? 0.5f
+                                 p.rows == 1 ? 0.5f
                                  : embedding ? 1.0f
                                              : 1.7f / sqrtf((float)p.cols),
                                  seed + i);
@@ -362,12 +362,46 @@ static void run_attention(dqt_context *ctx, const struct shape *h) {
         }
 }
 
-static void run_mlp(dqt_context *ctx, const struct shape *h) {
-    for (int kind = 0; kind < 4; kind++) {
+/* What attention of other architectures has: each by itself, then all of it. */
+enum { HEAD_DIM = 1, BIAS = 2, QK_NORM = 4, LINEAR = 8, LLAMA3 = 16, SUB_NORM = 32 };
+static const int attention_parts[] = {HEAD_DIM, BIAS,   QK_NORM,
+                                      LINEAR,   LLAMA3, HEAD_DIM | BIAS | QK_NORM | LLAMA3 | SUB_NORM};
+enum { ATTENTION_PARTS = sizeof attention_parts / sizeof *attention_parts };
+
+static void set_attention_parts(dqt_layer_options *o, const struct shape *h, int parts) {
+    o->rope_theta = 100;
+    if (parts & HEAD_DIM) o->head_dim = h->hidden / h->heads + 4;
+    o->attention_bias = (parts & BIAS) != 0;
+    o->qk_norm = (parts & QK_NORM) != 0;
+    o->sub_norm = (parts & SUB_NORM) != 0;
+    if (parts & (LINEAR | LLAMA3)) o->rope_factor = 2.5f;
+    if (parts & LINEAR) o->rope_scaling = DQT_ROPE_LINEAR;
+    if (!(parts & LLAMA3)) return;
+    o->rope_scaling = DQT_ROPE_LLAMA3;
+    o->rope_low_freq_factor = 0.25f;
+    o->rope_high_freq_factor = 2;
+    o->rope_original_context = h->length;
+}
+
+static void run_attention_parts(dqt_context *ctx, const struct shape *h) {
+    for (size_t i = 0; i < ATTENTION_PARTS; i++) {
         char name[64];
         dqt_layer_options o = layer_options();
-        o.mlp = kind & 1 ? DQT_MLP_SQUARED_RELU : DQT_MLP_SWIGLU;
-        o.sub_norm = kind >> 1;
+        set_attention_parts(&o, h, attention_parts[i]);
+        snprintf(name, sizeof name, "attention, parts %d", attention_parts[i]);
+        struct subject s = float_subject(ctx, name, h, h->hidden, h->hidden);
+        OK(ctx, dqt_attention_create(ctx, h->hidden, h->heads, h->heads / 2, &o, &s.own[0]));
+        subject_open(&s, 0);
+        subject_run(&s);
+    }
+}
+
+static void run_mlp(dqt_context *ctx, const struct shape *h) {
+    for (int kind = 0; kind < 6; kind++) {
+        char name[64];
+        dqt_layer_options o = layer_options();
+        o.mlp = kind / 2;
+        o.sub_norm = kind % 2;
         snprintf(name, sizeof name, "MLP, kind %d, sub_norm %d", o.mlp, o.sub_norm);
         struct subject s = float_subject(ctx, name, h, h->hidden, h->hidden);
         OK(ctx, dqt_mlp_create(ctx, h->hidden, h->intermediate, &o, &s.own[0]));
@@ -377,8 +411,11 @@ static void run_mlp(dqt_context *ctx, const struct shape *h) {
 }
 
 static void run_block(dqt_context *ctx, const struct shape *h) {
-    for (int recompute = 0; recompute < 2; recompute++) {
+    for (int kind = 0; kind < 4; kind++) {
+        const int recompute = kind % 2;
         dqt_layer_options o = layer_options();
+        if (kind / 2) set_attention_parts(&o, h, attention_parts[ATTENTION_PARTS - 1]);
+        if (kind / 2) o.mlp = DQT_MLP_GATED_SQUARED_RELU;
         o.sub_norm = 1;
         struct subject s = float_subject(ctx, recompute ? "block, recomputed" : "block", h, h->hidden, h->hidden);
         OK(ctx, dqt_block_create(ctx, h->hidden, h->intermediate, h->heads, h->heads / 2, &o, &s.own[0]));
@@ -454,6 +491,9 @@ static void rmsnorm(void) {
 static void attention(void) {
     each_context(run_attention);
 }
+static void attention_of_others(void) {
+    each_context(run_attention_parts);
+}
 static void mlp(void) {
     each_context(run_mlp);
 }
@@ -473,6 +513,7 @@ static void llama(void) {
     each_context(run_llama);
 }
 
-static const struct test tests[] = {TEST(linear),    TEST(rmsnorm), TEST(attention), TEST(mlp),  TEST(block),
-                                    TEST(embedding), TEST(head),    TEST(tied_head), TEST(llama)};
+static const struct test tests[] = {TEST(linear),    TEST(rmsnorm), TEST(attention), TEST(attention_of_others),
+                                    TEST(mlp),       TEST(block),   TEST(embedding), TEST(head),
+                                    TEST(tied_head), TEST(llama)};
 TEST_MAIN(tests)

@@ -127,12 +127,34 @@ static double relu_square(double u) {
     return u > 0 ? u * u : 0;
 }
 
+/* max(gate, 0)^2 * up and its gradients, also over their inputs; NaN stay NaN. */
+static void check_gated_squared_relu(dqt_context *ctx) {
+    enum { N = 16384 + 1003 };
+    float *gate = random_floats(N, 3, 1), *up = random_floats(N, 3, 2), *dh = random_floats(N, 1, 3);
+    float *h = random_floats(N, 1, 4), *dgate = random_floats(N, 1, 5), *dup = random_floats(N, 1, 6);
+    make_floats(ctx, (struct activation_source){.gate = gate, .up = up, .squared = true}, 1, N, h);
+    hidden_backward(ctx, true, gate, up, dh, N, dgate, dup);
+    for (size_t i = 0; i < N; i++) {
+        const double g = gate[i] > 0 ? (double)gate[i] : 0, u = (double)up[i], d = (double)dh[i];
+        CHECK(close_to(g * g * u, h[i], 1e-6) && close_to(2 * g * u * d, dgate[i], 2e-6));
+        CHECK(close_to(g * g * d, dup[i], 2e-6));
+    }
+    hidden_backward(ctx, true, gate, up, dh, N, gate, dh);
+    CHECK(memcmp(gate, dgate, N * sizeof *gate) == 0 && memcmp(dh, dup, N * sizeof *dh) == 0);
+    float bad[2] = {NAN, 1}, ones[2] = {1, NAN}, out[2], d[2];
+    make_floats(ctx, (struct activation_source){.gate = bad, .up = ones, .squared = true}, 1, 2, out);
+    CHECK(isnan(out[0]) && isnan(out[1]));
+    hidden_backward(ctx, true, bad, ones, ones, 2, out, d);
+    CHECK(isnan(out[0]) && isnan(out[1]) && isnan(d[0]) && isnan(d[1]));
+    free(gate), free(up), free(dh), free(h), free(dgate), free(dup);
+}
+
 static void check_activations(dqt_context *ctx) {
     enum { N = 16384 + 1003 };
     float *gate = random_floats(N, 9, 1), *up = random_floats(N, 3, 2), *dh = random_floats(N, 1, 3);
     float *h = random_floats(N, 1, 4), *dgate = random_floats(N, 1, 5), *dup = random_floats(N, 1, 6);
     make_floats(ctx, (struct activation_source){.gate = gate, .up = up}, 1, N, h);
-    hidden_backward(ctx, gate, up, dh, N, dgate, dup);
+    hidden_backward(ctx, false, gate, up, dh, N, dgate, dup);
     for (size_t i = 0; i < N; i++) {
         double g = (double)gate[i], u = (double)up[i], d = (double)dh[i], e = 1e-5;
         CHECKF(close_to(silu_product(g, u), h[i], 1e-6), "h[%zu] %g", i, (double)h[i]);
@@ -140,7 +162,7 @@ static void check_activations(dqt_context *ctx) {
         CHECK(close_to((silu_product(g, u + e) - silu_product(g, u - e)) / (2 * e) * d, dup[i], 2e-6));
     }
     make_floats(ctx, (struct activation_source){.up = up}, 1, N, h);
-    hidden_backward(ctx, NULL, up, dh, N, NULL, dup);
+    hidden_backward(ctx, false, NULL, up, dh, N, NULL, dup);
     for (size_t i = 0; i < N; i++) {
         double u = (double)up[i], e = 1e-6;
         CHECK(close_to(relu_square(u), h[i], 1e-6));
@@ -148,13 +170,13 @@ static void check_activations(dqt_context *ctx) {
     }
     /* outputs over inputs */
     float *g2 = random_floats(N, 9, 1), *u2 = random_floats(N, 3, 2), *d2 = random_floats(N, 1, 3);
-    hidden_backward(ctx, gate, up, dh, N, dgate, dup);
-    hidden_backward(ctx, g2, u2, d2, N, g2, u2);
+    hidden_backward(ctx, false, gate, up, dh, N, dgate, dup);
+    hidden_backward(ctx, false, g2, u2, d2, N, g2, u2);
     CHECK(memcmp(g2, dgate, N * sizeof *g2) == 0 && memcmp(u2, dup, N * sizeof *u2) == 0);
     /* far out: no NaN from exp overflowing */
     float extreme[4] = {1e4f, -1e4f, 3e38f, -3e38f}, ones[4] = {1, 1, 1, 1}, eh[4], eg[4], eu[4];
     make_floats(ctx, (struct activation_source){.gate = extreme, .up = ones}, 1, 4, eh);
-    hidden_backward(ctx, extreme, ones, ones, 4, eg, eu);
+    hidden_backward(ctx, false, extreme, ones, ones, 4, eg, eu);
     CHECK(eh[0] == 1e4f && eh[1] == 0 && eh[2] == 3e38f && eh[3] == 0);
     CHECK(eg[0] == 1 && eg[1] == 0 && eg[2] == 1 && eg[3] == 0 && eu[0] == 1e4f && eu[1] == 0);
     float bad[1] = {NAN};
@@ -200,7 +222,7 @@ static void check_chain(dqt_context *ctx) {
 
         struct norm_gradient b = {.dy = dh, .x = h, .gain = gain, .inverse_rms = r[0], .dx = dx, .dgain = dgain[0]};
         norm_backward(ctx, &ws, &b, TOKENS, N);
-        hidden_backward(ctx, g, up, dx, SIZE, dgate[0], dup[0]);
+        hidden_backward(ctx, false, g, up, dx, SIZE, dgate[0], dup[0]);
         memcpy(dup[1], dh, SIZE * sizeof *dh); /* in place */
         b = (struct norm_gradient){.dy = dup[1],
                                    .gate = g,
@@ -226,6 +248,7 @@ static void test_chain(void) {
 
 static void test_activations(void) {
     each_isa(check_activations);
+    each_isa(check_gated_squared_relu);
 }
 
 /* ---- Rotary embedding ---- */
@@ -245,7 +268,7 @@ static void check_rope(dqt_context *ctx) {
     size_t position[BATCH * LENGTH];
     for (size_t t = 0; t < BATCH * LENGTH; t++)
         position[t] = FIRST + t % LENGTH;
-    rope_table(10000, SIZE, FIRST + LENGTH, cosines, sines);
+    rope_table(&(struct rope){.theta = 10000}, SIZE, FIRST + LENGTH, cosines, sines);
     rope_apply(ctx, y, BATCH, LENGTH, (struct attention_runs){0}, HEADS, SIZE, position, cosines, sines, false);
     double before = 0;
     for (size_t t = 0; t < BATCH * LENGTH; t++)
@@ -401,7 +424,7 @@ static void test_threads(void) {
             const struct norm_gradient g = {
                 .dy = dy, .x = x, .gain = gain, .inverse_rms = r, .dx = out + SIZE, .dgain = out + 4 * SIZE};
             norm_backward(ctx, &ws, &g, TOKENS, N);
-            hidden_backward(ctx, x, dy, dy, SIZE, out + 2 * SIZE, out + 3 * SIZE);
+            hidden_backward(ctx, false, x, dy, dy, SIZE, out + 2 * SIZE, out + 3 * SIZE);
             if (!first) {
                 first = out;
             } else {

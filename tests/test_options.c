@@ -391,8 +391,6 @@ static void embedded_structs(void) {
     }
     c.embedding.reserved = 1;
     CHECK(use_llama(&c) == DQT_E_ARGUMENT);
-    l.reserved = 1;
-    CHECK(use_linear(&l) == DQT_E_ARGUMENT && use_block(&l) == DQT_E_ARGUMENT);
     end();
 }
 

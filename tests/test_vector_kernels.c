@@ -91,7 +91,7 @@ static void test_exp(void) {
 }
 
 /* Operation `op` on arrays a[0..5]; returns what it returns. */
-enum { OPS = 17 };
+enum { OPS = 19 };
 static float apply(const struct vector_kernels *k, int op, size_t n, float *const a[ARRAYS]) {
     switch (op) {
     case 0: return k->sum_squares(a[0], n);
@@ -110,6 +110,8 @@ static float apply(const struct vector_kernels *k, int op, size_t n, float *cons
     case 13: return k->dot(a[0], a[1], n);
     case 14: k->scale(a[0], n, 0.7f, a[3]); return 0;
     case 15: k->multiply(a[0], n, a[3]); return 0;
+    case 16: k->gated_squared_relu(a[0], a[1], n, a[0]); return 0;
+    case 17: k->gated_squared_relu_gradient(a[0], a[1], a[2], n, a[0], a[2]); return 0;
     default: k->softmax_scale(a[0], n, 0.4f, 1.7f); return 0;
     }
 }

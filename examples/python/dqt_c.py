@@ -20,8 +20,9 @@ AXIS_TENSOR, AXIS_ROW, AXIS_GROUP = range(3)
 ROUND_DEFAULT, ROUND_STOCHASTIC, ROUND_NEAREST, ROUND_ECO_STOCHASTIC, ROUND_ECO_NEAREST = range(5)
 (LAYER_EMBEDDING, LAYER_LINEAR, LAYER_RMSNORM, LAYER_ATTENTION, LAYER_MLP, LAYER_BLOCK, LAYER_HEAD) = range(1, 8)
 ACTIVATION_DEFAULT, ACTIVATION_NONE, ACTIVATION_INT8 = range(3)
-MLP_SWIGLU, MLP_SQUARED_RELU = range(2)
-CLASS_EMBEDDING, CLASS_HEAD, CLASS_NORM, CLASS_ATTENTION, CLASS_MLP, CLASS_LINEAR = range(1, 7)
+MLP_SWIGLU, MLP_SQUARED_RELU, MLP_GATED_SQUARED_RELU = range(3)
+ROPE_NONE, ROPE_LINEAR, ROPE_LLAMA3 = range(3)
+CLASS_EMBEDDING, CLASS_HEAD, CLASS_NORM, CLASS_ATTENTION, CLASS_MLP, CLASS_LINEAR, CLASS_BIAS = range(1, 8)
 PRECISION_AUTO, PRECISION_F32, PRECISION_BF16 = range(3)
 FLOAT_F32, FLOAT_BF16, FLOAT_FP8_E4M3, FLOAT_FP8_E5M2 = range(4)
 OPTIMIZER_SGD, OPTIMIZER_ADAMW, OPTIMIZER_ADAFACTOR = 1, 2, 3
@@ -83,7 +84,8 @@ tensor_info = _struct('tensor_info', '''i: storage compute scale_rule scale_axis
     i: group_size; z: rows cols row_bytes data_bytes num_scales''')
 tensor_stats = _struct('tensor_stats', 'u: reserved; q: histogram*256 zeros saturated; d: mean rms')
 layer_options = _struct('layer_options', '''i: activation; tensor_options: weight; q: seed; f: init_std norm_eps;
-    i: mlp sub_norm; f: rope_theta; i: shape_only; s: name; z: reserved''')
+    i: mlp sub_norm; f: rope_theta; i: shape_only; s: name; z: head_dim; i: attention_bias qk_norm rope_scaling;
+    f: rope_factor rope_low_freq_factor rope_high_freq_factor; z: rope_original_context''')
 layer_info = _struct('layer_info', 'i: kind; z: in_features out_features num_parameters num_sublayers')
 parameter = _struct('parameter', 'i: parameter_class; s: name; p: tensor; z: rows cols')
 batch = _struct('batch', 'u: reserved; d: divisor; z: batch length; p: tokens targets weights segments')
@@ -97,7 +99,8 @@ tensor_override = _struct('tensor_override', 's: pattern; tensor_options: option
 llama_config = _struct('llama_config', '''i: mlp; z: vocab_size hidden_size intermediate_size num_layers num_heads
     num_kv_heads; f: norm_eps rope_theta init_std linear_init_std; i: no_sub_norms tie_embeddings activation head_activation
     shape_only reserved; tensor_options: linear embedding head; q: seed; tensor_override*num_overrides: overrides;
-    z: num_overrides''')
+    z: num_overrides head_dim; i: attention_bias qk_norm rope_scaling; f: rope_factor rope_low_freq_factor
+    rope_high_freq_factor; z: rope_original_context''')
 llama_memory_info = _struct('llama_memory_info', '''u: reserved; z: total linear_bytes embedding_bytes head_bytes other_bytes
     linear_weights embedding_weights head_weights norm_weights''')
 group_options = _struct('group_options', '''i: parameter_class; s: pattern; i: optimizer rounding; f: lr_factor weight_decay

@@ -75,7 +75,9 @@ void dqt_llama_destroy(dqt_llama *model) {
 
 dqt_status dqt_llama_get_config(const dqt_llama *model, dqt_llama_config *config) {
     TRY(check_object(model, "model"));
-    return options_return(model->ctx, config, &model->config, sizeof model->config, "dqt_llama_config");
+    dqt_llama_config c = model->config;
+    c.head_dim = llama_head_dim(model);
+    return options_return(model->ctx, config, &c, sizeof c, "dqt_llama_config");
 }
 
 dqt_status dqt_llama_get_layers(const dqt_llama *model, dqt_layer *const **layers, size_t *num_layers) {

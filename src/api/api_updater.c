@@ -30,7 +30,7 @@ static dqt_status check_rules(const dqt_context *ctx, const dqt_group_options *o
     TRY(check_finite(ctx, &o->weight_decay, 1, "weight_decay"));
     TRY(check_finite(ctx, &o->beta1, 1, "beta1"));
     TRY(check_finite(ctx, &o->rounding_noise, 1, "rounding_noise"));
-    if (o->parameter_class < 0 || o->parameter_class > DQT_CLASS_LINEAR)
+    if (o->parameter_class < 0 || o->parameter_class > DQT_CLASS_BIAS)
         return fail(ctx, DQT_E_ARGUMENT, "parameter_class is %d; it must be 0 or a DQT_CLASS_* value",
                     o->parameter_class);
     if (o->lr_factor < 0)

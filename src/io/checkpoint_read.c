@@ -12,8 +12,8 @@ enum {
     SENTENCE_BYTES = 400,
     BLOCK_SECTIONS = 8, /* the fewest of any block: two norms, q, k, v, o, up, down */
     BLOCK_BYTES = BLOCK_SECTIONS * (SECTION_FIXED_BYTES + PARAMETER_BYTES),
-    BLOCK_MEMORY = 8192, /* more than a block with shapes only takes */
-    STATE_ARRAYS = 8     /* at most, of a parameter */
+    BLOCK_MEMORY = 16384, /* more than a block with shapes only takes */
+    STATE_ARRAYS = 8      /* at most, of a parameter */
 };
 
 /* A failure of creation from the file's numbers is the file's, unless memory ran out. */
@@ -97,12 +97,13 @@ static dqt_status read_overrides(struct reader *r, struct override_list *o) {
 /* A file has the config in effect: what is written again has the same bytes. */
 static dqt_status check_complete(const struct reader *r, const dqt_llama_config *c) {
     const int32_t rules[] = {c->linear.scale_rule, c->embedding.scale_rule, c->head.scale_rule};
-    bool complete = c->num_kv_heads > 0 && c->linear_init_std > 0;
+    bool complete = c->num_kv_heads > 0 && c->linear_init_std > 0 && !llama_implies_head_dim(c);
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
         complete = complete && rules[i] != DQT_SCALE_AUTO;
     if (complete) return DQT_OK;
     return fail(r->ctx, DQT_E_FORMAT,
-                "checkpoint: the config leaves num_kv_heads, linear_init_std or a scale_rule open");
+                "checkpoint: the config leaves num_kv_heads, linear_init_std or a scale_rule open, or says a head_dim "
+                "that goes without saying");
 }
 
 /* CONF and OVER. Leaves the first section PARM begun. */

@@ -17,6 +17,8 @@
 
 #define CONFIG(kind, member)                                                                                           \
     { #member, ENTRY_##kind, offsetof(dqt_llama_config, member), false }
+#define LATER(kind, member)                                                                                            \
+    { #member, ENTRY_##kind, offsetof(dqt_llama_config, member), true }
 static const struct entry config_entries[] = {CONFIG(INT32, mlp),
                                               CONFIG(SIZE, vocab_size),
                                               CONFIG(SIZE, hidden_size),
@@ -35,7 +37,15 @@ static const struct entry config_entries[] = {CONFIG(INT32, mlp),
                                               CONFIG(UINT64, seed),
                                               TENSOR("linear.", dqt_llama_config, linear),
                                               TENSOR("embedding.", dqt_llama_config, embedding),
-                                              TENSOR("head.", dqt_llama_config, head)};
+                                              TENSOR("head.", dqt_llama_config, head),
+                                              LATER(SIZE, head_dim),
+                                              LATER(INT32, attention_bias),
+                                              LATER(INT32, qk_norm),
+                                              LATER(INT32, rope_scaling),
+                                              LATER(FLOAT, rope_factor),
+                                              LATER(FLOAT, rope_low_freq_factor),
+                                              LATER(FLOAT, rope_high_freq_factor),
+                                              LATER(SIZE, rope_original_context)};
 TABLE(config, "config");
 
 static const struct entry override_entries[] = {TENSOR("", dqt_tensor_override, options)};

@@ -100,6 +100,9 @@ dqt_status entries_read(struct source *s, const struct entry_table *table, uint6
         if (!value_set(e, value, object))
             return fail(s->ctx, DQT_E_FORMAT, "%s: the %s's entry \"%s\" is too large for this system", s->what,
                         table->what, name);
+        if (e->later && value == 0)
+            return fail(s->ctx, DQT_E_FORMAT, "%s: the %s's entry \"%s\" is 0, which is left out", s->what, table->what,
+                        name);
         seen[e - table->entries] = true;
     }
     for (size_t i = 0; i < table->count; i++)

@@ -28,9 +28,9 @@ struct entry_table {
 uint64_t entries_bytes(const struct entry_table *table, const void *object);
 dqt_status entries_write(struct sink *s, const struct entry_table *table, const void *object);
 
-/* Reads `bytes` bytes of entries into the object. Each of the table comes once; an unknown name, a wrong length, a
- * number that a size_t cannot hold, one that is missing or comes twice: DQT_E_FORMAT with its name. What is missing and
- * may be stays as it is in the object: 0. */
+/* Reads `bytes` bytes of entries into the object. Each of the table comes once, later ones at most once and not as 0:
+ * an object has one way of being written. An unknown name, a wrong length, a number that a size_t cannot hold, one that
+ * is missing or comes twice: DQT_E_FORMAT with its name. */
 dqt_status entries_read(struct source *s, const struct entry_table *table, uint64_t bytes, void *object);
 
 /* The first entry in which two objects differ; NULL: none. Floats are compared bit by bit. */

@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "core/status.h"
+#include "io/names.h"
 
 enum { NAME_ROOM = 64, DATA_ALIGNMENT = 32, RUN = 256 /* weights that are converted at a time */ };
 enum { VALUE_U32 = 4, VALUE_I32 = 5, VALUE_F32 = 6, VALUE_BOOL = 7, VALUE_STRING = 8, VALUE_ARRAY = 9 };
@@ -28,21 +29,38 @@ static const struct {
 
 enum { NUM_TYPES = sizeof types / sizeof *types };
 
+/* Architectures of llama.cpp, by what their blocks have. */
+struct architecture {
+    const char *name;
+    bool sub_norms, biases, head_norms;
+    bool neighbours; /* rotates neighbours, where libdqt rotates halves */
+    bool any_heads;  /* a head size of its own */
+    bool factors;    /* frequencies may have factors, one by one */
+};
+static const struct architecture architectures[] = {
+    {"llama", false, false, false, true, true, true},
+    {"bitnet", true, false, false, false, false, false},
+    {"qwen2", false, true, false, false, false, false},
+    {"qwen3", false, false, true, false, true, false},
+};
+
+enum content { WEIGHTS, SCALE /* the tensor's, one float */, FREQUENCIES /* what those of RoPE are divided by */ };
+
 struct entry {
     char name[NAME_ROOM];
-    const dqt_tensor *tensor;
-    int type;         /* DQT_GGUF_* */
-    bool vector;      /* a gain, or a scale: one dimension */
-    bool scale_only;  /* the tensor's scale, one float */
-    bool scale_apart; /* the tensor's scale is an entry of its own: block scales are 1 */
-    size_t heads;     /* > 0: rows are permuted within this many heads */
+    enum content content;
+    const dqt_tensor *tensor; /* NULL: FREQUENCIES */
+    int type;                 /* DQT_GGUF_* */
+    bool vector;              /* one dimension */
+    bool scale_apart;         /* the tensor's scale is an entry of its own: block scales are 1 */
+    size_t heads;             /* > 0: rows are permuted within this many heads */
 };
 
 struct gguf {
     const dqt_llama *model;
     const dqt_gguf_options *options;
     struct sink *sink;
-    bool bitnet;
+    const struct architecture *architecture;
     uint64_t entries, offset;
 };
 typedef dqt_status (*entry_fn)(struct gguf *g, const struct entry *e);
@@ -82,7 +100,7 @@ static bool one_scale(const dqt_tensor *t) {
 
 /* ---- Tensors ------------------------------------------------------------------------------------------------- */
 
-static dqt_status visit_gain(struct gguf *g, entry_fn visit, const char *name, const dqt_tensor *t) {
+static dqt_status visit_vector(struct gguf *g, entry_fn visit, const char *name, const dqt_tensor *t) {
     struct entry e = {.tensor = t, .type = DQT_GGUF_F32, .vector = true};
     snprintf(e.name, sizeof e.name, "%s", name);
     return visit(g, &e);
@@ -96,22 +114,24 @@ static dqt_status visit_wide(struct gguf *g, entry_fn visit, const dqt_layer *la
     return visit(g, &e);
 }
 
-static dqt_status visit_block_gain(struct gguf *g, entry_fn visit, size_t block, const char *name,
-                                   const dqt_tensor *t) {
+/* A gain or a bias. */
+static dqt_status visit_block_vector(struct gguf *g, entry_fn visit, size_t block, const char *name,
+                                     const struct update_target *p) {
     char full[NAME_ROOM];
-    snprintf(full, sizeof full, "blk.%zu.%s.weight", block, name);
-    return visit_gain(g, visit, full, t);
+    snprintf(full, sizeof full, "blk.%zu.%s%s", block, name, name_end(p->parameter_class));
+    return visit_vector(g, visit, full, p->tensor);
 }
 
 static dqt_status visit_linear(struct gguf *g, entry_fn visit, size_t block, const char *name, const dqt_tensor *t,
                                size_t heads) {
-    struct entry e = {
-        .tensor = t, .type = entry_type(t, g->options->linear_type, true), .heads = g->bitnet ? 0 : heads};
-    e.scale_apart = g->bitnet && format_is_code(t->compute) && one_scale(t) && e.type != DQT_GGUF_F32;
+    struct entry e = {.tensor = t,
+                      .type = entry_type(t, g->options->linear_type, true),
+                      .heads = g->architecture->neighbours ? heads : 0};
+    e.scale_apart = g->architecture->sub_norms && format_is_code(t->compute) && one_scale(t) && e.type != DQT_GGUF_F32;
     snprintf(e.name, sizeof e.name, "blk.%zu.%s.weight", block, name);
     TRY(visit(g, &e));
     if (!e.scale_apart) return DQT_OK;
-    struct entry scale = {.tensor = t, .type = DQT_GGUF_F32, .vector = true, .scale_only = true};
+    struct entry scale = {.tensor = t, .type = DQT_GGUF_F32, .vector = true, .content = SCALE};
     snprintf(scale.name, sizeof scale.name, "blk.%zu.%s.scale", block, name);
     return visit(g, &scale);
 }
@@ -120,7 +140,7 @@ static dqt_status visit_linear(struct gguf *g, entry_fn visit, size_t block, con
 static dqt_status visit_parameter(struct gguf *g, entry_fn visit, size_t i, const dqt_layer *block, size_t index) {
     const struct update_target p = layer_parameter(block, index);
     const char *name = layer_parameter_names(block, index)->gguf_name;
-    if (p.parameter_class == DQT_CLASS_NORM) return visit_block_gain(g, visit, i, name, p.tensor);
+    if (class_is_vector(p.parameter_class)) return visit_block_vector(g, visit, i, name, &p);
     return visit_linear(g, visit, i, name, p.tensor, layer_parameter_heads(block, index));
 }
 
@@ -136,21 +156,37 @@ static dqt_status visit_block(struct gguf *g, entry_fn visit, size_t i, const dq
     return DQT_OK;
 }
 
+static bool has_frequencies(const dqt_llama *m) {
+    return m->config.rope_scaling == DQT_ROPE_LLAMA3;
+}
+
 static dqt_status each_entry(struct gguf *g, entry_fn visit) {
+    const struct entry frequencies = {
+        .name = "rope_freqs.weight", .content = FREQUENCIES, .type = DQT_GGUF_F32, .vector = true};
     const dqt_llama *m = g->model;
     TRY(visit_wide(g, visit, m->layers[0]));
+    if (has_frequencies(m)) TRY(visit(g, &frequencies));
     for (size_t i = 0; i < m->config.num_layers; i++)
         TRY(visit_block(g, visit, i, m->layers[1 + i]));
     char norm[NAME_ROOM];
     snprintf(norm, sizeof norm, "%s.weight", llama_norm_names.gguf_name);
-    TRY(visit_gain(g, visit, norm, m->layers[m->num_layers - 2]->weight[W]));
+    TRY(visit_vector(g, visit, norm, m->layers[m->num_layers - 2]->weight[W]));
     if (m->config.tie_embeddings) return DQT_OK; /* llama.cpp then takes the embedding */
     return visit_wide(g, visit, m->layers[m->num_layers - 1]);
 }
 
-static uint64_t entry_bytes(const struct entry *e) {
-    if (e->scale_only) return 4;
-    return (uint64_t)e->tensor->rows * (e->tensor->cols / types[e->type].block) * types[e->type].bytes;
+static size_t entry_cols(const struct gguf *g, const struct entry *e) {
+    switch (e->content) {
+    case WEIGHTS: return e->tensor->cols;
+    case SCALE: return 1;
+    case FREQUENCIES: return llama_head_dim(g->model) / 2;
+    }
+    return 0;
+}
+
+static uint64_t entry_bytes(const struct gguf *g, const struct entry *e) {
+    const size_t rows = e->content == WEIGHTS ? e->tensor->rows : 1;
+    return (uint64_t)rows * (entry_cols(g, e) / types[e->type].block) * types[e->type].bytes;
 }
 
 static uint64_t padding(uint64_t n) {
@@ -188,7 +224,7 @@ static dqt_status check_rows(struct gguf *g, const struct entry *e) {
 static dqt_status check_entry(struct gguf *g, const struct entry *e) {
     const dqt_tensor *t = e->tensor;
     g->entries++;
-    if (e->scale_only) return DQT_OK;
+    if (e->content != WEIGHTS) return DQT_OK;
     if (e->type == DQT_GGUF_AUTO)
         return fail(g->model->ctx, DQT_E_UNSUPPORTED, "%s: no block type holds %s weights; export as F32", e->name,
                     format_name(t->compute));
@@ -234,10 +270,22 @@ static dqt_status check_tokens_given(const dqt_llama *m, const dqt_gguf_options 
     return DQT_OK;
 }
 
+/* NULL: there is none. */
+static const struct architecture *architecture_of(const dqt_llama_config *c) {
+    for (size_t i = 0; i < sizeof architectures / sizeof *architectures; i++) {
+        const struct architecture *a = &architectures[i];
+        if (a->sub_norms == !c->no_sub_norms && a->biases == (c->attention_bias != 0) &&
+            a->head_norms == (c->qk_norm != 0) && (a->any_heads || c->head_dim == 0) &&
+            (a->factors || c->rope_scaling != DQT_ROPE_LLAMA3))
+            return a;
+    }
+    return NULL;
+}
+
 static dqt_status check_model(const dqt_llama *m, const dqt_gguf_options *o) {
     const dqt_context *ctx = m->ctx;
     const dqt_llama_config *c = &m->config;
-    const size_t sizes[] = {o->context_length, c->hidden_size, c->intermediate_size, c->vocab_size};
+    const size_t sizes[] = {o->context_length, c->hidden_size, c->intermediate_size, c->vocab_size, llama_head_dim(m)};
     if (o->linear_type < DQT_GGUF_AUTO || o->linear_type >= NUM_TYPES)
         return fail(ctx, DQT_E_ARGUMENT, "linear_type is %d; it must be a DQT_GGUF_* value", o->linear_type);
     if (o->embedding_type != DQT_GGUF_AUTO && !is_wide(o->embedding_type))
@@ -249,6 +297,12 @@ static dqt_status check_model(const dqt_llama *m, const dqt_gguf_options *o) {
     if (c->mlp != DQT_MLP_SWIGLU)
         return fail(ctx, DQT_E_UNSUPPORTED,
                     "llama.cpp has no architecture with this model's squared ReLU: only SWIGLU can be exported");
+    if (!architecture_of(c))
+        return fail(
+            ctx, DQT_E_UNSUPPORTED,
+            "llama.cpp has no architecture with all of no_sub_norms %d, attention_bias %d, qk_norm %d, head_dim %zu "
+            "and rope_scaling %d",
+            c->no_sub_norms, c->attention_bias, c->qk_norm, llama_head_dim(m), c->rope_scaling);
     if (!c->no_sub_norms && !c->tie_embeddings)
         return fail(ctx, DQT_E_UNSUPPORTED,
                     "with sub-norms the architecture is bitnet, which uses the embedding as its head: train with "
@@ -281,7 +335,7 @@ static dqt_status put_number_key(struct sink *s, const char *key, unsigned type,
 
 static dqt_status put_model_key(const struct gguf *g, const char *key, unsigned type, uint64_t value) {
     char full[NAME_ROOM];
-    snprintf(full, sizeof full, "%s.%s", g->bitnet ? "bitnet" : "llama", key);
+    snprintf(full, sizeof full, "%s.%s", g->architecture->name, key);
     return put_number_key(g->sink, full, type, value);
 }
 
@@ -328,7 +382,9 @@ static dqt_status write_tokenizer(const struct gguf *g) {
 
 static size_t num_keys(const struct gguf *g) {
     const dqt_gguf_options *o = g->options;
-    return 20 - (size_t)(o->bos_token < 0) - (size_t)(o->eos_token < 0) - (size_t)(o->unknown_token < 0);
+    const dqt_llama_config *c = &g->model->config;
+    const size_t more = (c->head_dim ? 3u : 0u) + (c->rope_scaling == DQT_ROPE_LINEAR ? 2u : 0u);
+    return 20 + more - (size_t)(o->bos_token < 0) - (size_t)(o->eos_token < 0) - (size_t)(o->unknown_token < 0);
 }
 
 /* The type of most of the blocks' weights, by which readers name the file. */
@@ -340,7 +396,7 @@ static int main_type(const struct gguf *g) {
     for (size_t i = 0; i < m->config.num_layers; i++)
         for (size_t p = 0; p < layer_num_parameters(m->layers[1 + i]); p++) {
             const struct update_target target = layer_parameter(m->layers[1 + i], p);
-            if (target.parameter_class == DQT_CLASS_NORM) continue;
+            if (class_is_vector(target.parameter_class)) continue;
             const int type = automatic_type(target.tensor->compute, true);
             weights[type] += (double)target.tensor->rows * (double)target.tensor->cols;
             if (weights[type] > weights[most]) most = type;
@@ -350,7 +406,7 @@ static int main_type(const struct gguf *g) {
 
 static dqt_status write_keys(const struct gguf *g) {
     const dqt_llama_config *c = &g->model->config;
-    TRY(put_string_key(g->sink, "general.architecture", g->bitnet ? "bitnet" : "llama"));
+    TRY(put_string_key(g->sink, "general.architecture", g->architecture->name));
     TRY(put_number_key(g->sink, "general.file_type", VALUE_U32, types[main_type(g)].file));
     TRY(put_model_key(g, "context_length", VALUE_U32, g->options->context_length));
     TRY(put_model_key(g, "embedding_length", VALUE_U32, c->hidden_size));
@@ -361,6 +417,17 @@ static dqt_status write_keys(const struct gguf *g) {
     TRY(put_model_key(g, "vocab_size", VALUE_U32, c->vocab_size));
     TRY(put_model_key(g, "attention.layer_norm_rms_epsilon", VALUE_F32, f32_bits(c->norm_eps)));
     TRY(put_model_key(g, "rope.freq_base", VALUE_F32, f32_bits(c->rope_theta)));
+    if (c->head_dim) {
+        TRY(put_model_key(g, "attention.key_length", VALUE_U32, c->head_dim));
+        TRY(put_model_key(g, "attention.value_length", VALUE_U32, c->head_dim));
+        TRY(put_model_key(g, "rope.dimension_count", VALUE_U32, c->head_dim));
+    }
+    if (c->rope_scaling == DQT_ROPE_LINEAR) {
+        char key[NAME_ROOM];
+        snprintf(key, sizeof key, "%s.rope.scaling.type", g->architecture->name);
+        TRY(put_string_key(g->sink, key, "linear"));
+        TRY(put_model_key(g, "rope.scaling.factor", VALUE_F32, f32_bits(c->rope_factor)));
+    }
     return write_tokenizer(g);
 }
 
@@ -370,11 +437,11 @@ static dqt_status write_info(struct gguf *g, const struct entry *e) {
     struct sink *s = g->sink;
     TRY(put_string(s, e->name));
     TRY(sink_number(s, e->vector ? 1 : 2, 4));
-    TRY(sink_number(s, e->scale_only ? 1 : e->tensor->cols, 8));
+    TRY(sink_number(s, entry_cols(g, e), 8));
     if (!e->vector) TRY(sink_number(s, e->tensor->rows, 8));
     TRY(sink_number(s, types[e->type].type, 4));
     TRY(sink_number(s, g->offset, 8));
-    g->offset += entry_bytes(e);
+    g->offset += entry_bytes(g, e);
     g->offset += padding(g->offset);
     return DQT_OK;
 }
@@ -428,14 +495,23 @@ static dqt_status write_row(struct sink *s, const struct entry *e, size_t row) {
     return DQT_OK;
 }
 
-static dqt_status write_data(struct gguf *g, const struct entry *e) {
-    if (e->scale_only) {
-        TRY(sink_number(g->sink, f32_bits(tensor_compute_scale(e->tensor, 0)), 4));
-    } else {
-        for (size_t r = 0; r < e->tensor->rows; r++)
-            TRY(write_row(g->sink, e, source_row(e, r)));
+/* llama.cpp divides the frequencies of theta by these. */
+static dqt_status write_frequencies(struct gguf *g) {
+    const struct rope scaled = g->model->layers[1]->sublayer[BLOCK_ATTENTION]->rope, plain = {.theta = scaled.theta};
+    const size_t size = llama_head_dim(g->model);
+    for (size_t i = 0; i < size / 2; i++) {
+        const double factor = rope_frequency(&plain, size, i) / rope_frequency(&scaled, size, i);
+        TRY(sink_number(g->sink, f32_bits((float)factor), 4));
     }
-    return sink_zeros(g->sink, (size_t)padding(entry_bytes(e)));
+    return DQT_OK;
+}
+
+static dqt_status write_data(struct gguf *g, const struct entry *e) {
+    if (e->content == SCALE) TRY(sink_number(g->sink, f32_bits(tensor_compute_scale(e->tensor, 0)), 4));
+    if (e->content == FREQUENCIES) TRY(write_frequencies(g));
+    for (size_t r = 0; e->content == WEIGHTS && r < e->tensor->rows; r++)
+        TRY(write_row(g->sink, e, source_row(e, r)));
+    return sink_zeros(g->sink, (size_t)padding(entry_bytes(g, e)));
 }
 
 static dqt_status write_file(struct gguf *g) {
@@ -452,7 +528,7 @@ static dqt_status write_file(struct gguf *g) {
 }
 
 dqt_status gguf_write(const dqt_llama *model, const dqt_gguf_options *o, dqt_write_fn write, void *user_data) {
-    struct gguf g = {.model = model, .options = o, .bitnet = model->config.no_sub_norms == 0};
+    struct gguf g = {.model = model, .options = o, .architecture = architecture_of(&model->config)};
     TRY(check_model(model, o));
     TRY(each_entry(&g, check_entry));
     TRY(sink_create(model->ctx, &g.sink));

@@ -39,12 +39,16 @@ static const struct parameter_names *names_of(const struct parameter_list *list,
     return names->hf_name ? names : &llama_norm_names;
 }
 
+const char *name_end(int parameter_class) {
+    return parameter_class == DQT_CLASS_BIAS ? ".bias" : ".weight";
+}
+
 void hf_name(const struct parameter_list *list, size_t index, char out[FILE_NAME_BYTES]) {
-    const char *name = names_of(list, index)->hf_name;
+    const char *name = names_of(list, index)->hf_name, *end = name_end(list_parameter(list, index).parameter_class);
     if (in_block(list, index))
-        snprintf(out, FILE_NAME_BYTES, "model.layers.%zu.%s.weight", (index - 1) / list->per_block, name);
+        snprintf(out, FILE_NAME_BYTES, "model.layers.%zu.%s%s", (index - 1) / list->per_block, name, end);
     else
-        snprintf(out, FILE_NAME_BYTES, "%s.weight", name);
+        snprintf(out, FILE_NAME_BYTES, "%s%s", name, end);
 }
 
 size_t hf_block(const struct parameter_list *list, const char *name, const char **rest) {
@@ -60,9 +64,9 @@ size_t hf_block(const struct parameter_list *list, const char *name, const char 
     return block;
 }
 
-static bool is_weight_of(const char *name, const char *module) {
+static bool is_of(const char *name, const char *module, const char *end) {
     const size_t n = module ? strlen(module) : 0;
-    return n && strncmp(name, module, n) == 0 && strcmp(name + n, ".weight") == 0;
+    return n && strncmp(name, module, n) == 0 && strcmp(name + n, end) == 0;
 }
 
 size_t hf_index(const struct parameter_list *list, const char *name) {
@@ -73,7 +77,8 @@ size_t hf_index(const struct parameter_list *list, const char *name) {
         const size_t outside = k == 0 ? 0 : num_in_blocks(list) + k;
         const size_t index = block == SIZE_MAX ? outside : 1 + block * list->per_block + k;
         const struct parameter_names *names = names_of(list, index);
-        if (is_weight_of(rest, names->hf_name) || is_weight_of(rest, names->hf_other_name)) return index;
+        const char *end = name_end(list_parameter(list, index).parameter_class);
+        if (is_of(rest, names->hf_name, end) || is_of(rest, names->hf_other_name, end)) return index;
     }
     return SIZE_MAX;
 }

@@ -16,6 +16,9 @@ struct parameter_list {
 struct parameter_list parameter_list(const dqt_llama *model);
 struct update_target list_parameter(const struct parameter_list *list, size_t index);
 
+/* What a parameter's name ends in, in both kinds of files: ".weight", or of a bias ".bias". */
+const char *name_end(int parameter_class);
+
 /* "model.layers.0.self_attn.q_proj.weight" */
 void hf_name(const struct parameter_list *list, size_t index, char out[FILE_NAME_BYTES]);
 

@@ -69,13 +69,13 @@ static size_t slot_index(const struct importer *m, const char *name) {
 static dqt_status check_shape(const struct importer *m, const struct listing *l, size_t slot) {
     const size_t count = m->list.count;
     const dqt_tensor *t = list_parameter(&m->list, slot % count).tensor;
-    const bool scale = slot >= count, gain = list_parameter(&m->list, slot % count).parameter_class == DQT_CLASS_NORM;
+    const bool scale = slot >= count, vector = class_is_vector(list_parameter(&m->list, slot % count).parameter_class);
     if (scale ? l->type != scale_type(t) || !format_is_code(t->storage)
               : l->type == TYPE_OTHER || (l->type == TYPE_U8 && !format_is_code(t->storage)))
         return refuse(m, l->name, "has a dtype that cannot be read into this parameter");
     const uint64_t rows = t->rows, cols = scale ? t->num_scales : l->type == TYPE_U8 ? t->row_bytes : t->cols;
-    if (scale || gain ? l->dims != 1 || l->shape[0] != cols
-                      : l->dims != 2 || l->shape[0] != rows || l->shape[1] != cols)
+    if (scale || vector ? l->dims != 1 || l->shape[0] != cols
+                        : l->dims != 2 || l->shape[0] != rows || l->shape[1] != cols)
         return fail(m->ctx, DQT_E_SHAPE, "safetensors: %s has another shape than the model's %zu x %zu", l->name,
                     t->rows, t->cols);
     const uint64_t elements = scale ? cols : rows * cols; /* the tensor exists, so this fits */

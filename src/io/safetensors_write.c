@@ -33,7 +33,7 @@ static bool packed(const struct writer *w, const dqt_tensor *t) {
 static enum element_type type_in(const struct writer *w, const struct update_target *p) {
     const dqt_tensor *t = p->tensor;
     if (packed(w, t)) return TYPE_U8;
-    if (p->parameter_class == DQT_CLASS_NORM) return TYPE_F32;
+    if (class_is_vector(p->parameter_class)) return TYPE_F32;
     if (w->dtype == DQT_SAFETENSORS_CODES) return format_float_bytes(t->storage) == 2 ? TYPE_BF16 : TYPE_F32;
     return w->dtype == DQT_SAFETENSORS_BF16 ? TYPE_BF16 : TYPE_F32;
 }
@@ -41,7 +41,7 @@ static enum element_type type_in(const struct writer *w, const struct update_tar
 static dqt_status visit_parameter(struct writer *w, stored_fn visit, size_t index, bool f32) {
     const struct update_target p = list_parameter(&w->list, index);
     struct stored_tensor stored = {
-        .tensor = *p.tensor, .type = type_in(w, &p), .vector = p.parameter_class == DQT_CLASS_NORM};
+        .tensor = *p.tensor, .type = type_in(w, &p), .vector = class_is_vector(p.parameter_class)};
     if (w->stored) stored.tensor.compute = stored.tensor.storage;
     stored.rows = p.tensor->rows;
     stored.cols = stored.type == TYPE_U8 ? p.tensor->row_bytes : p.tensor->cols;

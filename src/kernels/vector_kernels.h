@@ -83,6 +83,9 @@ struct vector_kernels {
     /* See ops/activations.h; any output may be any input's buffer. */
     void (*swiglu)(const float *gate, const float *up, size_t n, float *h);
     void (*swiglu_gradient)(const float *gate, const float *up, const float *dh, size_t n, float *dgate, float *dup);
+    void (*gated_squared_relu)(const float *gate, const float *up, size_t n, float *h);
+    void (*gated_squared_relu_gradient)(const float *gate, const float *up, const float *dh, size_t n, float *dgate,
+                                        float *dup);
     void (*squared_relu)(const float *up, size_t n, float *h);
     void (*squared_relu_gradient)(const float *up, const float *dh, size_t n, float *dup);
 

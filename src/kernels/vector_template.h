@@ -323,6 +323,38 @@ static void squared_relu_gradient(const float *up, const float *dh, size_t n, fl
     }
 }
 
+static void gated_squared_relu(const float *gate, const float *up, size_t n, float *h) {
+    for (size_t i = 0; i < n; i += VEC_WIDTH) {
+        size_t m = n - i;
+        bool tail = m < VEC_WIDTH;
+        vec g = relu(tail ? vec_load_tail(gate + i, m, 0) : vec_load(gate + i));
+        vec u = tail ? vec_load_tail(up + i, m, 0) : vec_load(up + i);
+        if (tail)
+            vec_store_tail(h + i, m, g * g * u);
+        else
+            vec_store(h + i, g * g * u);
+    }
+}
+
+static void gated_squared_relu_gradient(const float *gate, const float *up, const float *dh, size_t n, float *dgate,
+                                        float *dup) {
+    for (size_t i = 0; i < n; i += VEC_WIDTH) {
+        size_t m = n - i;
+        bool tail = m < VEC_WIDTH;
+        vec g = relu(tail ? vec_load_tail(gate + i, m, 0) : vec_load(gate + i));
+        vec u = tail ? vec_load_tail(up + i, m, 0) : vec_load(up + i);
+        vec d = tail ? vec_load_tail(dh + i, m, 0) : vec_load(dh + i);
+        vec dg = 2.0f * g * u * d, du = g * g * d;
+        if (tail) {
+            vec_store_tail(dgate + i, m, dg);
+            vec_store_tail(dup + i, m, du);
+        } else {
+            vec_store(dgate + i, dg);
+            vec_store(dup + i, du);
+        }
+    }
+}
+
 static void softmax_scale(float *x, size_t n, float log_sum, float factor) {
     size_t i = 0;
     for (; i + VEC_WIDTH <= n; i += VEC_WIDTH)

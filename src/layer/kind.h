@@ -9,7 +9,7 @@
 struct slot; /* layer/tape.h */
 
 /* A layer has at most MAX_WEIGHTS weights of its own, and is made of at most MAX_SUBLAYERS layers. */
-enum { MAX_WEIGHTS = 5, MAX_SUBLAYERS = 4 };
+enum { MAX_WEIGHTS = 10, MAX_SUBLAYERS = 4 };
 
 /* The sizes that a layer is created with; those that its kind does not name are not read. A sublayer has the sizes of
  * its layer. */
@@ -17,6 +17,7 @@ struct layer_shape {
     size_t in, out; /* features; an embedding's vocabulary and a head's classes are sizes like these */
     size_t intermediate;
     size_t heads, kv_heads;
+    size_t head_size; /* of attention */
 };
 
 /* A size by name: of a layer's shape, or made from it. */
@@ -28,27 +29,36 @@ enum layer_size {
     SIZE_INTERMEDIATE,
     SIZE_HEADS,
     SIZE_KV_HEADS,
-    SIZE_KV /* kv_heads * head size: of all keys, or values, of a token */
+    SIZE_HEAD, /* head size */
+    SIZE_Q,    /* heads * head size: of all queries of a token */
+    SIZE_KV    /* kv_heads * head size: of all keys, or values, of a token */
 };
 
 /* When a layer has a weight. */
-enum weight_need { ALWAYS, WITH_GATE /* of a SwiGLU MLP */, WITH_SUB_NORM };
+enum weight_need { ALWAYS, WITH_GATE /* of an MLP */, WITH_SUB_NORM, WITH_BIAS, WITH_QK_NORM };
 
 /* What a parameter is called: dqt_name behind the layer's own name and a dot; hf_name in Hugging Face's files, behind
- * "model.layers.N." in a block, before ".weight"; gguf_name in GGUF files, behind "blk.N." in a block, before
- * ".weight". hf_other_name: another name under which files are read (BitNet b1.58 2B4T's). A weight without names of
- * its own has those of the sublayer that it is in. */
+ * "model.layers.N." in a block, before ".weight" or, of a bias, ".bias"; gguf_name in GGUF files, behind "blk.N." in a
+ * block, before the same. hf_other_name: another name under which files are read (BitNet b1.58 2B4T's). A weight
+ * without names of its own has those of the sublayer that it is in. */
 struct parameter_names {
     const char *dqt_name, *hf_name, *hf_other_name, *gguf_name;
 };
 
 struct weight_description {
     struct parameter_names names;
-    int parameter_class;        /* DQT_CLASS_*, of which NORM is a gain: f32, at first 1; 0: there is no such weight */
+    int parameter_class; /* DQT_CLASS_*, of which NORM is a gain, at first 1, and BIAS a bias, at first 0, both f32 and
+                            of one row; 0: there is no such weight */
     enum layer_size rows, cols; /* the tensor's shape */
     enum weight_need need;
     enum layer_size rotated_heads; /* the rows are so many heads that RoPE rotates; NONE: no rotation */
+    enum layer_size normed_rows;   /* of a gain: so many rows of each token are normed; NONE: one */
 };
+
+/* Parameters of one row in f32, which no product reads. */
+static inline bool class_is_vector(int parameter_class) {
+    return parameter_class == DQT_CLASS_NORM || parameter_class == DQT_CLASS_BIAS;
+}
 
 struct sublayer_description {
     struct parameter_names names;

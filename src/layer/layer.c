@@ -8,18 +8,50 @@
 #include "core/status.h"
 #include "gemm/gemm.h"
 
+static dqt_status check_rope(dqt_context *ctx, const struct rope *r) {
+    const float ends = fabsf(r->low_freq_factor) + fabsf(r->high_freq_factor);
+    if (!(r->theta > 0) || !isfinite(r->theta))
+        return fail(ctx, DQT_E_ARGUMENT, "rope_theta is %g; it must be finite and above 0", (double)r->theta);
+    if (r->scaling < DQT_ROPE_NONE || r->scaling > DQT_ROPE_LLAMA3)
+        return fail(ctx, DQT_E_ARGUMENT, "rope_scaling is %d; it must be a DQT_ROPE_* value", r->scaling);
+    if (r->scaling == DQT_ROPE_NONE ? !(fabsf(r->factor) <= 0) : !(r->factor >= 1) || !isfinite(r->factor))
+        return fail(ctx, DQT_E_ARGUMENT,
+                    "rope_factor is %g; it must be finite and at least 1, or without rope_scaling 0",
+                    (double)r->factor);
+    if (r->scaling == DQT_ROPE_LLAMA3 ? !(r->low_freq_factor > 0) || !(r->high_freq_factor > r->low_freq_factor) ||
+                                            !isfinite(ends) || r->original_context == 0
+                                      : !(ends <= 0) || r->original_context != 0)
+        return fail(
+            ctx, DQT_E_ARGUMENT,
+            "rope_low_freq_factor %g, rope_high_freq_factor %g and rope_original_context %zu must be above 0 and "
+            "the first below the second, or but for rope_scaling LLAMA3 all 0",
+            (double)r->low_freq_factor, (double)r->high_freq_factor, r->original_context);
+    return DQT_OK;
+}
+
+static struct rope rope_of(const dqt_layer_options *o) {
+    return (struct rope){.theta = o->rope_theta,
+                         .scaling = o->rope_scaling,
+                         .factor = o->rope_factor,
+                         .low_freq_factor = o->rope_low_freq_factor,
+                         .high_freq_factor = o->rope_high_freq_factor,
+                         .original_context = o->rope_original_context};
+}
+
 static dqt_status check_options(dqt_context *ctx, const dqt_layer_options *o) {
     if (o->activation != DQT_ACTIVATION_INT8 && o->activation != DQT_ACTIVATION_NONE)
         return fail(ctx, DQT_E_ARGUMENT, "activation is %d; it must be a DQT_ACTIVATION_* value", o->activation);
-    if (o->mlp != DQT_MLP_SWIGLU && o->mlp != DQT_MLP_SQUARED_RELU)
+    if (o->mlp < DQT_MLP_SWIGLU || o->mlp > DQT_MLP_GATED_SQUARED_RELU)
         return fail(ctx, DQT_E_ARGUMENT, "mlp is %d; it must be a DQT_MLP_* value", o->mlp);
     if (!(o->init_std >= 0) || !isfinite(o->init_std))
         return fail(ctx, DQT_E_ARGUMENT, "init_std is %g; it must be finite and not negative", (double)o->init_std);
     if (!(o->norm_eps > 0) || !isfinite(o->norm_eps))
         return fail(ctx, DQT_E_ARGUMENT, "norm_eps is %g; it must be finite and above 0", (double)o->norm_eps);
-    if (!(o->rope_theta > 0) || !isfinite(o->rope_theta))
-        return fail(ctx, DQT_E_ARGUMENT, "rope_theta is %g; it must be finite and above 0", (double)o->rope_theta);
-    return DQT_OK;
+    if ((o->attention_bias != 0 && o->attention_bias != 1) || (o->qk_norm != 0 && o->qk_norm != 1))
+        return fail(ctx, DQT_E_ARGUMENT, "attention_bias %d and qk_norm %d must be 0 or 1", o->attention_bias,
+                    o->qk_norm);
+    const struct rope rope = rope_of(o);
+    return check_rope(ctx, &rope);
 }
 
 /* By DQT_LAYER_*. */
@@ -39,7 +71,9 @@ size_t layer_size(const dqt_layer *l, enum layer_size size) {
     case SIZE_INTERMEDIATE: return s->intermediate;
     case SIZE_HEADS: return s->heads;
     case SIZE_KV_HEADS: return s->kv_heads;
-    case SIZE_KV: return s->kv_heads * layer_head_size(l);
+    case SIZE_HEAD: return s->head_size;
+    case SIZE_Q: return s->heads * s->head_size;
+    case SIZE_KV: return s->kv_heads * s->head_size;
     }
     return 0;
 }
@@ -81,11 +115,13 @@ static dqt_status add_matrix(dqt_layer *layer, int index, size_t rows, size_t co
     return DQT_OK;
 }
 
-static dqt_status add_gain(dqt_layer *layer, int index, size_t rows, size_t cols, const dqt_layer_options *o) {
+/* A gain or a bias. */
+static dqt_status add_vector(dqt_layer *layer, int index, size_t rows, size_t cols, const dqt_layer_options *o) {
+    const float initial = layer->kind->weights[index].parameter_class == DQT_CLASS_NORM ? 1.0f : 0.0f;
     const dqt_tensor_options f32 = {.struct_size = sizeof f32, .storage = DQT_FORMAT_F32, .sigma = 1};
     TRY(tensor_create(layer->ctx, rows, cols, &f32, o->shape_only != 0, &layer->weight[index]));
     for (size_t i = 0; i < cols && !o->shape_only; i++)
-        gain_of(layer->weight[index])[i] = 1.0f;
+        gain_of(layer->weight[index])[i] = initial;
     return DQT_OK;
 }
 
@@ -93,8 +129,10 @@ static bool has_weight(const dqt_layer *layer, const struct weight_description *
     if (w->parameter_class == 0) return false;
     switch (w->need) {
     case ALWAYS: return true;
-    case WITH_GATE: return layer->mlp == DQT_MLP_SWIGLU;
+    case WITH_GATE: return layer->mlp != DQT_MLP_SQUARED_RELU;
     case WITH_SUB_NORM: return o->sub_norm != 0;
+    case WITH_BIAS: return o->attention_bias != 0;
+    case WITH_QK_NORM: return o->qk_norm != 0;
     }
     return false;
 }
@@ -108,7 +146,7 @@ static dqt_status add_weights(dqt_layer *layer, const dqt_layer_options *o, cons
         const size_t rows = layer_size(layer, w->rows), cols = layer_size(layer, w->cols);
         dqt_layer_options own = *o;
         own.weight = *override_of(overrides, layer->weight_name[i], &o->weight);
-        TRY((w->parameter_class == DQT_CLASS_NORM ? add_gain : add_matrix)(layer, i, rows, cols, &own));
+        TRY((class_is_vector(w->parameter_class) ? add_vector : add_matrix)(layer, i, rows, cols, &own));
     }
     return DQT_OK;
 }
@@ -146,25 +184,33 @@ static dqt_status fill(dqt_layer *layer, dqt_layer *tied, const dqt_layer_option
     return add_sublayers(layer, o, overrides);
 }
 
+/* 0: there is none, which attention refuses. */
+static size_t head_size_of(const struct layer_shape *shape, const dqt_layer_options *o) {
+    if (o->head_dim) return o->head_dim;
+    return shape->heads && shape->in % shape->heads == 0 ? shape->in / shape->heads : 0;
+}
+
 dqt_status layer_create(dqt_context *ctx, int kind, const struct layer_shape *shape, dqt_layer *tied,
                         const dqt_layer_options *o, const struct overrides *overrides, dqt_layer **out) {
     DQT_ASSERT(kind > 0 && kind < (int)(sizeof kinds / sizeof *kinds) && kinds[kind]->id == kind);
     const struct layer_kind *k = kinds[kind];
     DQT_ASSERT(!tied || k->may_be_tied);
     *out = NULL;
-    if (k->check) TRY(k->check(ctx, shape, tied));
-    TRY(check_options(ctx, o));
+    struct layer_shape own = *shape;
+    own.head_size = head_size_of(shape, o);
     if (shape->in == 0 || shape->out == 0)
         return fail(ctx, DQT_E_SHAPE, "a %s layer of %zu to %zu features is empty", k->name, shape->in, shape->out);
+    if (k->check) TRY(k->check(ctx, &own, tied));
+    TRY(check_options(ctx, o));
     dqt_layer *layer = memory_alloc(ctx, sizeof *layer);
     if (!layer) return fail(ctx, DQT_E_MEMORY, "no memory for a %s layer", k->name);
     layer->ctx = ctx;
     layer->kind = k;
-    layer->shape = *shape;
+    layer->shape = own;
     layer->activation = o->activation;
     layer->mlp = o->mlp;
     layer->eps = o->norm_eps;
-    layer->rope_theta = o->rope_theta;
+    layer->rope = rope_of(o);
     snprintf(layer->name, sizeof layer->name, "%s", o->name ? o->name : k->name);
     const dqt_status status = fill(layer, tied, o, overrides);
     if (status != DQT_OK) {
@@ -246,6 +292,11 @@ const struct parameter_names *layer_parameter_names(const dqt_layer *layer, size
 bool layer_parameter_is_sub_norm(const dqt_layer *layer, size_t index) {
     const struct found f = find(layer, index);
     return f.layer->kind->weights[f.weight].need == WITH_SUB_NORM;
+}
+
+size_t layer_normed_rows(const dqt_layer *layer, int weight) {
+    const enum layer_size rows = layer->kind->weights[weight].normed_rows;
+    return rows == SIZE_NONE ? 1 : layer_size(layer, rows);
 }
 
 size_t layer_parameter_heads(const dqt_layer *layer, size_t index) {

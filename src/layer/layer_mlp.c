@@ -1,4 +1,4 @@
-/* MLP: SwiGLU (Shazeer 2020) or squared ReLU (So et al. 2021), optional sub-norm, down. */
+/* MLP: hidden rows from gate and up (ops/mlp.h), optional sub-norm, down. */
 #include "layer/run.h"
 #include "ops/mlp.h"
 
@@ -32,7 +32,11 @@ static struct mlp_temporaries take_temporaries(dqt_tape *t, const dqt_layer *l, 
 
 static void mlp_backward_temporaries(dqt_tape *t, const dqt_layer *l, size_t tokens) {
     take_temporaries(t, l, tokens);
-    if (l->weight[MLP_NORM]) gain_temporaries(t, l, MLP_NORM);
+    if (l->weight[MLP_NORM]) vector_temporaries(t, l, MLP_NORM);
+}
+
+static bool gate_is_squared(const dqt_layer *l) {
+    return l->mlp == DQT_MLP_GATED_SQUARED_RELU;
 }
 
 void mlp_from_input(dqt_tape *t, struct slot *s, bool accumulate, float *y) {
@@ -42,7 +46,7 @@ void mlp_from_input(dqt_tape *t, struct slot *s, bool accumulate, float *y) {
     const struct activations in = activations_of(&s->input, tokens), inner = activations_of(&saved->inner, tokens);
     if (saved->gate) weight_forward(t, s, MLP_GATE, &in, false, saved->gate);
     weight_forward(t, s, MLP_UP, &in, false, saved->up);
-    struct activation_source hidden = {.gate = saved->gate, .up = saved->up};
+    struct activation_source hidden = {.gate = saved->gate, .up = saved->up, .squared = gate_is_squared(l)};
     if (l->weight[MLP_NORM]) {
         hidden.gain = gain_of(l->weight[MLP_NORM]);
         hidden.eps = l->eps;
@@ -70,11 +74,13 @@ static void backward(dqt_tape *t, struct slot *s, const float *dy, float *dx) {
                       (struct norm_gradient){.dy = d.dup,
                                              .gate = saved->gate,
                                              .up = saved->up,
+                                             .squared = gate_is_squared(l),
                                              .inverse_rms = saved->inverse_rms,
                                              .dgate = d.dgate,
                                              .dup = d.dup});
     } else {
-        hidden_backward(t->ctx, saved->gate, saved->up, d.dup, tokens * l->shape.intermediate, d.dgate, d.dup);
+        hidden_backward(t->ctx, gate_is_squared(l), saved->gate, saved->up, d.dup, tokens * l->shape.intermediate,
+                        d.dgate, d.dup);
     }
     if (saved->gate) weight_backward(t, s, MLP_GATE, d.dgate, &in, false, dx);
     weight_backward(t, s, MLP_UP, d.dup, &in, saved->gate != NULL, dx);

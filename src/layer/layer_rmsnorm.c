@@ -26,25 +26,6 @@ static void forward(dqt_tape *t, struct slot *s, const float *x, float *y) {
     rmsnorm_forward(t, s, x, &(struct activation_buffer){.floats = y, .cols = out, .ld = out});
 }
 
-/* The gain's gradient: [1][features]. */
-float *gain_temporaries(dqt_tape *t, const dqt_layer *l, int weight) {
-    return tape_take(t, 1, l->weight[weight]->cols);
-}
-
-void gain_backward(dqt_tape *t, struct slot *s, int weight, struct norm_gradient g) {
-    const dqt_tensor *gain = s->layer->weight[weight];
-    const size_t mark = tape_mark(t);
-    g.gain = gain_of(gain);
-    g.dgain = gain_temporaries(t, s->layer, weight);
-    norm_backward(t->ctx, &t->workspace, &g, slot_tokens(s), gain->cols);
-    if (!tape_stopped(t)) {
-        tape_begin_parameter(t, s->parameter[weight]);
-        tape_add_gradient(t, s->parameter[weight], 0, 1, g.dgain, gain->cols, 0);
-        tape_end_parameter(t, s->parameter[weight]);
-    }
-    tape_release(t, mark);
-}
-
 void rmsnorm_backward(dqt_tape *t, struct slot *s, const float *dy, bool accumulate, float *dx) {
     const struct rmsnorm_saved *saved = s->saved;
     gain_backward(t, s, W,
@@ -58,7 +39,7 @@ static void backward(dqt_tape *t, struct slot *s, const float *dy, float *dx) {
 
 static void backward_temporaries(dqt_tape *t, const dqt_layer *l, size_t tokens) {
     (void)tokens;
-    gain_temporaries(t, l, W);
+    vector_temporaries(t, l, W);
 }
 
 const struct layer_kind rmsnorm_kind = {

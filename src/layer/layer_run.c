@@ -1,5 +1,6 @@
-/* Forward and backward of any layer of floats, and of one weight of it. */
+/* Forward and backward of any layer of floats, and of one weight of it: a matrix, a gain or a bias. */
 #include "layer/run.h"
+#include "ops/bias.h"
 
 static struct attention_runs find_runs(const struct slot *s, const int32_t *segments) {
     if (!segments || !s->run_start) return (struct attention_runs){0};
@@ -47,4 +48,34 @@ void weight_backward(dqt_tape *t, struct slot *s, int weight, const float *dy, c
     tape_check_gradient(t, s->parameter[weight], dy, w->rows, x->tokens, w->rows, x);
     tape_weight_gradient(t, s->parameter[weight], 0, dy, w->rows, w->rows, x);
     tape_end_parameter(t, s->parameter[weight]);
+}
+
+float *vector_temporaries(dqt_tape *t, const dqt_layer *l, int weight) {
+    return tape_take(t, 1, l->weight[weight]->cols);
+}
+
+static void add_vector_gradient(dqt_tape *t, struct slot *s, int weight, const float *d) {
+    if (tape_stopped(t)) return;
+    tape_begin_parameter(t, s->parameter[weight]);
+    tape_add_gradient(t, s->parameter[weight], 0, 1, d, s->layer->weight[weight]->cols, 0);
+    tape_end_parameter(t, s->parameter[weight]);
+}
+
+void gain_backward(dqt_tape *t, struct slot *s, int weight, struct norm_gradient g) {
+    const dqt_tensor *gain = s->layer->weight[weight];
+    const size_t mark = tape_mark(t);
+    g.gain = gain_of(gain);
+    g.dgain = vector_temporaries(t, s->layer, weight);
+    norm_backward(t->ctx, &t->workspace, &g, slot_tokens(s) * layer_normed_rows(s->layer, weight), gain->cols);
+    add_vector_gradient(t, s, weight, g.dgain);
+    tape_release(t, mark);
+}
+
+void bias_backward(dqt_tape *t, struct slot *s, int weight, const float *dy) {
+    const dqt_tensor *bias = s->layer->weight[weight];
+    const size_t mark = tape_mark(t);
+    float *d = vector_temporaries(t, s->layer, weight);
+    bias_gradient(t->ctx, dy, slot_tokens(s), bias->cols, d);
+    add_vector_gradient(t, s, weight, d);
+    tape_release(t, mark);
 }

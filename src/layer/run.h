@@ -26,9 +26,12 @@ void weight_backward(dqt_tape *t, struct slot *s, int weight, const float *dy, c
                      bool accumulate, float *dx);
 
 /* The gain `weight` of an RMSNorm, backward: what `g` asks for (gain and dgain are filled in here) and the gain's
- * gradient. It takes gain_temporaries. */
+ * gradient. It takes vector_temporaries. */
 void gain_backward(dqt_tape *t, struct slot *s, int weight, struct norm_gradient g);
-float *gain_temporaries(dqt_tape *t, const dqt_layer *l, int weight);
+/* A bias's gradient, from dy[tokens][cols]. It takes vector_temporaries. */
+void bias_backward(dqt_tape *t, struct slot *s, int weight, const float *dy);
+/* The gradient of a gain or a bias, [1][cols]. */
+float *vector_temporaries(dqt_tape *t, const dqt_layer *l, int weight);
 
 /* What blocks need of their sublayers. RMSNorm: into `out`, whose floats may be x; backward adds to dx with
  * `accumulate`; dx may be dy without, or NULL. */

@@ -114,10 +114,11 @@ void layer_scratch(const dqt_tape *t, const dqt_layer *l, struct scratch_need *n
         const dqt_tensor *w = l->weight[i];
         if (!w) continue;
         activations_scratch(w->cols, need);
-        if (l->kind->weights[i].parameter_class == DQT_CLASS_NORM)
-            norm_scratch(t->max_tokens, w->cols, need);
-        else
-            gemm_scratch(t->ctx, t->max_tokens, w->rows, w->cols, need);
+        const int parameter_class = l->kind->weights[i].parameter_class;
+        size_t rows;
+        if (parameter_class == DQT_CLASS_NORM && size_mul(t->max_tokens, layer_normed_rows(l, i), &rows))
+            norm_scratch(rows, w->cols, need);
+        if (!class_is_vector(parameter_class)) gemm_scratch(t->ctx, t->max_tokens, w->rows, w->cols, need);
     }
 }
 

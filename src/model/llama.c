@@ -90,7 +90,7 @@ static bool matches_any(const dqt_llama *m, const char *pattern) {
         if (m->layers[i]->tied && name_matches(pattern, m->layers[i]->name)) return true;
         for (size_t p = 0; p < layer_num_parameters(m->layers[i]); p++) {
             const struct update_target target = layer_parameter(m->layers[i], p);
-            if (target.parameter_class != DQT_CLASS_NORM && name_matches(pattern, target.name)) return true;
+            if (!class_is_vector(target.parameter_class) && name_matches(pattern, target.name)) return true;
         }
     }
     return false;
@@ -125,7 +125,15 @@ static dqt_status create_layers(dqt_llama *m) {
                            .mlp = c->mlp,
                            .sub_norm = !c->no_sub_norms,
                            .rope_theta = c->rope_theta,
-                           .shape_only = c->shape_only};
+                           .shape_only = c->shape_only,
+                           .head_dim = c->head_dim,
+                           .attention_bias = c->attention_bias,
+                           .qk_norm = c->qk_norm,
+                           .rope_scaling = c->rope_scaling,
+                           .rope_factor = c->rope_factor,
+                           .rope_low_freq_factor = c->rope_low_freq_factor,
+                           .rope_high_freq_factor = c->rope_high_freq_factor,
+                           .rope_original_context = c->rope_original_context};
     const struct layer_shape embedding = {.in = c->vocab_size, .out = c->hidden_size};
     const struct layer_shape head = {.in = c->hidden_size, .out = c->vocab_size};
     const struct layer_shape block = {.in = c->hidden_size,
@@ -171,6 +179,7 @@ dqt_status llama_create(dqt_context *ctx, const dqt_llama_config *config, dqt_ll
     *m = (dqt_llama){
         .ctx = ctx, .config = *config, .num_layers = config->num_layers + 3, .layers = layers, .bytes = a.used};
     if (!m->config.num_kv_heads) m->config.num_kv_heads = m->config.num_heads;
+    if (llama_implies_head_dim(&m->config)) m->config.head_dim = 0;
     if (!(m->config.linear_init_std > 0)) m->config.linear_init_std = m->config.init_std;
     dqt_tensor_options *const weights[] = {&m->config.linear, &m->config.embedding, &m->config.head};
     for (size_t i = 0; i < sizeof weights / sizeof *weights; i++)
@@ -208,7 +217,8 @@ dqt_status llama_memory(dqt_context *ctx, const dqt_llama_config *config, dqt_ll
             switch (param.parameter_class) {
             case DQT_CLASS_EMBEDDING: out->embedding_bytes += bytes, out->embedding_weights += count; break;
             case DQT_CLASS_HEAD: out->head_bytes += bytes, out->head_weights += count; break;
-            case DQT_CLASS_NORM: out->norm_weights += count; break;
+            case DQT_CLASS_NORM:
+            case DQT_CLASS_BIAS: out->norm_weights += count; break;
             default: out->linear_bytes += bytes, out->linear_weights += count;
             }
         }

@@ -8,7 +8,7 @@ enum { MAX_OVERRIDES = 4096 }; /* each is tried on each weight */
 
 struct dqt_llama {
     dqt_context *ctx;
-    dqt_llama_config config; /* overrides are its own */
+    dqt_llama_config config; /* overrides are its own; head_dim is 0 where the other sizes imply it */
     size_t num_layers;       /* num_layers blocks + 3 */
     dqt_layer **layers;
     size_t bytes; /* of the block this struct begins */
@@ -16,6 +16,15 @@ struct dqt_llama {
 
 static inline size_t llama_kv_heads(const dqt_llama_config *config) {
     return config->num_kv_heads ? config->num_kv_heads : config->num_heads;
+}
+
+/* head_dim, if it is not 0, is what 0 stands for. */
+static inline bool llama_implies_head_dim(const dqt_llama_config *c) {
+    return c->num_heads && c->hidden_size % c->num_heads == 0 && c->head_dim == c->hidden_size / c->num_heads;
+}
+static inline size_t llama_head_dim(const dqt_llama *model) {
+    const dqt_llama_config *c = &model->config;
+    return c->head_dim ? c->head_dim : c->hidden_size / c->num_heads;
 }
 
 dqt_status llama_create(dqt_context *ctx, const dqt_llama_config *config, dqt_llama **out);

@@ -37,7 +37,7 @@ static dqt_status layout(const dqt_llama *model, const dqt_session_options *o, d
                                  .layers = c->num_layers,
                                  .positions = o->max_length,
                                  .kv_heads = llama_kv_heads(c),
-                                 .head_size = c->hidden_size / c->num_heads}};
+                                 .head_size = llama_head_dim(model)}};
     s->cache_bytes = kv_cache_layout(&s->cache);
     if (s->cache_bytes < SIZE_MAX) return DQT_OK;
     return fail(model->ctx, DQT_E_SHAPE, "a cache of %zu tokens is too large", o->max_length);

@@ -32,7 +32,7 @@ static void make_row(const struct job *job, size_t t, float *out_row) {
     const size_t n = out->cols;
     const float *row = s->x ? s->x + t * n : out_row;
     if (s->kept) memcpy(s->kept + t * n, row, n * sizeof *row);
-    if (!s->x) hidden_row(vector, s->gate ? s->gate + t * n : NULL, s->up + t * n, n, out_row);
+    if (!s->x) hidden_row(vector, s->squared, s->gate ? s->gate + t * n : NULL, s->up + t * n, n, out_row);
     if (s->gain) {
         const float r = 1.0f / sqrtf(vector->sum_squares(row, n) / (float)n + s->eps);
         vector->norm_row(row, s->gain, r, n, out_row);

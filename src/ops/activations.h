@@ -22,7 +22,8 @@ static inline struct activations activations_of(const struct activation_buffer *
 /* What they are made from. [tokens][cols] throughout, dense. */
 struct activation_source {
     const float *x;         /* the rows (may be the buffer's floats); NULL: an MLP's hidden rows: */
-    const float *gate, *up; /* silu(gate) * up (Shazeer 2020), or without gate max(up, 0)^2 (So et al. 2021) */
+    const float *gate, *up; /* as ops/mlp.h has them; gate may be NULL */
+    bool squared;           /* of the gate */
     float *kept;            /* gets a copy of x; NULL: not wanted */
     const float *gain;      /* RMSNorm: row * r * gain, r = 1 / sqrt(mean(row^2) + eps); NULL: none */
     float eps;

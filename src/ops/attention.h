@@ -19,8 +19,19 @@ struct attention_runs {
     const int32_t *start; /* [count + 1]; NULL: every sequence is one run */
 };
 
-/* cos and sin tables [positions][head_size / 2] for theta^(-2i/head_size). */
-void rope_table(float theta, size_t head_size, size_t positions, float *cosines, float *sines);
+/* The frequencies that heads are rotated with. scaling: DQT_ROPE_*, which says what of the rest is read. */
+struct rope {
+    float theta;
+    int scaling;
+    float factor, low_freq_factor, high_freq_factor;
+    size_t original_context;
+};
+
+/* Radians per position of pair i: theta^(-2i/head_size), scaled. */
+double rope_frequency(const struct rope *rope, size_t head_size, size_t i);
+
+/* cos and sin tables [positions][head_size / 2]. */
+void rope_table(const struct rope *rope, size_t head_size, size_t positions, float *cosines, float *sines);
 
 /* Rotates x[batch * length][heads * head_size] in place, each token at its position[batch * length], or with NULL token
  * i of a run at position i; inverse: the backward rotation. */

@@ -39,9 +39,9 @@ static void hidden_row_gradient(const struct job *job, size_t t, float *scratch,
     const size_t n = job->features;
     const float *gate = g->gate ? g->gate + t * n : NULL, *up = g->up + t * n;
     float *h = scratch, *dh = scratch + n;
-    hidden_row(job->kernels, gate, up, n, h);
+    hidden_row(job->kernels, g->squared, gate, up, n, h);
     norm_row_gradient(job, t, h, false, dh, partial);
-    hidden_row_backward(job->kernels, gate, up, dh, n, gate ? g->dgate + t * n : NULL, g->dup + t * n);
+    hidden_row_backward(job->kernels, g->squared, gate, up, dh, n, gate ? g->dgate + t * n : NULL, g->dup + t * n);
 }
 
 static void backward_chunk(void *arg, size_t task, int lane) {

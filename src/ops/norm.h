@@ -13,7 +13,8 @@ struct norm_gradient {
     const float *x; /* what was normed; NULL: the MLP's hidden rows, made again from gate and up */
     float *dx;      /* of x: set, or added to if accumulate; may be dy; NULL: not wanted */
     bool accumulate;
-    const float *gate, *up;          /* as in activation_source */
+    const float *gate, *up; /* as in activation_source */
+    bool squared;
     float *dgate, *dup;              /* dgate may be gate's buffer, dup may be up's or dy's */
     const float *gain, *inverse_rms; /* [features], [tokens] */
     float *dgain;                    /* [features], set; NULL: not wanted. Sums over tokens in a fixed shape. */

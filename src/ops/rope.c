@@ -1,3 +1,4 @@
+/* Rotary embedding: tables of frequencies, and rotating rows of heads. */
 #include <math.h>
 
 #include "core/assert.h"
@@ -8,10 +9,32 @@
 
 enum { CHUNK_TOKENS = 16 };
 
-void rope_table(float theta, size_t head_size, size_t positions, float *cosines, float *sines) {
+#define TWO_PI 6.283185307179586
+
+/* Llama 3.1's, as transformers' _compute_llama3_parameters has it (modeling_rope_utils.py): by how often a pair turns
+ * within the original context, at most low_freq_factor times, at least high_freq_factor times, or in between. */
+static double llama3_frequency(const struct rope *rope, double frequency) {
+    const double low = (double)rope->low_freq_factor, high = (double)rope->high_freq_factor;
+    const double turns = (double)rope->original_context * frequency / TWO_PI, scaled = frequency / (double)rope->factor;
+    if (turns < low) return scaled;
+    if (turns > high) return frequency;
+    const double smooth = (turns - low) / (high - low);
+    return (1 - smooth) * scaled + smooth * frequency;
+}
+
+double rope_frequency(const struct rope *rope, size_t head_size, size_t i) {
+    const double frequency = pow((double)rope->theta, -2.0 * (double)i / (double)head_size);
+    switch (rope->scaling) {
+    case DQT_ROPE_LINEAR: return frequency / (double)rope->factor;
+    case DQT_ROPE_LLAMA3: return llama3_frequency(rope, frequency);
+    default: return frequency;
+    }
+}
+
+void rope_table(const struct rope *rope, size_t head_size, size_t positions, float *cosines, float *sines) {
     size_t half = head_size / 2;
     for (size_t i = 0; i < half; i++) {
-        double frequency = pow((double)theta, -2.0 * (double)i / (double)head_size);
+        double frequency = rope_frequency(rope, head_size, i);
         for (size_t p = 0; p < positions; p++) {
             cosines[p * half + i] = (float)cos((double)p * frequency);
             sines[p * half + i] = (float)sin((double)p * frequency);

@@ -374,7 +374,12 @@ pub const DQT_ACTIVATION_INT8: _bindgen_ty_11 = 2;
 pub type _bindgen_ty_11 = i32;
 pub const DQT_MLP_SWIGLU: _bindgen_ty_12 = 0;
 pub const DQT_MLP_SQUARED_RELU: _bindgen_ty_12 = 1;
+pub const DQT_MLP_GATED_SQUARED_RELU: _bindgen_ty_12 = 2;
 pub type _bindgen_ty_12 = i32;
+pub const DQT_ROPE_NONE: _bindgen_ty_13 = 0;
+pub const DQT_ROPE_LINEAR: _bindgen_ty_13 = 1;
+pub const DQT_ROPE_LLAMA3: _bindgen_ty_13 = 2;
+pub type _bindgen_ty_13 = i32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dqt_layer_options {
@@ -389,13 +394,20 @@ pub struct dqt_layer_options {
     pub rope_theta: f32,
     pub shape_only: i32,
     pub name: *const ::core::ffi::c_char,
-    pub reserved: usize,
+    pub head_dim: usize,
+    pub attention_bias: i32,
+    pub qk_norm: i32,
+    pub rope_scaling: i32,
+    pub rope_factor: f32,
+    pub rope_low_freq_factor: f32,
+    pub rope_high_freq_factor: f32,
+    pub rope_original_context: usize,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of dqt_layer_options",
-    ][::core::mem::size_of::<dqt_layer_options>() - 120usize];
+    ][::core::mem::size_of::<dqt_layer_options>() - 152usize];
     [
         "Alignment of dqt_layer_options",
     ][::core::mem::align_of::<dqt_layer_options>() - 8usize];
@@ -433,8 +445,29 @@ const _: () = {
         "Offset of field: dqt_layer_options::name",
     ][::core::mem::offset_of!(dqt_layer_options, name) - 104usize];
     [
-        "Offset of field: dqt_layer_options::reserved",
-    ][::core::mem::offset_of!(dqt_layer_options, reserved) - 112usize];
+        "Offset of field: dqt_layer_options::head_dim",
+    ][::core::mem::offset_of!(dqt_layer_options, head_dim) - 112usize];
+    [
+        "Offset of field: dqt_layer_options::attention_bias",
+    ][::core::mem::offset_of!(dqt_layer_options, attention_bias) - 120usize];
+    [
+        "Offset of field: dqt_layer_options::qk_norm",
+    ][::core::mem::offset_of!(dqt_layer_options, qk_norm) - 124usize];
+    [
+        "Offset of field: dqt_layer_options::rope_scaling",
+    ][::core::mem::offset_of!(dqt_layer_options, rope_scaling) - 128usize];
+    [
+        "Offset of field: dqt_layer_options::rope_factor",
+    ][::core::mem::offset_of!(dqt_layer_options, rope_factor) - 132usize];
+    [
+        "Offset of field: dqt_layer_options::rope_low_freq_factor",
+    ][::core::mem::offset_of!(dqt_layer_options, rope_low_freq_factor) - 136usize];
+    [
+        "Offset of field: dqt_layer_options::rope_high_freq_factor",
+    ][::core::mem::offset_of!(dqt_layer_options, rope_high_freq_factor) - 140usize];
+    [
+        "Offset of field: dqt_layer_options::rope_original_context",
+    ][::core::mem::offset_of!(dqt_layer_options, rope_original_context) - 144usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -469,13 +502,14 @@ const _: () = {
         "Offset of field: dqt_layer_info::num_sublayers",
     ][::core::mem::offset_of!(dqt_layer_info, num_sublayers) - 32usize];
 };
-pub const DQT_CLASS_EMBEDDING: _bindgen_ty_13 = 1;
-pub const DQT_CLASS_HEAD: _bindgen_ty_13 = 2;
-pub const DQT_CLASS_NORM: _bindgen_ty_13 = 3;
-pub const DQT_CLASS_ATTENTION: _bindgen_ty_13 = 4;
-pub const DQT_CLASS_MLP: _bindgen_ty_13 = 5;
-pub const DQT_CLASS_LINEAR: _bindgen_ty_13 = 6;
-pub type _bindgen_ty_13 = i32;
+pub const DQT_CLASS_EMBEDDING: _bindgen_ty_14 = 1;
+pub const DQT_CLASS_HEAD: _bindgen_ty_14 = 2;
+pub const DQT_CLASS_NORM: _bindgen_ty_14 = 3;
+pub const DQT_CLASS_ATTENTION: _bindgen_ty_14 = 4;
+pub const DQT_CLASS_MLP: _bindgen_ty_14 = 5;
+pub const DQT_CLASS_LINEAR: _bindgen_ty_14 = 6;
+pub const DQT_CLASS_BIAS: _bindgen_ty_14 = 7;
+pub type _bindgen_ty_14 = i32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dqt_parameter {
@@ -640,15 +674,15 @@ const _: () = {
         "Offset of field: dqt_logits_gradient::user_data",
     ][::core::mem::offset_of!(dqt_logits_gradient, user_data) - 24usize];
 };
-pub const DQT_PRECISION_AUTO: _bindgen_ty_14 = 0;
-pub const DQT_PRECISION_F32: _bindgen_ty_14 = 1;
-pub const DQT_PRECISION_BF16: _bindgen_ty_14 = 2;
-pub type _bindgen_ty_14 = i32;
-pub const DQT_FLOAT_F32: _bindgen_ty_15 = 0;
-pub const DQT_FLOAT_BF16: _bindgen_ty_15 = 1;
-pub const DQT_FLOAT_FP8_E4M3: _bindgen_ty_15 = 2;
-pub const DQT_FLOAT_FP8_E5M2: _bindgen_ty_15 = 3;
+pub const DQT_PRECISION_AUTO: _bindgen_ty_15 = 0;
+pub const DQT_PRECISION_F32: _bindgen_ty_15 = 1;
+pub const DQT_PRECISION_BF16: _bindgen_ty_15 = 2;
 pub type _bindgen_ty_15 = i32;
+pub const DQT_FLOAT_F32: _bindgen_ty_16 = 0;
+pub const DQT_FLOAT_BF16: _bindgen_ty_16 = 1;
+pub const DQT_FLOAT_FP8_E4M3: _bindgen_ty_16 = 2;
+pub const DQT_FLOAT_FP8_E5M2: _bindgen_ty_16 = 3;
+pub type _bindgen_ty_16 = i32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dqt_tape_options {
@@ -804,10 +838,18 @@ pub struct dqt_llama_config {
     pub seed: u64,
     pub overrides: *const dqt_tensor_override,
     pub num_overrides: usize,
+    pub head_dim: usize,
+    pub attention_bias: i32,
+    pub qk_norm: i32,
+    pub rope_scaling: i32,
+    pub rope_factor: f32,
+    pub rope_low_freq_factor: f32,
+    pub rope_high_freq_factor: f32,
+    pub rope_original_context: usize,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dqt_llama_config"][::core::mem::size_of::<dqt_llama_config>() - 312usize];
+    ["Size of dqt_llama_config"][::core::mem::size_of::<dqt_llama_config>() - 352usize];
     [
         "Alignment of dqt_llama_config",
     ][::core::mem::align_of::<dqt_llama_config>() - 8usize];
@@ -883,6 +925,30 @@ const _: () = {
     [
         "Offset of field: dqt_llama_config::num_overrides",
     ][::core::mem::offset_of!(dqt_llama_config, num_overrides) - 304usize];
+    [
+        "Offset of field: dqt_llama_config::head_dim",
+    ][::core::mem::offset_of!(dqt_llama_config, head_dim) - 312usize];
+    [
+        "Offset of field: dqt_llama_config::attention_bias",
+    ][::core::mem::offset_of!(dqt_llama_config, attention_bias) - 320usize];
+    [
+        "Offset of field: dqt_llama_config::qk_norm",
+    ][::core::mem::offset_of!(dqt_llama_config, qk_norm) - 324usize];
+    [
+        "Offset of field: dqt_llama_config::rope_scaling",
+    ][::core::mem::offset_of!(dqt_llama_config, rope_scaling) - 328usize];
+    [
+        "Offset of field: dqt_llama_config::rope_factor",
+    ][::core::mem::offset_of!(dqt_llama_config, rope_factor) - 332usize];
+    [
+        "Offset of field: dqt_llama_config::rope_low_freq_factor",
+    ][::core::mem::offset_of!(dqt_llama_config, rope_low_freq_factor) - 336usize];
+    [
+        "Offset of field: dqt_llama_config::rope_high_freq_factor",
+    ][::core::mem::offset_of!(dqt_llama_config, rope_high_freq_factor) - 340usize];
+    [
+        "Offset of field: dqt_llama_config::rope_original_context",
+    ][::core::mem::offset_of!(dqt_llama_config, rope_original_context) - 344usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -946,20 +1012,20 @@ const _: () = {
 pub struct dqt_updater {
     _unused: [u8; 0],
 }
-pub const DQT_OPTIMIZER_SGD: _bindgen_ty_16 = 1;
-pub const DQT_OPTIMIZER_ADAMW: _bindgen_ty_16 = 2;
-pub const DQT_OPTIMIZER_ADAFACTOR: _bindgen_ty_16 = 3;
-pub type _bindgen_ty_16 = i32;
-pub const DQT_STATE_F32: _bindgen_ty_17 = 0;
-pub const DQT_STATE_BF16: _bindgen_ty_17 = 1;
-pub const DQT_STATE_INT8: _bindgen_ty_17 = 2;
+pub const DQT_OPTIMIZER_SGD: _bindgen_ty_17 = 1;
+pub const DQT_OPTIMIZER_ADAMW: _bindgen_ty_17 = 2;
+pub const DQT_OPTIMIZER_ADAFACTOR: _bindgen_ty_17 = 3;
 pub type _bindgen_ty_17 = i32;
-pub const DQT_CLIP_DEFAULT: _bindgen_ty_18 = 0;
-pub const DQT_CLIP_GLOBAL_NORM: _bindgen_ty_18 = 1;
-pub const DQT_CLIP_PREVIOUS_NORM: _bindgen_ty_18 = 2;
-pub const DQT_CLIP_TENSOR_NORM: _bindgen_ty_18 = 3;
-pub const DQT_CLIP_NONE: _bindgen_ty_18 = 4;
+pub const DQT_STATE_F32: _bindgen_ty_18 = 0;
+pub const DQT_STATE_BF16: _bindgen_ty_18 = 1;
+pub const DQT_STATE_INT8: _bindgen_ty_18 = 2;
 pub type _bindgen_ty_18 = i32;
+pub const DQT_CLIP_DEFAULT: _bindgen_ty_19 = 0;
+pub const DQT_CLIP_GLOBAL_NORM: _bindgen_ty_19 = 1;
+pub const DQT_CLIP_PREVIOUS_NORM: _bindgen_ty_19 = 2;
+pub const DQT_CLIP_TENSOR_NORM: _bindgen_ty_19 = 3;
+pub const DQT_CLIP_NONE: _bindgen_ty_19 = 4;
+pub type _bindgen_ty_19 = i32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dqt_group_options {
@@ -1274,9 +1340,9 @@ const _: () = {
         "Offset of field: dqt_step_stats::step",
     ][::core::mem::offset_of!(dqt_step_stats, step) - 48usize];
 };
-pub const DQT_PRESET_PRETRAIN: _bindgen_ty_19 = 0;
-pub const DQT_PRESET_FINETUNE: _bindgen_ty_19 = 1;
-pub type _bindgen_ty_19 = i32;
+pub const DQT_PRESET_PRETRAIN: _bindgen_ty_20 = 0;
+pub const DQT_PRESET_FINETUNE: _bindgen_ty_20 = 1;
+pub type _bindgen_ty_20 = i32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dqt_preset_options {
@@ -1348,10 +1414,10 @@ const _: () = {
 pub struct dqt_session {
     _unused: [u8; 0],
 }
-pub const DQT_CACHE_F32: _bindgen_ty_20 = 0;
-pub const DQT_CACHE_BF16: _bindgen_ty_20 = 1;
-pub const DQT_CACHE_INT8: _bindgen_ty_20 = 2;
-pub type _bindgen_ty_20 = i32;
+pub const DQT_CACHE_F32: _bindgen_ty_21 = 0;
+pub const DQT_CACHE_BF16: _bindgen_ty_21 = 1;
+pub const DQT_CACHE_INT8: _bindgen_ty_21 = 2;
+pub type _bindgen_ty_21 = i32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dqt_session_options {
@@ -1596,15 +1662,15 @@ const _: () = {
         "Offset of field: dqt_checkpoint::passes",
     ][::core::mem::offset_of!(dqt_checkpoint, passes) - 40usize];
 };
-pub const DQT_GGUF_AUTO: _bindgen_ty_21 = 0;
-pub const DQT_GGUF_F32: _bindgen_ty_21 = 1;
-pub const DQT_GGUF_F16: _bindgen_ty_21 = 2;
-pub const DQT_GGUF_Q8_0: _bindgen_ty_21 = 3;
-pub const DQT_GGUF_Q4_0: _bindgen_ty_21 = 4;
-pub const DQT_GGUF_TQ1_0: _bindgen_ty_21 = 5;
-pub const DQT_GGUF_TQ2_0: _bindgen_ty_21 = 6;
-pub const DQT_GGUF_Q5_0: _bindgen_ty_21 = 7;
-pub type _bindgen_ty_21 = i32;
+pub const DQT_GGUF_AUTO: _bindgen_ty_22 = 0;
+pub const DQT_GGUF_F32: _bindgen_ty_22 = 1;
+pub const DQT_GGUF_F16: _bindgen_ty_22 = 2;
+pub const DQT_GGUF_Q8_0: _bindgen_ty_22 = 3;
+pub const DQT_GGUF_Q4_0: _bindgen_ty_22 = 4;
+pub const DQT_GGUF_TQ1_0: _bindgen_ty_22 = 5;
+pub const DQT_GGUF_TQ2_0: _bindgen_ty_22 = 6;
+pub const DQT_GGUF_Q5_0: _bindgen_ty_22 = 7;
+pub type _bindgen_ty_22 = i32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dqt_gguf_options {
@@ -1668,10 +1734,10 @@ const _: () = {
         "Offset of field: dqt_gguf_options::num_tokens",
     ][::core::mem::offset_of!(dqt_gguf_options, num_tokens) - 64usize];
 };
-pub const DQT_SAFETENSORS_F32: _bindgen_ty_22 = 0;
-pub const DQT_SAFETENSORS_BF16: _bindgen_ty_22 = 1;
-pub const DQT_SAFETENSORS_CODES: _bindgen_ty_22 = 2;
-pub type _bindgen_ty_22 = i32;
+pub const DQT_SAFETENSORS_F32: _bindgen_ty_23 = 0;
+pub const DQT_SAFETENSORS_BF16: _bindgen_ty_23 = 1;
+pub const DQT_SAFETENSORS_CODES: _bindgen_ty_23 = 2;
+pub type _bindgen_ty_23 = i32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dqt_safetensors_options {
