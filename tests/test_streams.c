@@ -51,11 +51,11 @@ static struct memory_file claim(dqt_context *ctx, const dqt_llama_config *c, con
     sink_number(s, 1u << 30, 4);
     sink_number(s, (uint64_t)1 << 60, 8);
     sink_number(s, s->crc, 4);
-    put_section(s, "CONF", "", entries_bytes(&config_table));
+    put_section(s, "CONF", "", entries_bytes(&config_table, c));
     entries_write(s, &config_table, c);
     sink_number(s, s->crc, 4);
     put_section(s, "PARM", "embedding.weight", payload);
-    sink_number(s, entries_bytes(&tensor_table), 4);
+    sink_number(s, entries_bytes(&tensor_table, head), 4);
     entries_write(s, &tensor_table, head);
     sink_flush(s);
     sink_destroy(s);
@@ -105,7 +105,7 @@ static void streams_prove_what_they_claim(void) {
                                      .compute = DQT_FORMAT_INT8,
                                      .scale_rule = DQT_SCALE_SIGMA,
                                      .scale_axis = DQT_AXIS_TENSOR};
-    const uint64_t payload = 4 + entries_bytes(&tensor_table) + 4 + ((uint64_t)1 << 34);
+    const uint64_t payload = 4 + entries_bytes(&tensor_table, &head) + 4 + ((uint64_t)1 << 34);
     struct memory_file f = claim(p.ctx, &c, &head, payload);
     CHECKF(f.size < 3000, "%zu", f.size);
     check_claim(&p, f, "an embedding of 16 GiB");
