@@ -103,7 +103,7 @@ static inline dqt_status hash_piece(void *arg, const char *label, void *data, si
 
 static inline uint64_t hash_tensor(uint64_t h, const dqt_tensor *t) {
     h = hash_bytes(h, t->data, t->data_bytes);
-    return hash_bytes(h, t->scales, t->num_scales * sizeof(float));
+    return hash_bytes(h, t->half_scales ? (const void *)t->half_scales : t->scales, tensor_scale_bytes(t));
 }
 
 static inline uint64_t hash_all(dqt_updater *u) {

@@ -14,6 +14,8 @@
 
 /* Columns that a kernel works on at once: two pack blocks, one block of an 8-bit state. */
 enum { UPDATE_CHUNK = 128 };
+/* Columns that have one scale in any case. */
+enum { UPDATE_PART = 32 };
 
 /* What keeps every number of a step finite, whatever the gradients and the learning rate: gradients (after clipping)
  * and updates u are limited to +-2^50, so that sums of their squares are finite in f32; first moments stay within
@@ -67,9 +69,12 @@ struct update_plan {
 struct update_row {
     const float *gradient; /* [cols] */
     size_t cols;
-    uint64_t element; /* row * cols */
-    void *weight;     /* packed codes, or cols floats or bf16 */
-    float scale;      /* of one code, in which steps are measured */
+    uint64_t element;            /* row * cols */
+    void *weight;                /* packed codes, or cols floats or bf16 */
+    float scale;                 /* of one code, in which steps are measured */
+    const uint16_t *half_scales; /* fp16 scales of groups in place of it, [cols / group_cols]; 0: the codes stay */
+    size_t group_cols;           /* a multiple of UPDATE_PART, where there are groups */
+    double *scale_gradients;     /* out, [cols / group_cols]: of groups' trained scales; NULL: the row has one */
     void *m, *v;
     float *m_scale, *v_scale; /* codecs with scales: [ceil(cols / UPDATE_CHUNK)] */
     const float *column;      /* factored second moment: column statistic [cols]; NULL: all 1 */

@@ -17,9 +17,10 @@
 #include "core/assert.h"
 #include "dqt.h"
 #include "format/format.h"
+#include "format/half.h"
 #include "kernels/update_kernels.h"
 
-enum { CHUNK = UPDATE_CHUNK, LANES = 64 };
+enum { CHUNK = UPDATE_CHUNK, PART = UPDATE_PART, LANES = 64 };
 
 static const float BF16_MAX = 0x1.fep127f;
 
@@ -138,21 +139,51 @@ static inline float limited(float g, float factor) {
 
 /* ---- Codes --------------------------------------------------------------------------------------------------- */
 
+/* What the scale of each column of a chunk makes of the plan's rate. */
+struct code_steps {
+    float step[CHUNK];  /* lr / s */
+    float decay[CHUNK]; /* lr * weight decay */
+    float back[CHUNK];  /* ECO: what an error of one code adds to m, times the denominator */
+    bool eco;
+};
+
+/* Of `count` columns with one scale. A scale of 0: nothing moves. */
+static void steps_fill(const struct update_plan *p, float scale, size_t first, size_t count, struct code_steps *s) {
+    const bool moves = scale < 0.0f || scale > 0.0f;
+    /* the limits leave u * step and q * decay finite, and beyond them x is clamped */
+    const float step = moves ? within(p->learning_rate / scale, 0x1p70f) : 0.0f;
+    const float decay = moves ? least_float(p->learning_rate * p->weight_decay, 0x1p100f) : 0.0f;
+    /* At learning rates near 0 the factor overflows, or m would: then nothing is fed back. */
+    const float factor = p->eco_factor * scale, back = isfinite(factor) ? factor : 0.0f;
+    for (size_t k = first; k < first + count; k++) {
+        s->step[k] = step;
+        s->decay[k] = decay;
+        s->back[k] = back;
+    }
+    s->eco = p->eco && (count < CHUNK || isfinite(factor));
+}
+
+/* Of the chunk that begins at column `col`, where groups have scales. */
+static void steps_of_groups(const struct update_plan *p, const struct update_row *row, size_t col, size_t n,
+                            struct code_steps *s) {
+    for (size_t k = 0; k < n; k += PART) {
+        const float scale = f16_to_f32(row->half_scales[(col + k) / row->group_cols]);
+        steps_fill(p, scale, k, PART, s);
+    }
+    if (n < CHUNK) steps_fill(p, 0.0f, n, CHUNK - n, s);
+}
+
 /* Codes of one chunk: x = -(lr * (u + decay * W)) / s is added to q and rounded. Working on x instead of q + x loses no
  * bits of a small step; q is whole, so floor(q + x + r) = q + floor(x + r). */
-static void round_codes(const struct update_plan *p, const struct update_row *row, const float *u,
-                        const uint32_t *words, const float *denominator, float *m, int8_t *codes,
-                        struct update_result *result) {
-    /* the limits leave u * step and q * decay finite, and beyond them x is clamped */
-    const float step = least_float(p->learning_rate / row->scale, 0x1p70f);
-    const float decay = least_float(p->learning_rate * p->weight_decay, 0x1p100f);
+static void round_codes(const struct update_plan *p, const struct code_steps *s, const float *u, const uint32_t *words,
+                        const float *denominator, float *m, int8_t *codes, struct update_result *result) {
     const int32_t low = p->packing->min, high = p->packing->max;
     int32_t q[CHUNK], new_q[CHUNK], flipped = 0, saturated = 0;
     float x[CHUNK];
     for (int k = 0; k < CHUNK; k++)
         q[k] = codes[k];
     for (int k = 0; k < CHUNK; k++) {
-        x[k] = within(-(u[k] * step + (float)q[k] * decay), 1024.0f);
+        x[k] = within(-(u[k] * s->step[k] + (float)q[k] * s->decay[k]), 1024.0f);
     }
     if (p->stochastic && p->noise < 1.0f) {
         for (int k = 0; k < CHUNK; k++)
@@ -175,24 +206,23 @@ static void round_codes(const struct update_plan *p, const struct update_row *ro
         codes[k] = (int8_t)new_q[k];
     result->flipped += (uint64_t)flipped;
     result->saturated += (uint64_t)saturated;
-    /* e = (clamp(t, Qn - 0.5, Qp + 0.5) - q') * s, everything relative to q. At learning rates near 0 the factor
-     * overflows, or m would: then nothing is fed back. */
-    const float factor = p->eco_factor * row->scale;
-    if (!p->eco || !isfinite(factor)) return;
+    /* e = (clamp(t, Qn - 0.5, Qp + 0.5) - q') * s, everything relative to q */
+    if (!s->eco) return;
     const float floor_code = (float)low - 0.5f, ceiling_code = (float)high + 0.5f;
     for (int k = 0; k < CHUNK; k++) {
         const float reached = clamp_float(x[k], floor_code - (float)q[k], ceiling_code - (float)q[k]);
         const float e = reached - (float)(new_q[k] - q[k]);
-        const float back = m[k] + e * factor * denominator[k];
+        const float back = m[k] + e * s->back[k] * denominator[k];
         m[k] = fabsf(back) <= UPDATE_STATE_LIMIT ? back : m[k];
     }
 }
 
-static double lanes_sum(const float *lanes) {
+/* count: a power of two. */
+static double lanes_sum(const float *lanes, int count) {
     double sum[LANES];
-    for (int k = 0; k < LANES; k++)
+    for (int k = 0; k < count; k++)
         sum[k] = (double)lanes[k];
-    for (int half = LANES / 2; half > 0; half /= 2)
+    for (int half = count / 2; half > 0; half /= 2)
         for (int k = 0; k < half; k++)
             sum[k] += sum[half + k];
     return sum[0];
@@ -203,19 +233,35 @@ static inline float finite_sum(float g) {
     return within(g, 0x1p100f);
 }
 
+/* What a chunk adds to the gradients of scales: the row's in LANES lanes, or each group's in PART. */
+static void scale_gradients(const struct update_row *row, size_t col, size_t n, const float *g, const int8_t *codes,
+                            float *lanes) {
+    if (!row->scale_gradients) {
+        for (int k = 0; k < LANES; k++)
+            lanes[k] += finite_sum(g[k]) * (float)codes[k] + finite_sum(g[LANES + k]) * (float)codes[LANES + k];
+        return;
+    }
+    for (size_t i = 0; i < n; i += PART) {
+        const size_t at = col + i;
+        if (at % row->group_cols == 0) memset(lanes, 0, PART * sizeof *lanes);
+        for (size_t k = 0; k < PART; k++)
+            lanes[k] += finite_sum(g[i + k]) * (float)codes[i + k];
+        if ((at + PART) % row->group_cols == 0) row->scale_gradients[at / row->group_cols] = lanes_sum(lanes, PART);
+    }
+}
+
 static void chunk_codes(const struct update_plan *p, const struct update_row *row, size_t col, size_t n, const float *g,
                         const float *u, struct stream *random, const float *denominator, float *m, float *scale_lanes,
-                        struct update_result *result) {
+                        struct code_steps *steps, struct update_result *result) {
     const size_t block_bytes = packing_block_bytes(p->packing);
     uint8_t *packed = (uint8_t *)row->weight + col / PACK_BLOCK * block_bytes;
     int8_t codes[CHUNK] = {0};
     block_unpack(p->packing, packed, codes);
     if (n > PACK_BLOCK) block_unpack(p->packing, packed + block_bytes, codes + PACK_BLOCK);
-    if (p->train_scale)
-        for (int k = 0; k < LANES; k++)
-            scale_lanes[k] += finite_sum(g[k]) * (float)codes[k] + finite_sum(g[LANES + k]) * (float)codes[LANES + k];
+    if (p->train_scale) scale_gradients(row, col, n, g, codes, scale_lanes);
+    if (row->half_scales) steps_of_groups(p, row, col, n, steps);
     const uint32_t *words = p->stochastic ? stream_chunk(random) : NULL;
-    round_codes(p, row, u, words, denominator, m, codes, result);
+    round_codes(p, steps, u, words, denominator, m, codes, result);
     block_pack(p->packing, codes, packed);
     if (n > PACK_BLOCK) block_pack(p->packing, codes + PACK_BLOCK, packed + block_bytes);
 }
@@ -265,6 +311,9 @@ static void update_row(const struct update_plan *p, const struct update_row *row
     float square_lanes[LANES] = {0}, scale_lanes[LANES] = {0};
     struct stream weight_random, m_random, v_random;
     const bool codes = p->packing != NULL;
+    struct code_steps steps;
+    steps.eco = false;
+    if (codes && !row->half_scales) steps_fill(p, row->scale, 0, CHUNK, &steps);
     memset(result, 0, sizeof *result);
     if (p->float_bytes != sizeof(float) && p->stochastic && !p->dry)
         stream_start(&weight_random, &p->weight, row->element);
@@ -298,15 +347,15 @@ static void update_row(const struct update_plan *p, const struct update_row *row
             square_lanes[k] += u[k] * u[k] + u[LANES + k] * u[LANES + k];
         if (p->dry) continue;
         if (codes) {
-            chunk_codes(p, row, col, n, g, u, &weight_random, denominator, x.m, scale_lanes, result);
+            chunk_codes(p, row, col, n, g, u, &weight_random, denominator, x.m, scale_lanes, &steps, result);
         } else {
             chunk_floats(p, row, col, n, u, &weight_random);
         }
         if (x.m) state_close(p->momentum_codec, row->m, row->m_scale, col, n, &m_random, x.m);
         if (x.v) state_close(p->variance_codec, row->v, row->v_scale, col, n, &v_random, x.v);
     }
-    result->update_squares = lanes_sum(square_lanes);
-    result->scale_gradient = lanes_sum(scale_lanes);
+    result->update_squares = lanes_sum(square_lanes, LANES);
+    result->scale_gradient = row->scale_gradients ? 0.0 : lanes_sum(scale_lanes, LANES);
 }
 
 static double update_sum_squares(const float *g, size_t count) {

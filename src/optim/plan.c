@@ -24,9 +24,9 @@ static void set_reference_scale(struct parameter *p) {
     if (!p->reference_scale || *p->reference_scale > 0.0f) return;
     const dqt_tensor *t = p->target.tensor;
     double sum = 0.0;
-    for (size_t row = 0; row < t->rows; row++)
-        sum += (double)tensor_scale(t, row);
-    *p->reference_scale = (float)(sum / (double)t->rows);
+    for (size_t i = 0; i < t->num_scales; i++)
+        sum += (double)t->scales[i];
+    *p->reference_scale = (float)(sum / (double)t->num_scales);
 }
 
 static float parameter_rate(const struct parameter *p, float learning_rate) {

@@ -33,7 +33,9 @@ static struct update_row kernel_row(const struct parameter *p, size_t row, const
         .cols = t->cols,
         .element = at,
         .weight = tensor_row(t, row),
-        .scale = p->reference_scale ? *p->reference_scale : tensor_scale(t, row),
+        .scale = p->reference_scale ? *p->reference_scale : tensor_group_scale(t, row, 0),
+        .half_scales = t->half_scales ? t->half_scales + row * t->row_groups : NULL,
+        .group_cols = t->group_cols,
     };
     if (p->m) r.m = (unsigned char *)p->m + at * p->momentum->element_size;
     if (p->v) r.v = (unsigned char *)p->v + at * p->variance->element_size;
@@ -53,6 +55,8 @@ void updater_apply_tile(dqt_updater *u, struct parameter *p, size_t first, const
     struct tile_result *result = &u->tiles[tile];
     const bool statistics = p->factored && !p->row_ready;
     float *column_sums = statistics ? u->column_sums + tile * cols : NULL;
+    const size_t groups = p->target.tensor->row_groups;
+    double *scale_gradients = p->plan.train_scale && groups > 1 ? u->scale_gradients + tile * groups : NULL;
     if (statistics) memset(column_sums, 0, cols * sizeof *column_sums);
     for (size_t row = first; row < end; row++) {
         const float *g = source_row(source, first, row);
@@ -60,10 +64,12 @@ void updater_apply_tile(dqt_updater *u, struct parameter *p, size_t first, const
             factored_row(p, row, row_squares ? row_squares[row - first] : k->sum_squares(g, cols));
             k->add_squares(g, cols, p->plan.clip, column_sums);
         }
-        const struct update_row r = kernel_row(p, row, g);
+        struct update_row r = kernel_row(p, row, g);
         struct update_result sums;
+        if (scale_gradients) r.scale_gradients = scale_gradients;
         k->row(&p->plan, &r, &sums);
-        if (p->plan.train_scale) updater_update_scale(u, p, row, sums.scale_gradient);
+        if (p->plan.train_scale)
+            updater_update_scales(u, p, row, scale_gradients ? scale_gradients : &sums.scale_gradient);
         result->update_squares += sums.update_squares;
         result->flipped += sums.flipped;
         result->saturated += sums.saturated;

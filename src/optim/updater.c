@@ -127,8 +127,8 @@ static void lay_out_parameter(struct layout *l, struct parameter *p, const dqt_u
         p->column = take(l, &l->variance, t->cols, sizeof(float));
     }
     if (t->train_scale) {
-        if (p->momentum) p->scale_m = take(l, &l->scales, t->rows, sizeof(float));
-        p->scale_v = take(l, &l->scales, t->rows, sizeof(float));
+        if (p->momentum) p->scale_m = take(l, &l->scales, t->num_scales, sizeof(float));
+        p->scale_v = take(l, &l->scales, t->num_scales, sizeof(float));
         p->reference_scale = take(l, &l->scales, 1, sizeof(float));
     }
     p->history = take(l, NULL, 2, sizeof(double));
@@ -139,7 +139,7 @@ static void lay_out(struct layout *l, const dqt_context *ctx, const struct updat
                     const dqt_updater_options *o, dqt_updater **out) {
     dqt_updater *u = take(l, NULL, 1, sizeof *u);
     struct parameter *parameters = take(l, NULL, count, sizeof *parameters);
-    size_t most_cols = 0, most_tiles = 0, most_sums = 0;
+    size_t most_cols = 0, most_tiles = 0, most_sums = 0, most_groups = 0;
     for (size_t i = 0; i < count; i++) {
         struct parameter scratch = {.target = targets[i]}, *p = u ? &parameters[i] : &scratch;
         *p = scratch;
@@ -149,10 +149,13 @@ static void lay_out(struct layout *l, const dqt_context *ctx, const struct updat
         most_cols = size_max(most_cols, targets[i].tensor->cols);
         most_tiles = size_max(most_tiles, p->tiles);
         if (p->factored) most_sums = size_max(most_sums, sums);
+        const dqt_tensor *t = targets[i].tensor;
+        if (t->train_scale && t->row_groups > 1) most_groups = size_max(most_groups, p->tiles * t->row_groups);
     }
     const size_t ld = round_up(most_cols, ALIGNMENT / sizeof(float));
     struct tile_result *tiles = take(l, &l->workspace, most_tiles, sizeof *tiles);
     float *column_sums = take(l, &l->workspace, most_sums, sizeof(float));
+    double *scale_gradients = take(l, &l->workspace, most_groups, sizeof(double));
     size_t row_bytes;
     size_mul(ld, sizeof(float), &row_bytes);
     float *gradient_rows = take(l, &l->workspace, (size_t)ctx->num_threads, row_bytes);
@@ -161,6 +164,7 @@ static void lay_out(struct layout *l, const dqt_context *ctx, const struct updat
     u->parameters = parameters;
     u->tiles = tiles;
     u->column_sums = column_sums;
+    u->scale_gradients = scale_gradients;
     u->gradient_rows = gradient_rows;
     u->gradient_ld = ld;
     *out = u;
@@ -272,8 +276,8 @@ dqt_status updater_visit_state(dqt_updater *u, state_visit_fn visit, void *arg) 
         TRY(visit_moments(visit, arg, i, "v", "v_scale", p->v, p->v_scale, t, p->variance));
         TRY(visit_one(visit, arg, i, "row", p->row, t->rows, 4));
         TRY(visit_one(visit, arg, i, "column", p->column, t->cols, 4));
-        TRY(visit_one(visit, arg, i, "scale_m", p->scale_m, t->rows, 4));
-        TRY(visit_one(visit, arg, i, "scale_v", p->scale_v, t->rows, 4));
+        TRY(visit_one(visit, arg, i, "scale_m", p->scale_m, t->num_scales, 4));
+        TRY(visit_one(visit, arg, i, "scale_v", p->scale_v, t->num_scales, 4));
         TRY(visit_one(visit, arg, i, "scale_unit", p->reference_scale, 1, 4));
         TRY(visit_one(visit, arg, i, "history", p->history, 2, 8));
     }

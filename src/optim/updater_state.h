@@ -1,7 +1,8 @@
 /* What is behind dqt_updater: one block of memory,
  *
  *   struct dqt_updater | parameters | per parameter: m, m scales, v, v scales, row and column statistics,
- *   moments of trained scales and their reference, history | tile results | column sums | gradient rows, one per lane
+ *   moments of trained scales and their reference, history | tile results | column sums | gradients of a row's scales |
+ * gradient rows, one per lane
  *
  * State that survives a step is what updater_visit_state shows; the rest is scratch of one step. */
 #ifndef DQT_OPTIM_UPDATER_STATE_H
@@ -35,7 +36,7 @@ struct parameter {
     void *m, *v;
     float *m_scale, *v_scale; /* [rows][chunks] of DQT_STATE_INT8 */
     float *row, *column;      /* factored statistics: means of g^2 */
-    float *scale_m, *scale_v; /* [rows], trained scales */
+    float *scale_m, *scale_v; /* [num_scales], trained scales */
     float *reference_scale; /* [1], trained scales: their mean at the first step, in which steps of codes are measured;
                           0: not yet known */
     double *history;        /* [2]: norm of the gradient and rms(u) of the previous step */
@@ -58,8 +59,9 @@ struct dqt_updater {
     uint64_t step;        /* steps done */
     double previous_norm; /* global gradient norm of the previous step, 0 before the first */
     struct tile_result *tiles;
-    float *column_sums;   /* [tiles][cols] of the current parameter */
-    float *gradient_rows; /* [lanes][most cols]: rows of gradients that are not f32 */
+    float *column_sums;      /* [tiles][cols] of the current parameter */
+    double *scale_gradients; /* [tiles][row_groups] of the current parameter: a row's */
+    float *gradient_rows;    /* [lanes][most cols]: rows of gradients that are not f32 */
     size_t gradient_ld;
     float learning_rate;  /* of the current step */
     float gradient_scale; /* factor of all its gradients; norms have it, the sums of tiles do not */
@@ -119,8 +121,8 @@ void factored_refresh(struct parameter *p);
 
 /* ---- scale.c ---- */
 
-/* gradient: dL/ds of the row's scale, before clipping. */
-void updater_update_scale(const dqt_updater *u, struct parameter *p, size_t row, double gradient);
+/* gradients[row_groups]: dL/ds of the row's scales, before clipping. */
+void updater_update_scales(const dqt_updater *u, struct parameter *p, size_t row, const double *gradients);
 
 /* ---- shards.c ---- */
 
