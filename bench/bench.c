@@ -144,8 +144,9 @@ static void product_run(void *arg) {
     }
 }
 
-static void product(struct bench *b, const char *name, int isa, int threads, enum product product, int format,
-                    int precision, size_t tokens, size_t rows, size_t cols) {
+/* group: columns of a scale; 0: one scale for all weights. */
+static void group_product(struct bench *b, const char *name, int isa, int threads, enum product product, int format,
+                          size_t group, int precision, size_t tokens, size_t rows, size_t cols) {
     if (!bench_wants(b, name)) return;
     dqt_context *ctx = machine_context(isa, threads);
     if (!ctx) return;
@@ -156,9 +157,13 @@ static void product(struct bench *b, const char *name, int isa, int threads, enu
                             .rows = rows,
                             .cols = cols,
                             .ld = round_up(cols, PACK_BLOCK)};
-    const dqt_tensor_options o = {.struct_size = sizeof o, .storage = format, .sigma = 4.0f};
+    const dqt_tensor_options o = {.struct_size = sizeof o,
+                                  .storage = format,
+                                  .scale_axis = group ? DQT_AXIS_GROUP : DQT_AXIS_TENSOR,
+                                  .group_size = (int32_t)group,
+                                  .sigma = 4.0f};
     struct scratch_need need = {0};
-    gemm_scratch(ctx, tokens, rows, cols, &need);
+    gemm_scratch(ctx, tokens, rows, cols, group ? group : cols, &need);
     r.x = bench_alloc(tokens * cols * sizeof(float));
     r.y = bench_alloc(tokens * rows * sizeof(float));
     r.step = bench_alloc(tokens * sizeof(float));
@@ -197,6 +202,34 @@ static void product(struct bench *b, const char *name, int isa, int threads, enu
     dqt_context_destroy(ctx);
 }
 
+static void product(struct bench *b, const char *name, int isa, int threads, enum product product, int format,
+                    int precision, size_t tokens, size_t rows, size_t cols) {
+    group_product(b, name, isa, threads, product, format, 0, precision, tokens, rows, cols);
+}
+
+/* Scales of groups beside one scale. */
+static void group_products(struct bench *b, int isa, int threads) {
+    static const struct {
+        int format;
+        size_t group;
+        const char *names[3];
+    } kinds[] = {
+        {DQT_FORMAT_INT4, 0, {"groups int4", "groups dx int4", "groups token int4"}},
+        {DQT_FORMAT_INT4, 32, {"groups int4/32", "groups dx int4/32", "groups token int4/32"}},
+        {DQT_FORMAT_INT4, 128, {"groups int4/128", "groups dx int4/128", "groups token int4/128"}},
+        {DQT_FORMAT_INT8, 0, {"groups int8", "groups dx int8", "groups token int8"}},
+        {DQT_FORMAT_INT8, 32, {"groups int8/32", "groups dx int8/32", "groups token int8/32"}},
+        {DQT_FORMAT_TERNARY, 0, {"groups ternary", "groups dx ternary", "groups token ternary"}},
+        {DQT_FORMAT_TERNARY, 256, {"groups ternary/256", "groups dx ternary/256", "groups token ternary/256"}}};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        const int f = kinds[i].format;
+        const size_t g = kinds[i].group, tokens = isa == DQT_ISA_SCALAR ? 16 : 512;
+        group_product(b, kinds[i].names[0], isa, threads, FORWARD, f, g, DQT_PRECISION_F32, tokens, 2048, 768);
+        group_product(b, kinds[i].names[1], isa, threads, INPUT_GRADIENT, f, g, DQT_PRECISION_BF16, tokens, 2048, 768);
+        group_product(b, kinds[i].names[2], isa, threads, FORWARD, f, g, DQT_PRECISION_F32, 1, 4096, 4096);
+    }
+}
+
 static void products(struct bench *b, int isa, int threads) {
     static const size_t shapes[][3] = {{1024, 2048, 768}, {1024, 768, 2048}, {2048, 2048, 2048}};
     const bool slow = isa == DQT_ISA_SCALAR;
@@ -229,6 +262,7 @@ static void measure(struct bench *b, int isa, int threads) {
     measure_limits(b, isa, threads);
     kernels(b, isa, threads);
     products(b, isa, threads);
+    group_products(b, isa, threads);
 }
 
 int main(int argc, char **argv) {

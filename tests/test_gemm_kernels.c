@@ -158,12 +158,15 @@ static void float_engine(const struct gemm_engine *e, const char *isa) {
             CHECKF(memcmp(got, want, PANEL * padded * e->size) == 0, "%s: pack_b_transposed, %zu x %zu", isa, n, k);
             release();
         }
-        const int8_t *codes = guarded((k - 1) * 40 + PANEL, &seed);
-        spoil(got, want);
-        e->pack_b_codes(e, codes, 40, k, got);
-        p.pack_b_codes(&p, codes, 40, k, want);
-        CHECKF(memcmp(got, want, PANEL * padded * e->size) == 0, "%s: pack_b_codes, %zu", isa, k);
-        release();
+        for (size_t ld = 0; ld < 4; ld += 3) { /* of scales; 0: none */
+            const int8_t *codes = guarded((k - 1) * 40 + PANEL, &seed);
+            const float *scale = ld ? guarded_floats((k - 1) * ld + 1, &seed) : NULL;
+            spoil(got, want);
+            e->pack_b_codes(e, codes, 40, k, scale, ld, got);
+            p.pack_b_codes(&p, codes, 40, k, scale, ld, want);
+            CHECKF(memcmp(got, want, PANEL * padded * e->size) == 0, "%s: pack_b_codes, %zu, scales %zu", isa, k, ld);
+            release();
+        }
     }
     free(got);
     free(want);
@@ -212,15 +215,20 @@ static void dot_products(void) {
         if (!ctx) continue;
         const struct gemm_kernels *k = &ctx->kernels->gemm;
         uint64_t seed = 4;
-        for (size_t blocks = 1; blocks <= 11; blocks++) {
-            const size_t n = blocks * PACK_BLOCK;
+        for (size_t n = 32; n <= 11 * PACK_BLOCK; n += 32) {
             const int8_t *a = guarded(n, &seed), *b = guarded(n, &seed);
-            int32_t want = 0, x_sum = 0;
+            int32_t want = 0;
             for (size_t c = 0; c < n; c++)
                 want += a[c] * b[c];
+            CHECKF(k->dot_codes(a, b, n) == want, "%s: dot_codes of %zu", isa_caps[i].name, n);
+            release();
+        }
+        for (size_t blocks = 1; blocks <= 11; blocks++) {
+            const size_t n = blocks * PACK_BLOCK;
+            const int8_t *b = guarded(n, &seed);
+            int32_t x_sum = 0;
             for (size_t c = 0; c < n; c++)
                 x_sum += b[c];
-            CHECKF(k->dot_codes(a, b, n) == want, "%s: dot_codes of %zu", isa_caps[i].name, n);
             EACH_FORMAT(number) {
                 const struct packing *packing = format_packing(format_of(number));
                 if (!k->packed_dot.dot_packed || !packing || !dot_packed_takes(packing)) continue;

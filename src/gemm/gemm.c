@@ -1,6 +1,5 @@
 #include "gemm/gemm.h"
 
-#include "core/status.h"
 #include "gemm/gemm_block.h"
 
 /* A forward product or an input gradient. Shared scratch: packed A of a chunk of tokens and its state, row sums,
@@ -17,7 +16,7 @@ struct product {
     struct operand o;
     unsigned char *a;   /* [blocks][e->rows * padded_k] elements, each block in the engine's order */
     atomic_uint *state; /* [blocks] */
-    int32_t *row_add;   /* [tokens], those of the chunk */
+    int32_t *row_add;   /* [tokens], those of the chunk; [blocks][groups][e->rows] with groups */
     float *k_scale;     /* [k]; NULL: 1 */
     int bias;
     bool accumulate;
@@ -25,40 +24,58 @@ struct product {
     size_t ld_y;
 };
 
-size_t block_columns(const struct gemm_engine *e, size_t n, size_t padded_k, size_t smallest, size_t bytes,
-                     int threads) {
-    const size_t fit = bytes / (padded_k * e->size) / smallest * smallest;
+/* For blocks of A that have no sums to add, of any group. */
+static const int32_t no_row_add[GEMM_MAX_ROWS] = {0};
+
+size_t block_columns(size_t n, size_t column_bytes, size_t smallest, size_t bytes, int threads) {
+    const size_t fit = bytes / column_bytes / smallest * smallest;
     const size_t most_columns = size_max(size_min(fit, BLOCK_COLUMNS), smallest);
     const size_t rounds = (n + most_columns * (size_t)threads - 1) / (most_columns * (size_t)threads);
     const size_t tasks = rounds * (size_t)threads;
     return size_min(round_up(ceil_div(n, tasks), smallest), most_columns);
 }
 
-void block_layout(const struct gemm_engine *e, size_t padded_k, size_t columns, struct arena *a,
+void block_layout(const struct gemm_engine *e, size_t padded_k, size_t groups, size_t columns, struct arena *a,
                   struct block_scratch *s) {
     s->b = arena_take(a, columns * padded_k, e->size);
     s->partial = arena_take(a, e->rows * columns, sizeof(float));
     s->col_scale = arena_take(a, columns, sizeof(float));
+    s->group_scale = arena_take(a, columns * groups, sizeof(float));
     s->chunk = arena_take(a, size_max(columns, e->rows) * PACK_BLOCK, sizeof(float));
 }
 
-/* Equal kc_steps of K. */
-static size_t choose_kc(const struct gemm_engine *e, size_t padded_k) {
-    const size_t kc_steps = (padded_k * e->size * e->rows + e->kc_bytes - 1) / e->kc_bytes;
-    return round_up(ceil_div(padded_k, kc_steps), GEMM_K_ALIGN);
+/* Equal kc_steps of K, of whole groups. */
+static size_t choose_kc(const struct operand *o) {
+    const struct gemm_engine *e = o->e;
+    const size_t kc_steps = (o->padded_k * e->size * e->rows + e->kc_bytes - 1) / e->kc_bytes;
+    return round_up(ceil_div(o->padded_k, kc_steps), size_max(GEMM_K_ALIGN, o->group));
+}
+
+/* The part of a block that starts at k. */
+static void set_groups(const struct operand *o, const struct result *to, size_t i, size_t k, struct gemm_block *block) {
+    const size_t g = k / o->group;
+    block->group = o->group;
+    block->group_scale = to->group_scale + g * PANEL;
+    block->group_scale_stride = o->groups * PANEL;
+    if (o->row_add == no_row_add) return;
+    block->row_add = o->row_add + i * o->groups + g * o->e->rows;
+    block->row_add_stride = o->e->rows;
 }
 
 static void multiply_kc_steps(const struct operand *o, void (*multiply)(const struct gemm_block *), size_t i, size_t m,
                               const void *b, size_t n, void *partial, const struct result *to,
                               struct prefetch prefetch) {
     const struct gemm_engine *e = o->e;
-    const size_t kc = choose_kc(e, o->padded_k), kc_steps = ceil_div(o->padded_k, kc);
+    const size_t depth = o->groups ? o->groups * o->group : o->padded_k;
+    const size_t kc = choose_kc(o), kc_steps = ceil_div(depth, kc);
     struct gemm_block block = {.panel_stride = o->padded_k * PANEL * e->size,
                                .block_stride = o->padded_k * e->rows * e->size,
                                .m = m,
                                .n = n,
                                .partial = partial,
-                               .row_add = o->row_add ? o->row_add + i : NULL,
+                               .row_add = o->groups    ? no_row_add
+                                          : o->row_add ? o->row_add + i
+                                                       : NULL,
                                .row_scale = o->row_scale ? o->row_scale + i : NULL,
                                .col_scale = to->col_scale,
                                .y = to->y + i * to->ld_y,
@@ -67,12 +84,13 @@ static void multiply_kc_steps(const struct operand *o, void (*multiply)(const st
                                .stream = to->stream,
                                .prefetch = prefetch.from,
                                .prefetch_bytes = prefetch.bytes / kc_steps};
-    for (size_t k = 0; k < o->padded_k; k += kc) {
-        block.k = size_min(kc, o->padded_k - k);
+    for (size_t k = 0; k < depth; k += kc) {
+        block.k = size_min(kc, depth - k);
         block.a = (const char *)o->a + (i * o->padded_k + k * e->rows) * e->size;
         block.b = (const char *)b + k * PANEL * e->size;
         block.first = k == 0;
-        block.last = k + kc >= o->padded_k;
+        block.last = k + kc >= depth;
+        if (o->groups) set_groups(o, to, i, k, &block);
         multiply(&block);
         if (prefetch.bytes) block.prefetch = (const char *)block.prefetch + block.prefetch_bytes;
     }
@@ -80,7 +98,8 @@ static void multiply_kc_steps(const struct operand *o, void (*multiply)(const st
 
 void gebp_multiply(const struct operand *o, size_t i, const void *b, size_t n, void *partial, const struct result *to,
                    struct prefetch prefetch) {
-    multiply_kc_steps(o, o->e->gebp, i, size_min(o->e->rows, o->m - i), b, n, partial, to, prefetch);
+    multiply_kc_steps(o, o->groups ? o->e->gebp_groups : o->e->gebp, i, size_min(o->e->rows, o->m - i), b, n, partial,
+                      to, prefetch);
 }
 
 void gepb_multiply(const struct operand *o, const void *b, size_t n, void *partial, const struct result *to,
@@ -94,15 +113,22 @@ static size_t chunk_tokens(const struct gemm_engine *e, size_t padded_k) {
 }
 
 static void shared_layout(struct product *p, size_t tokens, size_t a_bytes, struct arena *a) {
-    p->row_add = arena_take(a, round_up(tokens, p->o.e->rows), sizeof(int32_t));
+    p->row_add =
+        arena_take(a, scratch_product(round_up(tokens, p->o.e->rows), size_max(p->o.groups, 1)), sizeof(int32_t));
     p->k_scale = arena_take(a, p->k, sizeof(float));
     p->state = arena_take(a, ceil_div(tokens, p->o.e->rows), sizeof *p->state);
     p->a = arena_take(a, a_bytes, 1);
 }
 
+/* Bytes of a column of B. */
+static size_t column_bytes(const struct operand *o, size_t padded_k) {
+    return padded_k * o->e->size + o->groups * sizeof(float);
+}
+
 /* Covers every product with at most these tokens and k: all that is bounded here grows with both. */
-static void product_scratch(const struct gemm_engine *e, size_t tokens, size_t k, struct scratch_need *need) {
-    struct product p = {.k = k, .o = {.e = e}};
+static void product_scratch(const struct gemm_engine *e, size_t tokens, size_t k, size_t groups,
+                            struct scratch_need *need) {
+    struct product p = {.k = k, .o = {.e = e, .groups = groups}};
     struct arena shared = {0}, lane = {0};
     struct block_scratch s;
     const size_t row_bytes = scratch_product(round_up(k, PACK_BLOCK), e->size);
@@ -110,24 +136,41 @@ static void product_scratch(const struct gemm_engine *e, size_t tokens, size_t k
     const size_t chunk =
         size_max(A_BYTES + scratch_product(e->rows, row_bytes), scratch_product(A_ROWS + e->rows, row_bytes));
     shared_layout(&p, tokens, size_min(all, chunk), &shared);
-    block_layout(e, 0, BLOCK_COLUMNS, &lane, &s);
-    const size_t block = size_max(BLOCK_BYTES, scratch_product(PACK_BLOCK, row_bytes));
-    arena_take(&lane, size_min(scratch_product(BLOCK_COLUMNS, row_bytes), block), 1);
+    block_layout(e, 0, 0, BLOCK_COLUMNS, &lane, &s);
+    const size_t column = scratch_bytes(row_bytes + groups * sizeof(float));
+    const size_t block = size_max(BLOCK_BYTES, scratch_product(PACK_BLOCK, column));
+    arena_take(&lane, size_min(scratch_product(BLOCK_COLUMNS, column), block), 1);
     arena_take(&lane, ceil_div(tokens, e->rows), 1);
     scratch_max(need, scratch_bytes(shared.used), scratch_bytes(lane.used), 0);
 }
 
-void gemm_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols, struct scratch_need *need) {
+void gemm_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols, size_t group_cols,
+                  struct scratch_need *need) {
     const struct gemm_kernels *k = &ctx->kernels->gemm;
-    product_scratch(&k->code, tokens, cols, need);
-    product_scratch(&k->int8, tokens, cols, need);
-    product_scratch(&k->bf16, tokens, size_max(rows, cols), need);
-    product_scratch(&k->f32, tokens, size_max(rows, cols), need);
+    const size_t groups = scale_groups(cols, group_cols);
+    product_scratch(&k->code, tokens, cols, groups, need);
+    product_scratch(&k->int8, tokens, cols, groups, need);
+    product_scratch(&k->bf16, tokens, size_max(rows, cols), 0, need);
+    product_scratch(&k->f32, tokens, size_max(rows, cols), 0, need);
     gemv_scratch(ctx, tokens, cols, need);
     weight_gradient_scratch(ctx, tokens, rows, cols, need);
 }
 
 /* ---- A ---- */
+
+/* Codes of activations; `sums` [e->rows], or [groups][e->rows], become what the engine adds to its own sums. */
+static void pack_codes(const struct product *p, size_t i, size_t m, unsigned char *out, int32_t *sums) {
+    const struct gemm_engine *e = p->o.e;
+    const struct activations *x = p->x;
+    const int8_t *codes = x->codes + (p->first + i) * x->ld;
+    const bool by_group = p->o.groups && p->bias != 0;
+    const size_t parts = by_group ? p->o.groups : 1, depth = by_group ? p->o.group : p->o.padded_k;
+    memset(sums, 0, parts * e->rows * sizeof *sums);
+    for (size_t g = 0; g < parts; g++)
+        e->pack_a_codes(e, codes + g * depth, x->ld, m, depth, out + g * depth * e->rows * e->size, sums + g * e->rows);
+    for (size_t r = 0; r < parts * e->rows; r++)
+        sums[r] = (int32_t)((uint32_t)sums[r] * (uint32_t)p->bias);
+}
 
 static void pack_block(const struct product *p, size_t index, float *chunk) {
     const struct gemm_engine *e = p->o.e;
@@ -139,11 +182,7 @@ static void pack_block(const struct product *p, size_t index, float *chunk) {
     } else if (!x->codes) {
         e->pack_a(e, x->floats + t * x->ld, x->ld, m, p->k, NULL, out);
     } else if (p->o.row_add) {
-        int32_t *sums = p->row_add + i;
-        memset(sums, 0, e->rows * sizeof *sums);
-        e->pack_a_codes(e, x->codes + t * x->ld, x->ld, m, p->o.padded_k, out, sums);
-        for (size_t r = 0; r < e->rows; r++)
-            sums[r] = (int32_t)((uint32_t)sums[r] * (uint32_t)p->bias);
+        pack_codes(p, i, m, out, p->row_add + i * size_max(p->o.groups, 1));
     } else {
         for (size_t k = 0; k < p->k; k += PACK_BLOCK) {
             for (size_t r = 0; r < m; r++)
@@ -167,13 +206,33 @@ static struct prefetch block_source(const struct product *p, const struct pack_q
 
 /* ---- B ---- */
 
+/* Scales of the groups of columns n .. n + 15, [groups][16]; beyond the last column zeros. */
+static void panel_scales(const struct product *p, size_t n, float *out) {
+    const size_t groups = p->o.groups, count = n < p->n ? size_min(PANEL, p->n - n) : 0;
+    float scales[PACK_BLOCK];
+    memset(out, 0, groups * PANEL * sizeof *out);
+    for (size_t i = 0; i < count; i++) {
+        for (size_t g = 0; g < groups; g += PACK_BLOCK) {
+            const size_t part = size_min(PACK_BLOCK, groups - g);
+            tensor_read_compute_scales(p->w, p->row + n + i, g, part, scales);
+            for (size_t j = 0; j < part; j++)
+                out[(g + j) * PANEL + i] = scales[j];
+        }
+    }
+}
+
+/* Whether B holds codes: of float products with scales of groups it holds scale * code. */
+static bool holds_codes(const struct product *p) {
+    return format_is_code(p->w->compute) && (p->o.row_add || !tensor_scale_groups(p->w));
+}
+
 /* Columns n .. n + 15 of B are weight rows; beyond the last one it is repeated. */
 static void forward_panel(const struct product *p, size_t n, unsigned char *panel, void *chunk) {
     const struct gemm_engine *e = p->o.e;
     const dqt_tensor *w = p->w;
     n = size_min(n, p->n - 1);
     const size_t count = size_min(PANEL, p->n - n), row = p->row + n;
-    const bool code = format_is_code(w->compute);
+    const bool code = holds_codes(p);
     const struct packing *packing = w->compute == w->storage ? format_packing(w->storage) : NULL;
     if (p->o.row_add && packing) {
         e->pack_b_packed(e, packing, tensor_row(w, row), w->row_bytes, count, p->o.padded_k / PACK_BLOCK, panel);
@@ -217,11 +276,15 @@ static void input_gradient_panels(const struct product *p, size_t n, size_t coun
     const size_t end = round_up(count, e->columns);
     const bool code = format_is_code(w->compute);
     const struct packing *packing = w->compute == w->storage ? format_packing(w->storage) : NULL;
+    const size_t group = tensor_compute_group_cols(w), first_group = n / group;
+    const size_t groups = tensor_scale_groups(w) ? (n + count - 1) / group + 1 - first_group : 0;
+    float *scales = groups ? (float *)chunk + width * PACK_BLOCK / sizeof(float) : NULL; /* [64][groups], after codes */
     for (size_t k = 0; k < p->k; k += PACK_BLOCK) {
         const size_t depth = size_min(PACK_BLOCK, p->k - k);
         if (code && !packing) memset(chunk, 0, depth * width);
         for (size_t i = 0; i < depth; i++) {
             const size_t row = p->row + k + i;
+            if (groups) tensor_read_compute_scales(w, row, first_group, groups, scales + i * groups);
             if (packing) {
                 const size_t offset = n / PACK_BLOCK * packing_block_bytes(packing);
                 p->ctx->kernels->gemm.unpack(packing, tensor_row(w, row) + offset, width / PACK_BLOCK,
@@ -235,7 +298,8 @@ static void input_gradient_panels(const struct product *p, size_t n, size_t coun
         for (size_t c = 0; c < end; c += PANEL) {
             unsigned char *out = b + c / PANEL * panel_stride + k * PANEL * e->size;
             if (code) {
-                e->pack_b_codes(e, (const int8_t *)chunk + c, width, depth, out);
+                const size_t g = size_min((n + c) / group - first_group, groups ? groups - 1 : 0);
+                e->pack_b_codes(e, (const int8_t *)chunk + c, width, depth, groups ? scales + g : NULL, groups, out);
             } else {
                 e->pack_b(e, (const float *)chunk + c, width, c < count ? size_min(PANEL, count - c) : 0, depth, out);
             }
@@ -273,13 +337,15 @@ static void multiply_task(void *arg, size_t task, int lane) {
     const size_t n0 = task * p->columns, n = size_min(p->columns, p->n - n0);
     struct arena a = lane_arena(p->ws, lane);
     struct block_scratch s;
-    block_layout(e, p->o.padded_k, p->columns, &a, &s);
+    block_layout(e, p->o.padded_k, p->o.groups, p->columns, &a, &s);
     s.done = arena_take(&a, ceil_div(p->o.m, e->rows), 1);
     const float *col_scale = NULL;
     if (p->x) {
-        for (size_t c = 0; c < round_up(n, e->columns); c += PANEL)
+        for (size_t c = 0; c < round_up(n, e->columns); c += PANEL) {
             forward_panel(p, n0 + c, s.b + c * p->o.padded_k * e->size, s.chunk);
-        if (format_is_code(p->w->compute)) {
+            if (p->o.groups) panel_scales(p, n0 + c, s.group_scale + c * p->o.groups);
+        }
+        if (!p->o.groups && holds_codes(p)) {
             for (size_t c = 0; c < n; c++)
                 s.col_scale[c] = tensor_compute_scale(p->w, p->row + n0 + c);
             col_scale = s.col_scale;
@@ -291,7 +357,8 @@ static void multiply_task(void *arg, size_t task, int lane) {
                               .ld_y = p->ld_y,
                               .accumulate = p->accumulate,
                               .stream = streams(p),
-                              .col_scale = col_scale};
+                              .col_scale = col_scale,
+                              .group_scale = s.group_scale};
     multiply_blocks(p, &s, n, &to, lane);
 }
 
@@ -299,7 +366,7 @@ static void run(struct product *p, size_t tokens, size_t smallest) {
     const struct gemm_engine *e = p->o.e;
     const float *row_scale = p->o.row_scale;
     const size_t chunk = chunk_tokens(e, p->o.padded_k);
-    p->columns = block_columns(e, p->n, p->o.padded_k, smallest, BLOCK_BYTES, p->ctx->num_threads);
+    p->columns = block_columns(p->n, column_bytes(&p->o, p->o.padded_k), smallest, BLOCK_BYTES, p->ctx->num_threads);
     for (p->first = 0; p->first < tokens; p->first += chunk) {
         p->o.m = size_min(chunk, tokens - p->first);
         p->o.row_scale = row_scale ? row_scale + p->first : NULL;
@@ -331,6 +398,8 @@ static void forward_many(const dqt_context *ctx, const struct workspace *ws, con
         p.o.e = packing_range(packing) <= kernels->code.max_range ? &kernels->code : &kernels->int8;
         DQT_ASSERT(packing_range(packing) <= p.o.e->max_range);
         p.o.padded_k = round_up(x->cols, PACK_BLOCK);
+        p.o.groups = tensor_scale_groups(w);
+        p.o.group = p.o.groups ? tensor_compute_group_cols(w) : 0;
         p.bias = panel_bias(p.o.e, packing);
     } else {
         const bool bf16 = x->codes ? format_float_bytes(w->compute) == 2 : precision == DQT_PRECISION_BF16;
@@ -342,14 +411,9 @@ static void forward_many(const dqt_context *ctx, const struct workspace *ws, con
     shared_layout(&p, x->tokens, 0, &shared);
     p.a = shared.base + shared.used;
     p.o.a = p.a;
-    p.o.row_add = integer ? p.row_add : NULL;
+    p.o.row_add = !integer ? NULL : p.o.groups && p.bias == 0 ? no_row_add : p.row_add;
     p.k_scale = NULL;
     run(&p, x->tokens, 2 * PANEL);
-}
-
-dqt_status gemm_supports(const dqt_context *ctx, const char *name, const dqt_tensor_options *o) {
-    if (o->scale_axis != DQT_AXIS_GROUP || !format_is_code(options_compute(o))) return DQT_OK;
-    return fail(ctx, DQT_E_UNSUPPORTED, "%s: there are no products with scales of groups", name);
 }
 
 size_t gemm_gemv_tokens(const dqt_context *ctx, size_t tokens) {
@@ -403,7 +467,7 @@ void gemm_input_gradient(const dqt_context *ctx, const struct workspace *ws, con
     shared_layout(&p, tokens, 0, &shared);
     p.a = shared.base + shared.used;
     p.o.a = p.a;
-    if (format_is_code(w->compute)) {
+    if (holds_codes(&p)) {
         for (size_t r = 0; r < rows; r++)
             p.k_scale[r] = tensor_compute_scale(w, row + r);
     } else {

@@ -19,18 +19,18 @@ struct activations {
     size_t ld;
 };
 
-/* DQT_E_UNSUPPORTED for a weight `name` of these options. */
-dqt_status gemm_supports(const dqt_context *ctx, const char *name, const dqt_tensor_options *o);
-
-/* Scratch that covers every function below for at most these sizes. */
-void gemm_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols, struct scratch_need *need);
+/* Scratch that covers every function below for at most these sizes; group_cols as tensor_compute_group_cols has it. */
+void gemm_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols, size_t group_cols,
+                  struct scratch_need *need);
 
 /* The `gemv_tokens` of a product of so many tokens of one pass: all of them, or none. */
 size_t gemm_gemv_tokens(const dqt_context *ctx, size_t tokens);
 
 /* y[t][r] = x[t] . W[row + r]; y has leading dimension ld_y; accumulate adds to y. precision: DQT_PRECISION_F32 or BF16
  * (resolved; only read for float activations). Integer activations with integer compute format: exact int32 sums, then
- * (float)sum * (step[t] * scale[r]). Integer activations with float compute format, or the reverse: float products.
+ * (float)sum * (step[t] * scale[r]); with scales of groups step[t] * (sum over groups of (float)sum * scale[r][group]),
+ * in order. Integer activations with float compute format, or the reverse: float products, with scales of groups of
+ * weights as floats, scale * code.
  * There are two kinds of kernels, for few tokens and for many, whose float sums have different orders; with both a
  * token's bits do not depend on the other tokens. Float products of the first `gemv_tokens` tokens are of the first
  * kind, those of the others of the second; exact products choose by speed. */
@@ -38,7 +38,8 @@ void gemm_forward(const dqt_context *ctx, const struct workspace *ws, const stru
                   const dqt_tensor *w, size_t row, size_t rows, int precision, bool accumulate, float *y, size_t ld_y);
 
 /* dx[t][c] = sum_r dy[t][r] * W[row + r][c]; dy has leading dimension ld_dy; dx[tokens][w->cols] dense. The row scale
- * is folded into dy before it is rounded to bf16, so that codes enter exactly. */
+ * is folded into dy before it is rounded to bf16, so that codes enter exactly; with scales of groups W is scale * code,
+ * rounded. */
 void gemm_input_gradient(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy,
                          size_t tokens, const dqt_tensor *w, size_t row, size_t rows, int precision, bool accumulate,
                          float *dx);

@@ -38,8 +38,9 @@ struct operand {
     const struct gemm_engine *e;
     const void *a; /* blocks of e->rows rows */
     size_t m, padded_k;
-    const int32_t *row_add; /* [m]; NULL: 0 */
+    const int32_t *row_add; /* [m]; NULL: 0. With groups: [blocks][groups][e->rows], or one of `no_row_add` */
     const float *row_scale; /* [m]; NULL: 1 */
+    size_t group, groups;   /* of K, each with scales of its own; groups 0: none */
 };
 
 /* Bytes that will be read later, to be fetched into L2. */
@@ -102,8 +103,9 @@ static inline bool pack_queue_is_packed(const struct pack_queue *w, size_t part)
 struct result {
     float *y;
     size_t ld_y;
-    bool accumulate, stream; /* as in struct gemm_block */
-    const float *col_scale;  /* [n]; NULL: 1 */
+    bool accumulate, stream;  /* as in struct gemm_block */
+    const float *col_scale;   /* [n]; NULL: 1 */
+    const float *group_scale; /* [n / PANEL][groups][PANEL] */
 };
 
 /* One lane's scratch for a block of B. */
@@ -111,15 +113,15 @@ struct block_scratch {
     unsigned char *b;    /* panels: [columns / PANEL][padded_k / group][PANEL][group] elements */
     void *partial;       /* [e->rows][columns] sums, as in struct gemm_block */
     float *col_scale;    /* [columns] */
+    float *group_scale;  /* [columns / PANEL][groups][PANEL] */
     unsigned char *done; /* struct pack_queue */
     void *chunk;         /* 64 rows of a block of A or B before packing, as int8 or float */
 };
 
 /* Columns of a task: at most BLOCK_COLUMNS, at most `bytes` of B unless it is `smallest` (which it is a multiple
  * of), and equal shares for the threads. */
-size_t block_columns(const struct gemm_engine *e, size_t n, size_t padded_k, size_t smallest, size_t bytes,
-                     int threads);
-void block_layout(const struct gemm_engine *e, size_t padded_k, size_t columns, struct arena *a,
+size_t block_columns(size_t n, size_t column_bytes, size_t smallest, size_t bytes, int threads);
+void block_layout(const struct gemm_engine *e, size_t padded_k, size_t groups, size_t columns, struct arena *a,
                   struct block_scratch *s);
 
 /* Rows [i, i + e->rows) of the result from a packed block of B with n columns; i is a multiple of e->rows. `prefetch`
@@ -130,6 +132,14 @@ void gebp_multiply(const struct operand *o, size_t i, const void *b, size_t n, v
 /* All rows of the result from n <= e->columns columns of B, by an engine that has gepb. */
 void gepb_multiply(const struct operand *o, const void *b, size_t n, void *partial, const struct result *to,
                    struct prefetch prefetch);
+
+/* Scales of a row of weights as products see them; 0: one scale, which is multiplied at the end. */
+static inline size_t scale_groups(size_t cols, size_t group_cols) {
+    return group_cols < cols ? cols / group_cols : 0;
+}
+static inline size_t tensor_scale_groups(const dqt_tensor *w) {
+    return scale_groups(w->cols, tensor_compute_group_cols(w));
+}
 
 /* For parallel_run: nanoseconds of a product [tokens][cols] x [rows][cols], as measured on one core of 2 GHz
  * (docs/performance.md, tables of forward and gradient products), a third of the rates of large matrices. */

@@ -12,7 +12,7 @@ struct gemv {
     const struct activations *x;
     const dqt_tensor *w;
     size_t row, rows;
-    bool integer, packed, accumulate;
+    bool integer, packed, groups, accumulate;
     const int8_t *permuted; /* [tokens][ld_permuted] */
     size_t ld_permuted;
     const int32_t *x_sum; /* [tokens] */
@@ -67,6 +67,22 @@ static void packed_rows(const struct gemv *g, size_t r, size_t count) {
     }
 }
 
+/* Codes with scales of groups; their sum starts at -0, to which any number can be added without a change. */
+static void group_row(const struct gemv *g, size_t r, int8_t *scratch) {
+    const struct activations *x = g->x;
+    const int8_t *codes = row_codes(g, g->row + r, scratch);
+    const size_t group = tensor_compute_group_cols(g->w);
+    for (size_t t = 0; t < x->tokens; t++) {
+        float sum = -0.0f;
+        for (size_t c = 0; c < x->cols; c += group) {
+            float scale;
+            tensor_read_compute_scales(g->w, g->row + r, c / group, 1, &scale);
+            sum += (float)g->ctx->kernels->gemm.dot_codes(codes + c, x->codes + t * x->ld + c, group) * scale;
+        }
+        put(g, t, r, sum, x->step[t]);
+    }
+}
+
 static void code_row(const struct gemv *g, size_t r, int8_t *scratch) {
     const struct gemm_kernels *k = &g->ctx->kernels->gemm;
     const struct activations *x = g->x;
@@ -87,10 +103,13 @@ static void float_row(const struct gemv *g, size_t r, float *scratch) {
     const struct activations *x = g->x;
     const dqt_tensor *w = g->w;
     const void *data = tensor_row(w, g->row + r);
-    if (x->codes) tensor_read_floats(w, g->row + r, 0, w->cols, scratch);
+    const bool code = format_is_code(w->compute); /* with scales of groups */
+    if (x->codes || code) tensor_read_floats(w, g->row + r, 0, w->cols, scratch);
     for (size_t t = 0; t < x->tokens; t++) {
         if (x->codes) {
             put(g, t, r, k->dot_code_float(x->codes + t * x->ld, scratch, x->cols), x->step[t]);
+        } else if (code) {
+            put(g, t, r, k->dot_float(scratch, x->floats + t * x->ld, x->cols), 1.0f);
         } else if (format_float_bytes(w->storage) == 2) {
             put(g, t, r, k->dot_bf16_float(data, x->floats + t * x->ld, x->cols), 1.0f);
         } else {
@@ -108,7 +127,9 @@ static void gemv_task(void *arg, size_t task, int lane) {
             const size_t count = size_min(DOT_ROWS, end - r);
             packed_rows(g, r, count);
             r += count;
-        } else if (format_is_code(g->w->compute)) {
+        } else if (g->integer && g->groups) {
+            group_row(g, r++, scratch);
+        } else if (format_is_code(g->w->compute) && !g->groups) {
             code_row(g, r++, scratch);
         } else {
             float_row(g, r++, scratch);
@@ -130,7 +151,8 @@ void gemv_forward(const dqt_context *ctx, const struct workspace *ws, const stru
                      .ld_y = ld_y,
                      .ld_permuted = permuted_bytes(x->cols)};
     g.integer = x->codes && format_is_code(w->compute);
-    g.packed = g.integer && k->packed_dot.dot_packed && w->compute == w->storage &&
+    g.groups = tensor_scale_groups(w) != 0;
+    g.packed = g.integer && !g.groups && k->packed_dot.dot_packed && w->compute == w->storage &&
                dot_packed_takes(format_packing(w->storage));
     if (g.packed) {
         struct arena shared = shared_arena(ws);

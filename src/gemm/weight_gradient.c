@@ -53,7 +53,7 @@ static void lane_layout(const struct gemm_engine *e, size_t rows, size_t cols, s
     s->tile = arena_take(a, scratch_product(rows, tile_stride(cols)), sizeof(float));
     s->partial = shares_panels(e) ? arena_take(a, round_up(rows, e->rows) * e->columns, sizeof(float)) : NULL;
     s->block.done = arena_take(a, ceil_div(cols, PACK_BLOCK), 1);
-    block_layout(e, shares_panels(e) ? 0 : padded_k, columns, a, &s->block);
+    block_layout(e, shares_panels(e) ? 0 : padded_k, 0, columns, a, &s->block);
 }
 
 static void shared_layout(struct weight_gradient *g, size_t cols, size_t column_bytes, struct arena *a) {
@@ -70,7 +70,7 @@ void weight_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t rows,
         struct arena a = {0};
         struct lane_scratch s;
         lane_layout(e, rows, cols, padded_k, 0, &a, &s);
-        block_layout(e, 0, BLOCK_COLUMNS, &a, &s.block);
+        block_layout(e, 0, 0, BLOCK_COLUMNS, &a, &s.block);
         const size_t column_bytes = scratch_product(padded_k, e->size);
         if (!shares_panels(e))
             arena_take(&a,
@@ -99,7 +99,7 @@ static void pack_panels(const struct weight_gradient *g, size_t n, size_t count,
             if (x->codes) {
                 for (size_t i = 0; c % PACK_BLOCK == 0 && i < tokens; i++) /* n + c + 64 <= round_up(cols, 64) <= ld */
                     memcpy(codes + i * PACK_BLOCK, x->codes + (t + i) * x->ld + n + c, PACK_BLOCK);
-                e->pack_b_codes(e, codes + c % PACK_BLOCK, PACK_BLOCK, tokens, out);
+                e->pack_b_codes(e, codes + c % PACK_BLOCK, PACK_BLOCK, tokens, NULL, 0, out);
             } else {
                 const size_t from = size_min(n + c, x->cols);
                 e->pack_b(e, x->floats + t * x->ld + from, x->ld, size_min(PANEL, x->cols - from), tokens, out);
@@ -178,7 +178,7 @@ void gemm_weight_gradient(const dqt_context *ctx, const struct workspace *ws, co
                                 .ld_tile = tile_stride(x->cols)};
     g.e = precision == DQT_PRECISION_BF16 ? &kernels->bf16 : &kernels->f32;
     g.padded_k = round_up(x->tokens, g.e->k_align);
-    g.columns = block_columns(g.e, x->cols, g.padded_k, PACK_BLOCK, BLOCK_BYTES / 8, 1); /* A stays in L2 */
+    g.columns = block_columns(x->cols, g.padded_k * g.e->size, PACK_BLOCK, BLOCK_BYTES / 8, 1); /* A stays in L2 */
     if (shares_panels(g.e)) {
         struct arena shared = shared_arena(ws);
         shared_layout(&g, x->cols, g.padded_k * g.e->size, &shared);

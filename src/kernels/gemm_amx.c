@@ -29,6 +29,9 @@ struct tile_config { /* Intel SDM vol. 1, 18.3 */
 /* Constant data: gcc's _tile_loadconfig does not tell the compiler that all 64 bytes are read. */
 static const struct tile_config config = {
     .palette = 1, .bytes_per_row = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
+/* 32 elements of K: half of A's rows, half of B's tile. */
+static const struct tile_config half_config = {
+    .palette = 1, .bytes_per_row = {64, 64, 64, 64, 32, 32, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 8, 8}};
 
 static void begin(void) {
     _tile_loadconfig(&config);
@@ -131,10 +134,10 @@ static inline void multiply(const struct gemm_block *b, bool integer, bool gepb)
             LOAD(gepb, 7, b1);
             LOAD(!gepb, 5, a + TILE);
             if (integer) {
-                _tile_dpbsud(0, 4, 6);
-                _tile_dpbsud(1, 4, 7);
-                _tile_dpbsud(2, 5, 6);
-                _tile_dpbsud(3, 5, 7);
+                _tile_dpbssd(0, 4, 6);
+                _tile_dpbssd(1, 4, 7);
+                _tile_dpbssd(2, 5, 6);
+                _tile_dpbssd(3, 5, 7);
             } else {
                 _tile_dpbf16ps(0, 4, 6);
                 _tile_dpbf16ps(1, 4, 7);
@@ -183,6 +186,69 @@ static void gebp_bf16(const struct gemm_block *b) {
 
 static void gepb_bf16(const struct gemm_block *b) {
     multiply(b, false, true);
+}
+
+/* 32 x 32 sums of a group on their way from tiles to the float totals[32][32]. */
+static inline void add_group(const unsigned char *sums, const float *scale, size_t scale_stride, float *totals) {
+    const __m512 s0 = _mm512_loadu_ps(scale), s1 = _mm512_loadu_ps(scale + scale_stride);
+    for (size_t i = 0; i < ROWS; i++, totals += 2 * PANEL) {
+        const unsigned char *from = sums + i / 16 * 2 * TILE + i % 16 * 64;
+        const __m512 v0 = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(from)), s0);
+        const __m512 v1 = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(from + TILE)), s1);
+        _mm512_store_ps(totals, _mm512_add_ps(_mm512_load_ps(totals), v0));
+        _mm512_store_ps(totals + PANEL, _mm512_add_ps(_mm512_load_ps(totals + PANEL), v1));
+    }
+}
+
+/* Sums of one group in tiles 0 to 3; a and b0 are at its first k. Of a group of 32 A has rows of half 64 bytes. */
+static inline void multiply_group(const unsigned char *a, const unsigned char *b0, size_t panel_stride, size_t steps) {
+    zero_sums();
+    for (size_t s = 0; s < steps; s++, a += 2 * TILE, b0 += TILE) {
+        _tile_stream_loadd(6, b0, 64);
+        _tile_loadd(4, a, 64);
+        _tile_stream_loadd(7, b0 + panel_stride, 64);
+        _tile_loadd(5, a + TILE, 64);
+        _tile_dpbssd(0, 4, 6);
+        _tile_dpbssd(1, 4, 7);
+        _tile_dpbssd(2, 5, 6);
+        _tile_dpbssd(3, 5, 7);
+    }
+}
+
+/* partial: [n / 32][32][32] floats. While the tile unit works on a group, the vector units add the one before it. */
+static void gebp_groups(const struct gemm_block *b) {
+    DQT_ASSERT(b->m > 0 && b->m <= ROWS && b->n > 0 && b->k % b->group == 0 && (b->group == 32 || b->group % 64 == 0));
+    DQT_ASSERT((uintptr_t)b->a % 32 == 0 && (uintptr_t)b->b % 64 == 0 && (uintptr_t)b->partial % 64 == 0);
+    _Alignas(64) unsigned char sums[2][4 * TILE]; /* of two groups, in turn */
+    const size_t group = b->group, groups = b->k / group, steps = (group + 63) / 64, stride = b->group_scale_stride;
+    const size_t cell = b->first && b->last ? 0 : ROWS;
+    const struct epilogue f = epilogue_begin(b);
+    const char *prefetch = b->prefetch, *const prefetch_end = prefetch ? prefetch + b->prefetch_bytes : NULL;
+    const size_t prefetch_share = b->prefetch_bytes / ((b->n + 31) / 32) + 64;
+    if (group == 32) _tile_loadconfig(&half_config);
+    for (size_t n = 0; n < b->n; n += 2 * PANEL) {
+        for (size_t i = 0; i < prefetch_share && prefetch < prefetch_end; i += 64, prefetch += 64)
+            _mm_prefetch(prefetch, _MM_HINT_T1);
+        const unsigned char *b0 = (const unsigned char *)b->b + n / PANEL * b->panel_stride;
+        const float *scale = b->group_scale + n / PANEL * stride;
+        float *totals = (float *)b->partial + n * cell;
+        for (size_t i = 0; b->first && i < ROWS * 2 * PANEL; i += 16)
+            _mm512_store_ps(totals + i, _mm512_set1_ps(-0.0f));
+        for (size_t g = 0, k = 0; g < groups; g++, k += group, b0 += group * PANEL) {
+            multiply_group((const unsigned char *)b->a + k / 64 * 2 * TILE + k % 64, b0, b->panel_stride, steps);
+            if (g > 0) add_group(sums[(g - 1) % 2], scale + (g - 1) * PANEL, stride, totals);
+            store_tiles(sums[g % 2], 64, TILE, 2 * TILE);
+        }
+        add_group(sums[(groups - 1) % 2], scale + (groups - 1) * PANEL, stride, totals);
+        if (!b->last) continue;
+        const struct columns16 c0 = {first_lanes(b->n - n), _mm512_set1_ps(1.0f)};
+        const struct columns16 c1 = {first_lanes(b->n - n > PANEL ? b->n - n - PANEL : 0), _mm512_set1_ps(1.0f)};
+        for (size_t i = 0; i < b->m; i++) {
+            epilogue_float(&f, i, n, c0, _mm512_load_ps(totals + i * 2 * PANEL), EPILOGUE_PARTIAL);
+            epilogue_float(&f, i, n + PANEL, c1, _mm512_load_ps(totals + i * 2 * PANEL + PANEL), EPILOGUE_PARTIAL);
+        }
+    }
+    if (group == 32) _tile_loadconfig(&config);
 }
 
 /* [K / 64][32][64 bytes]: 1 KiB tiles. */
@@ -294,13 +360,14 @@ const struct gemm_engine gemm_int8_amx = {.rows = ROWS,
                                           .size = 1,
                                           .k_align = 64,
                                           .kc_bytes = KC_BYTES,
-                                          .bytes_bias = -128,
+                                          .signed_codes = true,
                                           .max_range = 255,
                                           .begin = begin,
                                           .end = end,
                                           .gebp = gebp_int8,
+                                          .gebp_groups = gebp_groups,
                                           .pack_a_codes = pack_a_codes,
-                                          .pack_b_packed = gemm_pack_b_packed_avx512};
+                                          .pack_b_packed = gemm_pack_b_signed_avx512};
 const struct gemm_engine gemm_bf16_amx = {.rows = ROWS,
                                           .columns = 2 * PANEL,
                                           .group = 2,

@@ -74,6 +74,10 @@ static inline __m256i widen(__m256i sum, __m256i short_sum) {
 #define NUMBER int32_t
 #define EPILOGUE epilogue8_int
 #define EPILOGUE_NUMBER epilogue_number_int
+#define BLOCK_GROUPS block_code_groups
+#define SET _mm256_set1_epi32
+#define ADD_SCALED add_scaled8
+#define EPILOGUE_FLOATS epilogue8_floats
 #include "kernels/gemm_block_template.h"
 
 /* Wider codes: both operands as 16-bit numbers. */
@@ -97,6 +101,10 @@ static inline __m256i dot16(__m256i sum, __m256i a, __m256i b) {
 #define NUMBER int32_t
 #define EPILOGUE epilogue8_int
 #define EPILOGUE_NUMBER epilogue_number_int
+#define BLOCK_GROUPS block_int8_groups
+#define SET _mm256_set1_epi32
+#define ADD_SCALED add_scaled8
+#define EPILOGUE_FLOATS epilogue8_floats
 #include "kernels/gemm_block_template.h"
 
 /* Float vectors with rows of any of three types; four sums hide the latency of multiply-add. */
@@ -151,7 +159,7 @@ float dot_float_avx2(const float *w, const float *x, size_t n) {
 }
 
 int32_t dot_codes_avx2(const int8_t *a, const int8_t *b, size_t n) {
-    DQT_ASSERT(n % 64 == 0);
+    DQT_ASSERT(n % 32 == 0);
     __m256i s0 = _mm256_setzero_si256(), s1 = s0;
     for (size_t i = 0; i < n; i += 32) {
         const __m256i a8 = load_int(a + i), b8 = load_int(b + i);
@@ -175,6 +183,7 @@ const struct gemm_engine gemm_code_avx2 = {.rows = CODE_ROWS,
                                            .bytes_bias = -128,
                                            .max_range = MAX_RANGE,
                                            .gebp = block_code,
+                                           .gebp_groups = block_code_groups,
                                            .pack_a_codes = gemm_pack_a_codes,
                                            .pack_b_packed = gemm_pack_b_packed_avx2};
 const struct gemm_engine gemm_int8_avx2 = {.rows = INT8_ROWS,
@@ -186,6 +195,7 @@ const struct gemm_engine gemm_int8_avx2 = {.rows = INT8_ROWS,
                                            .bytes_bias = 0,
                                            .max_range = 255,
                                            .gebp = block_int8,
+                                           .gebp_groups = block_int8_groups,
                                            .pack_a_codes = gemm_pack_a_codes,
                                            .pack_b_packed = gemm_pack_b_packed16_avx2};
 

@@ -77,6 +77,10 @@ static inline __m512i widen(__m512i sum, __m512i short_sum) {
 #define NUMBER int32_t
 #define EPILOGUE epilogue16_int
 #define EPILOGUE_NUMBER epilogue_number_int
+#define BLOCK_GROUPS block_code_groups
+#define SET _mm512_set1_epi32
+#define ADD_SCALED add_scaled16
+#define EPILOGUE_FLOATS epilogue16_floats
 #include "kernels/gemm_block_template.h"
 
 /* Wider codes: both operands as 16-bit numbers. */
@@ -100,6 +104,10 @@ static inline __m512i dot16(__m512i sum, __m512i a, __m512i b) {
 #define NUMBER int32_t
 #define EPILOGUE epilogue16_int
 #define EPILOGUE_NUMBER epilogue_number_int
+#define BLOCK_GROUPS block_int8_groups
+#define SET _mm512_set1_epi32
+#define ADD_SCALED add_scaled16
+#define EPILOGUE_FLOATS epilogue16_floats
 #include "kernels/gemm_block_template.h"
 
 /* Float vectors with rows of any of three types; four sums hide the latency of multiply-add. */
@@ -151,6 +159,7 @@ const struct gemm_engine gemm_code_avx512 = {.rows = CODE_ROWS,
                                              .bytes_bias = -128,
                                              .max_range = MAX_RANGE,
                                              .gebp = block_code,
+                                             .gebp_groups = block_code_groups,
                                              .pack_a_codes = gemm_pack_a_codes,
                                              .pack_b_packed = gemm_pack_b_packed_avx512};
 const struct gemm_engine gemm_int8_avx512 = {.rows = INT8_ROWS,
@@ -162,6 +171,7 @@ const struct gemm_engine gemm_int8_avx512 = {.rows = INT8_ROWS,
                                              .bytes_bias = 0,
                                              .max_range = 255,
                                              .gebp = block_int8,
+                                             .gebp_groups = block_int8_groups,
                                              .pack_a_codes = gemm_pack_a_codes,
                                              .pack_b_packed = gemm_pack_b_packed16_avx2};
 

@@ -41,6 +41,10 @@ static inline __m512i dot(__m512i sum, __m512i a, __m512i b) {
 #define NUMBER int32_t
 #define EPILOGUE epilogue16_int
 #define EPILOGUE_NUMBER epilogue_number_int
+#define BLOCK_GROUPS block_int8_groups
+#define SET _mm512_set1_epi32
+#define ADD_SCALED add_scaled16
+#define EPILOGUE_FLOATS epilogue16_floats
 #include "kernels/gemm_block_template.h"
 
 const struct gemm_engine gemm_int8_avx512_vnni = {.rows = INT8_ROWS,
@@ -52,6 +56,7 @@ const struct gemm_engine gemm_int8_avx512_vnni = {.rows = INT8_ROWS,
                                                   .bytes_bias = -128,
                                                   .max_range = 255,
                                                   .gebp = block_int8,
+                                                  .gebp_groups = block_int8_groups,
                                                   .pack_a_codes = gemm_pack_a_codes,
                                                   .pack_b_packed = gemm_pack_b_packed_avx512};
 

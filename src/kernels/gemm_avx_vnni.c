@@ -35,11 +35,15 @@ static inline __m256i dot(__m256i sum, __m256i a, __m256i b) {
 #define NUMBER int32_t
 #define EPILOGUE epilogue8_int
 #define EPILOGUE_NUMBER epilogue_number_int
+#define BLOCK_GROUPS block_int8_groups
+#define SET _mm256_set1_epi32
+#define ADD_SCALED add_scaled8
+#define EPILOGUE_FLOATS epilogue8_floats
 #include "kernels/gemm_block_template.h"
 
 /* a is made unsigned; 128 times the sum of b is taken away again. Wrap-around is exact. */
 int32_t dot_codes_avx_vnni(const int8_t *a, const int8_t *b, size_t n) {
-    DQT_ASSERT(n % 64 == 0);
+    DQT_ASSERT(n % 32 == 0);
     const __m256i flip = _mm256_set1_epi8((char)0x80);
     __m256i s0 = _mm256_setzero_si256(), s1 = s0;
     for (size_t i = 0; i < n; i += 32) {
@@ -62,6 +66,7 @@ const struct gemm_engine gemm_int8_avx_vnni = {.rows = INT8_ROWS,
                                                .bytes_bias = -128,
                                                .max_range = 255,
                                                .gebp = block_int8,
+                                               .gebp_groups = block_int8_groups,
                                                .pack_a_codes = gemm_pack_a_codes,
                                                .pack_b_packed = gemm_pack_b_packed_avx2};
 

@@ -12,6 +12,8 @@
  *   DOT(sum, a, b)
  *   EPILOGUE(f, i, n, sum)  y[i][n ...] of whole vectors, see struct epilogue
  *   NUMBER      int32_t or float: of a sum
+ *   BLOCK_GROUPS and others of gemm_block_groups_template.h
+ *               only for integer kernels
  *   WIDEN_STEPS, SHORT_DOT(sum, a, b), WIDEN(sum, short_sum)
  *               only for kernels that sum in 16 bits: at most WIDEN_STEPS steps long
  *
@@ -97,6 +99,10 @@ static void BLOCK(const struct gemm_block *b) {
         }
     }
 }
+
+#ifdef BLOCK_GROUPS
+#include "kernels/gemm_block_groups_template.h"
+#endif
 
 #undef BLOCK
 #undef ROWS

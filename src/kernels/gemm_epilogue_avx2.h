@@ -20,6 +20,16 @@ static inline void epilogue8_int(const struct epilogue *f, size_t i, size_t n, _
     epilogue8_float(f, i, n, _mm256_cvtepi32_ps(_mm256_add_epi32(sum, _mm256_set1_epi32(f->row_add[i]))));
 }
 
+static inline void epilogue8_floats(const struct epilogue *f, size_t i, size_t n, const float *from) {
+    epilogue8_float(f, i, n, _mm256_load_ps(from));
+}
+
+/* Groups of K. */
+static inline void add_scaled8(float *to, __m256i sum, const float *scale) {
+    const __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_loadu_ps(scale));
+    _mm256_store_ps(to, _mm256_add_ps(_mm256_load_ps(to), value));
+}
+
 static inline __m256i load_int(const void *p) {
     return _mm256_loadu_si256((const __m256i *)p);
 }

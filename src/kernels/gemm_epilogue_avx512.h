@@ -59,4 +59,14 @@ static inline void epilogue16_int(const struct epilogue *f, size_t i, size_t n, 
     epilogue16_float(f, i, n, _mm512_cvtepi32_ps(_mm512_add_epi32(sum, _mm512_set1_epi32(f->row_add[i]))));
 }
 
+static inline void epilogue16_floats(const struct epilogue *f, size_t i, size_t n, const float *from) {
+    epilogue16_float(f, i, n, _mm512_load_ps(from));
+}
+
+/* Groups of K. */
+static inline void add_scaled16(float *to, __m512i sum, const float *scale) {
+    const __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_loadu_ps(scale));
+    _mm512_store_ps(to, _mm512_add_ps(_mm512_load_ps(to), value));
+}
+
 #endif

@@ -19,4 +19,13 @@ static inline void epilogue4_int(const struct epilogue *f, size_t i, size_t n, i
     epilogue4_float(f, i, n, vcvtq_f32_s32(vaddq_s32(sum, vdupq_n_s32(f->row_add[i]))));
 }
 
+static inline void epilogue4_floats(const struct epilogue *f, size_t i, size_t n, const float *from) {
+    epilogue4_float(f, i, n, vld1q_f32(from));
+}
+
+/* Groups of K. */
+static inline void add_scaled4(float *to, int32x4_t sum, const float *scale) {
+    vst1q_f32(to, vaddq_f32(vld1q_f32(to), vmulq_f32(vcvtq_f32_s32(sum), vld1q_f32(scale))));
+}
+
 #endif

@@ -31,6 +31,7 @@ enum {
     DOT_GROUP_BLOCKS = 4,    /* pack blocks of a group that dot_packed reads */
     PANEL = 16,              /* columns of a panel */
     GEMM_K_ALIGN = 64,       /* every k_align divides it */
+    GEMM_MAX_ROWS = 32,      /* of an engine */
     GEMM_KC_BYTES = 16 << 10 /* kc_bytes where L1 is 32 or 48 KiB and both operands pass through it */
 };
 
@@ -54,11 +55,19 @@ struct gemm_block {
     size_t ld_y;
     bool accumulate;
     bool stream; /* a hint: y is aligned to 64 bytes, in every row, and larger than the caches */
+
+    /* gebp_groups: y = or += row_scale * sum over groups of ((float)sum of a group * its scale), groups in order, each
+     * product and sum rounded. k is whole groups, row_add is of this call's first, col_scale unused. Between calls
+     * `partial` holds the float sums. */
+    size_t group;              /* of K, a multiple of 32 */
+    size_t row_add_stride;     /* from a group's row_add to the next's; row_add is [rows] there */
+    const float *group_scale;  /* [groups][PANEL] of the first panel */
+    size_t group_scale_stride; /* from a panel's scales to the next panel's */
 };
 
 struct gemm_engine;
 
-/* src[m][ld], k a multiple of 64; sums[rows]: added to (the caller starts at zero). */
+/* src[m][ld], k a multiple of 32 and of k_align; sums[rows]: added to (the caller starts at zero). */
 typedef void pack_a_codes_fn(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t m, size_t k, void *out,
                              int32_t *sums);
 /* n packed rows (one column of B each) of `blocks` pack blocks, stride bytes apart. Columns from n on: anything. */
@@ -69,21 +78,25 @@ typedef void pack_a_fn(const struct gemm_engine *e, const float *src, size_t ld,
                        const float *k_scale, void *out);
 /* Columns from n on become zero. */
 typedef void pack_b_fn(const struct gemm_engine *e, const float *src, size_t ld, size_t n, size_t k, void *panel);
-/* src[k][ld], 16 columns readable. */
-typedef void pack_b_codes_fn(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, void *panel);
+/* src[k][ld], 16 columns readable. scale[k * ld_scale] multiplies row k (NULL: 1) before it is rounded to the engine's
+ * type. */
+typedef void pack_b_codes_fn(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, const float *scale,
+                             size_t ld_scale, void *panel);
 
 struct gemm_engine {
     size_t rows, columns, group, size, k_align; /* columns: taken at once, 16 or 32; size: bytes of an element */
     size_t
-        kc_bytes;   /* bytes of a block of A (gepb: of a group of panels) that stay in L1 while the rest streams past */
-    int bytes_bias; /* B holds q - bias: this bias where codes are packed as plain bytes, else their packing's own */
-    int max_range;  /* its sums are exact for codes with max - min up to this */
+        kc_bytes; /* bytes of a block of A (gepb: of a group of panels) that stay in L1 while the rest streams past */
+    bool signed_codes; /* B holds the codes as they are */
+    int bytes_bias;    /* else q - bias: this bias where codes are packed as plain bytes, else their packing's own */
+    int max_range;     /* its sums are exact for codes with max - min up to this */
     /* f32 elements that hold bf16 values: BF16 without instructions for it */
     bool emulates_bf16;
     void (*begin)(void); /* around calls of block on one thread; NULL: nothing to do */
     void (*end)(void);
     void (*gebp)(const struct gemm_block *b);
-    void (*gepb)(const struct gemm_block *b); /* the same sums; NULL: none */
+    void (*gepb)(const struct gemm_block *b);        /* the same sums; NULL: none */
+    void (*gebp_groups)(const struct gemm_block *b); /* integer engines */
 
     /* Packing of one block of A (rows beyond m become zero) or one panel of B, k elements deep, padded to k_align. May
      * be done part by part of K: k is a multiple of k_align except in the last. Integer engines have the first two,
@@ -99,7 +112,7 @@ struct gemm_engine {
 
 enum { DOT_ROWS = 4 };
 
-typedef int32_t dot_codes_fn(const int8_t *a, const int8_t *b, size_t n); /* n a multiple of 64 */
+typedef int32_t dot_codes_fn(const int8_t *a, const int8_t *b, size_t n); /* n a multiple of 32 */
 typedef float dot_code_float_fn(const int8_t *codes, const float *x, size_t n);
 typedef float dot_bf16_float_fn(const uint16_t *w, const float *x, size_t n);
 typedef float dot_float_fn(const float *w, const float *x, size_t n);
@@ -127,7 +140,7 @@ static inline bool dot_packed_takes(const struct packing *p) {
 
 /* The bias of B's elements in an integer engine: the kernel is given row_add = bias * (sum of A's row). */
 static inline int panel_bias(const struct gemm_engine *e, const struct packing *p) {
-    return packing_is_bytes(p) ? e->bytes_bias : p->bias;
+    return e->signed_codes ? 0 : packing_is_bytes(p) ? e->bytes_bias : p->bias;
 }
 
 struct gemm_kernels {

@@ -83,6 +83,10 @@ static inline int32x4_t dot16(int32x4_t sum, int16x8_t a, int16x8_t b) {
 #define EPILOGUE_NUMBER epilogue_number_int
 #define VECTORS 4
 #define LANES 4
+#define BLOCK_GROUPS block_int16_groups
+#define SET vdupq_n_s32
+#define ADD_SCALED add_scaled4
+#define EPILOGUE_FLOATS epilogue4_floats
 #include "kernels/gemm_block_template.h"
 
 const struct gemm_engine gemm_int8_neon = {.rows = INT8_ROWS,
@@ -94,6 +98,7 @@ const struct gemm_engine gemm_int8_neon = {.rows = INT8_ROWS,
                                            .bytes_bias = 0,
                                            .max_range = 255,
                                            .gebp = block_int16,
+                                           .gebp_groups = block_int16_groups,
                                            .pack_a_codes = gemm_pack_a_codes,
                                            .pack_b_packed = gemm_pack_b_packed_neon};
 

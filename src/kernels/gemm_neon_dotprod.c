@@ -45,6 +45,10 @@ static inline int8x16_t broadcast(const char *p) {
 #define EPILOGUE_NUMBER epilogue_number_int
 #define VECTORS 4
 #define LANES 4
+#define BLOCK_GROUPS block_int8_groups
+#define SET vdupq_n_s32
+#define ADD_SCALED add_scaled4
+#define EPILOGUE_FLOATS epilogue4_floats
 #include "kernels/gemm_block_template.h"
 
 const struct gemm_engine gemm_int8_neon_dotprod = {.rows = INT8_ROWS,
@@ -56,6 +60,7 @@ const struct gemm_engine gemm_int8_neon_dotprod = {.rows = INT8_ROWS,
                                                    .bytes_bias = 0,
                                                    .max_range = 255,
                                                    .gebp = block_int8,
+                                                   .gebp_groups = block_int8_groups,
                                                    .pack_a_codes = gemm_pack_a_codes,
                                                    .pack_b_packed = gemm_pack_b_packed_neon};
 

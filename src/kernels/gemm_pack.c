@@ -113,12 +113,15 @@ void gemm_pack_b_transposed(const struct gemm_engine *e, const float *src, size_
     }
 }
 
-void gemm_pack_b_codes(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
+void gemm_pack_b_codes(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, const float *scale,
+                       size_t ld_scale, void *panel) {
     const size_t group = e->group, size = e->size;
+    const bool emulates_bf16 = e->emulates_bf16;
     memset(panel, 0, round_up(k, e->k_align) * PANEL * size);
     for (size_t c = 0; c < k; c++) {
         const size_t index = c / group * group * PANEL + c % group;
+        const float factor = scale ? scale[c * ld_scale] : 1.0f;
         for (size_t i = 0; i < PANEL; i++)
-            store_float(panel, index + i * group, (float)src[c * ld + i], size, false);
+            store_float(panel, index + i * group, factor * (float)src[c * ld + i], size, emulates_bf16);
     }
 }

@@ -41,6 +41,34 @@ static void block_code(const struct gemm_block *b) {
     }
 }
 
+/* partial: [n / 16][rows][16] floats. */
+static void block_code_groups(const struct gemm_block *b) {
+    for (size_t n0 = 0; n0 < b->n; n0 += PANEL) {
+        const int8_t *a = b->a;
+        const uint8_t *panel = (const uint8_t *)b->b + n0 / PANEL * b->panel_stride;
+        const float *scale = b->group_scale + n0 / PANEL * b->group_scale_stride;
+        float *total = (float *)b->partial + n0 * ROWS;
+        for (size_t i = 0; b->first && i < ROWS * PANEL; i++)
+            total[i] = -0.0f; /* any number can be added to it without a change */
+        for (size_t g = 0; g < b->k / b->group; g++, scale += PANEL) {
+            uint32_t sum[ROWS][PANEL];
+            for (size_t i = 0; i < ROWS; i++)
+                for (size_t j = 0; j < PANEL; j++)
+                    sum[i][j] = (uint32_t)b->row_add[g * b->row_add_stride + i];
+            for (size_t k = 0; k < b->group; k++, a += ROWS, panel += PANEL)
+                for (size_t i = 0; i < ROWS; i++)
+                    for (size_t j = 0; j < PANEL; j++)
+                        sum[i][j] += (uint32_t)(a[i] * panel[j]);
+            for (size_t i = 0; i < ROWS; i++)
+                for (size_t j = 0; j < PANEL; j++)
+                    total[i * PANEL + j] += (float)(int32_t)sum[i][j] * scale[j];
+        }
+        for (size_t i = 0; b->last && i < b->m; i++)
+            for (size_t j = 0; j < PANEL && n0 + j < b->n; j++)
+                epilogue(b, i, n0 + j, total[i * PANEL + j]);
+    }
+}
+
 static void block_f32(const struct gemm_block *b) {
     const size_t ld = round_up(b->n, PANEL);
     float *partial = b->partial;
@@ -138,8 +166,8 @@ float dot_float_scalar(const float *w, const float *x, size_t n) {
 
 #define ENGINE_CODE                                                                                                    \
     .rows = ROWS, .columns = PANEL, .group = 1, .size = 1, .k_align = 1, .kc_bytes = GEMM_KC_BYTES,                    \
-    .bytes_bias = -128, .max_range = 255, .gebp = block_code, .pack_a_codes = gemm_pack_a_codes,                       \
-    .pack_b_packed = gemm_pack_b_packed
+    .bytes_bias = -128, .max_range = 255, .gebp = block_code, .gebp_groups = block_code_groups,                        \
+    .pack_a_codes = gemm_pack_a_codes, .pack_b_packed = gemm_pack_b_packed
 const struct gemm_engine gemm_code_scalar = {ENGINE_CODE};
 
 #define ENGINE_F32                                                                                                     \

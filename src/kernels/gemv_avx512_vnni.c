@@ -98,12 +98,13 @@ static void dot_packed(const struct packing *p, const uint8_t *const rows[DOT_RO
 
 /* a is made unsigned; 128 times the sum of b is taken away again. Wrap-around is exact. */
 int32_t dot_codes_avx512_vnni(const int8_t *a, const int8_t *b, size_t n) {
-    DQT_ASSERT(n % 64 == 0);
+    DQT_ASSERT(n % 32 == 0);
     const __m512i flip = _mm512_set1_epi8((char)0x80);
     __m512i s0 = _mm512_setzero_si512(), s1 = s0;
     for (size_t i = 0; i < n; i += 64) {
-        const __m512i y = _mm512_loadu_si512(b + i);
-        s0 = _mm512_dpbusd_epi32(s0, _mm512_xor_si512(_mm512_loadu_si512(a + i), flip), y);
+        const __mmask64 mask = first_bytes(n - i);
+        const __m512i y = _mm512_maskz_loadu_epi8(mask, b + i);
+        s0 = _mm512_dpbusd_epi32(s0, _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, a + i), flip), y);
         s1 = _mm512_dpbusd_epi32(s1, flip, y);
     }
     return _mm512_reduce_add_epi32(_mm512_sub_epi32(s0, s1));

@@ -7,6 +7,7 @@
 #include "kernels/vector_kernels.h"
 
 pack_b_packed_fn gemm_pack_b_packed_avx512; /* [K / 4][16][4] bytes, INT8 plus 128 */
+pack_b_packed_fn gemm_pack_b_signed_avx512; /* for engines of signed codes */
 /* For f32 engines of at most 16 rows. */
 pack_a_fn gemm_pack_a_avx512, gemm_pack_a_transposed_avx512;
 pack_b_fn gemm_pack_b_avx512, gemm_pack_b_transposed_avx512;

@@ -237,14 +237,25 @@ void gemm_pack_b_packed16_avx2(const struct gemm_engine *e, const struct packing
     }
 }
 
-void gemm_pack_b_codes_avx2(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
-    (void)e;
+/* Finite f32 to f32 that holds bf16 values: nearest, ties to even. */
+static inline __m256 round_to_bf16(__m256 v) {
+    const __m256i u = _mm256_castps_si256(v);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+    const __m256i r = _mm256_add_epi32(u, _mm256_add_epi32(_mm256_set1_epi32(0x7fff), odd));
+    return _mm256_castsi256_ps(_mm256_and_si256(r, _mm256_set1_epi32((int)0xffff0000)));
+}
+
+void gemm_pack_b_codes_avx2(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, const float *scale,
+                            size_t ld_scale, void *panel) {
+    const bool rounds = scale && e->emulates_bf16; /* codes alone are exact */
     float *out = panel;
     for (size_t c = 0; c < k; c++, out += PANEL) {
+        const __m256 factor = _mm256_set1_ps(scale ? scale[c * ld_scale] : 1.0f);
         for (size_t i = 0; i < PANEL; i += 8) {
             int64_t eight;
             memcpy(&eight, src + c * ld + i, sizeof eight);
-            _mm256_storeu_ps(out + i, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(eight))));
+            const __m256 v = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(eight))), factor);
+            _mm256_storeu_ps(out + i, rounds ? round_to_bf16(v) : v);
         }
     }
 }

@@ -86,17 +86,25 @@ static inline void gather4(const uint8_t *const rows[16], size_t offset, __m512i
     out[3] = _mm512_unpackhi_epi64(t1, t3);
 }
 
-/* Four consecutive values of 16 rows, one row a dword: stored, or added to what other planes have put there. */
-static inline void put_values(uint8_t *out, __m512i v, __m128i shift, bool add) {
-    if (add) v = _mm512_or_si512(_mm512_loadu_si512(out), _mm512_sll_epi32(v, shift));
+/* How a plane of a block of 16 rows goes to a panel. */
+struct put {
+    __m128i shift;
+    bool add;     /* to what other planes have put there */
+    bool is_last; /* of the planes, where codes shall be signed: */
+    __m512i bias; /* is added */
+};
+
+/* Four consecutive values of 16 rows, one row a dword. */
+static inline void put_values(uint8_t *out, __m512i v, const struct put *how) {
+    if (how->add) v = _mm512_or_si512(_mm512_loadu_si512(out), _mm512_sll_epi32(v, how->shift));
+    if (how->is_last) v = _mm512_add_epi8(v, how->bias);
     _mm512_storeu_si512(out, v);
 }
 
-/* One plane of a block of 16 rows. */
-static inline void panel_plane(enum plane plane, const uint8_t *const rows[16], size_t offset, int shift_by, bool add,
+/* One plane of a block of 16 rows; plain bytes, always the only plane, as if they were minus a bias of -128. */
+static inline void panel_plane(enum plane plane, const uint8_t *const rows[16], size_t offset, const struct put *how,
                                uint8_t *out) {
     const __m512i mask1 = _mm512_set1_epi8(1), mask2 = _mm512_set1_epi8(3), mask4 = _mm512_set1_epi8(15);
-    const __m128i shift = _mm_cvtsi32_si128(shift_by);
     __m512i d[4];
     switch (plane) {
     case PLANE_BITS: { /* four bits to four bytes: b0 + b1 2^8 + ... */
@@ -111,8 +119,7 @@ static inline void panel_plane(enum plane plane, const uint8_t *const rows[16], 
             for (size_t j = 0; j < 8; j++) {
                 const __m512i four =
                     _mm512_and_si512(_mm512_srli_epi32(bits, (unsigned)(4 * j)), _mm512_set1_epi32(15));
-                put_values(out + (8 * w + j) * 64, _mm512_and_si512(_mm512_mullo_epi32(four, spread), mask1), shift,
-                           add);
+                put_values(out + (8 * w + j) * 64, _mm512_and_si512(_mm512_mullo_epi32(four, spread), mask1), how);
             }
         }
         break;
@@ -122,69 +129,64 @@ static inline void panel_plane(enum plane plane, const uint8_t *const rows[16], 
         for (size_t p = 0; p < 4; p++)
             for (size_t j = 0; j < 4; j++)
                 put_values(out + (4 * p + j) * 64, _mm512_and_si512(_mm512_srli_epi32(d[j], (unsigned)(2 * p)), mask2),
-                           shift, add);
+                           how);
         break;
     case PLANE_NIBBLES:
         for (size_t h = 0; h < 2; h++) {
             gather4(rows, offset + 16 * h, d);
             for (size_t j = 0; j < 4; j++) {
-                put_values(out + (4 * h + j) * 64, _mm512_and_si512(d[j], mask4), shift, add);
-                put_values(out + (8 + 4 * h + j) * 64, _mm512_and_si512(_mm512_srli_epi32(d[j], 4), mask4), shift, add);
+                put_values(out + (4 * h + j) * 64, _mm512_and_si512(d[j], mask4), how);
+                put_values(out + (8 + 4 * h + j) * 64, _mm512_and_si512(_mm512_srli_epi32(d[j], 4), mask4), how);
             }
         }
         break;
-    case PLANE_BYTES: /* the only plane; minus a bias of -128 */
+    case PLANE_BYTES:
         for (size_t h = 0; h < 4; h++) {
             gather4(rows, offset + 16 * h, d);
             for (size_t j = 0; j < 4; j++)
-                put_values(out + (4 * h + j) * 64, _mm512_xor_si512(d[j], _mm512_set1_epi8((char)0x80)), shift, add);
+                put_values(out + (4 * h + j) * 64, _mm512_xor_si512(d[j], _mm512_set1_epi8((char)0x80)), how);
         }
         break;
     }
 }
 
-/* [K / 4][16][4] codes minus the packing's bias, -128 for plain bytes. */
-void gemm_pack_b_packed_avx512(const struct gemm_engine *e, const struct packing *p, const uint8_t *src, size_t stride,
-                               size_t n, size_t blocks, void *panel) {
+/* [K / 4][16][4] codes, `signed_codes` (a constant where this is inlined) as they are, else minus the packing's bias,
+ * -128 for plain bytes. */
+static inline void pack_panel(const struct packing *p, const uint8_t *src, size_t stride, size_t n, size_t blocks,
+                              bool signed_codes, uint8_t *out) {
     const uint8_t *rows[16];
-    uint8_t *out = panel;
     size_t offset = 0;
-    (void)e;
-    DQT_ASSERT(e->bytes_bias == -128 && e->group == 4 && e->size == 1 && n > 0);
+    DQT_ASSERT(n > 0);
     for (size_t i = 0; i < 16; i++)
         rows[i] = src + (i < n ? i : n - 1) * stride;
+    struct put how = {.bias = _mm512_set1_epi8(packing_is_bytes(p) ? (char)0x80 : (char)p->bias)};
     for (size_t b = 0; b < blocks; b++, out += PACK_BLOCK * PANEL) {
-        panel_plane(p->planes[0].plane, rows, offset, 0, false, out);
+        how.add = false;
+        how.is_last = signed_codes && p->num_planes == 1;
+        panel_plane(p->planes[0].plane, rows, offset, &how, out);
         offset += plane_bytes(p->planes[0].plane);
+        how.add = true;
         for (int i = 1; i < p->num_planes; i++) {
-            panel_plane(p->planes[i].plane, rows, offset, p->planes[i].shift, true, out);
+            how.shift = _mm_cvtsi32_si128(p->planes[i].shift);
+            how.is_last = signed_codes && i == p->num_planes - 1;
+            panel_plane(p->planes[i].plane, rows, offset, &how, out);
             offset += plane_bytes(p->planes[i].plane);
         }
     }
 }
 
-static inline __m512 codes_to_floats(const int8_t *src) {
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)src)));
-}
-
-/* [K / 2][16][2] bf16: codes are exact, so the upper halves of their floats. */
-void gemm_pack_b_codes_bf16_avx512(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
-    const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
-    const size_t padded = (k + e->k_align - 1) / e->k_align * e->k_align;
-    unsigned char *out = panel;
-    for (size_t c = 0; c < padded; c += 2, out += 64) {
-        const __m512i low = c < k ? _mm512_castps_si512(codes_to_floats(src + c * ld)) : _mm512_setzero_si512();
-        const __m512i high =
-            c + 1 < k ? _mm512_castps_si512(codes_to_floats(src + (c + 1) * ld)) : _mm512_setzero_si512();
-        _mm512_storeu_si512(out, _mm512_or_si512(_mm512_and_si512(high, upper), _mm512_srli_epi32(low, 16)));
-    }
-}
-
-void gemm_pack_b_codes_avx512(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
+void gemm_pack_b_packed_avx512(const struct gemm_engine *e, const struct packing *p, const uint8_t *src, size_t stride,
+                               size_t n, size_t blocks, void *panel) {
     (void)e;
-    float *out = panel;
-    for (size_t c = 0; c < k; c++)
-        _mm512_storeu_ps(out + c * PANEL, codes_to_floats(src + c * ld));
+    DQT_ASSERT(!e->signed_codes && e->bytes_bias == -128 && e->group == 4 && e->size == 1);
+    pack_panel(p, src, stride, n, blocks, false, panel);
+}
+
+void gemm_pack_b_signed_avx512(const struct gemm_engine *e, const struct packing *p, const uint8_t *src, size_t stride,
+                               size_t n, size_t blocks, void *panel) {
+    (void)e;
+    DQT_ASSERT(e->signed_codes && e->group == 4 && e->size == 1);
+    pack_panel(p, src, stride, n, blocks, true, panel);
 }
 
 /* f32 that holds bf16 values: nearest, ties to even, as f32_to_bf16 for numbers; NaN stays NaN. */
@@ -195,6 +197,35 @@ static inline __m512i rounded_bits(__m512 v) {
     const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
     return _mm512_and_si512(_mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x400000)),
                             _mm512_set1_epi32((int)0xffff0000));
+}
+
+/* 16 codes times a scale (NULL: 1) as f32, that hold bf16 values where `rounds`: codes alone are exact. */
+static inline __m512i scaled_codes(const int8_t *src, const float *scale, bool rounds) {
+    const __m512 v = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)src)));
+    if (!scale) return _mm512_castps_si512(v);
+    const __m512 scaled = _mm512_mul_ps(v, _mm512_set1_ps(*scale));
+    return rounds ? rounded_bits(scaled) : _mm512_castps_si512(scaled);
+}
+
+/* [K / 2][16][2] bf16: the upper halves of floats. */
+void gemm_pack_b_codes_bf16_avx512(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k,
+                                   const float *scale, size_t ld_scale, void *panel) {
+    const size_t padded = (k + e->k_align - 1) / e->k_align * e->k_align;
+    unsigned char *out = panel;
+    for (size_t c = 0; c < padded; c += 2, out += 64) {
+        __m512i low = _mm512_setzero_si512(), high = low;
+        if (c < k) low = scaled_codes(src + c * ld, scale ? scale + c * ld_scale : NULL, true);
+        if (c + 1 < k) high = scaled_codes(src + (c + 1) * ld, scale ? scale + (c + 1) * ld_scale : NULL, true);
+        _mm512_storeu_si512(out, _mm512_or_si512(high, _mm512_srli_epi32(low, 16)));
+    }
+}
+
+void gemm_pack_b_codes_avx512(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, const float *scale,
+                              size_t ld_scale, void *panel) {
+    float *out = panel;
+    for (size_t c = 0; c < k; c++)
+        _mm512_storeu_si512(out + c * PANEL,
+                            scaled_codes(src + c * ld, scale ? scale + c * ld_scale : NULL, e->emulates_bf16));
 }
 
 /* 16 rows of 16 floats from src[rows][ld], scaled and emulates_bf16 as asked, transposed. */

@@ -95,16 +95,26 @@ void gemm_pack_b_packed_neon(const struct gemm_engine *e, const struct packing *
     }
 }
 
-void gemm_pack_b_codes_neon(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, void *panel) {
-    (void)e;
+/* Four codes times a scale, as f32 that hold bf16 values (nearest, ties to even) where `rounds`. */
+static inline void store_scaled(float *out, int32x4_t codes, float scale, bool rounds) {
+    const float32x4_t v = vmulq_n_f32(vcvtq_f32_s32(codes), scale);
+    const uint32x4_t u = vreinterpretq_u32_f32(v), odd = vandq_u32(vshrq_n_u32(u, 16), vdupq_n_u32(1));
+    const uint32x4_t r = vaddq_u32(u, vaddq_u32(vdupq_n_u32(0x7fff), odd));
+    vst1q_f32(out, rounds ? vreinterpretq_f32_u32(vandq_u32(r, vdupq_n_u32(0xffff0000u))) : v);
+}
+
+void gemm_pack_b_codes_neon(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, const float *scale,
+                            size_t ld_scale, void *panel) {
+    const bool rounds = scale && e->emulates_bf16; /* codes alone are exact */
     float *out = panel;
     for (size_t c = 0; c < k; c++, out += PANEL) {
+        const float factor = scale ? scale[c * ld_scale] : 1.0f;
         const int8x16_t v = vld1q_s8(src + c * ld);
         const int16x8_t low = vmovl_s8(vget_low_s8(v)), high = vmovl_high_s8(v);
-        vst1q_f32(out, vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))));
-        vst1q_f32(out + 4, vcvtq_f32_s32(vmovl_high_s16(low)));
-        vst1q_f32(out + 8, vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))));
-        vst1q_f32(out + 12, vcvtq_f32_s32(vmovl_high_s16(high)));
+        store_scaled(out, vmovl_s16(vget_low_s16(low)), factor, rounds);
+        store_scaled(out + 4, vmovl_high_s16(low), factor, rounds);
+        store_scaled(out + 8, vmovl_s16(vget_low_s16(high)), factor, rounds);
+        store_scaled(out + 12, vmovl_high_s16(high), factor, rounds);
     }
 }
 

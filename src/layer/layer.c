@@ -107,7 +107,6 @@ const dqt_tensor_options *override_of(const struct overrides *overrides, const c
 static dqt_status add_matrix(dqt_layer *layer, int index, size_t rows, size_t cols, const dqt_layer_options *o) {
     const char *name = layer->weight_name[index];
     TRY(tensor_check(layer->ctx, rows, cols, &o->weight));
-    TRY(gemm_supports(layer->ctx, name, &o->weight));
     /* what is looked up by tokens is in no product */
     if (!layer->kind->takes_tokens) TRY(check_overflow(layer->ctx, name, cols, o));
     TRY(tensor_create(layer->ctx, rows, cols, &o->weight, o->shape_only != 0, &layer->weight[index]));

@@ -55,7 +55,7 @@ static void take_temporaries(dqt_tape *t, const dqt_layer *l, size_t tokens) {
 
 static void head_scratch(const dqt_tape *t, const dqt_layer *l, struct scratch_need *need) {
     activations_scratch(l->shape.in, need);
-    gemm_scratch(t->ctx, t->max_tokens, head_tile(t, l), l->shape.in, need);
+    gemm_scratch(t->ctx, t->max_tokens, head_tile(t, l), l->shape.in, tensor_compute_group_cols(l->weight[W]), need);
 }
 
 static void tile_logits(dqt_tape *t, const struct slot *s, const struct activations *x, size_t first, size_t count,

@@ -118,7 +118,8 @@ void layer_scratch(const dqt_tape *t, const dqt_layer *l, struct scratch_need *n
         size_t rows;
         if (parameter_class == DQT_CLASS_NORM && size_mul(t->max_tokens, layer_normed_rows(l, i), &rows))
             norm_scratch(rows, w->cols, need);
-        if (!class_is_vector(parameter_class)) gemm_scratch(t->ctx, t->max_tokens, w->rows, w->cols, need);
+        if (!class_is_vector(parameter_class))
+            gemm_scratch(t->ctx, t->max_tokens, w->rows, w->cols, tensor_compute_group_cols(w), need);
     }
 }
 
