@@ -36,7 +36,8 @@ static inline bool between(int isa) {
 
 struct setup {
     const char *name;
-    int linear, axis, train_scale, tied, mlp;                  /* model; linear: storage */
+    int linear, axis, train_scale, tied, mlp; /* model; linear: storage */
+    int parts; /* 1: what attention of other architectures has: a head size of its own, biases, norms of heads */
     int recompute, checkpoint, gradient;                       /* tape */
     int optimizer, rounding, momentum, variance, clip, lagged; /* updater */
     float beta1, learning_rate;
@@ -82,6 +83,14 @@ static const struct setup fused_setups[] = {
      .lagged = 1,
      .clip = DQT_CLIP_PREVIOUS_NORM,
      .beta1 = 0.8f,
+     .learning_rate = 4e-3f},
+    {.name = "int8 AdamW, gated squared ReLU, attention with biases and norms",
+     .linear = DQT_FORMAT_INT8,
+     .mlp = DQT_MLP_GATED_SQUARED_RELU,
+     .parts = 1,
+     .optimizer = DQT_OPTIMIZER_ADAMW,
+     .clip = DQT_CLIP_PREVIOUS_NORM,
+     .beta1 = 0.9f,
      .learning_rate = 4e-3f},
     {.name = "BF16 SGD",
      .linear = DQT_FORMAT_BF16,
@@ -129,6 +138,8 @@ static inline bool training_open(struct training *t, dqt_context *ctx, const str
     c.init_std = 0.1f;
     c.mlp = s->mlp;
     c.tie_embeddings = s->tied;
+    c.attention_bias = c.qk_norm = s->parts;
+    if (s->parts) c.head_dim = 24;
     c.linear.storage = s->linear;
     c.linear.scale_axis = s->axis;
     c.linear.train_scale = s->train_scale;
