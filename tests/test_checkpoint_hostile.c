@@ -247,6 +247,54 @@ static void entries_are_told_by_name(void) {
     counting_end(ctx, &counting);
 }
 
+/* Entries that came later: what creation refuses, and numbers that are left out because they go without saying. */
+static void later_entries_are_checked(void) {
+    struct counting counting;
+    dqt_context *ctx = counting_context(&counting);
+    dqt_llama_config c = small_config();
+    c.head_dim = 6;
+    c.attention_bias = c.qk_norm = 1;
+    c.rope_scaling = DQT_ROPE_LLAMA3;
+    c.rope_factor = 8;
+    c.rope_low_freq_factor = 1;
+    c.rope_high_freq_factor = 4;
+    c.rope_original_context = 64;
+    const dqt_updater_options o = updater_of(DQT_OPTIMIZER_SGD, DQT_STATE_F32, DQT_STATE_F32, DQT_ROUND_STOCHASTIC);
+    struct job j = job_new(ctx, &c, &o);
+    struct memory_file f = job_bytes(&j, "host", 4);
+    job_end(&j);
+    static const struct {
+        const char *entry;
+        size_t bytes;
+        uint64_t value;
+        const char *word;
+    } edits[] = {{"head_dim", 8, 0, "left out"},
+                 {"head_dim", 8, 4, "goes without saying"}, /* 16 / 4 */
+                 {"head_dim", 8, 5, "even"},
+                 {"head_dim", 8, 8, "another"}, /* than the sections' */
+                 {"head_dim", 8, UINT64_MAX - 1, ""},
+                 {"attention_bias", 4, 0, "left out"},
+                 {"attention_bias", 4, 2, "attention_bias"},
+                 {"qk_norm", 4, 2, "qk_norm"},
+                 {"rope_scaling", 4, DQT_ROPE_LINEAR, "LLAMA3"},
+                 {"rope_scaling", 4, 3, "rope_scaling"},
+                 {"rope_factor", 4, 0x7fc00000u, "rope_factor"},
+                 {"rope_low_freq_factor", 4, 0x40800000u, "rope_low_freq_factor"},
+                 {"rope_original_context", 8, 0, "left out"}};
+    for (size_t i = 0; i < sizeof edits / sizeof *edits; i++) {
+        struct memory_file copy = f;
+        copy.bytes = malloc(f.size);
+        memcpy(copy.bytes, f.bytes, f.size);
+        put_le(entry(find(&copy, "CONF", ""), edits[i].entry), edits[i].value, edits[i].bytes);
+        seal(&copy);
+        check_refused(ctx, &copy, DQT_E_FORMAT, edits[i].entry, i);
+        CHECKF(strstr(dqt_last_error(ctx), edits[i].word), "%s: %s", edits[i].word, dqt_last_error(ctx));
+        free(copy.bytes);
+    }
+    free(f.bytes);
+    counting_end(ctx, &counting);
+}
+
 /* ---- Failing hosts ------------------------------------------------------------------------------------------- */
 
 static void failing_callbacks(void) {
@@ -317,7 +365,7 @@ static void failing_allocations(void) {
 
 static const struct test tests[] = {
     TEST(every_flip_is_noticed),      TEST(every_truncation_is_noticed), TEST(strange_sections_are_refused),
-    TEST(hostile_values_are_refused), TEST(entries_are_told_by_name),    TEST(failing_callbacks),
-    TEST(failing_allocations),
+    TEST(hostile_values_are_refused), TEST(entries_are_told_by_name),    TEST(later_entries_are_checked),
+    TEST(failing_callbacks),          TEST(failing_allocations),
 };
 TEST_MAIN(tests)
