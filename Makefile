@@ -125,7 +125,7 @@ demo: $(EXAMPLES)
 	sh examples/demo.sh
 
 # The C tests run twice: as the library is delivered, and with its assertions (CHECKED=1), which test_bounds is about.
-SCRIPTS := $(sort $(wildcard tests/tree/*.sh)) $(sort $(wildcard tests/bindings/*.sh))
+SCRIPTS := $(sort $(wildcard tests/tree/*.sh)) $(sort $(wildcard tests/bindings/*.sh)) $(sort $(wildcard tests/examples/*.sh))
 AS_CHECKED := CHECKED=1 B=$(B)/checked OUTDIR=$(B)/checked/lib
 check: lib examples $(TESTS) checked-tests
 	@CC="$(CC)" B="$(B)" OUTDIR="$(OUTDIR)" tests/run.sh $(filter-out %/test_bounds,$(TESTS)) \

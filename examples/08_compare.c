@@ -69,7 +69,7 @@ static dqt_status evaluate_converted(struct run *r, double *bits) {
 }
 
 static void log_line(FILE *log, const struct run *r, double valid) {
-    fprintf(log, "%zu,%.6f,", r->step, r->train_bits);
+    fprintf(log, "%zu,%.6f,", r->step, r->train_loss);
     if (isfinite(valid)) fprintf(log, "%.6f", valid);
     fprintf(log, "\n");
     fflush(log);
@@ -96,7 +96,7 @@ static dqt_status finish_run(struct run *r, const char *name, const char *checkp
     return status;
 }
 
-static int run_one(dqt_context *ctx, const struct text *text, const struct run_options *o, const char *name) {
+static int run_one(dqt_context *ctx, const struct tokens *text, const struct run_options *o, const char *name) {
     char path[512], checkpoint[512], done[512];
     file_name(path, sizeof path, name, ".csv");
     file_name(checkpoint, sizeof checkpoint, name, ".dqt");
@@ -263,7 +263,7 @@ static int plots(size_t count) {
 }
 
 /* Runs (or only reads) every line of the list. */
-static int run_list(dqt_context *ctx, const struct text *text, const struct run_options *base, const char *list,
+static int run_list(dqt_context *ctx, const struct tokens *text, const struct run_options *base, const char *list,
                     size_t limit) {
     FILE *f = fopen(list, "r");
     char line[LINE], *words[WORDS];
@@ -277,8 +277,9 @@ static int run_list(dqt_context *ctx, const struct text *text, const struct run_
         char *bar = strchr(line, '|'), name[64];
         if (*line == '#' || !bar || sscanf(line, "%63s", name) != 1) continue;
         struct run_options o = *base;
-        struct arg table[64];
-        const size_t n = run_args(&o, table, sizeof table / sizeof *table);
+        struct arg table[RUN_ARGS];
+        size_t n = run_model_args(&o, table);
+        n += run_training_args(&o, table + n);
         failed = args_parse(split(bar + 1, words), words, table, n, "");
         struct result *r = failed ? NULL : read_result(name);
         if (!failed && !r && started < limit) {
@@ -297,20 +298,23 @@ static int run_list(dqt_context *ctx, const struct text *text, const struct run_
 
 int main(int argc, char **argv) {
     struct run_options o = run_defaults();
-    struct text text;
-    const char *data = NULL, *valid = NULL, *list = "examples/results.list";
+    struct tokens text;
+    struct token_source source = {.bytes = 1, .document_token = -1};
+    const char *list = "examples/results.list";
     size_t limit = MAX_RUNS;
-    struct arg table[64] = {
+    struct arg table[RUN_ARGS + 5] = {
         {"--list", ARG_TEXT, &list, "file of runs", NULL},
-        {"--data", ARG_TEXT, &data, "text to train on", NULL},
-        {"--valid", ARG_TEXT, &valid, "held-out text (default: the last tenth of the data)", NULL},
+        {"--data", ARG_TEXT, &source.train, "text to train on", NULL},
+        {"--valid", ARG_TEXT, &source.valid, "held-out text (default: the last tenth of the data)", NULL},
         {"--out", ARG_TEXT, &out_folder, "folder for logs, table and plots", NULL},
         {"--limit", ARG_SIZE, &limit, "at most this many unfinished runs (0: only the report)", NULL},
     };
-    const size_t own = 5, count = own + run_args(&o, table + own, sizeof table / sizeof *table - own);
+    size_t count = 5;
+    count += run_model_args(&o, table + count);
+    count += run_training_args(&o, table + count);
     const int stop = args_parse(argc, argv, table, count, "Compares training runs.");
     if (stop) return stop - 1;
-    if (!data) {
+    if (!source.train) {
         fprintf(stderr, "--data is needed\n");
         return 2;
     }
@@ -318,17 +322,17 @@ int main(int argc, char **argv) {
         fprintf(stderr, "the folder %s cannot be made: %s\n", out_folder, strerror(errno));
         return 1;
     }
-    const char *problem = text_open(&text, data, valid, o.length);
+    const char *problem = tokens_open(&text, &source, o.length);
     dqt_context *ctx;
     int failed = 1;
     if (problem)
-        fprintf(stderr, "%s: %s\n", data, problem);
+        fprintf(stderr, "%s: %s\n", source.train, problem);
     else if (dqt_context_create(NULL, &ctx) != DQT_OK)
         fprintf(stderr, "%s\n", dqt_last_error(NULL));
     else {
         failed = run_list(ctx, &text, &o, list, limit);
         dqt_context_destroy(ctx);
     }
-    text_close(&text);
+    tokens_close(&text);
     return failed;
 }

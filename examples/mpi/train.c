@@ -21,7 +21,7 @@
 
 #include "args.h"
 #include "dqt.h"
-#include "text.h"
+#include "tokens.h"
 
 enum { PATH_BYTES = 512 };
 
@@ -48,7 +48,7 @@ struct trainer {
     struct options o;
     int rank, ranks;
     size_t local; /* micro-batches of this rank */
-    struct text text;
+    struct tokens text;
     dqt_context *ctx;
     dqt_llama *model;
     dqt_tape *tape;
@@ -138,13 +138,13 @@ static double make_gradients(struct trainer *t, size_t step) {
     batch.length = o->length;
     batch.tokens = t->tokens;
     batch.targets = t->targets;
+    struct windows windows = {t->tokens, t->targets, NULL, o->length};
     ok(t, dqt_tape_zero_gradients(t->tape));
     for (size_t m = 0; m < t->local; m++) {
         const size_t number = (size_t)t->rank * t->local + m;
         if (o->deterministic && m > 0) ok(t, dqt_tape_zero_gradients(t->tape));
         t->micro_batch = m;
-        text_batch(&t->text, (uint64_t)o->seed, step * o->micro_batches + number, o->batch, o->length, t->tokens,
-                   t->targets);
+        windows_draw(&windows, &t->text, (uint64_t)o->seed, step * o->micro_batches + number, o->batch);
         ok(t, dqt_llama_loss(t->model, t->tape, &batch, &t->losses[number], NULL));
         ok(t, dqt_llama_backward(t->model, t->tape, 1.0f / (float)o->micro_batches));
     }
@@ -335,7 +335,7 @@ static void close_trainer(struct trainer *t) {
     dqt_tape_destroy(t->tape);
     dqt_llama_destroy(t->model);
     dqt_context_destroy(t->ctx);
-    text_close(&t->text);
+    tokens_close(&t->text);
 }
 
 /* ---- The run ------------------------------------------------------------------------------------------------- */
@@ -475,7 +475,8 @@ int main(int argc, char **argv) {
     }
     if (o->scatter) o->sharded = 1;
     const char *wrong = mistake(o, t.ranks);
-    if (!wrong) wrong = text_open(&t.text, o->data, NULL, o->length);
+    const struct token_source source = {.train = o->data, .bytes = 1, .document_token = -1};
+    if (!wrong) wrong = tokens_open(&t.text, &source, o->length);
     if (wrong) stop(wrong);
     open_trainer(&t);
     train(&t);

@@ -12,7 +12,6 @@ struct run_options run_defaults(void) {
         .intermediate = 352,
         .layers = 2,
         .heads = 4,
-        .vocab = 256,
         .format = DQT_FORMAT_TERNARY,
         .scale_rule = DQT_SCALE_AUTO,
         .embedding_format = DQT_FORMAT_F32,
@@ -44,14 +43,14 @@ struct run_options run_defaults(void) {
 
 #define STATES "f32=0 bf16=1 int8=2"
 
-size_t run_args(struct run_options *o, struct arg *table, size_t room) {
+size_t run_model_args(struct run_options *o, struct arg *table) {
     const struct arg all[] = {
         {"--hidden", ARG_SIZE, &o->hidden, "hidden size", NULL},
         {"--ff", ARG_SIZE, &o->intermediate, "intermediate size of the MLP", NULL},
         {"--layers", ARG_SIZE, &o->layers, "number of blocks", NULL},
         {"--heads", ARG_SIZE, &o->heads, "attention heads", NULL},
         {"--kv-heads", ARG_SIZE, &o->kv_heads, "key and value heads (0: as heads)", NULL},
-        {"--vocab", ARG_SIZE, &o->vocab, "vocabulary, at least 256 (bytes)", NULL},
+        {"--vocab", ARG_SIZE, &o->vocab, "vocabulary (0: of a text 256, of tokens the largest and one)", NULL},
         {"--format", ARG_CHOICE, &o->format, "storage of linear weights", FORMAT_CHOICES},
         {"--compute", ARG_CHOICE, &o->compute, "what layers read", "same=0 " FORMAT_CHOICES},
         {"--scale", ARG_CHOICE, &o->scale_rule, "scale rule", "auto=0 sigma=1 absmax=2 absmean=3"},
@@ -66,6 +65,13 @@ size_t run_args(struct run_options *o, struct arg *table, size_t room) {
         {"--activation", ARG_CHOICE, &o->activation, "activations of linear layers", "auto=0 none=1 int8=2"},
         {"--init-std", ARG_FLOAT, &o->init_std, "standard deviation of initial weights", NULL},
         {"--linear-init-std", ARG_FLOAT, &o->linear_init_std, "the same of linear weights (0: init-std)", NULL},
+    };
+    memcpy(table, all, sizeof all);
+    return sizeof all / sizeof *all;
+}
+
+size_t run_training_args(struct run_options *o, struct arg *table) {
+    const struct arg all[] = {
         {"--optimizer", ARG_CHOICE, &o->optimizer, "optimiser", "sgd=1 adamw=2 adafactor=3"},
         {"--rounding", ARG_CHOICE, &o->rounding, "rounding of codes", "auto=0 sr=1 nearest=2 eco=3 eco-nearest=4"},
         {"--momentum-state", ARG_CHOICE, &o->momentum_state, "precision of the first moment", STATES},
@@ -98,10 +104,8 @@ size_t run_args(struct run_options *o, struct arg *table, size_t room) {
         {"--stop-at", ARG_SIZE, &o->stop_at, "stop after this step, as Ctrl-C does (0: at the end)", NULL},
         {"--seed", ARG_INT, &o->seed, "of weights, data order and rounding", NULL},
     };
-    const size_t count = sizeof all / sizeof *all;
-    if (count > room) return 0;
     memcpy(table, all, sizeof all);
-    return count;
+    return sizeof all / sizeof *all;
 }
 
 static dqt_status fill_config(const struct run_options *o, dqt_llama_config *c) {
@@ -173,6 +177,7 @@ static dqt_status create_tape(struct run *r, dqt_layer *const *layers, size_t nu
     t.precision = o->precision;
     t.no_gradient_buffers = o->fused;
     t.recompute = o->recompute;
+    t.inference = o->inference;
     t.gradient_format = o->gradient_format;
     t.checkpoint_format = o->checkpoint_format;
     t.seed = (uint64_t)o->seed;
@@ -198,24 +203,48 @@ static dqt_status load(struct run *r, const char *path) {
     return DQT_OK;
 }
 
-static dqt_status open_parts(struct run *r, const char *path) {
+/* Model and updater are there, or made as the options say. */
+static dqt_status open_rest(struct run *r) {
+    const struct run_options *o = &r->options;
     dqt_llama_config c;
     dqt_layer *const *layers;
     size_t num_layers;
-    dqt_status status = fill_config(&r->options, &c);
-    if (status == DQT_OK) status = path ? load(r, path) : dqt_llama_create(r->ctx, &c, &r->model);
+    dqt_status status = windows_create(&r->windows, r->data, o->batch, o->length) ? DQT_OK : DQT_E_MEMORY;
+    if (status == DQT_OK && !r->model) {
+        status = fill_config(o, &c);
+        if (status == DQT_OK) status = dqt_llama_create(r->ctx, &c, &r->model);
+    }
     if (status == DQT_OK) status = dqt_llama_get_layers(r->model, &layers, &num_layers);
-    if (status == DQT_OK && !r->updater) status = create_updater(r, layers, num_layers);
+    if (status == DQT_OK && !r->updater && !o->inference) status = create_updater(r, layers, num_layers);
     if (status == DQT_OK) status = create_tape(r, layers, num_layers);
     return status == DQT_OK ? dqt_tape_set_pass(r->tape, r->pass) : status;
 }
 
-dqt_status run_open(struct run *r, dqt_context *ctx, const struct text *text, const struct run_options *o,
+struct unit run_unit(const struct tokens *data) {
+    const struct unit bits = {"bits per byte", "bits_per_byte", log(2)}, nats = {"loss per token", "loss_per_token", 1};
+    return data->train.width == 1 ? bits : nats;
+}
+
+static void begin(struct run *r, dqt_context *ctx, const struct tokens *data, const struct run_options *o) {
+    *r = (struct run){.ctx = ctx, .data = data, .unit = run_unit(data), .options = *o, .train_loss = NAN};
+    const size_t most = windows_most(data, o->length);
+    if (o->eval_windows > most) r->options.eval_windows = most;
+}
+
+dqt_status run_open(struct run *r, dqt_context *ctx, const struct tokens *data, const struct run_options *o,
                     const char *path) {
-    *r = (struct run){.ctx = ctx, .text = text, .options = *o, .train_bits = NAN};
-    r->tokens = malloc(o->batch * o->length * sizeof *r->tokens);
-    r->targets = malloc(o->batch * o->length * sizeof *r->targets);
-    dqt_status status = r->tokens && r->targets ? open_parts(r, path) : DQT_E_MEMORY;
+    begin(r, ctx, data, o);
+    dqt_status status = path ? load(r, path) : DQT_OK;
+    if (status == DQT_OK) status = open_rest(r);
+    if (status != DQT_OK) run_close(r);
+    return status;
+}
+
+dqt_status run_open_model(struct run *r, dqt_context *ctx, const struct tokens *data, const struct run_options *o,
+                          dqt_llama *model) {
+    begin(r, ctx, data, o);
+    r->model = model;
+    const dqt_status status = open_rest(r);
     if (status != DQT_OK) run_close(r);
     return status;
 }
@@ -224,18 +253,18 @@ void run_close(struct run *r) {
     dqt_tape_destroy(r->tape);
     dqt_updater_destroy(r->updater);
     dqt_llama_destroy(r->model);
-    free(r->tokens);
-    free(r->targets);
+    windows_free(&r->windows);
     *r = (struct run){0};
 }
 
-/* `sequences` windows, which are in r->tokens and r->targets. */
+/* The first `sequences` of the windows. */
 static dqt_batch batch_of(const struct run *r, size_t sequences) {
     dqt_batch b = DQT_INIT(dqt_batch);
     b.batch = sequences;
     b.length = r->options.length;
-    b.tokens = r->tokens;
-    b.targets = r->targets;
+    b.tokens = r->windows.tokens;
+    b.targets = r->windows.targets;
+    b.segments = r->windows.segments;
     return b;
 }
 
@@ -249,7 +278,7 @@ dqt_status run_step(struct run *r) {
     dqt_status status = o->fused ? DQT_OK : dqt_tape_zero_gradients(r->tape);
     for (size_t i = 0; i < parts && status == DQT_OK; i++) {
         float loss;
-        text_batch(r->text, (uint64_t)o->seed, r->step * parts + i, o->batch, o->length, r->tokens, r->targets);
+        windows_draw(&r->windows, r->data, (uint64_t)o->seed, r->step * parts + i, o->batch);
         status = dqt_llama_loss(r->model, r->tape, &batch, &loss, NULL);
         if (status == DQT_OK && !o->fused) status = dqt_llama_backward(r->model, r->tape, 1.0f / (float)parts);
         total += loss;
@@ -260,27 +289,26 @@ dqt_status run_step(struct run *r) {
                           : dqt_updater_step(r->updater, r->tape, &step, &r->stats);
     if (status == DQT_OK) {
         r->step++;
-        r->train_bits = total / (double)parts / log(2);
+        r->train_loss = total / (double)parts / r->unit.nats;
     }
     return status;
 }
 
-dqt_status run_evaluate(struct run *r, double *bits) {
+dqt_status run_evaluate(struct run *r, double *loss) {
     const struct run_options *o = &r->options;
     double total = 0;
     for (size_t done = 0; done < o->eval_windows;) {
         const size_t n = o->eval_windows - done < o->batch ? o->eval_windows - done : o->batch;
         for (size_t b = 0; b < n; b++)
-            text_window(r->text, done + b, o->eval_windows, o->length, r->tokens + b * o->length,
-                        r->targets + b * o->length);
-        float loss;
+            windows_held_out(&r->windows, r->data, b, done + b, o->eval_windows);
+        float mean;
         const dqt_batch batch = batch_of(r, n);
-        dqt_status status = dqt_llama_loss(r->model, r->tape, &batch, &loss, NULL);
+        dqt_status status = dqt_llama_loss(r->model, r->tape, &batch, &mean, NULL);
         if (status != DQT_OK) return status;
-        total += loss * (double)n;
+        total += mean * (double)n;
         done += n;
     }
-    *bits = total / (double)o->eval_windows / log(2);
+    *loss = total / (double)o->eval_windows / r->unit.nats;
     return DQT_OK;
 }
 
@@ -321,20 +349,20 @@ dqt_status run_state_bytes(struct run *r, double *bytes) {
     return DQT_OK;
 }
 
-bool run_plot(const char *path, const char *title, const struct run_point *points, size_t count) {
+bool run_plot(const char *path, const char *title, struct unit unit, const struct run_point *points, size_t count) {
     double *v = malloc((count ? count : 1) * 4 * sizeof *v);
     if (!v) return false;
     double *x = v, *train = v + count, *valid_x = v + 2 * count, *valid = v + 3 * count;
     size_t n = 0;
     for (size_t i = 0; i < count; i++) {
         x[i] = points[i].step;
-        train[i] = points[i].train_bits;
-        if (!isfinite(points[i].valid_bits)) continue;
+        train[i] = points[i].train_loss;
+        if (!isfinite(points[i].valid_loss)) continue;
         valid_x[n] = points[i].step;
-        valid[n++] = points[i].valid_bits;
+        valid[n++] = points[i].valid_loss;
     }
     const struct series series[] = {{"training batch", x, train, count, false}, {"held out", valid_x, valid, n, false}};
-    const struct chart chart = {title, "step", "bits per byte", false, 0};
+    const struct chart chart = {title, "step", unit.name, false, 0};
     const bool good = plot_svg(path, &chart, series, 2);
     free(v);
     return good;

@@ -1,4 +1,4 @@
-/* One training run on a text, from options to files: what 03_train does, for one or many runs. */
+/* One training run on a text or on tokens, from options to files: what 03_train does, for one or many runs. */
 #ifndef RUN_H
 #define RUN_H
 
@@ -6,7 +6,7 @@
 
 #include "args.h"
 #include "dqt.h"
-#include "text.h"
+#include "tokens.h"
 
 struct run_options {
     /* model */
@@ -22,44 +22,59 @@ struct run_options {
     /* run */
     size_t batch, length, steps, warmup, eval_every, eval_windows, save_every, accumulate, stop_at;
     int seed, recompute, precision, gradient_format, checkpoint_format;
+    int inference; /* only run_evaluate: no updater, and nothing is saved for backward */
 };
 
 /* The lab's setting for a small model. */
 struct run_options run_defaults(void);
 
-/* The options as command-line arguments; returns how many were written to `table` (at most `room`). */
-size_t run_args(struct run_options *o, struct arg *table, size_t room);
+/* The options as command-line arguments: of a new model, and of its training. Each returns how many were written to
+ * `table`; both together are at most RUN_ARGS. */
+size_t run_model_args(struct run_options *o, struct arg *table);
+size_t run_training_args(struct run_options *o, struct arg *table);
+enum { RUN_ARGS = 64 };
+
+/* What a loss is told in: bits per byte of text, nats per token. */
+struct unit {
+    const char *name, *column; /* as words, and in a CSV file's head */
+    double nats;               /* of one unit */
+};
+struct unit run_unit(const struct tokens *data);
 
 /* One line of a run's log. */
 struct run_point {
-    double step, train_bits, valid_bits, seconds; /* bits per byte; valid_bits is NAN between evaluations */
+    double step, train_loss, valid_loss, seconds; /* losses in the run's unit; NAN between evaluations */
 };
 
 struct run {
     dqt_context *ctx;
-    const struct text *text;
+    const struct tokens *data;
+    struct unit unit;
     struct run_options options;
     dqt_llama *model;
     dqt_tape *tape;
     dqt_updater *updater;
-    int32_t *tokens, *targets; /* [batch][length] */
-    size_t step;               /* steps done */
-    uint64_t pass;             /* of the tape, from the checkpoint */
-    double train_bits;         /* of the latest step */
-    dqt_step_stats stats;      /* of the latest step */
+    struct windows windows; /* of one micro-batch */
+    size_t step;            /* steps done */
+    uint64_t pass;          /* of the tape, from the checkpoint */
+    double train_loss;      /* of the latest step, in the unit */
+    dqt_step_stats stats;   /* of the latest step */
 };
 
 /* Creates model, tape and updater, or takes model and updater from a checkpoint (path NULL: new; the options of the
  * model and the updater then come from the file). On failure everything is released and dqt_last_error(ctx) tells why.
  */
-dqt_status run_open(struct run *r, dqt_context *ctx, const struct text *text, const struct run_options *o,
+dqt_status run_open(struct run *r, dqt_context *ctx, const struct tokens *data, const struct run_options *o,
                     const char *path);
+/* The same with a model that is there, and the run's from now on, also where this fails. */
+dqt_status run_open_model(struct run *r, dqt_context *ctx, const struct tokens *data, const struct run_options *o,
+                          dqt_llama *model);
 void run_close(struct run *r);
 
 /* One optimiser step, of `accumulate` micro-batches. */
 dqt_status run_step(struct run *r);
-/* Mean held-out bits per byte over eval_windows windows. */
-dqt_status run_evaluate(struct run *r, double *bits);
+/* Mean held-out loss over eval_windows windows, in the unit. */
+dqt_status run_evaluate(struct run *r, double *loss);
 /* Writes the checkpoint, with the step in the host bytes. */
 dqt_status run_save(struct run *r, const char *path);
 
@@ -67,6 +82,6 @@ dqt_status run_save(struct run *r, const char *path);
 dqt_status run_state_bytes(struct run *r, double *bytes);
 
 /* Writes the loss curves of a log. */
-bool run_plot(const char *path, const char *title, const struct run_point *points, size_t count);
+bool run_plot(const char *path, const char *title, struct unit unit, const struct run_point *points, size_t count);
 
 #endif

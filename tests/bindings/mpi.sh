@@ -9,7 +9,7 @@ fi
 # More ranks than cores: those that wait give way.
 export OMPI_MCA_mpi_yield_when_idle=1
 check "train builds" $MPICC -std=c11 -D_POSIX_C_SOURCE=200809L -O2 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror \
-    -Iinclude -Iexamples/support examples/mpi/train.c examples/support/args.c examples/support/text.c -L"$OUTDIR" -ldqt -lm \
+    -Iinclude -Iexamples/support examples/mpi/train.c examples/support/args.c examples/support/tokens.c -L"$OUTDIR" -ldqt -lm \
     -o "$tmp/mpi-train"
 
 # ranks N OUT OPTIONS ...: a small run.
@@ -79,7 +79,7 @@ fi
 run 2 in-tree --deterministic
 installed
 check "train builds against an installation" $MPICC -std=c11 -D_POSIX_C_SOURCE=200809L -O2 -Iexamples/support examples/mpi/train.c \
-    examples/support/args.c examples/support/text.c $(pkg-config --cflags --libs dqt) -lm -o "$tmp/mpi-train"
+    examples/support/args.c examples/support/tokens.c $(pkg-config --cflags --libs dqt) -lm -o "$tmp/mpi-train"
 run 2 installed --deterministic
 equal in-tree installed
 finish
