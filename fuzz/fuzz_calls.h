@@ -33,6 +33,7 @@ INIT(session_options, dqt_session_options)
 INIT(save_options, dqt_save_options)
 INIT(load_options, dqt_load_options)
 INIT(import_options, dqt_import_options)
+INIT(open_options, dqt_open_options)
 INIT(preset_options, dqt_preset_options)
 
 /* ---- Context -------------------------------------------------------------------------------------------------- */

@@ -178,6 +178,19 @@ static dqt_status call_llama_import_safetensors(void) {
     return status;
 }
 
+/* What was exported under this name, often. */
+static dqt_status call_llama_open(void) {
+    struct object *o = place(MODEL);
+    dqt_llama *model = (dqt_llama *)&nothing;
+    if (!o) return DQT_E_STATE;
+    dqt_open_options *options = make_options(sizeof *options, init_open_options);
+    SET(options, dqt_open_options, activation, enum_or_odd(0, 3));
+    SET(options, dqt_open_options, linear.storage, enum_or_odd(0, 10));
+    const dqt_status status = dqt_llama_open(context(&o->ctx), file_name(), null_sometimes(options), &model);
+    free(options);
+    return created_model(o, status, model);
+}
+
 /* ---- The beginning of each sequence --------------------------------------------------------------------------- */
 
 /* So that most calls find something to work on. */

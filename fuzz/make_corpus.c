@@ -1,5 +1,5 @@
-/* Writes the first inputs of the fuzz targets into the folders checkpoint and safetensors under the one it is given.
- * (The files v1-* there were written by a library that wrote version 1.) */
+/* Writes the first inputs of the fuzz targets into the folders checkpoint, safetensors and open under the one it is
+ * given. (The files v1-* there were written by a library that wrote version 1.) */
 #define _GNU_SOURCE
 #include <sys/stat.h>
 
@@ -46,6 +46,36 @@ static dqt_updater *trained(dqt_llama *model, int which) {
     return updater;
 }
 
+/* As a GGUF file, and the tensors with a config as a folder, where they have no sub-norms. */
+static void put_opened(const char *folder, const dqt_llama *model, int which, const struct bytes *tensors,
+                       int32_t dtype) {
+    static const char *const names[] = {"a", "b", "c", "d", "e"};
+    const dqt_llama_config c = fuzz_config(which);
+    struct bytes file = {0};
+    dqt_gguf_options o = DQT_INIT(dqt_gguf_options);
+    o.tokens = names;
+    o.num_tokens = 5;
+    o.context_length = 16;
+    if (dqt_llama_write_gguf(model, bytes_write, &file, &o) == DQT_OK) put_file(folder, "open", which, 0, &file);
+    file.size = 0;
+    char text[512];
+    const int n = snprintf(text, sizeof text,
+                           "{\"architectures\": [\"LlamaForCausalLM\"], \"vocab_size\": 5, \"hidden_size\": 4, "
+                           "\"intermediate_size\": 3, \"num_hidden_layers\": 1, \"num_attention_heads\": 2, "
+                           "\"num_key_value_heads\": %zu, \"rms_norm_eps\": 1e-05, \"tie_word_embeddings\": %s}",
+                           c.num_kv_heads, c.tie_embeddings ? "true" : "false");
+    static const char index[] = "{\"weight_map\": {\"x\": \"a.safetensors\"}}";
+    const int m = which % 4 == 2 ? (int)strlen(index) : 0;
+    const uint8_t sizes[] = {(uint8_t)n, (uint8_t)(n >> 8), (uint8_t)m, 0};
+    bytes_write(&file, sizes, sizeof sizes);
+    bytes_write(&file, text, (size_t)n);
+    bytes_write(&file, index, (size_t)m);
+    if (tensors->size) bytes_write(&file, tensors->data, tensors->size);
+    if (c.no_sub_norms && dtype != DQT_SAFETENSORS_CODES && tensors->size)
+        put_file(folder, "open", which + FUZZ_MODELS, 1, &file);
+    free(file.data);
+}
+
 int main(int argc, char **argv) {
     REQUIRE(argc == 2, "usage: make_corpus FOLDER");
     for (int which = 0; which < FUZZ_MODELS; which++) {
@@ -63,6 +93,7 @@ int main(int argc, char **argv) {
         if (which % 3 != 1) put_file(argv[1], "checkpoint", which, -1, &checkpoint);
         if (which % 3 != 2 && dqt_llama_write_safetensors(model, bytes_write, &tensors, &o) == DQT_OK)
             put_file(argv[1], "safetensors", which, which, &tensors);
+        put_opened(argv[1], model, which, &tensors, o.dtype);
         free(checkpoint.data);
         free(tensors.data);
         dqt_updater_destroy(updater);

@@ -1222,6 +1222,34 @@ DQT_API dqt_status dqt_import_options_init(dqt_import_options *options, size_t s
  * them as floats while it runs. Since 0.1. */
 DQT_API dqt_status dqt_llama_import_safetensors(dqt_llama *model, const char *path, const dqt_import_options *options);
 
+/* How a model of another program is opened. */
+typedef struct dqt_open_options {
+    uint32_t struct_size;
+    int32_t activation; /* DQT_ACTIVATION_* of the blocks' linears; 0: as the model was trained, INT8 for BitNet, else
+                           NONE. The head's is NONE */
+    int32_t rounding;   /* of what is quantised: DQT_ROUND_STOCHASTIC or NEAREST; 0: NEAREST */
+    int32_t reserved;
+    uint64_t seed;     /* of stochastic rounding */
+    size_t max_length; /* tokens of the longest sequence that the host will run; 0: what the file says of its model. A
+                          sliding window of attention that is shorter than that is refused */
+    dqt_tensor_options linear, embedding, head; /* of the blocks' weights, the embedding and an untied head. A storage
+                                                   of 0 (and then the rest is not read): tensor by tensor what holds the
+                                                   file's weights exactly: BF16 for BF16, TERNARY for packed ternary
+                                                   weights, F32 for all else. A scale_rule of AUTO is ABSMAX here:
+                                                   trained weights have outliers */
+} dqt_open_options;
+
+DQT_API dqt_status dqt_open_options_init(dqt_open_options *options, size_t struct_size);
+
+/* Creates a model from a Hugging Face folder (config.json; model.safetensors, or the files that
+ * model.safetensors.index.json names; F32, BF16, F16, and BitNet's packed U8) or a GGUF file (versions 2 and 3; F32,
+ * F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, TQ1_0, TQ2_0). docs/open.md lists the architectures. Weights
+ * are read tensor by tensor: beside the model there is never more than the largest tensor as floats. options NULL:
+ * defaults. DQT_E_UNSUPPORTED names the key and the value that this library does not do; DQT_E_FORMAT: damaged, hostile
+ * or incomplete files; DQT_E_SHAPE: tensors of other shapes than the config says; DQT_E_ARGUMENT, DQT_E_IO,
+ * DQT_E_MEMORY, DQT_E_CANCELLED. Allocates. Since 0.9. */
+DQT_API dqt_status dqt_llama_open(dqt_context *ctx, const char *path, const dqt_open_options *options, dqt_llama **out);
+
 /* ---- Experimental -------------------------------------------------------------------------------------------- */
 
 #ifdef DQT_EXPERIMENTAL

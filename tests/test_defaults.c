@@ -181,9 +181,11 @@ static void files_and_groups(void) {
     OPTIONS_BY(way, dqt_gguf_options, gguf);
     OPTIONS_BY(way, dqt_safetensors_options, safetensors);
     OPTIONS_BY(way, dqt_import_options, import);
+    OPTIONS_BY(way, dqt_open_options, open);
     OPTIONS_BY(way, dqt_group_options, group);
     OPTIONS_BY(way, dqt_context_options, context);
-    (void)gguf_given, (void)safetensors_given, (void)import_given, (void)group_given, (void)context_given;
+    (void)gguf_given, (void)safetensors_given, (void)import_given, (void)open_given, (void)group_given,
+        (void)context_given;
     IS(gguf.linear_type, DQT_GGUF_AUTO);
     IS(gguf.embedding_type, DQT_GGUF_AUTO);
     IS(gguf.bos_token, 0);
@@ -197,6 +199,13 @@ static void files_and_groups(void) {
     IS(safetensors.stored, 0);
     IS(import.rounding, DQT_ROUND_NEAREST);
     IS(import.seed, 0);
+    IS(open.activation, DQT_ACTIVATION_DEFAULT);
+    IS(open.rounding, DQT_ROUND_NEAREST);
+    IS(open.seed, 0);
+    IS(open.max_length, 0);
+    IS(open.linear.storage, 0);
+    IS(open.embedding.storage, 0);
+    IS(open.head.storage, 0);
     IS(group.parameter_class, 0);
     IS(group.rounding, 0);
     IS(group.lr_factor, 0);

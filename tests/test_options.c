@@ -50,6 +50,9 @@ static dqt_status init_load(void *o, size_t size) {
 static dqt_status init_import(void *o, size_t size) {
     return dqt_import_options_init(o, size);
 }
+static dqt_status init_open(void *o, size_t size) {
+    return dqt_open_options_init(o, size);
+}
 static dqt_status init_preset(void *o, size_t size) {
     return dqt_preset_options_init(o, size);
 }
@@ -211,6 +214,18 @@ static dqt_status use_import(const void *o) {
     return status;
 }
 
+static dqt_status use_open(const void *o) {
+    char path[] = "/tmp/dqt-options-XXXXXX";
+    const int file = mkstemp(path);
+    dqt_llama *opened;
+    CHECK(file >= 0 && close(file) == 0);
+    OK(ctx, dqt_llama_export_gguf(model, path, NULL));
+    const dqt_status status = dqt_llama_open(ctx, path, o, &opened);
+    dqt_llama_destroy(opened);
+    unlink(path);
+    return status;
+}
+
 /* Reads it and writes it back. */
 static dqt_status use_preset_config(const void *o) {
     dqt_preset preset = DQT_INIT(dqt_preset);
@@ -245,6 +260,7 @@ static const struct options_case cases[] = {
     {"dqt_load_options", sizeof(dqt_load_options), init_load, use_load, 4, 0, false, false},
     {"dqt_preset_options", sizeof(dqt_preset_options), init_preset, use_preset, 4, 0, false, true},
     {"dqt_import_options", sizeof(dqt_import_options), init_import, use_import, 4, 0, false, false},
+    {"dqt_open_options", sizeof(dqt_open_options), init_open, use_open, 4, 0, false, false},
 };
 enum { CASES = sizeof cases / sizeof *cases };
 
@@ -389,7 +405,7 @@ static void embedded_structs(void) {
         CHECKF(use_llama(&c) == DQT_E_ARGUMENT, "reserved64[%zu]", k);
         l.weight.reserved64[k] = c.linear.reserved64[k] = 0;
     }
-    c.embedding.reserved = 1;
+    c.embedding.reserved64[0] = 1;
     CHECK(use_llama(&c) == DQT_E_ARGUMENT);
     end();
 }

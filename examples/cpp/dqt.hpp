@@ -83,6 +83,9 @@ inline dqt_status init(dqt_load_options &o) {
 inline dqt_status init(dqt_import_options &o) {
     return dqt_import_options_init(&o, sizeof o);
 }
+inline dqt_status init(dqt_open_options &o) {
+    return dqt_open_options_init(&o, sizeof o);
+}
 inline dqt_status init(dqt_gguf_options &o) {
     return dqt_gguf_options_init(&o, sizeof o);
 }
@@ -409,6 +412,13 @@ class Llama : public Object<dqt_llama, dqt_llama_destroy> {
   public:
     explicit Llama(const Context &ctx, const dqt_llama_config &config = defaults<dqt_llama_config>()) : Object(ctx) {
         create({}, dqt_llama_create, ctx.get(), &config);
+    }
+    // A Hugging Face folder or a GGUF file.
+    static Llama open(const Context &ctx, const std::string &path,
+                      const dqt_open_options &o = defaults<dqt_open_options>()) {
+        dqt_llama *raw = nullptr;
+        ctx.check(dqt_llama_open(ctx.get(), path.c_str(), &o, &raw));
+        return Llama(ctx, raw);
     }
     dqt_llama_config config() const {
         auto result = DQT_INIT(dqt_llama_config);

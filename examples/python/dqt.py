@@ -278,6 +278,14 @@ class Llama(_Model):
         self._create(ctx, lib.dqt_llama_destroy, lib.dqt_llama_create, ctx.raw,
                      C.byref(options(llama_config, values, base)))
 
+    @classmethod
+    def open(cls, ctx, path, **values):
+        """The model in a Hugging Face folder or a GGUF file; values are those of dqt_open_options."""
+        model = cls.__new__(cls)
+        model._create(ctx, lib.dqt_llama_destroy, lib.dqt_llama_open, ctx.raw, os.fsencode(path),
+                      C.byref(options(open_options, values)))
+        return model
+
     @staticmethod
     def memory(ctx, base=None, **values):
         """What such a model would take."""

@@ -325,6 +325,7 @@ static void init_row(void *arg, size_t row, int lane) {
 enum { SCALE_ROWS = 4096 };
 
 void tensor_init_normal(dqt_tensor *t, uint64_t seed, uint32_t id, float std) {
+    if (!(std > 0)) return; /* zeros with scales of 1: what tensors begin as */
     struct init_job job = {.t = t, .rng = rng_make(seed, 0, RNG_INIT, id), .std = std};
     if (t->num_scales) {
         const size_t rows = t->scale_axis == DQT_AXIS_TENSOR ? size_min(t->rows, SCALE_ROWS) : t->rows;

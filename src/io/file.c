@@ -74,11 +74,34 @@ dqt_status file_open(dqt_context *ctx, const char *path, struct input_file *out)
     return io_error(ctx, "reading", path, &failure);
 }
 
+bool file_exists(const char *path) {
+    struct input_file f;
+    if (system_open(path, &f.handle, &f.size)) return false;
+    system_close(f.handle);
+    return true;
+}
+
 size_t file_read(void *file, void *buffer, size_t size) {
     struct input_file *f = file;
     size_t got = 0;
     f->error = system_read(f->handle, buffer, size_min(size, LARGEST_CALL), &got);
     return f->error ? SIZE_MAX : got;
+}
+
+dqt_status file_read_at(dqt_context *ctx, struct input_file *f, uint64_t offset, void *buffer, size_t size) {
+    unsigned char *p = buffer;
+    TRY(check_interrupt(ctx));
+    f->error = system_seek(f->handle, offset);
+    while (size && !f->error) {
+        const size_t got = file_read(f, p, size);
+        if (got == SIZE_MAX) break;
+        if (got == 0)
+            return fail(ctx, DQT_E_FORMAT, "the file ends %zu bytes before the end of what lies at byte %llu", size,
+                        (unsigned long long)offset);
+        p += got;
+        size -= got;
+    }
+    return f->error ? fail(ctx, DQT_E_IO, "reading at byte %llu failed", (unsigned long long)offset) : DQT_OK;
 }
 
 dqt_status file_close(dqt_context *ctx, const char *path, struct input_file *file, dqt_status status) {

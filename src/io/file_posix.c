@@ -111,6 +111,10 @@ int system_read(intptr_t file, void *buffer, size_t size, size_t *got) {
     return n < 0 ? errno : 0;
 }
 
+int system_seek(intptr_t file, uint64_t offset) {
+    return lseek((int)file, (off_t)offset, SEEK_SET) < 0 ? errno : 0;
+}
+
 void system_close(intptr_t file) {
     close((int)file);
 }

@@ -26,6 +26,8 @@ const char *system_text(int error, char *buffer);
 int system_open(const char *path, intptr_t *file, uint64_t *size);
 /* Up to `size` bytes, 0 at the end; interruptions by signals are no errors. */
 int system_read(intptr_t file, void *buffer, size_t size, size_t *got);
+/* The next read is of this byte; of regular files. */
+int system_seek(intptr_t file, uint64_t offset);
 void system_close(intptr_t file);
 
 /* ---- Replacing a file ----------------------------------------------------------------------------------------- */

@@ -103,6 +103,12 @@ int system_read(intptr_t file, void *buffer, size_t size, size_t *got) {
     return 0;
 }
 
+int system_seek(intptr_t file, uint64_t offset) {
+    LARGE_INTEGER to;
+    to.QuadPart = (LONGLONG)offset;
+    return SetFilePointerEx((HANDLE)file, to, NULL, FILE_BEGIN) ? 0 : last_system_error();
+}
+
 void system_close(intptr_t file) {
     CloseHandle((HANDLE)file);
 }

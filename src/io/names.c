@@ -39,6 +39,11 @@ static const struct parameter_names *names_of(const struct parameter_list *list,
     return names->hf_name ? names : &llama_norm_names;
 }
 
+size_t list_heads(const struct parameter_list *list, size_t index) {
+    const dqt_layer *layer = find(list, &index);
+    return layer_parameter_heads(layer, index);
+}
+
 const char *name_end(int parameter_class) {
     return parameter_class == DQT_CLASS_BIAS ? ".bias" : ".weight";
 }
@@ -51,11 +56,19 @@ void hf_name(const struct parameter_list *list, size_t index, char out[FILE_NAME
         snprintf(out, FILE_NAME_BYTES, "%s%s", name, end);
 }
 
-size_t hf_block(const struct parameter_list *list, const char *name, const char **rest) {
-    static const char prefix[] = "model.layers.";
+void gguf_name(const struct parameter_list *list, size_t index, char out[FILE_NAME_BYTES]) {
+    const char *name = names_of(list, index)->gguf_name, *end = name_end(list_parameter(list, index).parameter_class);
+    if (in_block(list, index))
+        snprintf(out, FILE_NAME_BYTES, "blk.%zu.%s%s", (index - 1) / list->per_block, name, end);
+    else
+        snprintf(out, FILE_NAME_BYTES, "%s%s", name, end);
+}
+
+/* The block whose number follows the prefix, and what stands behind it and a dot. */
+static size_t block_of(const struct parameter_list *list, const char *prefix, const char *name, const char **rest) {
     size_t block = 0;
-    if (strncmp(name, prefix, sizeof prefix - 1) != 0) return SIZE_MAX;
-    const char *digits = name + sizeof prefix - 1, *p = digits;
+    if (strncmp(name, prefix, strlen(prefix)) != 0) return SIZE_MAX;
+    const char *digits = name + strlen(prefix), *p = digits;
     for (; *p >= '0' && *p <= '9' && p - digits < 7; p++)
         block = 10 * block + (size_t)(*p - '0');
     if (p == digits || *p != '.' || (*digits == '0' && p - digits > 1) || block >= list->model->config.num_layers)
@@ -64,21 +77,38 @@ size_t hf_block(const struct parameter_list *list, const char *name, const char 
     return block;
 }
 
+size_t hf_block(const struct parameter_list *list, const char *name, const char **rest) {
+    return block_of(list, "model.layers.", name, rest);
+}
+
 static bool is_of(const char *name, const char *module, const char *end) {
     const size_t n = module ? strlen(module) : 0;
     return n && strncmp(name, module, n) == 0 && strcmp(name + n, end) == 0;
 }
 
-size_t hf_index(const struct parameter_list *list, const char *name) {
-    const char *rest = name;
-    const size_t block = hf_block(list, name, &rest);
+/* Among the parameters of a block, or with SIZE_MAX of none, the one that the rest of a name is of. */
+static size_t index_in(const struct parameter_list *list, size_t block, const char *rest, bool gguf) {
     const size_t candidates = block == SIZE_MAX ? list->count - num_in_blocks(list) : list->per_block;
     for (size_t k = 0; k < candidates; k++) {
         const size_t outside = k == 0 ? 0 : num_in_blocks(list) + k;
         const size_t index = block == SIZE_MAX ? outside : 1 + block * list->per_block + k;
         const struct parameter_names *names = names_of(list, index);
         const char *end = name_end(list_parameter(list, index).parameter_class);
-        if (is_of(rest, names->hf_name, end) || is_of(rest, names->hf_other_name, end)) return index;
+        if (is_of(rest, gguf ? names->gguf_name : names->hf_name, end) ||
+            is_of(rest, gguf ? NULL : names->hf_other_name, end))
+            return index;
     }
     return SIZE_MAX;
+}
+
+size_t hf_index(const struct parameter_list *list, const char *name) {
+    const char *rest = name;
+    const size_t block = hf_block(list, name, &rest);
+    return index_in(list, block, rest, false);
+}
+
+size_t gguf_index(const struct parameter_list *list, const char *name) {
+    const char *rest = name;
+    const size_t block = block_of(list, "blk.", name, &rest);
+    return index_in(list, block, rest, true);
 }

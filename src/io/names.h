@@ -15,6 +15,8 @@ struct parameter_list {
 };
 struct parameter_list parameter_list(const dqt_llama *model);
 struct update_target list_parameter(const struct parameter_list *list, size_t index);
+/* Number of the heads that its rows are rotated in, 0: none. */
+size_t list_heads(const struct parameter_list *list, size_t index);
 
 /* What a parameter's name ends in, in both kinds of files: ".weight", or of a bias ".bias". */
 const char *name_end(int parameter_class);
@@ -24,6 +26,10 @@ void hf_name(const struct parameter_list *list, size_t index, char out[FILE_NAME
 
 /* SIZE_MAX if no parameter has this name. A few other names for the same are known too. */
 size_t hf_index(const struct parameter_list *list, const char *name);
+
+/* The same of GGUF files: "blk.0.attn_q.weight". */
+void gguf_name(const struct parameter_list *list, size_t index, char out[FILE_NAME_BYTES]);
+size_t gguf_index(const struct parameter_list *list, const char *name);
 
 /* The block of "model.layers.N.", and the rest of the name; SIZE_MAX if it does not begin so or there is no such block.
  */

@@ -3,6 +3,7 @@
 #define DQT_IO_SAFETENSORS_H
 
 #include "format/half.h"
+#include "io/encoding.h"
 #include "io/file.h"
 #include "io/names.h"
 #include "io/weights.h"
@@ -17,6 +18,9 @@ size_t element_bytes(enum element_type type);
 static inline enum element_type scale_type(const dqt_tensor *t) {
     return tensor_has_halves(t) ? TYPE_F16 : TYPE_F32;
 }
+
+/* How such elements are read; U8 as BitNet's packed weights; NULL for OTHER. */
+const struct encoding *element_encoding(enum element_type type);
 
 /* In a file's metadata: the format of its codes by class, and by parameter where that has another ("dqt.", then the
  * parameter's name in the file). */
@@ -48,6 +52,10 @@ dqt_status header_read(const dqt_context *ctx, const char *text, size_t length, 
  * False for weights that are all 0: any scale would do; and for 8-bit codes in a 16-bit type, which cannot tell them
  * apart. Codes are rint(weight / scale). */
 bool grid_find(const float *weights, size_t count, enum element_type type, int low, int high, float *scale);
+/* Codes and scales of a tensor of codes if all weights are on grids, each of its scales' one; weights that are all 0
+ * are on any. False: the tensor is as it was, but for its scales; so with scales of groups, which are not looked for.
+ */
+bool grid_store(dqt_tensor *t, const float *weights, enum element_type type);
 
 dqt_status safetensors_write(const dqt_llama *model, const dqt_safetensors_options *o, dqt_write_fn write,
                              void *user_data);

@@ -86,3 +86,26 @@ bool grid_find(const float *weights, size_t count, enum element_type type, int l
     }
     return false;
 }
+
+bool grid_store(dqt_tensor *t, const float *weights, enum element_type type) {
+    if (t->scale_axis == DQT_AXIS_GROUP) return false;
+    const int low = format_min(t->storage), high = format_max(t->storage);
+    const size_t count = t->num_scales == 1 ? t->rows * t->cols : t->cols;
+    for (size_t i = 0; i < t->num_scales; i++) {
+        const float *w = weights + i * count;
+        if (grid_find(w, count, type, low, high, &t->scales[i])) continue;
+        for (size_t k = 0; k < count; k++)
+            if (w[k] < 0 || w[k] > 0) return false;
+        t->scales[i] = 1; /* zeros have any scale */
+    }
+    const struct packing *packing = format_packing(t->storage);
+    const size_t block_bytes = packing_block_bytes(packing);
+    for (size_t r = 0; r < t->rows; r++)
+        for (size_t c = 0; c < t->cols; c += PACK_BLOCK) {
+            int8_t codes[PACK_BLOCK] = {0};
+            for (size_t k = 0; k < PACK_BLOCK && c + k < t->cols; k++)
+                codes[k] = (int8_t)rintf(weights[r * t->cols + c + k] / tensor_scale(t, r));
+            block_pack(packing, codes, tensor_row(t, r) + c / PACK_BLOCK * block_bytes);
+        }
+    return true;
+}

@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "core/status.h"
+#include "io/order.h"
 #include "io/safetensors.h"
 
 /* Slots of a file: the weights of all parameters, the embedding's first, then scales of packed ones, then what is known
@@ -111,32 +112,10 @@ static void on_metadata(void *arg, const char *key, const char *value) {
     if (index != SIZE_MAX) snprintf(m->slots[index].format, sizeof m->slots[index].format, "%.15s", value);
 }
 
-static bool before(const struct importer *m, size_t a, size_t b) {
+static bool before(const void *arg, size_t a, size_t b) {
+    const struct importer *m = arg;
     const struct slot_of_file *x = &m->slots[a], *y = &m->slots[b];
     return x->begin != y->begin ? x->begin < y->begin : x->end < y->end;
-}
-
-/* Heap sort: no recursion, no memory, no input that makes it slow. */
-static void sink_down(const struct importer *m, size_t root, size_t count) {
-    size_t *order = m->order;
-    for (size_t child; (child = 2 * root + 1) < count; root = child) {
-        if (child + 1 < count && before(m, order[child], order[child + 1])) child++;
-        if (!before(m, order[root], order[child])) return;
-        const size_t t = order[root];
-        order[root] = order[child];
-        order[child] = t;
-    }
-}
-
-static void sort_order(const struct importer *m) {
-    for (size_t i = m->num_seen / 2; i-- > 0;)
-        sink_down(m, i, m->num_seen);
-    for (size_t n = m->num_seen; n > 1; n--) {
-        const size_t t = m->order[0];
-        m->order[0] = m->order[n - 1];
-        m->order[n - 1] = t;
-        sink_down(m, 0, n - 1);
-    }
 }
 
 static const char *format_of(const struct importer *m, size_t index) {
@@ -195,7 +174,7 @@ static dqt_status read_header(struct importer *m, uint64_t file_size) {
     if (status == DQT_OK) status = header_read(m->ctx, text, (size_t)length, &visitor);
     memory_free(m->ctx, text, room);
     if (status != DQT_OK) return status;
-    sort_order(m);
+    order_sort(m->order, m->num_seen, before, m);
     return check_listing(m);
 }
 
@@ -209,29 +188,6 @@ static dqt_status new_tensor(struct importer *m, size_t index, dqt_tensor **out)
     if (!m->tensors[index]) TRY(tensor_create(m->ctx, t->rows, t->cols, &o, false, &m->tensors[index]));
     *out = m->tensors[index];
     return DQT_OK;
-}
-
-/* Codes and scales if all weights are on grids; false: the tensor is as it was, but for its scales. */
-static bool store_on_grid(dqt_tensor *t, const float *weights, enum element_type type) {
-    const int low = format_min(t->storage), high = format_max(t->storage);
-    const size_t count = t->num_scales == 1 ? t->rows * t->cols : t->cols;
-    for (size_t i = 0; i < t->num_scales; i++) {
-        const float *w = weights + i * count;
-        if (grid_find(w, count, type, low, high, &t->scales[i])) continue;
-        for (size_t k = 0; k < count; k++)
-            if (w[k] < 0 || w[k] > 0) return false;
-        t->scales[i] = 1; /* zeros have any scale */
-    }
-    const struct packing *packing = format_packing(t->storage);
-    const size_t block_bytes = packing_block_bytes(packing);
-    for (size_t r = 0; r < t->rows; r++)
-        for (size_t c = 0; c < t->cols; c += PACK_BLOCK) {
-            int8_t codes[PACK_BLOCK] = {0};
-            for (size_t k = 0; k < PACK_BLOCK && c + k < t->cols; k++)
-                codes[k] = (int8_t)rintf(weights[r * t->cols + c + k] / tensor_scale(t, r));
-            block_pack(packing, codes, tensor_row(t, r) + c / PACK_BLOCK * block_bytes);
-        }
-    return true;
 }
 
 /* Into m->weights. */
@@ -283,7 +239,7 @@ static dqt_status read_weight(struct importer *m, size_t index) {
     if (!numbers_valid(m->weights, t->rows * t->cols, 4, true))
         return refuse(m, name, "has a weight that is not finite");
     if (index == EMBEDDING) m->embedding = digest(m->weights, t->rows * t->cols);
-    if (format_is_code(t->storage) && store_on_grid(t, m->weights, type)) return DQT_OK;
+    if (format_is_code(t->storage) && grid_store(t, m->weights, type)) return DQT_OK;
     tensor_quantize(t, m->weights, m->stochastic, m->seed + 0x9E3779B97F4A7C15u * index);
     if (format_float_bytes(t->storage) == 2 && !numbers_valid(t->data, t->rows * t->cols, 2, true))
         return refuse(m, name, "has a weight that bf16 cannot hold");

@@ -213,6 +213,11 @@ void models(const dqt::Context &ctx, const std::string &folder) {
     }
     c.tie_embeddings = 1;
     dqt::Llama(ctx, c).export_gguf(folder + "/model.gguf");
+    auto as_int4 = dqt::defaults<dqt_open_options>();
+    as_int4.linear.storage = DQT_FORMAT_INT4;
+    check(dqt::Llama::open(ctx, folder + "/model.gguf", as_int4).config().linear.storage == DQT_FORMAT_INT4,
+          "a GGUF file is opened");
+    check(throws([&] { dqt::Llama::open(ctx, folder + "/none.gguf"); }), "and one that is not there is not");
     check(throws([&] { dqt::load(ctx, [](void *, std::size_t) -> std::size_t { throw 1; }); }), "a reader that throws");
 }
 

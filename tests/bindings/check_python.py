@@ -561,6 +561,13 @@ def exchange():
     check('safetensors come back', same())
     model = dqt.Llama(ctx, **SMALL, no_sub_norms=1)
     model.export_gguf(stream := io.BytesIO(), linear_type=dqt.GGUF_F16, tokens=[f't{i}' for i in range(256)])
+    with tempfile.TemporaryDirectory() as tmp:
+        path = os.path.join(tmp, 'model.gguf')
+        model.export_gguf(path, linear_type=dqt.GGUF_F32, embedding_type=dqt.GGUF_F32)
+        opened = dqt.Llama.open(ctx, path, embedding=dict(storage=dqt.FORMAT_INT8))
+        check('a GGUF file is opened', opened.config.hidden_size == model.config.hidden_size and
+              opened.config.embedding.storage == dqt.FORMAT_INT8 and opened.config.linear.storage == dqt.FORMAT_F32)
+        check('a file that is not there', raises(dqt.Error, dqt.Llama.open, ctx, path + '.gguf').status == dqt.E_IO)
     check('a GGUF file with tokens', stream.getvalue()[:4] == b'GGUF' and b't255' in stream.getvalue())
     check('a GGUF file of other tokens',
           raises(dqt.Error, model.export_gguf, io.BytesIO(), tokens=['t']).status == dqt.E_ARGUMENT)

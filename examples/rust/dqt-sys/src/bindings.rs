@@ -1792,6 +1792,53 @@ const _: () = {
         "Offset of field: dqt_import_options::seed",
     ][::core::mem::offset_of!(dqt_import_options, seed) - 8usize];
 };
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dqt_open_options {
+    pub struct_size: u32,
+    pub activation: i32,
+    pub rounding: i32,
+    pub reserved: i32,
+    pub seed: u64,
+    pub max_length: usize,
+    pub linear: dqt_tensor_options,
+    pub embedding: dqt_tensor_options,
+    pub head: dqt_tensor_options,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dqt_open_options"][::core::mem::size_of::<dqt_open_options>() - 224usize];
+    [
+        "Alignment of dqt_open_options",
+    ][::core::mem::align_of::<dqt_open_options>() - 8usize];
+    [
+        "Offset of field: dqt_open_options::struct_size",
+    ][::core::mem::offset_of!(dqt_open_options, struct_size) - 0usize];
+    [
+        "Offset of field: dqt_open_options::activation",
+    ][::core::mem::offset_of!(dqt_open_options, activation) - 4usize];
+    [
+        "Offset of field: dqt_open_options::rounding",
+    ][::core::mem::offset_of!(dqt_open_options, rounding) - 8usize];
+    [
+        "Offset of field: dqt_open_options::reserved",
+    ][::core::mem::offset_of!(dqt_open_options, reserved) - 12usize];
+    [
+        "Offset of field: dqt_open_options::seed",
+    ][::core::mem::offset_of!(dqt_open_options, seed) - 16usize];
+    [
+        "Offset of field: dqt_open_options::max_length",
+    ][::core::mem::offset_of!(dqt_open_options, max_length) - 24usize];
+    [
+        "Offset of field: dqt_open_options::linear",
+    ][::core::mem::offset_of!(dqt_open_options, linear) - 32usize];
+    [
+        "Offset of field: dqt_open_options::embedding",
+    ][::core::mem::offset_of!(dqt_open_options, embedding) - 96usize];
+    [
+        "Offset of field: dqt_open_options::head",
+    ][::core::mem::offset_of!(dqt_open_options, head) - 160usize];
+};
 extern "C" {
     pub fn dqt_version() -> u32;
     pub fn dqt_version_string() -> *const ::core::ffi::c_char;
@@ -2396,5 +2443,15 @@ extern "C" {
         model: *mut dqt_llama,
         path: *const ::core::ffi::c_char,
         options: *const dqt_import_options,
+    ) -> dqt_status;
+    pub fn dqt_open_options_init(
+        options: *mut dqt_open_options,
+        struct_size: usize,
+    ) -> dqt_status;
+    pub fn dqt_llama_open(
+        ctx: *mut dqt_context,
+        path: *const ::core::ffi::c_char,
+        options: *const dqt_open_options,
+        out: *mut *mut dqt_llama,
     ) -> dqt_status;
 }

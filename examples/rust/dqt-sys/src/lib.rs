@@ -38,6 +38,7 @@ defaults! {
     dqt_save_options, dqt_save_options_init;
     dqt_load_options, dqt_load_options_init;
     dqt_import_options, dqt_import_options_init;
+    dqt_open_options, dqt_open_options_init;
     dqt_gguf_options, dqt_gguf_options_init;
     dqt_safetensors_options, dqt_safetensors_options_init;
 }
@@ -91,6 +92,7 @@ sizes! {
     dqt_load_options: ;
     dqt_preset_options: ;
     dqt_import_options: ;
+    dqt_open_options: linear embedding head;
     dqt_gguf_options: ;
     dqt_safetensors_options: ;
 }

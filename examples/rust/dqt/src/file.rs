@@ -1,6 +1,6 @@
 use crate::layers::{Layers, List};
 use crate::{
-    sized, sys, Context, GgufOptions, ImportOptions, Llama, LoadOptions, Result, SafetensorsOptions, Tape, Updater,
+    sized, sys, Context, GgufOptions, ImportOptions, Llama, LoadOptions, OpenOptions, Result, SafetensorsOptions, Tape, Updater,
 };
 use std::ffi::{c_char, c_void, CString};
 use std::io::{Read, Write};
@@ -112,6 +112,15 @@ fn updater_of(list: &List<'_>, updater: Option<&Updater<'_>>) -> Result<*mut sys
 }
 
 impl<'c> Llama<'c> {
+    /// A model of another program: a Hugging Face folder or a GGUF file.
+    pub fn open(ctx: &'c Context, path: impl AsRef<Path>, options: &OpenOptions) -> Result<Self> {
+        let path = path_string(ctx, path.as_ref())?;
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: the context is alive and the options say their size.
+        ctx.check(unsafe { sys::dqt_llama_open(ctx.as_raw(), path.as_ptr(), &sized(options), &mut raw) })?;
+        // SAFETY: a new model of this context.
+        Ok(unsafe { Self::from_raw(ctx, raw) })
+    }
     /// Writes a checkpoint under a temporary name and renames it.
     pub fn save(&self, path: impl AsRef<Path>, saved: &Saved<'_>) -> Result<()> {
         let (path, updater) = (path_string(self.context(), path.as_ref())?, updater_of(self.list(), saved.updater)?);

@@ -65,7 +65,8 @@ pub use updater::{Group, Updater};
 pub use sys::{
     dqt_gguf_options as GgufOptions, dqt_import_options as ImportOptions, dqt_layer_info as LayerInfo,
     dqt_layer_options as LayerOptions, dqt_llama_config as LlamaConfig, dqt_llama_memory_info as LlamaMemory,
-    dqt_load_options as LoadOptions, dqt_parameter_rule as ParameterRule, dqt_preset_options as PresetOptions,
+    dqt_load_options as LoadOptions, dqt_open_options as OpenOptions, dqt_parameter_rule as ParameterRule,
+    dqt_preset_options as PresetOptions,
     dqt_safetensors_options as SafetensorsOptions, dqt_sampler_options as SamplerOptions,
     dqt_session_memory_info as SessionMemory, dqt_session_options as SessionOptions, dqt_step_options as StepOptions,
     dqt_step_stats as StepStats, dqt_tape_memory_info as TapeMemory, dqt_tape_options as TapeOptions,

@@ -231,6 +231,13 @@ fn recipes_exchange_sessions_and_tensors() {
     let again = Llama::new(&ctx, &LlamaConfig { seed: 2, ..preset.config }).unwrap();
     again.import_safetensors(folder.join("m.safetensors"), &Default::default()).unwrap();
     assert!(bytes(&again, None) == bytes(&model, None));
+    let config = LlamaConfig { no_sub_norms: 1, ..preset.config };
+    let plain = Llama::new(&ctx, &config).unwrap();
+    let gguf = folder.join("m.gguf");
+    plain.export_gguf(&gguf, &Default::default(), None).unwrap();
+    let opened = Llama::open(&ctx, &gguf, &Default::default()).unwrap();
+    assert!(opened.config().hidden_size == 32);
+    assert!(Llama::open(&ctx, folder.join("none"), &Default::default()).is_err());
     layers_save(&model, folder.join("m.dqt"), &Default::default()).unwrap();
     let third = Llama::new(&ctx, &LlamaConfig { seed: 3, ..preset.config }).unwrap();
     layers_load(&third, None, folder.join("m.dqt"), &Default::default()).unwrap();

@@ -1,0 +1,390 @@
+/* The tensors of a foreign model by name, and into a model one after another: beside the result there is never more
+ * than the largest tensor as floats, and a piece of the file. */
+#include "io/foreign.h"
+
+#include <stdio.h>
+
+#include "core/status.h"
+#include "io/order.h"
+#include "io/safetensors.h"
+
+/* ---- Lists --------------------------------------------------------------------------------------------------- */
+
+/* Room for one more of `size` bytes. */
+static dqt_status grow(dqt_context *ctx, void **list, size_t count, size_t *room, size_t size) {
+    size_t bytes;
+    if (count < *room) return DQT_OK;
+    const size_t more = size_max(16, 2 * *room);
+    void *larger = size_mul(more, size, &bytes) ? memory_alloc(ctx, bytes) : NULL;
+    if (!larger) return fail(ctx, DQT_E_MEMORY, "no memory for a list of %zu entries", more);
+    if (count) memcpy(larger, *list, count * size);
+    memory_free(ctx, *list, *room * size);
+    *list = larger;
+    *room = more;
+    return DQT_OK;
+}
+
+dqt_status foreign_add(struct foreign *f, struct foreign_tensor **out) {
+    void *list = f->tensors;
+    const dqt_status status = grow(f->ctx, &list, f->num_tensors, &f->room, sizeof **out);
+    f->tensors = list;
+    if (status != DQT_OK) return status;
+    *out = &f->tensors[f->num_tensors++];
+    memset(*out, 0, sizeof **out);
+    return DQT_OK;
+}
+
+const char *foreign_path(const struct foreign *f, size_t index) {
+    return f->paths + index * f->path_bytes;
+}
+
+dqt_status foreign_add_path(struct foreign *f, const char *folder, const char *name) {
+    const size_t n = strlen(folder);
+    void *list = f->paths;
+    if (!f->path_bytes) f->path_bytes = n + 1 + FILE_NAME_BYTES;
+    const dqt_status status = grow(f->ctx, &list, f->num_paths, &f->paths_room, f->path_bytes);
+    f->paths = list;
+    if (status != DQT_OK) return status;
+    DQT_ASSERT(n + 1 + strlen(name) < f->path_bytes);
+    snprintf(f->paths + f->num_paths++ * f->path_bytes, f->path_bytes, "%s%s%s", folder, *name ? "/" : "", name);
+    return DQT_OK;
+}
+
+void foreign_close(struct foreign *f) {
+    memory_free(f->ctx, f->tensors, f->room * sizeof *f->tensors);
+    memory_free(f->ctx, f->paths, f->paths_room * f->path_bytes);
+}
+
+static bool before(const void *arg, size_t a, size_t b) {
+    const struct foreign_tensor *x = (const struct foreign_tensor *)arg + a,
+                                *y = (const struct foreign_tensor *)arg + b;
+    return x->offset != y->offset ? x->offset < y->offset : x->bytes < y->bytes;
+}
+
+static dqt_status check_order(const struct foreign *f, const struct foreign_tensor *list, const size_t *order,
+                              size_t count, uint64_t begin, uint64_t end, bool whole) {
+    uint64_t at = begin;
+    for (size_t i = 0; i < count; i++) {
+        const struct foreign_tensor *t = &list[order[i]];
+        if (t->offset > end || t->bytes > end - t->offset)
+            return fail(f->ctx, DQT_E_FORMAT, "%s: %s goes beyond the end of the file", f->what, t->name);
+        if (t->offset < at || (whole && t->offset != at))
+            return fail(f->ctx, DQT_E_FORMAT, "%s: %s begins at byte %llu of its file where byte %llu is next", f->what,
+                        t->name, (unsigned long long)t->offset, (unsigned long long)at);
+        at = t->offset + t->bytes;
+    }
+    if (whole && at != end)
+        return fail(f->ctx, DQT_E_FORMAT, "%s: the tensors end at byte %llu of a file of %llu", f->what,
+                    (unsigned long long)at, (unsigned long long)end);
+    return DQT_OK;
+}
+
+dqt_status foreign_check_layout(const struct foreign *f, size_t first, uint64_t begin, uint64_t end, bool whole) {
+    const size_t count = f->num_tensors - first;
+    size_t bytes;
+    if (count == 0) return DQT_OK;
+    size_t *order = size_mul(count, sizeof *order, &bytes) ? memory_alloc_raw(f->ctx, bytes) : NULL;
+    if (!order) return fail(f->ctx, DQT_E_MEMORY, "no memory for a list of %zu tensors", count);
+    for (size_t i = 0; i < count; i++)
+        order[i] = i;
+    order_sort(order, count, before, f->tensors + first);
+    const dqt_status status = check_order(f, f->tensors + first, order, count, begin, end, whole);
+    memory_free(f->ctx, order, bytes);
+    return status;
+}
+
+/* ---- Names --------------------------------------------------------------------------------------------------- */
+
+/* Where a parameter and the scale of its codes are in the list; NULL: nowhere. */
+struct place {
+    const struct foreign_tensor *weight, *scale;
+};
+
+struct loader {
+    struct foreign *f;
+    const struct foreign_options *o;
+    struct parameter_list list;
+    struct place *places; /* [list.count] */
+    struct input_file file;
+    size_t open;        /* the path that `file` is, SIZE_MAX: none */
+    unsigned char *raw; /* of rows as they are in the file */
+    size_t raw_bytes;
+    float *weights; /* of a tensor that is not stored as F32 */
+    size_t weights_bytes;
+};
+
+static dqt_status refuse(const struct loader *l, const struct foreign_tensor *t, const char *why) {
+    return fail(l->f->ctx, DQT_E_FORMAT, "%s: %s %s", l->f->what, t->name, why);
+}
+
+static bool ends_in(const char *text, const char *end) {
+    const size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+/* What files hold beside the weights, and is not needed: frequencies, and the head that is the embedding. */
+static bool is_known(const struct loader *l, const char *name) {
+    if (l->f->facts.gguf) return strcmp(name, "rope_freqs.weight") == 0;
+    return ends_in(name, ".rotary_emb.inv_freq") ||
+           (l->list.model->config.tie_embeddings && strcmp(name, "lm_head.weight") == 0);
+}
+
+/* The parameter of a scale: NAME.scale of NAME.weight in GGUF files, NAME.weight_scale in folders. */
+static size_t scale_index(const struct loader *l, const char *name) {
+    const char *end = l->f->facts.gguf ? ".scale" : ".weight_scale";
+    char weight[FILE_NAME_BYTES + 8];
+    if (!ends_in(name, end)) return SIZE_MAX;
+    snprintf(weight, sizeof weight, "%.*s.weight", (int)(strlen(name) - strlen(end)), name);
+    return l->f->facts.gguf ? gguf_index(&l->list, weight) : hf_index(&l->list, weight);
+}
+
+static dqt_status check_shape(const struct loader *l, const struct foreign_tensor *t, size_t index) {
+    const struct update_target p = list_parameter(&l->list, index);
+    const bool packed = t->encoding == &encoding_packed, vector = class_is_vector(p.parameter_class);
+    if (!t->encoding || (vector && packed)) return refuse(l, t, "has a dtype that cannot be read into this parameter");
+    const uint64_t rows = packed ? p.tensor->rows / 4 : p.tensor->rows;
+    if (t->dims != (vector ? 1 : 2) || t->rows != rows || t->cols != p.tensor->cols || (packed && p.tensor->rows % 4))
+        return fail(l->f->ctx, DQT_E_SHAPE, "%s: %s is %llu x %llu; the model's is %zu x %zu", l->f->what, t->name,
+                    (unsigned long long)t->rows, (unsigned long long)t->cols, p.tensor->rows, p.tensor->cols);
+    if (t->bytes != rows * (t->cols / t->encoding->block) * t->encoding->bytes)
+        return refuse(l, t, "has offsets that do not fit its shape");
+    return DQT_OK;
+}
+
+static dqt_status place_tensor(const struct loader *l, const struct foreign_tensor *t) {
+    const size_t index = l->f->facts.gguf ? gguf_index(&l->list, t->name) : hf_index(&l->list, t->name);
+    const size_t scaled = index == SIZE_MAX ? scale_index(l, t->name) : SIZE_MAX;
+    if (index == SIZE_MAX && scaled == SIZE_MAX)
+        return is_known(l, t->name) ? DQT_OK : refuse(l, t, "is no parameter of this model");
+    const struct foreign_tensor **place = scaled == SIZE_MAX ? &l->places[index].weight : &l->places[scaled].scale;
+    if (*place) return refuse(l, t, "is there twice");
+    if (scaled == SIZE_MAX)
+        TRY(check_shape(l, t, index));
+    else if (!t->encoding || t->encoding->block != 1 || t->rows * t->cols != 1 || t->bytes != t->encoding->bytes ||
+             t->encoding == &encoding_packed)
+        return refuse(l, t, "is not one number");
+    *place = t;
+    return DQT_OK;
+}
+
+static dqt_status place_all(const struct loader *l) {
+    char name[FILE_NAME_BYTES];
+    for (size_t i = 0; i < l->f->num_tensors; i++)
+        TRY(place_tensor(l, &l->f->tensors[i]));
+    for (size_t i = 0; i < l->list.count; i++) {
+        const struct place *p = &l->places[i];
+        (l->f->facts.gguf ? gguf_name : hf_name)(&l->list, i, name);
+        if (!p->weight) return fail(l->f->ctx, DQT_E_FORMAT, "%s: %s is missing", l->f->what, name);
+        if (p->weight->encoding == &encoding_packed && !p->scale)
+            return refuse(l, p->weight, "has packed codes without their scale");
+        if (p->scale && !l->f->facts.gguf && p->weight->encoding != &encoding_packed)
+            return refuse(l, p->scale, "is the scale of weights that are not packed");
+    }
+    return DQT_OK;
+}
+
+/* ---- Formats ------------------------------------------------------------------------------------------------- */
+
+static dqt_tensor_options kept(const struct encoding *e) {
+    return (dqt_tensor_options){.struct_size = sizeof(dqt_tensor_options), .storage = e->kept};
+}
+
+/* The options of every class, and of the tensors that differ from the first one of theirs. */
+static void choose_formats(const struct loader *l, dqt_llama_config *c, dqt_tensor_override *overrides) {
+    const dqt_tensor_options *const wanted[] = {&l->o->embedding, &l->o->linear, &l->o->head};
+    dqt_tensor_options *const classes[] = {&c->embedding, &c->linear, &c->head};
+    for (size_t k = 0; k < 3; k++)
+        *classes[k] = *wanted[k];
+    for (size_t i = 0; i < l->list.count; i++) {
+        const struct update_target p = list_parameter(&l->list, i);
+        const size_t k = (size_t)format_key_of(p.parameter_class);
+        if (class_is_vector(p.parameter_class) || wanted[k]->storage) continue;
+        const dqt_tensor_options own = kept(l->places[i].weight->encoding);
+        if (!classes[k]->storage)
+            *classes[k] = own;
+        else if (classes[k]->storage != own.storage)
+            overrides[c->num_overrides++] = (dqt_tensor_override){p.name, own};
+    }
+    if (c->tie_embeddings) c->head = c->embedding;
+    for (size_t k = 0; k < 3; k++) {
+        tensor_complete(classes[k], DQT_FORMAT_F32);
+        if (classes[k]->scale_rule == DQT_SCALE_AUTO) classes[k]->scale_rule = DQT_SCALE_ABSMAX;
+    }
+    if (c->num_overrides) c->overrides = overrides;
+}
+
+/* The names of overrides are those of the shape, which is there until the model has copied them. */
+static dqt_status create_model(const struct loader *l, dqt_llama_config *c, dqt_llama **out) {
+    size_t bytes;
+    dqt_tensor_override *overrides =
+        size_mul(l->list.count, sizeof *overrides, &bytes) ? memory_alloc(l->f->ctx, bytes) : NULL;
+    if (!overrides) return fail(l->f->ctx, DQT_E_MEMORY, "no memory for a list of %zu tensors", l->list.count);
+    choose_formats(l, c, overrides);
+    c->shape_only = 0;
+    const dqt_status status = llama_create(l->f->ctx, c, out);
+    memory_free(l->f->ctx, overrides, bytes);
+    return status;
+}
+
+/* ---- Weights ------------------------------------------------------------------------------------------------- */
+
+static dqt_status use_file(struct loader *l, size_t index) {
+    if (l->open == index) return DQT_OK;
+    if (l->open != SIZE_MAX) file_close(l->f->ctx, "", &l->file, DQT_OK);
+    l->open = SIZE_MAX;
+    TRY(file_open(l->f->ctx, foreign_path(l->f, index), &l->file));
+    l->open = index;
+    return DQT_OK;
+}
+
+/* Row `row` of a matrix of so many heads whose file rotates neighbours is this row of the model, which rotates halves.
+ */
+static size_t halves_row(size_t rows, size_t heads, size_t row) {
+    const size_t size = rows / heads, at = row % size;
+    return row - at + at % 2 * (size / 2) + at / 2;
+}
+
+static bool decode_row(const struct encoding *e, const unsigned char *in, size_t cols, float *out) {
+    bool valid = true;
+    for (size_t c = 0; c < cols; c += e->block, in += e->bytes)
+        valid = e->decode(in, out + c) && valid;
+    return valid;
+}
+
+/* A row of packed bytes is four rows. */
+static bool unpack_rows(const unsigned char *in, size_t row, size_t rows, size_t cols, float *out) {
+    bool valid = true;
+    for (size_t k = 0; k < 4; k++)
+        for (size_t c = 0; c < cols; c++) {
+            const int field = in[c] >> 2 * k & 3;
+            valid = valid && field != 3;
+            out[(k * rows + row) * cols + c] = (float)(field - 1);
+        }
+    return valid;
+}
+
+/* All rows of a tensor to out, which is the model's, in its order. */
+static dqt_status read_rows(struct loader *l, const struct foreign_tensor *t, size_t heads, float *out) {
+    const size_t rows = (size_t)t->rows, cols = (size_t)t->cols, row_bytes = (size_t)(t->bytes / t->rows);
+    const size_t at_once = size_max(1, l->raw_bytes / row_bytes);
+    TRY(use_file(l, t->file));
+    for (size_t r = 0; r < rows; r += at_once) {
+        const size_t n = size_min(at_once, rows - r);
+        TRY(file_read_at(l->f->ctx, &l->file, t->offset + (uint64_t)r * row_bytes, l->raw, n * row_bytes));
+        for (size_t k = r; k < r + n; k++) {
+            const unsigned char *in = l->raw + (k - r) * row_bytes;
+            const size_t to = heads ? halves_row(rows, heads, k) : k;
+            if (!(t->encoding == &encoding_packed ? unpack_rows(in, k, rows, cols, out)
+                                                  : decode_row(t->encoding, in, cols, out + to * cols)))
+                return refuse(l, t, "has a ternary field of 3, which means no weight");
+        }
+    }
+    return DQT_OK;
+}
+
+/* Hugging Face's BitLinear divides by its scale, AutoBitLinear multiplies by it. */
+static dqt_status apply_scale(struct loader *l, const struct foreign_tensor *t, float *weights, size_t count) {
+    const struct fact *kind = &l->f->facts.list[QUANTIZATION_CLASS];
+    float scale;
+    TRY(read_rows(l, t, 0, &scale));
+    if (!l->f->facts.gguf && strcmp(kind->text, "autobitlinear") != 0) scale = 1 / scale;
+    for (size_t i = 0; i < count; i++)
+        weights[i] *= scale;
+    return DQT_OK;
+}
+
+static enum element_type type_of(const struct place *p) {
+    if (p->scale || p->weight->encoding->block != 1) return TYPE_F32;
+    for (enum element_type type = TYPE_F32; type < TYPE_U8; type++)
+        if (element_encoding(type) == p->weight->encoding) return type;
+    return TYPE_F32;
+}
+
+static dqt_status read_parameter(struct loader *l, const dqt_llama *model, size_t index) {
+    const struct parameter_list list = parameter_list(model);
+    const struct place *p = &l->places[index];
+    dqt_tensor *t = list_parameter(&list, index).tensor;
+    const size_t count = t->rows * t->cols;
+    const bool direct = format_float_bytes(t->storage) == sizeof(float);
+    float *weights = direct ? gain_of(t) : l->weights;
+    const bool neighbours = l->f->facts.gguf && l->f->architecture->neighbours;
+    TRY(read_rows(l, p->weight, neighbours ? list_heads(&list, index) : 0, weights));
+    if (p->scale) TRY(apply_scale(l, p->scale, weights, count));
+    if (!numbers_valid(weights, count, 4, true)) return refuse(l, p->weight, "has a weight that is not finite");
+    if (direct) {
+        tensor_refresh(t);
+        return DQT_OK;
+    }
+    if (format_is_code(t->storage) && grid_store(t, weights, type_of(p))) {
+        tensor_refresh(t);
+        return DQT_OK;
+    }
+    tensor_quantize(t, weights, l->o->stochastic, l->o->seed + 0x9E3779B97F4A7C15u * index);
+    if (format_float_bytes(t->storage) == 2 && !numbers_valid(t->data, count, 2, true))
+        return refuse(l, p->weight, "has a weight that bf16 cannot hold");
+    return DQT_OK;
+}
+
+/* Buffers for the largest tensor, and for rows of the file. */
+static dqt_status allocate(struct loader *l, const dqt_llama *model) {
+    enum { RAW_LEAST = 1 << 20 };
+    const struct parameter_list list = parameter_list(model);
+    size_t most = 0;
+    l->raw_bytes = RAW_LEAST;
+    for (size_t i = 0; i < list.count; i++) {
+        const dqt_tensor *t = list_parameter(&list, i).tensor;
+        const struct foreign_tensor *from = l->places[i].weight;
+        l->raw_bytes = size_max(l->raw_bytes, (size_t)(from->bytes / from->rows));
+        if (format_float_bytes(t->storage) != sizeof(float)) most = size_max(most, t->rows * t->cols);
+    }
+    l->raw = memory_alloc_raw(l->f->ctx, l->raw_bytes);
+    const bool fits = size_mul(most, sizeof *l->weights, &l->weights_bytes);
+    l->weights = fits ? memory_alloc_raw(l->f->ctx, l->weights_bytes) : NULL;
+    if (!l->raw || (most && !l->weights))
+        return fail(l->f->ctx, DQT_E_MEMORY, "no memory for a tensor of %zu weights, and %zu bytes of a file", most,
+                    l->raw_bytes);
+    return DQT_OK;
+}
+
+static dqt_status read_weights(struct loader *l, const dqt_llama *model) {
+    dqt_status status = allocate(l, model);
+    for (size_t i = 0; i < l->list.count && status == DQT_OK; i++)
+        status = read_parameter(l, model, i);
+    if (l->open != SIZE_MAX) status = file_close(l->f->ctx, foreign_path(l->f, l->open), &l->file, status);
+    memory_free(l->f->ctx, l->weights, l->weights_bytes);
+    memory_free(l->f->ctx, l->raw, l->raw_bytes);
+    return status;
+}
+
+/* `shape` gives the names. */
+static dqt_status create_from(struct foreign *f, const struct foreign_options *o, const dqt_llama *shape,
+                              dqt_llama_config *c, dqt_llama **out) {
+    struct loader l = {.f = f, .o = o, .list = parameter_list(shape), .open = SIZE_MAX};
+    size_t bytes;
+    if (size_mul(l.list.count, sizeof *l.places, &bytes)) l.places = memory_alloc(f->ctx, bytes);
+    if (!l.places) return fail(f->ctx, DQT_E_MEMORY, "no memory for a list of %zu tensors", l.list.count);
+    dqt_llama *model = NULL;
+    dqt_status status = place_all(&l);
+    if (status == DQT_OK) status = create_model(&l, c, &model);
+    if (status == DQT_OK) status = read_weights(&l, model);
+    memory_free(f->ctx, l.places, bytes);
+    if (status == DQT_OK)
+        *out = model;
+    else
+        llama_destroy(model);
+    return status;
+}
+
+dqt_status foreign_create(struct foreign *f, const struct foreign_options *o, dqt_llama **out) {
+    const dqt_tensor_options any = {
+        .struct_size = sizeof any, .storage = DQT_FORMAT_F32, .sigma = tensor_defaults.sigma};
+    dqt_llama_config c = {.struct_size = sizeof c, .shape_only = 1, .linear = any, .embedding = any, .head = any};
+    dqt_llama *shape;
+    c.seed = 1;
+    TRY(foreign_config(f, o, &c));
+    TRY(llama_create(f->ctx, &c, &shape));
+    dqt_status status = create_from(f, o, shape, &c, out);
+    llama_destroy(shape);
+    if (status == DQT_OK) (*out)->config.init_std = (*out)->config.linear_init_std = 0.02f; /* the config's default */
+    return status;
+}
