@@ -208,7 +208,7 @@ static void quantised_imports(void) {
         dqt_tensor_options o;
         dqt_tensor_options_init(&o, sizeof o);
         o.storage = format_public(y->storage);
-        o.scale_rule = y->scale_rule;
+        o.scale_rule = tensor_import_rule(y);
         o.sigma = y->sigma;
         OK(ctx, dqt_tensor_create(ctx, y->rows, y->cols, &o, &expected));
         OK(ctx, dqt_tensor_quantize(expected, (const float *)(const void *)x->data, DQT_ROUND_NEAREST, 0));

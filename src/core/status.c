@@ -34,6 +34,26 @@ static void keep(const dqt_context *ctx, const char text[SENTENCE_BYTES]) {
     memcpy(errors.sentence[0].text, text, SENTENCE_BYTES);
 }
 
+bool log_wanted(const dqt_context *ctx, int32_t level) {
+    return ctx && ctx->log && ctx->log_level >= level && !errors.logging;
+}
+
+static void send(const dqt_context *ctx, int32_t level, const char *text) {
+    errors.logging = true;
+    ctx->log(ctx->log_user_data, level, text);
+    errors.logging = false;
+}
+
+void log_message(const dqt_context *ctx, int32_t level, const char *format, ...) {
+    char text[SENTENCE_BYTES];
+    if (!log_wanted(ctx, level)) return;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    send(ctx, level, text);
+}
+
 dqt_status fail(const dqt_context *ctx, dqt_status status, const char *format, ...) {
     char text[SENTENCE_BYTES] = ""; /* an argument may be an earlier sentence, and the callback may fail */
     va_list args;
@@ -41,10 +61,8 @@ dqt_status fail(const dqt_context *ctx, dqt_status status, const char *format, .
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
     keep(ctx, text);
-    if (ctx && ctx->log && ctx->log_level >= DQT_LOG_ERROR && !errors.logging) {
-        errors.logging = true;
-        ctx->log(ctx->log_user_data, DQT_LOG_ERROR, text);
-        errors.logging = false;
+    if (log_wanted(ctx, DQT_LOG_ERROR)) {
+        send(ctx, DQT_LOG_ERROR, text);
         keep(ctx, text);
     }
     return status;

@@ -2,6 +2,8 @@
 #ifndef DQT_CORE_STATUS_H
 #define DQT_CORE_STATUS_H
 
+#include <stdbool.h>
+
 #include "dqt.h"
 
 /* Sentences have the sizes of C99 (%zu), which the old C library of Windows does not know, but MinGW's own does. */
@@ -16,6 +18,12 @@
  * and the sentence of this failure is the latest after it. */
 __attribute__((format(PRINTF_FORMAT, 3, 4))) dqt_status fail(const dqt_context *ctx, dqt_status status,
                                                              const char *format, ...);
+
+/* A sentence for the context's log alone, not sent while the callback runs. Not from inside a task. */
+__attribute__((format(PRINTF_FORMAT, 3, 4))) void log_message(const dqt_context *ctx, int32_t level, const char *format,
+                                                              ...);
+/* Whether such a sentence would be sent. */
+bool log_wanted(const dqt_context *ctx, int32_t level);
 
 /* The current thread's latest sentence in ctx, "" if it has none of it any more; ctx NULL: its latest of all. */
 const char *last_error(const dqt_context *ctx);

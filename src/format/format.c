@@ -9,10 +9,11 @@ enum { MAX_GGUF_TYPES = 6 };
 /* code = (sum of planes) + bias; a scale of such a format is a tensor's, a row's or a group's. */
 struct row {
     const char *name;
-    int32_t number;    /* DQT_FORMAT_* */
-    int float_bytes;   /* 0: codes, packed as `packing` says */
-    int scale_rule;    /* what DQT_SCALE_AUTO stands for */
-    bool mean_compute; /* re-quantising to it takes AbsMean whatever the rule but MSE (BitNet b1.58, section 2) */
+    int32_t number;      /* DQT_FORMAT_* */
+    int float_bytes;     /* 0: codes, packed as `packing` says */
+    int scale_rule;      /* what DQT_SCALE_AUTO stands for */
+    bool mean_compute;   /* re-quantising to it takes AbsMean whatever the rule but MSE (BitNet b1.58, section 2) */
+    double normal_error; /* format_normal_error: integrated numerically */
     int gguf[MAX_GGUF_TYPES];
     struct packing packing;
 };
@@ -31,37 +32,44 @@ static const struct row table[] = {
     [FORMAT_INT8] = {.name = "int8",
                      .number = DQT_FORMAT_INT8,
                      .scale_rule = DQT_SCALE_SIGMA,
+                     .normal_error = 0.00936,
                      .gguf = {DQT_GGUF_Q8_0},
                      .packing = {-128, 127, 0, 1, {{PLANE_BYTES, 0}}}},
     [FORMAT_INT6] = {.name = "int6",
                      .number = DQT_FORMAT_INT6,
                      .scale_rule = DQT_SCALE_ABSMEAN,
+                     .normal_error = 0.0323,
                      .gguf = {DQT_GGUF_Q8_0},
                      .packing = {-32, 31, -32, 2, {{PLANE_NIBBLES, 0}, {PLANE_CRUMBS, 4}}}},
     [FORMAT_INT5] = {.name = "int5",
                      .number = DQT_FORMAT_INT5,
                      .scale_rule = DQT_SCALE_ABSMEAN,
+                     .normal_error = 0.0594,
                      .gguf = {DQT_GGUF_Q5_0, DQT_GGUF_Q8_0},
                      .packing = {-16, 15, -16, 2, {{PLANE_NIBBLES, 0}, {PLANE_BITS, 4}}}},
     [FORMAT_INT4] = {.name = "int4",
                      .number = DQT_FORMAT_INT4,
                      .scale_rule = DQT_SCALE_ABSMEAN,
+                     .normal_error = 0.1089,
                      .gguf = {DQT_GGUF_Q4_0, DQT_GGUF_Q5_0, DQT_GGUF_Q8_0},
                      .packing = {-8, 7, -8, 1, {{PLANE_NIBBLES, 0}}}},
     [FORMAT_INT3] = {.name = "int3",
                      .number = DQT_FORMAT_INT3,
                      .scale_rule = DQT_SCALE_ABSMEAN,
+                     .normal_error = 0.2016,
                      .gguf = {DQT_GGUF_Q4_0, DQT_GGUF_Q5_0, DQT_GGUF_Q8_0},
                      .packing = {-4, 3, -4, 2, {{PLANE_CRUMBS, 0}, {PLANE_BITS, 2}}}},
     [FORMAT_INT2] = {.name = "int2",
                      .number = DQT_FORMAT_INT2,
                      .scale_rule = DQT_SCALE_ABSMEAN,
+                     .normal_error = 0.3866,
                      .gguf = {DQT_GGUF_Q4_0, DQT_GGUF_Q5_0, DQT_GGUF_Q8_0},
                      .packing = {-2, 1, -2, 1, {{PLANE_CRUMBS, 0}}}},
     [FORMAT_TERNARY] = {.name = "ternary",
                         .number = DQT_FORMAT_TERNARY,
                         .scale_rule = DQT_SCALE_ABSMEAN,
                         .mean_compute = true,
+                        .normal_error = 0.4361,
                         .gguf = {DQT_GGUF_TQ2_0, DQT_GGUF_TQ1_0, DQT_GGUF_Q4_0, DQT_GGUF_Q5_0, DQT_GGUF_Q8_0},
                         .packing = {-1, 1, -1, 1, {{PLANE_CRUMBS, 0}}}},
 };
@@ -143,6 +151,11 @@ int format_default_scale_rule(enum format format) {
 
 int format_compute_scale_rule(enum format format, int rule) {
     return row(format)->mean_compute && rule != DQT_SCALE_MSE ? DQT_SCALE_ABSMEAN : rule;
+}
+
+double format_normal_error(enum format format) {
+    DQT_ASSERT(format_is_code(format));
+    return row(format)->normal_error;
 }
 
 const int *format_gguf_types(enum format format) {

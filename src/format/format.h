@@ -54,6 +54,10 @@ size_t format_row_bytes(enum format format, size_t cols);
 int format_default_scale_rule(enum format format);
 int format_compute_scale_rule(enum format format, int rule);
 
+/* Of codes: what normally distributed weights lose to them with the one scale of least error, as the root of the mean
+ * squared error over that of the mean square. */
+double format_normal_error(enum format format);
+
 /* DQT_GGUF_* types that hold the format's weights exactly, the one to choose first first; ends with DQT_GGUF_AUTO. */
 const int *format_gguf_types(enum format format);
 

@@ -68,6 +68,10 @@ int tensor_scale_rule(const dqt_tensor_options *o) {
     return format_default_scale_rule(format_is_code(storage) ? storage : options_compute(o));
 }
 
+int tensor_import_rule(const dqt_tensor *t) {
+    return t->auto_rule ? DQT_SCALE_MSE : t->scale_rule;
+}
+
 static dqt_status check_scales(const dqt_context *ctx, const dqt_tensor_options *o) {
     if (o->scale_rule < DQT_SCALE_AUTO || o->scale_rule > DQT_SCALE_MSE)
         return fail(ctx, DQT_E_ARGUMENT, "scale_rule is %d; it must be a DQT_SCALE_* value", o->scale_rule);
@@ -186,6 +190,7 @@ dqt_status tensor_create(dqt_context *ctx, size_t rows, size_t cols, const dqt_t
                       .compute = options_compute(o),
                       .scale_rule = tensor_scale_rule(o),
                       .scale_axis = o->scale_axis,
+                      .auto_rule = o->scale_rule == DQT_SCALE_AUTO,
                       .sigma = o->sigma,
                       .train_scale = o->train_scale != 0,
                       .row_bytes = format_row_bytes(options_storage(o), cols),

@@ -11,6 +11,7 @@ struct dqt_tensor {
     size_t rows, cols;
     enum format storage, compute;
     int scale_rule, scale_axis;
+    bool auto_rule; /* scale_rule is what DQT_SCALE_AUTO stands for: import chooses another */
     float sigma;
     bool train_scale;
     size_t row_bytes, data_bytes;
@@ -135,6 +136,9 @@ void tensor_dequantize_row(const dqt_tensor *t, size_t row, float *out);
 /* Copying from a tensor of the same shape, storage and kind of scales; the first says why it cannot be. */
 dqt_status tensor_check_copy(const dqt_tensor *to, const dqt_tensor *from);
 void tensor_copy(dqt_tensor *to, const dqt_tensor *from);
+
+/* The rule by which import quantises weights that were trained elsewhere. */
+int tensor_import_rule(const dqt_tensor *t);
 
 /* Scales by the rule and codes by rounding; weights are finite. */
 void tensor_quantize(dqt_tensor *t, const float *weights, bool stochastic, uint64_t seed);

@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "core/status.h"
+#include "io/import_report.h"
 #include "io/order.h"
 #include "io/safetensors.h"
 
@@ -36,6 +37,7 @@ struct importer {
     uint64_t data_bytes;
     bool stochastic;
     uint64_t seed;
+    struct import_report report;
 };
 
 static dqt_status refuse(const struct importer *m, const char *name, const char *why) {
@@ -184,7 +186,10 @@ static dqt_status read_header(struct importer *m, uint64_t file_size) {
 static dqt_status new_tensor(struct importer *m, size_t index, dqt_tensor **out) {
     const dqt_tensor *t = list_parameter(&m->list, index).tensor;
     dqt_tensor_options o = tensor_options_of(t);
-    o.compute = DQT_FORMAT_SAME;
+    if (format_is_code(t->storage)) {
+        o.compute = DQT_FORMAT_SAME;
+        o.scale_rule = tensor_import_rule(t);
+    }
     if (!m->tensors[index]) TRY(tensor_create(m->ctx, t->rows, t->cols, &o, false, &m->tensors[index]));
     *out = m->tensors[index];
     return DQT_OK;
@@ -241,6 +246,7 @@ static dqt_status read_weight(struct importer *m, size_t index) {
     if (index == EMBEDDING) m->embedding = digest(m->weights, t->rows * t->cols);
     if (format_is_code(t->storage) && grid_store(t, m->weights, type)) return DQT_OK;
     tensor_quantize(t, m->weights, m->stochastic, m->seed + 0x9E3779B97F4A7C15u * index);
+    import_report_add(&m->report, name, t, m->weights);
     if (format_float_bytes(t->storage) == 2 && !numbers_valid(t->data, t->rows * t->cols, 2, true))
         return refuse(m, name, "has a weight that bf16 cannot hold");
     return DQT_OK;
@@ -311,12 +317,17 @@ static dqt_status import(struct importer *m, struct input_file *file) {
     TRY(read_header(m, file->size));
     TRY(read_data(m));
     take_over(m);
+    import_report_end(&m->report);
     return DQT_OK;
 }
 
 dqt_status safetensors_read(dqt_llama *model, struct input_file *file, bool stochastic, uint64_t seed) {
-    struct importer m = {
-        .model = model, .ctx = model->ctx, .list = parameter_list(model), .stochastic = stochastic, .seed = seed};
+    struct importer m = {.model = model,
+                         .ctx = model->ctx,
+                         .list = parameter_list(model),
+                         .stochastic = stochastic,
+                         .seed = seed,
+                         .report.ctx = model->ctx};
     dqt_status status = import(&m, file);
     for (size_t i = 0; m.tensors && i < m.list.count; i++)
         tensor_destroy(m.tensors[i]);

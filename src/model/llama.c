@@ -80,9 +80,16 @@ static void copy_overrides(dqt_llama_config *c, dqt_tensor_override *list, char 
     for (size_t i = 0; i < c->num_overrides; i++, patterns += PARAMETER_NAME_BYTES) {
         strcpy(patterns, c->overrides[i].pattern); /* its length was checked */
         list[i] = (dqt_tensor_override){patterns, override_options(&c->overrides[i])};
-        list[i].options.scale_rule = tensor_scale_rule(&list[i].options);
     }
     c->overrides = list;
+}
+
+static void resolve_rules(dqt_llama_config *c, dqt_tensor_override *list) {
+    dqt_tensor_options *const weights[] = {&c->linear, &c->embedding, &c->head};
+    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++)
+        weights[i]->scale_rule = tensor_scale_rule(weights[i]);
+    for (size_t i = 0; i < c->num_overrides; i++)
+        list[i].options.scale_rule = tensor_scale_rule(&list[i].options);
 }
 
 static bool matches_any(const dqt_llama *m, const char *pattern) {
@@ -181,11 +188,9 @@ dqt_status llama_create(dqt_context *ctx, const dqt_llama_config *config, dqt_ll
     if (!m->config.num_kv_heads) m->config.num_kv_heads = m->config.num_heads;
     if (llama_implies_head_dim(&m->config)) m->config.head_dim = 0;
     if (!(m->config.linear_init_std > 0)) m->config.linear_init_std = m->config.init_std;
-    dqt_tensor_options *const weights[] = {&m->config.linear, &m->config.embedding, &m->config.head};
-    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++)
-        weights[i]->scale_rule = tensor_scale_rule(weights[i]);
     if (overrides) copy_overrides(&m->config, overrides, patterns);
     dqt_status status = create_layers(m);
+    resolve_rules(&m->config, overrides); /* only now: the tensors are to know that theirs was AUTO */
     if (status == DQT_OK) status = check_matches(m);
     if (status != DQT_OK) {
         llama_destroy(m);
