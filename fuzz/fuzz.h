@@ -110,12 +110,13 @@ static inline struct path path_to(const uint8_t *data, size_t size) {
 
 /* ---- Small models --------------------------------------------------------------------------------------------- */
 
-enum { FUZZ_MODELS = 8 };
+enum { FUZZ_MODELS = 10 };
 
 /* One of a few shapes and formats, in all kinds between them. */
 static inline dqt_llama_config fuzz_config(int which) {
-    static const int32_t formats[FUZZ_MODELS] = {DQT_FORMAT_TERNARY, DQT_FORMAT_INT2, DQT_FORMAT_INT3, DQT_FORMAT_INT4,
-                                                 DQT_FORMAT_INT8,    DQT_FORMAT_BF16, DQT_FORMAT_F32,  DQT_FORMAT_INT8};
+    static const int32_t formats[FUZZ_MODELS] = {
+        DQT_FORMAT_TERNARY, DQT_FORMAT_INT2, DQT_FORMAT_INT3, DQT_FORMAT_INT4, DQT_FORMAT_INT8,
+        DQT_FORMAT_BF16,    DQT_FORMAT_F32,  DQT_FORMAT_INT8, DQT_FORMAT_INT4, DQT_FORMAT_TERNARY};
     dqt_llama_config c;
     dqt_llama_config_init(&c, sizeof c);
     c.vocab_size = 5;
@@ -131,6 +132,17 @@ static inline dqt_llama_config fuzz_config(int which) {
     c.tie_embeddings = which % 3 == 0;
     c.no_sub_norms = which % 2 == 0;
     c.mlp = which % 4 == 1 ? DQT_MLP_SQUARED_RELU : DQT_MLP_SWIGLU;
+    if (which < 8) return c;
+    c.head_dim = 4; /* the last two: what other architectures have */
+    c.attention_bias = which == 8;
+    c.qk_norm = which == 9;
+    if (which == 9) c.mlp = DQT_MLP_GATED_SQUARED_RELU;
+    c.rope_scaling = which == 8 ? DQT_ROPE_LLAMA3 : DQT_ROPE_LINEAR;
+    c.rope_factor = 2;
+    if (which == 9) return c;
+    c.rope_low_freq_factor = 1;
+    c.rope_high_freq_factor = 4;
+    c.rope_original_context = 16;
     return c;
 }
 

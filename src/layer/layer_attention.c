@@ -58,9 +58,10 @@ static bool same_float(float a, float b) {
     return a >= b && a <= b;
 }
 
+/* What a scaling does not read is 0, so its numbers tell which it is. */
 static bool same_rotation(const dqt_layer *a, const dqt_layer *b) {
     const struct rope *r = &a->rope, *s = &b->rope;
-    return a->shape.head_size == b->shape.head_size && same_float(r->theta, s->theta) && r->scaling == s->scaling &&
+    return a->shape.head_size == b->shape.head_size && same_float(r->theta, s->theta) &&
            same_float(r->factor, s->factor) && same_float(r->low_freq_factor, s->low_freq_factor) &&
            same_float(r->high_freq_factor, s->high_freq_factor) && r->original_context == s->original_context;
 }

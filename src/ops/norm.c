@@ -78,6 +78,7 @@ void norm_backward(const dqt_context *ctx, const struct workspace *ws, const str
     DQT_ASSERT(g->x || (g->up && g->dup && (!g->gate || g->dgate)));
     DQT_ASSERT(!g->accumulate || g->dx != g->dy);
     DQT_ASSERT(ws || (g->x && g->dx && !g->dgain));
+    DQT_ASSERT(!g->dgain || ceil_div(tokens, CHUNK_TOKENS) * features * sizeof(float) <= ws->need.shared);
     struct job job = {&ctx->kernels->vector, ws, g, tokens, features, g->dgain ? workspace_shared(ws) : NULL};
     const double work = WORK_ELEMENT * (double)tokens * (double)features;
     parallel_run(ctx, ceil_div(tokens, CHUNK_TOKENS), 4 * work, backward_chunk, &job);
