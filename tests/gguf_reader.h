@@ -33,9 +33,9 @@ static inline void take_string(struct reader *r, char *out, size_t room) {
         r->bad = true;
         return;
     }
-    memcpy(out, r->bytes + r->at, n);
+    memcpy(out, r->bytes + r->at, (size_t)n);
     out[n] = '\0';
-    r->at += n;
+    r->at += (size_t)n;
 }
 
 static inline void skip_value(struct reader *r, uint64_t type) {
@@ -68,7 +68,7 @@ static inline struct reader reader_new(const struct memory_file *f) {
         take_string(&r, name, sizeof name);
         const uint64_t dims = take(&r, 4);
         CHECK(dims == 1 || dims == 2);
-        r.at += 8 * dims + 12;
+        r.at += (size_t)(8 * dims + 12);
     }
     r.data_at = (r.at + 31) / 32 * 32;
     return r;
