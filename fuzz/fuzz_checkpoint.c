@@ -16,11 +16,29 @@ static dqt_status load(struct bytes *from, dqt_checkpoint *c) {
     return dqt_llama_read(fuzz_context(), bytes_read, from, NULL, c);
 }
 
+/* A tape, of one layer, that has made as many passes as the file says; NULL if none. */
+static dqt_tape *tape_after(const dqt_checkpoint *c) {
+    dqt_layer *const *layers;
+    size_t count;
+    dqt_tape *tape = NULL;
+    dqt_tape_options o = DQT_INIT(dqt_tape_options);
+    o.max_length = 1;
+    if (c->passes == 0) return NULL;
+    REQUIRE(dqt_llama_get_layers(c->model, &layers, &count) == DQT_OK, "layers");
+    REQUIRE(dqt_tape_create(fuzz_context(), layers, 1, &o, &tape) == DQT_OK, "%s", dqt_last_error(fuzz_context()));
+    REQUIRE(dqt_tape_set_pass(tape, c->passes) == DQT_OK, "%s", dqt_last_error(fuzz_context()));
+    return tape;
+}
+
 static dqt_status store(const dqt_checkpoint *c, struct bytes *to) {
     dqt_save_options o = DQT_INIT(dqt_save_options);
+    dqt_tape *tape = tape_after(c);
     o.host = c->host;
     o.host_size = c->host_size;
-    return dqt_llama_write(c->model, c->updater, bytes_write, to, &o);
+    o.tape = tape;
+    const dqt_status status = dqt_llama_write(c->model, c->updater, bytes_write, to, &o);
+    dqt_tape_destroy(tape);
+    return status;
 }
 
 static void unload(dqt_checkpoint *c) {

@@ -136,7 +136,8 @@ static float learn(dqt_context *ctx, const struct network *n, const char *text, 
 }
 
 /* A float model that learned a text, some of whose weights were made outliers: quantised as the recipe says it still
- * knows the text, as the default scales do not, and learns another; state takes what the recipe says. */
+ * knows the text, as scales that suit untrained weights do not, and learns another; state takes what the recipe says.
+ */
 static void fine_tuning(void) {
     static const char before[] = "sphinx of black quartz, judge my vow. ", after[] = "the five boxing wizards jump. ";
     struct counting memory;
@@ -157,9 +158,9 @@ static void fine_tuning(void) {
         size_t bytes = 0;
         OK(ctx, dqt_tape_get_parameter(trained.tape, 3 + i, &p));
         OK(ctx, dqt_tensor_data(p.tensor, &data, &bytes));
-        if (p.rows > 1) ((float *)data)[p.cols + i] = 2; /* 100 times the others */
+        if (p.rows > 1) ((float *)data)[p.cols + i] = 4; /* 200 times the others */
     }
-    learn(ctx, &trained, before, 60, 0.01f);
+    learn(ctx, &trained, before, 150, 0.003f);
     const float known = learn(ctx, &trained, before, 1, 0);
     OK(ctx, dqt_llama_export_safetensors(trained.model, path, NULL));
     static const int32_t formats[] = {0, DQT_FORMAT_INT8};
@@ -175,13 +176,13 @@ static void fine_tuning(void) {
         const float start = learn(ctx, &tuned, before, 1, 0), first = learn(ctx, &tuned, after, 1, 0);
         const float last = learn(ctx, &tuned, after, 40, preset.learning_rate);
         dqt_llama_config plain = c;
-        plain.linear.scale_rule = DQT_SCALE_AUTO;
+        plain.linear.scale_rule = DQT_SCALE_SIGMA;
         plain.linear.scale_axis = DQT_AXIS_TENSOR;
         struct network cut = network_new(ctx, &plain, &u);
         OK(ctx, dqt_llama_import_safetensors(cut.model, path, NULL));
         const float lost = learn(ctx, &cut, before, 1, 0);
-        CHECKF(start < 1.4f * known && lost > 1.7f * known, "%s: %g of %g, default scales %g", preset.name,
-               (double)start, (double)known, (double)lost);
+        CHECKF(start < 1.4f * known && lost > 1.7f * known, "%s: %g of %g, SIGMA scales %g", preset.name, (double)start,
+               (double)known, (double)lost);
         CHECKF(last < 0.1f * first, "%s: the new text's loss goes from %g to %g", preset.name, (double)first,
                (double)last);
         network_end(&cut);
