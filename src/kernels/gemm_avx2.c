@@ -75,6 +75,7 @@ static inline __m256i widen(__m256i sum, __m256i short_sum) {
 #define EPILOGUE epilogue8_int
 #define EPILOGUE_NUMBER epilogue_number_int
 #define BLOCK_GROUPS block_code_groups
+#define GROUP_SUM ints8
 #define SET _mm256_set1_epi32
 #define ADD_SCALED add_scaled8
 #define EPILOGUE_FLOATS epilogue8_floats
@@ -102,6 +103,7 @@ static inline __m256i dot16(__m256i sum, __m256i a, __m256i b) {
 #define EPILOGUE epilogue8_int
 #define EPILOGUE_NUMBER epilogue_number_int
 #define BLOCK_GROUPS block_int8_groups
+#define GROUP_SUM ints8
 #define SET _mm256_set1_epi32
 #define ADD_SCALED add_scaled8
 #define EPILOGUE_FLOATS epilogue8_floats

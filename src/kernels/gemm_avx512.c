@@ -78,6 +78,7 @@ static inline __m512i widen(__m512i sum, __m512i short_sum) {
 #define EPILOGUE epilogue16_int
 #define EPILOGUE_NUMBER epilogue_number_int
 #define BLOCK_GROUPS block_code_groups
+#define GROUP_SUM ints16
 #define SET _mm512_set1_epi32
 #define ADD_SCALED add_scaled16
 #define EPILOGUE_FLOATS epilogue16_floats
@@ -105,6 +106,7 @@ static inline __m512i dot16(__m512i sum, __m512i a, __m512i b) {
 #define EPILOGUE epilogue16_int
 #define EPILOGUE_NUMBER epilogue_number_int
 #define BLOCK_GROUPS block_int8_groups
+#define GROUP_SUM ints16
 #define SET _mm512_set1_epi32
 #define ADD_SCALED add_scaled16
 #define EPILOGUE_FLOATS epilogue16_floats

@@ -3,6 +3,8 @@
 #ifndef DQT_KERNELS_GEMM_EPILOGUE_H
 #define DQT_KERNELS_GEMM_EPILOGUE_H
 
+#include <stdatomic.h>
+
 #include "core/assert.h"
 #include "kernels/gemm_kernels.h"
 

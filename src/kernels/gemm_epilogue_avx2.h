@@ -25,6 +25,7 @@ static inline void epilogue8_floats(const struct epilogue *f, size_t i, size_t n
 }
 
 /* Groups of K. */
+typedef int32_t ints8 __attribute__((vector_size(32)));
 static inline void add_scaled8(float *to, __m256i sum, const float *scale) {
     const __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_loadu_ps(scale));
     _mm256_store_ps(to, _mm256_add_ps(_mm256_load_ps(to), value));

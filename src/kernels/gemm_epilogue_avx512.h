@@ -64,6 +64,7 @@ static inline void epilogue16_floats(const struct epilogue *f, size_t i, size_t 
 }
 
 /* Groups of K. */
+typedef int32_t ints16 __attribute__((vector_size(64)));
 static inline void add_scaled16(float *to, __m512i sum, const float *scale) {
     const __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_loadu_ps(scale));
     _mm512_store_ps(to, _mm512_add_ps(_mm512_load_ps(to), value));

@@ -84,6 +84,7 @@ static inline int32x4_t dot16(int32x4_t sum, int16x8_t a, int16x8_t b) {
 #define VECTORS 4
 #define LANES 4
 #define BLOCK_GROUPS block_int16_groups
+#define GROUP_SUM int32x4_t
 #define SET vdupq_n_s32
 #define ADD_SCALED add_scaled4
 #define EPILOGUE_FLOATS epilogue4_floats

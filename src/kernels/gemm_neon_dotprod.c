@@ -46,6 +46,7 @@ static inline int8x16_t broadcast(const char *p) {
 #define VECTORS 4
 #define LANES 4
 #define BLOCK_GROUPS block_int8_groups
+#define GROUP_SUM int32x4_t
 #define SET vdupq_n_s32
 #define ADD_SCALED add_scaled4
 #define EPILOGUE_FLOATS epilogue4_floats
