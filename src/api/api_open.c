@@ -32,7 +32,7 @@ static dqt_status read_options(const dqt_context *ctx, const dqt_open_options *g
     for (size_t i = 0; i < sizeof weights / sizeof *weights; i++) {
         if (!weights[i]->storage) continue;
         tensor_complete(weights[i], weights[i]->storage);
-        TRY(tensor_check(ctx, 1, 1, weights[i])); /* the layers check the shapes */
+        TRY(tensor_check_options(ctx, weights[i])); /* the layers check the shapes */
     }
     *f = (struct foreign_options){.linear = o.linear,
                                   .embedding = o.embedding,
