@@ -340,8 +340,9 @@ dqt_status run_state_bytes(struct run *r, double *bytes) {
             dqt_tensor_info t = {.struct_size = sizeof t};
             dqt_layer_get_parameter(layers[i], k, &p);
             dqt_tensor_get_info(p.tensor, &t);
-            if (t.rows == 1) continue; /* gains */
-            codes += (double)(t.data_bytes + t.num_scales * sizeof(float));
+            if (t.rows == 1) continue;                                            /* gains */
+            const bool halves = t.scale_axis == DQT_AXIS_GROUP && !t.train_scale; /* fp16 */
+            codes += (double)(t.data_bytes + t.num_scales * (halves ? 2 : sizeof(float)));
             weights += (double)t.rows * (double)t.cols;
         }
     }

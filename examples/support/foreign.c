@@ -1,0 +1,128 @@
+#include "foreign.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+size_t foreign_args(struct foreign_options *o, struct arg *table) {
+    const struct arg all[FOREIGN_ARGS] = {
+        {"--model", ARG_TEXT, &o->path, "folder of Hugging Face, GGUF file, or checkpoint (.dqt)", NULL},
+        {"--format", ARG_CHOICE, &o->format, "of the blocks' weights (same: as the file)", "same=0 " FORMAT_CHOICES},
+        {"--embedding", ARG_CHOICE, &o->embedding,
+         "of embedding and head (same: int8 beside integers, else as the file)", "same=0 " FORMAT_CHOICES},
+        {"--group", ARG_INT, &o->group, "columns per scale: 32, 64, 128 or 256 (0: one scale per row)", NULL},
+        {"--scale-rule", ARG_CHOICE, &o->scale_rule, "scale of trained weights (auto: absmax)",
+         "auto=0 sigma=1 absmax=2 absmean=3 mse=4"},
+        {"--activation", ARG_CHOICE, &o->activation, "activations of linear layers (auto: as the model was trained)",
+         "auto=0 none=1 int8=2"},
+    };
+    memcpy(table, all, sizeof all);
+    return FOREIGN_ARGS;
+}
+
+static dqt_tensor_options tensor_options(const struct foreign_options *o, int format) {
+    dqt_tensor_options t = DQT_INIT(dqt_tensor_options);
+    t.storage = format;
+    if (format == DQT_FORMAT_SAME || format == DQT_FORMAT_F32 || format == DQT_FORMAT_BF16) return t;
+    t.scale_rule = o->scale_rule;
+    t.scale_axis = o->group ? DQT_AXIS_GROUP : DQT_AXIS_ROW;
+    t.group_size = o->group;
+    return t;
+}
+
+static bool ends_in(const char *path, const char *end) {
+    const size_t n = strlen(path), m = strlen(end);
+    return n >= m && strcmp(path + n - m, end) == 0;
+}
+
+dqt_status foreign_open(dqt_context *ctx, const struct foreign_options *o, dqt_llama **model) {
+    *model = NULL;
+    if (ends_in(o->path, ".dqt")) {
+        dqt_checkpoint c = DQT_INIT(dqt_checkpoint);
+        const dqt_load_options weights = {.struct_size = sizeof weights, .skip_updater = 1, .skip_host = 1};
+        const dqt_status status = dqt_llama_load(ctx, o->path, &weights, &c);
+        *model = c.model;
+        return status;
+    }
+    const bool integers = o->format != DQT_FORMAT_SAME && o->format != DQT_FORMAT_F32 && o->format != DQT_FORMAT_BF16;
+    dqt_open_options options;
+    dqt_status status = dqt_open_options_init(&options, sizeof options);
+    options.activation = o->activation;
+    options.max_length = o->length;
+    options.linear = tensor_options(o, o->format);
+    options.embedding = tensor_options(o, o->embedding ? o->embedding : integers ? DQT_FORMAT_INT8 : DQT_FORMAT_SAME);
+    options.head = options.embedding;
+    return status == DQT_OK ? dqt_llama_open(ctx, o->path, &options, model) : status;
+}
+
+/* ---- Giving it back ------------------------------------------------------------------------------------------------
+ */
+
+static FILE *open_in(const char *folder, const char *name, const char *mode) {
+    char path[1024];
+    if (snprintf(path, sizeof path, "%s/%s", folder, name) >= (int)sizeof path) return NULL;
+    return fopen(path, mode);
+}
+
+/* True also where `from` has no such file. */
+static bool copy_file(const char *from, const char *to, const char *name) {
+    char buffer[1 << 14];
+    size_t n;
+    FILE *in = open_in(from, name, "rb");
+    if (!in) return true;
+    FILE *out = open_in(to, name, "wb");
+    while (out && (n = fread(buffer, 1, sizeof buffer, in)) > 0)
+        fwrite(buffer, 1, n, out);
+    const bool read = !ferror(in);
+    fclose(in);
+    return out && !ferror(out) && fclose(out) == 0 && read;
+}
+
+/* Of plain LLaMA. */
+static bool write_config(const dqt_llama_config *c, const char *folder) {
+    FILE *f = open_in(folder, "config.json", "wb");
+    if (!f) return false;
+    fprintf(
+        f,
+        "{\n  \"architectures\": [\"LlamaForCausalLM\"],\n  \"model_type\": \"llama\",\n  \"hidden_act\": \"silu\",\n"
+        "  \"vocab_size\": %zu,\n  \"hidden_size\": %zu,\n  \"intermediate_size\": %zu,\n",
+        c->vocab_size, c->hidden_size, c->intermediate_size);
+    fprintf(f,
+            "  \"num_hidden_layers\": %zu,\n  \"num_attention_heads\": %zu,\n  \"num_key_value_heads\": %zu,\n"
+            "  \"head_dim\": %zu,\n",
+            c->num_layers, c->num_heads, c->num_kv_heads, c->head_dim);
+    fprintf(f,
+            "  \"rms_norm_eps\": %.9g,\n  \"rope_theta\": %.9g,\n  \"tie_word_embeddings\": %s,\n"
+            "  \"torch_dtype\": \"float32\"\n}\n",
+            (double)c->norm_eps, (double)c->rope_theta, c->tie_embeddings ? "true" : "false");
+    const bool good = !ferror(f);
+    return fclose(f) == 0 && good;
+}
+
+bool foreign_export(dqt_context *ctx, const dqt_llama *model, const char *source, const char *folder) {
+    static const char *const names[] = {"config.json", "tokenizer.json", "tokenizer_config.json"};
+    char path[1024];
+    struct stat s;
+    dqt_llama_config c = DQT_INIT(dqt_llama_config);
+    if (snprintf(path, sizeof path, "%s/model.safetensors", folder) >= (int)sizeof path) {
+        fprintf(stderr, "the folder's name is too long\n");
+        return false;
+    }
+    dqt_status status = dqt_llama_export_safetensors(model, path, NULL);
+    if (status == DQT_OK) status = dqt_llama_get_config(model, &c);
+    if (status != DQT_OK) {
+        fprintf(stderr, "%s: %s\n", dqt_status_string(status), dqt_last_error(ctx));
+        return false;
+    }
+    bool good = true;
+    if (stat(source, &s) == 0 && S_ISDIR(s.st_mode)) {
+        for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+            good = copy_file(source, folder, names[i]) && good;
+    } else if (c.mlp == DQT_MLP_SWIGLU && c.no_sub_norms && !c.attention_bias && !c.qk_norm && !c.rope_scaling) {
+        good = write_config(&c, folder);
+    } else {
+        printf("no config.json beside %s: the model is no plain LLaMA\n", path);
+    }
+    if (!good) fprintf(stderr, "the files beside %s cannot be written\n", path);
+    return good;
+}

@@ -1,0 +1,33 @@
+/* Models of other programs, and checkpoints, for 10_finetune and 11_evaluate: opened by their path in the format that
+ * is asked for, and given back as a folder of Hugging Face. */
+#ifndef FOREIGN_H
+#define FOREIGN_H
+
+#include <stdbool.h>
+
+#include "args.h"
+#include "dqt.h"
+
+struct foreign_options {
+    const char *path; /* a folder, a GGUF file, or a checkpoint (.dqt), which has its formats already */
+    int format;       /* DQT_FORMAT_* of the blocks' weights; SAME: what holds the file's weights exactly */
+    int embedding;    /* the same of embedding and head; SAME: of integers INT8, else as the file */
+    int group;        /* columns per scale; 0: one scale per row */
+    int scale_rule;   /* DQT_SCALE_* */
+    int activation;   /* DQT_ACTIVATION_* */
+    size_t length;    /* of the longest sequence */
+};
+
+/* --model, --format, --embedding, --group, --scale-rule, --activation; returns how many were written to `table`. */
+size_t foreign_args(struct foreign_options *o, struct arg *table);
+enum { FOREIGN_ARGS = 6 };
+
+/* The caller destroys *model. On failure it is NULL, and dqt_last_error(ctx) tells why. */
+dqt_status foreign_open(dqt_context *ctx, const struct foreign_options *o, dqt_llama **model);
+
+/* Writes `folder`/model.safetensors and, where the model came from a folder, that folder's config.json, tokenizer.json
+ * and tokenizer_config.json beside it; else a config.json of the model. False, with a sentence on stderr, where it
+ * fails. */
+bool foreign_export(dqt_context *ctx, const dqt_llama *model, const char *source, const char *folder);
+
+#endif
