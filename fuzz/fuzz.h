@@ -33,12 +33,14 @@ static struct {
     size_t now, peak, most; /* most: more is refused, for large blocks cost time */
 } fuzz_memory = {.most = (size_t)64 << 20};
 
+enum { FUZZ_FILLED = 64 << 10 }; /* bytes of a block that are set: a tape's scratch is megabytes */
+
 static void *fuzz_alloc(void *user_data, size_t size, size_t align) {
     (void)user_data;
     if (size > fuzz_memory.most - fuzz_memory.now) return NULL;
     void *p = aligned_alloc(align, (size + align - 1) / align * align);
     if (!p) return NULL;
-    memset(p, 0xA5, size);
+    memset(p, 0xA5, size < FUZZ_FILLED ? size : FUZZ_FILLED);
     fuzz_memory.now += size;
     if (fuzz_memory.now > fuzz_memory.peak) fuzz_memory.peak = fuzz_memory.now;
     return p;
