@@ -1151,7 +1151,8 @@ enum {
 typedef struct dqt_gguf_options {
     uint32_t struct_size;
     int32_t linear_type;    /* DQT_GGUF_* of the blocks' weights; a tensor whose rows are not whole blocks (256 weights
-                               for TQ, 32 for Q) goes out as F16 */
+                               for TQ, 32 for Q) goes out as F16. AUTO: the first that holds the codes and the groups'
+                               scales bit for bit */
     int32_t embedding_type; /* AUTO, F32, F16 or Q8_0; of the embedding and an untied head */
     int32_t bos_token, eos_token, unknown_token; /* default 0; -1: the file names none */
     int32_t add_bos;                             /* 1: readers put bos_token before a text; default 0 */
@@ -1181,7 +1182,8 @@ DQT_API dqt_status dqt_llama_write_gguf(const dqt_llama *model, dqt_write_fn wri
 enum {
     DQT_SAFETENSORS_F32 = 0,
     DQT_SAFETENSORS_BF16 = 1, /* gains and biases stay F32 */
-    DQT_SAFETENSORS_CODES = 2 /* the packed storage: U8 [rows][row_bytes], and scales, NAME_scale F32 [1] or [rows] */
+    DQT_SAFETENSORS_CODES = 2 /* the packed storage: U8 [rows][row_bytes], and scales, NAME_scale F32 [num_scales], or
+                                 F16 where they are fp16 */
 };
 
 typedef struct dqt_safetensors_options {
@@ -1213,17 +1215,17 @@ typedef struct dqt_import_options {
 DQT_API dqt_status dqt_import_options_init(dqt_import_options *options, size_t struct_size);
 
 /* Reads weights with such names, F32, BF16, F16 or CODES, into a model of the same shape; an updater's state is left
- * alone. Where all weights of a tensor (of each row, with AXIS_ROW) are integers of the storage format times one scale,
- * rounded to the file's type, exactly these codes and the coarsest such scale are taken: F32 files of this library come
- * back bit for bit, unless every code of a tensor has a common factor. (BF16 and F16 files: codes of up to 4 bits; 8
- * bits are more than their numbers tell apart.) Otherwise the tensor is quantised by its own rule (in a model that was
- * created with AUTO, and not loaded: by MSE) with `rounding`, STOCHASTIC (seeded) or NEAREST. The context's log gets,
- * at level INFO, each such tensor's relative error and how many weights lie beyond its codes, and a WARNING where what
- * layers read loses more than twice as much as normally distributed weights would. Names that the model does not have,
- * or lacks, and a head that is not the embedding where the model ties them: DQT_E_FORMAT; other shapes: DQT_E_SHAPE; a
- * file that is damaged, hostile or not finite: DQT_E_FORMAT. Then the model is unchanged. DQT_E_ARGUMENT, DQT_E_IO,
- * DQT_E_STATE, DQT_E_MEMORY. Allocates the model's weights a second time and the largest of them as floats while it
- * runs. Since 0.1. */
+ * alone. Where all weights of a tensor (of each row or group, with AXIS_ROW or GROUP) are integers of the storage
+ * format times one scale, rounded to the file's type, exactly these codes and the coarsest such scale are taken: F32
+ * files of this library come back bit for bit, unless every code of a tensor has a common factor. (BF16 and F16 files:
+ * codes of up to 4 bits; 8 bits are more than their numbers tell apart.) Otherwise the tensor is quantised by its own
+ * rule (in a model that was created with AUTO, and not loaded: by MSE) with `rounding`, STOCHASTIC (seeded) or NEAREST.
+ * The context's log gets, at level INFO, each such tensor's relative error and how many weights lie beyond its codes,
+ * and a WARNING where what layers read loses more than twice as much as normally distributed weights would. Names that
+ * the model does not have, or lacks, and a head that is not the embedding where the model ties them: DQT_E_FORMAT;
+ * other shapes: DQT_E_SHAPE; a file that is damaged, hostile or not finite: DQT_E_FORMAT. Then the model is unchanged.
+ * DQT_E_ARGUMENT, DQT_E_IO, DQT_E_STATE, DQT_E_MEMORY. Allocates the model's weights a second time and the largest of
+ * them as floats while it runs. Since 0.1. */
 DQT_API dqt_status dqt_llama_import_safetensors(dqt_llama *model, const char *path, const dqt_import_options *options);
 
 /* How a model of another program is opened. */

@@ -72,10 +72,15 @@ static bool is_wide(int type) {
     return type == DQT_GGUF_F32 || type == DQT_GGUF_F16 || type == DQT_GGUF_Q8_0;
 }
 
-/* The first type that holds the format exactly; AUTO: there is none. */
-static int automatic_type(enum format format, bool linear) {
-    const int *type = format_gguf_types(format);
-    while (*type != DQT_GGUF_AUTO && !linear && !is_wide(*type))
+/* A block has one scale: it is not wider than a group. */
+static bool block_fits(int type, const dqt_tensor *t) {
+    return t->scale_axis != DQT_AXIS_GROUP || !format_is_code(t->compute) || t->group_cols % types[type].block == 0;
+}
+
+/* The first type that holds the tensor exactly; AUTO: there is none. */
+static int automatic_type(const dqt_tensor *t, bool linear) {
+    const int *type = format_gguf_types(t->compute);
+    while (*type != DQT_GGUF_AUTO && ((!linear && !is_wide(*type)) || !block_fits(*type, t)))
         type++;
     return *type;
 }
@@ -90,7 +95,7 @@ static bool type_holds(int type, enum format format) {
 
 /* A row that is not whole blocks goes out as F16. */
 static int entry_type(const dqt_tensor *t, int wanted, bool linear) {
-    const int type = wanted == DQT_GGUF_AUTO ? automatic_type(t->compute, linear) : wanted;
+    const int type = wanted == DQT_GGUF_AUTO ? automatic_type(t, linear) : wanted;
     return type != DQT_GGUF_AUTO && t->cols % types[type].block ? DQT_GGUF_F16 : type;
 }
 
@@ -198,7 +203,7 @@ static uint64_t padding(uint64_t n) {
 /* fp16 keeps 11 bits of a scale of at least 2^-14, fewer of smaller ones. */
 static bool f16_good(float scale) {
     const float kept = f16_to_f32(f32_to_f16(scale));
-    return isfinite(kept) && fabsf(kept - scale) <= scale * 0x1p-9f;
+    return isfinite(kept) && fabsf(kept - scale) <= fabsf(scale) * 0x1p-9f;
 }
 
 static dqt_status check_rows(struct gguf *g, const struct entry *e) {
@@ -221,6 +226,19 @@ static dqt_status check_rows(struct gguf *g, const struct entry *e) {
     return DQT_OK;
 }
 
+static dqt_status check_scales(const struct gguf *g, const struct entry *e) {
+    const dqt_tensor *t = e->tensor;
+    for (size_t r = 0; r < (one_scale(t) ? 1 : t->rows); r++)
+        for (size_t k = 0; k < t->row_groups; k++) {
+            const float scale = tensor_compute_group_scale(t, r, k);
+            if (!f16_good(scale))
+                return fail(g->model->ctx, DQT_E_UNSUPPORTED,
+                            "%s: the scale %g of row %zu would lose its accuracy as fp16; export as F32", e->name,
+                            (double)scale, r);
+        }
+    return DQT_OK;
+}
+
 static dqt_status check_entry(struct gguf *g, const struct entry *e) {
     const dqt_tensor *t = e->tensor;
     g->entries++;
@@ -231,12 +249,11 @@ static dqt_status check_entry(struct gguf *g, const struct entry *e) {
     if (!type_holds(e->type, t->compute))
         return fail(g->model->ctx, DQT_E_UNSUPPORTED, "%s: type %s cannot hold %s weights", e->name,
                     types[e->type].name, format_name(t->compute));
-    if (e->type != DQT_GGUF_F32 && format_is_code(t->compute) && !e->scale_apart)
-        for (size_t r = 0; r < (one_scale(t) ? 1 : t->rows); r++)
-            if (!f16_good(tensor_compute_scale(t, r)))
-                return fail(g->model->ctx, DQT_E_UNSUPPORTED,
-                            "%s: the scale %g of row %zu would lose its accuracy as fp16; export as F32", e->name,
-                            (double)tensor_compute_scale(t, r), r);
+    if (types[e->type].block > 1 && !block_fits(e->type, t))
+        return fail(g->model->ctx, DQT_E_UNSUPPORTED,
+                    "%s: blocks of type %s have %u weights; a group of %zu has a scale", e->name, types[e->type].name,
+                    types[e->type].block, t->group_cols);
+    if (e->type != DQT_GGUF_F32 && format_is_code(t->compute) && !e->scale_apart) TRY(check_scales(g, e));
     return !format_is_code(t->compute) || e->type == DQT_GGUF_F16 ? check_rows(g, e) : DQT_OK;
 }
 
@@ -397,7 +414,7 @@ static int main_type(const struct gguf *g) {
         for (size_t p = 0; p < layer_num_parameters(m->layers[1 + i]); p++) {
             const struct update_target target = layer_parameter(m->layers[1 + i], p);
             if (class_is_vector(target.parameter_class)) continue;
-            const int type = automatic_type(target.tensor->compute, true);
+            const int type = automatic_type(target.tensor, true);
             weights[type] += (double)target.tensor->rows * (double)target.tensor->cols;
             if (weights[type] > weights[most]) most = type;
         }
@@ -454,10 +471,14 @@ static size_t source_row(const struct entry *e, size_t row) {
     return row - at + at % 2 * (size / 2) + at / 2;
 }
 
-static dqt_status write_blocks(struct sink *s, const struct entry *e, const int8_t *codes, size_t count, uint16_t d) {
+/* Columns [col, col + count) of a row. Scales of groups are fp16 already, or rounded. */
+static dqt_status write_blocks(struct sink *s, const struct entry *e, size_t row, size_t col, const int8_t *codes,
+                               size_t count) {
     unsigned char out[TQ2_0_BYTES];
     for (size_t i = 0; i < count; i += types[e->type].block) {
-        types[e->type].pack(codes + i, d, out);
+        const size_t group = (col + i) / tensor_compute_group_cols(e->tensor);
+        const float scale = e->scale_apart ? 1.0f : tensor_compute_group_scale(e->tensor, row, group);
+        types[e->type].pack(codes + i, f32_to_f16(scale), out);
         TRY(sink_bytes(s, out, types[e->type].bytes));
     }
     return DQT_OK;
@@ -474,7 +495,6 @@ static dqt_status write_floats(struct sink *s, const struct entry *e, const floa
 static dqt_status write_row(struct sink *s, const struct entry *e, size_t row) {
     const dqt_tensor *t = e->tensor;
     const bool blocks = types[e->type].block > 1;
-    const uint16_t d = f32_to_f16(e->scale_apart ? 1.0f : tensor_compute_scale(t, row));
     int8_t codes[RUN];
     float values[RUN];
     for (size_t c = 0; c < t->cols; c += RUN) {
@@ -484,7 +504,7 @@ static dqt_status write_row(struct sink *s, const struct entry *e, size_t row) {
         else
             tensor_read_floats(t, row, c, n, values);
         if (blocks) {
-            TRY(write_blocks(s, e, codes, n, d));
+            TRY(write_blocks(s, e, row, c, codes, n));
             continue;
         }
         if (e->scale_apart)

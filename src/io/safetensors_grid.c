@@ -87,24 +87,52 @@ bool grid_find(const float *weights, size_t count, enum element_type type, int l
     return false;
 }
 
-bool grid_store(dqt_tensor *t, const float *weights, enum element_type type) {
-    if (t->scale_axis == DQT_AXIS_GROUP) return false;
-    const int low = format_min(t->storage), high = format_max(t->storage);
-    const size_t count = t->num_scales == 1 ? t->rows * t->cols : t->cols;
-    for (size_t i = 0; i < t->num_scales; i++) {
-        const float *w = weights + i * count;
-        if (grid_find(w, count, type, low, high, &t->scales[i])) continue;
-        for (size_t k = 0; k < count; k++)
-            if (w[k] < 0 || w[k] > 0) return false;
-        t->scales[i] = 1; /* zeros have any scale */
+/* As fp16, which may be negative where the codes' range asks for it: the grid of Q4_0. */
+static bool half_grid_find(const float *w, size_t count, enum element_type type, int low, int high, uint16_t *half) {
+    float scale;
+    for (int sign = 1; sign >= -1; sign -= 2) {
+        const int from = sign > 0 ? low : -high, to = sign > 0 ? high : -low;
+        if (!grid_find(w, count, type, from, to, &scale)) continue;
+        *half = f32_to_f16((float)sign * scale);
+        const float kept = (float)sign * f16_to_f32(*half);
+        if (isfinite(kept) && all_on(w, count, type, from, to, kept)) return true;
     }
+    return false;
+}
+
+static bool all_zero(const float *w, size_t count) {
+    for (size_t k = 0; k < count; k++)
+        if (w[k] < 0 || w[k] > 0) return false;
+    return true;
+}
+
+/* Zeros have any scale; in fp16 they get 0, as in quantising. */
+static bool grid_scale(dqt_tensor *t, size_t index, const float *w, size_t count, enum element_type type) {
+    const int low = format_min(t->storage), high = format_max(t->storage);
+    if (all_zero(w, count)) {
+        if (t->half_scales)
+            t->half_scales[index] = 0;
+        else
+            t->scales[index] = 1;
+        return true;
+    }
+    return t->half_scales ? half_grid_find(w, count, type, low, high, &t->half_scales[index])
+                          : grid_find(w, count, type, low, high, &t->scales[index]);
+}
+
+bool grid_store(dqt_tensor *t, const float *weights, enum element_type type) {
+    const size_t count = t->num_scales == 1 ? t->rows * t->cols : t->group_cols;
+    for (size_t i = 0; i < t->num_scales; i++)
+        if (!grid_scale(t, i, weights + i * count, count, type)) return false;
     const struct packing *packing = format_packing(t->storage);
     const size_t block_bytes = packing_block_bytes(packing);
     for (size_t r = 0; r < t->rows; r++)
         for (size_t c = 0; c < t->cols; c += PACK_BLOCK) {
             int8_t codes[PACK_BLOCK] = {0};
-            for (size_t k = 0; k < PACK_BLOCK && c + k < t->cols; k++)
-                codes[k] = (int8_t)rintf(weights[r * t->cols + c + k] / tensor_scale(t, r));
+            for (size_t k = 0; k < PACK_BLOCK && c + k < t->cols; k++) {
+                const float w = weights[r * t->cols + c + k];
+                if (w < 0 || w > 0) codes[k] = (int8_t)rintf(w / tensor_group_scale(t, r, (c + k) / t->group_cols));
+            }
             block_pack(packing, codes, tensor_row(t, r) + c / PACK_BLOCK * block_bytes);
         }
     return true;
