@@ -1240,9 +1240,8 @@ typedef struct dqt_open_options {
                           sliding window of attention that is shorter than that is refused */
     dqt_tensor_options linear, embedding, head; /* of the blocks' weights, the embedding and an untied head. A storage
                                                    of 0 (and then the rest is not read): tensor by tensor what holds the
-                                                   file's weights exactly: BF16 for BF16, TERNARY for packed ternary
-                                                   weights, F32 for all else. A scale_rule of AUTO is ABSMAX here:
-                                                   trained weights have outliers */
+                                                   file's weights exactly: see docs/open.md. A scale_rule of AUTO is MSE
+                                                   here: trained weights have outliers */
 } dqt_open_options;
 
 DQT_API dqt_status dqt_open_options_init(dqt_open_options *options, size_t struct_size);

@@ -56,7 +56,9 @@ static void every_type(void) {
             check_weights(&g, model);
             CHECK(model->config.tie_embeddings && model->config.no_sub_norms && model->config.vocab_size == 8);
             CHECK(model->config.activation == DQT_ACTIVATION_NONE && model->config.num_kv_heads == 2);
-            CHECKF(format_public(model->layers[0]->weight[0]->storage) == e->kept, "%s", e->name);
+            const dqt_tensor *t = model->layers[0]->weight[W];
+            CHECKF(format_public(t->storage) == e->kept && t->row_groups == (e->codes ? 256 / e->block : 1), "%s",
+                   e->name);
         }
         dqt_llama_destroy(model);
         file_end(&g);
@@ -86,7 +88,7 @@ static void mixed(void) {
         CHECK(!model->config.tie_embeddings && model->config.num_overrides == 1);
         CHECK(strcmp(model->config.overrides[0].pattern, "blocks.0.mlp.up") == 0);
         CHECK(model->config.overrides[0].options.storage == DQT_FORMAT_F32);
-        CHECK(model->config.linear.storage == DQT_FORMAT_BF16 && model->config.head.storage == DQT_FORMAT_F32);
+        CHECK(model->config.linear.storage == DQT_FORMAT_BF16 && model->config.head.storage == DQT_FORMAT_INT8);
     }
     dqt_llama_destroy(model);
     dqt_open_options o;
@@ -98,7 +100,7 @@ static void mixed(void) {
     OK(w.ctx, file_open_model(&w, &g, &o, &model));
     if (model) {
         const dqt_tensor *q = model->layers[1]->sublayer[BLOCK_ATTENTION]->weight[ATTENTION_Q];
-        CHECK(q->storage == FORMAT_INT4 && q->scale_rule == DQT_SCALE_ABSMAX && q->num_scales == 256);
+        CHECK(q->storage == FORMAT_INT4 && q->scale_rule == DQT_SCALE_MSE && q->num_scales == 256);
         CHECK(model->config.num_overrides == 0 && model->config.activation == DQT_ACTIVATION_INT8);
         CHECK(model->config.head.storage == DQT_FORMAT_INT8);
     }
@@ -248,7 +250,8 @@ static void wrong_tensors(void) {
     REFUSE(rename_tensor(&g, up, ""), DQT_E_FORMAT, "without a name");
     REFUSE(rename_tensor(&g, up, "rope_freqs.weight"), DQT_E_UNSUPPORTED, "rope_freqs.weight is no vector");
     REFUSE(file_add(&g, "blk.0.attn_q.scale", 0, 2, 0), DQT_E_FORMAT, "one number");
-    REFUSE(memset(file_tensor(&g, up)->data, 0x7c, 34), DQT_E_FORMAT, "ffn_up.weight has a weight that is not finite");
+    REFUSE(memset(file_tensor(&g, up)->data, 0x7c, 34), DQT_E_FORMAT,
+           "ffn_up.weight has a ternary field of 3, which means no weight, or a scale that is not finite");
     REFUSE(memset(file_tensor(&g, "output_norm.weight")->data, 0xff, 4), DQT_E_FORMAT, "not finite");
     struct gguf_file g = file_defaults(35);
     file_tensor(&g, up)->data[5] = 0xc0;

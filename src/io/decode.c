@@ -31,11 +31,27 @@ static int nibble(const unsigned char *q, int k) {
     return k < 16 ? q[k] & 15 : q[k - 16] >> 4;
 }
 
-bool decode_q4_0(const unsigned char *in, float *out) {
-    const float d = half_at(in);
+/* Codes times their scale. */
+static bool decode_codes(bool (*codes)(const unsigned char *in, int8_t *q, uint16_t *scale), size_t count,
+                         const unsigned char *in, float *out) {
+    int8_t q[LARGEST_BLOCK];
+    uint16_t scale;
+    const bool valid = codes(in, q, &scale);
+    const float d = f16_to_f32(scale);
+    for (size_t k = 0; k < count; k++)
+        out[k] = (float)q[k] * d;
+    return valid;
+}
+
+bool codes_q4_0(const unsigned char *in, int8_t *q, uint16_t *scale) {
+    *scale = (uint16_t)get_le(in, 2);
     for (int k = 0; k < 32; k++)
-        out[k] = (float)(nibble(in + 2, k) - 8) * d;
+        q[k] = (int8_t)(nibble(in + 2, k) - 8);
     return true;
+}
+
+bool decode_q4_0(const unsigned char *in, float *out) {
+    return decode_codes(codes_q4_0, 32, in, out);
 }
 
 bool decode_q4_1(const unsigned char *in, float *out) {
@@ -45,12 +61,16 @@ bool decode_q4_1(const unsigned char *in, float *out) {
     return true;
 }
 
-bool decode_q5_0(const unsigned char *in, float *out) {
-    const float d = half_at(in);
+bool codes_q5_0(const unsigned char *in, int8_t *q, uint16_t *scale) {
     const uint32_t fifth = (uint32_t)get_le(in + 2, 4);
+    *scale = (uint16_t)get_le(in, 2);
     for (int k = 0; k < 32; k++)
-        out[k] = (float)(nibble(in + 6, k) + (int)(fifth >> k & 1) * 16 - 16) * d;
+        q[k] = (int8_t)(nibble(in + 6, k) + (int)(fifth >> k & 1) * 16 - 16);
     return true;
+}
+
+bool decode_q5_0(const unsigned char *in, float *out) {
+    return decode_codes(codes_q5_0, 32, in, out);
 }
 
 bool decode_q5_1(const unsigned char *in, float *out) {
@@ -65,11 +85,15 @@ static int signed_byte(unsigned char byte) {
     return byte < 128 ? byte : byte - 256;
 }
 
-bool decode_q8_0(const unsigned char *in, float *out) {
-    const float d = half_at(in);
+bool codes_q8_0(const unsigned char *in, int8_t *q, uint16_t *scale) {
+    *scale = (uint16_t)get_le(in, 2);
     for (int k = 0; k < 32; k++)
-        out[k] = (float)signed_byte(in[2 + k]) * d;
+        q[k] = (int8_t)signed_byte(in[2 + k]);
     return true;
+}
+
+bool decode_q8_0(const unsigned char *in, float *out) {
+    return decode_codes(codes_q8_0, 32, in, out);
 }
 
 /* ---- 256 weights, with scales of their own for each 16 or 32 --------------------------------------------------- */
@@ -148,30 +172,38 @@ bool decode_q6_k(const unsigned char *in, float *out) {
 
 /* ---- Ternary ------------------------------------------------------------------------------------------------- */
 
-/* The trit of number n, most significant first, of v = trits / 243 of a byte, rounded up: its weight. */
-static float trit(unsigned v, int n, float d) {
+/* The code of number n of v = trits / 243 of a byte, rounded up, most significant first. */
+static int8_t trit(unsigned v, int n) {
     static const unsigned power[] = {1, 3, 9, 27, 81};
-    return (float)((int)((v * power[n] & 255) * 3 >> 8) - 1) * d;
+    return (int8_t)((int)((v * power[n] & 255) * 3 >> 8) - 1);
 }
 
-bool decode_tq1_0(const unsigned char *in, float *out) {
-    const float d = half_at(in + 52);
+bool codes_tq1_0(const unsigned char *in, int8_t *q, uint16_t *scale) {
+    *scale = (uint16_t)get_le(in + 52, 2);
     for (int k = 0; k < 160; k++)
-        out[k] = trit(in[k % 32], k / 32, d);
+        q[k] = trit(in[k % 32], k / 32);
     for (int k = 0; k < 80; k++)
-        out[160 + k] = trit(in[32 + k % 16], k / 16, d);
+        q[160 + k] = trit(in[32 + k % 16], k / 16);
     for (int k = 0; k < 16; k++)
-        out[240 + k] = trit(in[48 + k % 4], k / 4, d);
+        q[240 + k] = trit(in[48 + k % 4], k / 4);
     return true;
 }
 
-bool decode_tq2_0(const unsigned char *in, float *out) {
-    const float d = half_at(in + 64);
+bool decode_tq1_0(const unsigned char *in, float *out) {
+    return decode_codes(codes_tq1_0, 256, in, out);
+}
+
+bool codes_tq2_0(const unsigned char *in, int8_t *q, uint16_t *scale) {
     bool valid = true;
+    *scale = (uint16_t)get_le(in + 64, 2);
     for (int k = 0; k < 256; k++) {
         const int field = crumb(in, k);
         valid = valid && field != 3;
-        out[k] = (float)(field - 1) * d;
+        q[k] = (int8_t)(field - 1);
     }
     return valid;
+}
+
+bool decode_tq2_0(const unsigned char *in, float *out) {
+    return decode_codes(codes_tq2_0, 256, in, out);
 }

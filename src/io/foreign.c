@@ -185,30 +185,46 @@ static dqt_status place_all(const struct loader *l) {
 
 /* ---- Formats ------------------------------------------------------------------------------------------------- */
 
-static dqt_tensor_options kept(const struct encoding *e) {
-    return (dqt_tensor_options){.struct_size = sizeof(dqt_tensor_options), .storage = e->kept};
+/* Codes keep their blocks' scales, but those with a scale beside them, whose blocks' are 1. */
+static dqt_tensor_options kept(const struct place *p) {
+    const struct encoding *e = p->weight->encoding;
+    dqt_tensor_options o = {.struct_size = sizeof o, .storage = e->kept};
+    if (!e->codes || p->scale) return o;
+    o.scale_axis = DQT_AXIS_GROUP;
+    o.group_size = (int32_t)e->block;
+    return o;
+}
+
+static bool same_kept(const dqt_tensor_options *a, const dqt_tensor_options *b) {
+    return a->storage == b->storage && a->scale_axis == b->scale_axis && a->group_size == b->group_size;
+}
+
+/* What the host wants of a parameter of this class; a storage of 0: as the file has it. */
+static const dqt_tensor_options *wanted_of(const struct loader *l, int parameter_class) {
+    const dqt_tensor_options *const wanted[] = {&l->o->embedding, &l->o->linear, &l->o->head};
+    return wanted[format_key_of(parameter_class)];
 }
 
 /* The options of every class, and of the tensors that differ from the first one of theirs. */
 static void choose_formats(const struct loader *l, dqt_llama_config *c, dqt_tensor_override *overrides) {
-    const dqt_tensor_options *const wanted[] = {&l->o->embedding, &l->o->linear, &l->o->head};
     dqt_tensor_options *const classes[] = {&c->embedding, &c->linear, &c->head};
-    for (size_t k = 0; k < 3; k++)
-        *classes[k] = *wanted[k];
+    c->embedding = l->o->embedding;
+    c->linear = l->o->linear;
+    c->head = l->o->head;
     for (size_t i = 0; i < l->list.count; i++) {
         const struct update_target p = list_parameter(&l->list, i);
         const size_t k = (size_t)format_key_of(p.parameter_class);
-        if (class_is_vector(p.parameter_class) || wanted[k]->storage) continue;
-        const dqt_tensor_options own = kept(l->places[i].weight->encoding);
+        if (class_is_vector(p.parameter_class) || wanted_of(l, p.parameter_class)->storage) continue;
+        const dqt_tensor_options own = kept(&l->places[i]);
         if (!classes[k]->storage)
             *classes[k] = own;
-        else if (classes[k]->storage != own.storage)
+        else if (!same_kept(classes[k], &own))
             overrides[c->num_overrides++] = (dqt_tensor_override){p.name, own};
     }
     if (c->tie_embeddings) c->head = c->embedding;
     for (size_t k = 0; k < 3; k++) {
         tensor_complete(classes[k], DQT_FORMAT_F32);
-        if (classes[k]->scale_rule == DQT_SCALE_AUTO) classes[k]->scale_rule = DQT_SCALE_ABSMAX;
+        if (classes[k]->scale_rule == DQT_SCALE_AUTO) classes[k]->scale_rule = DQT_SCALE_MSE;
     }
     if (c->num_overrides) c->overrides = overrides;
 }
@@ -263,8 +279,20 @@ static bool unpack_rows(const unsigned char *in, size_t row, size_t rows, size_t
     return valid;
 }
 
-/* All rows of a tensor to out, which is the model's, in its order. */
-static dqt_status read_rows(struct loader *l, const struct foreign_tensor *t, size_t heads, float *out) {
+/* A row of blocks into the tensor, code by code and scale by scale. scratch: cols codes, and behind them halves. */
+static bool store_codes(dqt_tensor *t, size_t row, const struct encoding *e, const unsigned char *in, float *scratch) {
+    uint16_t *halves = (uint16_t *)(void *)scratch;
+    int8_t *codes = (int8_t *)(void *)(halves + t->row_groups);
+    bool valid = true;
+    for (size_t g = 0; g < t->row_groups; g++, in += e->bytes)
+        valid = e->codes(in, codes + g * e->block, &halves[g]) && valid;
+    return valid && tensor_set_row(t, row, codes, halves);
+}
+
+/* All rows of a tensor to out[rows][cols] in the model's order, or where they are kept exactly into `exact`, with out
+ * as scratch. */
+static dqt_status read_rows(struct loader *l, const struct foreign_tensor *t, size_t heads, float *out,
+                            dqt_tensor *exact) {
     const size_t rows = (size_t)t->rows, cols = (size_t)t->cols, row_bytes = (size_t)(t->bytes / t->rows);
     const size_t at_once = size_max(1, l->raw_bytes / row_bytes);
     TRY(use_file(l, t->file));
@@ -274,9 +302,12 @@ static dqt_status read_rows(struct loader *l, const struct foreign_tensor *t, si
         for (size_t k = r; k < r + n; k++) {
             const unsigned char *in = l->raw + (k - r) * row_bytes;
             const size_t to = heads ? halves_row(rows, heads, k) : k;
-            if (!(t->encoding == &encoding_packed ? unpack_rows(in, k, rows, cols, out)
-                                                  : decode_row(t->encoding, in, cols, out + to * cols)))
-                return refuse(l, t, "has a ternary field of 3, which means no weight");
+            if (!(exact                             ? store_codes(exact, to, t->encoding, in, out)
+                  : t->encoding == &encoding_packed ? unpack_rows(in, k, rows, cols, out)
+                                                    : decode_row(t->encoding, in, cols, out + to * cols)))
+                return refuse(l, t,
+                              exact ? "has a ternary field of 3, which means no weight, or a scale that is not finite"
+                                    : "has a ternary field of 3, which means no weight");
         }
     }
     return DQT_OK;
@@ -286,7 +317,7 @@ static dqt_status read_rows(struct loader *l, const struct foreign_tensor *t, si
 static dqt_status apply_scale(struct loader *l, const struct foreign_tensor *t, float *weights, size_t count) {
     const struct fact *kind = &l->f->facts.list[QUANTIZATION_CLASS];
     float scale;
-    TRY(read_rows(l, t, 0, &scale));
+    TRY(read_rows(l, t, 0, &scale, NULL));
     if (!l->f->facts.gguf && strcmp(kind->text, "autobitlinear") != 0) scale = 1 / scale;
     for (size_t i = 0; i < count; i++)
         weights[i] *= scale;
@@ -300,28 +331,45 @@ static enum element_type type_of(const struct place *p) {
     return TYPE_F32;
 }
 
+/* The blocks are what the tensor keeps: codes and fp16 scales of groups. */
+static bool is_exact(const struct place *p, const dqt_tensor *t) {
+    const struct encoding *e = p->weight->encoding;
+    return e->codes && !p->scale && format_public(t->storage) == e->kept && tensor_has_halves(t) &&
+           t->group_cols == e->block;
+}
+
+/* Into the model's tensor, if need be by way of the buffer. */
+static dqt_status store_weights(const struct loader *l, size_t index, dqt_tensor *t) {
+    const struct place *p = &l->places[index];
+    const size_t count = t->rows * t->cols;
+    if (format_is_code(t->storage) && grid_store(t, l->weights, type_of(p))) {
+        tensor_refresh(t);
+        return DQT_OK;
+    }
+    if (p->scale && !wanted_of(l, list_parameter(&l->list, index).parameter_class)->storage)
+        return fail(l->f->ctx, DQT_E_UNSUPPORTED,
+                    "%s: %s has scales of its blocks and one for all: what it is to become must be said", l->f->what,
+                    p->weight->name);
+    tensor_quantize(t, l->weights, l->o->stochastic, l->o->seed + 0x9E3779B97F4A7C15u * index);
+    if (format_float_bytes(t->storage) == 2 && !numbers_valid(t->data, count, 2, true))
+        return refuse(l, p->weight, "has a weight that bf16 cannot hold");
+    return DQT_OK;
+}
+
 static dqt_status read_parameter(struct loader *l, const dqt_llama *model, size_t index) {
     const struct parameter_list list = parameter_list(model);
     const struct place *p = &l->places[index];
     dqt_tensor *t = list_parameter(&list, index).tensor;
     const size_t count = t->rows * t->cols;
-    const bool direct = format_float_bytes(t->storage) == sizeof(float);
+    const bool direct = format_float_bytes(t->storage) == sizeof(float), exact = is_exact(p, t);
     float *weights = direct ? gain_of(t) : l->weights;
     const bool neighbours = l->f->facts.gguf && l->f->architecture->neighbours;
-    TRY(read_rows(l, p->weight, neighbours ? list_heads(&list, index) : 0, weights));
+    TRY(read_rows(l, p->weight, neighbours ? list_heads(&list, index) : 0, weights, exact ? t : NULL));
     if (p->scale) TRY(apply_scale(l, p->scale, weights, count));
-    if (!numbers_valid(weights, count, 4, true)) return refuse(l, p->weight, "has a weight that is not finite");
-    if (direct) {
-        tensor_refresh(t);
-        return DQT_OK;
-    }
-    if (format_is_code(t->storage) && grid_store(t, weights, type_of(p))) {
-        tensor_refresh(t);
-        return DQT_OK;
-    }
-    tensor_quantize(t, weights, l->o->stochastic, l->o->seed + 0x9E3779B97F4A7C15u * index);
-    if (format_float_bytes(t->storage) == 2 && !numbers_valid(t->data, count, 2, true))
-        return refuse(l, p->weight, "has a weight that bf16 cannot hold");
+    if (!exact && !numbers_valid(weights, count, 4, true))
+        return refuse(l, p->weight, "has a weight that is not finite");
+    if (!direct && !exact) return store_weights(l, index, t);
+    tensor_refresh(t);
     return DQT_OK;
 }
 
@@ -335,7 +383,8 @@ static dqt_status allocate(struct loader *l, const dqt_llama *model) {
         const dqt_tensor *t = list_parameter(&list, i).tensor;
         const struct foreign_tensor *from = l->places[i].weight;
         l->raw_bytes = size_max(l->raw_bytes, (size_t)(from->bytes / from->rows));
-        if (format_float_bytes(t->storage) != sizeof(float)) most = size_max(most, t->rows * t->cols);
+        if (format_float_bytes(t->storage) != sizeof(float))
+            most = size_max(most, is_exact(&l->places[i], t) ? t->cols : t->rows * t->cols);
     }
     l->raw = memory_alloc_raw(l->f->ctx, l->raw_bytes);
     const bool fits = size_mul(most, sizeof *l->weights, &l->weights_bytes);
