@@ -163,6 +163,13 @@ static dqt_status call_llama_export_safetensors(void) {
     free(o);
     return status;
 }
+static dqt_status call_llama_export_folder(void) {
+    dqt_safetensors_options *o = safetensors_options();
+    const dqt_status status =
+        dqt_llama_export_folder(any(MODEL)->handle, one_in(8) ? file_name() : world.folder, null_sometimes(o));
+    free(o);
+    return status;
+}
 static dqt_status call_llama_write_safetensors(void) {
     struct hash h = {0};
     dqt_safetensors_options *o = safetensors_options();
@@ -186,7 +193,8 @@ static dqt_status call_llama_open(void) {
     dqt_open_options *options = make_options(sizeof *options, init_open_options);
     SET(options, dqt_open_options, activation, enum_or_odd(0, 3));
     SET(options, dqt_open_options, linear.storage, enum_or_odd(0, 10));
-    const dqt_status status = dqt_llama_open(context(&o->ctx), file_name(), null_sometimes(options), &model);
+    const dqt_status status =
+        dqt_llama_open(context(&o->ctx), one_in(4) ? world.folder : file_name(), null_sometimes(options), &model);
     free(options);
     return created_model(o, status, model);
 }

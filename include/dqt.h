@@ -1188,10 +1188,10 @@ enum {
 
 typedef struct dqt_safetensors_options {
     uint32_t struct_size;
-    int32_t dtype;    /* DQT_SAFETENSORS_*; default F32 */
-    int32_t stored;   /* 0 (default): the weights that layers read (compute format); 1: those that the updater writes
-                         (storage format). CODES are always the latter */
-    int32_t reserved; /* zero */
+    int32_t dtype;  /* DQT_SAFETENSORS_*; default F32 */
+    int32_t stored; /* 0 (default): the weights that layers read (compute format); 1: those that the updater writes
+                       (storage format). CODES are always the latter */
+    int32_t context_length; /* of dqt_llama_export_folder: max_position_embeddings; 0: 2048 */
 } dqt_safetensors_options;
 
 DQT_API dqt_status dqt_safetensors_options_init(dqt_safetensors_options *options, size_t struct_size);
@@ -1205,6 +1205,14 @@ DQT_API dqt_status dqt_llama_export_safetensors(const dqt_llama *model, const ch
                                                 const dqt_safetensors_options *options);
 DQT_API dqt_status dqt_llama_write_safetensors(const dqt_llama *model, dqt_write_fn write, void *user_data,
                                                const dqt_safetensors_options *options);
+
+/* Writes config.json and model.safetensors into a folder that exists, so that transformers loads it: as
+ * LlamaForCausalLM, with attention_bias as Qwen2ForCausalLM, with qk_norm as Qwen3ForCausalLM, with sub-norms as
+ * BitNetForCausalLM. Activations are not quantised there. options NULL: defaults; CODES: DQT_E_ARGUMENT.
+ * DQT_E_UNSUPPORTED: a squared ReLU without a gate, or two of these architectures in one. Both files are written as in
+ * dqt_llama_save, and the same errors come. The tokenizer's files are the host's. Since 0.9. */
+DQT_API dqt_status dqt_llama_export_folder(const dqt_llama *model, const char *folder,
+                                           const dqt_safetensors_options *options);
 
 typedef struct dqt_import_options {
     uint32_t struct_size;

@@ -458,6 +458,10 @@ class Llama : public Object<dqt_llama, dqt_llama_destroy> {
     void export_safetensors(Write write, const Safetensors &o = defaults<Safetensors>()) const {
         check(dqt_llama_write_safetensors(get(), detail::write, &write, &o));
     }
+    // config.json and model.safetensors for transformers, into a folder that exists.
+    void export_folder(const std::string &folder, const Safetensors &o = defaults<Safetensors>()) const {
+        check(dqt_llama_export_folder(get(), folder.c_str(), &o));
+    }
     void import_safetensors(const std::string &path, const dqt_import_options &o = defaults<dqt_import_options>()) {
         check(dqt_llama_import_safetensors(get(), path.c_str(), &o));
     }

@@ -330,6 +330,10 @@ class Llama(_Model):
         _write(self.ctx, 'llama_export_safetensors', 'llama_write_safetensors', (self.raw,), file,
                options(safetensors_options, values))
 
+    def export_folder(self, folder, **values):
+        """config.json and model.safetensors for transformers; values are those of dqt_safetensors_options."""
+        self._call('llama_export_folder', os.fsencode(folder), C.byref(options(safetensors_options, values)))
+
     def import_safetensors(self, path, **values):
         self._call('llama_import_safetensors', os.fsencode(path), C.byref(options(import_options, values)))
 

@@ -123,7 +123,7 @@ load_options = _struct('load_options', 'i: skip_updater skip_host reserved')
 checkpoint = _struct('checkpoint', 'u: reserved; p: model updater host; z: host_size; q: passes')
 gguf_options = _struct('gguf_options', '''i: linear_type embedding_type bos_token eos_token unknown_token add_bos
     add_space_prefix; z: context_length; s*num_tokens: tokens; f*num_tokens: scores; i*num_tokens: types; z: num_tokens''')
-safetensors_options = _struct('safetensors_options', 'i: dtype stored reserved')
+safetensors_options = _struct('safetensors_options', 'i: dtype stored context_length')
 import_options = _struct('import_options', 'i: rounding; q: seed')
 open_options = _struct('open_options', '''i: activation rounding reserved; q: seed; z: max_length;
     tensor_options: linear embedding head''')
@@ -159,7 +159,7 @@ i llama_read ppppp; n host_bytes_free ppz; i layers_save pzpsp; i layers_write p
 i layers_read pzppppp; i updater_write ppp; i updater_read ppp;
 i gguf_options_init pz; i llama_export_gguf psp; i llama_write_gguf pppp; i safetensors_options_init pz;
 i llama_export_safetensors psp; i llama_write_safetensors pppp; i import_options_init pz;
-i llama_import_safetensors psp; i open_options_init pz; i llama_open pspp'''.split(';')
+i llama_import_safetensors psp; i open_options_init pz; i llama_open pspp; i llama_export_folder psp'''.split(';')
 # What DQT_EXPERIMENTAL shows: a library may lack it.
 EXPERIMENTAL = 'i llama_forward_blocks ppzzpp; i llama_backward_blocks ppzzp'.split(';')
 

@@ -3,6 +3,7 @@
 #include "core/fpenv.h"
 #include "io/checkpoint.h"
 #include "io/file.h"
+#include "io/foreign.h"
 #include "io/gguf.h"
 #include "io/safetensors.h"
 
@@ -291,18 +292,21 @@ dqt_status dqt_safetensors_options_init(dqt_safetensors_options *options, size_t
 struct safetensors_export {
     const dqt_llama *model;
     dqt_safetensors_options options;
+    bool folder; /* with a config.json beside it */
 };
 
 static dqt_status safetensors_to(void *arg, dqt_write_fn write, void *user_data) {
     const struct safetensors_export *e = arg;
-    return safetensors_write(e->model, &e->options, write, user_data);
+    return safetensors_write(e->model, &e->options, e->folder, write, user_data);
 }
 
 static dqt_status prepare_safetensors(const dqt_llama *model, const dqt_safetensors_options *options,
                                       struct safetensors_export *e) {
-    *e = (struct safetensors_export){model, safetensors_defaults};
+    *e = (struct safetensors_export){model, safetensors_defaults, false};
     TRY(options_read(model->ctx, &e->options, sizeof e->options, options, "dqt_safetensors_options"));
-    if (e->options.reserved) return fail(model->ctx, DQT_E_ARGUMENT, "reserved of dqt_safetensors_options is not 0");
+    if (e->options.context_length < 0)
+        return fail(model->ctx, DQT_E_ARGUMENT, "context_length is %d; it must be 1 or more, or 0 for 2048",
+                    e->options.context_length);
     return DQT_OK;
 }
 
@@ -324,6 +328,42 @@ dqt_status dqt_llama_write_safetensors(const dqt_llama *model, dqt_write_fn writ
     struct safetensors_export e;
     TRY(prepare_safetensors(model, options, &e));
     return safetensors_to(&e, write, user_data);
+}
+
+enum { CONTEXT_LENGTH = 2048 /* by default */ };
+
+static dqt_status config_to(void *arg, dqt_write_fn write, void *user_data) {
+    const struct safetensors_export *e = arg;
+    const size_t length = e->options.context_length ? (size_t)e->options.context_length : CONTEXT_LENGTH;
+    return config_write(e->model, length, e->options.dtype == DQT_SAFETENSORS_BF16, write, user_data);
+}
+
+/* The weights first: they are what can fail. */
+static dqt_status export_to_folder(struct safetensors_export *e, const char *folder) {
+    struct foreign paths = {.ctx = e->model->ctx};
+    dqt_status status = foreign_add_path(&paths, folder, "model.safetensors");
+    if (status == DQT_OK) status = foreign_add_path(&paths, folder, "config.json");
+    if (status == DQT_OK) status = file_replace(paths.ctx, foreign_path(&paths, 0), safetensors_to, e);
+    if (status == DQT_OK) status = file_replace(paths.ctx, foreign_path(&paths, 1), config_to, e);
+    foreign_close(&paths);
+    return status;
+}
+
+dqt_status dqt_llama_export_folder(const dqt_llama *model, const char *folder, const dqt_safetensors_options *options) {
+    FPENV_DEFAULT();
+    TRY(check_model(model));
+    TRY(check_pointer(model->ctx, folder, "folder"));
+    struct safetensors_export e;
+    TRY(prepare_safetensors(model, options, &e));
+    e.folder = true;
+    if (e.options.dtype == DQT_SAFETENSORS_CODES)
+        return fail(model->ctx, DQT_E_ARGUMENT, "dtype is CODES, which transformers does not read: F32 or BF16");
+    if (!architecture_of_config(&model->config))
+        return fail(model->ctx, DQT_E_UNSUPPORTED,
+                    "transformers has no architecture with all of mlp %d, no_sub_norms %d, attention_bias %d and "
+                    "qk_norm %d",
+                    model->config.mlp, model->config.no_sub_norms, model->config.attention_bias, model->config.qk_norm);
+    return export_to_folder(&e, folder);
 }
 
 static const dqt_import_options import_defaults = {.struct_size = sizeof(dqt_import_options),

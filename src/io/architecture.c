@@ -5,9 +5,20 @@
 #include "ops/attention.h"
 
 static const struct architecture architectures[] = {
-    {.json = "LlamaForCausalLM", .gguf = "llama", .neighbours = true, .norm_eps = 1e-6, .rope_theta = 1e4},
-    {.json = "MistralForCausalLM", .norm_eps = 1e-6, .rope_theta = 1e4, .num_kv_heads = 8, .window = 4096},
+    {.json = "LlamaForCausalLM",
+     .model_type = "llama",
+     .gguf = "llama",
+     .neighbours = true,
+     .norm_eps = 1e-6,
+     .rope_theta = 1e4},
+    {.json = "MistralForCausalLM",
+     .model_type = "mistral",
+     .norm_eps = 1e-6,
+     .rope_theta = 1e4,
+     .num_kv_heads = 8,
+     .window = 4096},
     {.json = "Qwen2ForCausalLM",
+     .model_type = "qwen2",
      .gguf = "qwen2",
      .attention_bias = true,
      .norm_eps = 1e-6,
@@ -15,6 +26,7 @@ static const struct architecture architectures[] = {
      .num_kv_heads = 32,
      .window_is_off = true},
     {.json = "Qwen3ForCausalLM",
+     .model_type = "qwen3",
      .gguf = "qwen3",
      .qk_norm = true,
      .norm_eps = 1e-6,
@@ -23,6 +35,7 @@ static const struct architecture architectures[] = {
      .head_dim = 128,
      .window_is_off = true},
     {.json = "BitNetForCausalLM",
+     .model_type = "bitnet",
      .gguf = "bitnet-b1.58",
      .squared_relu = true,
      .sub_norms = true,
@@ -32,6 +45,16 @@ static const struct architecture architectures[] = {
      .num_kv_heads = 5},
     {.gguf = "bitnet", .sub_norms = true, .activation = DQT_ACTIVATION_INT8},
 };
+
+const struct architecture *architecture_of_config(const dqt_llama_config *c) {
+    for (size_t i = 0; i < sizeof architectures / sizeof *architectures; i++) {
+        const struct architecture *a = &architectures[i];
+        if (a->json && a->sub_norms == !c->no_sub_norms && a->attention_bias == (c->attention_bias != 0) &&
+            a->qk_norm == (c->qk_norm != 0) && c->mlp != DQT_MLP_SQUARED_RELU)
+            return a;
+    }
+    return NULL;
+}
 
 static struct fact *fact(struct foreign *f, enum fact_name name) {
     return &f->facts.list[name];

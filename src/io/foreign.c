@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "core/status.h"
+#include "io/import_report.h"
 #include "io/order.h"
 #include "io/safetensors.h"
 
@@ -111,6 +112,7 @@ struct loader {
     size_t raw_bytes;
     float *weights; /* of a tensor that is not stored as F32 */
     size_t weights_bytes;
+    struct import_report report;
 };
 
 static dqt_status refuse(const struct loader *l, const struct foreign_tensor *t, const char *why) {
@@ -339,7 +341,7 @@ static bool is_exact(const struct place *p, const dqt_tensor *t) {
 }
 
 /* Into the model's tensor, if need be by way of the buffer. */
-static dqt_status store_weights(const struct loader *l, size_t index, dqt_tensor *t) {
+static dqt_status store_weights(struct loader *l, size_t index, dqt_tensor *t) {
     const struct place *p = &l->places[index];
     const size_t count = t->rows * t->cols;
     if (format_is_code(t->storage) && grid_store(t, l->weights, type_of(p))) {
@@ -351,6 +353,7 @@ static dqt_status store_weights(const struct loader *l, size_t index, dqt_tensor
                     "%s: %s has scales of its blocks and one for all: what it is to become must be said", l->f->what,
                     p->weight->name);
     tensor_quantize(t, l->weights, l->o->stochastic, l->o->seed + 0x9E3779B97F4A7C15u * index);
+    import_report_add(&l->report, p->weight->name, t, l->weights);
     if (format_float_bytes(t->storage) == 2 && !numbers_valid(t->data, count, 2, true))
         return refuse(l, p->weight, "has a weight that bf16 cannot hold");
     return DQT_OK;
@@ -400,6 +403,7 @@ static dqt_status read_weights(struct loader *l, const dqt_llama *model) {
     for (size_t i = 0; i < l->list.count && status == DQT_OK; i++)
         status = read_parameter(l, model, i);
     if (l->open != SIZE_MAX) status = file_close(l->f->ctx, foreign_path(l->f, l->open), &l->file, status);
+    if (status == DQT_OK) import_report_end(&l->report);
     memory_free(l->f->ctx, l->weights, l->weights_bytes);
     memory_free(l->f->ctx, l->raw, l->raw_bytes);
     return status;
@@ -408,7 +412,7 @@ static dqt_status read_weights(struct loader *l, const dqt_llama *model) {
 /* `shape` gives the names. */
 static dqt_status create_from(struct foreign *f, const struct foreign_options *o, const dqt_llama *shape,
                               dqt_llama_config *c, dqt_llama **out) {
-    struct loader l = {.f = f, .o = o, .list = parameter_list(shape), .open = SIZE_MAX};
+    struct loader l = {.f = f, .o = o, .list = parameter_list(shape), .open = SIZE_MAX, .report.ctx = f->ctx};
     size_t bytes;
     if (size_mul(l.list.count, sizeof *l.places, &bytes)) l.places = memory_alloc(f->ctx, bytes);
     if (!l.places) return fail(f->ctx, DQT_E_MEMORY, "no memory for a list of %zu tensors", l.list.count);

@@ -22,6 +22,7 @@ struct foreign_tensor {
 /* What distinguishes the models of one name. */
 struct architecture {
     const char *json, *gguf; /* NULL: not in such files */
+    const char *model_type;  /* of config.json */
     bool squared_relu;       /* the MLP's, where config.json does not say */
     bool sub_norms, attention_bias, qk_norm;
     bool neighbours; /* GGUF files have rows of q and k in the order that rotates neighbours instead of halves */
@@ -44,6 +45,9 @@ struct foreign {
     char *paths;                          /* [num_paths][path_bytes] */
     size_t num_paths, paths_room, path_bytes;
 };
+
+/* What transformers loads such a model as; NULL: nothing. */
+const struct architecture *architecture_of_config(const dqt_llama_config *c);
 
 /* What the host wants of the model. */
 struct foreign_options {
@@ -70,6 +74,9 @@ dqt_status foreign_check_layout(const struct foreign *f, size_t first, uint64_t 
 
 /* The config that facts and tensors say, but for the formats of weights. */
 dqt_status foreign_config(struct foreign *f, const struct foreign_options *o, dqt_llama_config *c);
+
+/* config.json of a model that architecture_of_config knows. */
+dqt_status config_write(const dqt_llama *model, size_t context_length, bool bf16, dqt_write_fn write, void *user_data);
 
 /* The model, with its weights. */
 dqt_status foreign_create(struct foreign *f, const struct foreign_options *o, dqt_llama **out);

@@ -48,20 +48,28 @@ const char *name_end(int parameter_class) {
     return parameter_class == DQT_CLASS_BIAS ? ".bias" : ".weight";
 }
 
-void hf_name(const struct parameter_list *list, size_t index, char out[FILE_NAME_BYTES]) {
-    const char *name = names_of(list, index)->hf_name, *end = name_end(list_parameter(list, index).parameter_class);
+static void whole_name(const struct parameter_list *list, size_t index, const char *prefix, const char *name,
+                       char out[FILE_NAME_BYTES]) {
+    const char *end = name_end(list_parameter(list, index).parameter_class);
     if (in_block(list, index))
-        snprintf(out, FILE_NAME_BYTES, "model.layers.%zu.%s%s", (index - 1) / list->per_block, name, end);
+        snprintf(out, FILE_NAME_BYTES, "%s%zu.%s%s", prefix, (index - 1) / list->per_block, name, end);
     else
         snprintf(out, FILE_NAME_BYTES, "%s%s", name, end);
 }
 
+static const char hf_prefix[] = "model.layers.", gguf_prefix[] = "blk.";
+
+void hf_name(const struct parameter_list *list, size_t index, char out[FILE_NAME_BYTES]) {
+    whole_name(list, index, hf_prefix, names_of(list, index)->hf_name, out);
+}
+
+void transformers_name(const struct parameter_list *list, size_t index, char out[FILE_NAME_BYTES]) {
+    const struct parameter_names *names = names_of(list, index);
+    whole_name(list, index, hf_prefix, names->hf_other_name ? names->hf_other_name : names->hf_name, out);
+}
+
 void gguf_name(const struct parameter_list *list, size_t index, char out[FILE_NAME_BYTES]) {
-    const char *name = names_of(list, index)->gguf_name, *end = name_end(list_parameter(list, index).parameter_class);
-    if (in_block(list, index))
-        snprintf(out, FILE_NAME_BYTES, "blk.%zu.%s%s", (index - 1) / list->per_block, name, end);
-    else
-        snprintf(out, FILE_NAME_BYTES, "%s%s", name, end);
+    whole_name(list, index, gguf_prefix, names_of(list, index)->gguf_name, out);
 }
 
 /* The block whose number follows the prefix, and what stands behind it and a dot. */
@@ -78,7 +86,7 @@ static size_t block_of(const struct parameter_list *list, const char *prefix, co
 }
 
 size_t hf_block(const struct parameter_list *list, const char *name, const char **rest) {
-    return block_of(list, "model.layers.", name, rest);
+    return block_of(list, hf_prefix, name, rest);
 }
 
 static bool is_of(const char *name, const char *module, const char *end) {
@@ -109,6 +117,6 @@ size_t hf_index(const struct parameter_list *list, const char *name) {
 
 size_t gguf_index(const struct parameter_list *list, const char *name) {
     const char *rest = name;
-    const size_t block = block_of(list, "blk.", name, &rest);
+    const size_t block = block_of(list, gguf_prefix, name, &rest);
     return index_in(list, block, rest, true);
 }

@@ -24,6 +24,9 @@ const char *name_end(int parameter_class);
 /* "model.layers.0.self_attn.q_proj.weight" */
 void hf_name(const struct parameter_list *list, size_t index, char out[FILE_NAME_BYTES]);
 
+/* As transformers' own classes have it: of sub-norms BitNetForCausalLM's. */
+void transformers_name(const struct parameter_list *list, size_t index, char out[FILE_NAME_BYTES]);
+
 /* SIZE_MAX if no parameter has this name. A few other names for the same are known too. */
 size_t hf_index(const struct parameter_list *list, const char *name);
 

@@ -57,8 +57,9 @@ bool grid_find(const float *weights, size_t count, enum element_type type, int l
  */
 bool grid_store(dqt_tensor *t, const float *weights, enum element_type type);
 
-dqt_status safetensors_write(const dqt_llama *model, const dqt_safetensors_options *o, dqt_write_fn write,
-                             void *user_data);
+/* transformers: with the names of transformers' classes (io/names.h). */
+dqt_status safetensors_write(const dqt_llama *model, const dqt_safetensors_options *o, bool transformers,
+                             dqt_write_fn write, void *user_data);
 /* On failure the model is as it was. */
 dqt_status safetensors_read(dqt_llama *model, struct input_file *file, bool stochastic, uint64_t seed);
 

@@ -11,7 +11,8 @@ enum { RUN = 256, LINE_BYTES = 320 };
 struct writer {
     struct parameter_list list;
     int dtype;
-    bool stored; /* storage, not compute formats */
+    bool stored;       /* storage, not compute formats */
+    bool transformers; /* names */
     struct sink *sink;
     uint64_t offset;
     bool first;
@@ -45,7 +46,7 @@ static dqt_status visit_parameter(struct writer *w, stored_fn visit, size_t inde
     if (w->stored) stored.tensor.compute = stored.tensor.storage;
     stored.rows = p.tensor->rows;
     stored.cols = stored.type == TYPE_U8 ? p.tensor->row_bytes : p.tensor->cols;
-    hf_name(&w->list, index, stored.name);
+    (w->transformers ? transformers_name : hf_name)(&w->list, index, stored.name);
     if ((stored.type == TYPE_F32) == f32) TRY(visit(w, &stored));
     if (!packed(w, p.tensor) || (scale_type(p.tensor) == TYPE_F32) != f32) return DQT_OK;
     strcat(stored.name, "_scale");
@@ -164,9 +165,10 @@ static dqt_status write_file(struct writer *w, dqt_write_fn write, void *user_da
     return sink_flush(s);
 }
 
-dqt_status safetensors_write(const dqt_llama *model, const dqt_safetensors_options *o, dqt_write_fn write,
-                             void *user_data) {
-    struct writer w = {.list = parameter_list(model), .dtype = o->dtype, .stored = o->stored != 0};
+dqt_status safetensors_write(const dqt_llama *model, const dqt_safetensors_options *o, bool transformers,
+                             dqt_write_fn write, void *user_data) {
+    struct writer w = {
+        .list = parameter_list(model), .dtype = o->dtype, .stored = o->stored != 0, .transformers = transformers};
     if (o->dtype < DQT_SAFETENSORS_F32 || o->dtype > DQT_SAFETENSORS_CODES)
         return fail(model->ctx, DQT_E_ARGUMENT, "dtype is %d; it must be a DQT_SAFETENSORS_* value", o->dtype);
     if (o->stored != 0 && o->stored != 1)

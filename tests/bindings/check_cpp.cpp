@@ -213,6 +213,9 @@ void models(const dqt::Context &ctx, const std::string &folder) {
     }
     c.tie_embeddings = 1;
     dqt::Llama(ctx, c).export_gguf(folder + "/model.gguf");
+    c.no_sub_norms = 1;
+    dqt::Llama(ctx, c).export_folder(folder);
+    check(dqt::Llama::open(ctx, folder).config().vocab_size == c.vocab_size, "a folder is written and opened");
     auto as_int4 = dqt::defaults<dqt_open_options>();
     as_int4.linear.storage = DQT_FORMAT_INT4;
     check(dqt::Llama::open(ctx, folder + "/model.gguf", as_int4).config().linear.storage == DQT_FORMAT_INT4,

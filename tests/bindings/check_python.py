@@ -567,6 +567,8 @@ def exchange():
         opened = dqt.Llama.open(ctx, path, embedding=dict(storage=dqt.FORMAT_INT8))
         check('a GGUF file is opened', opened.config.hidden_size == model.config.hidden_size and
               opened.config.embedding.storage == dqt.FORMAT_INT8 and opened.config.linear.storage == dqt.FORMAT_F32)
+        model.export_folder(tmp, context_length=64)
+        check('a folder is written and opened', dqt.Llama.open(ctx, tmp).config.num_layers == model.config.num_layers)
         check('a file that is not there', raises(dqt.Error, dqt.Llama.open, ctx, path + '.gguf').status == dqt.E_IO)
     check('a GGUF file with tokens', stream.getvalue()[:4] == b'GGUF' and b't255' in stream.getvalue())
     check('a GGUF file of other tokens',

@@ -1744,7 +1744,7 @@ pub struct dqt_safetensors_options {
     pub struct_size: u32,
     pub dtype: i32,
     pub stored: i32,
-    pub reserved: i32,
+    pub context_length: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1764,8 +1764,8 @@ const _: () = {
         "Offset of field: dqt_safetensors_options::stored",
     ][::core::mem::offset_of!(dqt_safetensors_options, stored) - 8usize];
     [
-        "Offset of field: dqt_safetensors_options::reserved",
-    ][::core::mem::offset_of!(dqt_safetensors_options, reserved) - 12usize];
+        "Offset of field: dqt_safetensors_options::context_length",
+    ][::core::mem::offset_of!(dqt_safetensors_options, context_length) - 12usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -2433,6 +2433,11 @@ extern "C" {
         model: *const dqt_llama,
         write: dqt_write_fn,
         user_data: *mut ::core::ffi::c_void,
+        options: *const dqt_safetensors_options,
+    ) -> dqt_status;
+    pub fn dqt_llama_export_folder(
+        model: *const dqt_llama,
+        folder: *const ::core::ffi::c_char,
         options: *const dqt_safetensors_options,
     ) -> dqt_status;
     pub fn dqt_import_options_init(

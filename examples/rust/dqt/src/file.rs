@@ -324,6 +324,13 @@ impl Llama<'_> {
         self.context()
             .check(unsafe { sys::dqt_llama_export_safetensors(self.as_raw(), path.as_ptr(), &sized(options)) })
     }
+    /// As config.json and model.safetensors for transformers, into a folder that exists.
+    pub fn export_folder(&self, folder: impl AsRef<Path>, options: &SafetensorsOptions) -> Result<()> {
+        let folder = path_string(self.context(), folder.as_ref())?;
+        let _lock = self.read();
+        // SAFETY: the weights are locked for reading and the options say their size.
+        self.context().check(unsafe { sys::dqt_llama_export_folder(self.as_raw(), folder.as_ptr(), &sized(options)) })
+    }
     /// The same to a writer. A panic in it ends the process.
     pub fn write_safetensors<W: Write>(&self, out: &mut W, options: &SafetensorsOptions) -> Result<()> {
         let out = std::ptr::from_mut(out).cast();

@@ -237,6 +237,8 @@ fn recipes_exchange_sessions_and_tensors() {
     plain.export_gguf(&gguf, &Default::default(), None).unwrap();
     let opened = Llama::open(&ctx, &gguf, &Default::default()).unwrap();
     assert!(opened.config().hidden_size == 32);
+    plain.export_folder(&folder, &Default::default()).unwrap();
+    assert!(Llama::open(&ctx, &folder, &Default::default()).unwrap().config().hidden_size == 32);
     assert!(Llama::open(&ctx, folder.join("none"), &Default::default()).is_err());
     layers_save(&model, folder.join("m.dqt"), &Default::default()).unwrap();
     let third = Llama::new(&ctx, &LlamaConfig { seed: 3, ..preset.config }).unwrap();
