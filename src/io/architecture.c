@@ -65,7 +65,7 @@ static bool known(struct foreign *f, enum fact_name name) {
 }
 
 static dqt_status refuse(struct foreign *f, enum fact_name name, const char *why) {
-    return fact_refuse(f->ctx, fact(f, name), why);
+    return fact_refuse(f->ctx, &f->facts, name, why);
 }
 
 static bool is_text(struct foreign *f, enum fact_name name, const char *text) {

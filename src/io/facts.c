@@ -63,7 +63,9 @@ struct fact *fact_of_key(struct facts *facts, const char *key) {
     return NULL;
 }
 
-dqt_status fact_refuse(const dqt_context *ctx, const struct fact *f, const char *why) {
+dqt_status fact_refuse(const dqt_context *ctx, const struct facts *facts, enum fact_name name, const char *why) {
+    const struct fact *f = &facts->list[name];
+    const char *key = f->key ? f->key : facts->gguf ? names[name].gguf : names[name].json[0];
     char value[FACT_TEXT_BYTES];
     switch (f->kind) {
     case FACT_ABSENT: snprintf(value, sizeof value, "absent"); break;
@@ -72,7 +74,7 @@ dqt_status fact_refuse(const dqt_context *ctx, const struct fact *f, const char 
     case FACT_TEXT: snprintf(value, sizeof value, "%s", f->text); break;
     case FACT_OTHER: snprintf(value, sizeof value, "a list or object"); break;
     }
-    return fail(ctx, DQT_E_UNSUPPORTED, "%s is %s: %s", f->key, value, why);
+    return fail(ctx, DQT_E_UNSUPPORTED, "%s is %s: %s", key, value, why);
 }
 
 /* ---- config.json --------------------------------------------------------------------------------------------- */

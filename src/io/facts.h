@@ -63,7 +63,7 @@ struct facts {
 struct fact *fact_of_key(struct facts *facts, const char *key);
 
 /* DQT_E_UNSUPPORTED that names key and value; `why` says what would be right. */
-dqt_status fact_refuse(const dqt_context *ctx, const struct fact *f, const char *why);
+dqt_status fact_refuse(const dqt_context *ctx, const struct facts *facts, enum fact_name name, const char *why);
 
 /* Reads config.json; `text` is its content. */
 dqt_status facts_read_json(const dqt_context *ctx, const char *text, size_t length, struct facts *facts);
