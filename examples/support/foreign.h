@@ -13,7 +13,7 @@ struct foreign_options {
     int format;       /* DQT_FORMAT_* of the blocks' weights; SAME: what holds the file's weights exactly */
     int embedding;    /* the same of embedding and head; SAME: of integers INT8, else as the file */
     int group;        /* columns per scale; 0: one scale per row */
-    int scale_rule;   /* DQT_SCALE_* */
+    int scale_rule;   /* DQT_SCALE_*; AUTO: ABSMAX of rows, MSE of groups */
     int activation;   /* DQT_ACTIVATION_* */
     size_t length;    /* of the longest sequence */
 };

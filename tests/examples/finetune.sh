@@ -34,7 +34,7 @@ check "the model has learnt: $base" awk -v p="$base" 'BEGIN { exit !(p > 5 && p 
 ratio "a folder is the checkpoint" "$base" "$(perplexity --model "$tmp/base/model.dqt")" 1 1
 ratio "int8, one scale per row" "$(perplexity --model "$tmp/model" --format int8)" "$base" 0.97 1.03
 ratio "int8, groups of 32" "$(perplexity --model "$tmp/model" --format int8 --group 32)" "$base" 0.98 1.02
-groups=$(perplexity --model "$tmp/model" --format int4 --group 32 --scale-rule mse) rows=$(perplexity --model "$tmp/model" --format int4)
+groups=$(perplexity --model "$tmp/model" --format int4 --group 32) rows=$(perplexity --model "$tmp/model" --format int4)
 ratio "int4, groups of 32" "$groups" "$base" 0.9 1.3
 ratio "int4, one scale per row, is another" "$rows" "$groups" 1.0001 3
 ratio "activations as int8" "$(perplexity --model "$tmp/model" --activation int8)" "$base" 0.97 1.03
@@ -57,7 +57,7 @@ check "or not" awk -v a="$(documents --length 32)" -v b="$apart" 'BEGIN { exit !
 
 # What it has not seen is learnt: other tokens.
 data=other
-rows=$(perplexity --model "$tmp/model" --format int4) groups=$(perplexity --model "$tmp/model" --format int4 --group 32 --scale-rule mse)
+rows=$(perplexity --model "$tmp/model" --format int4) groups=$(perplexity --model "$tmp/model" --format int4 --group 32)
 
 # tune NAME ARGUMENT ...: into $tmp/NAME.
 tune() {
@@ -80,7 +80,7 @@ ratio "and as int4 again" "$(perplexity --model "$tmp/int4" --format int4)" "$(a
 check "the folder has the tokenizer" cmp "$tmp/int4/tokenizer.json" "$tmp/model/tokenizer.json"
 check "and the config" cmp "$tmp/int4/config.json" "$tmp/model/config.json"
 check "little state" awk '/bytes of state per linear weight/ { found = $(NF - 6) } END { exit !(found > 1.5 && found < 1.9) }' "$tmp/int4.txt"
-tune groups --group 32 --scale-rule mse
+tune groups --group 32
 ratio "groups learn" "$(after groups after)" "$(after groups before)" 0.01 0.8
 ratio "and begin as 11_evaluate says" "$(after groups before)" "$groups" 0.999 1.001
 tune half --stop-at 15
@@ -122,4 +122,23 @@ refused "resume from" 10_finetune --model "$tmp/model" --tokens "$tmp/data.bin" 
 check "tokens that the model does not have" $examples/12_tokenize --tokenizer $golden/llama3.json --text $golden/strings.txt --out "$tmp/llama3.bin" \
     --document-token 701
 refused "token" 11_evaluate --model "$tmp/model" --tokens "$tmp/llama3.bin"
+# The same in Python.
+found=
+for python in "$PYTHON" python3 /usr/bin/python3; do
+    if [ -z "$found" ] && have "$python" && "$python" -c "import numpy" 2>"$tmp/no"; then found=$python; fi
+done
+if [ -z "$found" ]; then
+    skip "no python3 with numpy"
+    finish
+fi
+for group in 0 32; do
+    check "finetune.py, groups of $group" env DQT_LIB_DIR="$OUTDIR" PYTHONDONTWRITEBYTECODE=1 "$found" examples/python/finetune.py --model "$tmp/model" \
+        --tokens "$tmp/other.bin" --valid "$tmp/other.bin" --out "$tmp/python" --group $group --steps 40 --length 32 --lr 2e-3
+    cp "$tmp/check.out" "$tmp/python.txt"
+    before=$(sed -n 's/^before: perplexity //p' "$tmp/python.txt") after=$(sed -n 's/^after: perplexity //p' "$tmp/python.txt")
+    [ $group = 0 ] && expected=$rows || expected=$groups
+    ratio "it begins as 11_evaluate says" "$before" "$expected" 0.999 1.001
+    ratio "it learns" "$after" "$before" 0.01 0.9
+    ratio "its checkpoint has what was learnt" "$(perplexity --model "$tmp/python/model.dqt")" "$after" 0.999 1.001
+done
 finish
