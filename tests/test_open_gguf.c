@@ -1,6 +1,7 @@
 /* GGUF files that are made here: every type comes in as its blocks say, and what is wrong is refused with a sentence
  * that names it, with nothing left behind. */
 #define _GNU_SOURCE
+#define _FILE_OFFSET_BITS 64
 #include "io/names.h"
 #include "open_world.h"
 
