@@ -4,7 +4,7 @@
     finetune.py --model MODEL --tokens TRAIN.bin --valid VALID.bin --out DIR [--format int4] [--group 32] [--steps 100]
 
 Token files are uint16 or uint32 with llm.c's header, or plain uint16 (../12_tokenize.c makes them, and so does numpy's tofile).
-Writes DIR/model.dqt and DIR/model.safetensors.
+Writes into DIR: model.dqt, and config.json and model.safetensors for transformers.
 """
 import argparse
 import os
@@ -76,7 +76,7 @@ def main():
 
     os.makedirs(a.out, exist_ok=True)
     model.save(os.path.join(a.out, 'model.dqt'), updater)
-    model.export_safetensors(os.path.join(a.out, 'model.safetensors'))
+    model.export_folder(a.out)
 
 
 if __name__ == '__main__':

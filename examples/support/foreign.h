@@ -25,9 +25,8 @@ enum { FOREIGN_ARGS = 6 };
 /* The caller destroys *model. On failure it is NULL, and dqt_last_error(ctx) tells why. */
 dqt_status foreign_open(dqt_context *ctx, const struct foreign_options *o, dqt_llama **model);
 
-/* Writes `folder`/model.safetensors and, where the model came from a folder, that folder's config.json, tokenizer.json
- * and tokenizer_config.json beside it; else a config.json of the model. False, with a sentence on stderr, where it
- * fails. */
+/* Writes a folder of Hugging Face into `folder`, which exists: with the tokenizer's files, if the model came from a
+ * folder that has them. False, with a sentence on stderr, where it fails. */
 bool foreign_export(dqt_context *ctx, const dqt_llama *model, const char *source, const char *folder);
 
 #endif
