@@ -188,40 +188,63 @@ static void gepb_bf16(const struct gemm_block *b) {
     multiply(b, false, true);
 }
 
-/* 32 x 32 sums of a group on their way from tiles to the float totals[32][32]. */
-static inline void add_group(const unsigned char *sums, const float *scale, size_t scale_stride, float *totals) {
-    const __m512 s0 = _mm512_loadu_ps(scale), s1 = _mm512_loadu_ps(scale + scale_stride);
-    for (size_t i = 0; i < ROWS; i++, totals += 2 * PANEL) {
-        const unsigned char *from = sums + i / 16 * 2 * TILE + i % 16 * 64;
+/* Groups of K on their way from tiles to the float totals[32][32] of 32 x 32 results. */
+struct group_sums {
+    _Alignas(64) unsigned char sums[2][4 * TILE]; /* of groups in turn */
+    const float *scale;                           /* [groups][PANEL], and of the next panel */
+    size_t scale_stride;
+    float *totals;
+};
+
+/* Rows [row, row + count) of group g. */
+static inline void add_rows(const struct group_sums *p, size_t g, size_t row, size_t count) {
+    const float *scale = p->scale + g * PANEL;
+    const __m512 s0 = _mm512_loadu_ps(scale), s1 = _mm512_loadu_ps(scale + p->scale_stride);
+    for (size_t i = row; i < row + count; i++) {
+        const unsigned char *from = p->sums[g % 2] + i / 16 * 2 * TILE + i % 16 * 64;
+        float *to = p->totals + i * 2 * PANEL;
         const __m512 v0 = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(from)), s0);
         const __m512 v1 = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(from + TILE)), s1);
-        _mm512_store_ps(totals, _mm512_add_ps(_mm512_load_ps(totals), v0));
-        _mm512_store_ps(totals + PANEL, _mm512_add_ps(_mm512_load_ps(totals + PANEL), v1));
+        _mm512_store_ps(to, _mm512_add_ps(_mm512_load_ps(to), v0));
+        _mm512_store_ps(to + PANEL, _mm512_add_ps(_mm512_load_ps(to + PANEL), v1));
     }
 }
 
-/* Sums of one group in tiles 0 to 3; a and b0 are at its first k. Of a group of 32 A has rows of half 64 bytes. */
-static inline void multiply_group(const unsigned char *a, const unsigned char *b0, size_t panel_stride, size_t steps) {
-    zero_sums();
+/* Sums of group g in tiles 0 to 3; a and b0 are at its first k. Of a group of 32 A has rows of half 64 bytes. Meanwhile
+ * the tiles of group g - 1 are stored, each before it is needed, and those of g - 2, stored before, are added: the tile
+ * unit, the stores and the vector units work side by side. */
+static inline void multiply_group(const unsigned char *a, const unsigned char *b0, size_t panel_stride, size_t steps,
+                                  size_t g, struct group_sums *p) {
+    const size_t rows = ROWS / (4 * steps);
+    unsigned char *before = p->sums[(g + 1) % 2];
+#define TILE_STEP(tile, a_tile, b_tile)                                                                                \
+    do {                                                                                                               \
+        if (s == 0 && g > 0) _tile_stored(tile, before + tile * TILE, 64);                                             \
+        if (s == 0) _tile_zero(tile);                                                                                  \
+        _tile_dpbssd(tile, a_tile, b_tile);                                                                            \
+        if (g > 1) add_rows(p, g - 2, (4 * s + tile) * rows, rows);                                                    \
+    } while (0)
     for (size_t s = 0; s < steps; s++, a += 2 * TILE, b0 += TILE) {
         _tile_stream_loadd(6, b0, 64);
         _tile_loadd(4, a, 64);
+        TILE_STEP(0, 4, 6);
         _tile_stream_loadd(7, b0 + panel_stride, 64);
+        TILE_STEP(1, 4, 7);
         _tile_loadd(5, a + TILE, 64);
-        _tile_dpbssd(0, 4, 6);
-        _tile_dpbssd(1, 4, 7);
-        _tile_dpbssd(2, 5, 6);
-        _tile_dpbssd(3, 5, 7);
+        TILE_STEP(2, 5, 6);
+        TILE_STEP(3, 5, 7);
     }
+#undef TILE_STEP
 }
 
-/* partial: [n / 32][32][32] floats. While the tile unit works on a group, the vector units add the one before it. */
+/* partial: [n / 32][32][32] floats. */
 static void gebp_groups(const struct gemm_block *b) {
-    DQT_ASSERT(b->m > 0 && b->m <= ROWS && b->n > 0 && b->k % b->group == 0 && (b->group == 32 || b->group % 64 == 0));
-    DQT_ASSERT((uintptr_t)b->a % 32 == 0 && (uintptr_t)b->b % 64 == 0 && (uintptr_t)b->partial % 64 == 0);
-    _Alignas(64) unsigned char sums[2][4 * TILE]; /* of two groups, in turn */
-    const size_t group = b->group, groups = b->k / group, steps = (group + 63) / 64, stride = b->group_scale_stride;
-    const size_t cell = b->first && b->last ? 0 : ROWS;
+    DQT_ASSERT(b->m > 0 && b->m <= ROWS && b->n > 0 && b->k > 0 && b->k % b->group == 0);
+    DQT_ASSERT(b->group == 32 || b->group == 64 || b->group == 128 || b->group == 256);
+    DQT_ASSERT((uintptr_t)b->a % 64 == 0 && (uintptr_t)b->b % 64 == 0 && (uintptr_t)b->partial % 64 == 0);
+    const size_t group = b->group, groups = b->k / group, steps = (group + 63) / 64;
+    struct group_sums p;
+    p.scale_stride = b->group_scale_stride;
     const struct epilogue f = epilogue_begin(b);
     const char *prefetch = b->prefetch, *const prefetch_end = prefetch ? prefetch + b->prefetch_bytes : NULL;
     const size_t prefetch_share = b->prefetch_bytes / ((b->n + 31) / 32) + 64;
@@ -230,22 +253,21 @@ static void gebp_groups(const struct gemm_block *b) {
         for (size_t i = 0; i < prefetch_share && prefetch < prefetch_end; i += 64, prefetch += 64)
             _mm_prefetch(prefetch, _MM_HINT_T1);
         const unsigned char *b0 = (const unsigned char *)b->b + n / PANEL * b->panel_stride;
-        const float *scale = b->group_scale + n / PANEL * stride;
-        float *totals = (float *)b->partial + n * cell;
+        p.scale = b->group_scale + n / PANEL * p.scale_stride;
+        p.totals = (float *)b->partial + (b->first && b->last ? 0 : n * ROWS);
         for (size_t i = 0; b->first && i < ROWS * 2 * PANEL; i += 16)
-            _mm512_store_ps(totals + i, _mm512_set1_ps(-0.0f));
-        for (size_t g = 0, k = 0; g < groups; g++, k += group, b0 += group * PANEL) {
-            multiply_group((const unsigned char *)b->a + k / 64 * 2 * TILE + k % 64, b0, b->panel_stride, steps);
-            if (g > 0) add_group(sums[(g - 1) % 2], scale + (g - 1) * PANEL, stride, totals);
-            store_tiles(sums[g % 2], 64, TILE, 2 * TILE);
-        }
-        add_group(sums[(groups - 1) % 2], scale + (groups - 1) * PANEL, stride, totals);
+            _mm512_store_ps(p.totals + i, _mm512_set1_ps(-0.0f)); /* to which any number can be added */
+        for (size_t g = 0, k = 0; g < groups; g++, k += group, b0 += group * PANEL)
+            multiply_group((const unsigned char *)b->a + k / 64 * 2 * TILE + k % 64, b0, b->panel_stride, steps, g, &p);
+        store_tiles(p.sums[(groups - 1) % 2], 64, TILE, 2 * TILE);
+        if (groups > 1) add_rows(&p, groups - 2, 0, ROWS);
+        add_rows(&p, groups - 1, 0, ROWS);
         if (!b->last) continue;
         const struct columns16 c0 = {first_lanes(b->n - n), _mm512_set1_ps(1.0f)};
         const struct columns16 c1 = {first_lanes(b->n - n > PANEL ? b->n - n - PANEL : 0), _mm512_set1_ps(1.0f)};
         for (size_t i = 0; i < b->m; i++) {
-            epilogue_float(&f, i, n, c0, _mm512_load_ps(totals + i * 2 * PANEL), EPILOGUE_PARTIAL);
-            epilogue_float(&f, i, n + PANEL, c1, _mm512_load_ps(totals + i * 2 * PANEL + PANEL), EPILOGUE_PARTIAL);
+            epilogue_float(&f, i, n, c0, _mm512_load_ps(p.totals + i * 2 * PANEL), EPILOGUE_PARTIAL);
+            epilogue_float(&f, i, n + PANEL, c1, _mm512_load_ps(p.totals + i * 2 * PANEL + PANEL), EPILOGUE_PARTIAL);
         }
     }
     if (group == 32) _tile_loadconfig(&config);
