@@ -1162,6 +1162,9 @@ typedef struct dqt_gguf_options {
     const float *scores;       /* [num_tokens]; NULL: zeros */
     const int32_t *types; /* [num_tokens], 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte; NULL: 1 */
     size_t num_tokens;    /* the vocabulary's size, or 0 with tokens NULL */
+    const char *source;   /* path of a GGUF file whose keys go out too, tokenizer, chat template, names and all, but for
+                             those that say what the weights are, which are the model's own. Then tokens is NULL, and
+                             what else is said of tokens here, and context_length, has no effect. NULL: none */
 } dqt_gguf_options;
 
 DQT_API dqt_status dqt_gguf_options_init(dqt_gguf_options *options, size_t struct_size);

@@ -218,7 +218,8 @@ static void files_and_groups(void) {
     IS(context.isa, DQT_ISA_AUTO);
     IS(context.forbid_amx, 0);
     IS(context.log_level, DQT_LOG_WARNING);
-    CHECK(!gguf.tokens && !gguf.scores && !gguf.types && !group.pattern && !context.alloc && !context.log);
+    CHECK(!gguf.source && !gguf.tokens && !gguf.scores && !gguf.types && !group.pattern && !context.alloc &&
+          !context.log);
 }
 
 /* Structs whose zeros are already what init gives. */

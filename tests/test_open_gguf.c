@@ -311,6 +311,76 @@ static void damaged(void) {
     world_end(&w);
 }
 
+/* Keys of a source go out as they are, but for those of the weights; a source that is wrong is refused. */
+static void keys_of_a_source(void) {
+    struct open_world w;
+    world_begin(&w);
+    struct gguf_file g = file_defaults(8);
+    extra_text(&g, "tokenizer.ggml.model", "gpt2");
+    extra_text(&g, "general.name", "a name");
+    extra_text(&g, "tokenizer.chat_template",
+               "{{ messages and more than the sixty-four bytes that texts of facts have }}");
+    extra_u32(&g, "llama.vocab_size", 8);
+    extra_u32(&g, "llama.rope.dimension_count", 64);
+    extra_text(&g, "qwen2.pooling_type", "none");
+    put_text(&g.extra, "tokenizer.ggml.tokens");
+    put_number(&g.extra, 9, 4);
+    put_number(&g.extra, 8, 4);
+    put_number(&g.extra, 8, 8);
+    for (int i = 0; i < 8; i++)
+        put_text(&g.extra, i % 2 ? "odd" : "even");
+    g.num_extra++;
+    struct memory_file f = file_bytes(&g), out = memory_new(), again = memory_new();
+    dqt_gguf_options o = DQT_INIT(dqt_gguf_options);
+    dqt_llama *model = NULL, *back = NULL;
+    char source[GOLDEN_PATH_BYTES];
+    world_write(&w, "source", f.bytes, f.size);
+    snprintf(source, sizeof source, "%s", world_path(&w, "source"));
+    OK(w.ctx, dqt_llama_open(w.ctx, source, NULL, &model));
+    o.source = source;
+    o.context_length = 5; /* the source's is taken: 64 */
+    OK(w.ctx, dqt_llama_write_gguf(model, memory_write, &out, &o));
+    static const char *const there[] = {"gpt2",
+                                        "a name",
+                                        "sixty-four bytes that texts of facts have }}",
+                                        "llama.rope.dimension_count",
+                                        "general.file_type",
+                                        "odd"};
+    for (size_t i = 0; i < sizeof there / sizeof *there; i++)
+        CHECKF(memmem(out.bytes, out.size, there[i], strlen(there[i])) != NULL, "no %s", there[i]);
+    CHECK(!memmem(out.bytes, out.size, "qwen2", 5));
+    world_write(&w, "source", out.bytes,
+                out.size); /* what is written is opened, and as a source gives the same bytes */
+    OK(w.ctx, dqt_llama_open(w.ctx, source, NULL, &back));
+    if (back) check_weights(&g, back);
+    OK(w.ctx, dqt_llama_write_gguf(model, memory_write, &again, &o));
+    CHECK(again.size == out.size && memcmp(again.bytes + again.size / 2, out.bytes + out.size / 2, out.size / 2) == 0);
+    const char *token = "x";
+    o.tokens = &token;
+    o.num_tokens = 8;
+    CHECK(dqt_llama_write_gguf(model, memory_write, &again, &o) == DQT_E_ARGUMENT);
+    o.tokens = NULL;
+    o.num_tokens = 0;
+    for (size_t n = 0; n < 700; n += 13) { /* in its keys */
+        world_write(&w, "source", f.bytes, n);
+        CHECKF(dqt_llama_write_gguf(model, memory_write, &again, &o) == DQT_E_FORMAT, "%zu bytes", n);
+    }
+    world_remove(&w, "source");
+    CHECK(dqt_llama_write_gguf(model, memory_write, &again, &o) == DQT_E_IO);
+    free(f.bytes);
+    f = file_bytes(&(struct gguf_file){.architecture = "llama", .version = 3});
+    world_write(&w, "source", f.bytes, f.size);
+    CHECK(dqt_llama_write_gguf(model, memory_write, &again, &o) == DQT_E_ARGUMENT); /* no tokens */
+    world_remove(&w, "source");
+    dqt_llama_destroy(model);
+    dqt_llama_destroy(back);
+    free(f.bytes);
+    free(out.bytes);
+    free(again.bytes);
+    file_end(&g);
+    world_end(&w);
+}
+
 /* Two terabytes that are not there: a head of zeros, and one that claims them. */
 static void sparse(void) {
     struct open_world w;
@@ -357,8 +427,8 @@ static void memory_fails(void) {
     world_end(&w);
 }
 
-static const struct test tests[] = {TEST(every_type), TEST(mixed),         TEST(wrong_keys),
-                                    TEST(other_keys), TEST(wrong_tensors), TEST(scales_apart),
-                                    TEST(damaged),    TEST(sparse),        TEST(memory_fails)};
+static const struct test tests[] = {TEST(every_type),    TEST(mixed),           TEST(wrong_keys), TEST(other_keys),
+                                    TEST(wrong_tensors), TEST(scales_apart),    TEST(damaged),    TEST(sparse),
+                                    TEST(memory_fails),  TEST(keys_of_a_source)};
 
 TEST_MAIN(tests)

@@ -122,7 +122,8 @@ save_options = _struct('save_options', 'u: reserved; p: host; z: host_size; p: t
 load_options = _struct('load_options', 'i: skip_updater skip_host reserved')
 checkpoint = _struct('checkpoint', 'u: reserved; p: model updater host; z: host_size; q: passes')
 gguf_options = _struct('gguf_options', '''i: linear_type embedding_type bos_token eos_token unknown_token add_bos
-    add_space_prefix; z: context_length; s*num_tokens: tokens; f*num_tokens: scores; i*num_tokens: types; z: num_tokens''')
+    add_space_prefix; z: context_length; s*num_tokens: tokens; f*num_tokens: scores; i*num_tokens: types; z: num_tokens;
+    s: source''')
 safetensors_options = _struct('safetensors_options', 'i: dtype stored context_length')
 import_options = _struct('import_options', 'i: rounding; q: seed')
 open_options = _struct('open_options', '''i: activation rounding reserved; q: seed; z: max_length;

@@ -2,6 +2,7 @@
 
 #include "core/status.h"
 #include "io/foreign.h"
+#include "io/gguf.h"
 #include "io/stream.h"
 
 enum {
@@ -36,8 +37,29 @@ enum { BOOL = 7 };
 struct reader {
     struct foreign *f;
     struct source *s;
+    struct sink *copy; /* what is read of a value goes there too; NULL: nowhere */
     uint64_t num_keys, num_tensors;
+    uint64_t elements; /* of the outermost array that was read last */
 };
+
+static dqt_status take(struct reader *r, void *out, size_t n) {
+    TRY(source_bytes(r->s, out, n));
+    return r->copy ? sink_bytes(r->copy, out, n) : DQT_OK;
+}
+
+static dqt_status take_number(struct reader *r, size_t bytes, uint64_t *value) {
+    unsigned char le[8];
+    TRY(take(r, le, bytes));
+    *value = get_le(le, bytes);
+    return DQT_OK;
+}
+
+static dqt_status pass_over(struct reader *r, uint64_t n) {
+    unsigned char part[1024];
+    for (; n; n -= size_min((size_t)(n < sizeof part ? n : sizeof part), sizeof part))
+        TRY(take(r, part, (size_t)(n < sizeof part ? n : sizeof part)));
+    return DQT_OK;
+}
 
 static dqt_status refuse(const struct reader *r, const char *what) {
     return fail(r->f->ctx, DQT_E_FORMAT, "GGUF: byte %llu: %s", (unsigned long long)r->s->consumed, what);
@@ -53,20 +75,20 @@ static dqt_status check_count(const struct reader *r, uint64_t count, uint64_t b
 /* Into out[room], cut off; out NULL: only past it. */
 static dqt_status read_string(struct reader *r, char *out, size_t room) {
     uint64_t length;
-    TRY(source_number(r->s, 8, &length));
+    TRY(take_number(r, 8, &length));
     TRY(check_count(r, length, 1));
     const size_t n = !out ? 0 : length < room ? (size_t)length : room - 1;
     if (out) {
-        TRY(source_bytes(r->s, out, n));
+        TRY(take(r, out, n));
         out[n] = '\0';
         if (memchr(out, 0, n)) return refuse(r, "a name or text with a NUL before this");
     }
-    return source_skip(r->s, length - n);
+    return pass_over(r, length - n);
 }
 
 static dqt_status read_type(struct reader *r, uint32_t *type) {
     uint64_t number;
-    TRY(source_number(r->s, 4, &number));
+    TRY(take_number(r, 4, &number));
     if (number >= NUM_TYPES)
         return fail(r->f->ctx, DQT_E_FORMAT, "GGUF: byte %llu: a value of type %llu, which there is not",
                     (unsigned long long)r->s->consumed, (unsigned long long)number);
@@ -87,7 +109,8 @@ static dqt_status skip_array(struct reader *r) {
             continue;
         }
         TRY(read_type(r, &type));
-        TRY(source_number(r->s, 8, &count));
+        TRY(take_number(r, 8, &count));
+        if (depth == 1) r->elements = count;
         if (type == ARRAY) {
             if (depth == NESTED_MOST) return refuse(r, "arrays that are nested too deeply");
             TRY(check_count(r, count, 12));
@@ -98,7 +121,7 @@ static dqt_status skip_array(struct reader *r) {
                 TRY(read_string(r, NULL, 0));
         } else {
             TRY(check_count(r, count, value_types[type].bytes));
-            TRY(source_skip(r->s, count * value_types[type].bytes));
+            TRY(pass_over(r, count * value_types[type].bytes));
         }
     }
     return DQT_OK;
@@ -133,7 +156,7 @@ static dqt_status read_value(struct reader *r, struct fact *f) {
         f->kind = FACT_TEXT;
         return read_string(r, f == &unused ? NULL : f->text, sizeof f->text);
     }
-    TRY(source_number(r->s, value_types[type].bytes, &bits));
+    TRY(take_number(r, value_types[type].bytes, &bits));
     f->kind = type == BOOL ? FACT_BOOL : FACT_NUMBER;
     f->number = number_of(type, bits);
     return DQT_OK;
@@ -221,7 +244,7 @@ static dqt_status place_data(struct reader *r, uint64_t file_size) {
     return foreign_check_layout(f, 0, begin, file_size, false);
 }
 
-static dqt_status read_head(struct reader *r, uint64_t file_size) {
+static dqt_status read_counts(struct reader *r) {
     unsigned char magic[4];
     uint64_t version;
     TRY(source_bytes(r->s, magic, sizeof magic));
@@ -234,7 +257,11 @@ static dqt_status read_head(struct reader *r, uint64_t file_size) {
     TRY(source_number(r->s, 8, &r->num_tensors));
     TRY(source_number(r->s, 8, &r->num_keys));
     TRY(check_count(r, r->num_keys, 13));
-    TRY(check_count(r, r->num_tensors, 32));
+    return check_count(r, r->num_tensors, 32);
+}
+
+static dqt_status read_head(struct reader *r, uint64_t file_size) {
+    TRY(read_counts(r));
     for (uint64_t i = 0; i < r->num_keys; i++)
         TRY(read_key(r));
     for (uint64_t i = 0; i < r->num_tensors; i++)
@@ -272,4 +299,55 @@ dqt_status foreign_open_gguf(struct foreign *f, const char *path, struct input_f
     source_destroy(r.s);
     if (status == DQT_OK) status = read_rope_divisors(f, file);
     return status;
+}
+
+/* ---- Keys of a source ------------------------------------------------------------------------------------------ */
+
+static dqt_status copy_value(struct reader *r, const char *key, struct gguf_keys *keys, struct sink *sink) {
+    struct fact unused = {.kind = FACT_ABSENT};
+    const bool wanted = keys->wanted(keys->arg, key);
+    if (wanted && sink) {
+        TRY(sink_number(sink, strlen(key), 8));
+        TRY(sink_bytes(sink, key, strlen(key)));
+        r->copy = sink;
+    }
+    r->elements = 0;
+    const dqt_status status = read_value(r, &unused);
+    r->copy = NULL;
+    keys->count += wanted;
+    if (strcmp(key, "tokenizer.ggml.tokens") == 0) keys->tokens = r->elements;
+    return status;
+}
+
+static dqt_status copy_keys(struct reader *r, struct gguf_keys *keys, struct sink *sink) {
+    char key[KEY_ROOM];
+    TRY(read_counts(r));
+    for (uint64_t i = 0; i < r->num_keys; i++) {
+        TRY(read_string(r, key, sizeof key));
+        if (strlen(key) == sizeof key - 1) return refuse(r, "a key that is too long before this");
+        TRY(copy_value(r, key, keys, sink));
+    }
+    return DQT_OK;
+}
+
+dqt_status gguf_copy_keys(dqt_context *ctx, struct gguf_keys *keys, struct sink *sink) {
+    struct foreign f = {.ctx = ctx};
+    struct reader r = {.f = &f};
+    struct input_file file;
+    keys->count = keys->tokens = 0;
+    TRY(file_open(ctx, keys->path, &file));
+    dqt_status status = source_create(ctx, "GGUF", file_read, &file, &r.s);
+    if (status == DQT_OK) {
+        r.s->limit = file.size < HEAD_MOST ? file.size : HEAD_MOST;
+        status = copy_keys(&r, keys, sink);
+        source_destroy(r.s);
+    }
+    return file_close(ctx, keys->path, &file, status);
+}
+
+dqt_status gguf_count_keys(dqt_context *ctx, struct gguf_keys *keys, size_t tokens) {
+    TRY(gguf_copy_keys(ctx, keys, NULL));
+    if (keys->tokens == tokens) return DQT_OK;
+    return fail(ctx, DQT_E_ARGUMENT, "source has %llu tokens; the vocabulary has %zu", (unsigned long long)keys->tokens,
+                tokens);
 }

@@ -62,6 +62,8 @@ struct gguf {
     struct sink *sink;
     const struct architecture *architecture;
     uint64_t entries, offset;
+    struct gguf_keys source; /* path NULL: none */
+    bool source_length;      /* it says the context's length */
 };
 typedef dqt_status (*entry_fn)(struct gguf *g, const struct entry *e);
 
@@ -263,7 +265,7 @@ static dqt_status check_tokens_given(const dqt_llama *m, const dqt_gguf_options 
     if (!o->tokens) {
         if (o->scores || o->types || o->num_tokens)
             return fail(ctx, DQT_E_ARGUMENT, "scores, types and num_tokens describe tokens, but tokens is NULL");
-        if (vocab != 256)
+        if (vocab != 256 && !o->source)
             return fail(ctx, DQT_E_ARGUMENT,
                         "tokens is NULL, which means bytes, but the vocabulary has %zu tokens instead of 256", vocab);
     } else {
@@ -397,10 +399,41 @@ static dqt_status write_tokenizer(const struct gguf *g) {
     return put_number_key(s, "tokenizer.ggml.add_space_prefix", VALUE_BOOL, (uint64_t)o->add_space_prefix);
 }
 
+/* What the source says of its weights is not said of the model's. */
+static bool source_wanted(void *arg, const char *key) {
+    static const char *const own[] = {"embedding_length",
+                                      "block_count",
+                                      "feed_forward_length",
+                                      "attention.head_count",
+                                      "attention.head_count_kv",
+                                      "vocab_size",
+                                      "attention.layer_norm_rms_epsilon",
+                                      "rope.freq_base",
+                                      "rope.scaling.type",
+                                      "rope.scaling.factor"};
+    static const char *const head_size[] = {"attention.key_length", "attention.value_length", "rope.dimension_count"};
+    static const char *const general[] = {"general.architecture", "general.file_type", "general.alignment"};
+    struct gguf *g = arg;
+    for (size_t i = 0; i < sizeof general / sizeof *general; i++)
+        if (strcmp(key, general[i]) == 0) return false;
+    for (size_t i = 0; i < sizeof architectures / sizeof *architectures; i++) {
+        const size_t n = strlen(architectures[i].name);
+        if (strncmp(key, architectures[i].name, n) != 0 || key[n] != '.') continue;
+        if (g->architecture != &architectures[i]) return false;
+        for (size_t k = 0; k < sizeof own / sizeof *own; k++)
+            if (strcmp(key + n + 1, own[k]) == 0) return false;
+        for (size_t k = 0; k < sizeof head_size / sizeof *head_size && g->model->config.head_dim; k++)
+            if (strcmp(key + n + 1, head_size[k]) == 0) return false;
+        if (strcmp(key + n + 1, "context_length") == 0) g->source_length = true;
+    }
+    return true;
+}
+
 static size_t num_keys(const struct gguf *g) {
     const dqt_gguf_options *o = g->options;
     const dqt_llama_config *c = &g->model->config;
     const size_t more = (c->head_dim ? 3u : 0u) + (c->rope_scaling == DQT_ROPE_LINEAR ? 2u : 0u);
+    if (g->source.path) return 10 + more + (g->source_length ? 0u : 1u) + (size_t)g->source.count;
     return 20 + more - (size_t)(o->bos_token < 0) - (size_t)(o->eos_token < 0) - (size_t)(o->unknown_token < 0);
 }
 
@@ -421,11 +454,11 @@ static int main_type(const struct gguf *g) {
     return most;
 }
 
-static dqt_status write_keys(const struct gguf *g) {
+static dqt_status write_keys(struct gguf *g) {
     const dqt_llama_config *c = &g->model->config;
     TRY(put_string_key(g->sink, "general.architecture", g->architecture->name));
     TRY(put_number_key(g->sink, "general.file_type", VALUE_U32, types[main_type(g)].file));
-    TRY(put_model_key(g, "context_length", VALUE_U32, g->options->context_length));
+    if (!g->source_length) TRY(put_model_key(g, "context_length", VALUE_U32, g->options->context_length));
     TRY(put_model_key(g, "embedding_length", VALUE_U32, c->hidden_size));
     TRY(put_model_key(g, "block_count", VALUE_U32, c->num_layers));
     TRY(put_model_key(g, "feed_forward_length", VALUE_U32, c->intermediate_size));
@@ -445,7 +478,7 @@ static dqt_status write_keys(const struct gguf *g) {
         TRY(put_string_key(g->sink, key, "linear"));
         TRY(put_model_key(g, "rope.scaling.factor", VALUE_F32, f32_bits(c->rope_factor)));
     }
-    return write_tokenizer(g);
+    return g->source.path ? gguf_copy_keys(g->model->ctx, &g->source, g->sink) : write_tokenizer(g);
 }
 
 /* ---- Data ---------------------------------------------------------------------------------------------------- */
@@ -550,6 +583,10 @@ static dqt_status write_file(struct gguf *g) {
 dqt_status gguf_write(const dqt_llama *model, const dqt_gguf_options *o, dqt_write_fn write, void *user_data) {
     struct gguf g = {.model = model, .options = o, .architecture = architecture_of(&model->config)};
     TRY(check_model(model, o));
+    g.source = (struct gguf_keys){.path = o->source, .wanted = source_wanted, .arg = &g};
+    if (o->source && o->tokens)
+        return fail(model->ctx, DQT_E_ARGUMENT, "source has a tokenizer: tokens must be NULL, only one can be written");
+    if (o->source) TRY(gguf_count_keys(model->ctx, &g.source, model->config.vocab_size));
     TRY(each_entry(&g, check_entry));
     TRY(sink_create(model->ctx, &g.sink));
     sink_begin(g.sink, write, user_data);

@@ -1687,10 +1687,11 @@ pub struct dqt_gguf_options {
     pub scores: *const f32,
     pub types: *const i32,
     pub num_tokens: usize,
+    pub source: *const ::core::ffi::c_char,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dqt_gguf_options"][::core::mem::size_of::<dqt_gguf_options>() - 72usize];
+    ["Size of dqt_gguf_options"][::core::mem::size_of::<dqt_gguf_options>() - 80usize];
     [
         "Alignment of dqt_gguf_options",
     ][::core::mem::align_of::<dqt_gguf_options>() - 8usize];
@@ -1733,6 +1734,9 @@ const _: () = {
     [
         "Offset of field: dqt_gguf_options::num_tokens",
     ][::core::mem::offset_of!(dqt_gguf_options, num_tokens) - 64usize];
+    [
+        "Offset of field: dqt_gguf_options::source",
+    ][::core::mem::offset_of!(dqt_gguf_options, source) - 72usize];
 };
 pub const DQT_SAFETENSORS_F32: _bindgen_ty_23 = 0;
 pub const DQT_SAFETENSORS_BF16: _bindgen_ty_23 = 1;
