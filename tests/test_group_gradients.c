@@ -5,7 +5,7 @@
 #include "calls.h"
 #include "isa_contexts.h"
 
-enum { BATCH = 2, LENGTH = 37, TOKENS = BATCH * LENGTH, VOCAB = 70 };
+enum { BATCH = 2, LENGTH = 19, TOKENS = BATCH * LENGTH, VOCAB = 70 };
 
 struct world {
     dqt_context *ctx;
@@ -171,12 +171,12 @@ static void check_model(int isa, int format, int group) {
 }
 
 static void groups_of_32(void) {
-    for (size_t i = 0; i < ISA_COUNT; i++)
+    for (size_t i = 0; i < ISA_COUNT; i += 2) /* tests/test_gemm_groups.c has every one */
         check_model(isa_caps[i].isa, DQT_FORMAT_INT4, 32);
 }
 
 static void groups_of_128_and_256(void) {
-    for (size_t i = 0; i < ISA_COUNT; i += 2) {
+    for (size_t i = 1; i < ISA_COUNT; i += 4) {
         check_model(isa_caps[i].isa, DQT_FORMAT_INT8, 128);
         check_model(isa_caps[i].isa, DQT_FORMAT_TERNARY, 256);
     }
