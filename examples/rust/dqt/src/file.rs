@@ -1,6 +1,7 @@
 use crate::layers::{Layers, List};
 use crate::{
-    sized, sys, Context, GgufOptions, ImportOptions, Llama, LoadOptions, OpenOptions, Result, SafetensorsOptions, Tape, Updater,
+    sized, sys, Context, GgufOptions, ImportOptions, Llama, LoadOptions, OpenOptions, Result, SafetensorsOptions, Tape,
+    Updater,
 };
 use std::ffi::{c_char, c_void, CString};
 use std::io::{Read, Write};

@@ -66,12 +66,12 @@ pub use sys::{
     dqt_gguf_options as GgufOptions, dqt_import_options as ImportOptions, dqt_layer_info as LayerInfo,
     dqt_layer_options as LayerOptions, dqt_llama_config as LlamaConfig, dqt_llama_memory_info as LlamaMemory,
     dqt_load_options as LoadOptions, dqt_open_options as OpenOptions, dqt_parameter_rule as ParameterRule,
-    dqt_preset_options as PresetOptions,
-    dqt_safetensors_options as SafetensorsOptions, dqt_sampler_options as SamplerOptions,
-    dqt_session_memory_info as SessionMemory, dqt_session_options as SessionOptions, dqt_step_options as StepOptions,
-    dqt_step_stats as StepStats, dqt_tape_memory_info as TapeMemory, dqt_tape_options as TapeOptions,
-    dqt_tensor_info as TensorInfo, dqt_tensor_options as TensorOptions, dqt_tensor_stats as TensorStats,
-    dqt_updater_memory_info as UpdaterMemory, dqt_updater_options as UpdaterOptions,
+    dqt_preset_options as PresetOptions, dqt_safetensors_options as SafetensorsOptions,
+    dqt_sampler_options as SamplerOptions, dqt_session_memory_info as SessionMemory,
+    dqt_session_options as SessionOptions, dqt_step_options as StepOptions, dqt_step_stats as StepStats,
+    dqt_tape_memory_info as TapeMemory, dqt_tape_options as TapeOptions, dqt_tensor_info as TensorInfo,
+    dqt_tensor_options as TensorOptions, dqt_tensor_stats as TensorStats, dqt_updater_memory_info as UpdaterMemory,
+    dqt_updater_options as UpdaterOptions,
 };
 
 /// Learning rate at `step`: warm-up over `warmup` steps to `peak`, then a cosine to `peak * final_fraction` at `total`.
