@@ -398,6 +398,7 @@ typedef struct dqt_layer_options {
                                                           low frequencies, below rope_original_context / high high ones;
                                                           above 0, the first below the second */
     size_t rope_original_context;                      /* of LLAMA3: tokens */
+    size_t reserved;
 } dqt_layer_options;
 
 DQT_API dqt_status dqt_layer_options_init(dqt_layer_options *options, size_t struct_size);

@@ -407,6 +407,8 @@ static void embedded_structs(void) {
     }
     c.embedding.reserved64[0] = 1;
     CHECK(use_llama(&c) == DQT_E_ARGUMENT);
+    l.reserved = 1;
+    CHECK(use_linear(&l) == DQT_E_ARGUMENT && use_block(&l) == DQT_E_ARGUMENT);
     end();
 }
 

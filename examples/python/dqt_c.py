@@ -85,7 +85,7 @@ tensor_info = _struct('tensor_info', '''i: storage compute scale_rule scale_axis
 tensor_stats = _struct('tensor_stats', 'u: reserved; q: histogram*256 zeros saturated; d: mean rms')
 layer_options = _struct('layer_options', '''i: activation; tensor_options: weight; q: seed; f: init_std norm_eps;
     i: mlp sub_norm; f: rope_theta; i: shape_only; s: name; z: head_dim; i: attention_bias qk_norm rope_scaling;
-    f: rope_factor rope_low_freq_factor rope_high_freq_factor; z: rope_original_context''')
+    f: rope_factor rope_low_freq_factor rope_high_freq_factor; z: rope_original_context reserved''')
 layer_info = _struct('layer_info', 'i: kind; z: in_features out_features num_parameters num_sublayers')
 parameter = _struct('parameter', 'i: parameter_class; s: name; p: tensor; z: rows cols')
 batch = _struct('batch', 'u: reserved; d: divisor; z: batch length; p: tokens targets weights segments')

@@ -29,6 +29,7 @@ static dqt_status read_options(dqt_context *ctx, const dqt_layer_options *option
     const dqt_layer_options defaults = layer_defaults();
     *o = defaults;
     TRY(options_read(ctx, o, sizeof *o, options, "dqt_layer_options"));
+    if (o->reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_layer_options is not 0");
     DEFAULT_TO(o->activation, default_activation);
     tensor_complete(&o->weight, DQT_FORMAT_TERNARY);
     DEFAULT_TO(o->init_std, defaults.init_std);

@@ -402,12 +402,13 @@ pub struct dqt_layer_options {
     pub rope_low_freq_factor: f32,
     pub rope_high_freq_factor: f32,
     pub rope_original_context: usize,
+    pub reserved: usize,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of dqt_layer_options",
-    ][::core::mem::size_of::<dqt_layer_options>() - 152usize];
+    ][::core::mem::size_of::<dqt_layer_options>() - 160usize];
     [
         "Alignment of dqt_layer_options",
     ][::core::mem::align_of::<dqt_layer_options>() - 8usize];
@@ -468,6 +469,9 @@ const _: () = {
     [
         "Offset of field: dqt_layer_options::rope_original_context",
     ][::core::mem::offset_of!(dqt_layer_options, rope_original_context) - 144usize];
+    [
+        "Offset of field: dqt_layer_options::reserved",
+    ][::core::mem::offset_of!(dqt_layer_options, reserved) - 152usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
