@@ -237,12 +237,12 @@ enum {
 
 enum {
     DQT_SCALE_AUTO = 0,    /* of random weights: SIGMA for 8-bit codes, ABSMEAN for fewer bits: what learned best
-                              (docs/results.md); of codes that import makes of trained weights: MSE, for these have
-                              outliers, which both others cut off */
+                              (docs/results.md); of codes that import makes of trained weights: MSE for
+                              scales of groups, else ABSMAX, for these have outliers, which the others cut off */
     DQT_SCALE_SIGMA = 1,   /* s = sigma * std(w) / Qp, std about zero */
     DQT_SCALE_ABSMAX = 2,  /* s = max|w| / Qp */
     DQT_SCALE_ABSMEAN = 3, /* s = mean|w| / Qp (the paper, section 3; BitNet b1.58) */
-    DQT_SCALE_MSE = 4      /* the s of least squared error over clipping and rounding: for weights that are trained */
+    DQT_SCALE_MSE = 4      /* the s of least squared error over clipping and rounding: for trained weights in groups */
 };
 
 /* What has a scale: the tensor, each row, or each group of group_size columns of a row. Group scales that are not
@@ -1231,13 +1231,13 @@ DQT_API dqt_status dqt_import_options_init(dqt_import_options *options, size_t s
  * format times one scale, rounded to the file's type, exactly these codes and the coarsest such scale are taken: F32
  * files of this library come back bit for bit, unless every code of a tensor has a common factor. (BF16 and F16 files:
  * codes of up to 4 bits; 8 bits are more than their numbers tell apart.) Otherwise the tensor is quantised by its own
- * rule (in a model that was created with AUTO, and not loaded: by MSE) with `rounding`, STOCHASTIC (seeded) or NEAREST.
- * The context's log gets, at level INFO, each such tensor's relative error and how many weights lie beyond its codes,
- * and a WARNING where what layers read loses more than twice as much as normally distributed weights would. Names that
- * the model does not have, or lacks, and a head that is not the embedding where the model ties them: DQT_E_FORMAT;
- * other shapes: DQT_E_SHAPE; a file that is damaged, hostile or not finite: DQT_E_FORMAT. Then the model is unchanged.
- * DQT_E_ARGUMENT, DQT_E_IO, DQT_E_STATE, DQT_E_MEMORY. Allocates the model's weights a second time and the largest of
- * them as floats while it runs. Since 0.1. */
+ * rule (in a model that was created with AUTO, and not loaded: as DQT_SCALE_AUTO says) with `rounding`, STOCHASTIC
+ * (seeded) or NEAREST. The context's log gets, at level INFO, each such tensor's relative error and how many weights
+ * lie beyond its codes, and a WARNING where what layers read loses more than twice as much as normally distributed
+ * weights would. Names that the model does not have, or lacks, and a head that is not the embedding where the model
+ * ties them: DQT_E_FORMAT; other shapes: DQT_E_SHAPE; a file that is damaged, hostile or not finite: DQT_E_FORMAT. Then
+ * the model is unchanged. DQT_E_ARGUMENT, DQT_E_IO, DQT_E_STATE, DQT_E_MEMORY. Allocates the model's weights a second
+ * time and the largest of them as floats while it runs. Since 0.1. */
 DQT_API dqt_status dqt_llama_import_safetensors(dqt_llama *model, const char *path, const dqt_import_options *options);
 
 /* How a model of another program is opened. */
@@ -1252,8 +1252,8 @@ typedef struct dqt_open_options {
                           sliding window of attention that is shorter than that is refused */
     dqt_tensor_options linear, embedding, head; /* of the blocks' weights, the embedding and an untied head. A storage
                                                    of 0 (and then the rest is not read): tensor by tensor what holds the
-                                                   file's weights exactly: see docs/open.md. A scale_rule of AUTO is MSE
-                                                   here: trained weights have outliers */
+                                                   file's weights exactly: see docs/open.md. DQT_SCALE_AUTO means what
+                                                   it does for import */
 } dqt_open_options;
 
 DQT_API dqt_status dqt_open_options_init(dqt_open_options *options, size_t struct_size);

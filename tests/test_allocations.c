@@ -114,7 +114,7 @@ static void train_variant(unsigned v) {
     dqt_llama_config_init(&c, sizeof c);
     c.vocab_size = VOCAB;
     c.hidden_size = 64;
-    c.intermediate_size = 90;
+    c.intermediate_size = v % 3 == 2 ? 96 : 90;
     c.num_heads = 4;
     c.num_kv_heads = v % 2 ? 2 : 4;
     c.mlp = (int32_t)(v / 2 % 2);
@@ -124,6 +124,9 @@ static void train_variant(unsigned v) {
     if (v % 4 == 1) c.linear.storage = DQT_FORMAT_INT8;
     if (v % 4 == 1) c.linear.compute = DQT_FORMAT_TERNARY;
     if (v % 4 == 2) c.linear.storage = DQT_FORMAT_F32;
+    if (v % 3 == 2) c.linear.scale_axis = DQT_AXIS_GROUP;
+    if (v % 3 == 2 && v % 4 == 2) c.linear.compute = DQT_FORMAT_INT4;
+    if (v % 3 == 2 && v % 4 == 3) c.linear.train_scale = 1;
     dqt_tape_options to;
     dqt_tape_options_init(&to, sizeof to);
     to.max_batch = BATCH;
@@ -258,15 +261,19 @@ static void layers(void) {
 static void tensors(void) {
     dqt_context *ctx = begin();
     EACH_FORMAT(format)
-    for (int32_t axis = DQT_AXIS_TENSOR; axis <= DQT_AXIS_ROW; axis++) {
-        enum { ROWS = 3, COLS = 70 };
+    for (int32_t axis = DQT_AXIS_TENSOR; axis <= DQT_AXIS_GROUP; axis++) {
+        enum { ROWS = 3, COLS = 96 };
         dqt_tensor_options o;
         dqt_tensor_options_init(&o, sizeof o);
         o.storage = format;
         o.scale_axis = axis;
+        if (axis == DQT_AXIS_GROUP) {
+            o.group_size = 32;
+            o.scale_rule = DQT_SCALE_MSE;
+        }
         if (format != DQT_FORMAT_TERNARY && axis == DQT_AXIS_ROW) o.compute = DQT_FORMAT_TERNARY;
         dqt_tensor *t = NULL;
-        float w[ROWS * COLS], scales[ROWS];
+        float w[ROWS * COLS], scales[ROWS * COLS / 32];
         int8_t codes[ROWS * COLS];
         uint64_t seed = 1;
         void *data;

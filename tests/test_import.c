@@ -47,6 +47,7 @@ static dqt_llama *create(dqt_context *ctx, int32_t storage, int32_t compute, int
                                                            .compute = compute,
                                                            .scale_rule = rule,
                                                            .scale_axis = axis,
+                                                           .group_size = axis == DQT_AXIS_GROUP ? 32 : 0,
                                                            .sigma = 4};
     OK(ctx, dqt_llama_create(ctx, &c, &m));
     return m;
@@ -84,8 +85,10 @@ static void rules(void) {
         int32_t storage, compute, rule, axis, quantised_by; /* 0: floats stay */
         int warnings;
     } cases[] = {
-        {DQT_FORMAT_INT4, 0, DQT_SCALE_AUTO, DQT_AXIS_ROW, DQT_SCALE_MSE, 0},
-        {DQT_FORMAT_INT8, 0, DQT_SCALE_AUTO, DQT_AXIS_ROW, DQT_SCALE_MSE, 0},
+        {DQT_FORMAT_INT4, 0, DQT_SCALE_AUTO, DQT_AXIS_ROW, DQT_SCALE_ABSMAX, -1},
+        {DQT_FORMAT_INT8, 0, DQT_SCALE_AUTO, DQT_AXIS_TENSOR, DQT_SCALE_ABSMAX, 1},
+        {DQT_FORMAT_INT4, 0, DQT_SCALE_AUTO, DQT_AXIS_GROUP, DQT_SCALE_MSE, -1},
+        {DQT_FORMAT_INT4, 0, DQT_SCALE_MSE, DQT_AXIS_ROW, DQT_SCALE_MSE, 0},
         {DQT_FORMAT_INT4, 0, DQT_SCALE_ABSMAX, DQT_AXIS_ROW, DQT_SCALE_ABSMAX, -1},
         {DQT_FORMAT_INT8, 0, DQT_SCALE_SIGMA, DQT_AXIS_TENSOR, DQT_SCALE_SIGMA, 1},
         {DQT_FORMAT_INT4, 0, DQT_SCALE_ABSMEAN, DQT_AXIS_TENSOR, DQT_SCALE_ABSMEAN, 1},
@@ -116,7 +119,9 @@ static void rules(void) {
                 OK(ctx, dqt_tensor_create(ctx, t->rows, t->cols, &o, &expected));
                 tensor_quantize(expected, (const float *)(const void *)tensor_of(floats, 2, 1)->data, false, 0);
                 CHECK(memcmp(t->data, expected->data, t->data_bytes) == 0 &&
-                      memcmp(t->scales, expected->scales, t->num_scales * sizeof *t->scales) == 0);
+                      memcmp(t->half_scales ? (void *)t->half_scales : t->scales,
+                             t->half_scales ? (void *)expected->half_scales : expected->scales,
+                             tensor_scale_bytes(t)) == 0);
                 dqt_tensor_destroy(expected);
                 dqt_llama_destroy(floats);
             }

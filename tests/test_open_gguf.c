@@ -101,7 +101,7 @@ static void mixed(void) {
     OK(w.ctx, file_open_model(&w, &g, &o, &model));
     if (model) {
         const dqt_tensor *q = model->layers[1]->sublayer[BLOCK_ATTENTION]->weight[ATTENTION_Q];
-        CHECK(q->storage == FORMAT_INT4 && q->scale_rule == DQT_SCALE_MSE && q->num_scales == 256);
+        CHECK(q->storage == FORMAT_INT4 && q->scale_rule == DQT_SCALE_ABSMAX && q->num_scales == 256);
         CHECK(model->config.num_overrides == 0 && model->config.activation == DQT_ACTIVATION_INT8);
         CHECK(model->config.head.storage == DQT_FORMAT_INT8);
     }

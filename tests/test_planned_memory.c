@@ -39,9 +39,14 @@ static dqt_llama_config grid_config(unsigned i) {
     c.num_heads = 4;
     c.intermediate_size = 50 + i % 7;
     c.linear.storage = storage[i % 5];
-    c.linear.scale_axis = (i / 5) % 2;
+    c.linear.scale_axis = (int32_t)(i / 5 % 3);
+    if (c.linear.scale_axis == DQT_AXIS_GROUP) {
+        c.hidden_size = 64;
+        c.intermediate_size = 96;
+        c.linear.group_size = 32;
+    }
     if (c.linear.storage == DQT_FORMAT_INT8) c.linear.compute = DQT_FORMAT_TERNARY;
-    if (c.linear.storage == DQT_FORMAT_INT3 && c.linear.scale_axis == DQT_AXIS_ROW) c.linear.train_scale = 1;
+    if (c.linear.storage == DQT_FORMAT_INT3 && c.linear.scale_axis != DQT_AXIS_TENSOR) c.linear.train_scale = 1;
     c.activation = i % 4 == 3 ? DQT_ACTIVATION_NONE : DQT_ACTIVATION_INT8;
     c.head_activation = i % 6 == 5 ? DQT_ACTIVATION_INT8 : DQT_ACTIVATION_NONE;
     return c;
@@ -123,7 +128,7 @@ static size_t count_weights(dqt_context *ctx, dqt_layer *const *layers, size_t n
             OK(ctx, dqt_tensor_get_info(p.tensor, &t));
             if (p.parameter_class < first || p.parameter_class > last) continue;
             weights += t.rows * t.cols;
-            *bytes += t.data_bytes + 4 * t.num_scales;
+            *bytes += t.data_bytes + (t.group_size && !t.train_scale ? 2 : 4) * t.num_scales; /* fp16, or floats */
         }
     }
     return weights;

@@ -36,7 +36,7 @@ static inline bool between(int isa) {
 
 struct setup {
     const char *name;
-    int linear, axis, train_scale, tied, mlp; /* model; linear: storage */
+    int linear, compute, axis, train_scale, tied, mlp; /* model; linear: storage */
     int parts; /* 1: what attention of other architectures has: a head size of its own, biases, norms of heads */
     int recompute, checkpoint, gradient;                       /* tape */
     int optimizer, rounding, momentum, variance, clip, lagged; /* updater */
@@ -92,6 +92,33 @@ static const struct setup fused_setups[] = {
      .clip = DQT_CLIP_PREVIOUS_NORM,
      .beta1 = 0.9f,
      .learning_rate = 4e-3f},
+    {.name = "int4 AdamW ECO, groups of 32",
+     .linear = DQT_FORMAT_INT4,
+     .axis = DQT_AXIS_GROUP,
+     .optimizer = DQT_OPTIMIZER_ADAMW,
+     .rounding = DQT_ROUND_ECO_STOCHASTIC,
+     .momentum = DQT_STATE_INT8,
+     .clip = DQT_CLIP_PREVIOUS_NORM,
+     .beta1 = 0.9f,
+     .learning_rate = 4e-3f},
+    {.name = "int3 Adafactor ECO, trained scales of groups of 32",
+     .linear = DQT_FORMAT_INT3,
+     .axis = DQT_AXIS_GROUP,
+     .train_scale = 1,
+     .optimizer = DQT_OPTIMIZER_ADAFACTOR,
+     .rounding = DQT_ROUND_ECO_STOCHASTIC,
+     .lagged = 1,
+     .clip = DQT_CLIP_NONE,
+     .beta1 = 0.8f,
+     .learning_rate = 4e-3f},
+    {.name = "F32 AdamW computing in int4, groups of 32",
+     .linear = DQT_FORMAT_F32,
+     .compute = DQT_FORMAT_INT4,
+     .axis = DQT_AXIS_GROUP,
+     .optimizer = DQT_OPTIMIZER_ADAMW,
+     .clip = DQT_CLIP_NONE,
+     .beta1 = 0.9f,
+     .learning_rate = 4e-3f},
     {.name = "BF16 SGD",
      .linear = DQT_FORMAT_BF16,
      .optimizer = DQT_OPTIMIZER_SGD,
@@ -131,8 +158,8 @@ static inline bool training_open(struct training *t, dqt_context *ctx, const str
     dqt_llama_config c;
     dqt_llama_config_init(&c, sizeof c);
     c.vocab_size = VOCAB;
-    c.hidden_size = 80;
-    c.intermediate_size = 136;
+    c.hidden_size = s->axis == DQT_AXIS_GROUP ? 96 : 80;
+    c.intermediate_size = s->axis == DQT_AXIS_GROUP ? 160 : 136;
     c.num_heads = 4;
     c.num_kv_heads = 2;
     c.init_std = 0.1f;
@@ -141,6 +168,7 @@ static inline bool training_open(struct training *t, dqt_context *ctx, const str
     c.attention_bias = c.qk_norm = s->parts;
     if (s->parts) c.head_dim = 24;
     c.linear.storage = s->linear;
+    c.linear.compute = s->compute;
     c.linear.scale_axis = s->axis;
     c.linear.train_scale = s->train_scale;
     if (s->linear == DQT_FORMAT_INT8) c.linear.scale_rule = DQT_SCALE_SIGMA;

@@ -2,6 +2,7 @@
 
 #include <float.h>
 #include <math.h>
+#include <string.h>
 
 #include "core/assert.h"
 #include "dqt.h"
@@ -100,32 +101,79 @@ bool search_next(struct search *f) {
     return true;
 }
 
-void search_add(const struct search *f, struct search_sums *sums, const float *w, size_t count) {
-    enum { LANES = 8 };
-    const float low = (float)f->use.low, high = (float)f->use.high;
+enum { LANES = 16 };
+
+/* Codes of LANES weights as floats. */
+static inline void codes_of(const float *restrict w, float inverse, float low, float high, float *restrict q) {
     const float shift = 0x1.8p23f; /* rounds to nearest, ties to even, what is below 2^22 */
-    for (int t = 0; t < f->count; t++) {
-        const float inverse = f->inverse[t];
-        double product[LANES] = {0}, square[LANES] = {0};
-        for (size_t i = 0; i < count; i += LANES) {
-            float x[LANES] = {0};
-            for (size_t k = 0; k < LANES && i + k < count; k++)
-                x[k] = w[i + k];
-            for (int k = 0; k < LANES; k++) {
-                float q = x[k] * inverse;
-                q = q < low ? low : q > high ? high : q;
-                q = (q + shift) - shift;
-                product[k] += (double)x[k] * (double)q;
-                square[k] += (double)(q * q);
-            }
+    for (int k = 0; k < LANES; k++) {
+        float x = w[k] * inverse;
+        x = x > low ? x : low;
+        x = x < high ? x : high;
+        q[k] = (x + shift) - shift;
+    }
+}
+
+static void add_floats(const struct search *f, int t, const float *restrict w, float *restrict product,
+                       float *restrict square) {
+    float q[LANES];
+    codes_of(w, f->inverse[t], (float)f->use.low, (float)f->use.high, q);
+    for (int k = 0; k < LANES; k++) {
+        product[k] += w[k] * q[k];
+        square[k] += q[k] * q[k];
+    }
+}
+
+static void add_doubles(const struct search *f, int t, const float *restrict w, double *restrict product,
+                        double *restrict square) {
+    float q[LANES];
+    codes_of(w, f->inverse[t], (float)f->use.low, (float)f->use.high, q);
+    for (int k = 0; k < LANES; k++) {
+        product[k] += (double)w[k] * (double)q[k];
+        square[k] += (double)(q[k] * q[k]);
+    }
+}
+
+static double try_doubles(const struct search *f, int t, const float *w, size_t count, const float *rest,
+                          double *square_sum) {
+    double product[LANES] = {0}, square[LANES] = {0};
+    for (size_t i = 0; i + LANES <= count; i += LANES)
+        add_doubles(f, t, w + i, product, square);
+    if (count % LANES) add_doubles(f, t, rest, product, square);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int k = 0; k < half; k++) {
+            product[k] += product[half + k];
+            square[k] += square[half + k];
         }
-        for (int half = LANES / 2; half > 0; half /= 2)
-            for (int k = 0; k < half; k++) {
-                product[k] += product[half + k];
-                square[k] += square[half + k];
-            }
-        sums->product[t] += product[0];
-        sums->square[t] += square[0];
+    *square_sum = square[0];
+    return product[0];
+}
+
+static double try_floats(const struct search *f, int t, const float *w, size_t count, const float *rest,
+                         double *square_sum) {
+    float product[LANES] = {0}, square[LANES] = {0};
+    for (size_t i = 0; i + LANES <= count; i += LANES)
+        add_floats(f, t, w + i, product, square);
+    if (count % LANES) add_floats(f, t, rest, product, square);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int k = 0; k < half; k++) {
+            product[k] += product[half + k];
+            square[k] += square[half + k];
+        }
+    *square_sum = (double)square[0];
+    return (double)product[0];
+}
+
+/* The grid is gone through in f32; what is compared in the end, and what f32 cannot multiply, in double. */
+void search_add(const struct search *f, struct search_sums *sums, const float *w, size_t count) {
+    const bool exact = f->final || f->most > 0x1p100 || f->most < 0x1p-100;
+    const size_t whole = count / LANES * LANES;
+    float rest[LANES] = {0};
+    memcpy(rest, w + whole, (count - whole) * sizeof *w);
+    for (int t = 0; t < f->count; t++) {
+        double square;
+        sums->product[t] += (exact ? try_doubles : try_floats)(f, t, w, count, rest, &square);
+        sums->square[t] += square;
     }
 }
 

@@ -68,8 +68,12 @@ int tensor_scale_rule(const dqt_tensor_options *o) {
     return format_default_scale_rule(format_is_code(storage) ? storage : options_compute(o));
 }
 
+int scale_rule_of_trained(int32_t axis) {
+    return axis == DQT_AXIS_GROUP ? DQT_SCALE_MSE : DQT_SCALE_ABSMAX;
+}
+
 int tensor_import_rule(const dqt_tensor *t) {
-    return t->auto_rule ? DQT_SCALE_MSE : t->scale_rule;
+    return t->auto_rule ? scale_rule_of_trained(t->scale_axis) : t->scale_rule;
 }
 
 static dqt_status check_scales(const dqt_context *ctx, const dqt_tensor_options *o) {

@@ -137,7 +137,11 @@ void tensor_dequantize_row(const dqt_tensor *t, size_t row, float *out);
 dqt_status tensor_check_copy(const dqt_tensor *to, const dqt_tensor *from);
 void tensor_copy(dqt_tensor *to, const dqt_tensor *from);
 
-/* The rule by which import quantises weights that were trained elsewhere. */
+/* What DQT_SCALE_AUTO stands for where weights that were trained elsewhere become codes: ABSMAX, but for groups MSE.
+ * Over a row or tensor, least squared error cuts off the few large weights on which such models depend: SmolLM2 as int4
+ * has a perplexity of 37.5 with ABSMAX a row and 69.8 with MSE, but 25.3 and 23.0 in groups of 32 (F32: 19.3). */
+int scale_rule_of_trained(int32_t axis);
+/* The rule by which import quantises this tensor. */
 int tensor_import_rule(const dqt_tensor *t);
 
 /* Scales by the rule and codes by rounding; weights are finite. */

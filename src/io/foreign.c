@@ -226,7 +226,8 @@ static void choose_formats(const struct loader *l, dqt_llama_config *c, dqt_tens
     if (c->tie_embeddings) c->head = c->embedding;
     for (size_t k = 0; k < 3; k++) {
         tensor_complete(classes[k], DQT_FORMAT_F32);
-        if (classes[k]->scale_rule == DQT_SCALE_AUTO) classes[k]->scale_rule = DQT_SCALE_MSE;
+        if (classes[k]->scale_rule == DQT_SCALE_AUTO)
+            classes[k]->scale_rule = scale_rule_of_trained(classes[k]->scale_axis);
     }
     if (c->num_overrides) c->overrides = overrides;
 }

@@ -72,6 +72,6 @@ void import_report_end(const struct import_report *r) {
     if (!r->poor) return;
     log_message(r->ctx, DQT_LOG_WARNING,
                 "import: %zu of %zu tensors lose more than %g times what normally distributed weights would; %s has a "
-                "relative error of %.4g: DQT_SCALE_MSE, and scales of rows or groups, lose less",
+                "relative error of %.4g: scales of groups lose less",
                 r->poor, r->tensors, IMPORT_ERROR_BOUND, r->worst_name, r->worst_error);
 }

@@ -87,15 +87,18 @@ bool grid_find(const float *weights, size_t count, enum element_type type, int l
     return false;
 }
 
-/* As fp16, which may be negative where the codes' range asks for it: the grid of Q4_0. */
+/* As fp16, which may be negative where the codes' range asks for it: the grid of Q4_0. The coarsest scale may have no
+ * place in fp16 (7 times one that has: of a group with one code other than 0), a part of it then has. */
 static bool half_grid_find(const float *w, size_t count, enum element_type type, int low, int high, uint16_t *half) {
     float scale;
     for (int sign = 1; sign >= -1; sign -= 2) {
         const int from = sign > 0 ? low : -high, to = sign > 0 ? high : -low;
         if (!grid_find(w, count, type, from, to, &scale)) continue;
-        *half = f32_to_f16((float)sign * scale);
-        const float kept = (float)sign * f16_to_f32(*half);
-        if (isfinite(kept) && all_on(w, count, type, from, to, kept)) return true;
+        for (int k = 1; k <= -low; k++) {
+            *half = f32_to_f16((float)sign * scale / (float)k);
+            const float kept = (float)sign * f16_to_f32(*half);
+            if (isfinite(kept) && all_on(w, count, type, from, to, kept)) return true;
+        }
     }
     return false;
 }
