@@ -133,6 +133,7 @@ static dqt_gguf_options *gguf_options(const struct object *model) {
     SET(o, dqt_gguf_options, num_tokens, named ? model->out : 0);
     SET(o, dqt_gguf_options, scores, NULL);
     SET(o, dqt_gguf_options, types, NULL);
+    SET(o, dqt_gguf_options, source, one_in(8) ? "/dev/null" : NULL);
     if (one_in(4)) SET(o, dqt_gguf_options, linear_type, enum_or_odd(0, 8));
     return o;
 }
