@@ -1,5 +1,6 @@
 /* What the facts of a foreign model mean, checked value by value: names alone say too little. */
 #include <math.h>
+#include <stdio.h>
 
 #include "io/foreign.h"
 #include "ops/attention.h"
@@ -255,14 +256,39 @@ static dqt_status read_mlp(struct foreign *f, dqt_llama_config *c) {
     return DQT_OK;
 }
 
+/* One of two words, or the first one where the file says nothing. */
+static dqt_status read_choice(struct foreign *f, enum fact_name name, const char *usual, const char *other,
+                              bool *is_other) {
+    *is_other = is_text(f, name, other);
+    if (!known(f, name) || is_text(f, name, usual) || *is_other) return DQT_OK;
+    char why[FACT_TEXT_BYTES];
+    snprintf(why, sizeof why, "%s and %s can be opened", usual, other);
+    return refuse(f, name, why);
+}
+
+/* transformers' integrations/bitnet.py: a BitLinear holds packed codes whatever the mode. Its head is no such linear.
+ */
+static dqt_status read_quantization(struct foreign *f) {
+    bool automatic, online;
+    const bool said = known(f, QUANTIZATION) || known(f, QUANTIZATION_CLASS) || known(f, QUANTIZATION_MODE);
+    if (!said) return DQT_OK;
+    if (!is_text(f, QUANTIZATION, "bitnet") || !f->architecture->sub_norms)
+        return refuse(f, QUANTIZATION, "of quantised folders those of BitNet can be opened");
+    TRY(read_choice(f, QUANTIZATION_CLASS, "bitlinear", "autobitlinear", &automatic));
+    TRY(read_choice(f, QUANTIZATION_MODE, "offline", "online", &online));
+    TRY(check_neutral(f, QUANTIZATION_NORMS, 0, "norms of single linears are not supported"));
+    if (known(f, QUANTIZATION_EXCEPT) && !is_text(f, QUANTIZATION_EXCEPT, "lm_head"))
+        return refuse(f, QUANTIZATION_EXCEPT, "it must be null or [\"lm_head\"]: all of the blocks' linears are alike");
+    f->online = automatic && online;
+    f->packed = !f->online;
+    return DQT_OK;
+}
+
 static dqt_status check_rest(struct foreign *f) {
-    const struct architecture *a = f->architecture;
     TRY(check_neutral(f, ATTENTION_BIAS, 0, "a bias of o is not supported"));
     TRY(check_neutral(f, MLP_BIAS, 0, "biases of the MLP are not supported"));
     TRY(check_neutral(f, NUM_EXPERTS, 0, "experts are not supported"));
-    if (fact(f, QUANTIZATION)->kind != FACT_ABSENT && !(is_text(f, QUANTIZATION, "bitnet") && a->sub_norms))
-        return refuse(f, QUANTIZATION, "of quantised folders those of BitNet can be opened");
-    return DQT_OK;
+    return read_quantization(f);
 }
 
 static dqt_status read_tie(struct foreign *f, dqt_llama_config *c) {

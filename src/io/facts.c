@@ -42,6 +42,9 @@ static const struct {
     [NUM_EXPERTS] = {{"num_local_experts", "num_experts"}, "expert_count"},
     [QUANTIZATION] = {{"quantization_config.quant_method"}, NULL},
     [QUANTIZATION_CLASS] = {{"quantization_config.linear_class"}, NULL},
+    [QUANTIZATION_MODE] = {{"quantization_config.quantization_mode"}, NULL},
+    [QUANTIZATION_EXCEPT] = {{"quantization_config.modules_to_not_convert"}, NULL},
+    [QUANTIZATION_NORMS] = {{"quantization_config.use_rms_norm"}, NULL},
     [FILE_ALIGNMENT] = {{NULL}, "general.alignment"},
 };
 

@@ -2,6 +2,7 @@
  * than the largest tensor as floats, and a piece of the file. */
 #include "io/foreign.h"
 
+#include <math.h>
 #include <stdio.h>
 
 #include "core/status.h"
@@ -140,10 +141,17 @@ static size_t scale_index(const struct loader *l, const char *name) {
     return l->f->facts.gguf ? gguf_index(&l->list, weight) : hf_index(&l->list, weight);
 }
 
+/* The weights that BitNet quantises. */
+static bool is_linear(int parameter_class) {
+    return parameter_class == DQT_CLASS_ATTENTION || parameter_class == DQT_CLASS_MLP;
+}
+
 static dqt_status check_shape(const struct loader *l, const struct foreign_tensor *t, size_t index) {
     const struct update_target p = list_parameter(&l->list, index);
     const bool packed = t->encoding == &encoding_packed, vector = class_is_vector(p.parameter_class);
-    if (!t->encoding || (vector && packed)) return refuse(l, t, "has a dtype that cannot be read into this parameter");
+    const bool allowed = l->f->packed && is_linear(p.parameter_class);
+    if (!t->encoding || (packed && !allowed))
+        return refuse(l, t, "has a dtype that cannot be read into this parameter");
     const uint64_t rows = packed ? p.tensor->rows / 4 : p.tensor->rows;
     if (t->dims != (vector ? 1 : 2) || t->rows != rows || t->cols != p.tensor->cols || (packed && p.tensor->rows % 4))
         return fail(l->f->ctx, DQT_E_SHAPE, "%s: %s is %llu x %llu; the model's is %zu x %zu", l->f->what, t->name,
@@ -197,6 +205,14 @@ static dqt_tensor_options kept(const struct place *p) {
     return o;
 }
 
+/* As transformers' WeightQuant takes the codes: one scale, the mean magnitude. What the host says goes first. */
+static void quantise_in_use(dqt_tensor_options *o) {
+    const int32_t storage = o->storage;
+    if (storage != DQT_FORMAT_TERNARY && o->compute == DQT_FORMAT_SAME) o->compute = DQT_FORMAT_TERNARY;
+    const bool means = storage == DQT_FORMAT_F32 || storage == DQT_FORMAT_BF16 || storage == DQT_FORMAT_TERNARY;
+    if (means && o->scale_rule == DQT_SCALE_AUTO) o->scale_rule = DQT_SCALE_ABSMEAN;
+}
+
 static bool same_kept(const dqt_tensor_options *a, const dqt_tensor_options *b) {
     return a->storage == b->storage && a->scale_axis == b->scale_axis && a->group_size == b->group_size;
 }
@@ -217,12 +233,14 @@ static void choose_formats(const struct loader *l, dqt_llama_config *c, dqt_tens
         const struct update_target p = list_parameter(&l->list, i);
         const size_t k = (size_t)format_key_of(p.parameter_class);
         if (class_is_vector(p.parameter_class) || wanted_of(l, p.parameter_class)->storage) continue;
-        const dqt_tensor_options own = kept(&l->places[i]);
+        dqt_tensor_options own = kept(&l->places[i]);
+        if (l->f->online && is_linear(p.parameter_class)) quantise_in_use(&own);
         if (!classes[k]->storage)
             *classes[k] = own;
         else if (!same_kept(classes[k], &own))
             overrides[c->num_overrides++] = (dqt_tensor_override){p.name, own};
     }
+    if (l->f->online) quantise_in_use(&c->linear);
     if (c->tie_embeddings) c->head = c->embedding;
     for (size_t k = 0; k < 3; k++) {
         tensor_complete(classes[k], DQT_FORMAT_F32);
@@ -321,6 +339,7 @@ static dqt_status apply_scale(struct loader *l, const struct foreign_tensor *t, 
     const struct fact *kind = &l->f->facts.list[QUANTIZATION_CLASS];
     float scale;
     TRY(read_rows(l, t, 0, &scale, NULL));
+    if (!isfinite(scale) || !(fabsf(scale) > 0)) return refuse(l, t, "is no scale: it is 0 or not finite");
     if (!l->f->facts.gguf && strcmp(kind->text, "autobitlinear") != 0) scale = 1 / scale;
     for (size_t i = 0; i < count; i++)
         weights[i] *= scale;

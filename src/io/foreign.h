@@ -38,6 +38,8 @@ struct foreign {
     const char *what; /* "GGUF", "folder": begins sentences */
     struct facts facts;
     const struct architecture *architecture;
+    bool packed;                    /* BitNet's linears have four codes in each byte */
+    bool online;                    /* BitNet's linears are floats, of which each use takes the ternary codes */
     struct foreign_tensor *tensors; /* [room], of which num_tensors are known */
     size_t num_tensors, room;
     float rope_divisors[ROPE_PAIRS_MOST]; /* of the pairs' frequencies, in GGUF files of Llama 3 */

@@ -13,13 +13,18 @@ import os
 import shutil
 import struct
 
+os.environ['TORCHDYNAMO_DISABLE'] = '1'  # integrations/bitnet.py compiles its functions; as they are written they do the same
+
 import gguf
 import numpy as np
+import safetensors.torch
 import torch
 import transformers
+from transformers.integrations import bitnet
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOKENS = 24
+MARGIN = 2e-4  # of a code
 SIZES = dict(vocab_size=40, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=64, rms_norm_eps=1e-5, tie_word_embeddings=False,
              attention_dropout=0.0)
@@ -37,6 +42,11 @@ CASES = {
     'bitnet': ('BitNet', dict(tie_word_embeddings=True)),
 }
 SHARDED = 'llama_tied'
+QUANTISED = {
+    'bitnet_packed': dict(linear_class='autobitlinear', quantization_mode='offline'),
+    'bitnet_bitlinear': dict(linear_class='bitlinear', quantization_mode='offline'),
+    'bitnet_online': dict(linear_class='autobitlinear', quantization_mode='online'),
+}
 
 
 def record(name, array):
@@ -45,8 +55,13 @@ def record(name, array):
     return struct.pack('<B', len(name)) + name.encode() + struct.pack('<BI', kind, array.size) + data
 
 
-def set_weights(model):
-    generator = torch.Generator().manual_seed(7)
+def write_golden(folder, tokens, logits, more=b''):
+    with open(os.path.join(folder, 'logits.golden'), 'wb') as f:
+        f.write(b'DQTGOLD1' + record('tokens', tokens.numpy()[0]) + record('logits', logits.float().numpy()) + more)
+
+
+def set_weights(model, seed=7):
+    generator = torch.Generator().manual_seed(seed)
     for name, p in model.named_parameters():
         noise = torch.randn(p.shape, generator=generator)
         value = 1 + 0.3 * noise if 'norm' in name else 0.2 * noise if p.dim() == 1 else 0.25 * noise
@@ -69,9 +84,66 @@ def make_model(name, kind, changes):
     for extra in ('generation_config.json',):
         if os.path.exists(os.path.join(folder, extra)):
             os.remove(os.path.join(folder, extra))
-    with open(os.path.join(folder, 'logits.golden'), 'wb') as f:
-        f.write(b'DQTGOLD1' + record('tokens', tokens.numpy()[0]) + record('logits', logits.float().numpy()))
+    write_golden(folder, tokens, logits)
     return model.float(), config
+
+
+def tie_distance(x):
+    """How far the nearest code is from lying between two codes: x / scale, which is rounded."""
+    return (x - torch.floor(x) - 0.5).abs().min().item()
+
+
+def make_quantised(name, quantization, seed):
+    """transformers' own BitNet linears, in float32. A seed that puts an activation or a weight within MARGIN of the middle
+    of two codes is none: rounding errors, of some 1e-5 codes, then change no code, and logits agree as unquantised ones do.
+    """
+    sizes = {**SIZES, 'tie_word_embeddings': True}
+    config = transformers.BitNetConfig(**sizes)
+    config.use_cache = False
+    model = transformers.BitNetForCausalLM(config).float().eval()
+    set_weights(model, seed)
+    model.tie_weights()
+    masters = {n: m.weight.data for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and n != 'lm_head'}
+    online = quantization['quantization_mode'] == 'online'
+    automatic = quantization['linear_class'] == 'autobitlinear'
+    model = bitnet.replace_with_bitnet_linear(model, ['lm_head'], transformers.BitNetQuantConfig(**quantization))
+    nearest, packed, codes = [1.0], {}, {}
+    for n, weight in masters.items():
+        module = model.get_submodule(n)
+        mean = weight.abs().mean()
+        nearest.append(tie_distance(weight / mean))
+        codes[n] = (weight / mean).round().clamp(-1, 1)
+        # a BitLinear divides by its scale
+        scale = (mean if automatic else 1 / mean).to(torch.bfloat16).float().reshape(1)
+        if not online:
+            packed[n + '.weight'] = bitnet.pack_weights(codes[n].clone())
+            packed[n + '.weight_scale'] = scale.to(torch.bfloat16)
+            module.weight_scale = scale
+        if automatic:
+            module.weight = torch.nn.Parameter(weight if online else codes[n], requires_grad=False)
+        else:
+            module.weight = packed[n + '.weight']
+            module.dtype = torch.float32
+        module.register_forward_pre_hook(lambda _, inputs: nearest.append(
+            tie_distance(127 * inputs[0] / inputs[0].abs().amax(-1, keepdim=True))))
+    tokens = torch.randint(0, SIZES['vocab_size'], (1, TOKENS // 3), generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        logits = model(tokens).logits[0]
+    if min(nearest) < MARGIN:
+        return False
+    folder = os.path.join(HERE, 'models', name)
+    shutil.rmtree(folder, ignore_errors=True)
+    config.architectures = ['BitNetForCausalLM']
+    config.dtype = torch.bfloat16
+    config.quantization_config = {'quant_method': 'bitnet', **quantization}
+    config.save_pretrained(folder)
+    state = {n: p.to(torch.bfloat16) for n, p in model.state_dict().items() if n != 'lm_head.weight'}
+    state.update(packed)
+    safetensors.torch.save_file({n: p.contiguous().clone() for n, p in state.items()},
+                                os.path.join(folder, 'model.safetensors'), metadata={'format': 'pt'})
+    last = codes['model.layers.1.self_attn.k_proj']
+    write_golden(folder, tokens, logits, record('codes', last.int().numpy().reshape(-1)))
+    return True
 
 
 GGUF_NAMES = {
@@ -176,6 +248,8 @@ def make_blocks():
 def main():
     make_blocks()
     models = {name: make_model(name, *case) for name, case in CASES.items()}
+    for name, quantization in QUANTISED.items():
+        next(seed for seed in range(1, 1000) if make_quantised(name, quantization, seed))
     write_gguf('llama', 'llama', *models['llama'], permuted=True)
     write_gguf('llama_llama3', 'llama', *models['llama_llama3'], permuted=True, llama3=LLAMA3)
     write_gguf('qwen2', 'qwen2', *models['qwen2'])
