@@ -299,6 +299,15 @@ static void files(dqt_llama *m, dqt_updater *updater) {
     OK(dqt_llama_import_safetensors(m, path, io));
     REFUSED(io, dqt_llama_import_safetensors(m, path, io));
     unlink(path);
+    char foreign[] = "growing.gguf";
+    OPTIONS(dqt_open_options, oo);
+    dqt_llama *opened, *not_opened = NULL;
+    OK(dqt_llama_export_gguf(m, foreign, go));
+    OK(dqt_llama_open(ctx, foreign, oo, &opened));
+    REFUSED(oo, dqt_llama_open(ctx, foreign, oo, &not_opened));
+    unlink(foreign);
+    dqt_llama_destroy(not_opened);
+    dqt_llama_destroy(opened);
     printf("gguf %016" PRIx64 ", safetensors %016" PRIx64 "\n", g.hash, s.hash);
     free(b.data);
     free(g.data);
