@@ -75,6 +75,12 @@ static void strings(void) {
         struct json j = reader(bad[i]);
         CHECKF(json_string(&j, out, sizeof out) == DQT_E_FORMAT, "%s", bad[i]);
     }
+    static const char escapes[] = "\"\\ud83d\\ude00\""; /* what lies behind the end is not read */
+    for (size_t n = 0; n + 1 < sizeof escapes - 1; n++) {
+        struct json j = reader(escapes);
+        j.length = n;
+        CHECKF(json_string(&j, out, sizeof out) == DQT_E_FORMAT && j.at <= n, "%zu bytes", n);
+    }
     struct json j = reader("\"abcdef\" 1"); /* cut off, and read to its end */
     CHECK(json_string(&j, out, 4) == DQT_OK && strcmp(out, "abc") == 0 && json_peek(&j) == JSON_NUMBER);
 }

@@ -106,7 +106,7 @@ static void round_trips(void) {
 static void gguf_round_trips(void) {
     struct open_world w;
     world_begin(&w);
-    for (int k = 0; k < 5; k++) {
+    for (int k = 0; k < 6; k++) {
         dqt_llama_config c = small_config();
         const char *names[40];
         dqt_gguf_options o;
@@ -118,13 +118,13 @@ static void gguf_round_trips(void) {
         c.qk_norm = k == 2;
         c.tie_embeddings = k % 2;
         c.no_sub_norms = k != 3;
-        if (k == 4) {
+        if (k >= 4) { /* of the divisors of four pairs the last two are the factor, or the last one */
             c.rope_scaling = DQT_ROPE_LLAMA3;
             c.rope_theta = 500;
             c.rope_factor = 8;
             c.rope_low_freq_factor = 1;
             c.rope_high_freq_factor = 4;
-            c.rope_original_context = 32;
+            c.rope_original_context = k == 4 ? 32 : 200;
         }
         for (size_t i = 0; i < 40; i++)
             names[i] = "x";
@@ -359,6 +359,12 @@ static void wrong_weights(void) {
         CHECKF(status == cases[i].status, "%s: %d: %s", cases[i].to, status, dqt_last_error(c.w.ctx));
         free(f.bytes);
     }
+    unsigned char length[8];
+    memcpy(length, c.weights.bytes, 8);
+    put_le(c.weights.bytes, c.weights.size - 7, 8); /* one byte beyond the end */
+    world_write(&c.w, "model.safetensors", c.weights.bytes, c.weights.size);
+    CHECK(open_copy(&c, NULL, "a header of") == DQT_E_FORMAT);
+    memcpy(c.weights.bytes, length, 8);
     c.weights.bytes[c.weights.size - 1] = 0x7f; /* a NaN */
     c.weights.bytes[c.weights.size - 2] = 0xff;
     world_write(&c.w, "model.safetensors", c.weights.bytes, c.weights.size);
