@@ -262,6 +262,8 @@ static dqt_status check_entry(struct gguf *g, const struct entry *e) {
 static dqt_status check_tokens_given(const dqt_llama *m, const dqt_gguf_options *o) {
     const dqt_context *ctx = m->ctx;
     const size_t vocab = m->config.vocab_size;
+    if (o->source && o->tokens)
+        return fail(ctx, DQT_E_ARGUMENT, "source has a tokenizer: tokens must be NULL, only one can be written");
     if (!o->tokens) {
         if (o->scores || o->types || o->num_tokens)
             return fail(ctx, DQT_E_ARGUMENT, "scores, types and num_tokens describe tokens, but tokens is NULL");
@@ -584,8 +586,6 @@ dqt_status gguf_write(const dqt_llama *model, const dqt_gguf_options *o, dqt_wri
     struct gguf g = {.model = model, .options = o, .architecture = architecture_of(&model->config)};
     TRY(check_model(model, o));
     g.source = (struct gguf_keys){.path = o->source, .wanted = source_wanted, .arg = &g};
-    if (o->source && o->tokens)
-        return fail(model->ctx, DQT_E_ARGUMENT, "source has a tokenizer: tokens must be NULL, only one can be written");
     if (o->source) TRY(gguf_count_keys(model->ctx, &g.source, model->config.vocab_size));
     TRY(each_entry(&g, check_entry));
     TRY(sink_create(model->ctx, &g.sink));
