@@ -203,8 +203,8 @@ enum { MOST_SECTIONS = 250, LABEL_ROOM = 96, MOST_BYTES = 1 << 20, GROWTH = 64 }
 
 struct section {
     uint8_t tag[4], label[LABEL_ROOM];
-    size_t label_size, size;
-    uint8_t *payload; /* with GROWTH bytes of room beyond size */
+    size_t label_size, size, room; /* room: the bytes that payload can hold, at first GROWTH more than size */
+    uint8_t *payload;
 };
 
 struct file {
@@ -216,7 +216,8 @@ struct file {
 
 static struct section section_copy(const struct section *s) {
     struct section copy = *s;
-    copy.payload = malloc(s->size + GROWTH);
+    copy.room = s->size + GROWTH;
+    copy.payload = malloc(copy.room);
     memcpy(copy.payload, s->payload, s->size);
     return copy;
 }
@@ -279,7 +280,7 @@ static void change(struct file *f) {
     case 6:
         if (s->size) s->payload[chance(s->size)] = (uint8_t)chance(256);
         break;
-    case 7: s->size = LLVMFuzzerMutate(s->payload, s->size, s->size + GROWTH); break;
+    case 7: s->size = LLVMFuzzerMutate(s->payload, s->size, s->room); break;
     case 8: change_label(s); break;
     case 9:
         t = f->sections[i];
