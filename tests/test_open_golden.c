@@ -218,6 +218,14 @@ static void online_folder(void) {
         CHECK(format_public(k->storage) == DQT_FORMAT_INT8 && format_public(k->compute) == DQT_FORMAT_TERNARY);
     }
     dqt_llama_destroy(model);
+    o.linear.storage = DQT_FORMAT_F32; /* codes of the host's choice have the rule of import, not the ternary ones' */
+    o.linear.compute = DQT_FORMAT_INT4;
+    OK(c.w.ctx, open_copy(&c, &o, &model));
+    if (model) {
+        const dqt_tensor *k = model->layers[2]->sublayer[BLOCK_ATTENTION]->weight[ATTENTION_K];
+        CHECK(format_public(k->compute) == DQT_FORMAT_INT4 && k->scale_rule == DQT_SCALE_ABSMAX);
+    }
+    dqt_llama_destroy(model);
     copy_end(&c);
 }
 

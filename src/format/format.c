@@ -153,6 +153,10 @@ int format_compute_scale_rule(enum format format, int rule) {
     return row(format)->mean_compute && rule != DQT_SCALE_MSE ? DQT_SCALE_ABSMEAN : rule;
 }
 
+bool format_has_mean_scale(enum format format) {
+    return row(format)->mean_compute;
+}
+
 double format_normal_error(enum format format) {
     DQT_ASSERT(format_is_code(format));
     return row(format)->normal_error;

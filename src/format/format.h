@@ -53,6 +53,8 @@ size_t format_row_bytes(enum format format, size_t cols);
  * weights that are re-quantised to it for computing, of a tensor whose own rule is `rule`. */
 int format_default_scale_rule(enum format format);
 int format_compute_scale_rule(enum format format, int rule);
+/* Codes whose scale is the mean magnitude of the weights by definition: those of BitNet b1.58. */
+bool format_has_mean_scale(enum format format);
 
 /* Of codes: what normally distributed weights lose to them with the one scale of least error, as the root of the mean
  * squared error over that of the mean square. */

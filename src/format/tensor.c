@@ -22,6 +22,11 @@ enum format options_compute(const dqt_tensor_options *o) {
     return format;
 }
 
+enum format options_codes(const dqt_tensor_options *o) {
+    const enum format storage = options_storage(o);
+    return format_is_code(storage) ? storage : options_compute(o);
+}
+
 const dqt_tensor_options tensor_defaults = {
     .struct_size = sizeof(dqt_tensor_options), .storage = DQT_FORMAT_TERNARY, .scale_rule = DQT_SCALE_AUTO, .sigma = 4};
 
@@ -64,8 +69,7 @@ static bool data_size(size_t rows, size_t cols, enum format storage, size_t *out
 
 int tensor_scale_rule(const dqt_tensor_options *o) {
     if (o->scale_rule != DQT_SCALE_AUTO) return o->scale_rule;
-    const enum format storage = options_storage(o);
-    return format_default_scale_rule(format_is_code(storage) ? storage : options_compute(o));
+    return format_default_scale_rule(options_codes(o));
 }
 
 int scale_rule_of_trained(int32_t axis) {

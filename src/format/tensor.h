@@ -33,6 +33,8 @@ void tensor_complete(dqt_tensor_options *o, int32_t storage);
 /* The formats that checked options name (tensor_check); compute is the storage format where they say SAME. */
 enum format options_storage(const dqt_tensor_options *o);
 enum format options_compute(const dqt_tensor_options *o);
+/* The format whose codes the scale rule is for: the storage's, or where that is floats the compute format. */
+enum format options_codes(const dqt_tensor_options *o);
 /* The rule that DQT_SCALE_AUTO stands for, or the one asked for. */
 int tensor_scale_rule(const dqt_tensor_options *o);
 /* The options that a tensor was created with. */

@@ -205,12 +205,11 @@ static dqt_tensor_options kept(const struct place *p) {
     return o;
 }
 
-/* As transformers' WeightQuant takes the codes: one scale, the mean magnitude. What the host says goes first. */
+/* As transformers' WeightQuant takes the codes: ternary, and one scale, the mean magnitude. What the host says goes
+ * first. */
 static void quantise_in_use(dqt_tensor_options *o) {
-    const int32_t storage = o->storage;
-    if (storage != DQT_FORMAT_TERNARY && o->compute == DQT_FORMAT_SAME) o->compute = DQT_FORMAT_TERNARY;
-    const bool means = storage == DQT_FORMAT_F32 || storage == DQT_FORMAT_BF16 || storage == DQT_FORMAT_TERNARY;
-    if (means && o->scale_rule == DQT_SCALE_AUTO) o->scale_rule = DQT_SCALE_ABSMEAN;
+    if (o->compute == DQT_FORMAT_SAME && !format_has_mean_scale(options_storage(o))) o->compute = DQT_FORMAT_TERNARY;
+    if (o->scale_rule == DQT_SCALE_AUTO && format_has_mean_scale(options_codes(o))) o->scale_rule = DQT_SCALE_ABSMEAN;
 }
 
 static bool same_kept(const dqt_tensor_options *a, const dqt_tensor_options *b) {
@@ -223,30 +222,31 @@ static const dqt_tensor_options *wanted_of(const struct loader *l, int parameter
     return wanted[format_key_of(parameter_class)];
 }
 
+/* What a matrix becomes: what the host wants of its class, else what holds the file's weights exactly. */
+static dqt_tensor_options options_of(const struct loader *l, size_t index, int parameter_class) {
+    const dqt_tensor_options *wanted = wanted_of(l, parameter_class);
+    dqt_tensor_options o = wanted->storage ? *wanted : kept(&l->places[index]);
+    if (l->f->online && is_linear(parameter_class)) quantise_in_use(&o);
+    tensor_complete(&o, o.storage);
+    if (o.scale_rule == DQT_SCALE_AUTO) o.scale_rule = scale_rule_of_trained(o.scale_axis);
+    return o;
+}
+
 /* The options of every class, and of the tensors that differ from the first one of theirs. */
 static void choose_formats(const struct loader *l, dqt_llama_config *c, dqt_tensor_override *overrides) {
     dqt_tensor_options *const classes[] = {&c->embedding, &c->linear, &c->head};
-    c->embedding = l->o->embedding;
-    c->linear = l->o->linear;
-    c->head = l->o->head;
+    c->embedding = c->linear = c->head = (dqt_tensor_options){.struct_size = sizeof c->head};
     for (size_t i = 0; i < l->list.count; i++) {
         const struct update_target p = list_parameter(&l->list, i);
-        const size_t k = (size_t)format_key_of(p.parameter_class);
-        if (class_is_vector(p.parameter_class) || wanted_of(l, p.parameter_class)->storage) continue;
-        dqt_tensor_options own = kept(&l->places[i]);
-        if (l->f->online && is_linear(p.parameter_class)) quantise_in_use(&own);
-        if (!classes[k]->storage)
-            *classes[k] = own;
-        else if (!same_kept(classes[k], &own))
+        dqt_tensor_options *const class = classes[format_key_of(p.parameter_class)];
+        if (class_is_vector(p.parameter_class)) continue;
+        const dqt_tensor_options own = options_of(l, i, p.parameter_class);
+        if (!class->storage)
+            *class = own;
+        else if (!same_kept(class, &own))
             overrides[c->num_overrides++] = (dqt_tensor_override){p.name, own};
     }
-    if (l->f->online) quantise_in_use(&c->linear);
     if (c->tie_embeddings) c->head = c->embedding;
-    for (size_t k = 0; k < 3; k++) {
-        tensor_complete(classes[k], DQT_FORMAT_F32);
-        if (classes[k]->scale_rule == DQT_SCALE_AUTO)
-            classes[k]->scale_rule = scale_rule_of_trained(classes[k]->scale_axis);
-    }
     if (c->num_overrides) c->overrides = overrides;
 }
 
