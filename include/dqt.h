@@ -237,8 +237,9 @@ enum {
 
 enum {
     DQT_SCALE_AUTO = 0,    /* of random weights: SIGMA for 8-bit codes, ABSMEAN for fewer bits: what learned best
-                              (docs/results.md); of codes that import makes of trained weights: MSE for
-                              scales of groups, else ABSMAX, for these have outliers, which the others cut off */
+                              (docs/results.md); of codes that import makes of trained weights, and from then on
+                              of those that layers read of them in another format: MSE for scales of groups, else
+                              ABSMAX, for these have outliers, which the others cut off */
     DQT_SCALE_SIGMA = 1,   /* s = sigma * std(w) / Qp, std about zero */
     DQT_SCALE_ABSMAX = 2,  /* s = max|w| / Qp */
     DQT_SCALE_ABSMEAN = 3, /* s = mean|w| / Qp (the paper, section 3; BitNet b1.58) */

@@ -186,10 +186,8 @@ static dqt_status read_header(struct importer *m, uint64_t file_size) {
 static dqt_status new_tensor(struct importer *m, size_t index, dqt_tensor **out) {
     const dqt_tensor *t = list_parameter(&m->list, index).tensor;
     dqt_tensor_options o = tensor_options_of(t);
-    if (format_is_code(t->storage)) {
-        o.compute = DQT_FORMAT_SAME;
-        o.scale_rule = tensor_import_rule(t);
-    }
+    o.scale_rule = tensor_import_rule(t);
+    if (format_is_code(t->storage)) o.compute = DQT_FORMAT_SAME;
     if (!m->tensors[index]) TRY(tensor_create(m->ctx, t->rows, t->cols, &o, false, &m->tensors[index]));
     *out = m->tensors[index];
     return DQT_OK;
@@ -279,6 +277,7 @@ static dqt_status read_data(struct importer *m) {
 
 /* The model's tensors stay where they are: updaters and tapes know them. */
 static void take_over(struct importer *m) {
+    llama_use_import_rules(m->model);
     for (size_t i = 0; i < m->list.count; i++)
         tensor_copy(list_parameter(&m->list, i).tensor, m->tensors[i]);
 }

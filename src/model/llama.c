@@ -183,8 +183,12 @@ dqt_status llama_create(dqt_context *ctx, const dqt_llama_config *config, dqt_ll
         if (pass == 0 && !arena_alloc(ctx, &a))
             return fail(ctx, DQT_E_MEMORY, "no memory for a model of %zu layers", config->num_layers);
     }
-    *m = (dqt_llama){
-        .ctx = ctx, .config = *config, .num_layers = config->num_layers + 3, .layers = layers, .bytes = a.used};
+    *m = (dqt_llama){.ctx = ctx,
+                     .config = *config,
+                     .overrides = overrides,
+                     .num_layers = config->num_layers + 3,
+                     .layers = layers,
+                     .bytes = a.used};
     if (!m->config.num_kv_heads) m->config.num_kv_heads = m->config.num_heads;
     if (llama_implies_head_dim(&m->config)) m->config.head_dim = 0;
     if (!(m->config.linear_init_std > 0)) m->config.linear_init_std = m->config.init_std;
@@ -198,6 +202,41 @@ dqt_status llama_create(dqt_context *ctx, const dqt_llama_config *config, dqt_ll
     }
     *out = m;
     return DQT_OK;
+}
+
+/* ---- Import --------------------------------------------------------------------------------------------------- */
+
+/* `of` is options in the model's own config. */
+static void set_rule(dqt_llama *m, const dqt_tensor_options *of, int rule) {
+    dqt_tensor_options *const weights[] = {&m->config.linear, &m->config.embedding, &m->config.head};
+    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++)
+        if (weights[i] == of) weights[i]->scale_rule = rule;
+    for (size_t i = 0; i < m->config.num_overrides; i++)
+        if (&m->overrides[i].options == of) m->overrides[i].options.scale_rule = rule;
+}
+
+/* A tied head goes on saying what the embedding does. */
+static void use_rule(dqt_llama *m, const struct update_target *p, int rule) {
+    const dqt_llama_config *c = &m->config;
+    const struct overrides all = {c->overrides, c->num_overrides};
+    const dqt_tensor_options *own = p->parameter_class == DQT_CLASS_EMBEDDING ? &c->embedding
+                                    : p->parameter_class == DQT_CLASS_HEAD    ? &c->head
+                                                                              : &c->linear;
+    own = override_of(&all, p->name, own);
+    set_rule(m, own, rule);
+    if (p->parameter_class != DQT_CLASS_EMBEDDING || !c->tie_embeddings) return;
+    const dqt_tensor_options *head = own == &c->embedding ? &c->head : own;
+    set_rule(m, override_of(&all, m->layers[m->num_layers - 1]->name, head), rule);
+}
+
+void llama_use_import_rules(dqt_llama *m) {
+    for (size_t i = 0; i < m->num_layers; i++)
+        for (size_t k = 0; k < layer_num_parameters(m->layers[i]); k++) {
+            const struct update_target p = layer_parameter(m->layers[i], k);
+            if (p.tensor->compute == p.tensor->storage || !p.tensor->auto_rule) continue;
+            p.tensor->scale_rule = tensor_import_rule(p.tensor);
+            use_rule(m, &p, p.tensor->scale_rule);
+        }
 }
 
 void llama_destroy(dqt_llama *m) {

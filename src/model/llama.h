@@ -8,8 +8,9 @@ enum { MAX_OVERRIDES = 4096 }; /* each is tried on each weight */
 
 struct dqt_llama {
     dqt_context *ctx;
-    dqt_llama_config config; /* overrides are its own; head_dim is 0 where the other sizes imply it */
-    size_t num_layers;       /* num_layers blocks + 3 */
+    dqt_llama_config config;        /* overrides are its own; head_dim is 0 where the other sizes imply it */
+    dqt_tensor_override *overrides; /* those of the config */
+    size_t num_layers;              /* num_layers blocks + 3 */
     dqt_layer **layers;
     size_t bytes; /* of the block this struct begins */
 };
@@ -30,6 +31,11 @@ static inline size_t llama_head_dim(const dqt_llama *model) {
 dqt_status llama_create(dqt_context *ctx, const dqt_llama_config *config, dqt_llama **out);
 void llama_destroy(dqt_llama *model);
 dqt_status llama_memory(dqt_context *ctx, const dqt_llama_config *config, dqt_llama_memory_info *out);
+
+/* Weights that were trained elsewhere come in: where what layers read of a tensor has scales of its own, and its rule
+ * was left open, tensor and config get the rule of import, which a checkpoint then says too. The caller refreshes the
+ * tensors. */
+void llama_use_import_rules(dqt_llama *model);
 
 /* The final norm's names; other parameters' are their layers'. */
 extern const struct parameter_names llama_norm_names;
