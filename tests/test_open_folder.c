@@ -188,18 +188,28 @@ struct copy {
     struct memory_file config, weights;
 };
 
-static void copy_begin(struct copy *c) {
+/* What the file has as the head: what it is, the embedding, or that but for the last bit of its last weight. */
+enum head { HEAD_OWN, HEAD_EMBEDDING, HEAD_DIFFERS };
+
+static void copy_begin_head(struct copy *c, int32_t dtype, enum head kind) {
     const dqt_llama_config config = small_config();
     dqt_safetensors_options o = DQT_INIT(dqt_safetensors_options);
     dqt_llama *model;
     world_begin(&c->w);
-    o.dtype = DQT_SAFETENSORS_BF16;
+    o.dtype = dtype;
     o.context_length = 64;
     OK(c->w.ctx, dqt_llama_create(c->w.ctx, &config, &model));
+    dqt_tensor *head = model->layers[model->num_layers - 1]->weight[W];
+    if (kind != HEAD_OWN) tensor_copy(head, model->layers[0]->weight[W]);
+    if (kind == HEAD_DIFFERS) ((uint16_t *)(void *)head->data)[head->rows * head->cols - 1] ^= 1;
     OK(c->w.ctx, dqt_llama_export_folder(model, c->w.folder, &o));
     dqt_llama_destroy(model);
     c->config = slurp(world_path(&c->w, "config.json"));
     c->weights = slurp(world_path(&c->w, "model.safetensors"));
+}
+
+static void copy_begin(struct copy *c) {
+    copy_begin_head(c, DQT_SAFETENSORS_BF16, HEAD_OWN);
 }
 
 static void copy_end(struct copy *c) {
@@ -293,7 +303,7 @@ static void wrong_config(void) {
         {"\"rms_norm_eps\": 1e-60", DQT_E_UNSUPPORTED, "rms_norm_eps is"},
         {"\"rope_theta\": true", DQT_E_UNSUPPORTED, "rope_theta is true"},
         {"\"tie_word_embeddings\": \"yes\"", DQT_E_UNSUPPORTED, "tie_word_embeddings is yes"},
-        {"\"tie_word_embeddings\": true", DQT_OK, ""}, /* lm_head is not needed then */
+        {"\"tie_word_embeddings\": true", DQT_E_FORMAT, "lm_head.weight differs from the embedding"},
         {"\"x\": [", DQT_E_FORMAT, "config.json, byte"},
         {"\"x\": 1} {", DQT_E_FORMAT, "config.json, byte"},
     };
@@ -312,6 +322,24 @@ static void wrong_config(void) {
     o.max_length = 17;
     CHECK(open_copy(&c, &o, "sequences have up to 17 tokens") == DQT_E_UNSUPPORTED);
     copy_end(&c);
+}
+
+/* A folder that ties its head and has one all the same: it must be the embedding, whatever that becomes. */
+static void tied_heads(void) {
+    for (int k = 0; k < 8; k++) {
+        const bool differs = k & 1;
+        struct copy c;
+        dqt_open_options o = DQT_INIT(dqt_open_options);
+        copy_begin_head(&c, k & 2 ? DQT_SAFETENSORS_F32 : DQT_SAFETENSORS_BF16,
+                        differs ? HEAD_DIFFERS : HEAD_EMBEDDING);
+        write_config(&c, "\"tie_word_embeddings\": true");
+        if (k & 4) o.linear.storage = o.embedding.storage = DQT_FORMAT_INT8;
+        const dqt_status status = open_copy(&c, &o, "lm_head.weight differs from the embedding");
+        CHECKF(status == (differs ? DQT_E_FORMAT : DQT_OK), "%d: %s", k, dqt_last_error(c.w.ctx));
+        write_config(&c, "\"tie_word_embeddings\": true, \"vocab_size\": 41");
+        CHECK(open_copy(&c, &o, "is 40 x 32") == DQT_E_SHAPE);
+        copy_end(&c);
+    }
 }
 
 /* Every beginning of the config, and of the weights. */
@@ -449,7 +477,8 @@ static void arguments(void) {
     copy_end(&c);
 }
 
-static const struct test tests[] = {TEST(round_trips), TEST(gguf_round_trips), TEST(export_refuses), TEST(wrong_config),
-                                    TEST(cut_off),     TEST(wrong_weights),    TEST(wrong_index),    TEST(arguments)};
+static const struct test tests[] = {TEST(round_trips),   TEST(gguf_round_trips), TEST(export_refuses),
+                                    TEST(wrong_config),  TEST(tied_heads),       TEST(cut_off),
+                                    TEST(wrong_weights), TEST(wrong_index),      TEST(arguments)};
 
 TEST_MAIN(tests)

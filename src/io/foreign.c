@@ -106,7 +106,9 @@ struct loader {
     struct foreign *f;
     const struct foreign_options *o;
     struct parameter_list list;
-    struct place *places; /* [list.count] */
+    struct place *places;                   /* [list.count] */
+    const struct foreign_tensor *tied_head; /* of a folder whose head is the embedding, and is there all the same */
+    uint64_t embedding;                     /* digest of its floats, where there is such a head */
     struct input_file file;
     size_t open;        /* the path that `file` is, SIZE_MAX: none */
     unsigned char *raw; /* of rows as they are in the file */
@@ -125,11 +127,13 @@ static bool ends_in(const char *text, const char *end) {
     return n >= m && strcmp(text + n - m, end) == 0;
 }
 
-/* What files hold beside the weights, and is not needed: frequencies, and the head that is the embedding. */
+/* Frequencies, which files hold beside the weights, and which are not needed. */
 static bool is_known(const struct loader *l, const char *name) {
-    if (l->f->facts.gguf) return strcmp(name, "rope_freqs.weight") == 0;
-    return ends_in(name, ".rotary_emb.inv_freq") ||
-           (l->list.model->config.tie_embeddings && strcmp(name, "lm_head.weight") == 0);
+    return l->f->facts.gguf ? strcmp(name, "rope_freqs.weight") == 0 : ends_in(name, ".rotary_emb.inv_freq");
+}
+
+static bool is_tied_head(const struct loader *l, const char *name) {
+    return !l->f->facts.gguf && l->list.model->config.tie_embeddings && strcmp(name, "lm_head.weight") == 0;
 }
 
 /* The parameter of a scale: NAME.scale of NAME.weight in GGUF files, NAME.weight_scale in folders. */
@@ -161,7 +165,14 @@ static dqt_status check_shape(const struct loader *l, const struct foreign_tenso
     return DQT_OK;
 }
 
-static dqt_status place_tensor(const struct loader *l, const struct foreign_tensor *t) {
+static dqt_status place_tied_head(struct loader *l, const struct foreign_tensor *t) {
+    if (l->tied_head) return refuse(l, t, "is there twice");
+    l->tied_head = t;
+    return check_shape(l, t, EMBEDDING);
+}
+
+static dqt_status place_tensor(struct loader *l, const struct foreign_tensor *t) {
+    if (is_tied_head(l, t->name)) return place_tied_head(l, t);
     const size_t index = l->f->facts.gguf ? gguf_index(&l->list, t->name) : hf_index(&l->list, t->name);
     const size_t scaled = index == SIZE_MAX ? scale_index(l, t->name) : SIZE_MAX;
     if (index == SIZE_MAX && scaled == SIZE_MAX)
@@ -177,7 +188,7 @@ static dqt_status place_tensor(const struct loader *l, const struct foreign_tens
     return DQT_OK;
 }
 
-static dqt_status place_all(const struct loader *l) {
+static dqt_status place_all(struct loader *l) {
     char name[FILE_NAME_BYTES];
     for (size_t i = 0; i < l->f->num_tensors; i++)
         TRY(place_tensor(l, &l->f->tensors[i]));
@@ -391,17 +402,28 @@ static dqt_status read_parameter(struct loader *l, const dqt_llama *model, size_
     if (p->scale) TRY(apply_scale(l, p->scale, weights, count));
     if (!exact && !numbers_valid(weights, count, 4, true))
         return refuse(l, p->weight, "has a weight that is not finite");
+    if (index == EMBEDDING && l->tied_head) l->embedding = weights_digest(weights, count);
     if (!direct && !exact) return store_weights(l, index, t);
     tensor_refresh(t);
     return DQT_OK;
+}
+
+/* What the file has as the head of a tied model must be the embedding. */
+static dqt_status check_tied_head(struct loader *l) {
+    const struct foreign_tensor *t = l->tied_head;
+    if (!t) return DQT_OK;
+    TRY(read_rows(l, t, 0, l->weights, NULL));
+    if (weights_digest(l->weights, (size_t)(t->rows * t->cols)) == l->embedding) return DQT_OK;
+    return refuse(l, t, "differs from the embedding, and tie_word_embeddings says that it is the same");
 }
 
 /* Buffers for the largest tensor, and for rows of the file. */
 static dqt_status allocate(struct loader *l, const dqt_llama *model) {
     enum { RAW_LEAST = 1 << 20 };
     const struct parameter_list list = parameter_list(model);
-    size_t most = 0;
-    l->raw_bytes = RAW_LEAST;
+    const struct foreign_tensor *head = l->tied_head;
+    size_t most = head ? (size_t)(head->rows * head->cols) : 0;
+    l->raw_bytes = size_max(RAW_LEAST, head ? (size_t)(head->bytes / head->rows) : 0);
     for (size_t i = 0; i < list.count; i++) {
         const dqt_tensor *t = list_parameter(&list, i).tensor;
         const struct foreign_tensor *from = l->places[i].weight;
@@ -422,6 +444,7 @@ static dqt_status read_weights(struct loader *l, const dqt_llama *model) {
     dqt_status status = allocate(l, model);
     for (size_t i = 0; i < l->list.count && status == DQT_OK; i++)
         status = read_parameter(l, model, i);
+    if (status == DQT_OK) status = check_tied_head(l);
     if (l->open != SIZE_MAX) status = file_close(l->f->ctx, foreign_path(l->f, l->open), &l->file, status);
     if (status == DQT_OK) import_report_end(&l->report);
     memory_free(l->f->ctx, l->weights, l->weights_bytes);

@@ -6,6 +6,7 @@
 #include "model/llama.h"
 
 enum { FILE_NAME_BYTES = 96 };
+enum { EMBEDDING = 0 /* its weight's number in a list of parameters */ };
 
 /* One number for every parameter: those of layer 0, then layer 1, ... */
 struct parameter_list {

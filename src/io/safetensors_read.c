@@ -11,8 +11,6 @@
 /* Slots of a file: the weights of all parameters, the embedding's first, then scales of packed ones, then what is known
  * but not used: one table of rotary frequencies per block; last the head of a tied model, which must be the embedding.
  */
-enum { EMBEDDING = 0 };
-
 struct slot_of_file {
     bool seen;
     enum element_type type;
@@ -207,18 +205,10 @@ static dqt_status read_floats(struct importer *m, size_t count, enum element_typ
     return DQT_OK;
 }
 
-/* FNV-1a over the floats' bits. Each of its steps is invertible: one weight that differs is always seen. */
-static uint64_t digest(const float *weights, size_t count) {
-    uint64_t hash = 14695981039346656037u;
-    for (size_t i = 0; i < count; i++)
-        hash = (hash ^ f32_bits(weights[i] + 0.0f)) * 1099511628211u; /* -0 is 0 */
-    return hash;
-}
-
 static dqt_status read_tied_head(struct importer *m) {
     const dqt_tensor *t = list_parameter(&m->list, EMBEDDING).tensor;
     TRY(read_floats(m, t->rows * t->cols, m->slots[tied_head_slot(m)].type));
-    m->tied_head = digest(m->weights, t->rows * t->cols);
+    m->tied_head = weights_digest(m->weights, t->rows * t->cols);
     return DQT_OK;
 }
 
@@ -241,7 +231,7 @@ static dqt_status read_weight(struct importer *m, size_t index) {
     TRY(read_floats(m, t->rows * t->cols, type));
     if (!numbers_valid(m->weights, t->rows * t->cols, 4, true))
         return refuse(m, name, "has a weight that is not finite");
-    if (index == EMBEDDING) m->embedding = digest(m->weights, t->rows * t->cols);
+    if (index == EMBEDDING) m->embedding = weights_digest(m->weights, t->rows * t->cols);
     if (format_is_code(t->storage) && grid_store(t, m->weights, type)) return DQT_OK;
     tensor_quantize(t, m->weights, m->stochastic, m->seed + 0x9E3779B97F4A7C15u * index);
     import_report_add(&m->report, name, t, m->weights);

@@ -17,6 +17,13 @@ bool numbers_valid(const void *data, size_t count, size_t size, bool negative) {
     return true;
 }
 
+uint64_t weights_digest(const float *weights, size_t count) {
+    uint64_t hash = 14695981039346656037u;
+    for (size_t i = 0; i < count; i++)
+        hash = (hash ^ f32_bits(weights[i] + 0.0f)) * 1099511628211u;
+    return hash;
+}
+
 bool scales_valid(const dqt_tensor *t) {
     for (size_t i = 0; i < t->num_scales; i++)
         if (!tensor_scale_valid(t, t->half_scales ? f16_to_f32(t->half_scales[i]) : t->scales[i])) return false;

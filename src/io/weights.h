@@ -7,6 +7,8 @@
 
 /* False for an infinity, a NaN, or a negative number where `negative` is false. size 2: bf16, 4: float, 8: double. */
 bool numbers_valid(const void *data, size_t count, size_t size, bool negative);
+/* FNV-1a over the floats' bits, -0 as 0. Each of its steps is invertible: one weight that differs is always seen. */
+uint64_t weights_digest(const float *weights, size_t count);
 /* See tensor_scale_valid. */
 bool scales_valid(const dqt_tensor *t);
 /* All within Qn..Qp, and those that only fill up a row's last pack block 0. */
