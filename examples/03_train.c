@@ -4,22 +4,25 @@
  * fused updates, checkpoints, resuming, leaving cleanly on Ctrl-C. See --help; support/job.c
  * has the loop, support/run.c its steps.
  *
- *   03_train --data text.txt --out run --format ternary --rounding eco --beta1 0.8 --lr 1e-2 --linear-lr 0.3
+ *   03_train --data text.txt --out run --format ternary
  *
- * writes run/log.csv, run/losses.svg and run/model.dqt. With --tokens train.bin,valid.bin it trains on tokens as
- * nanoGPT and llm.c write them (12_tokenize makes such files). */
+ * writes run/log.csv, run/losses.svg and run/model.dqt. What no option says is as the recipe for the format has it
+ * (dqt_preset_get): rates, optimiser, rounding, scales, initial weights; --recipe none: plain defaults. With --tokens
+ * train.bin,valid.bin it trains on tokens as nanoGPT and llm.c write them (12_tokenize makes such files). */
 #include <stdio.h>
 
 #include "job.h"
+#include "recipe.h"
 
 int main(int argc, char **argv) {
     struct run_options o = run_defaults();
     struct token_source source = {.bytes = 2, .document_token = -1};
     const char *text = NULL;
     struct job j = {.out = "run"};
+    struct recipe recipe = {.purpose = DQT_PRESET_PRETRAIN};
     struct tokens data;
     int threads = 0, resume = 0;
-    struct arg table[RUN_ARGS + TOKEN_ARGS + 4] = {
+    struct arg table[RUN_ARGS + TOKEN_ARGS + RECIPE_ARGS + 4] = {
         {"--data", ARG_TEXT, &text, "text to train on (any file; its bytes are the tokens)", NULL},
         {"--out", ARG_TEXT, &j.out, "folder for checkpoint, CSV and plot", NULL},
         {"--threads", ARG_INT, &threads, "threads (0: as OpenMP says)", NULL},
@@ -29,7 +32,9 @@ int main(int argc, char **argv) {
     count += token_args(&source, table + count);
     count += run_model_args(&o, table + count);
     count += run_training_args(&o, table + count);
-    const int stop = args_parse(argc, argv, table, count, "Trains a low-bit LLaMA on a text or on tokens.");
+    count += recipe_args(&recipe, table + count);
+    const int stop = recipe_parse(&recipe, &o, &o.format, NULL, argc, argv, table, count,
+                                  "Trains a low-bit LLaMA on a text or on tokens.");
     if (stop) return stop - 1;
     if (!text == !source.train) {
         fprintf(stderr, "--data or --tokens is needed, not both\n");
@@ -57,6 +62,7 @@ int main(int argc, char **argv) {
         tokens_close(&data);
         return 1;
     }
+    if (!recipe.none && !resume) printf("recipe %s, learning rate %.3g\n", recipe.preset.name, (double)o.lr);
     dqt_context *ctx = job_prepare(&j, resume) ? job_context(threads) : NULL;
     bool done = ctx != NULL;
     if (done) {

@@ -4,7 +4,7 @@
  *
  *   08_compare --list examples/results.list --data train.txt --valid valid.txt --out results --hidden 256 ...
  *
- * A line of the list is "name | options of 03_train"; options on the command line hold for all runs. Finished runs are
+ * A line of the list is "name | options of 03_train", over its plain defaults (--recipe none); options on the command line hold for all runs. Finished runs are
  * not repeated and an interrupted one goes on from its checkpoint. */
 #include <ctype.h>
 #include <errno.h>

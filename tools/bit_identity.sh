@@ -59,11 +59,11 @@ compare() {
     fi
     # shellcheck disable=SC2086
     for tree in base new; do
-        root=$base
-        [ $tree = new ] && root=.
+        root=$base recipe=
+        [ $tree = new ] && root=. recipe="--recipe none"
         rm -rf "${out:?}/$tree"
         mkdir "$out/$tree"
-        DQT_ISA=$isa OMP_WAIT_POLICY=passive "$root/build/examples/03_train" --data "$data" --out "$out/$tree" $small "$@" \
+        DQT_ISA=$isa OMP_WAIT_POLICY=passive "$root/build/examples/03_train" --data "$data" --out "$out/$tree" $small $recipe "$@" \
             >"$out/$tree.log" 2>&1
         echo "status $?" >>"$out/$tree.log"
         cut -d, -f1-4 "$out/$tree"/*.csv >"$out/$tree.csv" 2>/dev/null

@@ -7,7 +7,7 @@ examples=$B/examples golden=tests/examples/golden
 check "tokens" $examples/12_tokenize --tokenizer $golden/gpt2.json --text $golden/strings.txt --out "$tmp/data.bin"
 check "other tokens" $examples/12_tokenize --tokenizer $golden/gpt2.json --text README.md --out "$tmp/other.bin"
 check "a model" $examples/03_train --tokens "$tmp/data.bin" --out "$tmp/base" --format f32 --no-sub-norms --tied --hidden 64 --ff 96 \
-    --layers 2 --heads 4 --kv-heads 2 --seq 32 --batch 4 --steps 400 --warmup 20 --eval-every 0 --eval-windows 4 --threads 1 --lr 3e-3
+    --layers 2 --heads 4 --kv-heads 2 --seq 32 --batch 4 --steps 400 --warmup 20 --eval-every 0 --eval-windows 4 --threads 1 --recipe none --lr 3e-3
 mkdir "$tmp/model"
 check "as safetensors" $examples/09_export --model "$tmp/base/model.dqt" --safetensors "$tmp/model/model.safetensors"
 cat >"$tmp/model/config.json" <<'END'
