@@ -4,8 +4,8 @@
  *
  *   08_compare --list examples/results.list --data train.txt --valid valid.txt --out results --hidden 256 ...
  *
- * A line of the list is "name | options of 03_train", over its plain defaults (--recipe none); options on the command line hold for all runs. Finished runs are
- * not repeated and an interrupted one goes on from its checkpoint. */
+ * A line of the list is "name | options of 03_train", over its plain defaults (--recipe none); options on the command
+ * line hold for all runs. Finished runs are not repeated and an interrupted one goes on from its checkpoint. */
 #include <ctype.h>
 #include <errno.h>
 #include <math.h>
