@@ -1,7 +1,8 @@
 /* Example 12, tokenize: a text as the tokens of a model, for 03_train --tokens, 10_finetune and 11_evaluate; and back.
  *
  * Introduces: nothing of the library: the host owns the data. Byte-level BPE by the tokenizer.json of a Hugging Face
- * folder, or by a GGUF file: pre-tokenizers of GPT-2, Llama 3, SmolLM and Qwen 2 and 3 (support/pretokenize.c).
+ * folder, or by a GGUF file: pre-tokenizers of GPT-2, Llama 3, SmolLM and Qwen 2 and 3 (support/pretokenize.c); and of
+ * a GGUF file also SentencePiece's BPE: Llama 2, TinyLlama, Mistral (support/pieces.c).
  *
  *   12_tokenize --tokenizer model.gguf --text train.txt --out train.bin
  *   12_tokenize --tokenizer model.gguf --decode train.bin --out again.txt
@@ -83,13 +84,17 @@ static void encode(const struct vocabulary *v, const char *texts, int document, 
 
 static void decode(const struct vocabulary *v, const struct token_source *source, const struct output *o) {
     struct tokens t;
+    bool beginning = v->space_first; /* where encoding puts a space */
     const char *problem = tokens_open(&t, source, 0);
     if (problem) die("%s: %s", source->train, problem);
     for (size_t i = 0; i < t.train.count; i++) {
         const uint32_t token = (uint32_t)token_at(&t.train, i);
         if (token >= v->count || !v->tokens[token].bytes)
             die("token %zu is %lu, which the vocabulary does not have", i, (unsigned long)token);
-        fwrite(v->tokens[token].bytes, 1, v->tokens[token].size, o->file);
+        const struct token_text *text = &v->tokens[token];
+        const size_t skip = beginning && !text->special && text->size && text->bytes[0] == ' ';
+        fwrite(text->bytes + skip, 1, text->size - skip, o->file);
+        beginning = v->space_first && text->special;
     }
     tokens_close(&t);
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "die.h"
+#include "pieces.h"
 #include "unicode.h"
 
 /* Words that have been met, in slots by their hash; the latest stays. */
@@ -17,7 +18,8 @@ struct cached {
 
 /* A part of a word, in a list; its place is that of its first byte. */
 struct part {
-    uint32_t token;
+    uint32_t token;        /* NO_TOKEN: a character that no piece has */
+    size_t size;           /* in bytes; 0: merged away */
     size_t previous, next; /* END: none */
 };
 static const size_t END = SIZE_MAX;
@@ -30,8 +32,7 @@ struct candidate {
 
 struct bpe {
     const struct vocabulary *v;
-    uint32_t bytes[256]; /* tokens of single bytes */
-    uint32_t *ranks;     /* of merges by their pair, open addressing; ranks_size is a power of two */
+    uint32_t *ranks; /* of merges by their pair, open addressing; ranks_size is a power of two */
     size_t ranks_size;
     unsigned char first[256]; /* whether a special token begins with this byte */
     struct cached *cache;
@@ -70,10 +71,6 @@ struct bpe *bpe_create(const struct vocabulary *v) {
     for (size_t i = 0; i < v->num_merges; i++) {
         size_t slot;
         if (rank_of(b, v->merges[i].left, v->merges[i].right, &slot) == NO_TOKEN) b->ranks[slot] = (uint32_t)i;
-    }
-    for (unsigned i = 0; i < 256; i++) {
-        const unsigned char byte = (unsigned char)i;
-        b->bytes[i] = vocabulary_find(v, &byte, 1);
     }
     for (size_t i = 0; i < v->num_specials; i++)
         b->first[v->tokens[v->specials[i]].bytes[0]] = 1;
@@ -121,12 +118,45 @@ static struct candidate heap_pop(struct bpe *b) {
     return top;
 }
 
-/* Puts the pair that begins at `place` into the heap if there is a merge of it. */
-static void consider(struct bpe *b, size_t place) {
+/* What the part at `place` and the next one become, and when; NO_TOKEN: they do not merge, or the part is gone. */
+static uint32_t merge_of(const struct bpe *b, const unsigned char *word, size_t place, uint32_t *result) {
+    const struct part *left = &b->parts[place];
     size_t slot;
-    if (place == END || b->parts[place].next == END) return;
-    const uint32_t rank = rank_of(b, b->parts[place].token, b->parts[b->parts[place].next].token, &slot);
+    if (left->size == 0 || left->next == END) return NO_TOKEN;
+    const struct part *right = &b->parts[left->next];
+    if (b->v->order) {
+        *result = vocabulary_find(b->v, word + place, left->size + right->size);
+        return *result == NO_TOKEN ? NO_TOKEN : b->v->order[*result];
+    }
+    const uint32_t rank = rank_of(b, left->token, right->token, &slot);
+    if (rank != NO_TOKEN) *result = b->v->merges[rank].result;
+    return rank;
+}
+
+/* Puts the pair that begins at `place` into the heap if there is a merge of it. */
+static void consider(struct bpe *b, const unsigned char *word, size_t place) {
+    uint32_t result;
+    const uint32_t rank = place == END ? NO_TOKEN : merge_of(b, word, place, &result);
     if (rank != NO_TOKEN) heap_push(b, (struct candidate){rank, place});
+}
+
+/* The bytes of a word, or its characters, as a list of parts; bytes that have no token are left out of it. Returns the
+ * first one's place. */
+static size_t begin_word(struct bpe *b, const unsigned char *word, size_t size) {
+    size_t first = END, last = END, n = 1;
+    uint32_t character;
+    for (size_t i = 0; i < size; i += n) {
+        if (b->v->order) n = utf8_decode(word + i, size - i, &character);
+        const uint32_t token = b->v->order ? vocabulary_find(b->v, word + i, n) : b->v->bytes[word[i]];
+        b->parts[i] = (struct part){token, n, last, END};
+        if (!b->v->order && token == NO_TOKEN) {
+            b->left_out++;
+            continue;
+        }
+        *(last == END ? &first : &b->parts[last].next) = i;
+        last = i;
+    }
+    return first;
 }
 
 static void make_room(struct bpe *b, size_t size) {
@@ -138,39 +168,45 @@ static void make_room(struct bpe *b, size_t size) {
     b->heap = must_grow(b->heap, b->room, 3 * sizeof *b->heap);
 }
 
-/* Tokens of a word into b->tokens; returns how many. */
-static size_t merge_word(struct bpe *b, const unsigned char *word, size_t size) {
-    size_t n = 0, count = 0;
-    make_room(b, size);
+/* A part that is no piece, as pieces of its bytes; returns how many there are then. */
+static size_t put_bytes(struct bpe *b, const unsigned char *bytes, size_t size, size_t count) {
     for (size_t i = 0; i < size; i++) {
-        if (b->bytes[word[i]] == NO_TOKEN)
+        const uint32_t token = b->v->bytes[bytes[i]];
+        if (token == NO_TOKEN)
             b->left_out++;
         else
-            b->parts[n++].token = b->bytes[word[i]];
+            b->tokens[count++] = token;
     }
-    for (size_t i = 0; i < n; i++) {
-        b->parts[i].previous = i ? i - 1 : END;
-        b->parts[i].next = i + 1 < n ? i + 1 : END;
-    }
+    return count;
+}
+
+/* Tokens of a word into b->tokens; returns how many. */
+static size_t merge_word(struct bpe *b, const unsigned char *word, size_t size) {
+    size_t count = 0;
+    make_room(b, size);
+    const size_t first = begin_word(b, word, size);
     b->heap_size = 0;
-    for (size_t i = 0; i < n; i++)
-        consider(b, i);
+    for (size_t i = first; i != END; i = b->parts[i].next)
+        consider(b, word, i);
     while (b->heap_size) {
         const struct candidate c = heap_pop(b);
-        const struct merge *m = &b->v->merges[c.rank];
         struct part *left = &b->parts[c.place];
-        const size_t right = left->next;
-        /* Parts that have been merged away have token NO_TOKEN; others may have become larger. */
-        if (left->token != m->left || right == END || b->parts[right].token != m->right) continue;
-        left->token = m->result;
-        left->next = b->parts[right].next;
-        b->parts[right].token = NO_TOKEN;
+        uint32_t result;
+        if (merge_of(b, word, c.place, &result) != c.rank) continue; /* one of the two has become larger, or is gone */
+        struct part *right = &b->parts[left->next];
+        left->token = result;
+        left->size += right->size;
+        left->next = right->next;
+        right->size = 0;
         if (left->next != END) b->parts[left->next].previous = c.place;
-        consider(b, left->previous);
-        consider(b, c.place);
+        consider(b, word, left->previous);
+        consider(b, word, c.place);
     }
-    for (size_t i = 0; n && i != END; i = b->parts[i].next)
-        b->tokens[count++] = b->parts[i].token;
+    for (size_t i = first; i != END; i = b->parts[i].next)
+        if (b->parts[i].token == NO_TOKEN)
+            count = put_bytes(b, word + i, b->parts[i].size, count);
+        else
+            b->tokens[count++] = b->parts[i].token;
     return count;
 }
 
@@ -222,7 +258,21 @@ static size_t whole_lines(const unsigned char *text, size_t size) {
     return size;
 }
 
+/* As SentencePiece has it: a space before the text, and U+2581 is one. */
+static void encode_spaced(struct bpe *b, const unsigned char *text, size_t size, bpe_sink sink, void *user_data) {
+    const size_t before = b->v->space_first ? 1 : 0;
+    unsigned char *spaced = must_alloc(size + 1, 1);
+    spaced[0] = ' ';
+    memcpy(spaced + before, text, size);
+    encode_words(b, spaced, before + pieces_to_spaces(spaced + before, size), sink, user_data);
+    free(spaced);
+}
+
 static void encode_segment(struct bpe *b, const unsigned char *text, size_t size, bpe_sink sink, void *user_data) {
+    if (b->v->order) {
+        if (size) encode_spaced(b, text, size, sink, user_data);
+        return;
+    }
     if (!b->v->compose || !may_compose(text, size)) {
         encode_words(b, text, size, sink, user_data);
         return;

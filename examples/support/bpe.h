@@ -1,4 +1,4 @@
-/* Byte-level BPE: a text to tokens. */
+/* Byte-level BPE, and SentencePiece's: a text to tokens. */
 #ifndef BPE_H
 #define BPE_H
 

@@ -102,11 +102,21 @@ static size_t llama3(const struct scan *s, size_t digits) {
     return end ? end : spaces(s);
 }
 
+static size_t spaces_and_word(const unsigned char *text, size_t size) {
+    size_t at = 0;
+    while (at < size && text[at] == ' ')
+        at++;
+    while (at < size && text[at] != ' ')
+        at++;
+    return at;
+}
+
 size_t pretokenize(enum split split, const unsigned char *text, size_t size) {
     struct scan s = {text, size, false};
     size_t bytes;
     switch (split) {
     case SPLIT_NONE: return size;
+    case SPLIT_SPACES: return spaces_and_word(text, size);
     case SPLIT_GPT2: return gpt2(&s);
     case SPLIT_DIGIT_GPT2:
         if (class_at(&s, 0, &bytes) == CLASS_NUMBER) return bytes;

@@ -1,4 +1,4 @@
-/* Pre-tokenizers: how byte-level BPE cuts a text into words, inside which merges happen. */
+/* Pre-tokenizers: how BPE cuts a text into words, inside which merges happen. */
 #ifndef PRETOKENIZE_H
 #define PRETOKENIZE_H
 
@@ -6,6 +6,7 @@
 
 enum split {
     SPLIT_NONE,       /* one word */
+    SPLIT_SPACES,     /* SentencePiece: a word is its spaces and what follows up to the next space */
     SPLIT_GPT2,       /* GPT-2 */
     SPLIT_DIGIT_GPT2, /* SmolLM: each digit is a word, the rest is cut as GPT-2 does */
     SPLIT_LLAMA3,     /* Llama 3: digits by threes */

@@ -81,6 +81,7 @@ void vocabulary_add(struct vocabulary *v, uint32_t number, const char *text, siz
 void vocabulary_add_special(struct vocabulary *v, uint32_t number) {
     v->specials = must_grow(v->specials, v->num_specials + 1, sizeof *v->specials);
     v->specials[v->num_specials++] = number;
+    v->tokens[number].special = true;
 }
 
 void vocabulary_index(struct vocabulary *v) {
@@ -93,11 +94,15 @@ void vocabulary_index(struct vocabulary *v) {
         v->hash[i] = NO_TOKEN;
     for (uint32_t n = 0; n < v->count; n++) {
         const struct token_text *t = &v->tokens[n];
-        if (!t->bytes || vocabulary_find(v, t->bytes, t->size) != NO_TOKEN) continue;
+        if (!t->bytes || t->apart || vocabulary_find(v, t->bytes, t->size) != NO_TOKEN) continue;
         size_t at = (size_t)bytes_hash(t->bytes, t->size) & (v->hash_size - 1);
         while (v->hash[at] != NO_TOKEN)
             at = (at + 1) & (v->hash_size - 1);
         v->hash[at] = n;
+    }
+    for (unsigned i = 0; i < 256 && !v->order; i++) {
+        const unsigned char byte = (unsigned char)i;
+        v->bytes[i] = vocabulary_find(v, &byte, 1);
     }
 }
 
@@ -158,6 +163,7 @@ void vocabulary_free(struct vocabulary *v) {
     free(v->tokens);
     free(v->merges);
     free(v->specials);
+    free(v->order);
     free(v->hash);
     *v = (struct vocabulary){0};
 }

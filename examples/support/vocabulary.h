@@ -1,5 +1,6 @@
-/* The tokenizer of a model, byte-level BPE, from Hugging Face's tokenizer.json or the metadata of a GGUF file. What is
- * wrong with the file, or not supported, ends the program with a sentence (die.h). */
+/* The tokenizer of a model: byte-level BPE, from Hugging Face's tokenizer.json or the metadata of a GGUF file, or a BPE
+ * model of SentencePiece from the latter. What is wrong with the file, or not supported, ends the program with a
+ * sentence (die.h). */
 #ifndef VOCABULARY_H
 #define VOCABULARY_H
 
@@ -11,10 +12,13 @@
 
 #define NO_TOKEN UINT32_MAX
 
-/* The bytes that a token stands for; NULL for numbers that no token has. */
+/* The bytes that a token stands for; NULL for numbers that no token has. Pieces of SentencePiece have spaces for its
+ * U+2581. */
 struct token_text {
     unsigned char *bytes;
     size_t size;
+    bool special; /* found in a text before it is cut */
+    bool apart;   /* nothing is merged into it: special pieces, and pieces that stand for bytes */
 };
 
 /* The pair left, right becomes result; lower places in the list go first. */
@@ -27,8 +31,12 @@ struct vocabulary {
     size_t count;
     struct merge *merges;
     size_t num_merges;
-    uint32_t *specials; /* tokens that are found in a text before it is cut */
+    uint32_t *specials;
     size_t num_specials;
+    uint32_t bytes[256]; /* tokens of single bytes */
+    uint32_t *order;     /* [count], of SentencePiece: neighbours that are together a piece become it, the piece of the
+                            least order first; NULL: merges say what becomes of what */
+    bool space_first;    /* a text, and what follows a special token, gets a space before it */
     enum split split;
     bool whole_words; /* a word that is a token is that token, whatever merges say */
     bool compose;     /* texts are brought into normalization form C first */
@@ -57,10 +65,12 @@ struct split_name {
 extern const struct split_name split_names[];
 extern const size_t num_split_names;
 
-/* Sets token `number` to a text: as it is, or in the notation of byte-level BPE, a character for each byte. */
+/* Sets token `number` to a text: as it is, or in the notation of byte-level BPE, a character for each byte. Text that
+ * is not in that notation is literal. */
 void vocabulary_add(struct vocabulary *v, uint32_t number, const char *text, size_t size, bool literal);
 void vocabulary_add_special(struct vocabulary *v, uint32_t number);
-/* After all tokens: what vocabulary_find needs; then merges, by the parts in the notation of byte-level BPE. */
+/* After all tokens: what vocabulary_find needs, and bytes where `order` is NULL; then merges, by the parts in the
+ * notation of byte-level BPE. */
 void vocabulary_index(struct vocabulary *v);
 void vocabulary_merge(struct vocabulary *v, const char *left, size_t left_size, const char *right, size_t right_size);
 
