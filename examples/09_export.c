@@ -8,12 +8,14 @@
 #include "args.h"
 #include "dqt.h"
 
-static dqt_status export_gguf(dqt_llama *model, int linear_type, int embedding_type, size_t context, const char *path) {
+static dqt_status export_gguf(dqt_llama *model, int linear_type, int embedding_type, size_t context, const char *source,
+                              const char *path) {
     dqt_gguf_options o;
     dqt_status status = dqt_gguf_options_init(&o, sizeof o);
     o.linear_type = linear_type;
     o.embedding_type = embedding_type;
     o.context_length = context;
+    o.source = source;
     return status == DQT_OK ? dqt_llama_export_gguf(model, path, &o) : status;
 }
 
@@ -25,7 +27,7 @@ static dqt_status export_safetensors(dqt_llama *model, int dtype, const char *pa
 }
 
 int main(int argc, char **argv) {
-    const char *path = "run/model.dqt", *gguf = NULL, *safetensors = NULL;
+    const char *path = "run/model.dqt", *gguf = NULL, *safetensors = NULL, *source = NULL;
     int linear_type = DQT_GGUF_AUTO, embedding_type = DQT_GGUF_AUTO, dtype = DQT_SAFETENSORS_F32;
     size_t context = 2048;
     const struct arg table[] = {
@@ -35,6 +37,7 @@ int main(int argc, char **argv) {
          "auto=0 f32=1 f16=2 q8_0=3 q4_0=4 tq1_0=5 tq2_0=6"},
         {"--embedding-type", ARG_CHOICE, &embedding_type, "embedding in GGUF", "auto=0 f32=1 f16=2 q8_0=3"},
         {"--context", ARG_SIZE, &context, "longest text in tokens, as GGUF states it", NULL},
+        {"--source", ARG_TEXT, &source, "GGUF file whose tokenizer and other keys the GGUF file gets", NULL},
         {"--safetensors", ARG_TEXT, &safetensors, "file with the names of Hugging Face", NULL},
         {"--dtype", ARG_CHOICE, &dtype, "numbers in safetensors", "f32=0 bf16=1 codes=2"},
     };
@@ -52,7 +55,7 @@ int main(int argc, char **argv) {
     const dqt_load_options weights_only = {.struct_size = sizeof weights_only, .skip_updater = 1, .skip_host = 1};
     if (status == DQT_OK) status = dqt_llama_load(ctx, path, &weights_only, &loaded);
     model = loaded.model;
-    if (status == DQT_OK && gguf) status = export_gguf(model, linear_type, embedding_type, context, gguf);
+    if (status == DQT_OK && gguf) status = export_gguf(model, linear_type, embedding_type, context, source, gguf);
     if (status == DQT_OK && safetensors) status = export_safetensors(model, dtype, safetensors);
     if (status == DQT_OK)
         printf("written:%s%s%s%s\n", gguf ? " " : "", gguf ? gguf : "", safetensors ? " " : "",

@@ -1,14 +1,14 @@
 /* Example 10, fine-tune: a trained model goes on learning as low-bit integers, on tokens of your own.
  *
  * Introduces: dqt_llama_open with formats, the recipe for trained weights (dqt_preset_get), and the way back: a folder
- * of Hugging Face. docs/finetune.md is a tutorial.
+ * of Hugging Face, or GGUF with the keys of the file that the model came from. docs/finetune.md is a tutorial.
  *
  *   10_finetune --model model.gguf --tokens train.bin --valid valid.bin --format int4 --steps 100 --out tuned
  *
  * writes tuned/model.dqt (to go on from with --resume), log.csv, losses.svg, and model.safetensors with its
- * config.json. Optimiser, rounding and states are the recipe's unless options name others: error feedback, factored
- * second moment, 8-bit momentum. The update happens inside backward, without gradient buffers, unless --accumulate asks
- * for several passes. Ctrl-C saves. */
+ * config.json; --gguf FILE a file for llama.cpp too. Optimiser, rounding and states are the recipe's unless options
+ * name others: error feedback, factored second moment, 8-bit momentum. The update happens inside backward, without
+ * gradient buffers, unless --accumulate asks for several passes. Ctrl-C saves. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,20 +16,21 @@
 #include "foreign.h"
 #include "job.h"
 
-/* Takes over what the recipe for this format says; for formats that have none, that for 4 bits. */
-static dqt_status set_recipe(int format, struct run_options *o, dqt_preset *preset) {
-    dqt_preset_options p;
-    dqt_updater_options u;
-    dqt_status status = dqt_preset_options_init(&p, sizeof p);
-    if (status == DQT_OK) status = dqt_updater_options_init(&u, sizeof u);
-    if (status != DQT_OK) return status;
+/* The recipe for this format; for formats that have none, that for 4 bits. */
+static dqt_status get_recipe(int format, dqt_llama_config *config, dqt_updater_options *u, dqt_preset *preset) {
+    dqt_preset_options p = DQT_INIT(dqt_preset_options);
     p.purpose = DQT_PRESET_FINETUNE;
     p.format = format;
-    status = dqt_preset_get(&p, NULL, &u, preset);
-    if (status == DQT_E_UNSUPPORTED) {
-        p.format = DQT_FORMAT_INT4;
-        status = dqt_preset_get(&p, NULL, &u, preset);
-    }
+    const dqt_status status = dqt_preset_get(&p, config, u, preset);
+    if (status != DQT_E_UNSUPPORTED || format == DQT_FORMAT_INT4) return status;
+    return get_recipe(DQT_FORMAT_INT4, config, u, preset);
+}
+
+/* Takes over what it says of the update. */
+static dqt_status set_recipe(int format, struct run_options *o) {
+    dqt_updater_options u = DQT_INIT(dqt_updater_options);
+    dqt_preset preset = DQT_INIT(dqt_preset);
+    const dqt_status status = get_recipe(format, NULL, &u, &preset);
     o->optimizer = u.optimizer ? u.optimizer : DQT_OPTIMIZER_ADAMW;
     o->rounding = u.rounding;
     o->momentum_state = u.momentum_state;
@@ -37,42 +38,47 @@ static dqt_status set_recipe(int format, struct run_options *o, dqt_preset *pres
     if (u.beta1 != 0) o->beta1 = u.beta1;
     if (u.beta2 != 0) o->beta2 = u.beta2;
     o->weight_decay = u.weight_decay;
-    o->final_lr = preset->final_fraction;
+    o->final_lr = preset.final_fraction;
     return status;
 }
 
-/* The model: from the folder's checkpoint, or opened. */
+/* The model: from the folder's checkpoint, or opened. The recipe's rate is for its width. */
 static dqt_status open_run(struct job *j, dqt_context *ctx, const struct tokens *data, struct run_options *o,
-                           const struct foreign_options *from, int resume, const dqt_preset *preset) {
+                           const struct foreign_options *from, int resume) {
     dqt_llama *model;
     dqt_llama_config c = DQT_INIT(dqt_llama_config);
+    dqt_preset preset = DQT_INIT(dqt_preset);
     dqt_status status = DQT_OK;
     if (resume) {
         status = run_open(&j->run, ctx, data, o, j->path[JOB_MODEL]);
-        if (status == DQT_OK) status = dqt_llama_get_config(j->run.model, &c);
     } else {
         status = foreign_open(ctx, from, &model);
         if (status == DQT_OK) status = run_open_model(&j->run, ctx, data, o, model);
-        if (status == DQT_OK) status = dqt_llama_get_config(j->run.model, &c);
     }
-    /* The recipe's rate is for small models of a hidden size of 256. What was trained for long wants a quarter of it,
-     * and less the wider it is: SmolLM2-135M learns at 1e-4 and is thrown back at 4e-4. */
-    if (status == DQT_OK && o->lr == 0) j->run.options.lr = preset->learning_rate * 64 / (float)c.hidden_size;
-    if (status == DQT_OK) printf("learning rate %.3g, recipe %s\n", (double)j->run.options.lr, preset->name);
-    return status;
+    if (status == DQT_OK) status = dqt_llama_get_config(j->run.model, &c);
+    if (status == DQT_OK) status = get_recipe(from->format, &c, NULL, &preset);
+    if (status != DQT_OK) return status;
+    if (o->lr == 0) j->run.options.lr = preset.learning_rate;
+    printf("learning rate %.3g, recipe %s\n", (double)j->run.options.lr, preset.name);
+    return DQT_OK;
+}
+
+/* Into the folder for transformers, and, if there is a name, into a file for llama.cpp. */
+static bool give_back(const struct job *j, dqt_context *ctx, const char *source, const char *gguf) {
+    if (!foreign_export(ctx, j->run.model, source, j->out)) return false;
+    if (gguf && !foreign_export_gguf(ctx, j->run.model, source, gguf)) return false;
+    printf("exported: %s/model.safetensors%s%s\n", j->out, gguf ? ", " : "", gguf ? gguf : "");
+    return true;
 }
 
 static bool finetune(struct job *j, const struct tokens *data, struct run_options *o,
-                     const struct foreign_options *from, int resume, int threads, const dqt_preset *preset) {
+                     const struct foreign_options *from, int resume, int threads, const char *gguf) {
     if (!job_prepare(j, resume)) return false;
     dqt_context *ctx = job_context(threads);
     if (!ctx) return false;
-    const dqt_status status = open_run(j, ctx, data, o, from, resume, preset);
+    const dqt_status status = open_run(j, ctx, data, o, from, resume);
     bool good = status == DQT_OK ? job_train(j) : job_failed(ctx, status);
-    if (good && j->run.step == o->steps) {
-        good = foreign_export(ctx, j->run.model, from->path, j->out);
-        if (good) printf("exported: %s/model.safetensors\n", j->out);
-    }
+    if (good && j->run.step == o->steps) good = give_back(j, ctx, from->path, gguf);
     job_close(j);
     dqt_context_destroy(ctx);
     return good;
@@ -84,14 +90,15 @@ int main(int argc, char **argv) {
     struct run_options o = run_defaults();
     struct job j = {.out = "tuned"};
     struct tokens data;
-    dqt_preset preset = DQT_INIT(dqt_preset);
+    const char *gguf = NULL;
     int threads = 0, resume = 0;
-    struct arg table[FOREIGN_ARGS + TOKEN_ARGS + RUN_ARGS + 3] = {
+    struct arg table[FOREIGN_ARGS + TOKEN_ARGS + RUN_ARGS + 4] = {
         {"--out", ARG_TEXT, &j.out, "folder for checkpoint, CSV, plot and export", NULL},
+        {"--gguf", ARG_TEXT, &gguf, "at the end, write this GGUF file too, with the tokenizer of --model's", NULL},
         {"--threads", ARG_INT, &threads, "threads (0: as OpenMP says)", NULL},
         {"--resume", ARG_FLAG, &resume, "go on from the folder's checkpoint, with the same options", NULL},
     };
-    size_t count = 3;
+    size_t count = 4;
     count += foreign_args(&model, table + count);
     count += token_args(&source, table + count);
     count += run_training_args(&o, table + count);
@@ -99,7 +106,7 @@ int main(int argc, char **argv) {
     int stop = args_parse(argc, argv, table, count, "Fine-tunes a model as low-bit integers.");
     if (stop) return stop - 1;
     o = run_defaults();
-    const dqt_status status = set_recipe(model.format, &o, &preset);
+    const dqt_status status = set_recipe(model.format, &o);
     if (status != DQT_OK) return !job_failed(NULL, status);
     o.lr = 0;
     o.batch = 1;
@@ -118,13 +125,17 @@ int main(int argc, char **argv) {
                 "least 1\n");
         return 2;
     }
+    if (gguf && !foreign_is_gguf(model.path)) {
+        fprintf(stderr, "--gguf takes the tokenizer of a GGUF file, which %s is not\n", model.path);
+        return 2;
+    }
     const char *problem = tokens_open(&data, &source, o.length);
     if (problem) {
         fprintf(stderr, "%s: %s\n", source.train, problem);
         return 1;
     }
     model.length = o.length;
-    const bool good = finetune(&j, &data, &o, &model, resume, threads, &preset);
+    const bool good = finetune(&j, &data, &o, &model, resume, threads, gguf);
     tokens_close(&data);
     return !good;
 }

@@ -194,6 +194,30 @@ static void fine_tuning(void) {
     counting_end(ctx, &memory);
 }
 
+/* The rate of the recipes for trained weights falls as 1 / hidden_size; that of others is the table's. */
+static void rates(void) {
+    static const size_t widths[] = {0, 64, 576, 4096};
+    dqt_preset p = DQT_INIT(dqt_preset), plain = DQT_INIT(dqt_preset);
+    for (int32_t format = DQT_FORMAT_INT4;; format = DQT_FORMAT_INT8) {
+        dqt_preset_options o = asked(format, 0);
+        OK(NULL, dqt_preset_get(&o, NULL, NULL, &plain));
+        for (size_t i = 0; i < 4; i++) {
+            dqt_llama_config c = DQT_INIT(dqt_llama_config);
+            c.hidden_size = widths[i];
+            o.purpose = DQT_PRESET_PRETRAIN;
+            OK(NULL, dqt_preset_get(&o, &c, NULL, &p));
+            CHECK(memcmp(&p.learning_rate, &plain.learning_rate, sizeof p.learning_rate) == 0);
+            o.purpose = DQT_PRESET_FINETUNE;
+            OK(NULL, dqt_preset_get(&o, &c, NULL, &p));
+            const float width = widths[i] ? (float)widths[i] : 128, expected = 0.064f / width;
+            CHECKF(fabsf(p.learning_rate - expected) < 1e-6f * expected, "%zu: %g", widths[i], (double)p.learning_rate);
+        }
+        OK(NULL, dqt_preset_get(&o, NULL, NULL, &p));
+        CHECK(fabsf(p.learning_rate - 5e-4f) < 1e-9f);
+        if (format == DQT_FORMAT_INT8) break;
+    }
+}
+
 static void budgets(void) {
     dqt_preset p = DQT_INIT(dqt_preset);
     dqt_preset_options o = asked(DQT_FORMAT_INT8, 0);
@@ -226,5 +250,5 @@ static void budgets(void) {
     CHECK(memcmp(&c, &before, sizeof c) == 0);
 }
 
-static const struct test tests[] = {TEST(every_recipe), TEST(fine_tuning), TEST(budgets)};
+static const struct test tests[] = {TEST(every_recipe), TEST(fine_tuning), TEST(rates), TEST(budgets)};
 TEST_MAIN(tests)

@@ -53,13 +53,14 @@ def main():
     p.add_argument('--steps', type=int, default=100)
     p.add_argument('--length', type=int, default=512)
     p.add_argument('--windows', type=int, default=16, help='of an evaluation')
-    p.add_argument('--lr', type=float, default=1e-4)
+    p.add_argument('--lr', type=float, help='default: what the recipe says for a model of this width')
     a = p.parse_args()
 
     ctx, storage = dqt.Context(), FORMATS[a.format]
     wide = scales(storage if storage in (dqt.FORMAT_F32, dqt.FORMAT_BF16) else dqt.FORMAT_INT8, a.group)
     model = dqt.Llama.open(ctx, a.model, max_length=a.length, linear=scales(storage, a.group), embedding=wide, head=wide)
-    _, recipe, _ = dqt.preset_get(purpose=dqt.PRESET_FINETUNE)
+    _, recipe, preset = dqt.preset_get(dict(hidden_size=model.config.hidden_size), purpose=dqt.PRESET_FINETUNE)
+    rate = a.lr or preset.learning_rate
     updater = dqt.Updater(model, recipe, clip=dqt.CLIP_PREVIOUS_NORM)
     tape = dqt.Tape(model, max_length=a.length, no_gradient_buffers=1)
     train, valid = read_tokens(a.tokens), read_tokens(a.valid)
@@ -70,7 +71,7 @@ def main():
         first = int(rng.integers(len(train) - a.length))
         window = train[first:first + a.length + 1].astype(np.int32)[None]
         loss = tape.loss(model, window[:, :-1], window[:, 1:])
-        updater.backward_step(model, tape, dqt.schedule_cosine(step, a.steps // 10, a.steps, a.lr, 0.0))
+        updater.backward_step(model, tape, dqt.schedule_cosine(step, a.steps // 10, a.steps, rate, 0.0))
         print(f'step {step + 1}/{a.steps}  loss {loss:.4f}', flush=True)
     print(f'after: perplexity {perplexity(model, tape, valid, a.length, a.windows):.4f}')
 

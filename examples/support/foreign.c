@@ -80,18 +80,35 @@ static bool copy_file(const char *from, const char *to, const char *name) {
     return out && !ferror(out) && fclose(out) == 0 && read;
 }
 
+static bool is_good(dqt_context *ctx, dqt_status status) {
+    if (status != DQT_OK) fprintf(stderr, "%s: %s\n", dqt_status_string(status), dqt_last_error(ctx));
+    return status == DQT_OK;
+}
+
 bool foreign_export(dqt_context *ctx, const dqt_llama *model, const char *source, const char *folder) {
     static const char *const names[] = {"tokenizer.json", "tokenizer_config.json"};
     struct stat s;
-    const dqt_status status = dqt_llama_export_folder(model, folder, NULL);
-    if (status != DQT_OK) {
-        fprintf(stderr, "%s: %s\n", dqt_status_string(status), dqt_last_error(ctx));
-        return false;
-    }
+    if (!is_good(ctx, dqt_llama_export_folder(model, folder, NULL))) return false;
     for (size_t i = 0; i < sizeof names / sizeof *names && stat(source, &s) == 0 && S_ISDIR(s.st_mode); i++)
         if (!copy_file(source, folder, names[i])) {
             fprintf(stderr, "%s/%s cannot be written\n", folder, names[i]);
             return false;
         }
     return true;
+}
+
+bool foreign_is_gguf(const char *path) {
+    char magic[4] = {0};
+    FILE *f = fopen(path, "rb");
+    const bool found = f && fread(magic, 1, sizeof magic, f) == sizeof magic && memcmp(magic, "GGUF", 4) == 0;
+    if (f) fclose(f);
+    return found;
+}
+
+bool foreign_export_gguf(dqt_context *ctx, const dqt_llama *model, const char *source, const char *path) {
+    dqt_gguf_options o;
+    dqt_status status = dqt_gguf_options_init(&o, sizeof o);
+    o.source = source;
+    if (status == DQT_OK) status = dqt_llama_export_gguf(model, path, &o);
+    return is_good(ctx, status);
 }

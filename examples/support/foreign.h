@@ -1,5 +1,5 @@
 /* Models of other programs, and checkpoints, for 10_finetune and 11_evaluate: opened by their path in the format that
- * is asked for, and given back as a folder of Hugging Face. */
+ * is asked for, and given back as a folder of Hugging Face or as GGUF. */
 #ifndef FOREIGN_H
 #define FOREIGN_H
 
@@ -28,5 +28,10 @@ dqt_status foreign_open(dqt_context *ctx, const struct foreign_options *o, dqt_l
 /* Writes a folder of Hugging Face into `folder`, which exists: with the tokenizer's files, if the model came from a
  * folder that has them. False, with a sentence on stderr, where it fails. */
 bool foreign_export(dqt_context *ctx, const dqt_llama *model, const char *source, const char *folder);
+
+/* Whether the file begins as GGUF does. */
+bool foreign_is_gguf(const char *path);
+/* Writes a GGUF file with the tokenizer and all other keys of the GGUF file `source`. False as above. */
+bool foreign_export_gguf(dqt_context *ctx, const dqt_llama *model, const char *source, const char *path);
 
 #endif

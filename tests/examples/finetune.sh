@@ -92,6 +92,23 @@ ratio "AdamW, two passes a step, int8" "$(after passes after)" "$(after passes b
 # A model without a folder gets a config.json of its own.
 tune again --model "$tmp/base/model.dqt" --steps 4
 ratio "a checkpoint's export opens" "$(perplexity --model "$tmp/again")" "$(after again after)" 0.99 1.01
+
+# A model of a GGUF file goes back as one, with its tokenizer.
+source=$golden/smollm.gguf
+check "its tokens" $examples/12_tokenize --tokenizer $source --text $golden/strings.txt --out "$tmp/strings.bin"
+check "others" $examples/12_tokenize --tokenizer $source --text README.md --out "$tmp/smollm.bin"
+vocabulary=$($examples/12_tokenize --tokenizer $source --text README.md --numbers --token-bytes 1 2>&1 | sed -n 's/.*vocabulary of \([0-9]*\) .*/\1/p')
+check "a model of its vocabulary" $examples/03_train --tokens "$tmp/strings.bin" --vocab "$vocabulary" --out "$tmp/small" --format f32 --no-sub-norms --tied \
+    --hidden 64 --ff 96 --layers 2 --heads 4 --kv-heads 2 --seq 32 --batch 4 --steps 60 --eval-every 0 --eval-windows 4 --threads 1 --lr 3e-3
+check "as GGUF" $examples/09_export --model "$tmp/small/model.dqt" --gguf "$tmp/small.gguf" --type f32 --embedding-type f32 --source $source
+data=smollm
+tune gguf --model "$tmp/small.gguf" --tokens "$tmp/smollm.bin" --valid "$tmp/smollm.bin" --format int4 --group 32 --gguf "$tmp/tuned.gguf"
+ratio "it learns" "$(after gguf after)" "$(after gguf before)" 0.01 0.8
+ratio "GGUF has what was learnt" "$(perplexity --model "$tmp/tuned.gguf")" "$(after gguf after)" 0.99 1.01
+check "and the tokenizer" $examples/12_tokenize --tokenizer "$tmp/tuned.gguf" --text $golden/strings.txt --raw --out "$tmp/tuned.bin"
+check "which is the source's" cmp "$tmp/tuned.bin" $golden/smollm.bin
+data=other
+
 check "a plot" grep -q 'loss per token' "$tmp/int4/losses.svg"
 check "a log of each step" test "$(wc -l <"$tmp/half/log.csv")" -eq 42
 
@@ -117,6 +134,7 @@ refused "nowhere" 11_evaluate --model "$tmp/nowhere" --tokens "$tmp/data.bin"
 refused "cannot be \"int7\"; it takes" 11_evaluate --model "$tmp/model" --tokens "$tmp/data.bin" --format int7
 refused "group" 11_evaluate --model "$tmp/model" --tokens "$tmp/data.bin" --format int4 --group 48
 refused "too short" 11_evaluate --model "$tmp/model" --tokens "$tmp/data.bin" --length 100000
+refused "is not" 10_finetune --model "$tmp/model" --tokens "$tmp/data.bin" --gguf "$tmp/no.gguf"
 refused "resume from" 10_finetune --model "$tmp/model" --tokens "$tmp/data.bin" --seq 32 --out "$tmp/empty" --resume
 check "tokens that the model does not have" $examples/12_tokenize --tokenizer $golden/llama3.json --text $golden/strings.txt --out "$tmp/llama3.bin" \
     --document-token 701
