@@ -125,6 +125,8 @@ static void product_run(void *arg) {
     struct product_run *r = arg;
     struct activations x = {.tokens = r->tokens, .cols = r->cols, .codes = r->codes, .step = r->step, .ld = r->ld};
     const struct activations floats = {.tokens = r->tokens, .cols = r->cols, .floats = r->x, .ld = r->cols};
+    const struct rng rng = rng_make(1, 1, RNG_INPUT_PRODUCT, 1);
+    const bool int8 = r->precision == DQT_PRECISION_INT8;
     float sink[MAX_THREADS] = {0};
     switch (r->product) {
     case FORWARD:
@@ -136,10 +138,16 @@ static void product_run(void *arg) {
                      false, r->y, r->rows);
         break;
     case INPUT_GRADIENT:
-        gemm_input_gradient(r->ctx, &r->ws, r->y, r->rows, r->tokens, r->w, 0, r->rows, r->precision, false, r->x);
+        if (int8)
+            gemm_input_gradient_int8(r->ctx, &r->ws, r->y, r->rows, r->tokens, r->w, 0, r->rows, &rng, false, r->x);
+        else
+            gemm_input_gradient(r->ctx, &r->ws, r->y, r->rows, r->tokens, r->w, 0, r->rows, r->precision, false, r->x);
         break;
     case WEIGHT_GRADIENT:
-        gemm_weight_gradient(r->ctx, &r->ws, r->y, r->rows, r->rows, &x, r->precision, ignore, sink);
+        if (int8)
+            gemm_weight_gradient_int8(r->ctx, &r->ws, r->y, r->rows, 0, r->rows, &x, &rng, ignore, sink);
+        else
+            gemm_weight_gradient(r->ctx, &r->ws, r->y, r->rows, r->rows, &x, r->precision, ignore, sink);
         break;
     }
 }
@@ -164,6 +172,7 @@ static void group_product(struct bench *b, const char *name, int isa, int thread
                                   .sigma = 4.0f};
     struct scratch_need need = {0};
     gemm_scratch(ctx, tokens, rows, cols, group ? group : cols, &need);
+    if (precision == DQT_PRECISION_INT8) gemm_int8_gradient_scratch(ctx, tokens, rows, cols, &need);
     r.x = bench_alloc(tokens * cols * sizeof(float));
     r.y = bench_alloc(tokens * rows * sizeof(float));
     r.step = bench_alloc(tokens * sizeof(float));
@@ -181,7 +190,8 @@ static void group_product(struct bench *b, const char *name, int isa, int thread
         char shape[64];
         snprintf(shape, sizeof shape, "%zux%zux%zu", tokens, rows, cols);
         const double work = 2.0 * (double)tokens * (double)rows * (double)cols;
-        const int what = product == FORWARD ? LIMIT_INT8 : precision == DQT_PRECISION_BF16 ? LIMIT_BF16 : LIMIT_F32;
+        const bool integer = product == FORWARD || precision == DQT_PRECISION_INT8;
+        const int what = integer ? LIMIT_INT8 : precision == DQT_PRECISION_BF16 ? LIMIT_BF16 : LIMIT_F32;
         if (tokens <= 8) {
             const double bytes = (double)rows * (double)r.w->row_bytes;
             bench_microseconds(b, name, shape, isa, threads, &t,
@@ -190,7 +200,7 @@ static void group_product(struct bench *b, const char *name, int isa, int thread
             double limit = limits[what][isa % 64][threads];
             if (what == LIMIT_BF16 && limits[LIMIT_F32][isa % 64][threads] > limit)
                 limit = limits[LIMIT_F32][isa % 64][threads];
-            bench_rate(b, name, shape, isa, threads, &t, work, 1e-12, product == FORWARD ? "TOP/s" : "TFLOP/s", limit);
+            bench_rate(b, name, shape, isa, threads, &t, work, 1e-12, integer ? "TOP/s" : "TFLOP/s", limit);
         }
     }
     workspace_destroy(ctx, &r.ws);
@@ -240,6 +250,9 @@ static void products(struct bench *b, int isa, int threads) {
         product(b, "forward int8", isa, threads, FORWARD, DQT_FORMAT_INT8, DQT_PRECISION_F32, t, r, c);
         product(b, "dx bf16", isa, threads, INPUT_GRADIENT, DQT_FORMAT_TERNARY, DQT_PRECISION_BF16, t, r, c);
         product(b, "dw bf16", isa, threads, WEIGHT_GRADIENT, DQT_FORMAT_TERNARY, DQT_PRECISION_BF16, t, r, c);
+        product(b, "dx int8 of ternary", isa, threads, INPUT_GRADIENT, DQT_FORMAT_TERNARY, DQT_PRECISION_INT8, t, r, c);
+        product(b, "dx int8 of int8", isa, threads, INPUT_GRADIENT, DQT_FORMAT_INT8, DQT_PRECISION_INT8, t, r, c);
+        product(b, "dw int8", isa, threads, WEIGHT_GRADIENT, DQT_FORMAT_TERNARY, DQT_PRECISION_INT8, t, r, c);
     }
     if (!slow) {
         product(b, "forward int3", isa, threads, FORWARD, DQT_FORMAT_INT3, DQT_PRECISION_F32, 1024, 2048, 768);

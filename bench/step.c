@@ -1,5 +1,6 @@
 /* The updater alone and whole training steps of a 134 M model (vocab 32002, hidden 768, ff 2048, 12 layers, 12 heads,
- * sub-norms), 4 x 256 tokens, ternary AdamW with f32 states and stochastic rounding: fused, unfused, and its phases.
+ * sub-norms), 4 x 256 tokens, ternary AdamW with f32 states and stochastic rounding: fused, at each precision of
+ * gradients and with an int8 head; unfused, and its phases.
  *
  *   build/bench/step [WORD ...]   only measurements whose name contains a word */
 #include "../tests/calls.h"
@@ -30,13 +31,17 @@ static dqt_context *context(int threads) {
     return ctx;
 }
 
-static void open_parts(struct step *s, dqt_layer *const *layers, size_t count, bool fused) {
+static void open_parts(struct step *s, bool fused, int precision) {
+    dqt_layer *const *layers = &s->linear;
+    size_t count = 1;
+    if (s->model) ok(s->ctx, dqt_llama_get_layers(s->model, &layers, &count));
     dqt_tape_options t;
     dqt_updater_options u;
     ok(s->ctx, dqt_tape_options_init(&t, sizeof t));
     t.max_batch = 4;
     t.max_length = 256;
-    t.no_gradient_buffers = !(!fused);
+    t.no_gradient_buffers = fused;
+    t.precision = precision;
     ok(s->ctx, dqt_tape_create(s->ctx, layers, count, &t, &s->tape));
     ok(s->ctx, dqt_updater_options_init(&u, sizeof u));
     u.rounding = DQT_ROUND_STOCHASTIC;
@@ -82,7 +87,7 @@ static void whole(void *arg) {
 static void measure_updater(struct bench *b, int threads) {
     struct step s = {.ctx = context(threads)};
     ok(s.ctx, dqt_linear_create(s.ctx, 4096, 4096, NULL, &s.linear));
-    open_parts(&s, &s.linear, 1, false);
+    open_parts(&s, false, DQT_PRECISION_AUTO);
     /* Of a weight: gradient read, two f32 states and 2-bit codes read and written. */
     const double limit = machine_memory(b, true, 96, threads) / (4 + 2 * (8 + 0.25)) * 1e3;
     const struct bench_times t = bench_time(update, &s);
@@ -93,50 +98,79 @@ static void measure_updater(struct bench *b, int threads) {
     dqt_context_destroy(s.ctx);
 }
 
-static void measure_steps(struct bench *b, int threads) {
-    static struct step s;
+/* The model, its tokens and its context. */
+static void open_model(struct step *s, int threads, int head_activation) {
     dqt_llama_config c;
-    dqt_layer *const *layers;
-    size_t count;
-    s = (struct step){.ctx = context(threads)};
+    *s = (struct step){.ctx = context(threads)};
     for (int i = 0; i < 1024; i++) {
-        s.tokens[i] = i * 7919 % 32002;
-        s.targets[i] = (i + 1) * 7919 % 32002;
+        s->tokens[i] = i * 7919 % 32002;
+        s->targets[i] = (i + 1) * 7919 % 32002;
     }
-    ok(s.ctx, dqt_llama_config_init(&c, sizeof c));
+    ok(s->ctx, dqt_llama_config_init(&c, sizeof c));
     c.vocab_size = 32002;
     c.hidden_size = 768;
     c.intermediate_size = 2048;
     c.num_layers = 12;
     c.num_heads = 12;
-    ok(s.ctx, dqt_llama_create(s.ctx, &c, &s.model));
-    ok(s.ctx, dqt_llama_get_layers(s.model, &layers, &count));
+    c.head_activation = head_activation;
+    ok(s->ctx, dqt_llama_create(s->ctx, &c, &s->model));
+}
+
+static void close_model(struct step *s) {
+    dqt_llama_destroy(s->model);
+    dqt_context_destroy(s->ctx);
+}
+
+static const struct {
+    const char *name;
+    int precision, head_activation;
+} fused_steps[] = {
+    {"step 134M fused", DQT_PRECISION_AUTO, DQT_ACTIVATION_NONE},
+    {"step 134M fused int8", DQT_PRECISION_INT8, DQT_ACTIVATION_NONE},
+    {"step 134M fused bf16", DQT_PRECISION_BF16, DQT_ACTIVATION_NONE},
+    {"step 134M fused f32", DQT_PRECISION_F32, DQT_ACTIVATION_NONE},
+    {"step 134M fused int8, int8 head", DQT_PRECISION_INT8, DQT_ACTIVATION_INT8},
+    {"step 134M fused f32, int8 head", DQT_PRECISION_F32, DQT_ACTIVATION_INT8},
+};
+
+static void measure_fused(struct bench *b, int threads, size_t which) {
+    static struct step s;
+    if (!bench_wants(b, fused_steps[which].name)) return;
+    open_model(&s, threads, fused_steps[which].head_activation);
+    open_parts(&s, true, fused_steps[which].precision);
+    whole(&s); /* touches all memory */
+    const struct bench_times t = bench_time(whole, &s);
+    bench_rate(b, fused_steps[which].name, "4x256", dqt_context_isa(s.ctx), threads, &t, 1024, 1, "tokens/s", 0);
+    close_parts(&s);
+    close_model(&s);
+}
+
+static void measure_unfused(struct bench *b, int threads) {
+    static struct step s;
+    if (!bench_wants(b, "step 134M unfused")) return;
+    open_model(&s, threads, DQT_ACTIVATION_NONE);
+    open_parts(&s, false, DQT_PRECISION_AUTO);
     const int isa = dqt_context_isa(s.ctx);
-    for (int fused = 1; fused >= 0; fused--) {
-        open_parts(&s, layers, count, fused);
-        whole(&s); /* touches all memory */
-        struct bench_times t = bench_time(whole, &s);
-        bench_rate(b, fused ? "step 134M fused" : "step 134M unfused", "4x256", isa, threads, &t, 1024, 1, "tokens/s",
-                   0);
-        if (!fused) {
-            t = bench_time(loss, &s);
-            bench_microseconds(b, "step 134M forward", "4x256", isa, threads, &t, 0);
-            t = bench_time(update, &s);
-            bench_microseconds(b, "step 134M update", "4x256", isa, threads, &t, 0);
-            t = bench_time(zero, &s);
-            bench_microseconds(b, "step 134M zero", "4x256", isa, threads, &t, 0);
-        }
-        close_parts(&s);
-    }
-    dqt_llama_destroy(s.model);
-    dqt_context_destroy(s.ctx);
+    whole(&s);
+    struct bench_times t = bench_time(whole, &s);
+    bench_rate(b, "step 134M unfused", "4x256", isa, threads, &t, 1024, 1, "tokens/s", 0);
+    t = bench_time(loss, &s);
+    bench_microseconds(b, "step 134M forward", "4x256", isa, threads, &t, 0);
+    t = bench_time(update, &s);
+    bench_microseconds(b, "step 134M update", "4x256", isa, threads, &t, 0);
+    t = bench_time(zero, &s);
+    bench_microseconds(b, "step 134M zero", "4x256", isa, threads, &t, 0);
+    close_parts(&s);
+    close_model(&s);
 }
 
 int main(int argc, char **argv) {
     struct bench b = bench_begin(argc, argv, false);
     for (int threads = 1; threads <= 2; threads++) {
         if (bench_wants(&b, "updater")) measure_updater(&b, threads);
-        if (bench_wants(&b, "step")) measure_steps(&b, threads);
+        for (size_t i = 0; i < sizeof fused_steps / sizeof *fused_steps; i++)
+            measure_fused(&b, threads, i);
+        measure_unfused(&b, threads);
     }
     bench_end(&b);
     return 0;

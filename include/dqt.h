@@ -556,11 +556,18 @@ DQT_API dqt_status dqt_layers_copy(dqt_layer *const *destination, dqt_layer *con
 
 /* ---- Tape ---------------------------------------------------------------------------------------------------- */
 
-/* Inputs of float products: backward of every linear, and forward where activations are not quantised. F32: as the name
- * says. BF16: inputs rounded to bf16, sums in f32; integer codes are exact in bf16. AUTO: the fastest of those that
+/* Inputs of the products of backward, and of those of forward whose activations are not quantised. F32: as the name
+ * says. BF16: inputs rounded to bf16, sums in f32; integer codes are exact in bf16. INT8: where a layer multiplies
+ * codes (a weight that layers read as codes, activation INT8), backward does too: gradients are rounded stochastically
+ * to int8, for dX = dY W with a step for each token, for dW = dY^T X with one for each row of W and 1024 tokens; sums
+ * are exact, and the same on every instruction set (docs/numerics.md). The random numbers are functions of the tape's
+ * seed and pass. Everything else (float weights or activations, heads with activation NONE, attention) is as with BF16
+ * where AUTO would be BF16, else F32. Creating a tape is refused with DQT_E_UNSUPPORTED where such a weight has scales
+ * of groups, with DQT_E_SHAPE where rows * 127 * the greatest code is 2^31 or more. AUTO: the fastest of those that
  * learn equally well, which may be another in a later minor version: now BF16 where the instruction set in use has bf16
- * products (AMX, or AVX-512 BF16), else F32. Who needs the same numbers from every version names one. */
-enum { DQT_PRECISION_AUTO = 0, DQT_PRECISION_F32 = 1, DQT_PRECISION_BF16 = 2 };
+ * products (AMX, or AVX-512 BF16), else F32. Who needs the same numbers from every version names one. INT8: since 0.9.
+ */
+enum { DQT_PRECISION_AUTO = 0, DQT_PRECISION_F32 = 1, DQT_PRECISION_BF16 = 2, DQT_PRECISION_INT8 = 3 };
 
 /* Formats of gradients and residual checkpoints between steps (the paper's environments). BF16 and FP8 are written with
  * stochastic rounding; FP8 gradients carry one power-of-two scale per row. */
@@ -578,7 +585,8 @@ typedef struct dqt_tape_options {
     int32_t gradient_format;     /* DQT_FLOAT_* of the gradient buffers */
     int32_t checkpoint_format;   /* DQT_FLOAT_* of the block inputs saved with recompute */
     int32_t reserved;
-    uint64_t seed; /* of stochastic rounding of gradients and checkpoints; any number, init says 1 */
+    uint64_t seed; /* of stochastic rounding of gradients (stored ones, and of precision INT8) and of checkpoints; any
+                    * number, init says 1 */
 } dqt_tape_options;
 
 DQT_API dqt_status dqt_tape_options_init(dqt_tape_options *options, size_t struct_size);
@@ -624,9 +632,9 @@ DQT_API dqt_status dqt_tape_set_gradient(dqt_tape *tape, size_t index, size_t ro
 DQT_API dqt_status dqt_tape_zero_gradients(dqt_tape *tape);
 
 /* Calls of backward functions so far: one per pass of a dqt_llama, one per layer and pass of a host's own network (so
- * it is no count of steps). The random numbers of low-precision gradients and checkpoints depend on it, beside the
- * seed. Saving writes it where dqt_save_options names the tape; a host that goes on with a new tape sets it. F32
- * gradients and checkpoints need nothing. Since 0.1. */
+ * it is no count of steps). The random numbers of low-precision gradients and checkpoints, and of precision INT8,
+ * depend on it, beside the seed. Saving writes it where dqt_save_options names the tape; a host that goes on with a new
+ * tape sets it. Other precisions with F32 gradients and checkpoints need nothing. Since 0.1. */
 DQT_API dqt_status dqt_tape_get_pass(const dqt_tape *tape, uint64_t *passes);
 DQT_API dqt_status dqt_tape_set_pass(dqt_tape *tape, uint64_t passes);
 

@@ -121,6 +121,8 @@ static void train_variant(unsigned v) {
     c.tie_embeddings = v / 4 % 2;
     c.no_sub_norms = !(v % 3 != 0);
     c.activation = v % 5 == 4 ? DQT_ACTIVATION_NONE : DQT_ACTIVATION_INT8;
+    const bool integer = v % 3 != 2 && v % 2; /* backward; not of groups */
+    if (integer && v > 5) c.head_activation = DQT_ACTIVATION_INT8;
     if (v % 4 == 1) c.linear.storage = DQT_FORMAT_INT8;
     if (v % 4 == 1) c.linear.compute = DQT_FORMAT_TERNARY;
     if (v % 4 == 2) c.linear.storage = DQT_FORMAT_F32;
@@ -132,6 +134,7 @@ static void train_variant(unsigned v) {
     to.max_batch = BATCH;
     to.max_length = LENGTH;
     to.recompute = v % 3 == 1;
+    if (integer) to.precision = DQT_PRECISION_INT8;
     to.checkpoint_format = v % 6 == 4 ? DQT_FLOAT_BF16 : DQT_FLOAT_F32;
     to.gradient_format = (int32_t)(v % 4);
     dqt_updater_options uo;

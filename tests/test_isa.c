@@ -76,6 +76,8 @@ static void check_whole(uint64_t features) {
     memcpy(functions, &kernels.vector, sizeof functions);
     for (size_t i = 0; i < sizeof functions / sizeof *functions; i++)
         CHECK(functions[i]);
+    CHECK(kernels.gradient.largest && kernels.gradient.largest_by_row && kernels.gradient.round &&
+          kernels.gradient.round_by_row);
     CHECK(kernels.update.row && kernels.update.sum_squares && kernels.update.add_squares);
 }
 
@@ -138,8 +140,8 @@ static void simulated_cpus(void) {
 #elif defined(__aarch64__)
 static void simulated_cpus(void) {
 #define BASELINE                                                                                                       \
-    NO_PACKED_DOT, NO_BF16, {ISA_SLOT_update, "scalar"}, {ISA_SLOT_dot_code_float, "scalar"},                          \
-        {ISA_SLOT_dot_bf16_float, "scalar"}, {ISA_SLOT_dot_float, "scalar"}, {                                         \
+    NO_PACKED_DOT, NO_BF16, {ISA_SLOT_gradient, "scalar"}, {ISA_SLOT_update, "scalar"},                                \
+        {ISA_SLOT_dot_code_float, "scalar"}, {ISA_SLOT_dot_bf16_float, "scalar"}, {ISA_SLOT_dot_float, "scalar"}, {    \
         ISA_SLOT_gemv_max_tokens, "scalar"                                                                             \
     }
     CHECK_CPU("NEON", DQT_CPU_NEON, DQT_ISA_NEON, "neon", BASELINE);

@@ -66,7 +66,7 @@ static void check_tapes(dqt_context *ctx, const struct counting *memory, dqt_lay
         o.recompute = k >= 3 && k <= 6;
         o.checkpoint_format = k == 4 ? DQT_FLOAT_BF16 : DQT_FLOAT_F32;
         o.gradient_format = k < 8 ? DQT_FLOAT_F32 : (int32_t)k - 8;
-        o.precision = (int32_t)(k % 3);
+        o.precision = (int32_t)(k % (grid_config(i).linear.scale_axis == DQT_AXIS_GROUP ? 3 : 4)); /* INT8: no groups */
         dqt_tape_memory_info planned = {.struct_size = sizeof planned}, real = {.struct_size = sizeof real};
         const size_t before = memory->bytes;
         OK(ctx, dqt_tape_memory(ctx, plan, n, &o, &planned));

@@ -38,7 +38,7 @@ struct setup {
     const char *name;
     int linear, compute, axis, train_scale, tied, mlp; /* model; linear: storage */
     int parts; /* 1: what attention of other architectures has: a head size of its own, biases, norms of heads */
-    int recompute, checkpoint, gradient;                       /* tape */
+    int recompute, checkpoint, gradient, precision;            /* tape; INT8: with an int8 head */
     int optimizer, rounding, momentum, variance, clip, lagged; /* updater */
     float beta1, learning_rate;
 };
@@ -148,6 +148,7 @@ static inline void open_tape(struct training *t, bool gradients) {
     o.recompute = t->setup.recompute;
     o.checkpoint_format = t->setup.checkpoint;
     o.gradient_format = t->setup.gradient;
+    o.precision = t->setup.precision;
     o.seed = 9;
     OK(t->ctx, dqt_llama_get_layers(t->model, &t->layers, &t->num_layers));
     OK(t->ctx, dqt_tape_create(t->ctx, t->layers, t->num_layers, &o, &t->tape));
@@ -167,6 +168,7 @@ static inline bool training_open(struct training *t, dqt_context *ctx, const str
     c.tie_embeddings = s->tied;
     c.attention_bias = c.qk_norm = s->parts;
     if (s->parts) c.head_dim = 24;
+    if (s->precision == DQT_PRECISION_INT8) c.head_activation = DQT_ACTIVATION_INT8;
     c.linear.storage = s->linear;
     c.linear.compute = s->compute;
     c.linear.scale_axis = s->axis;

@@ -16,7 +16,10 @@ enum rng_stream {
     RNG_QUANTIZE = 5,   /* dqt_tensor_quantize */
     RNG_GRADIENT = 6,   /* rounding of stored gradients */
     RNG_CHECKPOINT = 7, /* rounding of saved block inputs */
-    RNG_SAMPLE = 8
+    RNG_SAMPLE = 8,
+    /* rounding of gradients to int8 for the products of backward: not by element, kernels/gradient_kernels.h */
+    RNG_INPUT_PRODUCT = 9,
+    RNG_WEIGHT_PRODUCT = 10
 };
 
 struct rng {

@@ -1,6 +1,7 @@
 #include "gemm/gemm.h"
 
 #include "gemm/gemm_block.h"
+#include "kernels/kernels_scalar.h"
 
 /* A forward product or an input gradient. Shared scratch: packed A of a chunk of tokens and its state, row sums,
  * k_scale. */
@@ -18,6 +19,9 @@ struct product {
     atomic_uint *state; /* [blocks] */
     int32_t *row_add;   /* [tokens], those of the chunk; [blocks][groups][e->rows] with groups */
     float *k_scale;     /* [k]; NULL: 1 */
+    bool rounds;        /* input gradient of dy as int8 codes: */
+    float *step;        /* [tokens]: what a code of dy stands for */
+    const struct rng *rng;
     int bias;
     bool accumulate;
     float *y; /* [tokens][ld_y], n of a row are written */
@@ -116,6 +120,7 @@ static void shared_layout(struct product *p, size_t tokens, size_t a_bytes, stru
     p->row_add =
         arena_take(a, scratch_product(round_up(tokens, p->o.e->rows), size_max(p->o.groups, 1)), sizeof(int32_t));
     p->k_scale = arena_take(a, p->k, sizeof(float));
+    p->step = arena_take(a, p->rounds ? tokens : 0, sizeof(float));
     p->state = arena_take(a, ceil_div(tokens, p->o.e->rows), sizeof *p->state);
     p->a = arena_take(a, a_bytes, 1);
 }
@@ -126,9 +131,9 @@ static size_t column_bytes(const struct operand *o, size_t padded_k) {
 }
 
 /* Covers every product with at most these tokens and k: all that is bounded here grows with both. */
-static void product_scratch(const struct gemm_engine *e, size_t tokens, size_t k, size_t groups,
+static void product_scratch(const struct gemm_engine *e, size_t tokens, size_t k, size_t groups, bool rounds,
                             struct scratch_need *need) {
-    struct product p = {.k = k, .o = {.e = e, .groups = groups}};
+    struct product p = {.k = k, .o = {.e = e, .groups = groups}, .rounds = rounds};
     struct arena shared = {0}, lane = {0};
     struct block_scratch s;
     const size_t row_bytes = scratch_product(round_up(k, PACK_BLOCK), e->size);
@@ -148,12 +153,20 @@ void gemm_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t col
                   struct scratch_need *need) {
     const struct gemm_kernels *k = &ctx->kernels->gemm;
     const size_t groups = scale_groups(cols, group_cols);
-    product_scratch(&k->code, tokens, cols, groups, need);
-    product_scratch(&k->int8, tokens, cols, groups, need);
-    product_scratch(&k->bf16, tokens, size_max(rows, cols), 0, need);
-    product_scratch(&k->f32, tokens, size_max(rows, cols), 0, need);
+    product_scratch(&k->code, tokens, cols, groups, false, need);
+    product_scratch(&k->int8, tokens, cols, groups, false, need);
+    product_scratch(&k->bf16, tokens, size_max(rows, cols), 0, false, need);
+    product_scratch(&k->f32, tokens, size_max(rows, cols), 0, false, need);
     gemv_scratch(ctx, tokens, cols, need);
     weight_gradient_scratch(ctx, tokens, rows, cols, need);
+}
+
+void gemm_int8_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols,
+                                struct scratch_need *need) {
+    const struct gemm_kernels *k = &ctx->kernels->gemm;
+    product_scratch(&k->code, tokens, rows, 0, true, need);
+    product_scratch(&k->int8, tokens, rows, 0, true, need);
+    weight_gradient_int8_scratch(ctx, tokens, rows, cols, need);
 }
 
 /* ---- A ---- */
@@ -172,12 +185,35 @@ static void pack_codes(const struct product *p, size_t i, size_t m, unsigned cha
         sums[r] = (int32_t)((uint32_t)sums[r] * (uint32_t)p->bias);
 }
 
-static void pack_block(const struct product *p, size_t index, float *chunk) {
+/* dy of m tokens times the row scales, rounded to codes[m][PACK_BLOCK] at a time. */
+static void pack_rounded(const struct product *p, size_t i, size_t m, unsigned char *out, int8_t *codes) {
+    const struct gradient_kernels *kernels = &p->ctx->kernels->gradient;
+    const struct gemm_engine *e = p->o.e;
+    const size_t t = p->first + i;
+    int32_t *sums = p->row_add + i;
+    float factor[GEMM_MAX_ROWS];
+    for (size_t r = 0; r < m; r++)
+        p->step[t + r] = gradient_step(kernels->largest(p->dy + (t + r) * p->ld_dy, p->k_scale, p->k), &factor[r]);
+    memset(sums, 0, e->rows * sizeof *sums);
+    for (size_t k = 0; k < p->k; k += PACK_BLOCK) {
+        for (size_t r = 0; r < m; r++)
+            kernels->round(p->dy + (t + r) * p->ld_dy + k, p->k_scale + k, factor[r], size_min(PACK_BLOCK, p->k - k),
+                           p->rng, t + r, p->row + k, codes + r * PACK_BLOCK);
+        e->pack_a_codes(e, codes, PACK_BLOCK, m, PACK_BLOCK, out + k * e->rows * e->size, sums);
+    }
+    for (size_t r = 0; r < e->rows; r++)
+        sums[r] = (int32_t)((uint32_t)sums[r] * (uint32_t)p->bias);
+}
+
+static void pack_block(const struct product *p, size_t index, void *scratch) {
     const struct gemm_engine *e = p->o.e;
     const struct activations *x = p->x;
     const size_t i = index * e->rows, m = size_min(e->rows, p->o.m - i), t = p->first + i;
     unsigned char *out = p->a + i * p->o.padded_k * e->size;
-    if (p->dy) {
+    float *chunk = scratch;
+    if (p->rounds) {
+        pack_rounded(p, i, m, out, scratch);
+    } else if (p->dy) {
         e->pack_a(e, p->dy + t * p->ld_dy, p->ld_dy, m, p->k, p->k_scale, out);
     } else if (!x->codes) {
         e->pack_a(e, x->floats + t * x->ld, x->ld, m, p->k, NULL, out);
@@ -282,6 +318,7 @@ static void input_gradient_panels(const struct product *p, size_t n, size_t coun
     for (size_t k = 0; k < p->k; k += PACK_BLOCK) {
         const size_t depth = size_min(PACK_BLOCK, p->k - k);
         if (code && !packing) memset(chunk, 0, depth * width);
+        if (p->rounds) memset((int8_t *)chunk + depth * width, 0, (PACK_BLOCK - depth) * width);
         for (size_t i = 0; i < depth; i++) {
             const size_t row = p->row + k + i;
             if (groups) tensor_read_compute_scales(w, row, first_group, groups, scales + i * groups);
@@ -297,7 +334,9 @@ static void input_gradient_panels(const struct product *p, size_t n, size_t coun
         }
         for (size_t c = 0; c < end; c += PANEL) {
             unsigned char *out = b + c / PANEL * panel_stride + k * PANEL * e->size;
-            if (code) {
+            if (p->rounds) {
+                gemm_pack_b_rows(e, (const int8_t *)chunk + c, width, PACK_BLOCK, p->bias, out);
+            } else if (code) {
                 const size_t g = size_min((n + c) / group - first_group, groups ? groups - 1 : 0);
                 e->pack_b_codes(e, (const int8_t *)chunk + c, width, depth, groups ? scales + g : NULL, groups, out);
             } else {
@@ -376,6 +415,13 @@ static void run(struct product *p, size_t tokens, size_t smallest) {
     }
 }
 
+static const struct gemm_engine *integer_engine(const dqt_context *ctx, const struct packing *packing) {
+    const struct gemm_kernels *kernels = &ctx->kernels->gemm;
+    const struct gemm_engine *e = packing_range(packing) <= kernels->code.max_range ? &kernels->code : &kernels->int8;
+    DQT_ASSERT(packing_range(packing) <= e->max_range);
+    return e;
+}
+
 /* gemm_forward of many tokens. */
 static void forward_many(const dqt_context *ctx, const struct workspace *ws, const struct activations *x,
                          const dqt_tensor *w, size_t row, size_t rows, int precision, bool accumulate, float *y,
@@ -395,8 +441,7 @@ static void forward_many(const dqt_context *ctx, const struct workspace *ws, con
                         .y = y,
                         .ld_y = ld_y};
     if (integer) {
-        p.o.e = packing_range(packing) <= kernels->code.max_range ? &kernels->code : &kernels->int8;
-        DQT_ASSERT(packing_range(packing) <= p.o.e->max_range);
+        p.o.e = integer_engine(ctx, packing);
         p.o.padded_k = round_up(x->cols, PACK_BLOCK);
         p.o.groups = tensor_scale_groups(w);
         p.o.group = p.o.groups ? tensor_compute_group_cols(w) : 0;
@@ -473,5 +518,37 @@ void gemm_input_gradient(const dqt_context *ctx, const struct workspace *ws, con
     } else {
         p.k_scale = NULL;
     }
+    run(&p, tokens, PACK_BLOCK);
+}
+
+void gemm_input_gradient_int8(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy,
+                              size_t tokens, const dqt_tensor *w, size_t row, size_t rows, const struct rng *rng,
+                              bool accumulate, float *dx) {
+    const struct packing *packing = format_packing(w->compute);
+    DQT_ASSERT(packing && !tensor_scale_groups(w) && row % GEMM_TILE_ROWS == 0);
+    struct product p = {.ctx = ctx,
+                        .ws = ws,
+                        .dy = dy,
+                        .ld_dy = ld_dy,
+                        .w = w,
+                        .row = row,
+                        .k = rows,
+                        .n = w->cols,
+                        .rounds = true,
+                        .rng = rng,
+                        .accumulate = accumulate,
+                        .y = dx,
+                        .ld_y = w->cols};
+    p.o.e = integer_engine(ctx, packing);
+    p.o.padded_k = round_up(rows, PACK_BLOCK);
+    p.bias = panel_bias(p.o.e, packing);
+    struct arena shared = shared_arena(ws);
+    shared_layout(&p, tokens, 0, &shared);
+    p.a = shared.base + shared.used;
+    p.o.a = p.a;
+    p.o.row_add = p.row_add;
+    p.o.row_scale = p.step;
+    for (size_t r = 0; r < rows; r++)
+        p.k_scale[r] = tensor_compute_scale(w, row + r);
     run(&p, tokens, PACK_BLOCK);
 }

@@ -22,6 +22,9 @@ struct activations {
 /* Scratch that covers every function below for at most these sizes; group_cols as tensor_compute_group_cols has it. */
 void gemm_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols, size_t group_cols,
                   struct scratch_need *need);
+/* What the integer products of backward need beyond that. */
+void gemm_int8_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols,
+                                struct scratch_need *need);
 
 /* The `gemv_tokens` of a product of so many tokens of one pass: all of them, or none. */
 size_t gemm_gemv_tokens(const dqt_context *ctx, size_t tokens);
@@ -44,6 +47,14 @@ void gemm_input_gradient(const dqt_context *ctx, const struct workspace *ws, con
                          size_t tokens, const dqt_tensor *w, size_t row, size_t rows, int precision, bool accumulate,
                          float *dx);
 
+/* The same by integer products, of a weight whose compute format is codes with one scale a row: dy times the row scales
+ * is rounded stochastically to int8, with a step for each token, kernels/gradient_kernels.h; dx = (float)sum * step,
+ * where the sums are exact. `row` is a multiple of GEMM_TILE_ROWS; rows * 127 * the codes' greatest magnitude is below
+ * 2^31. Identical on every instruction set. A token that is not finite comes out NaN. */
+void gemm_input_gradient_int8(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy,
+                              size_t tokens, const dqt_tensor *w, size_t row, size_t rows, const struct rng *rng,
+                              bool accumulate, float *dx);
+
 /* dW[r][c] = sum_t dy[t][r] * x[t][c], made in tiles of whole rows in a lane's scratch and handed to `consume` there,
  * at most GEMM_TILE_ROWS rows at a time, tile boundaries at multiples of GEMM_TILE_ROWS (whatever the thread
  * count). consume may change the tile and use workspace_consumer(ws, lane); it runs on several lanes at once for
@@ -52,5 +63,14 @@ enum { GEMM_TILE_ROWS = 64 };
 typedef void (*tile_fn)(void *arg, size_t row, size_t rows, float *tile, size_t ld, int lane);
 void gemm_weight_gradient(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy,
                           size_t rows, const struct activations *x, int precision, tile_fn consume, void *arg);
+
+/* The same by integer products, x being codes: dy times the tokens' steps is rounded stochastically to int8, with a
+ * step for each row of dW in each block of GRADIENT_TOKENS tokens; dW = sum over blocks, in order, of (float)sum *
+ * step, where a block's sum is exact. Row 0 of dy and dW is row `row`, a multiple of GEMM_TILE_ROWS, of the weight:
+ * random numbers depend on it. Identical on every instruction set. */
+enum { GRADIENT_TOKENS = 1024 };
+void gemm_weight_gradient_int8(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy,
+                               size_t row, size_t rows, const struct activations *x, const struct rng *rng,
+                               tile_fn consume, void *arg);
 
 #endif

@@ -8,6 +8,7 @@
 #ifndef DQT_GEMM_GEMM_BLOCK_H
 #define DQT_GEMM_GEMM_BLOCK_H
 
+#include <math.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -163,8 +164,33 @@ static inline void block_end(const struct gemm_engine *e) {
     if (e->end) e->end();
 }
 
+/* What gradients are rounded with whose greatest magnitude is `most`: the step of their int8 codes, and the factor that
+ * makes `most` 127. Below 2^-119 a step would not be a normal number: such gradients count as 0. What is not finite has
+ * a step of NaN. */
+static inline float gradient_step(float most, float *factor) {
+    const bool zero = most < 0x1p-119f;
+    *factor = zero || !isfinite(most) ? 0.0f : 127.0f / most;
+    return zero ? 0.0f : isfinite(most) ? most / 127.0f : NAN;
+}
+
+/* Weight gradients. A task makes whole tiles of rows, in equal shares for the threads. x is read once per task: with
+ * 256 rows, 256 multiply-adds per element that comes from L3 (docs/performance.md). */
+enum { GRADIENT_TASK_ROWS = 4 * GEMM_TILE_ROWS };
+static inline size_t task_rows(size_t rows, int threads) {
+    const size_t tasks = round_up(ceil_div(rows, GRADIENT_TASK_ROWS), (size_t)threads);
+    return round_up(ceil_div(rows, tasks), GEMM_TILE_ROWS);
+}
+
+/* Floats from a row of a task's tile to the next: a panel more than needed, since rows a power of two apart fall on
+ * the same few cache sets. */
+static inline size_t tile_stride(size_t cols) {
+    return round_up(cols, PANEL) + PANEL;
+}
+
 void weight_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols,
                              struct scratch_need *need);
+void weight_gradient_int8_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols,
+                                  struct scratch_need *need);
 
 /* Forward products of few tokens, any formats; exact ones of at most gemv_max_tokens. */
 void gemv_scratch(const dqt_context *ctx, size_t tokens, size_t cols, struct scratch_need *need);

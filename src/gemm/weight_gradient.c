@@ -3,17 +3,7 @@
  * block in each lane. */
 #include "gemm/gemm_block.h"
 
-/* x is read once per task: with 256 rows, 256 multiply-adds per element that comes from L3 (docs/performance.md). */
-enum {
-    TASK_ROWS = 4 * GEMM_TILE_ROWS,
-    A_TOKENS = 32 /* read at a time: each may be on a page of its own, and prefetchers follow some 32 pages */
-};
-
-/* Rows of a task: whole tiles, at most TASK_ROWS, and equal shares for the threads. */
-static size_t task_rows(size_t rows, int threads) {
-    const size_t tasks = round_up(ceil_div(rows, TASK_ROWS), (size_t)threads);
-    return round_up(ceil_div(rows, tasks), GEMM_TILE_ROWS);
-}
+enum { A_TOKENS = 32 }; /* read at a time: each may be on a page of its own, and prefetchers follow some 32 pages */
 
 struct weight_gradient {
     const dqt_context *ctx;
@@ -36,19 +26,13 @@ struct lane_scratch {
     struct block_scratch block;
 };
 
-/* Floats from a row of a task's tile to the next: a panel more than needed, since rows a power of two apart fall on
- * the same few cache sets. */
-static size_t tile_stride(size_t cols) {
-    return round_up(cols, PANEL) + PANEL;
-}
-
 static bool shares_panels(const struct gemm_engine *e) {
     return e->gepb;
 }
 
 static void lane_layout(const struct gemm_engine *e, size_t rows, size_t cols, size_t padded_k, size_t columns,
                         struct arena *a, struct lane_scratch *s) {
-    rows = size_min(TASK_ROWS, rows);
+    rows = size_min(GRADIENT_TASK_ROWS, rows);
     s->a = arena_take(a, scratch_product(round_up(rows, e->rows), padded_k), e->size);
     s->tile = arena_take(a, scratch_product(rows, tile_stride(cols)), sizeof(float));
     s->partial = shares_panels(e) ? arena_take(a, round_up(rows, e->rows) * e->columns, sizeof(float)) : NULL;

@@ -26,6 +26,7 @@
     VALUE(quantize, gemm.quantize)                                                                                     \
     GROUP(vector, vector)                                                                                              \
     GROUP(attention_bf16, attention_bf16)                                                                              \
+    GROUP(gradient, gradient)                                                                                          \
     GROUP(update, update)                                                                                              \
     VALUE(fast_bf16, fast_bf16)
 

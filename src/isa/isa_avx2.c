@@ -19,6 +19,7 @@ const struct isa_set isa_avx2 = {
     .unpack = {NEEDS, unpack_avx2},
     .quantize = {NEEDS, quantize_avx2},
     .vector = {NEEDS, &vector_kernels_avx2},
+    .gradient = {NEEDS, &gradient_kernels_avx2},
     .update = {NEEDS, &update_kernels_avx2},
 };
 #endif

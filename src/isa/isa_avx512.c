@@ -18,6 +18,7 @@ const struct isa_set isa_avx512 = {
     .unpack = {NEEDS, unpack_avx512},
     .quantize = {NEEDS, quantize_avx512},
     .vector = {NEEDS, &vector_kernels_avx512},
+    .gradient = {NEEDS, &gradient_kernels_avx512},
     .update = {NEEDS, &update_kernels_avx512},
 };
 #endif

@@ -17,5 +17,6 @@ const struct isa_set isa_scalar = {
     .unpack = {0, unpack_scalar},
     .quantize = {0, quantize_scalar},
     .vector = {0, &vector_kernels_scalar},
+    .gradient = {0, &gradient_kernels_scalar},
     .update = {0, &update_kernels_scalar},
 };

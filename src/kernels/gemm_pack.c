@@ -37,6 +37,11 @@ void gemm_pack_a_codes(const struct gemm_engine *e, const int8_t *src, size_t ld
         if (size == 1 && k_align == 4) {
             for (size_t c = 0; c < k; c += 4, index += step)
                 memcpy((uint8_t *)out + index, row + c, 4);
+        } else if (size == 2 && k_align == 2) {
+            for (size_t c = 0; c < k; c += 2, index += step) {
+                ((int16_t *)out)[index] = row[c];
+                ((int16_t *)out)[index + 1] = row[c + 1];
+            }
         } else {
             for (size_t c = 0; c < k; c += k_align, index += step)
                 for (size_t j = 0; j < k_align; j++)
@@ -57,6 +62,68 @@ void gemm_pack_b_packed(const struct gemm_engine *e, const struct packing *p, co
             for (size_t k = 0; k < PACK_BLOCK; k += group, index += PANEL * group)
                 for (size_t j = 0; j < group; j++)
                     store_code(panel, index + j, codes[k + j] - bias, size);
+        }
+    }
+}
+
+/* Row i of a block of A from a column of src. */
+static int32_t pack_column(const int8_t *restrict src, size_t ld, size_t k, size_t k_align, size_t step, size_t size,
+                           void *restrict out, size_t index) {
+    int32_t sum = 0;
+    for (size_t c = 0; c < k; c += k_align, index += step) {
+        for (size_t j = 0; j < k_align; j++, src += ld) {
+            store_code(out, index + j, *src, size);
+            sum += *src;
+        }
+    }
+    return sum;
+}
+
+void gemm_pack_a_rows(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t m, size_t k, void *out,
+                      int32_t *sums) {
+    const size_t k_align = e->k_align, size = e->size, step = e->rows * k_align;
+    memset(out, 0, e->rows * k * size);
+    for (size_t i = 0; i < m; i++) { /* the engines' sizes as constants, for speed */
+        if (size == 1 && k_align == 4) {
+            sums[i] += pack_column(src + i, ld, k, 4, step, 1, out, i * 4);
+        } else if (size == 2 && k_align == 2) {
+            sums[i] += pack_column(src + i, ld, k, 2, step, 2, out, i * 2);
+        } else {
+            sums[i] += pack_column(src + i, ld, k, k_align, step, size, out, i * k_align);
+        }
+    }
+}
+
+static void pack_four_rows(const int8_t *restrict a, size_t ld, int bias, uint8_t *restrict out) {
+    const int8_t *restrict b = a + ld, *restrict c = b + ld, *restrict d = c + ld;
+    for (size_t i = 0; i < PANEL; i++) {
+        out[4 * i] = (uint8_t)(a[i] - bias);
+        out[4 * i + 1] = (uint8_t)(b[i] - bias);
+        out[4 * i + 2] = (uint8_t)(c[i] - bias);
+        out[4 * i + 3] = (uint8_t)(d[i] - bias);
+    }
+}
+
+/* Two 16-bit numbers a word, the first one at the lower address: compilers find vectors for words. */
+static void pack_two_rows(const int8_t *restrict a, size_t ld, int bias, uint32_t *restrict out) {
+    enum { FIRST = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 0 : 16, SECOND = 16 - FIRST };
+    const int8_t *restrict b = a + ld;
+    for (size_t i = 0; i < PANEL; i++)
+        out[i] = (uint32_t)(uint16_t)(a[i] - bias) << FIRST | (uint32_t)(uint16_t)(b[i] - bias) << SECOND;
+}
+
+void gemm_pack_b_rows(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, int bias, void *panel) {
+    const size_t group = e->group, size = e->size;
+    DQT_ASSERT(k % e->k_align == 0);
+    for (size_t c = 0; c < k; c += group, src += group * ld) {
+        if (size == 1 && group == 4) {
+            pack_four_rows(src, ld, bias, (uint8_t *)panel + c * PANEL);
+        } else if (size == 2 && group == 2) {
+            pack_two_rows(src, ld, bias, (uint32_t *)panel + c * PANEL / 2);
+        } else {
+            for (size_t i = 0; i < PANEL; i++)
+                for (size_t j = 0; j < group; j++)
+                    store_code(panel, c * PANEL + i * group + j, src[j * ld + i] - bias, size);
         }
     }
 }

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "kernels/gemm_kernels.h"
+#include "kernels/gradient_kernels.h"
 #include "kernels/update_kernels.h"
 #include "kernels/vector_kernels.h"
 
@@ -13,6 +14,7 @@ struct kernels {
     struct gemm_kernels gemm;
     struct vector_kernels vector;
     struct attention_bf16_kernels attention_bf16; /* all NULL: attention is done in f32 */
+    struct gradient_kernels gradient;
     struct update_kernels update;
     bool fast_bf16; /* the CPU has instructions for bf16 operands: DQT_PRECISION_AUTO is BF16 */
 };

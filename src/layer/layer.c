@@ -277,6 +277,11 @@ struct update_target layer_parameter(const dqt_layer *layer, size_t index) {
                                   f.layer->weight[f.weight]};
 }
 
+bool layer_weight_is_integer(const dqt_layer *layer, int weight) {
+    const dqt_tensor *w = layer->weight[weight];
+    return w && format_is_code(w->compute) && layer->activation == DQT_ACTIVATION_INT8 && !layer->kind->takes_tokens;
+}
+
 dqt_tensor **layer_parameter_place(dqt_layer *layer, size_t index) {
     const struct found f = find(layer, index);
     return &((dqt_layer *)f.layer)->weight[f.weight]; /* the caller may write its layer */

@@ -65,6 +65,8 @@ size_t layer_num_sublayers(const dqt_layer *layer);
  * layer_num_parameters. */
 size_t layer_num_parameters(const dqt_layer *layer);
 struct update_target layer_parameter(const dqt_layer *layer, size_t index);
+/* Both factors of its products are codes, the weight's and int8 of what enters: backward may be done in integers. */
+bool layer_weight_is_integer(const dqt_layer *layer, int weight);
 /* The place of its tensor in the layer. */
 dqt_tensor **layer_parameter_place(dqt_layer *layer, size_t index);
 const struct parameter_names *layer_parameter_names(const dqt_layer *layer, size_t index);

@@ -125,7 +125,7 @@ static void tied_backward(const struct scatter_job *job, const struct slot *head
     struct logit_gradient g;
     for (size_t first = 0; first < rows && head_logit_gradient(t, head, first, logits, &g); first += tile) {
         struct tied_job tied = {*job, first};
-        gemm_weight_gradient(t->ctx, &t->workspace, g.d, g.ld, g.count, &x, t->precision, tied_tile, &tied);
+        tape_weight_tiles(t, head->parameter[W], head->deferred_pass, first, g.d, g.ld, g.count, &x, tied_tile, &tied);
     }
 }
 

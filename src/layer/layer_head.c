@@ -55,7 +55,7 @@ static void take_temporaries(dqt_tape *t, const dqt_layer *l, size_t tokens) {
 
 static void head_scratch(const dqt_tape *t, const dqt_layer *l, struct scratch_need *need) {
     activations_scratch(l->shape.in, need);
-    gemm_scratch(t->ctx, t->max_tokens, head_tile(t, l), l->shape.in, tensor_compute_group_cols(l->weight[W]), need);
+    weight_scratch(t, l, W, head_tile(t, l), need);
 }
 
 static void tile_logits(dqt_tape *t, const struct slot *s, const struct activations *x, size_t first, size_t count,
@@ -276,9 +276,7 @@ static void backward_tiles(dqt_tape *t, struct slot *s, float *dx, bool weight) 
     for (size_t first = 0; first < w->rows; first += tile) {
         if (!(t->fused && weight) && tape_interrupted(t)) break; /* a weight is updated as a whole */
         if (!head_logit_gradient(t, s, first, logits, &g)) break;
-        if (dx)
-            gemm_input_gradient(t->ctx, &t->workspace, g.d, g.ld, tokens, w, first, g.count, t->precision, first > 0,
-                                dx);
+        if (dx) tape_input_gradient(t, s, W, first, g.d, g.ld, g.count, &a, first > 0, dx);
         if (weight)
             tape_weight_gradient(t, s->parameter[W], first, g.d, g.ld, g.count, &a);
         else if (own_tiles)
@@ -305,6 +303,7 @@ void head_backward(dqt_tape *t, struct slot *s, const struct head_gradient *grad
         }
     }
     s->deferred = later && !tape_stopped(t);
+    s->deferred_pass = t->pass;
     if (!s->deferred) s->length = 0;
 }
 

@@ -41,8 +41,7 @@ void weight_backward(dqt_tape *t, struct slot *s, int weight, const float *dy, c
                      bool accumulate, float *dx) {
     const dqt_tensor *w = s->layer->weight[weight];
     DQT_ASSERT(x->cols == w->cols);
-    if (dx)
-        gemm_input_gradient(t->ctx, &t->workspace, dy, w->rows, x->tokens, w, 0, w->rows, t->precision, accumulate, dx);
+    if (dx) tape_input_gradient(t, s, weight, 0, dy, w->rows, w->rows, x, accumulate, dx);
     if (tape_stopped(t)) return;
     tape_begin_parameter(t, s->parameter[weight]);
     tape_check_gradient(t, s->parameter[weight], dy, w->rows, x->tokens, w->rows, x);

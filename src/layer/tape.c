@@ -1,5 +1,5 @@
 /* Layout and life of tapes. */
-#include "layer/tape.h"
+#include "layer/run.h"
 
 #include "core/status.h"
 #include "kernels/kernels.h"
@@ -32,6 +32,36 @@ static dqt_status check_layers(dqt_context *ctx, dqt_layer *const *layers, size_
     return DQT_OK;
 }
 
+/* Rows of a weight that one product of backward sums over. */
+static size_t summed_rows(const dqt_layer *l, int weight, size_t tokens) {
+    const dqt_tape as = {.max_tokens = tokens};
+    const size_t rows = l->weight[weight]->rows;
+    return l->kind->id == DQT_LAYER_HEAD ? size_min(rows, head_tile(&as, l)) : rows;
+}
+
+/* Precision INT8: dX needs one scale a row, which is folded into dY, and sums that fit int32: rows of codes of at most
+ * 127 times the weight's. */
+static dqt_status check_integer_gradients(dqt_context *ctx, const dqt_layer *l, size_t tokens) {
+    for (int i = 0; i < MAX_WEIGHTS; i++) {
+        if (!layer_weight_is_integer(l, i)) continue;
+        const dqt_tensor *w = l->weight[i];
+        const char *name = l->tied ? l->name : l->weight_name[i];
+        const uint64_t largest = (uint64_t)size_max((size_t)-format_min(w->compute), (size_t)format_max(w->compute));
+        const uint64_t most = (((uint64_t)1 << 31) - 1) / (largest * 127);
+        if (w->row_groups > 1)
+            return fail(ctx, DQT_E_UNSUPPORTED,
+                        "precision INT8 needs one scale a row or tensor; %s has scales of groups of %zu columns", name,
+                        w->group_cols);
+        if (summed_rows(l, i, tokens) > most)
+            return fail(ctx, DQT_E_SHAPE,
+                        "%s: with precision INT8 %zu outputs of %s could overflow an int32 sum; at most %llu are safe",
+                        name, w->rows, format_name(w->compute), (unsigned long long)most);
+    }
+    for (int i = 0; i < MAX_SUBLAYERS; i++)
+        if (l->sublayer[i]) TRY(check_integer_gradients(ctx, l->sublayer[i], tokens));
+    return DQT_OK;
+}
+
 static bool is_flag(int32_t v) {
     return v == 0 || v == 1;
 }
@@ -39,7 +69,7 @@ static bool is_flag(int32_t v) {
 dqt_status tape_check(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_tape_options *o) {
     TRY(check_layers(ctx, layers, num_layers));
     size_t tokens;
-    if (o->precision < DQT_PRECISION_AUTO || o->precision > DQT_PRECISION_BF16)
+    if (o->precision < DQT_PRECISION_AUTO || o->precision > DQT_PRECISION_INT8)
         return fail(ctx, DQT_E_ARGUMENT, "precision is %d; it must be a DQT_PRECISION_* value", o->precision);
     if (!is_flag(o->no_gradient_buffers) || !is_flag(o->inference) || !is_flag(o->recompute))
         return fail(ctx, DQT_E_ARGUMENT, "no_gradient_buffers %d, inference %d and recompute %d must be 0 or 1",
@@ -53,6 +83,8 @@ dqt_status tape_check(dqt_context *ctx, dqt_layer *const *layers, size_t num_lay
         tokens > INT32_MAX)
         return fail(ctx, DQT_E_SHAPE, "max_batch %zu x max_length %zu must be 1 to %d tokens", o->max_batch,
                     o->max_length, INT32_MAX);
+    for (size_t i = 0; i < num_layers && o->precision == DQT_PRECISION_INT8; i++)
+        TRY(check_integer_gradients(ctx, layers[i], tokens));
     return DQT_OK;
 }
 
@@ -109,6 +141,13 @@ static size_t count_temporaries(dqt_tape *t) {
     return t->temporaries.largest;
 }
 
+void weight_scratch(const dqt_tape *t, const dqt_layer *l, int weight, size_t rows, struct scratch_need *need) {
+    const dqt_tensor *w = l->weight[weight];
+    gemm_scratch(t->ctx, t->max_tokens, rows, w->cols, tensor_compute_group_cols(w), need);
+    if (t->integer_gradients && tape_saves(t) && layer_weight_is_integer(l, weight))
+        gemm_int8_gradient_scratch(t->ctx, t->max_tokens, rows, w->cols, need);
+}
+
 void layer_scratch(const dqt_tape *t, const dqt_layer *l, struct scratch_need *need) {
     for (int i = 0; i < MAX_WEIGHTS; i++) {
         const dqt_tensor *w = l->weight[i];
@@ -118,8 +157,7 @@ void layer_scratch(const dqt_tape *t, const dqt_layer *l, struct scratch_need *n
         size_t rows;
         if (parameter_class == DQT_CLASS_NORM && size_mul(t->max_tokens, layer_normed_rows(l, i), &rows))
             norm_scratch(rows, w->cols, need);
-        if (!class_is_vector(parameter_class))
-            gemm_scratch(t->ctx, t->max_tokens, w->rows, w->cols, tensor_compute_group_cols(w), need);
+        if (!class_is_vector(parameter_class)) weight_scratch(t, l, i, w->rows, need);
     }
 }
 
@@ -209,7 +247,7 @@ static void tape_layout(dqt_tape *t, struct arena *a, dqt_tape_memory_info *m, s
 }
 
 static int resolve_precision(const dqt_context *ctx, int precision) {
-    if (precision != DQT_PRECISION_AUTO) return precision;
+    if (precision == DQT_PRECISION_F32 || precision == DQT_PRECISION_BF16) return precision;
     return ctx->kernels->fast_bf16 ? DQT_PRECISION_BF16 : DQT_PRECISION_F32;
 }
 
@@ -222,6 +260,7 @@ static dqt_status tape_setup(dqt_context *ctx, dqt_layer *const *layers, size_t 
     dqt_tape as = {.ctx = ctx,
                    .options = *o,
                    .precision = resolve_precision(ctx, o->precision),
+                   .integer_gradients = o->precision == DQT_PRECISION_INT8,
                    .num_layers = num_layers,
                    .max_tokens = o->max_batch * o->max_length,
                    .positions = positions};

@@ -25,6 +25,7 @@ struct slot {
     size_t batch, length;           /* of the latest forward; length 0: none that backward could use */
     int32_t *run_start;             /* [max_tokens + 1], of kinds that mix tokens; a block's is its sublayers' too */
     bool deferred;                  /* of a tied head in an update: its weight's gradient waits for the embedding's */
+    uint64_t deferred_pass;         /* the tape's when it went backward */
     struct attention_runs runs;     /* of the latest forward; start is NULL, or run_start */
     struct activation_buffer input; /* [max_tokens][in]: what enters the layer's first products */
     void *saved;                    /* the kind's own struct, of kind->saved_bytes */
@@ -48,7 +49,8 @@ struct cached_pass {
 struct dqt_tape {
     dqt_context *ctx;
     dqt_tape_options options;
-    int precision;                /* resolved: F32 or BF16 */
+    int precision;                /* of float products, resolved: F32 or BF16 */
+    bool integer_gradients;       /* precision INT8: of weights that are integer the products of backward */
     size_t max_tokens, positions; /* positions >= max_length: of the rotation tables and of a session's cache */
     size_t num_layers, num_slots, num_parameters;
     struct slot *slots;
@@ -103,7 +105,9 @@ static inline size_t tape_gemv_tokens(const dqt_tape *tape, size_t tokens) {
  * layer's activations are. For kind->layout. */
 float *layout_rows(const dqt_tape *tape, size_t cols, struct arena *a);
 struct activation_buffer layout_input(const dqt_tape *tape, const dqt_layer *layer, size_t cols, struct arena *a);
-/* Scratch of the products, and of the gains, of all weights of a layer. For kind->scratch. */
+/* Scratch of the products of a weight, of which so many rows are multiplied at a time; and of the products, and of the
+ * gains, of all weights of a layer. For kind->scratch. */
+void weight_scratch(const dqt_tape *tape, const dqt_layer *layer, int weight, size_t rows, struct scratch_need *need);
 void layer_scratch(const dqt_tape *tape, const dqt_layer *layer, struct scratch_need *need);
 
 /* float[rows][cols] until tape_release(tape, mark); NULL while temporaries are counted (layer/kind.h). */
@@ -131,6 +135,13 @@ dqt_status tape_check_update(const dqt_tape *tape, const struct slot *slot);
  * times x[t] (NULL: 1), is proved finite. Before its first rows are added. */
 void tape_check_gradient(const dqt_tape *tape, size_t parameter, const float *dy, size_t ld_dy, size_t tokens,
                          size_t rows, const struct activations *x);
+/* dx (= or +=) dy W of rows [row, row + rows) of a weight, from whose product with x dy comes: at the tape's precision,
+ * in integers where both factors of the product were. row is a multiple of GEMM_TILE_ROWS. */
+void tape_input_gradient(const dqt_tape *tape, const struct slot *slot, int weight, size_t row, const float *dy,
+                         size_t ld_dy, size_t rows, const struct activations *x, bool accumulate, float *dx);
+/* The tiles of the weight gradient of a parameter, in the same way, of the backward pass of this number. */
+void tape_weight_tiles(const dqt_tape *tape, size_t parameter, uint64_t pass, size_t row, const float *dy, size_t ld_dy,
+                       size_t rows, const struct activations *x, tile_fn consume, void *arg);
 /* Weight gradient of rows [row, row + rows) of a parameter: into its buffer, or with `fused`, where it has been
  * checked, into the updater. row is a multiple of GEMM_TILE_ROWS. */
 void tape_weight_gradient(dqt_tape *tape, size_t parameter, size_t row, const float *dy, size_t ld_dy, size_t rows,

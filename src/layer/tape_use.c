@@ -134,9 +134,38 @@ void tape_check_gradient(const dqt_tape *tape, size_t parameter, const float *dy
     if (!((double)tokens * sqrt(largest) < 0x1p126)) updater_refuse_parameter(tape->fused, parameter);
 }
 
+/* ---- Products ------------------------------------------------------------------------------------------------ */
+
+static bool is_integer(const dqt_tape *tape, const dqt_tensor *w, const struct activations *x) {
+    return tape->integer_gradients && x->codes && format_is_code(w->compute);
+}
+
+void tape_input_gradient(const dqt_tape *tape, const struct slot *slot, int weight, size_t row, const float *dy,
+                         size_t ld_dy, size_t rows, const struct activations *x, bool accumulate, float *dx) {
+    const dqt_tensor *w = slot->layer->weight[weight];
+    if (is_integer(tape, w, x)) {
+        const struct rng rng =
+            rng_make(tape->options.seed, tape->pass, RNG_INPUT_PRODUCT, (uint32_t)slot->parameter[weight]);
+        gemm_input_gradient_int8(tape->ctx, &tape->workspace, dy, ld_dy, x->tokens, w, row, rows, &rng, accumulate, dx);
+    } else {
+        gemm_input_gradient(tape->ctx, &tape->workspace, dy, ld_dy, x->tokens, w, row, rows, tape->precision,
+                            accumulate, dx);
+    }
+}
+
+void tape_weight_tiles(const dqt_tape *tape, size_t parameter, uint64_t pass, size_t row, const float *dy, size_t ld_dy,
+                       size_t rows, const struct activations *x, tile_fn consume, void *arg) {
+    DQT_ASSERT(row % GEMM_TILE_ROWS == 0);
+    if (is_integer(tape, tape->parameters[parameter].tensor, x)) {
+        const struct rng rng = rng_make(tape->options.seed, pass, RNG_WEIGHT_PRODUCT, (uint32_t)parameter);
+        gemm_weight_gradient_int8(tape->ctx, &tape->workspace, dy, ld_dy, row, rows, x, &rng, consume, arg);
+    } else {
+        gemm_weight_gradient(tape->ctx, &tape->workspace, dy, ld_dy, rows, x, tape->precision, consume, arg);
+    }
+}
+
 void tape_weight_gradient(dqt_tape *tape, size_t parameter, size_t row, const float *dy, size_t ld_dy, size_t rows,
                           const struct activations *x) {
-    DQT_ASSERT(row % GEMM_TILE_ROWS == 0);
     struct tile_target to = {tape, parameter, row};
-    gemm_weight_gradient(tape->ctx, &tape->workspace, dy, ld_dy, rows, x, tape->precision, add_tile, &to);
+    tape_weight_tiles(tape, parameter, tape->pass, row, dy, ld_dy, rows, x, add_tile, &to);
 }

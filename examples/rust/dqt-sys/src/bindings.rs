@@ -681,6 +681,7 @@ const _: () = {
 pub const DQT_PRECISION_AUTO: _bindgen_ty_15 = 0;
 pub const DQT_PRECISION_F32: _bindgen_ty_15 = 1;
 pub const DQT_PRECISION_BF16: _bindgen_ty_15 = 2;
+pub const DQT_PRECISION_INT8: _bindgen_ty_15 = 3;
 pub type _bindgen_ty_15 = i32;
 pub const DQT_FLOAT_F32: _bindgen_ty_16 = 0;
 pub const DQT_FLOAT_BF16: _bindgen_ty_16 = 1;

@@ -1,0 +1,106 @@
+/* The kernels of gradient_kernels.h, compiled once per instruction set by gradient_<isa>.c, which defines
+ *   GRADIENT_KERNELS  the name of the struct gradient_kernels that this file defines
+ *   GRADIENT_PHILOX   optional: it has its own static philox_part (integer products are exact in any form)
+ * Plain loops of fixed length that the compiler turns into vectors; nothing may be reordered or fused, so that all
+ * files give the same bits. Everything is static: nothing compiled here may be called on a lesser CPU. */
+#include <stdbool.h>
+#include <string.h>
+
+#include "core/assert.h"
+#include "kernels/gradient_kernels.h"
+
+enum { PART = GRADIENT_PART, BLOCKS = PART / 8 };
+
+#ifndef GRADIENT_PHILOX
+/* The words of BLOCKS counters from `first` on: rng_block in core/rng.h, laid out so that compilers find the vectors.
+ */
+static void philox_part(const struct rng *r, uint64_t first, uint32_t *restrict out) {
+    for (int i = 0; i < BLOCKS; i++) {
+        const uint64_t block = first + (uint64_t)i;
+        uint32_t c0 = (uint32_t)block, c1 = (uint32_t)(block >> 32), c2 = r->high[0], c3 = r->high[1];
+        uint32_t k0 = r->key[0], k1 = r->key[1];
+#pragma GCC unroll 10
+        for (int round = 0; round < 10; round++) {
+            const uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
+            c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
+            c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
+            c1 = (uint32_t)p1;
+            c3 = (uint32_t)p0;
+            k0 += 0x9E3779B9u;
+            k1 += 0xBB67AE85u;
+        }
+        out[4 * i] = c0;
+        out[4 * i + 1] = c1;
+        out[4 * i + 2] = c2;
+        out[4 * i + 3] = c3;
+    }
+}
+#endif
+
+/* The magnitude's bits, in the order of the numbers; those of infinities and NaNs lie above all others. */
+static inline int32_t magnitude(float x) {
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits & 0x7fffffff;
+}
+
+static float largest(const float *dy, const float *scale, size_t n) {
+    int32_t most = 0;
+    for (size_t i = 0; i < n; i++) {
+        const int32_t bits = magnitude(dy[i] * scale[i]);
+        most = bits > most ? bits : most;
+    }
+    float x;
+    memcpy(&x, &most, sizeof x);
+    return x;
+}
+
+static void largest_by_row(const float *dy, float scale, size_t n, float *restrict most) {
+    for (size_t i = 0; i < n; i++) {
+        const int32_t bits = magnitude(dy[i] * scale), before = magnitude(most[i]);
+        const int32_t greater = bits > before ? bits : before;
+        memcpy(&most[i], &greater, sizeof greater);
+    }
+}
+
+static inline int8_t code_of(float v, uint32_t half) {
+    const float above = v > -127.0f ? v : -127.0f; /* NaN becomes a number: its step is NaN */
+    const float within = above < 127.0f ? above : 127.0f;
+    return (int8_t)((int32_t)(within + (128.0f + (float)(int32_t)half * 0x1p-16f)) - 128);
+}
+
+/* v = dy * scale * factor, of which one is a number and the other has one for each row. */
+static inline void round_rows(const float *dy, float one, const float *each, bool each_is_factor, size_t n,
+                              const struct rng *rng, uint64_t token, uint64_t row, int8_t *restrict codes) {
+    DQT_ASSERT(row % PART == 0 && token <= UINT32_MAX);
+    for (size_t k = 0; k < n; k += PART, codes += PART) {
+        const size_t count = n - k < PART ? n - k : PART;
+        uint32_t words[PART / 2], halves[PART];
+        const float *x = dy + k, *e = each + k;
+        float padded[2][PART];
+        if (count < PART) {
+            memset(padded, 0, sizeof padded);
+            x = memcpy(padded[0], x, count * sizeof *x);
+            e = memcpy(padded[1], e, count * sizeof *e);
+        }
+        philox_part(rng, token << 32 | (row + k) / 8, words);
+        for (int i = 0; i < PART / 2; i++) {
+            halves[2 * i] = words[i] & 0xffffu;
+            halves[2 * i + 1] = words[i] >> 16;
+        }
+        for (int i = 0; i < PART; i++)
+            codes[i] = code_of(each_is_factor ? x[i] * one * e[i] : x[i] * e[i] * one, halves[i]);
+    }
+}
+
+static void round_token(const float *dy, const float *scale, float factor, size_t n, const struct rng *rng,
+                        uint64_t token, uint64_t row, int8_t *codes) {
+    round_rows(dy, factor, scale, false, n, rng, token, row, codes);
+}
+
+static void round_by_row(const float *dy, float scale, const float *factor, size_t n, const struct rng *rng,
+                         uint64_t token, uint64_t row, int8_t *codes) {
+    round_rows(dy, scale, factor, true, n, rng, token, row, codes);
+}
+
+const struct gradient_kernels GRADIENT_KERNELS = {largest, largest_by_row, round_token, round_by_row};
