@@ -1,12 +1,14 @@
-/* Generation with several sessions of a 134 M ternary model (vocab 32002, hidden 768, ff 2048, 12 layers, 12 heads),
- * one token each after a prompt of 64: one session, 8 one after the other, and 8 at once. The three are measured turn
- * by turn, so that they meet the same machine; what counts are the ratios.
+/* Generation by a ternary model (vocab 32002, hidden 768, ff 2048, 12 layers, 12 heads).
  *
- *   build/bench/sessions [ISA [THREADS]] */
+ * 110 M parameters, the head tied to the embedding: a prompt of 512 tokens, and 128 tokens one by one.
+ * 134 M, several sessions, one token each after a prompt of 64: one session, 8 one after the other, and 8 at once. The
+ * three are measured turn by turn, so that they meet the same machine; what counts are the ratios.
+ *
+ *   build/bench/sessions [instruction set] [threads] [words that names contain ...] */
 #include "../tests/calls.h"
 #include "machine.h"
 
-enum { SESSIONS = 8, PROMPT = 64, LONGEST = 256, ROUNDS = 31, VOCAB = 32002 };
+enum { SESSIONS = 8, PROMPT = 64, LONGEST = 512, ROUNDS = 31, VOCAB = 32002, PREFILL = 512, DECODE = 128 };
 enum { ONE, IN_TURN, AT_ONCE, WAYS };
 
 static float logits[SESSIONS][VOCAB];
@@ -17,7 +19,7 @@ static void ok(const dqt_context *ctx, dqt_status status) {
     exit(1);
 }
 
-static dqt_llama *model_create(dqt_context *ctx) {
+static dqt_llama *model_create(dqt_context *ctx, bool tied) {
     dqt_llama_config c = DQT_INIT(dqt_llama_config);
     dqt_llama *model;
     c.vocab_size = VOCAB;
@@ -25,8 +27,51 @@ static dqt_llama *model_create(dqt_context *ctx) {
     c.intermediate_size = 2048;
     c.num_layers = 12;
     c.num_heads = 12;
+    c.tie_embeddings = tied;
     ok(ctx, dqt_llama_create(ctx, &c, &model));
     return model;
+}
+
+struct run {
+    const dqt_context *ctx;
+    dqt_session *session;
+    int32_t tokens[PREFILL];
+};
+
+static void prefill(void *arg) {
+    struct run *r = arg;
+    ok(r->ctx, dqt_session_truncate(r->session, 0));
+    ok(r->ctx, dqt_session_append(r->session, r->tokens, PREFILL, logits[0]));
+}
+
+static void decode(void *arg) {
+    struct run *r = arg;
+    ok(r->ctx, dqt_session_truncate(r->session, 0));
+    for (size_t i = 0; i < DECODE; i++)
+        ok(r->ctx, dqt_session_append(r->session, &r->tokens[i], 1, logits[0]));
+}
+
+static void one_session(struct bench *b, int isa, int threads) {
+    static const struct {
+        const char *name;
+        void (*fn)(void *);
+        int tokens;
+    } kinds[] = {{"prefill 110M 512", prefill, PREFILL}, {"decode 110M 128", decode, DECODE}};
+    dqt_context *ctx = machine_context(isa, threads);
+    if (!ctx) return;
+    struct run r = {.ctx = ctx};
+    dqt_llama *model = model_create(ctx, true);
+    ok(ctx, dqt_session_create(model, session_of(LONGEST), &r.session));
+    for (int i = 0; i < PREFILL; i++)
+        r.tokens[i] = i * 7919 % VOCAB;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        if (!bench_wants(b, kinds[i].name)) continue;
+        const struct bench_times t = bench_time(kinds[i].fn, &r);
+        bench_rate(b, kinds[i].name, "ternary, tied", isa, threads, &t, kinds[i].tokens, 1, "tokens/s", 0);
+    }
+    dqt_session_destroy(r.session);
+    dqt_llama_destroy(model);
+    dqt_context_destroy(ctx);
 }
 
 static double append(const dqt_context *ctx, int way, const dqt_session_step *steps) {
@@ -43,11 +88,12 @@ static double append(const dqt_context *ctx, int way, const dqt_session_step *st
     return time;
 }
 
-static void measure(struct bench *b, int isa, int threads) {
+static void several_sessions(struct bench *b, int isa, int threads) {
     static const char *const names[WAYS] = {"sessions one", "sessions 8 in turn", "sessions 8 at once"};
+    if (!bench_wants(b, "sessions")) return;
     dqt_context *ctx = machine_context(isa, threads);
     if (!ctx) return;
-    dqt_llama *model = model_create(ctx);
+    dqt_llama *model = model_create(ctx, false);
     dqt_session_step steps[SESSIONS];
     int32_t tokens[PROMPT];
     double times[WAYS][ROUNDS];
@@ -75,6 +121,11 @@ static void measure(struct bench *b, int isa, int threads) {
         dqt_session_destroy(steps[i].session);
     dqt_llama_destroy(model);
     dqt_context_destroy(ctx);
+}
+
+static void measure(struct bench *b, int isa, int threads) {
+    one_session(b, isa, threads);
+    several_sessions(b, isa, threads);
 }
 
 int main(int argc, char **argv) {

@@ -134,7 +134,7 @@ static inline struct setup setup(const dqt_tensor *t, size_t tokens, bool quanti
             step[i] = 0.01f * (1.5f + test_uniform(&seed));
             for (size_t c = 0; c < t->cols; c++) {
                 uint64_t u = test_random(&seed);
-                codes[i * ld + c] = (int8_t)(u % 4 == 0 ? -128 : u % 4 == 1 ? 127 : (int)(u >> 8) % 256 - 128);
+                codes[i * ld + c] = (int8_t)(u % 4 == 0 ? -127 : u % 4 == 1 ? 127 : (int)((u >> 8) % 255) - 127);
             }
         }
         s.x.codes = codes;

@@ -191,7 +191,7 @@ static void extreme_values_are_exact(void) {
                 t->scales[r] = 1.0f;
             }
             for (size_t i = 0; i < tokens; i++) {
-                memset(codes + i * ld, i % 2 ? -128 : 127, cols);
+                memset(codes + i * ld, i % 2 ? -127 : 127, cols);
                 step[i] = 1.0f;
             }
             struct workspace ws = workspace_for(ctx, tokens, t);
@@ -201,7 +201,7 @@ static void extreme_values_are_exact(void) {
                              rows);
                 for (size_t i = 0; i < n; i++) {
                     for (size_t r = 0; r < rows; r++) {
-                        const int want = (int)cols * (i % 2 ? -128 : 127) * (r % 2 ? low : high);
+                        const int want = (int)cols * (i % 2 ? -127 : 127) * (r % 2 ? low : high);
                         CHECKF(y[i * rows + r] == (float)want, "%s %s: %g, not %d", isa_caps[k].name,
                                format_public_name(formats[f].storage), (double)y[i * rows + r], want);
                     }

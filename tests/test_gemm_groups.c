@@ -184,7 +184,7 @@ static void extreme_values_are_exact(void) {
                     tensor_pack_codes(t, r, w);
                 }
                 for (size_t i = 0; i < tokens; i++) {
-                    memset(codes + i * ld, i % 2 ? -128 : 127, cols);
+                    memset(codes + i * ld, i % 2 ? -127 : 127, cols);
                     step[i] = 1.0f;
                 }
                 struct workspace ws = workspace_for(ctx, tokens, t);
@@ -192,7 +192,7 @@ static void extreme_values_are_exact(void) {
                     const struct activations x = {.tokens = n, .cols = cols, .codes = codes, .step = step, .ld = ld};
                     forward(ctx, &ws, &x, t, 0, rows, DQT_PRECISION_F32, false, y);
                     for (size_t i = 0; i < n * rows; i++) {
-                        const int want = (int)(6 * group) * (i / rows % 2 ? -128 : 127) * (i % rows % 2 ? low : high);
+                        const int want = (int)(6 * group) * (i / rows % 2 ? -127 : 127) * (i % rows % 2 ? low : high);
                         CHECKF(y[i] == (float)want, "%s %s/%zu: %g, not %d", isa_caps[k].name, format_name(t->storage),
                                group, (double)y[i], want);
                     }

@@ -209,50 +209,125 @@ static void unpacking_is_that_of_the_format(void) {
     }
 }
 
-static void dot_products(void) {
+/* What activations can be; extreme: only the ends. */
+static int8_t *guarded_activations(size_t n, size_t room, bool extreme, uint64_t *seed) {
+    int8_t *x = guarded(room, seed);
+    for (size_t c = 0; c < room; c++)
+        x[c] = (int8_t)(c >= n    ? 0
+                        : extreme ? (test_random(seed) % 8 ? 127 : -127)
+                                  : (int)(test_random(seed) % 255) - 127);
+    return x;
+}
+
+/* DOT_ROWS packed rows of random bytes; extreme: of the greatest, the least, or in turn. */
+static void guarded_rows(const uint8_t *rows[DOT_ROWS], size_t bytes, bool extreme, uint64_t *seed) {
+    for (size_t r = 0; r < DOT_ROWS; r++) {
+        uint8_t *row = guarded(bytes, seed);
+        for (size_t i = 0; extreme && i < bytes; i++)
+            row[i] = r % 2 ? 0xff : r ? 0x80 : i % 3 ? 0xff : 0x00;
+        rows[r] = row;
+    }
+}
+
+static int32_t dot_plain(const struct packing *packing, const uint8_t *row, const int8_t *x, size_t from,
+                         size_t count) {
+    int32_t sum = 0;
+    for (size_t c = from; c < from + count; c++) {
+        int8_t codes[PACK_BLOCK];
+        block_unpack(packing, row + c / PACK_BLOCK * packing_block_bytes(packing), codes);
+        sum += codes[c % PACK_BLOCK] * x[c];
+    }
+    return sum;
+}
+
+static void check_dot_codes(const struct gemm_kernels *k, const char *isa, size_t n, bool extreme, uint64_t *seed) {
+    const int8_t *x = guarded_activations(n, n, extreme, seed);
+    const uint8_t *rows[DOT_ROWS];
+    guarded_rows(rows, n, extreme, seed);
+    for (size_t r = 0; r < DOT_ROWS; r++) {
+        int32_t want = 0;
+        for (size_t c = 0; c < n; c++)
+            want += (int8_t)rows[r][c] * x[c];
+        CHECKF(k->dot_codes((const int8_t *)rows[r], x, n) == want, "%s: dot_codes of %zu", isa, n);
+    }
+    release();
+}
+
+static void check_dot_packed(const struct gemm_kernels *k, const char *isa, const struct packing *packing,
+                             const char *format, size_t blocks, bool extreme, uint64_t *seed) {
+    const size_t n = blocks * PACK_BLOCK;
+    const int8_t *b = guarded_activations(n, n, extreme, seed);
+    int8_t *x = guarded(round_up(blocks, DOT_GROUP_BLOCKS) * PACK_BLOCK, seed);
+    const uint8_t *rows[DOT_ROWS];
+    int32_t sums[DOT_ROWS], x_sum = 0;
+    for (size_t c = 0; c < n; c++)
+        x_sum += b[c];
+    guarded_rows(rows, blocks * packing_block_bytes(packing), extreme, seed);
+    k->packed_dot.permute_for_dot(packing, b, blocks, x);
+    k->packed_dot.dot_packed(packing, rows, blocks, x, x_sum, sums);
+    for (size_t r = 0; r < DOT_ROWS; r++) {
+        const int32_t want = dot_plain(packing, rows[r], b, 0, n);
+        CHECKF(sums[r] == want, "%s: dot_packed of %zu blocks of %s: %d, not %d", isa, blocks, format, sums[r], want);
+    }
+    release();
+}
+
+static void check_dot_groups(const struct gemm_kernels *k, const char *isa, const struct packing *packing,
+                             const char *format, size_t group, size_t groups, bool extreme, uint64_t *seed) {
+    const size_t n = group * groups, room = round_up(n, PACK_BLOCK);
+    int8_t *x = guarded_activations(n, room, extreme, seed);
+    const float *scales = guarded_floats(groups * DOT_ROWS, seed);
+    int32_t *x_sums = guarded(groups * sizeof *x_sums, seed);
+    const uint8_t *rows[DOT_ROWS];
+    float sums[DOT_ROWS];
+    memset(x_sums, 0, groups * sizeof *x_sums);
+    if (extreme && groups == 1) memset(x, 0, room); /* zeros of either sign */
+    for (size_t c = 0; c < n; c++)
+        x_sums[c / group] += x[c];
+    guarded_rows(rows, room / PACK_BLOCK * packing_block_bytes(packing), extreme, seed);
+    k->dot_groups(packing, rows, group, groups, x, x_sums, scales, sums);
+    for (size_t r = 0; r < DOT_ROWS; r++) {
+        float want = -0.0f;
+        for (size_t g = 0; g < groups; g++)
+            want += (float)dot_plain(packing, rows[r], x, g * group, group) * scales[g * DOT_ROWS + r];
+        CHECKF(memcmp(&sums[r], &want, sizeof want) == 0, "%s: dot_groups of %zu x %zu of %s: %g, not %g", isa, groups,
+               group, format, (double)sums[r], (double)want);
+    }
+    release();
+}
+
+static void check_exact_dots(const struct gemm_kernels *k, const char *isa, bool extreme) {
+    uint64_t seed = 4;
+    for (size_t n = 32; n <= 11 * PACK_BLOCK; n += 32)
+        check_dot_codes(k, isa, n, extreme, &seed);
+    EACH_FORMAT(number) {
+        const struct packing *packing = format_packing(format_of(number));
+        const char *name = format_public_name(number);
+        if (packing && k->packed_dot.dot_packed && dot_packed_takes(packing))
+            for (size_t blocks = 1; blocks <= 25; blocks++)
+                check_dot_packed(k, isa, packing, name, blocks, extreme, &seed);
+        for (size_t group = 32; packing && k->dot_groups && group <= MAX_GROUP; group *= 2)
+            for (size_t groups = 1; dot_groups_takes(packing, group) && groups <= 7; groups++)
+                check_dot_groups(k, isa, packing, name, group, groups, extreme, &seed);
+    }
+}
+
+static void exact_dot_products(void) {
+    for (size_t i = 0; i < ISA_CAP_COUNT; i++) {
+        dqt_context *ctx = context(isa_caps[i].isa);
+        if (!ctx) continue;
+        check_exact_dots(&ctx->kernels->gemm, isa_caps[i].name, false);
+        check_exact_dots(&ctx->kernels->gemm, isa_caps[i].name, true);
+        dqt_context_destroy(ctx);
+    }
+}
+
+static void float_dot_products(void) {
     for (size_t i = 0; i < ISA_CAP_COUNT; i++) {
         dqt_context *ctx = context(isa_caps[i].isa);
         if (!ctx) continue;
         const struct gemm_kernels *k = &ctx->kernels->gemm;
         uint64_t seed = 4;
-        for (size_t n = 32; n <= 11 * PACK_BLOCK; n += 32) {
-            const int8_t *a = guarded(n, &seed), *b = guarded(n, &seed);
-            int32_t want = 0;
-            for (size_t c = 0; c < n; c++)
-                want += a[c] * b[c];
-            CHECKF(k->dot_codes(a, b, n) == want, "%s: dot_codes of %zu", isa_caps[i].name, n);
-            release();
-        }
-        for (size_t blocks = 1; blocks <= 11; blocks++) {
-            const size_t n = blocks * PACK_BLOCK;
-            const int8_t *b = guarded(n, &seed);
-            int32_t x_sum = 0;
-            for (size_t c = 0; c < n; c++)
-                x_sum += b[c];
-            EACH_FORMAT(number) {
-                const struct packing *packing = format_packing(format_of(number));
-                if (!k->packed_dot.dot_packed || !packing || !dot_packed_takes(packing)) continue;
-                const size_t bytes = packing_block_bytes(packing);
-                const uint8_t *rows[DOT_ROWS];
-                int32_t sums[DOT_ROWS];
-                int8_t *x = guarded(round_up(blocks, DOT_GROUP_BLOCKS) * PACK_BLOCK, &seed), codes[PACK_BLOCK];
-                for (size_t r = 0; r < DOT_ROWS; r++)
-                    rows[r] = guarded(blocks * bytes, &seed);
-                k->packed_dot.permute_for_dot(packing, b, blocks, x);
-                k->packed_dot.dot_packed(packing, rows, blocks, x, x_sum, sums);
-                for (size_t r = 0; r < DOT_ROWS; r++) {
-                    int32_t sum = 0;
-                    for (size_t u = 0; u < blocks; u++) {
-                        block_unpack(packing, rows[r] + u * bytes, codes);
-                        for (size_t c = 0; c < PACK_BLOCK; c++)
-                            sum += codes[c] * b[u * PACK_BLOCK + c];
-                    }
-                    CHECKF(sums[r] == sum, "%s: dot_packed of %zu blocks of %s: %d, not %d", isa_caps[i].name, blocks,
-                           format_public_name(number), sums[r], sum);
-                }
-            }
-            release();
-        }
         for (size_t n = 1; n < 200; n += n < 70 ? 1 : 13) {
             const float *x = guarded_floats(n, &seed), *w = guarded_floats(n, &seed);
             const int8_t *codes = guarded(n, &seed);
@@ -278,5 +353,5 @@ static void dot_products(void) {
 }
 
 static const struct test tests[] = {TEST(packing_is_that_of_plain_c), TEST(unpacking_is_that_of_the_format),
-                                    TEST(dot_products)};
+                                    TEST(exact_dot_products), TEST(float_dot_products)};
 TEST_MAIN(tests)

@@ -36,7 +36,9 @@ static void check(const char *cpu, uint64_t features, int isa, const char *other
 
 /* What plain C does not have, and nobody needs. */
 #define NO_PACKED_DOT                                                                                                  \
-    { ISA_SLOT_packed_dot, "" }
+    {ISA_SLOT_packed_dot, ""}, {                                                                                       \
+        ISA_SLOT_dot_groups, ""                                                                                        \
+    }
 #define NO_BF16                                                                                                        \
     {ISA_SLOT_attention_bf16, ""}, {                                                                                   \
         ISA_SLOT_fast_bf16, ""                                                                                         \
@@ -68,7 +70,8 @@ static void check_whole(uint64_t features) {
     CHECK(kernels.gemm.f32.size == 4);
     CHECK(!kernels.gemm.packed_dot.permute_for_dot == !kernels.gemm.packed_dot.dot_packed);
     for (int slot = 0; slot < ISA_SLOT_COUNT; slot++)
-        if (slot != ISA_SLOT_packed_dot && slot != ISA_SLOT_attention_bf16 && slot != ISA_SLOT_fast_bf16)
+        if (slot != ISA_SLOT_packed_dot && slot != ISA_SLOT_dot_groups && slot != ISA_SLOT_attention_bf16 &&
+            slot != ISA_SLOT_fast_bf16)
             CHECKF(choice.from[slot], "features %#llx: no %s", (unsigned long long)features,
                    isa_slot_name((enum isa_slot)slot));
     /* structures of functions: no slot of theirs is NULL */
@@ -99,24 +102,26 @@ enum {
 
 #define VNNI_SLOTS                                                                                                     \
     {ISA_SLOT_gemm_code, "avx512_vnni"}, {ISA_SLOT_gemm_int8, "avx512_vnni"}, {ISA_SLOT_packed_dot, "avx512_vnni"},    \
-        {ISA_SLOT_dot_codes, "avx512_vnni"}, {                                                                         \
+        {ISA_SLOT_dot_codes, "avx512_vnni"}, {ISA_SLOT_dot_groups, "avx2"}, {                                          \
         ISA_SLOT_gemv_max_tokens, "avx512_vnni"                                                                        \
     }
 #define AMX_INT8_SLOTS                                                                                                 \
     {ISA_SLOT_gemm_code, "amx"}, {ISA_SLOT_gemm_int8, "amx"}, {ISA_SLOT_gemv_max_tokens, "amx"},                       \
-        {ISA_SLOT_packed_dot, "avx512_vnni"}, {                                                                        \
+        {ISA_SLOT_packed_dot, "avx512_vnni"}, {ISA_SLOT_dot_groups, "avx2"}, {                                         \
         ISA_SLOT_dot_codes, "avx512_vnni"                                                                              \
+    }
+#define AVX2_DOTS                                                                                                      \
+    {ISA_SLOT_packed_dot, "avx2"}, {ISA_SLOT_dot_groups, "avx2"}, {                                                    \
+        ISA_SLOT_dot_codes, "avx2"                                                                                     \
     }
 #define SCALAR_MAX_TOKENS                                                                                              \
     { ISA_SLOT_gemv_max_tokens, "scalar" }
 
 static void simulated_cpus(void) {
-    CHECK_CPU("AVX2", HASWELL, DQT_ISA_AVX2, "avx2", NO_PACKED_DOT, NO_BF16, SCALAR_MAX_TOKENS);
-    CHECK_CPU("AVX-VNNI without AVX-512", ALDER_LAKE, DQT_ISA_AVX_VNNI, "avx2", NO_PACKED_DOT, NO_BF16,
-              SCALAR_MAX_TOKENS, {ISA_SLOT_gemm_code, "avx_vnni"}, {ISA_SLOT_gemm_int8, "avx_vnni"},
-              {ISA_SLOT_dot_codes, "avx_vnni"});
-    CHECK_CPU("AVX-512 without VNNI", SKYLAKE_X, DQT_ISA_AVX512, "avx512", NO_PACKED_DOT, NO_BF16, SCALAR_MAX_TOKENS,
-              {ISA_SLOT_dot_codes, "avx2"});
+    CHECK_CPU("AVX2", HASWELL, DQT_ISA_AVX2, "avx2", NO_BF16, SCALAR_MAX_TOKENS);
+    CHECK_CPU("AVX-VNNI without AVX-512", ALDER_LAKE, DQT_ISA_AVX_VNNI, "avx2", NO_BF16, SCALAR_MAX_TOKENS,
+              {ISA_SLOT_gemm_code, "avx_vnni"}, {ISA_SLOT_gemm_int8, "avx_vnni"}, {ISA_SLOT_dot_codes, "avx_vnni"});
+    CHECK_CPU("AVX-512 without VNNI", SKYLAKE_X, DQT_ISA_AVX512, "avx512", AVX2_DOTS, NO_BF16, SCALAR_MAX_TOKENS);
     CHECK(!kernels.fast_bf16);
     CHECK_CPU("AVX-512 VNNI", ICE_LAKE, DQT_ISA_VNNI, "avx512", NO_BF16, VNNI_SLOTS);
     CHECK_CPU("AVX-512 VNNI and BF16", COOPER_LAKE, DQT_ISA_VNNI, "avx512", {ISA_SLOT_attention_bf16, ""},
@@ -132,8 +137,8 @@ static void simulated_cpus(void) {
               {ISA_SLOT_gemm_bf16, "amx"}, {ISA_SLOT_attention_bf16, "amx"}, {ISA_SLOT_fast_bf16, "amx"});
     /* what cannot be used alone */
     CHECK_CPU("AVX-VNNI without AVX2", DQT_CPU_AVX_VNNI, DQT_ISA_SCALAR, "scalar", NO_PACKED_DOT, NO_BF16);
-    CHECK_CPU("AMX without VNNI", SKYLAKE_X | DQT_CPU_AMX_INT8 | DQT_CPU_AMX_BF16, DQT_ISA_AVX512, "avx512",
-              NO_PACKED_DOT, NO_BF16, SCALAR_MAX_TOKENS, {ISA_SLOT_dot_codes, "avx2"});
+    CHECK_CPU("AMX without VNNI", SKYLAKE_X | DQT_CPU_AMX_INT8 | DQT_CPU_AMX_BF16, DQT_ISA_AVX512, "avx512", AVX2_DOTS,
+              NO_BF16, SCALAR_MAX_TOKENS);
     CHECK_CPU("features of another architecture", DQT_CPU_NEON | DQT_CPU_NEON_DOTPROD | DQT_CPU_NEON_I8MM,
               DQT_ISA_SCALAR, "scalar", NO_PACKED_DOT, NO_BF16);
 }

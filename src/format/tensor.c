@@ -231,14 +231,30 @@ void tensor_destroy(dqt_tensor *t) {
 
 /* ---- Scales --------------------------------------------------------------------------------------------------- */
 
+/* As scale_at, of `count` groups in a row. */
+static void read_scales(const dqt_tensor *t, size_t num, const float *scales, const uint16_t *halves, size_t row,
+                        size_t first, size_t count, float *out) {
+    const size_t at = num > 1 ? row * t->row_groups + first : 0;
+    DQT_ASSERT(row < t->rows && first + count <= t->row_groups);
+    if (num > 1 && halves) {
+        for (size_t i = 0; i < count; i++)
+            out[i] = f16_to_f32(halves[at + i]);
+    } else {
+        for (size_t i = 0; i < count; i++)
+            out[i] = scale_at(t, num, scales, halves, row, first + i);
+    }
+}
+
 void tensor_read_scales(const dqt_tensor *t, size_t row, size_t first, size_t count, float *out) {
-    for (size_t i = 0; i < count; i++)
-        out[i] = tensor_group_scale(t, row, first + i);
+    read_scales(t, t->num_scales, t->scales, t->half_scales, row, first, count, out);
 }
 
 void tensor_read_compute_scales(const dqt_tensor *t, size_t row, size_t first, size_t count, float *out) {
-    for (size_t i = 0; i < count; i++)
-        out[i] = tensor_compute_group_scale(t, row, first + i);
+    if (t->compute == t->storage) {
+        tensor_read_scales(t, row, first, count, out);
+    } else {
+        read_scales(t, t->num_compute_scales, t->compute_scales, t->half_compute_scales, row, first, count, out);
+    }
 }
 
 void tensor_get_scales(const dqt_tensor *t, float *out) {

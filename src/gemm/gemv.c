@@ -12,10 +12,12 @@ struct gemv {
     const struct activations *x;
     const dqt_tensor *w;
     size_t row, rows;
-    bool integer, packed, groups, accumulate;
+    bool integer, accumulate;
+    bool packed, grouped;   /* DOT_ROWS rows at a time: dot_packed, or dot_groups */
+    size_t groups;          /* scales of a row, where it has several */
     const int8_t *permuted; /* [tokens][ld_permuted] */
     size_t ld_permuted;
-    const int32_t *x_sum; /* [tokens] */
+    const int32_t *x_sum; /* [tokens], or [tokens][groups] */
     float *y;             /* [tokens][ld_y], `rows` of a row are written */
     size_t ld_y;
 };
@@ -24,11 +26,18 @@ static size_t permuted_bytes(size_t cols) {
     return round_up(cols, PACK_BLOCK * DOT_GROUP_BLOCKS);
 }
 
+/* Most scales of a row. */
+static size_t max_groups(size_t cols) {
+    return ceil_div(cols, 32);
+}
+
 void gemv_scratch(const dqt_context *ctx, size_t tokens, size_t cols, struct scratch_need *need) {
     const size_t taken = size_min(tokens, ctx->kernels->gemm.gemv_max_tokens);
-    const size_t sums = round_up(taken * sizeof(int32_t), ALIGNMENT);
-    const size_t row = scratch_product(round_up(cols, PACK_BLOCK), sizeof(float));
-    scratch_max(need, scratch_product(taken, permuted_bytes(cols)) + sums, row, 0);
+    const size_t sums = round_up(scratch_product(taken, scratch_product(max_groups(cols), sizeof(int32_t))), ALIGNMENT);
+    const size_t row = scratch_product(round_up(cols, PACK_BLOCK), sizeof(float)); /* or DOT_ROWS rows of codes */
+    const size_t scales = scratch_product(max_groups(cols), DOT_ROWS * sizeof(float));
+    scratch_max(need, scratch_bytes(scratch_product(taken, permuted_bytes(cols)) + sums),
+                scratch_bytes(row + round_up(scales, ALIGNMENT)), 0);
 }
 
 static void put(const struct gemv *g, size_t t, size_t r, float sum, float scale) {
@@ -67,7 +76,48 @@ static void packed_rows(const struct gemv *g, size_t r, size_t count) {
     }
 }
 
-/* Codes with scales of groups; their sum starts at -0, to which any number can be added without a change. */
+/* Scales of the groups of rows [row, row + count), [groups][DOT_ROWS]; beyond count anything finite. */
+static void read_scales(const struct gemv *g, size_t row, size_t count, float *out) {
+    float part[DOT_ROWS][PACK_BLOCK] = {{0}};
+    for (size_t from = 0; from < g->groups; from += PACK_BLOCK) {
+        const size_t n = size_min(PACK_BLOCK, g->groups - from);
+        for (size_t i = 0; i < count; i++)
+            tensor_read_compute_scales(g->w, row + i, from, n, part[i]);
+        for (size_t j = 0; j < n; j++)
+            for (size_t i = 0; i < DOT_ROWS; i++)
+                out[(from + j) * DOT_ROWS + i] = part[i][j];
+    }
+}
+
+/* Rows r .. r + count - 1 of the range, count <= DOT_ROWS, with scales of groups. */
+static void group_rows(const struct gemv *g, size_t r, size_t count, void *scratch) {
+    const struct gemm_kernels *k = &g->ctx->kernels->gemm;
+    const struct activations *x = g->x;
+    const size_t padded = round_up(g->w->cols, PACK_BLOCK), group = tensor_compute_group_cols(g->w);
+    const bool direct = g->w->compute == g->w->storage && dot_groups_takes(format_packing(g->w->storage), group);
+    const struct packing *packing = direct ? format_packing(g->w->storage) : &plain_bytes;
+    int8_t *codes = scratch;
+    float *scales = (float *)(void *)(codes + DOT_ROWS * padded);
+    const uint8_t *rows[DOT_ROWS];
+    for (size_t i = 0; i < DOT_ROWS; i++) {
+        if (i >= count) {
+            rows[i] = rows[i - 1];
+        } else if (direct) {
+            rows[i] = tensor_row(g->w, g->row + r + i);
+        } else {
+            rows[i] = (const uint8_t *)row_codes(g, g->row + r + i, codes + i * padded);
+        }
+    }
+    read_scales(g, g->row + r, count, scales);
+    for (size_t t = 0; t < x->tokens; t++) {
+        float sums[DOT_ROWS];
+        k->dot_groups(packing, rows, group, g->groups, x->codes + t * x->ld, g->x_sum + t * g->groups, scales, sums);
+        for (size_t i = 0; i < count; i++)
+            put(g, t, r + i, sums[i], x->step[t]);
+    }
+}
+
+/* The same without dot_groups; the sum starts at -0, to which any number can be added without a change. */
 static void group_row(const struct gemv *g, size_t r, int8_t *scratch) {
     const struct activations *x = g->x;
     const int8_t *codes = row_codes(g, g->row + r, scratch);
@@ -122,19 +172,45 @@ static void gemv_task(void *arg, size_t task, int lane) {
     const struct gemv *g = arg;
     void *scratch = workspace_lane(g->ws, lane);
     const size_t end = size_min((task + 1) * TASK_ROWS, g->rows);
-    for (size_t r = task * TASK_ROWS; r < end;) {
+    const size_t most = g->packed || g->grouped ? DOT_ROWS : 1;
+    for (size_t r = task * TASK_ROWS; r < end; r += most) {
+        const size_t count = size_min(most, end - r);
         if (g->packed) {
-            const size_t count = size_min(DOT_ROWS, end - r);
             packed_rows(g, r, count);
-            r += count;
+        } else if (g->grouped) {
+            group_rows(g, r, count, scratch);
         } else if (g->integer && g->groups) {
-            group_row(g, r++, scratch);
+            group_row(g, r, scratch);
         } else if (format_is_code(g->w->compute) && !g->groups) {
-            code_row(g, r++, scratch);
+            code_row(g, r, scratch);
         } else {
-            float_row(g, r++, scratch);
+            float_row(g, r, scratch);
         }
     }
+}
+
+/* What packed_rows and group_rows read of x besides its codes. */
+static void prepare_codes(struct gemv *g) {
+    const struct activations *x = g->x;
+    const size_t groups = size_max(g->groups, 1), group = ceil_div(x->cols, groups);
+    struct arena shared = shared_arena(g->ws);
+    int32_t *sums = arena_take(&shared, x->tokens * groups, sizeof *sums);
+    int8_t *permuted = arena_take(&shared, x->tokens * g->ld_permuted, 1);
+    for (size_t t = 0; t < x->tokens; t++) {
+        const int8_t *codes = x->codes + t * x->ld;
+        for (size_t i = 0; i < groups; i++) {
+            int32_t sum = 0;
+            for (size_t c = i * group; c < (i + 1) * group; c++)
+                sum += codes[c];
+            sums[t * groups + i] = sum;
+        }
+        if (g->packed)
+            g->ctx->kernels->gemm.packed_dot.permute_for_dot(format_packing(g->w->storage), codes,
+                                                             round_up(x->cols, PACK_BLOCK) / PACK_BLOCK,
+                                                             permuted + t * g->ld_permuted);
+    }
+    g->x_sum = sums;
+    g->permuted = permuted;
 }
 
 void gemv_forward(const dqt_context *ctx, const struct workspace *ws, const struct activations *x, const dqt_tensor *w,
@@ -151,23 +227,10 @@ void gemv_forward(const dqt_context *ctx, const struct workspace *ws, const stru
                      .ld_y = ld_y,
                      .ld_permuted = permuted_bytes(x->cols)};
     g.integer = x->codes && format_is_code(w->compute);
-    g.groups = tensor_scale_groups(w) != 0;
+    g.groups = tensor_scale_groups(w);
     g.packed = g.integer && !g.groups && k->packed_dot.dot_packed && w->compute == w->storage &&
                dot_packed_takes(format_packing(w->storage));
-    if (g.packed) {
-        struct arena shared = shared_arena(ws);
-        int32_t *sums = arena_take(&shared, x->tokens, sizeof *sums);
-        int8_t *permuted = arena_take(&shared, x->tokens * g.ld_permuted, 1);
-        for (size_t t = 0; t < x->tokens; t++) {
-            const int8_t *codes = x->codes + t * x->ld;
-            sums[t] = 0;
-            for (size_t c = 0; c < x->cols; c++)
-                sums[t] += codes[c];
-            k->packed_dot.permute_for_dot(format_packing(w->storage), codes, round_up(x->cols, PACK_BLOCK) / PACK_BLOCK,
-                                          permuted + t * g.ld_permuted);
-        }
-        g.x_sum = sums;
-        g.permuted = permuted;
-    }
+    g.grouped = g.integer && g.groups && k->dot_groups;
+    if (g.packed || g.grouped) prepare_codes(&g);
     parallel_run(ctx, ceil_div(rows, TASK_ROWS), product_work(ctx, g.integer, x->tokens, rows, x->cols), gemv_task, &g);
 }

@@ -17,6 +17,7 @@
     GROUP(gemm_bf16, gemm.bf16)                                                                                        \
     GROUP(gemm_f32, gemm.f32)                                                                                          \
     GROUP(packed_dot, gemm.packed_dot)                                                                                 \
+    VALUE(dot_groups, gemm.dot_groups)                                                                                 \
     VALUE(dot_codes, gemm.dot_codes)                                                                                   \
     VALUE(dot_code_float, gemm.dot_code_float)                                                                         \
     VALUE(dot_bf16_float, gemm.dot_bf16_float)                                                                         \

@@ -1,4 +1,4 @@
-/* Plain C: every slot but those of instructions for bf16 and of packed dot products. */
+/* Plain C: every slot but those of instructions for bf16 and of dot products of packed rows. */
 #include "isa/isa.h"
 #include "kernels/kernels_scalar.h"
 

@@ -160,22 +160,6 @@ float dot_float_avx2(const float *w, const float *x, size_t n) {
     return dot_row(w, x, n, DOT_F32);
 }
 
-int32_t dot_codes_avx2(const int8_t *a, const int8_t *b, size_t n) {
-    DQT_ASSERT(n % 32 == 0);
-    __m256i s0 = _mm256_setzero_si256(), s1 = s0;
-    for (size_t i = 0; i < n; i += 32) {
-        const __m256i a8 = load_int(a + i), b8 = load_int(b + i);
-        s0 = _mm256_add_epi32(s0, _mm256_madd_epi16(_mm256_cvtepi8_epi16(_mm256_castsi256_si128(a8)),
-                                                    _mm256_cvtepi8_epi16(_mm256_castsi256_si128(b8))));
-        s1 = _mm256_add_epi32(s1, _mm256_madd_epi16(_mm256_cvtepi8_epi16(_mm256_extracti128_si256(a8, 1)),
-                                                    _mm256_cvtepi8_epi16(_mm256_extracti128_si256(b8, 1))));
-    }
-    const __m256i v = _mm256_add_epi32(s0, s1);
-    __m128i h = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(h, _mm_shuffle_epi32(h, 0xb1)));
-}
-
 const struct gemm_engine gemm_code_avx2 = {.rows = CODE_ROWS,
                                            .columns = PANEL,
                                            .group = 4,

@@ -32,6 +32,7 @@ enum {
     PANEL = 16,              /* columns of a panel */
     GEMM_K_ALIGN = 64,       /* every k_align divides it */
     GEMM_MAX_ROWS = 32,      /* of an engine */
+    MAX_GROUP = 256,         /* columns that have one scale */
     GEMM_KC_BYTES = 16 << 10 /* kc_bytes where L1 is 32 or 48 KiB and both operands pass through it */
 };
 
@@ -112,7 +113,8 @@ struct gemm_engine {
 
 enum { DOT_ROWS = 4 };
 
-typedef int32_t dot_codes_fn(const int8_t *a, const int8_t *b, size_t n); /* n a multiple of 32 */
+/* codes: any int8; x: -127 .. 127, as quantize makes them; n a multiple of 32 */
+typedef int32_t dot_codes_fn(const int8_t *codes, const int8_t *x, size_t n);
 typedef float dot_code_float_fn(const int8_t *codes, const float *x, size_t n);
 typedef float dot_bf16_float_fn(const uint16_t *w, const float *x, size_t n);
 typedef float dot_float_fn(const float *w, const float *x, size_t n);
@@ -138,6 +140,18 @@ static inline bool dot_packed_takes(const struct packing *p) {
     return p->num_planes == 1 && (p->planes[0].plane == PLANE_CRUMBS || p->planes[0].plane == PLANE_NIBBLES);
 }
 
+/* As dot_packed, with a scale for each `group` columns: sums[i] = the sum over `groups` groups, in order, of (float)(x
+ * . the group's codes of row i) * its scale, each product and sum rounded. x[-127 .. 127] is not permuted;
+ * x_sums[groups] are its groups' sums; scales[groups][DOT_ROWS]. Rows and x are whole pack blocks. */
+typedef void dot_groups_fn(const struct packing *p, const uint8_t *const rows[DOT_ROWS], size_t group, size_t groups,
+                           const int8_t *x, const int32_t *x_sums, const float *scales, float sums[DOT_ROWS]);
+
+/* Others are unpacked to plain bytes first. */
+static inline bool dot_groups_takes(const struct packing *p, size_t group) {
+    if (p->num_planes != 1 || group % 32 != 0 || group > MAX_GROUP) return false;
+    return p->planes[0].plane == PLANE_CRUMBS ? group % (2 * PACK_BLOCK) == 0 : p->planes[0].plane != PLANE_BITS;
+}
+
 /* The bias of B's elements in an integer engine: the kernel is given row_add = bias * (sum of A's row). */
 static inline int panel_bias(const struct gemm_engine *e, const struct packing *p) {
     return e->signed_codes ? 0 : packing_is_bytes(p) ? e->bytes_bias : p->bias;
@@ -149,8 +163,9 @@ struct gemm_kernels {
     struct gemm_engine bf16; /* operands rounded to bf16, f32 sums */
     struct gemm_engine f32;
 
-    /* For few tokens. packed_dot both NULL: rows are unpacked and dot_codes is used. */
+    /* For few tokens. packed_dot both NULL, or dot_groups: rows are unpacked and dot_codes is used. */
     struct packed_dot_kernels packed_dot;
+    dot_groups_fn *dot_groups;
     dot_codes_fn *dot_codes;
     dot_code_float_fn *dot_code_float;
     dot_bf16_float_fn *dot_bf16_float;

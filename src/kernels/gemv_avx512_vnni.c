@@ -11,23 +11,11 @@ typedef int gemv_vnni_translation_unit; /* not empty elsewhere */
 #include "kernels/target.h"
 TARGET_BEGIN(TARGET_AVX512_VNNI)
 #include "core/assert.h"
-#include "core/size.h"
+#include "kernels/gemv_permute.h"
 #include "kernels/kernels_avx512_vnni.h"
 
-/* 2 bits: groups of 4 blocks, [quarter][block][16]. 4 bits: groups of 2 blocks, [half][block][32]. */
 static void permute_for_dot(const struct packing *p, const int8_t *x, size_t blocks, int8_t *out) {
-    const size_t bytes = packing_block_bytes(p), group = PACK_BLOCK / bytes; /* values of a byte; blocks of 64 bytes */
-    DQT_ASSERT(dot_packed_takes(p) && group <= DOT_GROUP_BLOCKS);
-    for (size_t b = 0; b < round_up(blocks, group); b++) {
-        int8_t *to = out + b / group * group * PACK_BLOCK + b % group * bytes;
-        for (size_t i = 0; i < group; i++) {
-            if (b < blocks) {
-                memcpy(to + i * PACK_BLOCK, x + b * PACK_BLOCK + i * bytes, bytes);
-            } else {
-                memset(to + i * PACK_BLOCK, 0, bytes);
-            }
-        }
-    }
+    permute_planes(p, x, blocks, 64, out);
 }
 
 static inline __mmask64 first_bytes(size_t count) {
