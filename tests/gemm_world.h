@@ -30,6 +30,18 @@ static inline dqt_context *context(int isa, int threads) {
     return NULL;
 }
 
+/* For products that would take long with plain C: calls with every other instruction set, or with it if it is alone. */
+static inline void each_fast_set(void (*call)(dqt_context *ctx, const size_t *size), const size_t *size) {
+    bool found = false;
+    for (size_t k = ISA_CAP_COUNT; k-- > 0;) {
+        dqt_context *ctx = context(isa_caps[k].isa, 2);
+        if (!ctx) continue;
+        if (isa_caps[k].isa != DQT_ISA_SCALAR || !found) call(ctx, size);
+        dqt_context_destroy(ctx);
+        found = true;
+    }
+}
+
 /* Memory that ends at a page that cannot be touched. Freed by guard_free_all. */
 static struct {
     void *base;

@@ -272,9 +272,9 @@ static void threads_do_not_matter(void) {
     }
 }
 
-static void check_large(size_t tokens, size_t rows, size_t cols) {
-    dqt_context *ctx = context(DQT_ISA_AMX, 2);
-    if (!ctx) ctx = context(DQT_ISA_SCALAR, 1);
+/* size: tokens, rows, columns. */
+static void check_large(dqt_context *ctx, const size_t *size) {
+    const size_t tokens = size[0], rows = size[1], cols = size[2];
     dqt_tensor *t = weights(ctx, DQT_FORMAT_TERNARY, 0, rows, cols, 5);
     struct setup s = setup(t, tokens, true, 6);
     struct workspace ws = workspace_for(ctx, tokens, t);
@@ -298,18 +298,17 @@ static void check_large(size_t tokens, size_t rows, size_t cols) {
     free(s.w);
     tensor_destroy(t);
     guard_free_all();
-    dqt_context_destroy(ctx);
 }
 
 /* More A than one chunk holds, and more K than one block of B holds. */
 static void large_products_are_chunked(void) {
-    check_large(400, 70, 40000);
+    each_fast_set(check_large, (const size_t[]){300, 35, 34000});
 }
 
 /* Results that are written past the caches. */
 static void large_results_are_whole(void) {
-    check_large(1100, 1024, 70);
-    check_large(1100, 1024 + 16, 70);
+    each_fast_set(check_large, (const size_t[]){1100, 1024, 70});
+    each_fast_set(check_large, (const size_t[]){1100, 1024 + 16, 70});
 }
 
 /* Sizes that cannot be end in more bytes than can be had, not in few by overflow. */

@@ -15,7 +15,7 @@ struct world {
 };
 
 /* group 0: floats. */
-static bool world_open(struct world *w, dqt_context *ctx, int format, int group, size_t hidden) {
+static bool world_open(struct world *w, dqt_context *ctx, int format, int group, size_t hidden, size_t intermediate) {
     dqt_llama_config c;
     dqt_tape_options o;
     dqt_layer *const *layers;
@@ -24,7 +24,7 @@ static bool world_open(struct world *w, dqt_context *ctx, int format, int group,
     OK(ctx, dqt_llama_config_init(&c, sizeof c));
     c.vocab_size = VOCAB;
     c.hidden_size = hidden;
-    c.intermediate_size = 512;
+    c.intermediate_size = intermediate;
     c.num_layers = 1;
     c.num_heads = 4;
     c.num_kv_heads = 2;
@@ -160,8 +160,9 @@ static void check_model(int isa, int format, int group) {
     dqt_context *ctx = isa_context(isa, 2);
     struct world w, floats;
     if (!ctx) return;
-    const size_t hidden = group == 256 ? 512 : 256; /* at least two groups a row */
-    if (world_open(&w, ctx, format, group, hidden) && world_open(&floats, ctx, format, 0, hidden)) {
+    const size_t hidden = 2 * (size_t)group, intermediate = group == 256 ? 512 : 3 * (size_t)group;
+    if (world_open(&w, ctx, format, group, hidden, intermediate) &&
+        world_open(&floats, ctx, format, 0, hidden, intermediate)) {
         check_twins(&w, &floats);
         check_scales(&w);
         world_close(&floats);

@@ -63,6 +63,7 @@ static void groups_are_rows(void) {
             const bool trained = v % 3 == 0;
             const size_t group = (size_t)group_sizes[i];
             if (state == DQT_STATE_INT8 && group < 128) continue; /* its blocks of 128 end with a row */
+            if ((i + (size_t)(v + format)) % 2) continue;         /* every other, for time */
             dqt_updater_options o = plain_options(optimizer, rounding, 0.8f);
             o.momentum_state = o.variance_state = state;
             o.weight_decay = 0.1f;
