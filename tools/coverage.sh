@@ -9,8 +9,8 @@ trap 'rm -rf "$work"' EXIT
 
 # Files of instruction sets that this CPU has not: their kernels cannot run.
 flags=" $(sed -n 's/^flags[^:]*: *//p; s/^Features[^:]*: *//p' /proc/cpuinfo | head -n 1) "
-absent() { # "flag of /proc/cpuinfo" "ending of file names"
-    case "$flags" in *" $1 "*) ;; *) ls src/kernels/*_"$2".c 2>/dev/null ;; esac
+absent() { # "flag of /proc/cpuinfo" "ending of file names" what else is for them alone
+    case "$flags" in *" $1 "*) ;; *) ls src/kernels/*_"$2".[ch] $3 2>/dev/null ;; esac
 }
 {
     absent avx2 avx2
@@ -18,7 +18,7 @@ absent() { # "flag of /proc/cpuinfo" "ending of file names"
     absent avx512f avx512
     absent avx512_vnni vnni
     absent avx512_bf16 bf16
-    absent amx_tile amx
+    absent amx_tile amx src/ops/attention_bf16.c
     absent asimd neon
     absent asimddp dotprod
     absent i8mm i8mm
