@@ -1,7 +1,7 @@
 #!/bin/sh
 # The commands of each binding's README, run as they stand there: the first ```sh block, in the folder that the text says.
 . "$(dirname "$0")/common"
-export CARGO_TARGET_DIR="$work/cargo" PYTHONDONTWRITEBYTECODE=1 OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
+export CARGO_TARGET_DIR="$work/cargo" ZIG_GLOBAL_CACHE_DIR="$work/zig" ZIG_LOCAL_CACHE_DIR="$work/zig-local" PYTHONDONTWRITEBYTECODE=1 OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
 
 # commands NAME FOLDER: runs the block of examples/NAME/README.md in FOLDER.

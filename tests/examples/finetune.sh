@@ -114,6 +114,8 @@ check "a log of each step" test "$(wc -l <"$tmp/half/log.csv")" -eq 42
 
 # Ctrl-C saves.
 $examples/10_finetune --model "$tmp/model" --tokens "$tmp/data.bin" --seq 32 --steps 1000000 --eval-windows 1 --threads 1 --out "$tmp/long" >"$tmp/long.txt" 2>&1 &
+# Its folder is made after it has begun to listen.
+for _ in 1 2 3 4 5 6 7 8 9; do [ -d "$tmp/long" ] || sleep 1; done
 sleep 1
 kill -INT $!
 check "an interrupted run ends well" wait $!
