@@ -2,6 +2,7 @@
  * that names it, with nothing left behind. */
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
+#include "gguf_reader.h"
 #include "io/names.h"
 #include "open_world.h"
 
@@ -106,6 +107,73 @@ static void mixed(void) {
         CHECK(model->config.head.storage == DQT_FORMAT_INT8);
     }
     dqt_llama_destroy(model);
+    file_end(&g);
+    world_end(&w);
+}
+
+/* Scales that are easily lost: 0, with codes that then mean nothing; -0; negative; the smallest. */
+static void set_odd_scales(struct gguf_tensor *t, size_t at) {
+    static const uint16_t halves[] = {0, 0x8000, 0xa400, 0x0001, 0x8001, 0x7bff};
+    const struct encoding *e = encoding_of_gguf(t->type);
+    for (size_t i = 0; i < sizeof halves / sizeof *halves; i++)
+        put_le(t->data + 3 * i * e->bytes + at, halves[i], 2);
+}
+
+static void check_unchanged(struct open_world *w, const struct gguf_file *g, const dqt_open_options *open,
+                            int32_t format, size_t group) {
+    struct memory_file out = memory_new();
+    dqt_gguf_options o = DQT_INIT(dqt_gguf_options);
+    const char *const names[] = {"a", "b", "c", "d", "e", "f", "g", "h"};
+    dqt_llama *model = NULL;
+    OK(w->ctx, file_open_model(w, g, open, &model));
+    if (!model) return;
+    const dqt_tensor *q = model->layers[1]->sublayer[BLOCK_ATTENTION]->weight[ATTENTION_Q];
+    CHECK(format_public(q->storage) == format && q->group_cols == group && q->half_scales != NULL);
+    o.tokens = names;
+    o.num_tokens = 8;
+    OK(w->ctx, dqt_llama_write_gguf(model, memory_write, &out, &o));
+    struct reader r = reader_new(&out);
+    size_t compared = 0;
+    for (size_t i = 0; i < g->num_tensors; i++) {
+        const struct gguf_tensor *t = &g->tensors[i];
+        struct stored s = {.data = NULL};
+        if (strcmp(t->name, "token_embd.weight") == 0) continue; /* llama.cpp reads it as Q8_0, F16 or F32 only */
+        CHECKF(find_tensor(&r, t->name, &s) && s.type == t->type, "%s", t->name);
+        CHECKF(s.data && memcmp(s.data, t->data, t->bytes) == 0, "%s of type %u has other bytes", t->name, t->type);
+        compared += t->bytes;
+    }
+    CHECK(compared > 10000);
+    dqt_llama_destroy(model);
+    free(out.bytes);
+}
+
+/* Q4_0 is int4 in groups of 32, Q8_0 int8, TQ2_0 ternary in groups of 256, bit for bit: opened and exported, no tensor
+ * has another byte, whether the formats are the file's or said. */
+static void unchanged(void) {
+    static const struct {
+        uint32_t type;
+        int32_t format;
+        size_t group, scale_at;
+    } cases[] = {{2, DQT_FORMAT_INT4, 32, 0}, {8, DQT_FORMAT_INT8, 32, 0}, {35, DQT_FORMAT_TERNARY, 256, 64}};
+    struct open_world w;
+    world_begin(&w);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct gguf_file g = file_defaults(cases[i].type);
+        dqt_open_options o = DQT_INIT(dqt_open_options);
+        for (size_t k = 0; k < g.num_tensors; k++)
+            if (g.tensors[k].rows > 8) set_odd_scales(&g.tensors[k], cases[i].scale_at);
+        check_unchanged(&w, &g, NULL, cases[i].format, cases[i].group);
+        o.linear.storage = cases[i].format;
+        o.linear.scale_axis = DQT_AXIS_GROUP;
+        o.linear.group_size = (int32_t)cases[i].group;
+        check_unchanged(&w, &g, &o, cases[i].format, cases[i].group);
+        file_end(&g);
+    }
+    struct gguf_file g = file_defaults(35); /* a field of 3 is no code */
+    file_tensor(&g, "blk.0.ffn_up.weight")->data[66 * 7 + 5] |= 3 << 4;
+    dqt_llama *model;
+    CHECK(file_open_model(&w, &g, NULL, &model) == DQT_E_FORMAT && !model);
+    CHECKF(strstr(dqt_last_error(w.ctx), "blk.0.ffn_up.weight has a ternary field of 3"), "%s", dqt_last_error(w.ctx));
     file_end(&g);
     world_end(&w);
 }
@@ -427,8 +495,8 @@ static void memory_fails(void) {
     world_end(&w);
 }
 
-static const struct test tests[] = {TEST(every_type),    TEST(mixed),           TEST(wrong_keys), TEST(other_keys),
-                                    TEST(wrong_tensors), TEST(scales_apart),    TEST(damaged),    TEST(sparse),
-                                    TEST(memory_fails),  TEST(keys_of_a_source)};
+static const struct test tests[] = {
+    TEST(every_type), TEST(mixed),  TEST(wrong_keys),   TEST(other_keys),       TEST(wrong_tensors), TEST(scales_apart),
+    TEST(damaged),    TEST(sparse), TEST(memory_fails), TEST(keys_of_a_source), TEST(unchanged)};
 
 TEST_MAIN(tests)
