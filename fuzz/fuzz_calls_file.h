@@ -124,9 +124,25 @@ static dqt_status call_host_bytes_free(void) {
     return DQT_OK;
 }
 
+/* A tokenizer.json, or another; a part of it. */
+static void set_tokenizer(dqt_gguf_options *o) {
+    static const char text[] = "{\"added_tokens\":[{\"id\":3,\"content\":\"<e>\",\"special\":true}],\"pre_tokenizer\":{"
+                               "\"type\":\"ByteLevel\"},"
+                               "\"model\":{\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"a b\"]}}";
+    const bool given = one_in(4);
+    SET(o, dqt_gguf_options, tokenizer, one_in(16) ? "/dev/null" : NULL);
+    SET(o, dqt_gguf_options, tokenizer_json, given ? text : NULL);
+    SET(o, dqt_gguf_options, tokenizer_json_size, !given ? 0 : one_in(4) ? one_in(2) : sizeof text - 1);
+}
 /* With names for the few tokens of our models. */
 static dqt_gguf_options *gguf_options(const struct object *model) {
     static const char *const names[] = {"a", "b", "c", "d", "e", "f", "g", "h"};
+    static const char *const merges[] = {"a b", "c"};
+    static const dqt_gguf_key keys[] = {
+        {sizeof keys[0], .key = "general.name", .value_type = 8, .text = "x"},
+        {sizeof keys[0], .key = "general.tags", .value_type = 9, .texts = names, .num_texts = 8},
+        {sizeof keys[0], .key = "tokenizer.ggml.model", .value_type = 4},
+        {sizeof keys[0], .value_type = 13}};
     dqt_gguf_options *o = make_options(sizeof *o, init_gguf_options);
     const bool named = model->out <= 8 && !one_in(8);
     SET(o, dqt_gguf_options, tokens, named ? names : NULL);
@@ -134,6 +150,13 @@ static dqt_gguf_options *gguf_options(const struct object *model) {
     SET(o, dqt_gguf_options, scores, NULL);
     SET(o, dqt_gguf_options, types, NULL);
     SET(o, dqt_gguf_options, source, one_in(8) ? "/dev/null" : NULL);
+    const size_t num_keys = one_in(2) ? 0 : one_in(8) ? 4 : one_in(8) ? 3 : 2, num_merges = one_in(8) ? 2 : one_in(4);
+    SET(o, dqt_gguf_options, keys, num_keys ? keys : NULL);
+    SET(o, dqt_gguf_options, num_keys, num_keys);
+    SET(o, dqt_gguf_options, merges, num_merges ? merges : NULL);
+    SET(o, dqt_gguf_options, num_merges, num_merges);
+    SET(o, dqt_gguf_options, pre_tokenizer, num_merges ? "gpt-2" : NULL);
+    set_tokenizer(o);
     if (one_in(4)) SET(o, dqt_gguf_options, linear_type, enum_or_odd(0, 8));
     return o;
 }

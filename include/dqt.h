@@ -1159,6 +1159,31 @@ enum {
     DQT_GGUF_Q5_0 = 7   /* 5.5 bits; up to 5-bit codes */
 };
 
+/* Types of values, with GGUF's own numbers. Since 0.9. */
+enum {
+    DQT_GGUF_VALUE_UINT32 = 4,
+    DQT_GGUF_VALUE_INT32 = 5,
+    DQT_GGUF_VALUE_FLOAT32 = 6,
+    DQT_GGUF_VALUE_BOOL = 7,
+    DQT_GGUF_VALUE_STRING = 8,
+    DQT_GGUF_VALUE_STRINGS = 9, /* an array of strings */
+    DQT_GGUF_VALUE_UINT64 = 10,
+    DQT_GGUF_VALUE_INT64 = 11,
+    DQT_GGUF_VALUE_FLOAT64 = 12
+};
+
+/* A key of the host's own and its value, of which only the member of its type is read. Since 0.9. */
+typedef struct dqt_gguf_key {
+    uint32_t struct_size;
+    int32_t value_type;       /* DQT_GGUF_VALUE_* */
+    int64_t integer;          /* of UINT32, INT32, UINT64 (up to INT64_MAX), INT64, and of BOOL 0 or 1 */
+    double number;            /* of FLOAT32 and FLOAT64; finite */
+    const char *key;          /* "general.name"; 1 to 126 bytes */
+    const char *text;         /* of STRING, UTF-8 */
+    const char *const *texts; /* [num_texts], of STRINGS, UTF-8; NULL with 0 */
+    size_t num_texts;
+} dqt_gguf_key;
+
 typedef struct dqt_gguf_options {
     uint32_t struct_size;
     int32_t linear_type;    /* DQT_GGUF_* of the blocks' weights; a tensor whose rows are not whole blocks (256 weights
@@ -1168,14 +1193,33 @@ typedef struct dqt_gguf_options {
     int32_t bos_token, eos_token, unknown_token; /* default 0; -1: the file names none */
     int32_t add_bos;                             /* 1: readers put bos_token before a text; default 0 */
     int32_t add_space_prefix;                    /* 1: readers put a space before a text; default 0 */
-    size_t context_length;                       /* default 2048 */
-    const char *const *tokens; /* [num_tokens], UTF-8, in the notation of a "llama" tokenizer; NULL: the 256 bytes */
-    const float *scores;       /* [num_tokens]; NULL: zeros */
+    size_t context_length;                       /* 0: the source's, or where there is none 2048 */
+    const char *const *tokens; /* [num_tokens], UTF-8, in the notation of a "llama" tokenizer, or with merges of
+                                  byte-level BPE ("gpt2"). With no tokenizer below either, NULL: the 256 bytes */
+    const float *scores;       /* [num_tokens]; NULL: zeros. Not with merges */
     const int32_t *types; /* [num_tokens], 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte; NULL: 1 */
     size_t num_tokens;    /* the vocabulary's size, or 0 with tokens NULL */
     const char *source;   /* path of a GGUF file whose keys go out too, tokenizer, chat template, names and all, but for
-                             those that say what the weights are, which are the model's own. Then tokens is NULL, and
-                             what else is said of tokens here, and context_length, has no effect. NULL: none */
+                             those that say what the weights are, which are the model's own. Then what else is said of
+                             tokens here has no effect, and tokens and tokenizers are NULL. NULL: none */
+    const dqt_gguf_key *keys;   /* [num_keys] of the host's own, behind all others; each replaces the source's of the
+                                   same name. Refused are keys that say what the model or the options say, among them
+                                   the tokenizer's where there is no source. NULL with 0. Since 0.9 */
+    size_t num_keys;            /* Since 0.9 */
+    const char *const *merges;  /* [num_merges] of tokens that are byte-level BPE, the first one first: "left right",
+                                   two texts with a space between them. NULL with 0: none. Since 0.9 */
+    size_t num_merges;          /* Since 0.9 */
+    const char *pre_tokenizer;  /* llama.cpp's name of how a text is cut before merges ("gpt-2", "smollm", "llama-bpe",
+                                   "qwen2", or another that readers know): must be set with merges. With a tokenizer
+                                   below NULL means what that says, and a name that its pre-tokenizer, normaliser and
+                                   ignore_merges are not looked at. Since 0.9 */
+    const char *tokenizer;      /* path of a tokenizer.json (Hugging Face's `tokenizers`) of byte-level BPE: vocabulary,
+                                   merges, added tokens (special ones as control, others as user-defined) and the
+                                   pre-tokenizer's name go out. Numbers of the model's vocabulary that it does not use
+                                   become "[PAD7]", unused. bos_token, eos_token, unknown_token and add_bos are the
+                                   host's to say. NULL: none. Since 0.9 */
+    const void *tokenizer_json; /* the same from memory, [tokenizer_json_size]; NULL with 0: none. Since 0.9 */
+    size_t tokenizer_json_size; /* Since 0.9 */
 } dqt_gguf_options;
 
 DQT_API dqt_status dqt_gguf_options_init(dqt_gguf_options *options, size_t struct_size);
@@ -1185,7 +1229,8 @@ DQT_API dqt_status dqt_gguf_options_init(dqt_gguf_options *options, size_t struc
  * layers read is written: the compute codes. In bitnet files one scale per tensor is kept exactly, as a tensor of its
  * own; other scales become the blocks' fp16 scales. DQT_E_UNSUPPORTED, with the reason, for what a file cannot express:
  * sub-norms without tied embeddings, squared ReLU, two of these architectures in one, a head_dim of `bitnet` or
- * `qwen2`, DQT_ROPE_LLAMA3 but in `llama`, a type too narrow for the codes, a scale that fp16 cannot hold. Readers
+ * `qwen2`, DQT_ROPE_LLAMA3 but in `llama`, a type too narrow for the codes, a scale that fp16 cannot hold, a tokenizer
+ * that is no byte-level BPE. DQT_E_FORMAT: a damaged source or tokenizer. Then nothing is written. Readers
  * quantise activations in blocks where libdqt does so per token, so logits agree closely, not exactly. Paths are
  * written as in dqt_llama_save. DQT_E_ARGUMENT, DQT_E_NUMERIC, DQT_E_IO, DQT_E_STATE, DQT_E_MEMORY. Allocates a buffer
  * of bounded size while it runs. Since 0.1. */

@@ -38,8 +38,13 @@ static inline void take_string(struct reader *r, char *out, size_t room) {
     r->at += (size_t)n;
 }
 
+/* Of a number: 32 bits, a bool, 64 bits. */
+static inline size_t value_bytes(uint64_t type) {
+    return type == 7 ? 1 : type >= 10 ? 8 : 4;
+}
+
 static inline void skip_value(struct reader *r, uint64_t type) {
-    char text[256];
+    char text[4096];
     if (type == 8) {
         take_string(r, text, sizeof text);
     } else if (type == 9) {
@@ -47,8 +52,8 @@ static inline void skip_value(struct reader *r, uint64_t type) {
         for (uint64_t i = 0; i < count && !r->bad; i++)
             skip_value(r, inner);
     } else {
-        CHECK(type == 4 || type == 5 || type == 6 || type == 7);
-        take(r, type == 7 ? 1 : 4);
+        CHECK((type >= 4 && type <= 7) || (type >= 10 && type <= 12));
+        take(r, value_bytes(type));
     }
 }
 
@@ -90,7 +95,7 @@ static inline uint64_t find_key(struct reader *r, const char *key) {
 static inline uint64_t number_key(struct reader *r, const char *key, uint64_t type) {
     const uint64_t found = find_key(r, key);
     CHECKF(found == type, "key %s has type %d", key, (int)found);
-    return found ? take(r, type == 7 ? 1 : 4) : 0;
+    return found ? take(r, value_bytes(type)) : 0;
 }
 
 struct stored {

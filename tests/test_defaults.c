@@ -193,7 +193,7 @@ static void files_and_groups(void) {
     IS(gguf.unknown_token, 0);
     IS(gguf.add_bos, 0);
     IS(gguf.add_space_prefix, 0);
-    IS(gguf.context_length, 2048);
+    IS(gguf.context_length, 0);
     IS(gguf.num_tokens, 0);
     IS(safetensors.dtype, DQT_SAFETENSORS_F32);
     IS(safetensors.stored, 0);

@@ -122,7 +122,7 @@ static void check_file(dqt_context *ctx, dqt_llama *model, const dqt_llama_confi
     const struct {
         const char *key;
         uint64_t type, value;
-    } keys[] = {{"context_length", 4, o ? o->context_length : 2048},
+    } keys[] = {{"context_length", 4, o && o->context_length ? o->context_length : 2048},
                 {"embedding_length", 4, c->hidden_size},
                 {"block_count", 4, c->num_layers},
                 {"feed_forward_length", 4, c->intermediate_size},
@@ -335,7 +335,7 @@ static void refusals(void) {
     o.embedding_type = DQT_GGUF_TQ2_0;
     check_refused(ctx, model, &o, DQT_E_ARGUMENT, "embedding_type");
     o.embedding_type = DQT_GGUF_AUTO;
-    o.context_length = 0;
+    o.context_length = (size_t)INT32_MAX + 1;
     check_refused(ctx, model, &o, DQT_E_ARGUMENT, "context_length");
     const float tiny = 1e-7f;
     OK(ctx, dqt_tensor_set_scales((dqt_tensor *)(uintptr_t)parameter_named(ctx, model, "embedding"), &tiny));

@@ -406,7 +406,6 @@ static void keys_of_a_source(void) {
     snprintf(source, sizeof source, "%s", world_path(&w, "source"));
     OK(w.ctx, dqt_llama_open(w.ctx, source, NULL, &model));
     o.source = source;
-    o.context_length = 5; /* the source's is taken: 64 */
     OK(w.ctx, dqt_llama_write_gguf(model, memory_write, &out, &o));
     static const char *const there[] = {"gpt2",
                                         "a name",

@@ -44,6 +44,11 @@ static dqt_status init_session_step(void *o, size_t size) {
     const dqt_session_step s = {.struct_size = sizeof s, .session = session, .tokens = tokens, .count = 2};
     return part_of(o, size, &s, sizeof s);
 }
+static dqt_status init_gguf_key(void *o, size_t size) {
+    const dqt_gguf_key k = {
+        .struct_size = sizeof k, .value_type = DQT_GGUF_VALUE_STRING, .key = "general.name", .text = "x"};
+    return part_of(o, size, &k, sizeof k);
+}
 
 static dqt_status use_layer_forward(const void *o) {
     static const float x[16];
@@ -111,6 +116,15 @@ static dqt_status use_sessions(const void *o) {
     OK(ctx, dqt_session_truncate(session, 0));
     return dqt_sessions_append(o, 1);
 }
+static dqt_status use_gguf_key(const void *o) {
+    dqt_gguf_options g = DQT_INIT(dqt_gguf_options);
+    struct memory_file f = memory_new();
+    g.keys = o;
+    g.num_keys = 1;
+    const dqt_status status = dqt_llama_write_gguf(model, memory_write, &f, &g);
+    free(f.bytes);
+    return status;
+}
 
 #define UP_TO(type, member) (offsetof(type, member) + sizeof((type *)0)->member)
 #define BATCH(use, last)                                                                                               \
@@ -130,6 +144,7 @@ static const struct options_case cases[] = {
      UP_TO(dqt_logits_gradient, dlogits), true, false},
     {"dqt_logits_gradient", sizeof(dqt_logits_gradient), init_logits_gradient, use_head_gradient, 4,
      UP_TO(dqt_logits_gradient, dlogits), true, false},
+    {"dqt_gguf_key", sizeof(dqt_gguf_key), init_gguf_key, use_gguf_key, 4, UP_TO(dqt_gguf_key, text), true, false},
     {"dqt_session_step", sizeof(dqt_session_step), init_session_step, use_sessions, 4, UP_TO(dqt_session_step, count),
      true, true},
 };

@@ -31,11 +31,14 @@ CLIP_DEFAULT, CLIP_GLOBAL_NORM, CLIP_PREVIOUS_NORM, CLIP_TENSOR_NORM, CLIP_NONE 
 PRESET_PRETRAIN, PRESET_FINETUNE = range(2)
 CACHE_F32, CACHE_BF16, CACHE_INT8 = range(3)
 GGUF_AUTO, GGUF_F32, GGUF_F16, GGUF_Q8_0, GGUF_Q4_0, GGUF_TQ1_0, GGUF_TQ2_0, GGUF_Q5_0 = range(8)
+(GGUF_VALUE_UINT32, GGUF_VALUE_INT32, GGUF_VALUE_FLOAT32, GGUF_VALUE_BOOL, GGUF_VALUE_STRING, GGUF_VALUE_STRINGS,
+ GGUF_VALUE_UINT64, GGUF_VALUE_INT64, GGUF_VALUE_FLOAT64) = range(4, 13)
 SAFETENSORS_F32, SAFETENSORS_BF16, SAFETENSORS_CODES = range(3)
 
-# ---- Structs: "type: names" line by line; i int32, u uint32, q uint64, z size_t, f float, d double, s string, p pointer,
+# ---- Structs: "type: names" line by line; i int32, u uint32, l int64, q uint64, z size_t, f float, d double, s string, p pointer,
 # a struct by its name; T*count is an array of T that is as long as the member `count` says; a name*n is an array of n ----
-TYPES = dict(i=C.c_int32, u=C.c_uint32, q=C.c_uint64, z=C.c_size_t, f=C.c_float, d=C.c_double, s=C.c_char_p, p=C.c_void_p)
+TYPES = dict(i=C.c_int32, u=C.c_uint32, l=C.c_int64, q=C.c_uint64, z=C.c_size_t, f=C.c_float, d=C.c_double, s=C.c_char_p,
+             p=C.c_void_p)
 alloc_fn = C.CFUNCTYPE(C.c_void_p, C.c_void_p, C.c_size_t, C.c_size_t)
 free_fn = C.CFUNCTYPE(None, C.c_void_p, C.c_void_p, C.c_size_t, C.c_size_t)
 task_fn = C.CFUNCTYPE(None, C.c_void_p, C.c_size_t)
@@ -121,9 +124,12 @@ sampler_options = _struct('sampler_options', 'f: temperature; z: top_k; f: top_p
 save_options = _struct('save_options', 'u: reserved; p: host; z: host_size; p: tape')
 load_options = _struct('load_options', 'i: skip_updater skip_host reserved')
 checkpoint = _struct('checkpoint', 'u: reserved; p: model updater host; z: host_size; q: passes')
+gguf_key = _struct('gguf_key', '''i: value_type; l: integer; d: number; s: key text; s*num_texts: texts;
+    z: num_texts''')
 gguf_options = _struct('gguf_options', '''i: linear_type embedding_type bos_token eos_token unknown_token add_bos
     add_space_prefix; z: context_length; s*num_tokens: tokens; f*num_tokens: scores; i*num_tokens: types; z: num_tokens;
-    s: source''')
+    s: source; gguf_key*num_keys: keys; z: num_keys; s*num_merges: merges; z: num_merges; s: pre_tokenizer tokenizer
+    tokenizer_json; z: tokenizer_json_size''')
 safetensors_options = _struct('safetensors_options', 'i: dtype stored context_length')
 import_options = _struct('import_options', 'i: rounding; q: seed')
 open_options = _struct('open_options', '''i: activation rounding reserved; q: seed; z: max_length;
@@ -161,6 +167,7 @@ i layers_read pzppppp; i updater_write ppp; i updater_read ppp;
 i gguf_options_init pz; i llama_export_gguf psp; i llama_write_gguf pppp; i safetensors_options_init pz;
 i llama_export_safetensors psp; i llama_write_safetensors pppp; i import_options_init pz;
 i llama_import_safetensors psp; i open_options_init pz; i llama_open pspp; i llama_export_folder psp'''.split(';')
+INITS = {f.split()[1] for f in FUNCTIONS if f.split()[1].endswith('_init')}
 # What DQT_EXPERIMENTAL shows: a library may lack it.
 EXPERIMENTAL = 'i llama_forward_blocks ppzzpp; i llama_backward_blocks ppzzp'.split(';')
 
@@ -235,7 +242,7 @@ def options(kind, values, base=None):
         o = kind.from_buffer_copy(base)
     elif base is not None:
         raise TypeError(f'{kind.__name__} is wanted, not {type(base).__name__}; options are keyword arguments')
-    elif 'struct_size' in dict(kind._fields_):
+    elif kind.__name__ + '_init' in INITS:
         o = kind()
         check(getattr(lib, f'dqt_{kind.__name__}_init')(C.byref(o), C.sizeof(o)))
     else:

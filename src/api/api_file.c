@@ -243,7 +243,7 @@ void dqt_host_bytes_free(dqt_context *ctx, void *host, size_t host_size) {
 
 /* ---- GGUF ----------------------------------------------------------------------------------------------------- */
 
-static const dqt_gguf_options gguf_defaults = {.struct_size = sizeof(dqt_gguf_options), .context_length = 2048};
+static const dqt_gguf_options gguf_defaults = {.struct_size = sizeof(dqt_gguf_options)};
 
 dqt_status dqt_gguf_options_init(dqt_gguf_options *options, size_t struct_size) {
     FPENV_DEFAULT();

@@ -109,3 +109,28 @@ dqt_status file_close(dqt_context *ctx, const char *path, struct input_file *fil
     system_close(file->handle);
     return status != DQT_OK && file->error ? io_error(ctx, "reading", path, &failure) : status;
 }
+
+dqt_status file_read_text(dqt_context *ctx, const char *path, uint64_t most, char **text, size_t *length) {
+    struct input_file file;
+    *text = NULL;
+    *length = 0;
+    TRY(file_open(ctx, path, &file));
+    dqt_status status = DQT_OK;
+    const size_t size = file.size <= most ? (size_t)file.size : 0;
+    if (file.size > most)
+        status = fail(ctx, DQT_E_FORMAT, "%s is no regular file of at most %llu bytes", path, (unsigned long long)most);
+    if (status == DQT_OK && !(*text = memory_alloc_raw(ctx, size_max(size, 1))))
+        status = fail(ctx, DQT_E_MEMORY, "no memory for a file of %zu bytes", size);
+    if (status == DQT_OK) status = file_read_at(ctx, &file, 0, *text, size);
+    status = file_close(ctx, path, &file, status);
+    *length = size;
+    if (status == DQT_OK) return DQT_OK;
+    file_free_text(ctx, *text, size);
+    *text = NULL;
+    *length = 0;
+    return status;
+}
+
+void file_free_text(dqt_context *ctx, char *text, size_t length) {
+    memory_free(ctx, text, size_max(length, 1));
+}

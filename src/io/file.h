@@ -21,6 +21,9 @@ bool file_exists(const char *path); /* and can be opened */
 size_t file_read(void *file, void *buffer, size_t size);
 /* Exactly `size` bytes from byte `offset` of a regular file. DQT_E_FORMAT if it ends before them. */
 dqt_status file_read_at(dqt_context *ctx, struct input_file *file, uint64_t offset, void *buffer, size_t size);
+/* A regular file of at most `most` bytes, whole; on failure *text is NULL and *length 0. */
+dqt_status file_read_text(dqt_context *ctx, const char *path, uint64_t most, char **text, size_t *length);
+void file_free_text(dqt_context *ctx, char *text, size_t length);
 /* Closes it. `status` is what came of the reading; a failed read gets its sentence here. */
 dqt_status file_close(dqt_context *ctx, const char *path, struct input_file *file, dqt_status status);
 

@@ -11,25 +11,6 @@ enum { CONFIG_MOST = 1 << 24, INDEX_MOST = 1 << 26, SHARDS_MOST = 4096 };
 #define WEIGHTS "model.safetensors"
 #define INDEX "model.safetensors.index.json"
 
-/* ---- Texts --------------------------------------------------------------------------------------------------- */
-
-/* The whole file in memory. */
-static dqt_status read_text(dqt_context *ctx, const char *path, uint64_t most, char **text, size_t *length) {
-    struct input_file file;
-    TRY(file_open(ctx, path, &file));
-    dqt_status status = DQT_OK;
-    *text = NULL;
-    if (file.size > most)
-        status = fail(ctx, DQT_E_FORMAT, "%s is no regular file of at most %llu bytes", path, (unsigned long long)most);
-    *length = status == DQT_OK ? (size_t)file.size : 0;
-    if (status == DQT_OK && !(*text = memory_alloc_raw(ctx, size_max(*length, 1))))
-        status = fail(ctx, DQT_E_MEMORY, "no memory for a file of %zu bytes", *length);
-    if (status == DQT_OK) status = file_read_at(ctx, &file, 0, *text, *length);
-    status = file_close(ctx, path, &file, status);
-    if (status != DQT_OK) memory_free(ctx, *text, size_max(*length, 1));
-    return status;
-}
-
 /* ---- Weights ------------------------------------------------------------------------------------------------- */
 
 struct shard {
@@ -151,11 +132,11 @@ static dqt_status list_shards(struct foreign *f, const char *folder) {
     TRY(foreign_add_path(f, folder, INDEX));
     if (!file_exists(foreign_path(f, 0)))
         return fail(f->ctx, DQT_E_IO, "%s has neither %s nor %s", folder, WEIGHTS, INDEX);
-    TRY(read_text(f->ctx, foreign_path(f, 0), INDEX_MOST, &text, &length));
+    TRY(file_read_text(f->ctx, foreign_path(f, 0), INDEX_MOST, &text, &length));
     f->num_paths = 0;
     struct json j = {f->ctx, INDEX, text, length, 0};
     const dqt_status status = read_index(&j, f, folder);
-    memory_free(f->ctx, text, size_max(length, 1));
+    file_free_text(f->ctx, text, length);
     if (status == DQT_OK && f->num_paths == 0) return fail(f->ctx, DQT_E_FORMAT, "%s names no file", INDEX);
     return status;
 }
@@ -165,10 +146,10 @@ dqt_status foreign_open_folder(struct foreign *f, const char *folder) {
     size_t length;
     f->what = "folder";
     TRY(foreign_add_path(f, folder, "config.json"));
-    TRY(read_text(f->ctx, foreign_path(f, 0), CONFIG_MOST, &text, &length));
+    TRY(file_read_text(f->ctx, foreign_path(f, 0), CONFIG_MOST, &text, &length));
     f->num_paths = 0;
     const dqt_status status = facts_read_json(f->ctx, text, length, &f->facts);
-    memory_free(f->ctx, text, size_max(length, 1));
+    file_free_text(f->ctx, text, length);
     if (status != DQT_OK) return status;
     TRY(list_shards(f, folder));
     for (size_t i = 0; i < f->num_paths; i++)

@@ -2,15 +2,14 @@
 
 #include "core/status.h"
 #include "io/foreign.h"
-#include "io/gguf.h"
+#include "io/gguf_keys.h"
 #include "io/stream.h"
 
 enum {
     HEAD_MOST = 1 << 28, /* bytes before the data: 256 k tokens with merges and scores have 20 MB */
     NESTED_MOST = 4,     /* arrays in each other */
     DIMS_MOST = 4,
-    ALIGNMENT_MOST = 1 << 20,
-    KEY_ROOM = 128
+    ALIGNMENT_MOST = 1 << 20
 };
 
 enum { STRING = 8, ARRAY = 9, NUM_TYPES = 13 };
@@ -170,7 +169,7 @@ static bool is_ours(const struct foreign *f, const char *key) {
 }
 
 static dqt_status read_key(struct reader *r) {
-    char key[KEY_ROOM];
+    char key[GGUF_KEY_ROOM];
     TRY(read_string(r, key, sizeof key));
     struct fact *f = is_ours(r->f, key) ? fact_of_key(&r->f->facts, key) : NULL;
     if (f && f->kind != FACT_ABSENT) return fail(r->f->ctx, DQT_E_FORMAT, "GGUF: %s is there twice", key);
@@ -320,7 +319,7 @@ static dqt_status copy_value(struct reader *r, const char *key, struct gguf_keys
 }
 
 static dqt_status copy_keys(struct reader *r, struct gguf_keys *keys, struct sink *sink) {
-    char key[KEY_ROOM];
+    char key[GGUF_KEY_ROOM];
     TRY(read_counts(r));
     for (uint64_t i = 0; i < r->num_keys; i++) {
         TRY(read_string(r, key, sizeof key));
@@ -343,11 +342,4 @@ dqt_status gguf_copy_keys(dqt_context *ctx, struct gguf_keys *keys, struct sink 
         source_destroy(r.s);
     }
     return file_close(ctx, keys->path, &file, status);
-}
-
-dqt_status gguf_count_keys(dqt_context *ctx, struct gguf_keys *keys, size_t tokens) {
-    TRY(gguf_copy_keys(ctx, keys, NULL));
-    if (keys->tokens == tokens) return DQT_OK;
-    return fail(ctx, DQT_E_ARGUMENT, "source has %llu tokens; the vocabulary has %zu", (unsigned long long)keys->tokens,
-                tokens);
 }

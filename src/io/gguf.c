@@ -6,10 +6,10 @@
 #include <stdio.h>
 
 #include "core/status.h"
+#include "io/gguf_keys.h"
 #include "io/names.h"
 
 enum { NAME_ROOM = 64, DATA_ALIGNMENT = 32, RUN = 256 /* weights that are converted at a time */ };
-enum { VALUE_U32 = 4, VALUE_I32 = 5, VALUE_F32 = 6, VALUE_BOOL = 7, VALUE_STRING = 8, VALUE_ARRAY = 9 };
 
 /* By DQT_GGUF_*. `file` is what general.file_type calls a model of such weights; pack: a block of codes and its scale.
  */
@@ -29,21 +29,6 @@ static const struct {
 
 enum { NUM_TYPES = sizeof types / sizeof *types };
 
-/* Architectures of llama.cpp, by what their blocks have. */
-struct architecture {
-    const char *name;
-    bool sub_norms, biases, head_norms;
-    bool neighbours; /* rotates neighbours, where libdqt rotates halves */
-    bool any_heads;  /* a head size of its own */
-    bool factors;    /* frequencies may have factors, one by one */
-};
-static const struct architecture architectures[] = {
-    {"llama", false, false, false, true, true, true},
-    {"bitnet", true, false, false, false, false, false},
-    {"qwen2", false, true, false, false, false, false},
-    {"qwen3", false, false, true, false, true, false},
-};
-
 enum content { WEIGHTS, SCALE /* the tensor's, one float */, FREQUENCIES /* what those of RoPE are divided by */ };
 
 struct entry {
@@ -60,10 +45,8 @@ struct gguf {
     const dqt_llama *model;
     const dqt_gguf_options *options;
     struct sink *sink;
-    const struct architecture *architecture;
+    const struct gguf_architecture *architecture;
     uint64_t entries, offset;
-    struct gguf_keys source; /* path NULL: none */
-    bool source_length;      /* it says the context's length */
 };
 typedef dqt_status (*entry_fn)(struct gguf *g, const struct entry *e);
 
@@ -259,54 +242,11 @@ static dqt_status check_entry(struct gguf *g, const struct entry *e) {
     return !format_is_code(t->compute) || e->type == DQT_GGUF_F16 ? check_rows(g, e) : DQT_OK;
 }
 
-static dqt_status check_tokens_given(const dqt_llama *m, const dqt_gguf_options *o) {
-    const dqt_context *ctx = m->ctx;
-    const size_t vocab = m->config.vocab_size;
-    if (o->source && o->tokens)
-        return fail(ctx, DQT_E_ARGUMENT, "source has a tokenizer: tokens must be NULL, only one can be written");
-    if (!o->tokens) {
-        if (o->scores || o->types || o->num_tokens)
-            return fail(ctx, DQT_E_ARGUMENT, "scores, types and num_tokens describe tokens, but tokens is NULL");
-        if (vocab != 256 && !o->source)
-            return fail(ctx, DQT_E_ARGUMENT,
-                        "tokens is NULL, which means bytes, but the vocabulary has %zu tokens instead of 256", vocab);
-    } else {
-        if (o->num_tokens != vocab)
-            return fail(ctx, DQT_E_ARGUMENT, "num_tokens is %zu; the vocabulary has %zu", o->num_tokens, vocab);
-        for (size_t i = 0; i < vocab; i++) {
-            if (!o->tokens[i]) return fail(ctx, DQT_E_ARGUMENT, "tokens[%zu] is NULL", i);
-            if (o->scores && !isfinite(o->scores[i]))
-                return fail(ctx, DQT_E_ARGUMENT, "scores[%zu] is %g", i, (double)o->scores[i]);
-            if (o->types && (o->types[i] < 1 || o->types[i] > 6))
-                return fail(ctx, DQT_E_ARGUMENT, "types[%zu] is %d; it must be 1 to 6", i, o->types[i]);
-        }
-    }
-    const int32_t ids[] = {o->bos_token, o->eos_token, o->unknown_token};
-    for (size_t i = 0; i < 3; i++)
-        if (ids[i] < -1 || (ids[i] >= 0 && (size_t)ids[i] >= vocab))
-            return fail(ctx, DQT_E_ARGUMENT, "a special token is %d; it must be -1 to %zu", ids[i], vocab - 1);
-    if ((o->add_bos != 0 && o->add_bos != 1) || (o->add_space_prefix != 0 && o->add_space_prefix != 1))
-        return fail(ctx, DQT_E_ARGUMENT, "add_bos %d and add_space_prefix %d must be 0 or 1", o->add_bos,
-                    o->add_space_prefix);
-    return DQT_OK;
-}
-
-/* NULL: there is none. */
-static const struct architecture *architecture_of(const dqt_llama_config *c) {
-    for (size_t i = 0; i < sizeof architectures / sizeof *architectures; i++) {
-        const struct architecture *a = &architectures[i];
-        if (a->sub_norms == !c->no_sub_norms && a->biases == (c->attention_bias != 0) &&
-            a->head_norms == (c->qk_norm != 0) && (a->any_heads || c->head_dim == 0) &&
-            (a->factors || c->rope_scaling != DQT_ROPE_LLAMA3))
-            return a;
-    }
-    return NULL;
-}
-
 static dqt_status check_model(const dqt_llama *m, const dqt_gguf_options *o) {
     const dqt_context *ctx = m->ctx;
     const dqt_llama_config *c = &m->config;
-    const size_t sizes[] = {o->context_length, c->hidden_size, c->intermediate_size, c->vocab_size, llama_head_dim(m)};
+    const size_t sizes[] = {o->context_length ? o->context_length : 1, c->hidden_size, c->intermediate_size,
+                            c->vocab_size, llama_head_dim(m)};
     if (o->linear_type < DQT_GGUF_AUTO || o->linear_type >= NUM_TYPES)
         return fail(ctx, DQT_E_ARGUMENT, "linear_type is %d; it must be a DQT_GGUF_* value", o->linear_type);
     if (o->embedding_type != DQT_GGUF_AUTO && !is_wide(o->embedding_type))
@@ -318,7 +258,7 @@ static dqt_status check_model(const dqt_llama *m, const dqt_gguf_options *o) {
     if (c->mlp != DQT_MLP_SWIGLU)
         return fail(ctx, DQT_E_UNSUPPORTED,
                     "llama.cpp has no architecture with this model's squared ReLU: only SWIGLU can be exported");
-    if (!architecture_of(c))
+    if (!gguf_architecture_of(c))
         return fail(
             ctx, DQT_E_UNSUPPORTED,
             "llama.cpp has no architecture with all of no_sub_norms %d, attention_bias %d, qk_norm %d, head_dim %zu "
@@ -329,114 +269,7 @@ static dqt_status check_model(const dqt_llama *m, const dqt_gguf_options *o) {
                     "with sub-norms the architecture is bitnet, which uses the embedding as its head: train with "
                     "tie_embeddings, or "
                     "with no_sub_norms 1");
-    return check_tokens_given(m, o);
-}
-
-/* ---- Keys ---------------------------------------------------------------------------------------------------- */
-
-static dqt_status put_string(struct sink *s, const char *text) {
-    TRY(sink_number(s, strlen(text), 8));
-    return sink_bytes(s, text, strlen(text));
-}
-
-static dqt_status put_key(struct sink *s, const char *key, unsigned type) {
-    TRY(put_string(s, key));
-    return sink_number(s, type, 4);
-}
-
-static dqt_status put_string_key(struct sink *s, const char *key, const char *text) {
-    TRY(put_key(s, key, VALUE_STRING));
-    return put_string(s, text);
-}
-
-static dqt_status put_number_key(struct sink *s, const char *key, unsigned type, uint64_t value) {
-    TRY(put_key(s, key, type));
-    return sink_number(s, value, type == VALUE_BOOL ? 1 : 4);
-}
-
-static dqt_status put_model_key(const struct gguf *g, const char *key, unsigned type, uint64_t value) {
-    char full[NAME_ROOM];
-    snprintf(full, sizeof full, "%s.%s", g->architecture->name, key);
-    return put_number_key(g->sink, full, type, value);
-}
-
-static dqt_status put_array_key(struct sink *s, const char *key, unsigned type, size_t count) {
-    TRY(put_key(s, key, VALUE_ARRAY));
-    TRY(sink_number(s, type, 4));
-    return sink_number(s, count, 8);
-}
-
-/* Bytes are <0x00> to <0xFF> of type 6 (byte), but the space is U+2581 of type 1, as the tokenizer writes it. */
-static void byte_token(size_t i, char out[8]) {
-    if (i == ' ')
-        snprintf(out, 8, "\xE2\x96\x81");
-    else
-        snprintf(out, 8, "<0x%02X>", (unsigned)i);
-}
-
-static dqt_status write_tokenizer(const struct gguf *g) {
-    const dqt_gguf_options *o = g->options;
-    struct sink *s = g->sink;
-    const size_t count = g->model->config.vocab_size;
-    char text[8];
-    TRY(put_string_key(s, "tokenizer.ggml.model", "llama"));
-    TRY(put_array_key(s, "tokenizer.ggml.tokens", VALUE_STRING, count));
-    for (size_t i = 0; i < count; i++) {
-        if (!o->tokens) byte_token(i, text);
-        TRY(put_string(s, o->tokens ? o->tokens[i] : text));
-    }
-    TRY(put_array_key(s, "tokenizer.ggml.scores", VALUE_F32, count));
-    for (size_t i = 0; i < count; i++)
-        TRY(sink_number(s, f32_bits(o->scores ? o->scores[i] : 0.0f), 4));
-    TRY(put_array_key(s, "tokenizer.ggml.token_type", VALUE_I32, count));
-    for (size_t i = 0; i < count; i++) {
-        const int32_t type = o->types ? o->types[i] : o->tokens || i == ' ' ? 1 : 6;
-        TRY(sink_number(s, (uint32_t)type, 4));
-    }
-    if (o->bos_token >= 0) TRY(put_number_key(s, "tokenizer.ggml.bos_token_id", VALUE_U32, (uint32_t)o->bos_token));
-    if (o->eos_token >= 0) TRY(put_number_key(s, "tokenizer.ggml.eos_token_id", VALUE_U32, (uint32_t)o->eos_token));
-    if (o->unknown_token >= 0)
-        TRY(put_number_key(s, "tokenizer.ggml.unknown_token_id", VALUE_U32, (uint32_t)o->unknown_token));
-    TRY(put_number_key(s, "tokenizer.ggml.add_bos_token", VALUE_BOOL, (uint64_t)o->add_bos));
-    return put_number_key(s, "tokenizer.ggml.add_space_prefix", VALUE_BOOL, (uint64_t)o->add_space_prefix);
-}
-
-/* What the source says of its weights is not said of the model's. */
-static bool source_wanted(void *arg, const char *key) {
-    static const char *const own[] = {"embedding_length",
-                                      "block_count",
-                                      "feed_forward_length",
-                                      "attention.head_count",
-                                      "attention.head_count_kv",
-                                      "vocab_size",
-                                      "attention.layer_norm_rms_epsilon",
-                                      "rope.freq_base",
-                                      "rope.scaling.type",
-                                      "rope.scaling.factor"};
-    static const char *const head_size[] = {"attention.key_length", "attention.value_length", "rope.dimension_count"};
-    static const char *const general[] = {"general.architecture", "general.file_type", "general.alignment"};
-    struct gguf *g = arg;
-    for (size_t i = 0; i < sizeof general / sizeof *general; i++)
-        if (strcmp(key, general[i]) == 0) return false;
-    for (size_t i = 0; i < sizeof architectures / sizeof *architectures; i++) {
-        const size_t n = strlen(architectures[i].name);
-        if (strncmp(key, architectures[i].name, n) != 0 || key[n] != '.') continue;
-        if (g->architecture != &architectures[i]) return false;
-        for (size_t k = 0; k < sizeof own / sizeof *own; k++)
-            if (strcmp(key + n + 1, own[k]) == 0) return false;
-        for (size_t k = 0; k < sizeof head_size / sizeof *head_size && g->model->config.head_dim; k++)
-            if (strcmp(key + n + 1, head_size[k]) == 0) return false;
-        if (strcmp(key + n + 1, "context_length") == 0) g->source_length = true;
-    }
-    return true;
-}
-
-static size_t num_keys(const struct gguf *g) {
-    const dqt_gguf_options *o = g->options;
-    const dqt_llama_config *c = &g->model->config;
-    const size_t more = (c->head_dim ? 3u : 0u) + (c->rope_scaling == DQT_ROPE_LINEAR ? 2u : 0u);
-    if (g->source.path) return 10 + more + (g->source_length ? 0u : 1u) + (size_t)g->source.count;
-    return 20 + more - (size_t)(o->bos_token < 0) - (size_t)(o->eos_token < 0) - (size_t)(o->unknown_token < 0);
+    return DQT_OK;
 }
 
 /* The type of most of the blocks' weights, by which readers name the file. */
@@ -456,38 +289,11 @@ static int main_type(const struct gguf *g) {
     return most;
 }
 
-static dqt_status write_keys(struct gguf *g) {
-    const dqt_llama_config *c = &g->model->config;
-    TRY(put_string_key(g->sink, "general.architecture", g->architecture->name));
-    TRY(put_number_key(g->sink, "general.file_type", VALUE_U32, types[main_type(g)].file));
-    if (!g->source_length) TRY(put_model_key(g, "context_length", VALUE_U32, g->options->context_length));
-    TRY(put_model_key(g, "embedding_length", VALUE_U32, c->hidden_size));
-    TRY(put_model_key(g, "block_count", VALUE_U32, c->num_layers));
-    TRY(put_model_key(g, "feed_forward_length", VALUE_U32, c->intermediate_size));
-    TRY(put_model_key(g, "attention.head_count", VALUE_U32, c->num_heads));
-    TRY(put_model_key(g, "attention.head_count_kv", VALUE_U32, c->num_kv_heads ? c->num_kv_heads : c->num_heads));
-    TRY(put_model_key(g, "vocab_size", VALUE_U32, c->vocab_size));
-    TRY(put_model_key(g, "attention.layer_norm_rms_epsilon", VALUE_F32, f32_bits(c->norm_eps)));
-    TRY(put_model_key(g, "rope.freq_base", VALUE_F32, f32_bits(c->rope_theta)));
-    if (c->head_dim) {
-        TRY(put_model_key(g, "attention.key_length", VALUE_U32, c->head_dim));
-        TRY(put_model_key(g, "attention.value_length", VALUE_U32, c->head_dim));
-        TRY(put_model_key(g, "rope.dimension_count", VALUE_U32, c->head_dim));
-    }
-    if (c->rope_scaling == DQT_ROPE_LINEAR) {
-        char key[NAME_ROOM];
-        snprintf(key, sizeof key, "%s.rope.scaling.type", g->architecture->name);
-        TRY(put_string_key(g->sink, key, "linear"));
-        TRY(put_model_key(g, "rope.scaling.factor", VALUE_F32, f32_bits(c->rope_factor)));
-    }
-    return g->source.path ? gguf_copy_keys(g->model->ctx, &g->source, g->sink) : write_tokenizer(g);
-}
-
 /* ---- Data ---------------------------------------------------------------------------------------------------- */
 
 static dqt_status write_info(struct gguf *g, const struct entry *e) {
     struct sink *s = g->sink;
-    TRY(put_string(s, e->name));
+    TRY(gguf_put_string(s, e->name));
     TRY(sink_number(s, e->vector ? 1 : 2, 4));
     TRY(sink_number(s, entry_cols(g, e), 8));
     if (!e->vector) TRY(sink_number(s, e->tensor->rows, 8));
@@ -569,13 +375,12 @@ static dqt_status write_data(struct gguf *g, const struct entry *e) {
     return sink_zeros(g->sink, (size_t)padding(entry_bytes(g, e)));
 }
 
-static dqt_status write_file(struct gguf *g) {
+static dqt_status write_file(struct gguf *g, struct gguf_head *head) {
     struct sink *s = g->sink;
     TRY(sink_bytes(s, "GGUF", 4));
     TRY(sink_number(s, 3, 4));
     TRY(sink_number(s, g->entries, 8));
-    TRY(sink_number(s, num_keys(g), 8));
-    TRY(write_keys(g));
+    TRY(head_write(head, s));
     TRY(each_entry(g, write_info));
     TRY(sink_zeros(s, (size_t)padding(s->written)));
     TRY(each_entry(g, write_data));
@@ -583,14 +388,16 @@ static dqt_status write_file(struct gguf *g) {
 }
 
 dqt_status gguf_write(const dqt_llama *model, const dqt_gguf_options *o, dqt_write_fn write, void *user_data) {
-    struct gguf g = {.model = model, .options = o, .architecture = architecture_of(&model->config)};
+    struct gguf g = {.model = model, .options = o, .architecture = gguf_architecture_of(&model->config)};
+    struct gguf_head head = {.model = model, .options = o, .architecture = g.architecture};
     TRY(check_model(model, o));
-    g.source = (struct gguf_keys){.path = o->source, .wanted = source_wanted, .arg = &g};
-    if (o->source) TRY(gguf_count_keys(model->ctx, &g.source, model->config.vocab_size));
-    TRY(each_entry(&g, check_entry));
+    head.file_type = types[main_type(&g)].file;
     TRY(sink_create(model->ctx, &g.sink));
+    dqt_status status = head_open(&head, g.sink);
+    if (status == DQT_OK) status = each_entry(&g, check_entry);
     sink_begin(g.sink, write, user_data);
-    dqt_status status = write_file(&g);
+    if (status == DQT_OK) status = write_file(&g, &head);
+    head_close(&head);
     sink_destroy(g.sink);
     return status;
 }

@@ -23,18 +23,18 @@ void pack_q4_0(const int8_t *q, uint16_t d, unsigned char *out);
 void pack_q5_0(const int8_t *q, uint16_t d, unsigned char *out);
 void pack_q8_0(const int8_t *q, uint16_t d, unsigned char *out);
 
-/* Keys of a GGUF file go to a sink, byte by byte, and are counted: those that `wanted` says. `tokens` is the number of
- * its tokenizer's tokens, 0: it has none. sink NULL: only counting. */
-struct gguf_keys {
-    const char *path;
-    bool (*wanted)(void *arg, const char *key);
-    void *arg;
-    uint64_t count, tokens;
+/* Architectures of llama.cpp, by what their blocks have. */
+struct gguf_architecture {
+    const char *name;
+    bool sub_norms, biases, head_norms;
+    bool neighbours; /* rotates neighbours, where libdqt rotates halves */
+    bool any_heads;  /* a head size of its own */
+    bool factors;    /* frequencies may have factors, one by one */
 };
-dqt_status gguf_copy_keys(dqt_context *ctx, struct gguf_keys *keys, struct sink *sink);
-
-/* Only counts them; DQT_E_ARGUMENT unless the file has so many tokens. */
-dqt_status gguf_count_keys(dqt_context *ctx, struct gguf_keys *keys, size_t tokens);
+/* NULL: there is none. */
+const struct gguf_architecture *gguf_architecture_of(const dqt_llama_config *c);
+/* The one whose keys begin as this one does; *rest is what follows its name and a dot. NULL: none. */
+const struct gguf_architecture *gguf_architecture_of_key(const char *key, const char **rest);
 
 /* `o` is complete. DQT_E_UNSUPPORTED or DQT_E_ARGUMENT for what such a file cannot express; then nothing is written. */
 dqt_status gguf_write(const dqt_llama *model, const dqt_gguf_options *o, dqt_write_fn write, void *user_data);

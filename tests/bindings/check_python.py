@@ -6,6 +6,7 @@
 import ctypes as C
 import gc
 import io
+import json
 import os
 import re
 import subprocess
@@ -561,6 +562,18 @@ def exchange():
     check('safetensors come back', same())
     model = dqt.Llama(ctx, **SMALL, no_sub_norms=1)
     model.export_gguf(stream := io.BytesIO(), linear_type=dqt.GGUF_F16, tokens=[f't{i}' for i in range(256)])
+    keys = [dict(key='general.name', value_type=dqt.GGUF_VALUE_STRING, text='a name'),
+            dict(key='a.number', value_type=dqt.GGUF_VALUE_INT64, integer=-2),
+            dict(key='general.tags', value_type=dqt.GGUF_VALUE_STRINGS, texts=['one tag', 'another'])]
+    model.export_gguf(own := io.BytesIO(), keys=keys, context_length=7)
+    check('a GGUF file with keys of the host\'s', all(word in own.getvalue() for word in (b'a name', b'another', b'\xfe' + 7 * b'\xff')))
+    check('a key of the library\'s', 'said by' in str(raises(dqt.Error, model.export_gguf, io.BytesIO(), keys=[
+        dict(key='llama.block_count', value_type=dqt.GGUF_VALUE_UINT32, integer=1)])))
+    vocabulary = {f't{i}': i for i in range(255)}
+    text = json.dumps(dict(added_tokens=[dict(id=255, content='<end>', special=True)], pre_tokenizer=dict(type='ByteLevel'),
+                           model=dict(type='BPE', vocab=vocabulary, merges=['t 1']))).encode()
+    model.export_gguf(own := io.BytesIO(), tokenizer_json=text, tokenizer_json_size=len(text))
+    check('a GGUF file with a tokenizer.json', all(word in own.getvalue() for word in (b'gpt-2', b'<end>', b't254', b't 1')))
     with tempfile.TemporaryDirectory() as tmp:
         path = os.path.join(tmp, 'model.gguf')
         model.export_gguf(path, linear_type=dqt.GGUF_F32, embedding_type=dqt.GGUF_F32)

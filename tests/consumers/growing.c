@@ -290,6 +290,13 @@ static void files(dqt_llama *m, dqt_updater *updater) {
     OPTIONS(dqt_import_options, io);
     to->dtype = DQT_SAFETENSORS_CODES;
     REFUSED(go, dqt_llama_write_gguf(m, put, &g, go));
+    ZEROS(dqt_gguf_key, gk);
+    gk->key = "general.name";
+    gk->value_type = DQT_GGUF_VALUE_STRING;
+    gk->text = "growing";
+    go->keys = gk;
+    go->num_keys = 1;
+    REFUSED(gk, dqt_llama_write_gguf(m, put, &g, go));
     REFUSED(to, dqt_llama_write_safetensors(m, put, &s, to));
     g.hash = s.hash = 1;
     OK(dqt_llama_write_gguf(m, put, &g, go));

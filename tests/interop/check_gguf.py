@@ -1,7 +1,9 @@
 """The package `gguf` (llama.cpp's own) reads libdqt's files and gets the weights that libdqt's layers read.
+And the tokenizers of tokenizer.json files in FOLDER, with keys of the host's own.
 
-usage: check_gguf.py DIR"""
+usage: check_gguf.py DIR FOLDER"""
 import glob
+import json
 import os
 import sys
 
@@ -70,6 +72,35 @@ def check_file(c, path, weights):
     c.check(used == set(tensors), f"{base}: unknown tensors {set(tensors) - used}")
 
 
+PRE = {"gpt2": "gpt-2", "smollm": "smollm", "llama3": "llama-bpe", "qwen2": "qwen2"}
+OWN = {
+    "general.name": ("a name", ["STRING"]), "general.tags": (["one tag", "another \u00e9"], ["ARRAY", "STRING"]),
+    "own.u32": (2**32 - 1, ["UINT32"]), "own.i32": (-2, ["INT32"]), "own.u64": (2**63 - 1, ["UINT64"]),
+    "own.i64": (-2**63, ["INT64"]), "own.f32": (float(np.float32(0.1)), ["FLOAT32"]), "own.f64": (0.1, ["FLOAT64"]),
+    "own.bool": (True, ["BOOL"]), "llama.context_length": (77, ["UINT32"]),
+}
+
+
+def check_tokenizer(c, name, path, source):
+    with open(source, encoding="utf-8") as f:
+        data = json.load(f)
+    reader = GGUFReader(path)
+    tokens, merges, types = (reader.get_field(f"tokenizer.ggml.{key}").contents() for key in ("tokens", "merges", "token_type"))
+    expected, kinds = [f"[PAD{i}]" for i in range(710)], [5] * 710
+    for token, i in data["model"]["vocab"].items():
+        expected[i], kinds[i] = token, 1
+    for added in data["added_tokens"]:
+        expected[added["id"]], kinds[added["id"]] = added["content"], 3 if added["special"] else 4
+    c.check(tokens == expected, f"{name}: tokens")
+    c.check(types == kinds and 3 in types and 5 in types, f"{name}: types")
+    c.check(merges == [m if isinstance(m, str) else " ".join(m) for m in data["model"]["merges"]], f"{name}: merges")
+    c.check(reader.get_field("tokenizer.ggml.model").contents() == "gpt2", f"{name}: model")
+    c.check(reader.get_field("tokenizer.ggml.pre").contents() == PRE[name], f"{name}: pre-tokenizer")
+    for key, (value, kind) in OWN.items():
+        field = reader.get_field(key)
+        c.check(field and field.contents() == value and [t.name for t in field.types] == kind, f"{name}: {key}")
+
+
 def main():
     c = Checks("check_gguf.py")
     for name in ("bitnet", "llama"):
@@ -78,6 +109,8 @@ def main():
         c.check(len(files) >= 5, f"{name}: {len(files)} files")
         for path in files:
             check_file(c, path, weights)
+    for name in PRE:
+        check_tokenizer(c, name, os.path.join(sys.argv[1], f"tokenizer-{name}.gguf"), os.path.join(sys.argv[2], name + ".json"))
     c.end()
 
 

@@ -7,6 +7,8 @@
  *                         "NAME ROWS COLS", each followed by the floats); NAME.reference (three times a prompt of 128
  *                         tokens and its greedy continuation of 96, one "TOKEN BEST MARGIN" a line: the token, the best
  *                         next one and how far its logit is above the second)
+ *   files tokenizer TOKENIZER.json VOCAB OUT.gguf
+ *                         an untrained model of VOCAB tokens, with this tokenizer and keys of every type
  *   files import MODEL.dqt FILE.safetensors OUT.dqt
  *                         reads the weights into a model of this config and other weights */
 #include <math.h>
@@ -193,6 +195,33 @@ static dqt_llama *trained_llama(const unsigned char *text, size_t size) {
     return model;
 }
 
+static void tokenizer(const char *json, const char *vocab, const char *out) {
+    static const char *const tags[] = {"one tag", "another \xC3\xA9"};
+    static const dqt_gguf_key keys[] = {
+        {sizeof(dqt_gguf_key), .key = "general.name", .value_type = DQT_GGUF_VALUE_STRING, .text = "a name"},
+        {sizeof(dqt_gguf_key), .key = "general.tags", .value_type = DQT_GGUF_VALUE_STRINGS, .texts = tags,
+         .num_texts = 2},
+        {sizeof(dqt_gguf_key), .key = "own.u32", .value_type = DQT_GGUF_VALUE_UINT32, .integer = UINT32_MAX},
+        {sizeof(dqt_gguf_key), .key = "own.i32", .value_type = DQT_GGUF_VALUE_INT32, .integer = -2},
+        {sizeof(dqt_gguf_key), .key = "own.u64", .value_type = DQT_GGUF_VALUE_UINT64, .integer = INT64_MAX},
+        {sizeof(dqt_gguf_key), .key = "own.i64", .value_type = DQT_GGUF_VALUE_INT64, .integer = INT64_MIN},
+        {sizeof(dqt_gguf_key), .key = "own.f32", .value_type = DQT_GGUF_VALUE_FLOAT32, .number = 0.1},
+        {sizeof(dqt_gguf_key), .key = "own.f64", .value_type = DQT_GGUF_VALUE_FLOAT64, .number = 0.1},
+        {sizeof(dqt_gguf_key), .key = "own.bool", .value_type = DQT_GGUF_VALUE_BOOL, .integer = 1}};
+    dqt_llama_config c = DQT_INIT(dqt_llama_config);
+    dqt_gguf_options o = DQT_INIT(dqt_gguf_options);
+    dqt_llama *model;
+    c.vocab_size = (size_t)strtoul(vocab, NULL, 10);
+    c.no_sub_norms = 1;
+    ok(dqt_llama_create(ctx, &c, &model), "model");
+    o.tokenizer = json;
+    o.keys = keys;
+    o.num_keys = sizeof keys / sizeof *keys;
+    o.context_length = 77;
+    ok(dqt_llama_export_gguf(model, out, &o), out);
+    dqt_llama_destroy(model);
+}
+
 static void import(const char *checkpoint, const char *tensors, const char *out) {
     dqt_llama *model;
     ok(load_checkpoint(ctx, checkpoint, &model, NULL, NULL, NULL), checkpoint);
@@ -225,6 +254,8 @@ int main(int argc, char **argv) {
         write_all(model, argv[2], "bitnet", text, size, 1);
         write_all(trained_llama(text, size), argv[2], "llama", text, size, 0);
         free(text);
+    } else if (argc == 5 && strcmp(argv[1], "tokenizer") == 0) {
+        tokenizer(argv[2], argv[3], argv[4]);
     } else if (argc == 5 && strcmp(argv[1], "import") == 0) {
         import(argv[2], argv[3], argv[4]);
     } else {

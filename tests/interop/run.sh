@@ -29,9 +29,12 @@ fi
 rm -f "$OUT"/files/*.gguf
 "$OUT/files/files" make "$OUT/files" "$DEMO/text.txt" "$DEMO/run/model.dqt"
 cp "$DEMO/run/model.gguf" "$OUT/files/bitnet-demo.gguf"
+for json in "$here"/../examples/golden/*.json; do
+    "$OUT/files/files" tokenizer "$json" 710 "$OUT/files/tokenizer-$(basename "$json" .json).gguf"
+done
 
 status=0
-"$OUT/venv/bin/python" "$here/check_gguf.py" "$OUT/files" || status=1
+"$OUT/venv/bin/python" "$here/check_gguf.py" "$OUT/files" "$here/../examples/golden" || status=1
 "$OUT/venv/bin/python" "$here/check_safetensors.py" "$OUT/files" "$OUT/files/files" || status=1
 if [ -n "$binary" ]; then
     "$NODE" "$here/gguf_client.mjs" "$OUT/files" || status=1

@@ -1676,6 +1676,57 @@ pub const DQT_GGUF_TQ1_0: _bindgen_ty_22 = 5;
 pub const DQT_GGUF_TQ2_0: _bindgen_ty_22 = 6;
 pub const DQT_GGUF_Q5_0: _bindgen_ty_22 = 7;
 pub type _bindgen_ty_22 = i32;
+pub const DQT_GGUF_VALUE_UINT32: _bindgen_ty_23 = 4;
+pub const DQT_GGUF_VALUE_INT32: _bindgen_ty_23 = 5;
+pub const DQT_GGUF_VALUE_FLOAT32: _bindgen_ty_23 = 6;
+pub const DQT_GGUF_VALUE_BOOL: _bindgen_ty_23 = 7;
+pub const DQT_GGUF_VALUE_STRING: _bindgen_ty_23 = 8;
+pub const DQT_GGUF_VALUE_STRINGS: _bindgen_ty_23 = 9;
+pub const DQT_GGUF_VALUE_UINT64: _bindgen_ty_23 = 10;
+pub const DQT_GGUF_VALUE_INT64: _bindgen_ty_23 = 11;
+pub const DQT_GGUF_VALUE_FLOAT64: _bindgen_ty_23 = 12;
+pub type _bindgen_ty_23 = i32;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dqt_gguf_key {
+    pub struct_size: u32,
+    pub value_type: i32,
+    pub integer: i64,
+    pub number: f64,
+    pub key: *const ::core::ffi::c_char,
+    pub text: *const ::core::ffi::c_char,
+    pub texts: *const *const ::core::ffi::c_char,
+    pub num_texts: usize,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dqt_gguf_key"][::core::mem::size_of::<dqt_gguf_key>() - 56usize];
+    ["Alignment of dqt_gguf_key"][::core::mem::align_of::<dqt_gguf_key>() - 8usize];
+    [
+        "Offset of field: dqt_gguf_key::struct_size",
+    ][::core::mem::offset_of!(dqt_gguf_key, struct_size) - 0usize];
+    [
+        "Offset of field: dqt_gguf_key::value_type",
+    ][::core::mem::offset_of!(dqt_gguf_key, value_type) - 4usize];
+    [
+        "Offset of field: dqt_gguf_key::integer",
+    ][::core::mem::offset_of!(dqt_gguf_key, integer) - 8usize];
+    [
+        "Offset of field: dqt_gguf_key::number",
+    ][::core::mem::offset_of!(dqt_gguf_key, number) - 16usize];
+    [
+        "Offset of field: dqt_gguf_key::key",
+    ][::core::mem::offset_of!(dqt_gguf_key, key) - 24usize];
+    [
+        "Offset of field: dqt_gguf_key::text",
+    ][::core::mem::offset_of!(dqt_gguf_key, text) - 32usize];
+    [
+        "Offset of field: dqt_gguf_key::texts",
+    ][::core::mem::offset_of!(dqt_gguf_key, texts) - 40usize];
+    [
+        "Offset of field: dqt_gguf_key::num_texts",
+    ][::core::mem::offset_of!(dqt_gguf_key, num_texts) - 48usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dqt_gguf_options {
@@ -1693,10 +1744,18 @@ pub struct dqt_gguf_options {
     pub types: *const i32,
     pub num_tokens: usize,
     pub source: *const ::core::ffi::c_char,
+    pub keys: *const dqt_gguf_key,
+    pub num_keys: usize,
+    pub merges: *const *const ::core::ffi::c_char,
+    pub num_merges: usize,
+    pub pre_tokenizer: *const ::core::ffi::c_char,
+    pub tokenizer: *const ::core::ffi::c_char,
+    pub tokenizer_json: *const ::core::ffi::c_void,
+    pub tokenizer_json_size: usize,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dqt_gguf_options"][::core::mem::size_of::<dqt_gguf_options>() - 80usize];
+    ["Size of dqt_gguf_options"][::core::mem::size_of::<dqt_gguf_options>() - 144usize];
     [
         "Alignment of dqt_gguf_options",
     ][::core::mem::align_of::<dqt_gguf_options>() - 8usize];
@@ -1742,11 +1801,35 @@ const _: () = {
     [
         "Offset of field: dqt_gguf_options::source",
     ][::core::mem::offset_of!(dqt_gguf_options, source) - 72usize];
+    [
+        "Offset of field: dqt_gguf_options::keys",
+    ][::core::mem::offset_of!(dqt_gguf_options, keys) - 80usize];
+    [
+        "Offset of field: dqt_gguf_options::num_keys",
+    ][::core::mem::offset_of!(dqt_gguf_options, num_keys) - 88usize];
+    [
+        "Offset of field: dqt_gguf_options::merges",
+    ][::core::mem::offset_of!(dqt_gguf_options, merges) - 96usize];
+    [
+        "Offset of field: dqt_gguf_options::num_merges",
+    ][::core::mem::offset_of!(dqt_gguf_options, num_merges) - 104usize];
+    [
+        "Offset of field: dqt_gguf_options::pre_tokenizer",
+    ][::core::mem::offset_of!(dqt_gguf_options, pre_tokenizer) - 112usize];
+    [
+        "Offset of field: dqt_gguf_options::tokenizer",
+    ][::core::mem::offset_of!(dqt_gguf_options, tokenizer) - 120usize];
+    [
+        "Offset of field: dqt_gguf_options::tokenizer_json",
+    ][::core::mem::offset_of!(dqt_gguf_options, tokenizer_json) - 128usize];
+    [
+        "Offset of field: dqt_gguf_options::tokenizer_json_size",
+    ][::core::mem::offset_of!(dqt_gguf_options, tokenizer_json_size) - 136usize];
 };
-pub const DQT_SAFETENSORS_F32: _bindgen_ty_23 = 0;
-pub const DQT_SAFETENSORS_BF16: _bindgen_ty_23 = 1;
-pub const DQT_SAFETENSORS_CODES: _bindgen_ty_23 = 2;
-pub type _bindgen_ty_23 = i32;
+pub const DQT_SAFETENSORS_F32: _bindgen_ty_24 = 0;
+pub const DQT_SAFETENSORS_BF16: _bindgen_ty_24 = 1;
+pub const DQT_SAFETENSORS_CODES: _bindgen_ty_24 = 2;
+pub type _bindgen_ty_24 = i32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dqt_safetensors_options {

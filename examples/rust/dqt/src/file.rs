@@ -273,6 +273,14 @@ impl Llama<'_> {
         {
             return ctx.refuse(sys::DQT_E_ARGUMENT, "options has tokens; they are an argument of their own".into());
         }
+        if !options.keys.is_null()
+            || !options.merges.is_null()
+            || !options.pre_tokenizer.is_null()
+            || !options.tokenizer.is_null()
+            || !options.tokenizer_json.is_null()
+        {
+            return ctx.refuse(sys::DQT_E_ARGUMENT, "keys, merges and tokenizers are for callers of dqt-sys".into());
+        }
         let mut tokens = Vec::new();
         if let Some(v) = vocabulary {
             let count = v.tokens.len();
