@@ -8,10 +8,10 @@ cd "$(dirname "$0")/.." || exit 1
 # Every part of the library, in seconds under an emulator; what runs at full speed takes more.
 few="api api_models api_use durability file_faults files gemm_kernels gradient groups isa ops rng safetensors_order"
 few="$few tensor tensor_quantize"
-more="$few attention batch checkpoint checkpoint_hostile context fpenv golden paths safetensors session sessions"
+more="$few attention batch checkpoint checkpoint_hostile context fpenv golden integer_backward paths safetensors session sessions"
 more="$more updater_formulas vector_kernels"
 # 64-bit Arm has kernels of its own.
-kernels="$few attention gemm gemm_groups golden session updater_formulas vector_kernels"
+kernels="$few attention gemm gemm_groups golden integer_backward session updater_formulas vector_kernels"
 # Windows has no fork, no mmap, no system calls to replace and, here, no AMX; tests/test_paths.c is of its files.
 windows="allocations api api_models api_use attention batch golden gradient groups ops options paths rng segments"
 windows="$windows session sessions tensor tensor_quantize updater_formulas updater_rounding"
