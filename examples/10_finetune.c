@@ -15,39 +15,22 @@
 
 #include "foreign.h"
 #include "job.h"
+#include "recipe.h"
 
-/* The recipe for this format; for formats that have none, that for 4 bits. */
-static dqt_status get_recipe(int format, dqt_llama_config *config, dqt_updater_options *u, dqt_preset *preset) {
-    dqt_preset_options p = DQT_INIT(dqt_preset_options);
-    p.purpose = DQT_PRESET_FINETUNE;
-    p.format = format;
-    const dqt_status status = dqt_preset_get(&p, config, u, preset);
-    if (status != DQT_E_UNSUPPORTED || format == DQT_FORMAT_INT4) return status;
-    return get_recipe(DQT_FORMAT_INT4, config, u, preset);
-}
-
-/* Takes over what it says of the update. */
-static dqt_status set_recipe(int format, struct run_options *o) {
-    dqt_updater_options u = DQT_INIT(dqt_updater_options);
-    dqt_preset preset = DQT_INIT(dqt_preset);
-    const dqt_status status = get_recipe(format, NULL, &u, &preset);
-    o->optimizer = u.optimizer ? u.optimizer : DQT_OPTIMIZER_ADAMW;
-    o->rounding = u.rounding;
-    o->momentum_state = u.momentum_state;
-    o->variance_state = u.variance_state;
-    if (u.beta1 != 0) o->beta1 = u.beta1;
-    if (u.beta2 != 0) o->beta2 = u.beta2;
-    o->weight_decay = u.weight_decay;
-    o->final_lr = preset.final_fraction;
-    return status;
+/* What is usual for a trained model, on a machine of few cores. */
+static void prepare(struct run_options *o) {
+    o->batch = 1;
+    o->length = 512;
+    o->steps = 100;
+    o->eval_every = 0;
+    o->eval_windows = 16;
 }
 
 /* The model: from the folder's checkpoint, or opened. The recipe's rate is for its width. */
 static dqt_status open_run(struct job *j, dqt_context *ctx, const struct tokens *data, struct run_options *o,
-                           const struct foreign_options *from, int resume) {
+                           const struct foreign_options *from, int resume, struct recipe *recipe) {
     dqt_llama *model;
     dqt_llama_config c = DQT_INIT(dqt_llama_config);
-    dqt_preset preset = DQT_INIT(dqt_preset);
     dqt_status status = DQT_OK;
     if (resume) {
         status = run_open(&j->run, ctx, data, o, j->path[JOB_MODEL]);
@@ -56,10 +39,10 @@ static dqt_status open_run(struct job *j, dqt_context *ctx, const struct tokens 
         if (status == DQT_OK) status = run_open_model(&j->run, ctx, data, o, model);
     }
     if (status == DQT_OK) status = dqt_llama_get_config(j->run.model, &c);
-    if (status == DQT_OK) status = get_recipe(from->format, &c, NULL, &preset);
+    if (status == DQT_OK) status = recipe_find(recipe, from->format, &c, NULL);
     if (status != DQT_OK) return status;
-    if (o->lr == 0) j->run.options.lr = preset.learning_rate;
-    printf("learning rate %.3g, recipe %s\n", (double)j->run.options.lr, preset.name);
+    if (o->lr == 0) j->run.options.lr = recipe->preset.learning_rate;
+    printf("learning rate %.3g, recipe %s\n", (double)j->run.options.lr, recipe->preset.name);
     return DQT_OK;
 }
 
@@ -72,11 +55,12 @@ static bool give_back(const struct job *j, dqt_context *ctx, const char *source,
 }
 
 static bool finetune(struct job *j, const struct tokens *data, struct run_options *o,
-                     const struct foreign_options *from, int resume, int threads, const char *gguf) {
+                     const struct foreign_options *from, int resume, int threads, const char *gguf,
+                     struct recipe *recipe) {
     if (!job_prepare(j, resume)) return false;
     dqt_context *ctx = job_context(threads);
     if (!ctx) return false;
-    const dqt_status status = open_run(j, ctx, data, o, from, resume);
+    const dqt_status status = open_run(j, ctx, data, o, from, resume, recipe);
     bool good = status == DQT_OK ? job_train(j) : job_failed(ctx, status);
     if (good && j->run.step == o->steps) good = give_back(j, ctx, from->path, gguf);
     job_close(j);
@@ -88,6 +72,7 @@ int main(int argc, char **argv) {
     struct foreign_options model = {.format = DQT_FORMAT_INT4};
     struct token_source source = {.bytes = 2, .document_token = -1};
     struct run_options o = run_defaults();
+    struct recipe recipe = {.purpose = DQT_PRESET_FINETUNE};
     struct job j = {.out = "tuned"};
     struct tokens data;
     const char *gguf = NULL;
@@ -102,21 +87,9 @@ int main(int argc, char **argv) {
     count += foreign_args(&model, table + count);
     count += token_args(&source, table + count);
     count += run_training_args(&o, table + count);
-    /* Once for the format, whose recipe gives the defaults of the rest; then again for all. */
-    int stop = args_parse(argc, argv, table, count, "Fine-tunes a model as low-bit integers.");
+    const int stop = recipe_parse(&recipe, &o, &model.format, prepare, argc, argv, table, count,
+                                  "Fine-tunes a model as low-bit integers.");
     if (stop) return stop - 1;
-    o = run_defaults();
-    const dqt_status status = set_recipe(model.format, &o);
-    if (status != DQT_OK) return !job_failed(NULL, status);
-    o.lr = 0;
-    o.batch = 1;
-    o.length = 512;
-    o.steps = 100;
-    o.warmup = SIZE_MAX;
-    o.eval_every = 0;
-    o.eval_windows = 16;
-    stop = args_parse(argc, argv, table, count, "");
-    if (o.warmup == SIZE_MAX) o.warmup = o.steps / 10;
     o.fused = o.accumulate == 1;
     if (!model.path || !source.train || o.batch == 0 || o.length == 0 || o.steps == 0 || o.accumulate == 0 ||
         o.eval_windows == 0) {
@@ -135,7 +108,7 @@ int main(int argc, char **argv) {
         return 1;
     }
     model.length = o.length;
-    const bool good = finetune(&j, &data, &o, &model, resume, threads, gguf);
+    const bool good = finetune(&j, &data, &o, &model, resume, threads, gguf, &recipe);
     tokens_close(&data);
     return !good;
 }

@@ -15,15 +15,14 @@ size_t recipe_args(struct recipe *r, struct arg *table) {
     return RECIPE_ARGS;
 }
 
-/* The recipe for a format. Those that have none take that of the format most like them: floats F32's, integers INT4's.
- */
-static dqt_status find(struct recipe *r, int format, dqt_llama_config *c, dqt_updater_options *u) {
+dqt_status recipe_find(struct recipe *r, int format, dqt_llama_config *c, dqt_updater_options *u) {
     dqt_preset_options p = {.struct_size = sizeof p, .purpose = r->purpose, .format = format};
     p.bytes_per_weight = r->bytes;
     r->preset.struct_size = sizeof r->preset;
     dqt_status status = dqt_preset_get(&p, c, u, &r->preset);
     if (status != DQT_E_UNSUPPORTED || r->bytes > 0) return status;
-    p.format = format == DQT_FORMAT_BF16 ? DQT_FORMAT_F32 : DQT_FORMAT_INT4;
+    const int is_float = format == DQT_FORMAT_BF16 && r->purpose == DQT_PRESET_PRETRAIN;
+    p.format = is_float ? DQT_FORMAT_F32 : DQT_FORMAT_INT4;
     return dqt_preset_get(&p, c, u, &r->preset);
 }
 
@@ -37,7 +36,7 @@ static void take_config(const dqt_llama_config *c, struct run_options *o) {
     o->linear_init_std = c->linear_init_std;
 }
 
-static void take_updater(const dqt_updater_options *u, struct run_options *o) {
+void recipe_take_updater(const dqt_updater_options *u, struct run_options *o) {
     if (u->optimizer) o->optimizer = u->optimizer;
     o->rounding = u->rounding;
     o->momentum_state = u->momentum_state;
@@ -66,14 +65,14 @@ int recipe_parse(struct recipe *r, struct run_options *o, const int *format, voi
         dqt_updater_options u;
         dqt_status status = dqt_llama_config_init(&c, sizeof c);
         if (status == DQT_OK) status = dqt_updater_options_init(&u, sizeof u);
-        if (status == DQT_OK) status = find(r, wanted, &c, &u);
+        if (status == DQT_OK) status = recipe_find(r, wanted, &c, &u);
         if (status != DQT_OK) {
             fprintf(stderr, "%s: %s\n", dqt_status_string(status), dqt_last_error(NULL));
             return 3;
         }
         if (r->purpose == DQT_PRESET_PRETRAIN) take_config(&c, o);
-        take_updater(&u, o);
-        o->lr = r->preset.learning_rate;
+        recipe_take_updater(&u, o);
+        o->lr = r->purpose == DQT_PRESET_PRETRAIN ? r->preset.learning_rate : 0; /* else that of the model's width */
         o->final_lr = r->preset.final_fraction;
         o->warmup = SIZE_MAX;
     }

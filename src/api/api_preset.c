@@ -19,44 +19,44 @@ struct recipe {
     dqt_group_options groups[CLASSES];
 };
 
-#define PRESET(row, peak, bytes)                                                                                       \
+#define PRESET(row, peak, warmup, bytes)                                                                               \
     {                                                                                                                  \
-        .struct_size = sizeof(dqt_preset), .learning_rate = (peak), .warmup_fraction = 0.05f,                          \
+        .struct_size = sizeof(dqt_preset), .learning_rate = (peak), .warmup_fraction = (warmup),                       \
         .bytes_per_weight = (bytes), .name = (row)                                                                     \
     }
 
 /* All from docs/results.md, "16 M tokens": hidden 256, 4 layers, 2,000 steps of 8,192 bytes with 100 of warm-up, cosine
  * to 0. Of one format the best comes first. Names are those of examples/results.list. */
 static const struct recipe recipes[] = {
-    {.preset = PRESET("ternary-best", 12e-3f, 1.36f),
+    {.preset = PRESET("ternary-best", 12e-3f, 0.05f, 1.36f),
      .format = DQT_FORMAT_TERNARY,
      .linear_init_std = 0.04f,
      .scale_axis = DQT_AXIS_ROW,
      .train_scale = 1,
      .updater = {.optimizer = DQT_OPTIMIZER_ADAFACTOR, .momentum_state = DQT_STATE_INT8, .scale_lr = 9},
      .groups = LINEAR_GROUPS(.lr_factor = 0.33333f, .weight_decay = 0.75f, .beta1 = 0.6f, .rounding_noise = 0.3f)},
-    {.preset = PRESET("dqt2-eco", 3e-3f, 8.26f), .format = DQT_FORMAT_INT2},
-    {.preset = PRESET("dqt3-best", 4e-3f, 1.44f),
+    {.preset = PRESET("dqt2-eco", 3e-3f, 0.05f, 8.26f), .format = DQT_FORMAT_INT2},
+    {.preset = PRESET("dqt3-best", 4e-3f, 0.05f, 1.44f),
      .format = DQT_FORMAT_INT3,
      .linear_init_std = 0.08f,
      .updater = {.optimizer = DQT_OPTIMIZER_ADAFACTOR, .momentum_state = DQT_STATE_INT8},
      .groups = LINEAR_GROUPS(.weight_decay = 0.5f)},
-    {.preset = PRESET("dqt4-best", 4e-3f, 1.57f),
+    {.preset = PRESET("dqt4-best", 4e-3f, 0.05f, 1.57f),
      .format = DQT_FORMAT_INT4,
      .linear_init_std = 0.08f,
      .updater = {.optimizer = DQT_OPTIMIZER_ADAFACTOR, .momentum_state = DQT_STATE_INT8},
      .groups = LINEAR_GROUPS(.weight_decay = 0.3f)},
-    {.preset = PRESET("dqt8-sigma", 1e-3f, 9.01f),
+    {.preset = PRESET("dqt8-sigma", 1e-3f, 0.05f, 9.01f),
      .format = DQT_FORMAT_INT8,
      .scale_rule = DQT_SCALE_SIGMA,
      .updater = {.rounding = DQT_ROUND_STOCHASTIC, .beta1 = 0.9f}},
-    {.preset = PRESET("dqt8-one-byte", 3e-3f, 1.03f),
+    {.preset = PRESET("dqt8-one-byte", 3e-3f, 0.05f, 1.03f),
      .format = DQT_FORMAT_INT8,
      .linear_init_std = 0.04f,
      .scale_rule = DQT_SCALE_SIGMA,
      .updater = {.optimizer = DQT_OPTIMIZER_ADAFACTOR, .rounding = DQT_ROUND_STOCHASTIC, .beta1 = -1},
      .groups = LINEAR_GROUPS(.lr_factor = 0.33333f, .weight_decay = 0.3f)},
-    {.preset = PRESET("f32-tuned", 6e-3f, 12.01f),
+    {.preset = PRESET("f32-tuned", 6e-3f, 0.05f, 12.01f),
      .format = DQT_FORMAT_F32,
      .linear_init_std = 0.04f,
      .groups = LINEAR_GROUPS(.lr_factor = 0.33333f)},
@@ -64,13 +64,13 @@ static const struct recipe recipes[] = {
     /* For trained weights, docs/results.md, "Fine-tuning": what they start from is kept by scales that cut nothing off;
      * the updater is that of the best 4-bit recipe. The rate is not searched for: SmolLM2-135M, of hidden size 576,
      * learns at 1e-4 and is thrown back at 4e-4; recipe_rate has the rest. */
-    {.preset = PRESET("finetune-int4", 5e-4f, 1.55f),
+    {.preset = PRESET("finetune-int4", 5e-4f, 0.1f, 1.55f),
      .purpose = DQT_PRESET_FINETUNE,
      .format = DQT_FORMAT_INT4,
      .scale_rule = DQT_SCALE_ABSMAX,
      .scale_axis = DQT_AXIS_ROW,
      .updater = {.optimizer = DQT_OPTIMIZER_ADAFACTOR, .momentum_state = DQT_STATE_INT8}},
-    {.preset = PRESET("finetune-int8", 5e-4f, 2.05f),
+    {.preset = PRESET("finetune-int8", 5e-4f, 0.1f, 2.05f),
      .purpose = DQT_PRESET_FINETUNE,
      .format = DQT_FORMAT_INT8,
      .scale_rule = DQT_SCALE_ABSMAX,
