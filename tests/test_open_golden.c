@@ -181,8 +181,8 @@ static float bf16_at(const unsigned char *p) {
 #define GATE "model.layers.0.mlp.gate_proj.weight"
 
 static void packed_folders(void) {
-    static const char *const names[] = {"bitnet_packed", "bitnet_bitlinear"};
-    for (size_t i = 0; i < 2; i++) {
+    static const char *const names[] = {"bitnet_packed", "bitnet_bitlinear", "llama_bitnet"};
+    for (size_t i = 0; i < 3; i++) {
         struct copy c;
         copy_begin(&c, names[i]);
         const double scale = (double)bf16_at(data_of(&c, LAST_K "_scale"));
@@ -340,6 +340,12 @@ static void wrong_quantization(void) {
               "has a dtype that cannot be read");
     with_keys("bitnet", "\"quantization_config\": {\"quantization_mode\": \"online\"}", DQT_E_UNSUPPORTED,
               "quantization_config.quant_method is absent");
+    with_keys("llama", "\"quantization_config\": {\"quant_method\": \"bitnet\"}", DQT_E_FORMAT,
+              "is not packed, which quantization_config says that it is");
+    with_keys("llama_bitnet", "\"quantization_config\": {\"quant_method\": \"bitsandbytes\"}", DQT_E_UNSUPPORTED,
+              "quantization_config.quant_method is bitsandbytes");
+    with_keys("llama_bitnet", "\"architectures\": [\"BitNetForCausalLM\"]", DQT_E_FORMAT,
+              "inner_attn_ln.weight is missing");
 }
 
 static const struct test tests[] = {TEST(folders),        TEST(gguf_files),        TEST(packed_folders),

@@ -266,14 +266,14 @@ static dqt_status read_choice(struct foreign *f, enum fact_name name, const char
     return refuse(f, name, why);
 }
 
-/* transformers' integrations/bitnet.py: a BitLinear holds packed codes whatever the mode. Its head is no such linear.
- */
+/* transformers' integrations/bitnet.py, with which any of its models may have such linears: a BitLinear holds packed
+ * codes whatever the mode. The head is none. */
 static dqt_status read_quantization(struct foreign *f) {
     bool automatic, online;
     const bool said = known(f, QUANTIZATION) || known(f, QUANTIZATION_CLASS) || known(f, QUANTIZATION_MODE);
     if (!said) return DQT_OK;
-    if (!is_text(f, QUANTIZATION, "bitnet") || !f->architecture->sub_norms)
-        return refuse(f, QUANTIZATION, "of quantised folders those of BitNet can be opened");
+    if (!is_text(f, QUANTIZATION, "bitnet"))
+        return refuse(f, QUANTIZATION, "of quantised folders those of BitNet's linears can be opened");
     TRY(read_choice(f, QUANTIZATION_CLASS, "bitlinear", "autobitlinear", &automatic));
     TRY(read_choice(f, QUANTIZATION_MODE, "offline", "online", &online));
     TRY(check_neutral(f, QUANTIZATION_NORMS, 0, "norms of single linears are not supported"));
@@ -318,6 +318,7 @@ dqt_status foreign_config(struct foreign *f, const struct foreign_options *o, dq
     c->attention_bias = a->attention_bias;
     c->qk_norm = a->qk_norm;
     c->activation = o->activation != DQT_ACTIVATION_DEFAULT ? o->activation
+                    : f->packed || f->online                ? DQT_ACTIVATION_INT8
                     : a->activation                         ? a->activation
                                                             : DQT_ACTIVATION_NONE;
     c->head_activation = DQT_ACTIVATION_NONE;

@@ -156,6 +156,7 @@ static dqt_status check_shape(const struct loader *l, const struct foreign_tenso
     const bool allowed = l->f->packed && is_linear(p.parameter_class);
     if (!t->encoding || (packed && !allowed))
         return refuse(l, t, "has a dtype that cannot be read into this parameter");
+    if (allowed && !packed) return refuse(l, t, "is not packed, which quantization_config says that it is");
     const uint64_t rows = packed ? p.tensor->rows / 4 : p.tensor->rows;
     if (t->dims != (vector ? 1 : 2) || t->rows != rows || t->cols != p.tensor->cols || (packed && p.tensor->rows % 4))
         return fail(l->f->ctx, DQT_E_SHAPE, "%s: %s is %llu x %llu; the model's is %zu x %zu", l->f->what, t->name,

@@ -43,9 +43,11 @@ CASES = {
 }
 SHARDED = 'llama_tied'
 QUANTISED = {
-    'bitnet_packed': dict(linear_class='autobitlinear', quantization_mode='offline'),
-    'bitnet_bitlinear': dict(linear_class='bitlinear', quantization_mode='offline'),
-    'bitnet_online': dict(linear_class='autobitlinear', quantization_mode='online'),
+    'bitnet_packed': ('BitNet', dict(linear_class='autobitlinear', quantization_mode='offline')),
+    'bitnet_bitlinear': ('BitNet', dict(linear_class='bitlinear', quantization_mode='offline')),
+    'bitnet_online': ('BitNet', dict(linear_class='autobitlinear', quantization_mode='online')),
+    # as HF1BitLLM's are: Llama without sub-norms, and config.json says no more than the method
+    'llama_bitnet': ('Llama', dict(linear_class='bitlinear', quantization_mode='offline')),
 }
 
 
@@ -93,14 +95,14 @@ def tie_distance(x):
     return (x - torch.floor(x) - 0.5).abs().min().item()
 
 
-def make_quantised(name, quantization, seed):
+def make_quantised(name, kind, quantization, seed):
     """transformers' own BitNet linears, in float32. A seed that puts an activation or a weight within MARGIN of the middle
     of two codes is none: rounding errors, of some 1e-5 codes, then change no code, and logits agree as unquantised ones do.
     """
-    sizes = {**SIZES, 'tie_word_embeddings': True}
-    config = transformers.BitNetConfig(**sizes)
+    tied = kind == 'BitNet'
+    config = getattr(transformers, kind + 'Config')(**{**SIZES, 'tie_word_embeddings': tied})
     config.use_cache = False
-    model = transformers.BitNetForCausalLM(config).float().eval()
+    model = getattr(transformers, kind + 'ForCausalLM')(config).float().eval()
     set_weights(model, seed)
     model.tie_weights()
     masters = {n: m.weight.data for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and n != 'lm_head'}
@@ -133,11 +135,11 @@ def make_quantised(name, quantization, seed):
         return False
     folder = os.path.join(HERE, 'models', name)
     shutil.rmtree(folder, ignore_errors=True)
-    config.architectures = ['BitNetForCausalLM']
+    config.architectures = [kind + 'ForCausalLM']
     config.dtype = torch.bfloat16
-    config.quantization_config = {'quant_method': 'bitnet', **quantization}
+    config.quantization_config = {'quant_method': 'bitnet', **(quantization if tied else {'modules_to_not_convert': None})}
     config.save_pretrained(folder)
-    state = {n: p.to(torch.bfloat16) for n, p in model.state_dict().items() if n != 'lm_head.weight'}
+    state = {n: p.to(torch.bfloat16) for n, p in model.state_dict().items() if not (tied and n == 'lm_head.weight')}
     state.update(packed)
     safetensors.torch.save_file({n: p.contiguous().clone() for n, p in state.items()},
                                 os.path.join(folder, 'model.safetensors'), metadata={'format': 'pt'})
@@ -248,8 +250,8 @@ def make_blocks():
 def main():
     make_blocks()
     models = {name: make_model(name, *case) for name, case in CASES.items()}
-    for name, quantization in QUANTISED.items():
-        next(seed for seed in range(1, 1000) if make_quantised(name, quantization, seed))
+    for name, case in QUANTISED.items():
+        next(seed for seed in range(1, 1000) if make_quantised(name, *case, seed))
     write_gguf('llama', 'llama', *models['llama'], permuted=True)
     write_gguf('llama_llama3', 'llama', *models['llama_llama3'], permuted=True, llama3=LLAMA3)
     write_gguf('qwen2', 'qwen2', *models['qwen2'])
