@@ -18,7 +18,13 @@
     _Pragma("STDC FP_CONTRACT OFF")                                                                                    \
         TARGET_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
 #define TARGET_END _Pragma("clang attribute pop")
-#define TARGET_512 "" /* clang takes whole registers of itself */
+/* clang takes whole registers of itself; 18 to 21 have a feature for them, which -march=native turns off on CPUs
+ * without AVX-512 and avx512f does not turn on again. */
+#if __clang_major__ >= 18 && __clang_major__ < 22 && !defined(__apple_build_version__)
+#define TARGET_512 ",evex512"
+#else
+#define TARGET_512 ""
+#endif
 #else
 #define TARGET_BEGIN(features) _Pragma("GCC push_options") TARGET_PRAGMA(GCC target(features))
 #define TARGET_END _Pragma("GCC pop_options")
