@@ -89,10 +89,24 @@ async function checkFile(llama, file) {
     return most;
 }
 
+/* An untrained model with the tokenizer of a tokenizer.json: texts become tokens and texts again. */
+async function checkTokenizer(llama, file) {
+    const model = await llama.loadModel({modelPath: path.join(folder, file)});
+    for (const text of ["The library trains in integers.", "  two blanks, 3.14159 and\n\na line", "Größe, naïve, 数字"]) {
+        const tokens = model.tokenize(text);
+        check(tokens.length > 0 && model.detokenize(tokens) === text, `${file}: ${JSON.stringify(text)} came back as ${JSON.stringify(model.detokenize(tokens))}`);
+    }
+    await model.dispose();
+}
+
 const llama = await getLlama({gpu: false, build: "never", maxThreads: 1, logLevel: LlamaLogLevel.error});
 const most = {};
 for (const file of readdirSync(folder).filter((f) => f.endsWith(".gguf")).sort()) {
     const name = file.split("-")[0];
+    if (name === "tokenizer") {
+        await checkTokenizer(llama, file);
+        continue;
+    }
     most[name] = Math.max(most[name] ?? 0, await checkFile(llama, file));
 }
 check(most.bitnet >= WANTED && most.llama >= WANTED, `a file of each architecture continues ${WANTED} tokens alike: ${JSON.stringify(most)}`);
