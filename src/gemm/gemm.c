@@ -422,6 +422,14 @@ static const struct gemm_engine *integer_engine(const dqt_context *ctx, const st
     return e;
 }
 
+/* The shared scratch of a product whose engine is chosen. */
+static void place_shared(struct product *p, size_t tokens) {
+    struct arena shared = shared_arena(p->ws);
+    shared_layout(p, tokens, 0, &shared);
+    p->a = shared.base + shared.used;
+    p->o.a = p->a;
+}
+
 /* gemm_forward of many tokens. */
 static void forward_many(const dqt_context *ctx, const struct workspace *ws, const struct activations *x,
                          const dqt_tensor *w, size_t row, size_t rows, int precision, bool accumulate, float *y,
@@ -452,10 +460,7 @@ static void forward_many(const dqt_context *ctx, const struct workspace *ws, con
         p.o.padded_k = round_up(x->cols, p.o.e->k_align);
     }
     p.o.row_scale = x->codes ? x->step : NULL;
-    struct arena shared = shared_arena(ws);
-    shared_layout(&p, x->tokens, 0, &shared);
-    p.a = shared.base + shared.used;
-    p.o.a = p.a;
+    place_shared(&p, x->tokens);
     p.o.row_add = !integer ? NULL : p.o.groups && p.bias == 0 ? no_row_add : p.row_add;
     p.k_scale = NULL;
     run(&p, x->tokens, 2 * PANEL);
@@ -491,27 +496,29 @@ void gemm_forward(const dqt_context *ctx, const struct workspace *ws, const stru
     }
 }
 
+static struct product input_gradient(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy,
+                                     const dqt_tensor *w, size_t row, size_t rows, bool accumulate, float *dx) {
+    return (struct product){.ctx = ctx,
+                            .ws = ws,
+                            .dy = dy,
+                            .ld_dy = ld_dy,
+                            .w = w,
+                            .row = row,
+                            .k = rows,
+                            .n = w->cols,
+                            .accumulate = accumulate,
+                            .y = dx,
+                            .ld_y = w->cols};
+}
+
 void gemm_input_gradient(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy,
                          size_t tokens, const dqt_tensor *w, size_t row, size_t rows, int precision, bool accumulate,
                          float *dx) {
     const struct gemm_kernels *kernels = &ctx->kernels->gemm;
-    struct product p = {.ctx = ctx,
-                        .ws = ws,
-                        .dy = dy,
-                        .ld_dy = ld_dy,
-                        .w = w,
-                        .row = row,
-                        .k = rows,
-                        .n = w->cols,
-                        .accumulate = accumulate,
-                        .y = dx,
-                        .ld_y = w->cols};
+    struct product p = input_gradient(ctx, ws, dy, ld_dy, w, row, rows, accumulate, dx);
     p.o.e = precision == DQT_PRECISION_BF16 ? &kernels->bf16 : &kernels->f32;
     p.o.padded_k = round_up(rows, p.o.e->k_align);
-    struct arena shared = shared_arena(ws);
-    shared_layout(&p, tokens, 0, &shared);
-    p.a = shared.base + shared.used;
-    p.o.a = p.a;
+    place_shared(&p, tokens);
     if (holds_codes(&p)) {
         for (size_t r = 0; r < rows; r++)
             p.k_scale[r] = tensor_compute_scale(w, row + r);
@@ -526,26 +533,13 @@ void gemm_input_gradient_int8(const dqt_context *ctx, const struct workspace *ws
                               bool accumulate, float *dx) {
     const struct packing *packing = format_packing(w->compute);
     DQT_ASSERT(packing && !tensor_scale_groups(w) && row % GEMM_TILE_ROWS == 0);
-    struct product p = {.ctx = ctx,
-                        .ws = ws,
-                        .dy = dy,
-                        .ld_dy = ld_dy,
-                        .w = w,
-                        .row = row,
-                        .k = rows,
-                        .n = w->cols,
-                        .rounds = true,
-                        .rng = rng,
-                        .accumulate = accumulate,
-                        .y = dx,
-                        .ld_y = w->cols};
+    struct product p = input_gradient(ctx, ws, dy, ld_dy, w, row, rows, accumulate, dx);
+    p.rounds = true;
+    p.rng = rng;
     p.o.e = integer_engine(ctx, packing);
     p.o.padded_k = round_up(rows, PACK_BLOCK);
     p.bias = panel_bias(p.o.e, packing);
-    struct arena shared = shared_arena(ws);
-    shared_layout(&p, tokens, 0, &shared);
-    p.a = shared.base + shared.used;
-    p.o.a = p.a;
+    place_shared(&p, tokens);
     p.o.row_add = p.row_add;
     p.o.row_scale = p.step;
     for (size_t r = 0; r < rows; r++)

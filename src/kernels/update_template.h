@@ -18,6 +18,7 @@
 #include "dqt.h"
 #include "format/format.h"
 #include "format/half.h"
+#include "kernels/philox.h"
 #include "kernels/update_kernels.h"
 
 enum { CHUNK = UPDATE_CHUNK, PART = UPDATE_PART, LANES = 64 };
@@ -41,27 +42,8 @@ static void stream_start(struct stream *s, const struct rng *rng, uint64_t eleme
 }
 
 #ifndef UPDATE_PHILOX
-/* The words of CHUNK / 4 counters; rng_block in core/rng.h, laid out so that compilers find the vectors. */
 static void philox_blocks(const struct rng *r, uint64_t first, uint32_t *restrict out) {
-    for (int i = 0; i < CHUNK / 4; i++) {
-        const uint64_t block = first + (uint64_t)i;
-        uint32_t c0 = (uint32_t)block, c1 = (uint32_t)(block >> 32), c2 = r->high[0], c3 = r->high[1];
-        uint32_t k0 = r->key[0], k1 = r->key[1];
-#pragma GCC unroll 10
-        for (int round = 0; round < 10; round++) {
-            const uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
-            c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
-            c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
-            c1 = (uint32_t)p1;
-            c3 = (uint32_t)p0;
-            k0 += 0x9E3779B9u;
-            k1 += 0xBB67AE85u;
-        }
-        out[4 * i] = c0;
-        out[4 * i + 1] = c1;
-        out[4 * i + 2] = c2;
-        out[4 * i + 3] = c3;
-    }
+    philox_words(r, first, CHUNK / 4, out);
 }
 #endif
 
