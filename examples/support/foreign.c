@@ -8,6 +8,9 @@ size_t foreign_args(struct foreign_options *o, struct arg *table) {
     const struct arg all[FOREIGN_ARGS] = {
         {"--model", ARG_TEXT, &o->path, "folder of Hugging Face, GGUF file, or checkpoint (.dqt)", NULL},
         {"--format", ARG_CHOICE, &o->format, "of the blocks' weights (same: as the file)", "same=0 " FORMAT_CHOICES},
+        {"--compute", ARG_CHOICE, &o->compute,
+         "what the blocks' products read of f32 or bf16 weights (same: the weights), by group and rule",
+         "same=0 " FORMAT_CHOICES},
         {"--embedding", ARG_CHOICE, &o->embedding,
          "of embedding and head (same: int8 beside integers, else as the file)", "same=0 " FORMAT_CHOICES},
         {"--group", ARG_INT, &o->group, "columns per scale: 32, 64, 128 or 256 (0: one scale per row)", NULL},
@@ -20,10 +23,15 @@ size_t foreign_args(struct foreign_options *o, struct arg *table) {
     return FOREIGN_ARGS;
 }
 
-static dqt_tensor_options tensor_options(const struct foreign_options *o, int format) {
+static bool is_integers(int format) {
+    return format != DQT_FORMAT_SAME && format != DQT_FORMAT_F32 && format != DQT_FORMAT_BF16;
+}
+
+static dqt_tensor_options tensor_options(const struct foreign_options *o, int format, int compute) {
     dqt_tensor_options t = DQT_INIT(dqt_tensor_options);
     t.storage = format;
-    if (format == DQT_FORMAT_SAME || format == DQT_FORMAT_F32 || format == DQT_FORMAT_BF16) return t;
+    t.compute = compute;
+    if (!is_integers(format) && !is_integers(compute)) return t;
     /* Of a row the few largest weights matter more than their squares say; a group of 32 has few. SmolLM2-135M as int4:
      * of rows perplexity 36 with ABSMAX and 68 with MSE, of groups less with MSE (docs/finetune.md). */
     t.scale_rule = o->scale_rule ? o->scale_rule : o->group ? DQT_SCALE_MSE : DQT_SCALE_ABSMAX;
@@ -46,13 +54,13 @@ dqt_status foreign_open(dqt_context *ctx, const struct foreign_options *o, dqt_l
         *model = c.model;
         return status;
     }
-    const bool integers = o->format != DQT_FORMAT_SAME && o->format != DQT_FORMAT_F32 && o->format != DQT_FORMAT_BF16;
+    const int embedding = o->embedding ? o->embedding : is_integers(o->format) ? DQT_FORMAT_INT8 : DQT_FORMAT_SAME;
     dqt_open_options options;
     dqt_status status = dqt_open_options_init(&options, sizeof options);
     options.activation = o->activation;
     options.max_length = o->length;
-    options.linear = tensor_options(o, o->format);
-    options.embedding = tensor_options(o, o->embedding ? o->embedding : integers ? DQT_FORMAT_INT8 : DQT_FORMAT_SAME);
+    options.linear = tensor_options(o, o->format, o->compute);
+    options.embedding = tensor_options(o, embedding, DQT_FORMAT_SAME);
     options.head = options.embedding;
     return status == DQT_OK ? dqt_llama_open(ctx, o->path, &options, model) : status;
 }

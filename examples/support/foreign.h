@@ -11,6 +11,7 @@
 struct foreign_options {
     const char *path; /* a folder, a GGUF file, or a checkpoint (.dqt), which has its formats already */
     int format;       /* DQT_FORMAT_* of the blocks' weights; SAME: what holds the file's weights exactly */
+    int compute;      /* the same of what the blocks' products read; SAME: the weights */
     int embedding;    /* the same of embedding and head; SAME: of integers INT8, else as the file */
     int group;        /* columns per scale; 0: one scale per row */
     int scale_rule;   /* DQT_SCALE_*; AUTO: ABSMAX of rows, MSE of groups */
@@ -18,9 +19,10 @@ struct foreign_options {
     size_t length;    /* of the longest sequence */
 };
 
-/* --model, --format, --embedding, --group, --scale-rule, --activation; returns how many were written to `table`. */
+/* --model, --format, --compute, --embedding, --group, --scale-rule, --activation; returns how many were written to
+ * `table`. */
 size_t foreign_args(struct foreign_options *o, struct arg *table);
-enum { FOREIGN_ARGS = 6 };
+enum { FOREIGN_ARGS = 7 };
 
 /* The caller destroys *model. On failure it is NULL, and dqt_last_error(ctx) tells why. */
 dqt_status foreign_open(dqt_context *ctx, const struct foreign_options *o, dqt_llama **model);

@@ -77,6 +77,9 @@ ratio "it learns" "$(after int4 after)" "$(after int4 before)" 0.01 0.8
 ratio "the checkpoint has what was learnt" "$(perplexity --model "$tmp/int4/model.dqt")" "$(after int4 after)" 0.999 1.001
 ratio "the folder too" "$(perplexity --model "$tmp/int4")" "$(after int4 after)" 0.99 1.01
 ratio "and as int4 again" "$(perplexity --model "$tmp/int4" --format int4)" "$(after int4 after)" 0.99 1.01
+tune masters --format f32 --compute int4 --group 32
+ratio "float masters begin as their int4 codes do" "$(after masters before)" "$groups" 0.95 1.05
+ratio "float masters learn" "$(after masters after)" "$(after masters before)" 0.01 0.8
 check "the folder has the tokenizer" cmp "$tmp/int4/tokenizer.json" "$tmp/model/tokenizer.json"
 check "little state" awk '/bytes of state per linear weight/ { found = $(NF - 6) } END { exit !(found > 1.5 && found < 1.9) }' "$tmp/int4.txt"
 tune groups --group 32
