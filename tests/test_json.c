@@ -3,7 +3,7 @@
 #include "test.h"
 
 static struct json reader(const char *text) {
-    return (struct json){NULL, "text", text, strlen(text), 0};
+    return json_of(NULL, "text", text, strlen(text));
 }
 
 static void numbers(void) {
@@ -109,8 +109,52 @@ static void skipping(void) {
     for (size_t depth = JSON_DEPTH; depth <= JSON_DEPTH + 1; depth++) {
         memset(deep, '[', depth);
         memset(deep + depth, ']', depth);
-        struct json j = {NULL, "text", deep, 2 * depth, 0};
+        struct json j = json_of(NULL, "text", deep, 2 * depth);
         CHECK((json_skip(&j) == DQT_OK) == (depth == JSON_DEPTH));
+    }
+}
+
+/* What json_members and json_elements call with: keys, where they begin, and sums of the numbers. */
+struct seen {
+    char keys[64];
+    size_t places, sum;
+};
+
+static dqt_status on_number(void *arg, struct json *j) {
+    struct seen *s = arg;
+    uint64_t n;
+    const dqt_status status = json_whole(j, &n);
+    if (status == DQT_OK) s->sum += (size_t)n;
+    return status;
+}
+
+static dqt_status on_list(void *arg, struct json *j, const char *key) {
+    struct seen *s = arg;
+    strncat(s->keys, key, sizeof s->keys - strlen(s->keys) - 1);
+    s->places += j->text[j->key] == '"' ? j->key : 1000;
+    return json_elements(j, on_number, s);
+}
+
+static void members(void) {
+    static const struct {
+        const char *text, *keys;
+        size_t places, sum;
+    } good[] = {
+        {"{}", "", 0, 0}, {" { } ", "", 0, 0}, {"{\"a\":[],  \"b\\u0063\" : [1, 20] ,\"d\":[300]}", "abcd", 42, 321}};
+    static const char *const bad[] = {
+        "",          "[]",           "{",          "{\"a\"}",       "{\"a\":[1],}", "{\"a\":[1]",
+        "{\"a\":1}", "{\"a\":[1,]}", "{\"a\":[1}", "{\"a\":[1 2]}", "{1:[1]}",      "{\"a\":[1]]"};
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        struct json j = reader(good[i].text);
+        struct seen s = {.sum = 0};
+        CHECK(json_members(&j, on_list, &s) == DQT_OK && json_end(&j) == DQT_OK);
+        CHECKF(strcmp(s.keys, good[i].keys) == 0 && s.places == good[i].places && s.sum == good[i].sum,
+               "%s: %s %zu %zu", good[i].text, s.keys, s.places, s.sum);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct json j = reader(bad[i]);
+        struct seen s = {.sum = 0};
+        CHECKF(json_members(&j, on_list, &s) == DQT_E_FORMAT, "%s", bad[i]);
     }
 }
 
@@ -120,7 +164,7 @@ static void cut_off(void) {
     for (size_t n = 0; n < sizeof text - 1; n++) {
         char *exact = malloc(n + 1);
         memcpy(exact, text, n);
-        struct json j = {NULL, "text", exact, n, 0};
+        struct json j = json_of(NULL, "text", exact, n);
         CHECKF(json_skip(&j) == DQT_E_FORMAT, "%zu bytes", n);
         free(exact);
     }
@@ -138,6 +182,7 @@ static void words(void) {
     CHECK(json_word(&j, &kind) == DQT_E_FORMAT);
 }
 
-static const struct test tests[] = {TEST(numbers), TEST(strings), TEST(skipping), TEST(cut_off), TEST(words)};
+static const struct test tests[] = {TEST(numbers), TEST(strings), TEST(skipping),
+                                    TEST(members), TEST(cut_off), TEST(words)};
 
 TEST_MAIN(tests)

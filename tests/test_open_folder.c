@@ -422,7 +422,7 @@ static void wrong_index(void) {
         {"{\"weight_map\": {\"a\": 1}}", DQT_E_FORMAT, "index.json, byte"},
         {"{\"weight_map\": {}}", DQT_E_FORMAT, "names no file"},
         {"{\"weight_map\": []}", DQT_E_FORMAT, "index.json, byte"},
-        {"{}", DQT_E_FORMAT, "index.json, byte"},
+        {"{}", DQT_E_FORMAT, "names no file"},
         {"", DQT_E_FORMAT, "index.json, byte"},
     };
     static const char index[] = "model.safetensors.index.json";

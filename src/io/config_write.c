@@ -34,7 +34,7 @@ static dqt_status put_float(struct sink *s, const char *key, float x) {
         snprintf(value, sizeof value, "%.*e", digits - 1, (double)x);
         for (char *p = value; *p; p++)
             if (!strchr("0123456789+-e", *p)) *p = '.';
-        struct json j = {s->ctx, "number", value, strlen(value), 0};
+        struct json j = json_of(s->ctx, "number", value, strlen(value));
         double back = 0;
         if (json_number(&j, &back) == DQT_OK && f32_bits((float)back) == f32_bits(x)) break;
     }

@@ -5,7 +5,7 @@
 
 #include "io/json.h"
 
-enum { MOST_KEYS = 4, KEY_BYTES = 96 };
+enum { MOST_KEYS = 4 };
 
 /* Keys of config.json by transformers' versions, and of GGUF, behind the architecture's name. */
 static const struct {
@@ -83,26 +83,33 @@ dqt_status fact_refuse(const dqt_context *ctx, const struct facts *facts, enum f
 /* ---- config.json --------------------------------------------------------------------------------------------- */
 
 /* An array of texts is the first one that is not as the first of all, or that: layer_types that differ are seen. */
-static dqt_status read_array(struct json *j, struct fact *f) {
-    bool more = true;
+struct texts {
+    struct fact *f;
+    bool later, differ;
+};
+
+static dqt_status read_text(void *arg, struct json *j) {
+    struct texts *t = arg;
+    struct fact *f = t->f;
     char text[FACT_TEXT_BYTES];
-    f->kind = FACT_OTHER;
-    TRY(json_expect(j, '['));
-    if (json_next_is(j, ']')) return DQT_OK;
-    for (bool first = true, same = true; more; first = false) {
-        if (json_peek(j) == JSON_STRING) {
-            TRY(json_string(j, text, sizeof text));
-            same = same && (first || strcmp(text, f->text) == 0);
-            if (first) f->kind = FACT_TEXT;
-            if (first || (!same && f->kind == FACT_TEXT)) memcpy(f->text, text, sizeof text);
-            if (!same) f->kind = FACT_OTHER;
-        } else {
-            f->kind = FACT_OTHER;
-            TRY(json_skip(j));
-        }
-        TRY(json_separator(j, ']', &more));
+    const bool first = !t->later;
+    t->later = true;
+    if (json_peek(j) != JSON_STRING) {
+        f->kind = FACT_OTHER;
+        return json_skip(j);
     }
+    TRY(json_string(j, text, sizeof text));
+    t->differ = t->differ || (!first && strcmp(text, f->text) != 0);
+    if (first) f->kind = FACT_TEXT;
+    if (first || (t->differ && f->kind == FACT_TEXT)) memcpy(f->text, text, sizeof text);
+    if (t->differ) f->kind = FACT_OTHER;
     return DQT_OK;
+}
+
+static dqt_status read_texts(struct json *j, struct fact *f) {
+    struct texts t = {.f = f};
+    f->kind = FACT_OTHER;
+    return json_elements(j, read_text, &t);
 }
 
 static dqt_status read_fact(struct json *j, struct fact *f) {
@@ -111,7 +118,7 @@ static dqt_status read_fact(struct json *j, struct fact *f) {
     switch (json_peek(j)) {
     case JSON_STRING: f->kind = FACT_TEXT; return json_string(j, f->text, sizeof f->text);
     case JSON_NUMBER: f->kind = FACT_NUMBER; return json_number(j, &f->number);
-    case JSON_ARRAY: return read_array(j, f);
+    case JSON_ARRAY: return read_texts(j, f);
     case JSON_OBJECT:
     case JSON_NOTHING: return json_skip(j);
     case JSON_TRUE:
@@ -124,37 +131,31 @@ static dqt_status read_fact(struct json *j, struct fact *f) {
     return DQT_OK;
 }
 
-/* The members of an object, and of the objects in it: no object has a fact that is deeper. `inside`: the key of the
- * object, and a dot; "": the outermost. */
-static dqt_status read_members(struct json *j, const char *inside, struct facts *facts) {
-    char key[KEY_BYTES], full[2 * KEY_BYTES];
-    bool more = true;
-    TRY(json_expect(j, '{'));
-    if (json_next_is(j, '}')) return DQT_OK;
-    while (more) {
-        TRY(json_string(j, key, sizeof key));
-        TRY(json_expect(j, ':'));
-        snprintf(full, sizeof full, "%s%s", inside, key);
-        struct fact *f = fact_of_key(facts, full);
-        const bool object = *inside == '\0' && json_peek(j) == JSON_OBJECT;
-        if (object) {
-            const size_t n = strlen(key);
-            snprintf(full, sizeof full, "%s.", key);
-            TRY(n + 1 < sizeof key ? read_members(j, full, facts) : json_skip(j));
-        } else if (f) {
-            const enum fact_kind before = f->kind;
-            TRY(read_fact(j, f));
-            if (before != FACT_ABSENT && f->kind == FACT_ABSENT) f->kind = before;
-        } else {
-            TRY(json_skip(j));
-        }
-        TRY(json_separator(j, '}', &more));
+/* The members of an object, and of the objects in it: no object has a fact that is deeper. */
+struct inside {
+    struct facts *facts;
+    const char *object; /* its key and a dot; "": the outermost */
+};
+
+static dqt_status read_member(void *arg, struct json *j, const char *key) {
+    const struct inside *in = arg;
+    char full[2 * JSON_KEY];
+    snprintf(full, sizeof full, "%s%s", in->object, key);
+    struct fact *f = fact_of_key(in->facts, full);
+    if (*in->object == '\0' && json_peek(j) == JSON_OBJECT) {
+        const size_t n = strlen(key);
+        snprintf(full, sizeof full, "%s.", key);
+        return n + 1 < JSON_KEY ? json_members(j, read_member, &(struct inside){in->facts, full}) : json_skip(j);
     }
+    if (!f) return json_skip(j);
+    const enum fact_kind before = f->kind;
+    TRY(read_fact(j, f));
+    if (before != FACT_ABSENT && f->kind == FACT_ABSENT) f->kind = before;
     return DQT_OK;
 }
 
 dqt_status facts_read_json(const dqt_context *ctx, const char *text, size_t length, struct facts *facts) {
-    struct json j = {ctx, "config.json", text, length, 0};
-    TRY(read_members(&j, "", facts));
+    struct json j = json_of(ctx, "config.json", text, length);
+    TRY(json_members(&j, read_member, &(struct inside){facts, ""}));
     return json_end(&j);
 }

@@ -92,32 +92,21 @@ static dqt_status add_shard(struct foreign *f, const char *folder, const char *n
     return foreign_add_path(f, folder, name);
 }
 
-static dqt_status read_map(struct json *j, struct foreign *f, const char *folder) {
+struct index {
+    struct foreign *f;
+    const char *folder;
+};
+
+static dqt_status read_place(void *arg, struct json *j, const char *tensor) {
+    const struct index *x = arg;
     char name[FILE_NAME_BYTES];
-    bool more = true;
-    TRY(json_expect(j, '{'));
-    if (json_next_is(j, '}')) return DQT_OK;
-    while (more) {
-        TRY(json_string(j, NULL, 0));
-        TRY(json_expect(j, ':'));
-        TRY(json_string(j, name, sizeof name));
-        TRY(add_shard(f, folder, name));
-        TRY(json_separator(j, '}', &more));
-    }
-    return DQT_OK;
+    (void)tensor;
+    TRY(json_string(j, name, sizeof name));
+    return add_shard(x->f, x->folder, name);
 }
 
-static dqt_status read_index(struct json *j, struct foreign *f, const char *folder) {
-    char key[FILE_NAME_BYTES];
-    bool more = true;
-    TRY(json_expect(j, '{'));
-    while (more) {
-        TRY(json_string(j, key, sizeof key));
-        TRY(json_expect(j, ':'));
-        TRY(strcmp(key, "weight_map") == 0 ? read_map(j, f, folder) : json_skip(j));
-        TRY(json_separator(j, '}', &more));
-    }
-    return json_end(j);
+static dqt_status read_index(void *arg, struct json *j, const char *key) {
+    return strcmp(key, "weight_map") == 0 ? json_members(j, read_place, arg) : json_skip(j);
 }
 
 /* ---- Whole --------------------------------------------------------------------------------------------------- */
@@ -134,8 +123,9 @@ static dqt_status list_shards(struct foreign *f, const char *folder) {
         return fail(f->ctx, DQT_E_IO, "%s has neither %s nor %s", folder, WEIGHTS, INDEX);
     TRY(file_read_text(f->ctx, foreign_path(f, 0), INDEX_MOST, &text, &length));
     f->num_paths = 0;
-    struct json j = {f->ctx, INDEX, text, length, 0};
-    const dqt_status status = read_index(&j, f, folder);
+    struct json j = json_of(f->ctx, INDEX, text, length);
+    dqt_status status = json_members(&j, read_index, &(struct index){f, folder});
+    if (status == DQT_OK) status = json_end(&j);
     file_free_text(f->ctx, text, length);
     if (status == DQT_OK && f->num_paths == 0) return fail(f->ctx, DQT_E_FORMAT, "%s names no file", INDEX);
     return status;

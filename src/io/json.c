@@ -36,6 +36,33 @@ dqt_status json_end(struct json *j) {
     return j->at == j->length ? DQT_OK : json_broken(j, "the end");
 }
 
+dqt_status json_members(struct json *j, json_member_fn member, void *arg) {
+    char key[JSON_KEY];
+    bool more = true;
+    TRY(json_expect(j, '{'));
+    if (json_next_is(j, '}')) return DQT_OK;
+    while (more) {
+        skip_space(j);
+        j->key = j->at;
+        TRY(json_string(j, key, sizeof key));
+        TRY(json_expect(j, ':'));
+        TRY(member(arg, j, key));
+        TRY(json_separator(j, '}', &more));
+    }
+    return DQT_OK;
+}
+
+dqt_status json_elements(struct json *j, json_element_fn element, void *arg) {
+    bool more = true;
+    TRY(json_expect(j, '['));
+    if (json_next_is(j, ']')) return DQT_OK;
+    while (more) {
+        TRY(element(arg, j));
+        TRY(json_separator(j, ']', &more));
+    }
+    return DQT_OK;
+}
+
 enum json_kind json_peek(struct json *j) {
     skip_space(j);
     if (j->at >= j->length) return JSON_NOTHING;

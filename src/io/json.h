@@ -1,4 +1,5 @@
-/* JSON text in memory, read from its beginning to its end: RFC 8259. Nothing is allocated, and nothing recurses. */
+/* JSON text in memory, read from its beginning to its end: RFC 8259. Nothing is allocated, and nothing recurses but
+ * what callers of json_members and json_elements do. */
 #ifndef DQT_IO_JSON_H
 #define DQT_IO_JSON_H
 
@@ -15,7 +16,12 @@ struct json {
     const char *what; /* "safetensors: header": begins the sentences */
     const char *text;
     size_t length, at;
+    size_t key; /* where the latest key of json_members begins */
 };
+
+static inline struct json json_of(const dqt_context *ctx, const char *what, const char *text, size_t length) {
+    return (struct json){.ctx = ctx, .what = what, .text = text, .length = length};
+}
 
 enum json_kind { JSON_OBJECT, JSON_ARRAY, JSON_STRING, JSON_NUMBER, JSON_TRUE, JSON_FALSE, JSON_NULL, JSON_NOTHING };
 
@@ -29,6 +35,14 @@ bool json_next_is(struct json *j, char c);
 dqt_status json_expect(struct json *j, char c);
 /* After an element: *more says whether a ',' and not the end follows. */
 dqt_status json_separator(struct json *j, char end, bool *more);
+/* All of an object: calls `member` at the value of each, past which it goes. Keys are cut off to JSON_KEY bytes, as
+ * json_string does. */
+enum { JSON_KEY = 96 };
+typedef dqt_status (*json_member_fn)(void *arg, struct json *j, const char *key);
+dqt_status json_members(struct json *j, json_member_fn member, void *arg);
+/* The same of an array. */
+typedef dqt_status (*json_element_fn)(void *arg, struct json *j);
+dqt_status json_elements(struct json *j, json_element_fn element, void *arg);
 /* Nothing but space is left. */
 dqt_status json_end(struct json *j);
 

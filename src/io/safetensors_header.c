@@ -4,19 +4,18 @@
 #include "io/json.h"
 #include "io/safetensors.h"
 
-/* "[1, 2]"; *count may exceed `room`: the rest is read and dropped. */
-static dqt_status read_integers(struct json *p, uint64_t *out, size_t room, size_t *count) {
-    bool more = true;
-    *count = 0;
-    TRY(json_expect(p, '['));
-    if (json_next_is(p, ']')) return DQT_OK;
-    while (more) {
-        uint64_t value = 0;
-        TRY(json_whole(p, &value));
-        if (*count < room) out[*count] = value;
-        (*count)++;
-        TRY(json_separator(p, ']', &more));
-    }
+/* "[1, 2]"; count may exceed `room`: the rest is read and dropped. */
+struct integers {
+    uint64_t *out;
+    size_t room, count;
+};
+
+static dqt_status read_integer(void *arg, struct json *p) {
+    struct integers *a = arg;
+    uint64_t value = 0;
+    TRY(json_whole(p, &value));
+    if (a->count < a->room) a->out[a->count] = value;
+    a->count++;
     return DQT_OK;
 }
 
@@ -43,71 +42,75 @@ static enum element_type type_of(const char *name) {
     return TYPE_OTHER;
 }
 
-static dqt_status read_tensor(struct json *p, struct listing *l) {
-    bool more = true, type = false, shape = false, offsets = false;
-    char text[FILE_NAME_BYTES];
-    TRY(json_expect(p, '{'));
-    while (more) {
+_Static_assert((int)JSON_KEY >= (int)FILE_NAME_BYTES, "names of tensors are keys");
+
+struct entry {
+    struct listing l;
+    bool type, shape, offsets; /* what there was */
+};
+
+static dqt_status read_entry(void *arg, struct json *p, const char *key) {
+    struct entry *e = arg;
+    struct listing *l = &e->l;
+    if (strcmp(key, "dtype") == 0 && !e->type) {
+        char text[FILE_NAME_BYTES];
+        e->type = true;
         TRY(json_string(p, text, sizeof text));
-        TRY(json_expect(p, ':'));
-        if (strcmp(text, "dtype") == 0 && !type) {
-            type = true;
-            TRY(json_string(p, text, sizeof text));
-            l->type = type_of(text);
-        } else if (strcmp(text, "shape") == 0 && !shape) {
-            shape = true;
-            TRY(read_integers(p, l->shape, MOST_DIMS, &l->dims));
-            if (l->dims > MOST_DIMS) l->dims = MOST_DIMS + 1;
-        } else if (strcmp(text, "data_offsets") == 0 && !offsets) {
-            uint64_t range[2];
-            size_t count;
-            offsets = true;
-            TRY(read_integers(p, range, 2, &count));
-            if (count != 2 || range[0] > range[1]) return json_broken(p, "two offsets, begin and end, before this");
-            l->begin = range[0];
-            l->end = range[1];
-        } else {
-            return json_broken(p, "dtype, shape and data_offsets, each once, before this");
-        }
-        TRY(json_separator(p, '}', &more));
+        l->type = type_of(text);
+        return DQT_OK;
     }
-    return type && shape && offsets ? DQT_OK : json_broken(p, "dtype, shape and data_offsets, each once, before this");
+    if (strcmp(key, "shape") == 0 && !e->shape) {
+        struct integers shape = {l->shape, MOST_DIMS, 0};
+        e->shape = true;
+        TRY(json_elements(p, read_integer, &shape));
+        l->dims = shape.count > MOST_DIMS ? MOST_DIMS + 1 : shape.count;
+        return DQT_OK;
+    }
+    if (strcmp(key, "data_offsets") == 0 && !e->offsets) {
+        uint64_t range[2];
+        struct integers offsets = {range, 2, 0};
+        e->offsets = true;
+        TRY(json_elements(p, read_integer, &offsets));
+        if (offsets.count != 2 || range[0] > range[1]) return json_broken(p, "two offsets, begin and end, before this");
+        l->begin = range[0];
+        l->end = range[1];
+        return DQT_OK;
+    }
+    return json_broken(p, "dtype, shape and data_offsets, each once, before this");
 }
 
-static dqt_status read_metadata(struct json *p, const struct header_visitor *v) {
-    bool more = true;
-    char key[FILE_NAME_BYTES], value[FILE_NAME_BYTES];
-    TRY(json_expect(p, '{'));
-    if (json_next_is(p, '}')) return DQT_OK;
-    while (more) {
-        TRY(json_string(p, key, sizeof key));
-        TRY(json_expect(p, ':'));
-        TRY(json_string(p, value, sizeof value));
-        v->metadata(v->arg, key, value);
-        TRY(json_separator(p, '}', &more));
-    }
+struct header {
+    const struct header_visitor *visitor;
+    bool metadata; /* there was one */
+};
+
+static dqt_status read_metadata(void *arg, struct json *p, const char *key) {
+    const struct header *h = arg;
+    char value[FILE_NAME_BYTES];
+    TRY(json_string(p, value, sizeof value));
+    h->visitor->metadata(h->visitor->arg, key, value);
     return DQT_OK;
 }
 
-dqt_status header_read(const dqt_context *ctx, const char *text, size_t length, const struct header_visitor *v) {
-    struct json parser = {ctx, "safetensors: header", text, length, 0}, *p = &parser;
-    bool more, metadata = false;
-    if (length == 0 || text[0] != '{') return json_broken(p, "'{'");
-    p->at = 1;
-    more = !json_next_is(p, '}');
-    while (more) {
-        struct listing l = {.dims = 0};
-        TRY(json_string(p, l.name, sizeof l.name));
-        TRY(json_expect(p, ':'));
-        if (strcmp(l.name, "__metadata__") == 0) {
-            if (metadata) return json_broken(p, "only one __metadata__");
-            metadata = true;
-            TRY(read_metadata(p, v));
-        } else {
-            TRY(read_tensor(p, &l));
-            TRY(v->tensor(v->arg, &l));
-        }
-        TRY(json_separator(p, '}', &more));
+static dqt_status read_listing(void *arg, struct json *p, const char *key) {
+    struct header *h = arg;
+    if (strcmp(key, "__metadata__") == 0) {
+        if (h->metadata) return json_broken(p, "only one __metadata__");
+        h->metadata = true;
+        return json_members(p, read_metadata, h);
     }
-    return json_end(p);
+    struct entry e = {.l.dims = 0};
+    strncat(e.l.name, key, sizeof e.l.name - 1);
+    TRY(json_members(p, read_entry, &e));
+    if (!e.type || !e.shape || !e.offsets)
+        return json_broken(p, "dtype, shape and data_offsets, each once, before this");
+    return h->visitor->tensor(h->visitor->arg, &e.l);
+}
+
+dqt_status header_read(const dqt_context *ctx, const char *text, size_t length, const struct header_visitor *v) {
+    struct json p = json_of(ctx, "safetensors: header", text, length);
+    struct header h = {.visitor = v};
+    if (length == 0 || text[0] != '{') return json_broken(&p, "'{'");
+    TRY(json_members(&p, read_listing, &h));
+    return json_end(&p);
 }

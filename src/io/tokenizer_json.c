@@ -28,7 +28,9 @@ static dqt_status no_name(const struct tokenizer *t, const char *what, const cha
 }
 
 static struct json json_at(const struct tokenizer *t, size_t at) {
-    return (struct json){t->ctx, "tokenizer.json", t->text, t->length, at};
+    struct json j = json_of(t->ctx, "tokenizer.json", t->text, t->length);
+    j.at = at;
+    return j;
 }
 
 /* ---- Values ---------------------------------------------------------------------------------------------------- */
@@ -55,35 +57,6 @@ static dqt_status pass_string(struct json *j, size_t *place) {
     return json_string(j, NULL, 0);
 }
 
-/* Calls `member` at the value of each member of an object. */
-typedef dqt_status (*member_fn)(void *arg, struct json *j, const char *key);
-static dqt_status read_object(struct json *j, member_fn member, void *arg) {
-    char key[WORD_ROOM];
-    bool more = true;
-    TRY(json_expect(j, '{'));
-    if (json_next_is(j, '}')) return DQT_OK;
-    while (more) {
-        TRY(json_string(j, key, sizeof key));
-        TRY(json_expect(j, ':'));
-        TRY(member(arg, j, key));
-        TRY(json_separator(j, '}', &more));
-    }
-    return DQT_OK;
-}
-
-/* The same at each element of an array. */
-typedef dqt_status (*element_fn)(void *arg, struct json *j);
-static dqt_status read_array(struct json *j, element_fn element, void *arg) {
-    bool more = true;
-    TRY(json_expect(j, '['));
-    if (json_next_is(j, ']')) return DQT_OK;
-    while (more) {
-        TRY(element(arg, j));
-        TRY(json_separator(j, ']', &more));
-    }
-    return DQT_OK;
-}
-
 /* ---- Tokens ---------------------------------------------------------------------------------------------------- */
 
 /* Added tokens may be in the vocabulary too; what the list of added ones says holds. */
@@ -100,21 +73,12 @@ static dqt_status add_token(struct tokenizer *t, uint64_t id, size_t place, unsi
     return DQT_OK;
 }
 
-static dqt_status read_vocabulary(struct tokenizer *t, struct json *j) {
-    bool more = true;
-    if (json_peek(j) == JSON_ARRAY) return refuse(t, "model.vocab", "no object");
-    TRY(json_expect(j, '{'));
-    if (json_next_is(j, '}')) return DQT_OK;
-    while (more) {
-        size_t place;
-        uint64_t id;
-        TRY(pass_string(j, &place));
-        TRY(json_expect(j, ':'));
-        TRY(json_whole(j, &id));
-        TRY(add_token(t, id, place, TOKEN_NORMAL));
-        TRY(json_separator(j, '}', &more));
-    }
-    return DQT_OK;
+static dqt_status on_token(void *arg, struct json *j, const char *key) {
+    const size_t place = j->key;
+    uint64_t id;
+    (void)key;
+    TRY(json_whole(j, &id));
+    return add_token(arg, id, place, TOKEN_NORMAL);
 }
 
 struct added {
@@ -140,7 +104,7 @@ static dqt_status added_member(void *arg, struct json *j, const char *key) {
 static dqt_status read_added(void *arg, struct json *j) {
     struct tokenizer *t = arg;
     struct added a = {.id = UINT64_MAX};
-    TRY(read_object(j, added_member, &a));
+    TRY(json_members(j, added_member, &a));
     if (!a.place || a.id == UINT64_MAX) return json_broken(j, "an id and a content before the end of an added token");
     if (a.single_word) return refuse(t, "single_word of an added token", "true");
     if (a.lstrip || a.rstrip) return refuse(t, "lstrip or rstrip of an added token", "true");
@@ -187,7 +151,7 @@ static dqt_status on_merge(void *arg, struct json *j) {
 dqt_status tokenizer_each_merge(struct tokenizer *t, struct sink *sink) {
     struct json j = json_at(t, t->merges);
     struct merging m = {.sink = sink};
-    TRY(read_array(&j, on_merge, &m));
+    TRY(json_elements(&j, on_merge, &m));
     t->num_merges = m.count;
     return DQT_OK;
 }
@@ -210,7 +174,7 @@ static dqt_status step_member(void *arg, struct json *j, const char *key) {
     struct step *s = arg;
     if (strcmp(key, "type") == 0) return read_word(j, s->type, sizeof s->type);
     if (strcmp(key, "behavior") == 0) return read_word(j, s->behavior, sizeof s->behavior);
-    if (strcmp(key, "pattern") == 0 && json_peek(j) == JSON_OBJECT) return read_object(j, pattern_member, s);
+    if (strcmp(key, "pattern") == 0 && json_peek(j) == JSON_OBJECT) return json_members(j, pattern_member, s);
     if (strcmp(key, "individual_digits") == 0) return read_flag(j, &s->digits);
     if (strcmp(key, "add_prefix_space") == 0) return read_flag(j, &s->prefix_space);
     if (strcmp(key, "invert") == 0) return read_flag(j, &s->invert);
@@ -260,7 +224,7 @@ static dqt_status take_step(struct cut *c, const struct step *s) {
 
 static dqt_status read_step(void *arg, struct json *j) {
     struct step s = {.list = 0};
-    TRY(read_object(j, step_member, &s));
+    TRY(json_members(j, step_member, &s));
     return take_step(arg, &s);
 }
 
@@ -268,12 +232,12 @@ static dqt_status read_pretokenizer(struct cut *c, size_t place) {
     struct json j = json_at(c->t, place);
     struct step s = {.list = 0};
     if (json_peek(&j) != JSON_OBJECT) return no_name(c->t, "pre_tokenizer", "none");
-    TRY(read_object(&j, step_member, &s));
+    TRY(json_members(&j, step_member, &s));
     if (!s.list || strcmp(s.type, "Sequence") != 0) {
         TRY(take_step(c, &s));
     } else {
         j = json_at(c->t, s.list);
-        TRY(read_array(&j, read_step, c));
+        TRY(json_elements(&j, read_step, c));
     }
     return c->bytes ? DQT_OK : no_name(c->t, "pre_tokenizer", "one without ByteLevel");
 }
@@ -294,7 +258,8 @@ static dqt_status model_member(void *arg, struct json *j, const char *key) {
     if (strcmp(key, "end_of_word_suffix") == 0) return read_word(j, w->suffix, sizeof w->suffix);
     if (strcmp(key, "ignore_merges") == 0) return read_flag(j, &w->whole_words);
     if (strcmp(key, "byte_fallback") == 0) return read_flag(j, &w->byte_fallback);
-    if (strcmp(key, "vocab") == 0) return read_vocabulary(w->t, j);
+    if (strcmp(key, "vocab") == 0)
+        return json_peek(j) == JSON_ARRAY ? refuse(w->t, "model.vocab", "no object") : json_members(j, on_token, w->t);
     if (strcmp(key, "merges") == 0 && json_peek(j) == JSON_ARRAY) w->t->merges = j->at;
     return json_skip(j);
 }
@@ -307,9 +272,9 @@ static dqt_status normalizer_member(void *arg, struct json *j, const char *key) 
 static dqt_status member(void *arg, struct json *j, const char *key) {
     struct whole *w = arg;
     const enum json_kind kind = json_peek(j);
-    if (strcmp(key, "model") == 0) return read_object(j, model_member, w);
-    if (strcmp(key, "added_tokens") == 0 && kind == JSON_ARRAY) return read_array(j, read_added, w->t);
-    if (strcmp(key, "normalizer") == 0 && kind == JSON_OBJECT) return read_object(j, normalizer_member, w);
+    if (strcmp(key, "model") == 0) return json_members(j, model_member, w);
+    if (strcmp(key, "added_tokens") == 0 && kind == JSON_ARRAY) return json_elements(j, read_added, w->t);
+    if (strcmp(key, "normalizer") == 0 && kind == JSON_OBJECT) return json_members(j, normalizer_member, w);
     if (strcmp(key, "pre_tokenizer") == 0) w->pretokenizer = j->at;
     return json_skip(j);
 }
@@ -338,7 +303,7 @@ static dqt_status find_name(const struct whole *w) {
 static dqt_status read_all(struct tokenizer *t, const char *pre) {
     struct whole w = {.t = t};
     struct json j = json_at(t, 0);
-    TRY(read_object(&j, member, &w));
+    TRY(json_members(&j, member, &w));
     TRY(json_end(&j));
     TRY(check_model(&w));
     t->pre = pre;
