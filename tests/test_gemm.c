@@ -173,6 +173,45 @@ static void integer_products_are_bit_identical(void) {
     }
 }
 
+/* Float products of few tokens: a token's bits are those that it has alone, with any rows and other tokens beside it.
+ */
+static void float_tokens_are_independent(void) {
+    static const int stored[] = {DQT_FORMAT_INT8, DQT_FORMAT_INT3, DQT_FORMAT_TERNARY, DQT_FORMAT_BF16, DQT_FORMAT_F32};
+    for (size_t k = 0; k < ISA_CAP_COUNT; k++) {
+        for (size_t f = 0; f < sizeof stored / sizeof *stored; f++) {
+            dqt_context *ctx = context(isa_caps[k].isa, 1);
+            if (!ctx) continue;
+            const size_t tokens = 11, rows = 77, cols = 333;
+            dqt_tensor *t = weights(ctx, stored[f], 0, rows, cols, 5);
+            struct setup s = setup(t, tokens, false, 6);
+            struct workspace ws = workspace_for(ctx, tokens, t);
+            float *alone = malloc(tokens * rows * sizeof(float)), *y = malloc(tokens * rows * sizeof(float));
+            struct activations part = s.x;
+            for (size_t i = 0; i < tokens; i++) {
+                part.tokens = 1;
+                part.floats = s.x.floats + i * s.x.ld;
+                gemm_forward(ctx, &ws, &part, 1, t, 0, rows, DQT_PRECISION_F32, false, alone + i * rows, rows);
+            }
+            for (size_t n = 1; n <= tokens; n++) {
+                part.tokens = n;
+                part.floats = s.x.floats + (tokens - n) * s.x.ld;
+                memset(y, 0xff, tokens * rows * sizeof(float));
+                gemm_forward(ctx, &ws, &part, n, t, 0, 20, DQT_PRECISION_F32, false, y, rows);
+                gemm_forward(ctx, &ws, &part, n, t, 20, rows - 20, DQT_PRECISION_F32, false, y + 20, rows);
+                CHECKF(memcmp(y, alone + (tokens - n) * rows, n * rows * sizeof(float)) == 0, "%s %s: %zu tokens",
+                       isa_caps[k].name, format_public_name(stored[f]), n);
+            }
+            workspace_destroy(ctx, &ws);
+            free(alone);
+            free(y);
+            free(s.w);
+            tensor_destroy(t);
+            guard_free_all();
+            dqt_context_destroy(ctx);
+        }
+    }
+}
+
 /* The largest sums that 16 bits, 32 bits and the bias of unsigned codes have to bear: all codes and activations at an
  * end. */
 static void extreme_values_are_exact(void) {
@@ -180,7 +219,7 @@ static void extreme_values_are_exact(void) {
         for (size_t f = 0; f < INTEGER; f++) {
             dqt_context *ctx = context(isa_caps[k].isa, 1);
             if (!ctx) continue;
-            const size_t tokens = 9, rows = 33, cols = 1000, ld = round_up(cols, PACK_BLOCK);
+            const size_t tokens = 9, rows = 33, cols = 1500, ld = round_up(cols, PACK_BLOCK);
             dqt_tensor *t = weights(ctx, formats[f].storage, 0, rows, cols, 5);
             const int low = format_min(t->storage), high = format_max(t->storage);
             int8_t *codes = calloc(tokens * ld, 1), *w = calloc(ld, 1);
@@ -372,6 +411,7 @@ static const struct test tests[] = {TEST(scalar),
                                     TEST(amx),
                                     TEST(neon),
                                     TEST(integer_products_are_bit_identical),
+                                    TEST(float_tokens_are_independent),
                                     TEST(extreme_values_are_exact),
                                     TEST(threads_do_not_matter),
                                     TEST(large_products_are_chunked),

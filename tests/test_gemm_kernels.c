@@ -263,12 +263,37 @@ static void check_dot_packed(const struct gemm_kernels *k, const char *isa, cons
     for (size_t c = 0; c < n; c++)
         x_sum += b[c];
     guarded_rows(rows, blocks * packing_block_bytes(packing), extreme, seed);
-    k->packed_dot.permute_for_dot(packing, b, blocks, x);
+    k->packed_dot.permute_for_dot(packing, b, blocks, 0, 1, x);
     k->packed_dot.dot_packed(packing, rows, blocks, x, x_sum, sums);
     for (size_t r = 0; r < DOT_ROWS; r++) {
         const int32_t want = dot_plain(packing, rows[r], b, 0, n);
         CHECKF(sums[r] == want, "%s: dot_packed of %zu blocks of %s: %d, not %d", isa, blocks, format, sums[r], want);
     }
+    release();
+}
+
+static void check_dot_packed_tokens(const struct gemm_kernels *k, const char *isa, const struct packing *packing,
+                                    const char *format, size_t blocks, bool extreme, uint64_t *seed) {
+    const size_t n = blocks * PACK_BLOCK;
+    const int8_t *b[DOT_TOKENS];
+    int8_t *x = guarded(round_up(blocks, DOT_GROUP_BLOCKS) * PACK_BLOCK * DOT_TOKENS, seed);
+    const uint8_t *rows[DOT_ROWS];
+    int32_t sums[DOT_TOKENS][DOT_ROWS], *x_sums = guarded(DOT_TOKENS * sizeof *x_sums, seed);
+    memset(x_sums, 0, DOT_TOKENS * sizeof *x_sums);
+    for (size_t t = 0; t < DOT_TOKENS; t++) {
+        b[t] = guarded_activations(n, n, extreme, seed);
+        for (size_t c = 0; c < n; c++)
+            x_sums[t] += b[t][c];
+        k->packed_dot.permute_for_dot(packing, b[t], blocks, t, DOT_TOKENS, x);
+    }
+    guarded_rows(rows, blocks * packing_block_bytes(packing), extreme, seed);
+    k->packed_dot.dot_packed_tokens(packing, rows, blocks, x, x_sums, sums);
+    for (size_t t = 0; t < DOT_TOKENS; t++)
+        for (size_t r = 0; r < DOT_ROWS; r++) {
+            const int32_t want = dot_plain(packing, rows[r], b[t], 0, n);
+            CHECKF(sums[t][r] == want, "%s: dot_packed_tokens of %zu blocks of %s: %d, not %d", isa, blocks, format,
+                   sums[t][r], want);
+        }
     release();
 }
 
@@ -306,6 +331,9 @@ static void check_exact_dots(const struct gemm_kernels *k, const char *isa, bool
         if (packing && k->packed_dot.dot_packed && dot_packed_takes(packing))
             for (size_t blocks = 1; blocks <= 25; blocks++)
                 check_dot_packed(k, isa, packing, name, blocks, extreme, &seed);
+        if (packing && k->packed_dot.dot_packed_tokens && dot_packed_takes(packing))
+            for (size_t blocks = 1; blocks <= 45; blocks += blocks < 6 ? 1 : 3)
+                check_dot_packed_tokens(k, isa, packing, name, blocks, extreme, &seed);
         for (size_t group = 32; packing && k->dot_groups && group <= MAX_GROUP; group *= 2)
             for (size_t groups = 1; dot_groups_takes(packing, group) && groups <= 7; groups++)
                 check_dot_groups(k, isa, packing, name, group, groups, extreme, &seed);
@@ -342,7 +370,8 @@ static void float_dot_products(void) {
                     size[j] += fabs(terms[j]);
                 }
             }
-            const float got[3] = {k->dot_code_float(codes, x, n), k->dot_bf16_float(half, x, n), k->dot_float(w, x, n)};
+            const float got[3] = {k->float_dot.code(codes, x, n), k->float_dot.bf16(half, x, n),
+                                  k->float_dot.f32(w, x, n)};
             for (int j = 0; j < 3; j++)
                 CHECKF(fabs((double)got[j] - want[j]) <= ((double)n + 8.0) * 0x1p-24 * size[j],
                        "%s: dot %d of %zu: %g, not %g", isa_caps[i].name, j, n, (double)got[j], want[j]);
@@ -352,6 +381,45 @@ static void float_dot_products(void) {
     }
 }
 
+static float dot_alone(const struct float_dot_kernels *k, enum dot_element type, const void *row, const float *x,
+                       size_t n) {
+    return type == DOT_CODE ? k->code(row, x, n) : type == DOT_BF16 ? k->bf16(row, x, n) : k->f32(row, x, n);
+}
+
+/* Several rows with several tokens: the bits of one with one. */
+static void float_dot_tiles(void) {
+    static const size_t bytes[] = {[DOT_CODE] = 1, [DOT_BF16] = 2, [DOT_F32] = 4};
+    for (size_t i = 0; i < ISA_CAP_COUNT; i++) {
+        dqt_context *ctx = context(isa_caps[i].isa);
+        if (!ctx) continue;
+        const struct float_dot_kernels *k = &ctx->kernels->gemm.float_dot;
+        uint64_t seed = 4;
+        for (size_t n = 1; k->tile && n < 200; n += n < 70 ? 1 : 13)
+            for (int type = DOT_CODE; type <= DOT_F32; type++) {
+                const void *rows[DOT_TILE_ROWS];
+                const float *x[DOT_TOKENS];
+                float sums[DOT_TILE_ROWS][DOT_TOKENS];
+                for (size_t r = 0; r < DOT_TILE_ROWS; r++) {
+                    uint16_t *half = guarded(n * bytes[type], &seed);
+                    for (size_t c = 0; type == DOT_BF16 && c < n; c++)
+                        half[c] = f32_to_bf16(test_uniform(&seed));
+                    rows[r] = type == DOT_F32 ? (const void *)guarded_floats(n, &seed) : (const void *)half;
+                }
+                for (size_t t = 0; t < DOT_TOKENS; t++)
+                    x[t] = guarded_floats(n, &seed);
+                k->tile((enum dot_element)type, rows, x, n, sums);
+                for (size_t r = 0; r < DOT_TILE_ROWS; r++)
+                    for (size_t t = 0; t < DOT_TOKENS; t++) {
+                        const float want = dot_alone(k, (enum dot_element)type, rows[r], x[t], n);
+                        CHECKF(memcmp(&sums[r][t], &want, sizeof want) == 0, "%s: type %d, %zu columns: %g, not %g",
+                               isa_caps[i].name, type, n, (double)sums[r][t], (double)want);
+                    }
+                release();
+            }
+        dqt_context_destroy(ctx);
+    }
+}
+
 static const struct test tests[] = {TEST(packing_is_that_of_plain_c), TEST(unpacking_is_that_of_the_format),
-                                    TEST(exact_dot_products), TEST(float_dot_products)};
+                                    TEST(exact_dot_products), TEST(float_dot_products), TEST(float_dot_tiles)};
 TEST_MAIN(tests)

@@ -69,6 +69,8 @@ static void check_whole(uint64_t features) {
     CHECK(kernels.gemm.bf16.emulates_bf16 == (kernels.gemm.bf16.size == 4) && !kernels.gemm.f32.emulates_bf16);
     CHECK(kernels.gemm.f32.size == 4);
     CHECK(!kernels.gemm.packed_dot.permute_for_dot == !kernels.gemm.packed_dot.dot_packed);
+    CHECK(!kernels.gemm.packed_dot.dot_packed_tokens == !kernels.gemm.packed_dot.max_tokens);
+    CHECK(kernels.gemm.float_dot.code && kernels.gemm.float_dot.bf16 && kernels.gemm.float_dot.f32);
     for (int slot = 0; slot < ISA_SLOT_COUNT; slot++)
         if (slot != ISA_SLOT_packed_dot && slot != ISA_SLOT_dot_groups && slot != ISA_SLOT_attention_bf16 &&
             slot != ISA_SLOT_fast_bf16)
@@ -146,7 +148,7 @@ static void simulated_cpus(void) {
 static void simulated_cpus(void) {
 #define BASELINE                                                                                                       \
     NO_PACKED_DOT, NO_BF16, {ISA_SLOT_gradient, "scalar"}, {ISA_SLOT_update, "scalar"},                                \
-        {ISA_SLOT_dot_code_float, "scalar"}, {ISA_SLOT_dot_bf16_float, "scalar"}, {ISA_SLOT_dot_float, "scalar"}, {    \
+        {ISA_SLOT_float_dot, "scalar"}, {                                                                              \
         ISA_SLOT_gemv_max_tokens, "scalar"                                                                             \
     }
     CHECK_CPU("NEON", DQT_CPU_NEON, DQT_ISA_NEON, "neon", BASELINE);

@@ -485,7 +485,7 @@ static struct activations activations_range(const struct activations *x, size_t 
 void gemm_forward(const dqt_context *ctx, const struct workspace *ws, const struct activations *x, size_t gemv_tokens,
                   const dqt_tensor *w, size_t row, size_t rows, int precision, bool accumulate, float *y, size_t ld_y) {
     DQT_ASSERT(gemv_tokens <= x->tokens);
-    if (x->codes && format_is_code(w->compute)) gemv_tokens = gemm_gemv_tokens(ctx, x->tokens);
+    if (x->codes && format_is_code(w->compute)) gemv_tokens = x->tokens <= gemv_exact_tokens(ctx, w) ? x->tokens : 0;
     if (gemv_tokens) {
         const struct activations first = activations_range(x, 0, gemv_tokens);
         gemv_forward(ctx, ws, &first, w, row, rows, accumulate, y, ld_y);

@@ -15,9 +15,10 @@ struct gemv {
     bool integer, accumulate;
     bool packed, grouped;   /* DOT_ROWS rows at a time: dot_packed, or dot_groups */
     size_t groups;          /* scales of a row, where it has several */
-    const int8_t *permuted; /* [tokens][ld_permuted] */
+    bool together;          /* packed: DOT_TOKENS tokens at a time, dot_packed_tokens */
+    const int8_t *permuted; /* [tokens][ld_permuted]; together: DOT_TOKENS of them beside each other */
     size_t ld_permuted;
-    const int32_t *x_sum; /* [tokens], or [tokens][groups] */
+    const int32_t *x_sum; /* [tokens], or [tokens][groups]; together: up to a multiple of DOT_TOKENS */
     float *y;             /* [tokens][ld_y], `rows` of a row are written */
     size_t ld_y;
 };
@@ -32,7 +33,9 @@ static size_t max_groups(size_t cols) {
 }
 
 void gemv_scratch(const dqt_context *ctx, size_t tokens, size_t cols, struct scratch_need *need) {
-    const size_t taken = size_min(tokens, ctx->kernels->gemm.gemv_max_tokens);
+    const struct gemm_kernels *k = &ctx->kernels->gemm;
+    const size_t most = size_max(k->gemv_max_tokens, k->packed_dot.max_tokens);
+    const size_t taken = round_up(size_min(tokens, most), DOT_TOKENS);
     const size_t sums = round_up(scratch_product(taken, scratch_product(max_groups(cols), sizeof(int32_t))), ALIGNMENT);
     const size_t row = scratch_product(round_up(cols, PACK_BLOCK), sizeof(float)); /* or DOT_ROWS rows of codes */
     const size_t scales = scratch_product(max_groups(cols), DOT_ROWS * sizeof(float));
@@ -44,6 +47,17 @@ static void put(const struct gemv *g, size_t t, size_t r, float sum, float scale
     float *y = g->y + t * g->ld_y + r;
     const float value = sum * scale;
     *y = g->accumulate ? *y + value : value;
+}
+
+/* DOT_ROWS sums of a token, of which `count` are put. */
+static void put_rows(const struct gemv *g, size_t t, size_t r, size_t count, const int32_t sums[DOT_ROWS],
+                     const float scale[DOT_ROWS]) {
+    float *y = g->y + t * g->ld_y + r, value[DOT_ROWS];
+    for (size_t i = 0; i < DOT_ROWS; i++)
+        value[i] = (float)sums[i] * (g->x->step[t] * scale[i]);
+    for (size_t i = 0; g->accumulate && i < count; i++)
+        value[i] = y[i] + value[i];
+    memcpy(y, value, count * sizeof *y);
 }
 
 /* Codes of a row into scratch: [round_up(cols, 64)], zeros at the end. */
@@ -73,6 +87,26 @@ static void packed_rows(const struct gemv *g, size_t r, size_t count) {
                                  g->permuted + t * g->ld_permuted, g->x_sum[t], sums);
         for (size_t i = 0; i < count; i++)
             put(g, t, r + i, (float)sums[i], g->x->step[t] * tensor_compute_scale(g->w, g->row + r + i));
+    }
+}
+
+/* The same for several tokens: what is unpacked of a row is used for all tokens of a batch. */
+static void packed_rows_together(const struct gemv *g, size_t r, size_t count) {
+    const struct gemm_kernels *k = &g->ctx->kernels->gemm;
+    const size_t tokens = g->x->tokens, blocks = round_up(g->w->cols, PACK_BLOCK) / PACK_BLOCK;
+    const uint8_t *rows[DOT_ROWS];
+    float scale[DOT_ROWS];
+    for (size_t i = 0; i < DOT_ROWS; i++) {
+        const size_t row = g->row + r + size_min(i, count - 1);
+        rows[i] = tensor_row(g->w, row);
+        scale[i] = tensor_compute_scale(g->w, row);
+    }
+    for (size_t t = 0; t < tokens; t += DOT_TOKENS) {
+        int32_t sums[DOT_TOKENS][DOT_ROWS];
+        k->packed_dot.dot_packed_tokens(format_packing(g->w->storage), rows, blocks, g->permuted + t * g->ld_permuted,
+                                        g->x_sum + t, sums);
+        for (size_t j = 0; j < size_min(DOT_TOKENS, tokens - t); j++)
+            put_rows(g, t + j, r, count, sums[j], scale);
     }
 }
 
@@ -134,37 +168,74 @@ static void group_row(const struct gemv *g, size_t r, int8_t *scratch) {
 }
 
 static void code_row(const struct gemv *g, size_t r, int8_t *scratch) {
-    const struct gemm_kernels *k = &g->ctx->kernels->gemm;
     const struct activations *x = g->x;
     const int8_t *codes = row_codes(g, g->row + r, scratch);
     const float scale = tensor_compute_scale(g->w, g->row + r);
     for (size_t t = 0; t < x->tokens; t++) {
-        if (g->integer) {
-            const int32_t sum = k->dot_codes(codes, x->codes + t * x->ld, round_up(x->cols, PACK_BLOCK));
-            put(g, t, r, (float)sum, x->step[t] * scale);
+        const int32_t sum = g->ctx->kernels->gemm.dot_codes(codes, x->codes + t * x->ld, round_up(x->cols, PACK_BLOCK));
+        put(g, t, r, (float)sum, x->step[t] * scale);
+    }
+}
+
+/* Either operand becomes floats first: codes of weights that have scales of groups, or those of activations. */
+static void converted_row(const struct gemv *g, size_t r, float *scratch) {
+    const struct float_dot_kernels *k = &g->ctx->kernels->gemm.float_dot;
+    const struct activations *x = g->x;
+    tensor_read_floats(g->w, g->row + r, 0, g->w->cols, scratch);
+    for (size_t t = 0; t < x->tokens; t++) {
+        if (x->codes) {
+            put(g, t, r, k->code(x->codes + t * x->ld, scratch, x->cols), x->step[t]);
         } else {
-            put(g, t, r, k->dot_code_float(codes, x->floats + t * x->ld, x->cols), scale);
+            put(g, t, r, k->f32(scratch, x->floats + t * x->ld, x->cols), 1.0f);
         }
     }
 }
 
-static void float_row(const struct gemv *g, size_t r, float *scratch) {
-    const struct gemm_kernels *k = &g->ctx->kernels->gemm;
+static float dot_float(const struct float_dot_kernels *k, enum dot_element type, const void *row, const float *x,
+                       size_t n) {
+    switch (type) {
+    case DOT_CODE: return k->code(row, x, n);
+    case DOT_BF16: return k->bf16(row, x, n);
+    case DOT_F32: break;
+    }
+    return k->f32(row, x, n);
+}
+
+/* Rows r .. r + count - 1 of the range, count <= DOT_TILE_ROWS, with float activations. */
+static void float_rows(const struct gemv *g, size_t r, size_t count, int8_t *scratch) {
+    const struct float_dot_kernels *k = &g->ctx->kernels->gemm.float_dot;
     const struct activations *x = g->x;
     const dqt_tensor *w = g->w;
-    const void *data = tensor_row(w, g->row + r);
-    const bool code = format_is_code(w->compute); /* with scales of groups */
-    if (x->codes || code) tensor_read_floats(w, g->row + r, 0, w->cols, scratch);
-    for (size_t t = 0; t < x->tokens; t++) {
-        if (x->codes) {
-            put(g, t, r, k->dot_code_float(x->codes + t * x->ld, scratch, x->cols), x->step[t]);
-        } else if (code) {
-            put(g, t, r, k->dot_float(scratch, x->floats + t * x->ld, x->cols), 1.0f);
-        } else if (format_float_bytes(w->storage) == 2) {
-            put(g, t, r, k->dot_bf16_float(data, x->floats + t * x->ld, x->cols), 1.0f);
+    const bool code = format_is_code(w->compute);
+    const enum dot_element type = code ? DOT_CODE : format_float_bytes(w->storage) == 2 ? DOT_BF16 : DOT_F32;
+    const void *rows[DOT_TILE_ROWS];
+    float scale[DOT_TILE_ROWS];
+    for (size_t i = 0; i < DOT_TILE_ROWS; i++) {
+        if (i < count) {
+            const size_t row = g->row + r + i;
+            rows[i] = tensor_row(w, row);
+            if (code) rows[i] = row_codes(g, row, scratch + i * round_up(w->cols, PACK_BLOCK));
+            scale[i] = code ? tensor_compute_scale(w, row) : 1.0f;
         } else {
-            put(g, t, r, k->dot_float(data, x->floats + t * x->ld, x->cols), 1.0f);
+            rows[i] = rows[i - 1];
         }
+    }
+    for (size_t t = 0; t < x->tokens; t += DOT_TOKENS) {
+        const size_t n = size_min(DOT_TOKENS, x->tokens - t);
+        const float *tokens[DOT_TOKENS];
+        float sums[DOT_TILE_ROWS][DOT_TOKENS];
+        for (size_t j = 0; j < DOT_TOKENS; j++)
+            tokens[j] = x->floats + (t + size_min(j, n - 1)) * x->ld;
+        if (k->tile && n > 1) {
+            k->tile(type, rows, tokens, x->cols, sums);
+        } else {
+            for (size_t i = 0; i < count; i++)
+                for (size_t j = 0; j < n; j++)
+                    sums[i][j] = dot_float(k, type, rows[i], tokens[j], x->cols);
+        }
+        for (size_t i = 0; i < count; i++)
+            for (size_t j = 0; j < n; j++)
+                put(g, t + j, r + i, sums[i][j], scale[i]);
     }
 }
 
@@ -172,21 +243,35 @@ static void gemv_task(void *arg, size_t task, int lane) {
     const struct gemv *g = arg;
     void *scratch = workspace_lane(g->ws, lane);
     const size_t end = size_min((task + 1) * TASK_ROWS, g->rows);
-    const size_t most = g->packed || g->grouped ? DOT_ROWS : 1;
+    const bool floats = !g->x->codes && !(format_is_code(g->w->compute) && g->groups);
+    const size_t most = g->packed || g->grouped ? DOT_ROWS : floats ? DOT_TILE_ROWS : 1;
     for (size_t r = task * TASK_ROWS; r < end; r += most) {
         const size_t count = size_min(most, end - r);
-        if (g->packed) {
+        if (g->together) {
+            packed_rows_together(g, r, count);
+        } else if (g->packed) {
             packed_rows(g, r, count);
         } else if (g->grouped) {
             group_rows(g, r, count, scratch);
-        } else if (g->integer && g->groups) {
+        } else if (floats) {
+            float_rows(g, r, count, scratch);
+        } else if (!g->integer) {
+            converted_row(g, r, scratch);
+        } else if (g->groups) {
             group_row(g, r, scratch);
-        } else if (format_is_code(g->w->compute) && !g->groups) {
-            code_row(g, r, scratch);
         } else {
-            float_row(g, r, scratch);
+            code_row(g, r, scratch);
         }
     }
+}
+
+static void permute_token(const struct gemv *g, size_t t, int8_t *permuted) {
+    const struct activations *x = g->x;
+    const size_t lanes = g->together ? DOT_TOKENS : 1, first = t / lanes * lanes;
+    int8_t *out = permuted + first * g->ld_permuted;
+    if (t == first && x->tokens - first < lanes) memset(out, 0, lanes * g->ld_permuted);
+    g->ctx->kernels->gemm.packed_dot.permute_for_dot(format_packing(g->w->storage), x->codes + t * x->ld,
+                                                     round_up(x->cols, PACK_BLOCK) / PACK_BLOCK, t - first, lanes, out);
 }
 
 /* What packed_rows and group_rows read of x besides its codes. */
@@ -194,8 +279,9 @@ static void prepare_codes(struct gemv *g) {
     const struct activations *x = g->x;
     const size_t groups = size_max(g->groups, 1), group = ceil_div(x->cols, groups);
     struct arena shared = shared_arena(g->ws);
-    int32_t *sums = arena_take(&shared, x->tokens * groups, sizeof *sums);
-    int8_t *permuted = arena_take(&shared, x->tokens * g->ld_permuted, 1);
+    const size_t room = g->together ? round_up(x->tokens, DOT_TOKENS) : x->tokens;
+    int32_t *sums = arena_take(&shared, room * groups, sizeof *sums);
+    int8_t *permuted = arena_take(&shared, room * g->ld_permuted, 1);
     for (size_t t = 0; t < x->tokens; t++) {
         const int8_t *codes = x->codes + t * x->ld;
         for (size_t i = 0; i < groups; i++) {
@@ -204,13 +290,23 @@ static void prepare_codes(struct gemv *g) {
                 sum += codes[c];
             sums[t * groups + i] = sum;
         }
-        if (g->packed)
-            g->ctx->kernels->gemm.packed_dot.permute_for_dot(format_packing(g->w->storage), codes,
-                                                             round_up(x->cols, PACK_BLOCK) / PACK_BLOCK,
-                                                             permuted + t * g->ld_permuted);
+        if (g->packed) permute_token(g, t, permuted);
     }
+    for (size_t t = x->tokens; t < room; t++)
+        sums[t] = 0;
     g->x_sum = sums;
     g->permuted = permuted;
+}
+
+/* Whether weights are multiplied as they are packed. */
+static bool takes_packed(const dqt_context *ctx, const dqt_tensor *w) {
+    return ctx->kernels->gemm.packed_dot.dot_packed && format_is_code(w->compute) && w->compute == w->storage &&
+           !tensor_scale_groups(w) && dot_packed_takes(format_packing(w->storage));
+}
+
+size_t gemv_exact_tokens(const dqt_context *ctx, const dqt_tensor *w) {
+    const struct gemm_kernels *k = &ctx->kernels->gemm;
+    return takes_packed(ctx, w) ? size_max(k->gemv_max_tokens, k->packed_dot.max_tokens) : k->gemv_max_tokens;
 }
 
 void gemv_forward(const dqt_context *ctx, const struct workspace *ws, const struct activations *x, const dqt_tensor *w,
@@ -228,8 +324,8 @@ void gemv_forward(const dqt_context *ctx, const struct workspace *ws, const stru
                      .ld_permuted = permuted_bytes(x->cols)};
     g.integer = x->codes && format_is_code(w->compute);
     g.groups = tensor_scale_groups(w);
-    g.packed = g.integer && !g.groups && k->packed_dot.dot_packed && w->compute == w->storage &&
-               dot_packed_takes(format_packing(w->storage));
+    g.packed = g.integer && takes_packed(ctx, w);
+    g.together = g.packed && x->tokens > k->gemv_max_tokens;
     g.grouped = g.integer && g.groups && k->dot_groups;
     if (g.packed || g.grouped) prepare_codes(&g);
     parallel_run(ctx, ceil_div(rows, TASK_ROWS), product_work(ctx, g.integer, x->tokens, rows, x->cols), gemv_task, &g);

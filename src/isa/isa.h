@@ -19,9 +19,7 @@
     GROUP(packed_dot, gemm.packed_dot)                                                                                 \
     VALUE(dot_groups, gemm.dot_groups)                                                                                 \
     VALUE(dot_codes, gemm.dot_codes)                                                                                   \
-    VALUE(dot_code_float, gemm.dot_code_float)                                                                         \
-    VALUE(dot_bf16_float, gemm.dot_bf16_float)                                                                         \
-    VALUE(dot_float, gemm.dot_float)                                                                                   \
+    GROUP(float_dot, gemm.float_dot)                                                                                   \
     VALUE(gemv_max_tokens, gemm.gemv_max_tokens)                                                                       \
     VALUE(unpack, gemm.unpack)                                                                                         \
     VALUE(quantize, gemm.quantize)                                                                                     \

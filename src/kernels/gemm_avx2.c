@@ -109,57 +109,6 @@ static inline __m256i dot16(__m256i sum, __m256i a, __m256i b) {
 #define EPILOGUE_FLOATS epilogue8_floats
 #include "kernels/gemm_block_template.h"
 
-/* Float vectors with rows of any of three types; four sums hide the latency of multiply-add. */
-enum { DOT_CODE, DOT_BF16, DOT_F32 };
-
-static inline __m256 load_row(const void *w, size_t i, int type) {
-    switch (type) {
-    case DOT_CODE: {
-        int64_t eight;
-        memcpy(&eight, (const int8_t *)w + i, sizeof eight);
-        return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(eight)));
-    }
-    case DOT_BF16: {
-        const __m128i h = _mm_loadu_si128((const __m128i *)(const void *)((const uint16_t *)w + i));
-        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
-    }
-    default: return _mm256_loadu_ps((const float *)w + i);
-    }
-}
-
-static inline float dot_row(const void *w, const float *x, size_t n, int type) {
-    __m256 s[4];
-    for (int j = 0; j < 4; j++)
-        s[j] = _mm256_setzero_ps();
-    size_t i = 0;
-    for (; i + 32 <= n; i += 32)
-        for (size_t j = 0; j < 4; j++)
-            s[j] = _mm256_fmadd_ps(load_row(w, i + 8 * j, type), _mm256_loadu_ps(x + i + 8 * j), s[j]);
-    for (; i < n; i += 8) { /* copies of the last few: nothing beyond them is read */
-        const size_t count = n - i < 8 ? n - i : 8, size = type == DOT_CODE ? 1 : type == DOT_BF16 ? 2 : 4;
-        float w8[8] = {0}, x8[8] = {0};
-        memcpy(w8, (const char *)w + i * size, count * size);
-        memcpy(x8, x + i, count * sizeof *x);
-        s[0] = _mm256_fmadd_ps(load_row(w8, 0, type), _mm256_loadu_ps(x8), s[0]);
-    }
-    const __m256 v = _mm256_add_ps(_mm256_add_ps(s[0], s[1]), _mm256_add_ps(s[2], s[3]));
-    __m128 h = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    h = _mm_add_ps(h, _mm_movehl_ps(h, h));
-    return _mm_cvtss_f32(_mm_add_ss(h, _mm_movehdup_ps(h)));
-}
-
-float dot_code_float_avx2(const int8_t *codes, const float *x, size_t n) {
-    return dot_row(codes, x, n, DOT_CODE);
-}
-
-float dot_bf16_float_avx2(const uint16_t *w, const float *x, size_t n) {
-    return dot_row(w, x, n, DOT_BF16);
-}
-
-float dot_float_avx2(const float *w, const float *x, size_t n) {
-    return dot_row(w, x, n, DOT_F32);
-}
-
 const struct gemm_engine gemm_code_avx2 = {.rows = CODE_ROWS,
                                            .columns = PANEL,
                                            .group = 4,

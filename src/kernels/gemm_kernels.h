@@ -111,13 +111,10 @@ struct gemm_engine {
     pack_b_codes_fn *pack_b_codes;
 };
 
-enum { DOT_ROWS = 4 };
+enum { DOT_ROWS = 4, DOT_TOKENS = 4, DOT_TILE_ROWS = 3 };
 
 /* codes: any int8; x: -127 .. 127, as quantize makes them; n a multiple of 32 */
 typedef int32_t dot_codes_fn(const int8_t *codes, const int8_t *x, size_t n);
-typedef float dot_code_float_fn(const int8_t *codes, const float *x, size_t n);
-typedef float dot_bf16_float_fn(const uint16_t *w, const float *x, size_t n);
-typedef float dot_float_fn(const float *w, const float *x, size_t n);
 /* A packed row of `blocks` pack blocks to codes. */
 typedef void unpack_fn(const struct packing *p, const uint8_t *packed, size_t blocks, int8_t *codes);
 /* One token's activations to codes (ops/activations.h); returns the step. A row with an infinity or a NaN gets codes 0
@@ -125,14 +122,37 @@ typedef void unpack_fn(const struct packing *p, const uint8_t *packed, size_t bl
  * numbers above 0 are in the numbers' order, and infinities and NaNs lie above all of them. */
 typedef float quantize_fn(const float *x, size_t cols, int8_t *codes);
 
-/* Products of a vector with packed rows, each byte of the weights read once from memory. permute_for_dot puts the codes
- * of x[blocks * 64] into the order that dot_packed reads (whole groups, up to DOT_GROUP_BLOCKS blocks more than
- * `blocks`, zeros there). dot_packed: sums[i] = x . row i for DOT_ROWS packed rows of `blocks` pack blocks; x_sum is
- * the sum of x. Both only for packings that dot_packed_takes. */
+/* Products of vectors with packed rows, each byte of the weights read once from memory. Only for packings that
+ * dot_packed_takes.
+ *
+ * permute_for_dot puts the codes of x[blocks * 64] into the order that the others read: groups of up to
+ * DOT_GROUP_BLOCKS blocks, [groups][tokens][blocks of a group * 64], of which x is number `token`; zeros where the last
+ * group has more than `blocks`.
+ * dot_packed: sums[i] = x . row i for DOT_ROWS packed rows of `blocks` pack blocks; x_sum is the sum of x.
+ * dot_packed_tokens: the same for DOT_TOKENS vectors, sums[t][i]. NULL where max_tokens is 0; else up to so many
+ * tokens are multiplied faster this way than by the engines. */
+typedef void dot_packed_tokens_fn(const struct packing *p, const uint8_t *const rows[DOT_ROWS], size_t blocks,
+                                  const int8_t *x, const int32_t x_sums[DOT_TOKENS],
+                                  int32_t sums[DOT_TOKENS][DOT_ROWS]);
 struct packed_dot_kernels {
-    void (*permute_for_dot)(const struct packing *p, const int8_t *x, size_t blocks, int8_t *out);
+    void (*permute_for_dot)(const struct packing *p, const int8_t *x, size_t blocks, size_t token, size_t tokens,
+                            int8_t *out);
     void (*dot_packed)(const struct packing *p, const uint8_t *const rows[DOT_ROWS], size_t blocks, const int8_t *x,
                        int32_t x_sum, int32_t sums[DOT_ROWS]);
+    dot_packed_tokens_fn *dot_packed_tokens;
+    size_t max_tokens;
+};
+
+/* Products of float vectors x[n] with rows of codes, bf16 or f32. Each instruction set has its own order of sums. tile:
+ * the same sums, to the bit, of DOT_TOKENS vectors with each of DOT_TILE_ROWS rows, which are read once; NULL: there is
+ * none. */
+enum dot_element { DOT_CODE, DOT_BF16, DOT_F32 };
+struct float_dot_kernels {
+    float (*code)(const int8_t *codes, const float *x, size_t n);
+    float (*bf16)(const uint16_t *w, const float *x, size_t n);
+    float (*f32)(const float *w, const float *x, size_t n);
+    void (*tile)(enum dot_element type, const void *const rows[DOT_TILE_ROWS], const float *const x[DOT_TOKENS],
+                 size_t n, float sums[DOT_TILE_ROWS][DOT_TOKENS]);
 };
 
 /* One plane of 2 or 4 bits: products can be summed from masked bytes. */
@@ -167,9 +187,7 @@ struct gemm_kernels {
     struct packed_dot_kernels packed_dot;
     dot_groups_fn *dot_groups;
     dot_codes_fn *dot_codes;
-    dot_code_float_fn *dot_code_float;
-    dot_bf16_float_fn *dot_bf16_float;
-    dot_float_fn *dot_float;
+    struct float_dot_kernels float_dot;
     size_t gemv_max_tokens; /* at most so many tokens are taken one by one */
 
     unpack_fn *unpack;

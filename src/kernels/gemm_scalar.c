@@ -131,7 +131,7 @@ static float add_sums(const float sum[SUMS]) {
     return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
 }
 
-float dot_code_float_scalar(const int8_t *codes, const float *x, size_t n) {
+static float dot_code_float(const int8_t *codes, const float *x, size_t n) {
     float sum[SUMS] = {0};
     size_t i = 0;
     for (; i + SUMS <= n; i += SUMS)
@@ -142,7 +142,7 @@ float dot_code_float_scalar(const int8_t *codes, const float *x, size_t n) {
     return add_sums(sum);
 }
 
-float dot_bf16_float_scalar(const uint16_t *w, const float *x, size_t n) {
+static float dot_bf16_float(const uint16_t *w, const float *x, size_t n) {
     float sum[SUMS] = {0};
     size_t i = 0;
     for (; i + SUMS <= n; i += SUMS)
@@ -153,7 +153,7 @@ float dot_bf16_float_scalar(const uint16_t *w, const float *x, size_t n) {
     return add_sums(sum);
 }
 
-float dot_float_scalar(const float *w, const float *x, size_t n) {
+static float dot_float(const float *w, const float *x, size_t n) {
     float sum[SUMS] = {0};
     size_t i = 0;
     for (; i + SUMS <= n; i += SUMS)
@@ -163,6 +163,8 @@ float dot_float_scalar(const float *w, const float *x, size_t n) {
         sum[i % SUMS] += w[i] * x[i];
     return add_sums(sum);
 }
+
+const struct float_dot_kernels float_dot_scalar = {.code = dot_code_float, .bf16 = dot_bf16_float, .f32 = dot_float};
 
 #define ENGINE_CODE                                                                                                    \
     .rows = ROWS, .columns = PANEL, .group = 1, .size = 1, .k_align = 1, .kc_bytes = GEMM_KC_BYTES,                    \

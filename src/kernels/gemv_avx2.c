@@ -69,8 +69,9 @@ static inline __m256i dot_bytes(__m256i w, __m256i x) {
     return widened(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)));
 }
 
-static void permute_for_dot(const struct packing *p, const int8_t *x, size_t blocks, int8_t *out) {
-    permute_planes(p, x, blocks, WIDTH, out);
+static void permute_for_dot(const struct packing *p, const int8_t *x, size_t blocks, size_t token, size_t tokens,
+                            int8_t *out) {
+    permute_planes(p, x, blocks, WIDTH, token, tokens, out);
 }
 
 /* Up to CRUMB_STEPS steps of whole vectors, or one that has 16 bytes. */
@@ -232,7 +233,10 @@ void dot_groups_avx2(const struct packing *p, const uint8_t *const rows[DOT_ROWS
     _mm_storeu_ps(sums, sum);
 }
 
-const struct packed_dot_kernels packed_dot_avx2 = {.permute_for_dot = permute_for_dot, .dot_packed = dot_packed};
+const struct packed_dot_kernels packed_dot_avx2 = {.permute_for_dot = permute_for_dot,
+                                                   .dot_packed = dot_packed,
+                                                   .dot_packed_tokens = dot_packed_tokens_avx2,
+                                                   .max_tokens = 12};
 
 TARGET_END
 #endif

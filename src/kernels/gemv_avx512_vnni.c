@@ -14,8 +14,9 @@ TARGET_BEGIN(TARGET_AVX512_VNNI)
 #include "kernels/gemv_permute.h"
 #include "kernels/kernels_avx512_vnni.h"
 
-static void permute_for_dot(const struct packing *p, const int8_t *x, size_t blocks, int8_t *out) {
-    permute_planes(p, x, blocks, 64, out);
+static void permute_for_dot(const struct packing *p, const int8_t *x, size_t blocks, size_t token, size_t tokens,
+                            int8_t *out) {
+    permute_planes(p, x, blocks, 64, token, tokens, out);
 }
 
 static inline __mmask64 first_bytes(size_t count) {

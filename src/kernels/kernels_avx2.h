@@ -11,12 +11,11 @@ pack_b_packed_fn gemm_pack_b_packed16_avx2; /* [K / 2][16][2] 16-bit numbers, IN
 pack_b_codes_fn gemm_pack_b_codes_avx2;     /* to f32 */
 
 extern const struct gemm_engine gemm_code_avx2, gemm_int8_avx2, gemm_bf16_avx2, gemm_f32_avx2;
+dot_packed_tokens_fn dot_packed_tokens_avx2;
 extern const struct packed_dot_kernels packed_dot_avx2;
 dot_groups_fn dot_groups_avx2;
 dot_codes_fn dot_codes_avx2;
-dot_code_float_fn dot_code_float_avx2;
-dot_bf16_float_fn dot_bf16_float_avx2;
-dot_float_fn dot_float_avx2;
+extern const struct float_dot_kernels float_dot_avx2;
 unpack_fn unpack_avx2;
 quantize_fn quantize_avx2;
 extern const struct vector_kernels vector_kernels_avx2;

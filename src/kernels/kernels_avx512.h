@@ -14,9 +14,7 @@ pack_b_fn gemm_pack_b_avx512, gemm_pack_b_transposed_avx512;
 pack_b_codes_fn gemm_pack_b_codes_avx512, gemm_pack_b_codes_bf16_avx512;
 
 extern const struct gemm_engine gemm_code_avx512, gemm_int8_avx512, gemm_bf16_avx512, gemm_f32_avx512;
-dot_code_float_fn dot_code_float_avx512;
-dot_bf16_float_fn dot_bf16_float_avx512;
-dot_float_fn dot_float_avx512;
+extern const struct float_dot_kernels float_dot_avx512;
 unpack_fn unpack_avx512;
 quantize_fn quantize_avx512;
 extern const struct vector_kernels vector_kernels_avx512;

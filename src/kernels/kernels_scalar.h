@@ -19,9 +19,7 @@ pack_b_codes_fn gemm_pack_b_codes;
 
 extern const struct gemm_engine gemm_code_scalar, gemm_bf16_scalar, gemm_f32_scalar;
 dot_codes_fn dot_codes_scalar;
-dot_code_float_fn dot_code_float_scalar;
-dot_bf16_float_fn dot_bf16_float_scalar;
-dot_float_fn dot_float_scalar;
+extern const struct float_dot_kernels float_dot_scalar;
 unpack_fn unpack_scalar;
 quantize_fn quantize_scalar;
 extern const struct vector_kernels vector_kernels_scalar;
