@@ -34,12 +34,17 @@ static void create(struct network *n, uint64_t seed) {
     dqt_layer_options o = DQT_INIT(dqt_layer_options); /* ternary weights, int8 activations */
     o.seed = seed;
     for (int i = 1; i <= BLOCKS; i++) {
+        dqt_layer_options b = o;
         char name[16]; /* parameters are saved by name */
         snprintf(name, sizeof name, "blocks.%d", i - 1);
-        o.name = name;
-        ok(dqt_block_create(ctx, HIDDEN, 2 * HIDDEN, 4, 2, &o, &n->layers[i]));
+        b.name = name;
+        if (i == BLOCKS) { /* the last: int4 with a scale for each 32 columns */
+            b.weight.storage = DQT_FORMAT_INT4;
+            b.weight.scale_axis = DQT_AXIS_GROUP;
+            b.weight.group_size = 32;
+        }
+        ok(dqt_block_create(ctx, HIDDEN, 2 * HIDDEN, 4, 2, &b, &n->layers[i]));
     }
-    o.name = NULL;
     ok(dqt_rmsnorm_create(ctx, HIDDEN, &o, &n->layers[BLOCKS + 1]));
     o.weight.storage = DQT_FORMAT_INT8;
     ok(dqt_embedding_create(ctx, VOCAB, HIDDEN, &o, &n->layers[0]));

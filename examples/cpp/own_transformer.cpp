@@ -85,6 +85,11 @@ class Network {
             const std::string name = "blocks." + std::to_string(i); // parameters are saved by name
             auto named = o;
             named.name = name.c_str();
+            if (i + 1 == blocks) { // the last: int4 with a scale for each 32 columns
+                named.weight.storage = DQT_FORMAT_INT4;
+                named.weight.scale_axis = DQT_AXIS_GROUP;
+                named.weight.group_size = 32;
+            }
             layers.push_back(dqt::Layer::block(ctx, hidden, 2 * hidden, 4, 2, named));
         }
         layers.push_back(dqt::Layer::rmsnorm(ctx, hidden, o));

@@ -17,7 +17,10 @@ STEPS, HALF = 12, 6
 class Network:
     def __init__(self, ctx, seed):
         wide = dict(weight=dict(storage=dqt.FORMAT_INT8), seed=seed)
-        blocks = [dqt.Layer.block(ctx, HIDDEN, 2 * HIDDEN, 4, 2, name=f'blocks.{i}', seed=seed) for i in range(BLOCKS)]
+        # Of the last block: int4 with a scale for each 32 columns.
+        groups = dict(storage=dqt.FORMAT_INT4, scale_axis=dqt.AXIS_GROUP, group_size=32)
+        blocks = [dqt.Layer.block(ctx, HIDDEN, 2 * HIDDEN, 4, 2, name=f'blocks.{i}', seed=seed,
+                                  weight=groups if i + 1 == BLOCKS else {}) for i in range(BLOCKS)]
         self.embedding = dqt.Layer.embedding(ctx, VOCAB, HIDDEN, **wide)
         self.middle = blocks + [dqt.Layer.rmsnorm(ctx, HIDDEN, seed=seed)]
         self.head = dqt.Layer.head(ctx, HIDDEN, VOCAB, **wide)

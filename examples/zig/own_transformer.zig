@@ -67,10 +67,15 @@ const Network = struct {
         for (1..blocks + 1) |i| {
             var name: [16]u8 = undefined; // parameters are saved by name
             _ = c.snprintf(&name, name.len, "blocks.%d", @as(c_int, @intCast(i - 1)));
-            o.name = &name;
-            try ok(ctx, c.dqt_block_create(ctx, hidden, 2 * hidden, 4, 2, &o, &n.layers[i]));
+            var b = o;
+            b.name = &name;
+            if (i == blocks) { // the last: int4 with a scale for each 32 columns
+                b.weight.storage = c.DQT_FORMAT_INT4;
+                b.weight.scale_axis = c.DQT_AXIS_GROUP;
+                b.weight.group_size = 32;
+            }
+            try ok(ctx, c.dqt_block_create(ctx, hidden, 2 * hidden, 4, 2, &b, &n.layers[i]));
         }
-        o.name = null;
         try ok(ctx, c.dqt_rmsnorm_create(ctx, hidden, &o, &n.layers[blocks + 1]));
         o.weight.storage = c.DQT_FORMAT_INT8;
         try ok(ctx, c.dqt_embedding_create(ctx, vocab, hidden, &o, &n.layers[0]));

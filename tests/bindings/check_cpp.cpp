@@ -216,6 +216,24 @@ void models(const dqt::Context &ctx, const std::string &folder) {
     c.no_sub_norms = 1;
     dqt::Llama(ctx, c).export_folder(folder);
     check(dqt::Llama::open(ctx, folder).config().vocab_size == c.vocab_size, "a folder is written and opened");
+    auto exported = dqt::defaults<dqt_gguf_options>();
+    std::string words,
+        json = "{\"pre_tokenizer\": {\"type\": \"ByteLevel\"}, \"model\": {\"merges\": [\"w1 0\"], \"vocab\": {";
+    for (int i = 0; i < 256; i++)
+        json += (i ? ", \"w" : "\"w") + std::to_string(i) + "\": " + std::to_string(i);
+    json += "}}}";
+    exported.tokenizer_json = json.data();
+    exported.tokenizer_json_size = json.size();
+    auto key = DQT_INIT(dqt_gguf_key);
+    key.key = "general.name";
+    key.value_type = DQT_GGUF_VALUE_STRING;
+    key.text = "a name";
+    exported.keys = &key;
+    exported.num_keys = 1;
+    dqt::Llama(ctx, c).export_gguf(
+        [&](const void *bytes, std::size_t size) { words.append(static_cast<const char *>(bytes), size); }, exported);
+    check(words.find("a name") != words.npos && words.find("w255") != words.npos && words.find("gpt-2") != words.npos,
+          "a GGUF file with a tokenizer.json and a key of the host's");
     auto as_int4 = dqt::defaults<dqt_open_options>();
     as_int4.linear.storage = DQT_FORMAT_INT4;
     check(dqt::Llama::open(ctx, folder + "/model.gguf", as_int4).config().linear.storage == DQT_FORMAT_INT4,

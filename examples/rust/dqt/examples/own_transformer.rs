@@ -18,10 +18,19 @@ const HALF: u64 = STEPS / 2;
 fn network(ctx: &Context, seed: u64) -> dqt::Result<Network<'_>> {
     let options = LayerOptions { seed, ..Default::default() };
     let wide = LayerOptions { weight: TensorOptions { storage: sys::DQT_FORMAT_INT8, ..options.weight }, ..options };
+    // Of the last block: int4 with a scale for each 32 columns.
+    let weight = TensorOptions {
+        storage: sys::DQT_FORMAT_INT4,
+        scale_axis: sys::DQT_AXIS_GROUP,
+        group_size: 32,
+        ..options.weight
+    };
+    let groups = LayerOptions { weight, ..options };
     let mut layers = Network::new(ctx);
     layers.embedding("", VOCAB, HIDDEN, &wide)?;
     for i in 0..BLOCKS {
-        layers.block(&format!("blocks.{i}"), HIDDEN, 2 * HIDDEN, (4, 2), &options)?;
+        let options = if i + 1 == BLOCKS { &groups } else { &options };
+        layers.block(&format!("blocks.{i}"), HIDDEN, 2 * HIDDEN, (4, 2), options)?;
     }
     layers.rmsnorm("", HIDDEN, &options)?;
     layers.head("", HIDDEN, VOCAB, None, &wide)?;

@@ -1,9 +1,8 @@
 use crate::layers::{Layers, List};
 use crate::{
-    sized, sys, Context, GgufOptions, ImportOptions, Llama, LoadOptions, OpenOptions, Result, SafetensorsOptions, Tape,
-    Updater,
+    sized, sys, Context, ImportOptions, Llama, LoadOptions, OpenOptions, Result, SafetensorsOptions, Tape, Updater,
 };
-use std::ffi::{c_char, c_void, CString};
+use std::ffi::{c_void, CString};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::ptr::NonNull;
@@ -79,7 +78,7 @@ pub(crate) fn c_string(ctx: &Context, what: &str, text: &str) -> Result<CString>
     CString::new(text).or_else(|_| ctx.refuse(sys::DQT_E_ARGUMENT, format!("{what} has a zero byte")))
 }
 
-fn path_string(ctx: &Context, path: &Path) -> Result<CString> {
+pub(crate) fn path_string(ctx: &Context, path: &Path) -> Result<CString> {
     let bytes = path.to_str().and_then(|p| CString::new(p).ok());
     bytes.map_or_else(
         || ctx.refuse(sys::DQT_E_ARGUMENT, format!("path is {path:?}; it must be UTF-8 without zeros")),
@@ -250,81 +249,8 @@ pub fn layers_read<R: Read>(
     })
 }
 
-/// A vocabulary for GGUF files, in the notation of a "llama" tokenizer.
-#[derive(Debug, Clone, Copy)]
-pub struct Vocabulary<'a> {
-    pub tokens: &'a [&'a str],
-    /// Of each token; `None`: zeros.
-    pub scores: Option<&'a [f32]>,
-    /// Of each token, see `dqt_gguf_options`; `None`: normal.
-    pub types: Option<&'a [i32]>,
-}
-
 /// The exchange with other programs.
 impl Llama<'_> {
-    fn with_gguf(
-        &self,
-        options: &GgufOptions,
-        vocabulary: Option<&Vocabulary<'_>>,
-        f: impl FnOnce(&GgufOptions) -> i32,
-    ) -> Result<()> {
-        let (ctx, mut options) = (self.context(), sized(options));
-        if !options.tokens.is_null() || !options.scores.is_null() || !options.types.is_null() || options.num_tokens != 0
-        {
-            return ctx.refuse(sys::DQT_E_ARGUMENT, "options has tokens; they are an argument of their own".into());
-        }
-        if !options.keys.is_null()
-            || !options.merges.is_null()
-            || !options.pre_tokenizer.is_null()
-            || !options.tokenizer.is_null()
-            || !options.tokenizer_json.is_null()
-        {
-            return ctx.refuse(sys::DQT_E_ARGUMENT, "keys, merges and tokenizers are for callers of dqt-sys".into());
-        }
-        let mut tokens = Vec::new();
-        if let Some(v) = vocabulary {
-            let count = v.tokens.len();
-            if v.scores.is_some_and(|s| s.len() != count) || v.types.is_some_and(|t| t.len() != count) {
-                return ctx.refuse(sys::DQT_E_SHAPE, format!("scores and types must have {count} elements, as tokens"));
-            }
-            for token in v.tokens {
-                tokens.push(c_string(ctx, "a token", token)?);
-            }
-        }
-        let raw: Vec<*const c_char> = tokens.iter().map(|token| token.as_ptr()).collect();
-        if let Some(v) = vocabulary {
-            options.tokens = raw.as_ptr();
-            options.num_tokens = raw.len();
-            options.scores = v.scores.map_or(std::ptr::null(), <[f32]>::as_ptr);
-            options.types = v.types.map_or(std::ptr::null(), <[i32]>::as_ptr);
-        }
-        let _lock = self.read();
-        ctx.check(f(&options))
-    }
-    /// As a GGUF file; no vocabulary: the 256 bytes.
-    pub fn export_gguf(
-        &self,
-        path: impl AsRef<Path>,
-        options: &GgufOptions,
-        vocabulary: Option<&Vocabulary<'_>>,
-    ) -> Result<()> {
-        let path = path_string(self.context(), path.as_ref())?;
-        // SAFETY: the weights are locked for reading; options and vocabulary outlive the call.
-        self.with_gguf(options, vocabulary, |o| unsafe { sys::dqt_llama_export_gguf(self.as_raw(), path.as_ptr(), o) })
-    }
-    /// The same to a writer. A panic in it ends the process.
-    pub fn write_gguf<W: Write>(
-        &self,
-        out: &mut W,
-        options: &GgufOptions,
-        vocabulary: Option<&Vocabulary<'_>>,
-    ) -> Result<()> {
-        let out = std::ptr::from_mut(out).cast();
-        // SAFETY: as in export_gguf; the writer is used during the call only, on this thread.
-        self.with_gguf(options, vocabulary, |o| unsafe {
-            sys::dqt_llama_write_gguf(self.as_raw(), Some(write::<W>), out, o)
-        })
-    }
     /// As a safetensors file with the names of Hugging Face's LlamaForCausalLM.
     pub fn export_safetensors(&self, path: impl AsRef<Path>, options: &SafetensorsOptions) -> Result<()> {
         let path = path_string(self.context(), path.as_ref())?;

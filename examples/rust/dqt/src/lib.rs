@@ -42,6 +42,7 @@
 mod context;
 mod error;
 mod file;
+mod gguf;
 mod layers;
 mod model;
 mod preset;
@@ -53,7 +54,8 @@ mod updater;
 pub use context::{Builder, Context};
 pub use dqt_sys as sys;
 pub use error::{Error, Result, Status};
-pub use file::{layers_load, layers_read, layers_save, layers_write, Loaded, Resumed, Saved, Vocabulary};
+pub use file::{layers_load, layers_read, layers_save, layers_write, Loaded, Resumed, Saved};
+pub use gguf::{GgufValue, Vocabulary};
 pub use layers::{layers_copy, Layers, List, Network, Parameter};
 pub use model::{Batch, Llama};
 pub use preset::Preset;

@@ -214,6 +214,64 @@ fn models_gradients_and_plans() {
     assert!(version_string().starts_with("0.9") && schedule_linear(5, 0, 10, 1.0, 0.0) == 0.5);
 }
 
+/// Files with every kind of vocabulary and value.
+fn vocabularies(model: &Llama<'_>, words: &[&str], folder: &std::path::Path) {
+    let written = |vocabulary: &Vocabulary<'_>, keys: &[(&str, GgufValue<'_>)]| {
+        let mut out = Vec::new();
+        model.write_gguf(&mut out, &Default::default(), vocabulary, keys).map(|()| out)
+    };
+    let has = |file: &[u8], text: &[u8]| file.windows(text.len()).any(|bytes| bytes == text);
+    let pieces = Vocabulary::Pieces { tokens: words, scores: Some(&[0.5; 256]), types: None };
+    assert!(has(&written(&pieces, &[]).unwrap(), b"word255"));
+    assert!(written(&Vocabulary::Pieces { tokens: words, scores: Some(&[0.5]), types: None }, &[]).is_err());
+    let merges = ["word1 0", "word2 5"];
+    let merged = Vocabulary::Merges { tokens: words, types: Some(&[1; 256]), merges: &merges, pre_tokenizer: "smollm" };
+    let file = written(&merged, &[]).unwrap();
+    assert!(has(&file, b"word2 5") && has(&file, b"smollm") && has(&file, b"gpt2"));
+
+    let vocab: Vec<String> = words.iter().enumerate().map(|(i, word)| format!("\"{word}\": {i}")).collect();
+    let text = format!(
+        "{{\"pre_tokenizer\": {{\"type\": \"ByteLevel\"}}, \"model\": {{\"type\": \"BPE\", \"vocab\": {{{}}}, \
+         \"merges\": [\"word1 0\"]}}}}",
+        vocab.join(", ")
+    );
+    let path = folder.join("tokenizer.json");
+    std::fs::write(&path, &text).unwrap();
+    let by_text = written(&Vocabulary::Json { text: text.as_bytes(), pre_tokenizer: None }, &[]).unwrap();
+    let by_path = written(&Vocabulary::JsonFile { path: &path, pre_tokenizer: None }, &[]).unwrap();
+    assert!(by_text == by_path && has(&by_text, b"gpt-2") && has(&by_text, b"word1 0"));
+    let named = Vocabulary::Json { text: text.as_bytes(), pre_tokenizer: Some("qwen2") };
+    assert!(has(&written(&named, &[]).unwrap(), b"qwen2"));
+    assert!(written(&Vocabulary::Json { text: b"", pre_tokenizer: None }, &[]).is_err());
+
+    let keys = [
+        ("own.u32", GgufValue::Uint32(0x3132_3334)),
+        ("own.i32", GgufValue::Int32(-2)),
+        ("own.f32", GgufValue::Float32(0.25)),
+        ("own.bool", GgufValue::Bool(true)),
+        ("general.name", GgufValue::Text("a name")),
+        ("general.tags", GgufValue::Texts(&["one tag", "another"])),
+        ("own.none", GgufValue::Texts(&[])),
+        ("own.u64", GgufValue::Uint64(0x3132_3334_3536_3738)),
+        ("own.i64", GgufValue::Int64(-3)),
+        ("own.f64", GgufValue::Float64(0.1)),
+    ];
+    let file = written(&Vocabulary::Bytes, &keys).unwrap();
+    let number = 0.1f64.to_le_bytes();
+    for value in [&b"a name"[..], b"another", b"own.none", b"4321", b"87654321", &number, &[0xfd, 255, 255, 255, 255]] {
+        assert!(has(&file, value), "{value:?}");
+    }
+    assert!(written(&Vocabulary::Bytes, &[("own.u64", GgufValue::Uint64(u64::MAX))]).is_err());
+    assert!(written(&Vocabulary::Bytes, &[("own\0", GgufValue::Bool(true))]).is_err());
+
+    let source = folder.join("source.gguf");
+    model.export_gguf(&source, &Default::default(), &merged, &keys).unwrap();
+    let again = written(&Vocabulary::Source(&source), &[("general.name", GgufValue::Text("other"))]).unwrap();
+    assert!(has(&again, b"word2 5") && has(&again, b"one tag") && has(&again, b"other") && !has(&again, b"a name"));
+    let wild = GgufOptions { source: b"x\0".as_ptr().cast(), ..Default::default() };
+    assert!(model.write_gguf(&mut Vec::new(), &wild, &Vocabulary::Bytes, &[]).is_err());
+}
+
 #[test]
 fn recipes_exchange_sessions_and_tensors() {
     let ctx = Context::new().unwrap();
@@ -234,7 +292,7 @@ fn recipes_exchange_sessions_and_tensors() {
     let config = LlamaConfig { no_sub_norms: 1, ..preset.config };
     let plain = Llama::new(&ctx, &config).unwrap();
     let gguf = folder.join("m.gguf");
-    plain.export_gguf(&gguf, &Default::default(), None).unwrap();
+    plain.export_gguf(&gguf, &Default::default(), &Vocabulary::Bytes, &[]).unwrap();
     let opened = Llama::open(&ctx, &gguf, &Default::default()).unwrap();
     assert!(opened.config().hidden_size == 32);
     plain.export_folder(&folder, &Default::default()).unwrap();
@@ -248,15 +306,10 @@ fn recipes_exchange_sessions_and_tensors() {
     model.write_safetensors(&mut out, &Default::default()).unwrap();
     assert!(out == std::fs::read(folder.join("m.safetensors")).unwrap());
     let tied = Llama::new(&ctx, &LlamaConfig { tie_embeddings: 1, ..small() }).unwrap();
-    tied.export_gguf(folder.join("m.gguf"), &Default::default(), None).unwrap();
+    tied.export_gguf(folder.join("m.gguf"), &Default::default(), &Vocabulary::Bytes, &[]).unwrap();
     let words: Vec<String> = (0..256).map(|i| format!("word{i}")).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let mut gguf = Vec::new();
-    let vocabulary = Vocabulary { tokens: &words, scores: Some(&[0.5; 256]), types: None };
-    tied.write_gguf(&mut gguf, &Default::default(), Some(&vocabulary)).unwrap();
-    assert!(gguf.windows(7).any(|bytes| bytes == b"word255"));
-    let short = Vocabulary { scores: Some(&[0.5]), ..vocabulary };
-    assert!(tied.write_gguf(&mut gguf, &Default::default(), Some(&short)).is_err());
+    vocabularies(&tied, &words, &folder);
     std::fs::remove_dir_all(&folder).unwrap();
 
     let mut a = Session::new(&model, &SessionOptions { max_length: 16, ..Default::default() }).unwrap();
