@@ -49,15 +49,20 @@ static void put(const struct gemv *g, size_t t, size_t r, float sum, float scale
     *y = g->accumulate ? *y + value : value;
 }
 
+/* The first `count` values of a group of `all`, a constant: most groups are whole. */
+static inline void store_rows(const struct gemv *g, float *y, float *value, size_t count, size_t all) {
+    for (size_t i = 0; g->accumulate && i < count; i++)
+        value[i] = y[i] + value[i];
+    memcpy(y, value, (count == all ? all : count) * sizeof *y);
+}
+
 /* DOT_ROWS sums of a token, of which `count` are put. */
 static void put_rows(const struct gemv *g, size_t t, size_t r, size_t count, const int32_t sums[DOT_ROWS],
                      const float scale[DOT_ROWS]) {
     float *y = g->y + t * g->ld_y + r, value[DOT_ROWS];
     for (size_t i = 0; i < DOT_ROWS; i++)
         value[i] = (float)sums[i] * (g->x->step[t] * scale[i]);
-    for (size_t i = 0; g->accumulate && i < count; i++)
-        value[i] = y[i] + value[i];
-    memcpy(y, value, count * sizeof *y);
+    store_rows(g, y, value, count, DOT_ROWS);
 }
 
 /* Codes of a row into scratch: [round_up(cols, 64)], zeros at the end. */
@@ -209,7 +214,7 @@ static void float_rows(const struct gemv *g, size_t r, size_t count, int8_t *scr
     const bool code = format_is_code(w->compute);
     const enum dot_element type = code ? DOT_CODE : format_float_bytes(w->storage) == 2 ? DOT_BF16 : DOT_F32;
     const void *rows[DOT_TILE_ROWS];
-    float scale[DOT_TILE_ROWS];
+    float scale[DOT_TILE_ROWS] = {0};
     for (size_t i = 0; i < DOT_TILE_ROWS; i++) {
         if (i < count) {
             const size_t row = g->row + r + i;
@@ -223,7 +228,7 @@ static void float_rows(const struct gemv *g, size_t r, size_t count, int8_t *scr
     for (size_t t = 0; t < x->tokens; t += DOT_TOKENS) {
         const size_t n = size_min(DOT_TOKENS, x->tokens - t);
         const float *tokens[DOT_TOKENS];
-        float sums[DOT_TILE_ROWS][DOT_TOKENS];
+        float sums[DOT_TILE_ROWS][DOT_TOKENS] = {{0}};
         for (size_t j = 0; j < DOT_TOKENS; j++)
             tokens[j] = x->floats + (t + size_min(j, n - 1)) * x->ld;
         if (k->tile && n > 1) {
@@ -233,9 +238,12 @@ static void float_rows(const struct gemv *g, size_t r, size_t count, int8_t *scr
                 for (size_t j = 0; j < n; j++)
                     sums[i][j] = dot_float(k, type, rows[i], tokens[j], x->cols);
         }
-        for (size_t i = 0; i < count; i++)
-            for (size_t j = 0; j < n; j++)
-                put(g, t + j, r + i, sums[i][j], scale[i]);
+        for (size_t j = 0; j < n; j++) {
+            float value[DOT_TILE_ROWS];
+            for (size_t i = 0; i < DOT_TILE_ROWS; i++)
+                value[i] = sums[i][j] * scale[i];
+            store_rows(g, g->y + (t + j) * g->ld_y + r, value, count, DOT_TILE_ROWS);
+        }
     }
 }
 

@@ -32,12 +32,12 @@ static void cached_kv_head(void *arg, size_t task, int lane) {
     const struct job *job = arg;
     const size_t kv_heads = job->tokens->cache[0]->kv_heads, token = task / kv_heads, kv_head = task % kv_heads;
     const struct kv_cache *c = job->tokens->cache[token];
-    const size_t size = c->head_size, group = job->heads / kv_heads, ld = kv_heads * size;
+    const size_t size = c->head_size, group = job->heads / kv_heads;
     const size_t keys = job->tokens->position[token] + 1;
     const size_t offset = (token * job->heads + kv_head * group) * size;
-    const size_t head_bytes = size * cache_element_bytes(c->format), row_bytes = kv_heads * head_bytes;
-    const char *k = (const char *)kv_cache_rows(c, job->layer, CACHED_KEYS) + kv_head * head_bytes;
-    const char *v = (const char *)kv_cache_rows(c, job->layer, CACHED_VALUES) + kv_head * head_bytes;
+    const size_t row_bytes = size * cache_element_bytes(c->format);
+    const char *k = kv_cache_rows(c, job->layer, CACHED_KEYS, kv_head);
+    const char *v = kv_cache_rows(c, job->layer, CACHED_VALUES, kv_head);
     const float *k_steps = kv_cache_steps(c, job->layer, CACHED_KEYS, kv_head);
     const float *v_steps = kv_cache_steps(c, job->layer, CACHED_VALUES, kv_head);
     const float scale = 1.0f / sqrtf((float)size);
@@ -49,7 +49,7 @@ static void cached_kv_head(void *arg, size_t task, int lane) {
     for (size_t k0 = 0; k0 < keys; k0 += TILE) {
         const size_t count = size_min(TILE, keys - k0);
         for (size_t h = 0; h < group; h++) {
-            job->kernels->attention_scores[c->format](job->q + offset + h * size, k + k0 * row_bytes, ld, count, size,
+            job->kernels->attention_scores[c->format](job->q + offset + h * size, k + k0 * row_bytes, size, count, size,
                                                       scale, scores);
             if (k_steps) job->kernels->multiply(k_steps + k0, count, scores);
             float best = job->kernels->maximum(scores, count), correction = 0;
@@ -63,7 +63,7 @@ static void cached_kv_head(void *arg, size_t task, int lane) {
             maximum[h] = best;
             sum[h] = sum[h] * correction + job->kernels->exp_sum(scores, count, best, scores);
             if (v_steps) job->kernels->multiply(v_steps + k0, count, scores);
-            job->kernels->attention_mix[c->format](scores, v + k0 * row_bytes, ld, count, size, correction,
+            job->kernels->attention_mix[c->format](scores, v + k0 * row_bytes, size, count, size, correction,
                                                    out + h * size);
         }
     }

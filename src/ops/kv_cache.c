@@ -6,14 +6,15 @@
 #include "format/format.h"
 #include "kernels/kernels.h"
 
-static size_t row_bytes(const struct kv_cache *c) {
-    return c->kv_heads * c->head_size * cache_element_bytes(c->format);
+/* A head's part of a row. */
+static size_t head_bytes(const struct kv_cache *c) {
+    return c->head_size * cache_element_bytes(c->format);
 }
 
 size_t kv_cache_layout(struct kv_cache *c) {
     DQT_ASSERT(c->layers > 0 && c->positions > 0 && c->format >= 0 && c->format < CACHE_FORMATS);
     struct arena half = {0}, all = {0};
-    arena_take(&half, c->positions, row_bytes(c));
+    arena_take(&half, c->positions, c->kv_heads * head_bytes(c));
     c->steps_at = half.used;
     if (c->format == DQT_CACHE_INT8) arena_take(&half, c->positions, c->kv_heads * sizeof(float));
     c->half_bytes = half.used;
@@ -26,8 +27,9 @@ static unsigned char *half(const struct kv_cache *c, size_t layer, size_t which)
     return c->data + (2 * layer + which) * c->half_bytes;
 }
 
-void *kv_cache_rows(const struct kv_cache *c, size_t layer, size_t which) {
-    return half(c, layer, which);
+void *kv_cache_rows(const struct kv_cache *c, size_t layer, size_t which, size_t kv_head) {
+    DQT_ASSERT(kv_head < c->kv_heads);
+    return half(c, layer, which) + kv_head * c->positions * head_bytes(c);
 }
 
 float *kv_cache_steps(const struct kv_cache *c, size_t layer, size_t which, size_t kv_head) {
@@ -45,14 +47,14 @@ struct put_job {
 
 static void put_row(const struct put_job *job, const struct kv_cache *c, size_t position, size_t which,
                     const float *row) {
-    const size_t cols = c->kv_heads * c->head_size;
-    void *to = half(c, job->layer, which) + position * row_bytes(c);
-    if (c->format == DQT_CACHE_F32) memcpy(to, row, cols * sizeof *row);
-    if (c->format == DQT_CACHE_BF16) bf16_store(row, cols, 0, NULL, to);
-    if (c->format != DQT_CACHE_INT8) return;
-    for (size_t h = 0; h < c->kv_heads; h++)
-        kv_cache_steps(c, job->layer, which, h)[position] =
-            job->kernels->gemm.quantize(row + h * c->head_size, c->head_size, (int8_t *)to + h * c->head_size);
+    for (size_t h = 0; h < c->kv_heads; h++, row += c->head_size) {
+        char *to = (char *)kv_cache_rows(c, job->layer, which, h) + position * head_bytes(c);
+        if (c->format == DQT_CACHE_F32) memcpy(to, row, head_bytes(c));
+        if (c->format == DQT_CACHE_BF16) bf16_store(row, c->head_size, 0, NULL, (uint16_t *)(void *)to);
+        if (c->format == DQT_CACHE_INT8)
+            kv_cache_steps(c, job->layer, which, h)[position] =
+                job->kernels->gemm.quantize(row, c->head_size, (int8_t *)to);
+    }
 }
 
 static void put_token(void *arg, size_t i, int lane) {
@@ -73,13 +75,16 @@ void kv_cache_put(const dqt_context *ctx, const struct cached_tokens *tokens, si
 }
 
 void kv_cache_copy(const struct kv_cache *to, const struct kv_cache *from, size_t count) {
-    DQT_ASSERT(to->layers == from->layers && to->format == from->format && row_bytes(to) == row_bytes(from));
+    DQT_ASSERT(to->layers == from->layers && to->format == from->format && to->kv_heads == from->kv_heads &&
+               head_bytes(to) == head_bytes(from));
     DQT_ASSERT(count <= to->positions && count <= from->positions);
     for (size_t layer = 0; layer < to->layers; layer++)
-        for (size_t which = 0; which < 2; which++) {
-            memcpy(half(to, layer, which), half(from, layer, which), count * row_bytes(from));
-            for (size_t h = 0; from->format == DQT_CACHE_INT8 && h < from->kv_heads; h++)
-                memcpy(kv_cache_steps(to, layer, which, h), kv_cache_steps(from, layer, which, h),
-                       count * sizeof(float));
-        }
+        for (size_t which = 0; which < 2; which++)
+            for (size_t h = 0; h < from->kv_heads; h++) {
+                memcpy(kv_cache_rows(to, layer, which, h), kv_cache_rows(from, layer, which, h),
+                       count * head_bytes(from));
+                if (from->format == DQT_CACHE_INT8)
+                    memcpy(kv_cache_steps(to, layer, which, h), kv_cache_steps(from, layer, which, h),
+                           count * sizeof(float));
+            }
 }

@@ -6,9 +6,10 @@
 
 /* Of one sequence, in all layers of a model: [layers][2: keys, values] halves, each of
  *
- *   | rows [positions][kv_heads * head_size]: f32, bf16 or int8 codes | with codes: steps, f32 [kv_heads][positions] |
+ *   | rows [kv_heads][positions][head_size]: f32, bf16 or int8 codes | with codes: steps, f32 [kv_heads][positions] |
  *
- * An element of int8 is its code times the step of its position and head. */
+ * Attention reads a head at a time, one stretch of memory. An element of int8 is its code times the step of its
+ * position and head. */
 struct kv_cache {
     int32_t format; /* DQT_CACHE_* */
     size_t layers, positions, kv_heads, head_size;
@@ -32,9 +33,9 @@ struct cached_tokens {
  * quantised head by head as activations are (ops/activations.h): what is not finite stays so, or has a step of NaN. */
 void kv_cache_put(const dqt_context *ctx, const struct cached_tokens *tokens, size_t layer, const float *k,
                   const float *v);
-/* The rows of a layer's half, and the steps of a head, [positions]; NULL without codes. */
+/* Of a layer and head: rows [positions][head_size], and steps [positions]; NULL without codes. */
 enum { CACHED_KEYS, CACHED_VALUES };
-void *kv_cache_rows(const struct kv_cache *c, size_t layer, size_t which);
+void *kv_cache_rows(const struct kv_cache *c, size_t layer, size_t which, size_t kv_head);
 float *kv_cache_steps(const struct kv_cache *c, size_t layer, size_t which, size_t kv_head);
 /* The first `count` positions of all layers, between caches of one shape and format. */
 void kv_cache_copy(const struct kv_cache *to, const struct kv_cache *from, size_t count);
