@@ -1,4 +1,4 @@
-/* Limits of the machine and the products of gemm/gemm.h, per instruction set, on one and two threads.
+/* Limits of the machine and the products of gemm/gemm.h, per instruction set, on 1, 2, 4, ... threads.
  *
  *     build/bench/bench [instruction set] [threads] [words that names contain ...] */
 #include "core/memory.h"
@@ -279,8 +279,9 @@ static void measure(struct bench *b, int isa, int threads) {
 }
 
 int main(int argc, char **argv) {
+    const int most = machine_threads();
     struct bench b = bench_begin(argc, argv, true);
-    for (int threads = 1; threads <= MAX_THREADS; threads++)
+    for (int threads = 1; threads <= most; threads *= 2)
         measure_memory(&b, threads);
     machine_for_each(&b, measure);
     bench_end(&b);

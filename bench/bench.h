@@ -5,7 +5,7 @@
  *         struct bench_times t = bench_time(step, &argument); // median of at least 5 runs
  *         bench_rate(&b, "updater", "4096x4096", isa, threads, &t, 16.8e6, 1e-9, "Gweight/s", limit);
  *     }
- *     bench_end(&b);
+ *     bench_end(&b);                                          // how speeds grow with threads, where several were used
  *
  * A line of JSON per measurement is appended to build/bench.jsonl; a run of bench.c without arguments empties it
  * first. */
@@ -20,10 +20,20 @@
 
 #include "dqt.h"
 
+/* A line that was printed: how fast, whatever the unit. */
+struct bench_result {
+    char name[64], shape[64];
+    int isa, threads;
+    double speed;
+};
+
 struct bench {
     FILE *json;
     char **words;
     int num_words;
+    bool names_isa; /* the first word was an instruction set */
+    struct bench_result *results;
+    size_t num_results;
 };
 
 struct bench_times {
@@ -31,13 +41,56 @@ struct bench_times {
 };
 
 static inline struct bench bench_begin(int argc, char **argv, bool empty) {
-    struct bench b = {fopen("build/bench.jsonl", empty && argc == 1 ? "w" : "a"), argv + 1, argc - 1};
+    struct bench b = {
+        .json = fopen("build/bench.jsonl", empty && argc == 1 ? "w" : "a"), .words = argv + 1, .num_words = argc - 1};
     printf("%-22s %-20s %-7s %7s %12s %12s  %-10s %s\n", "name", "shape", "isa", "threads", "median", "min", "unit",
            "of limit");
     return b;
 }
 
+static inline const char *bench_isa_name(int isa) {
+    switch (isa) {
+    case DQT_ISA_SCALAR: return "scalar";
+    case DQT_ISA_AVX2: return "avx2";
+    case DQT_ISA_AVX_VNNI: return "avxvnni";
+    case DQT_ISA_AVX512: return "avx512";
+    case DQT_ISA_VNNI: return "vnni";
+    case DQT_ISA_AMX: return "amx";
+    case DQT_ISA_NEON: return "neon";
+    default: return "auto";
+    }
+}
+
+/* The speed of a result's name, shape and instruction set on so many threads; 0: not measured. */
+static inline double bench_speed(const struct bench *b, const struct bench_result *of, int threads) {
+    for (size_t i = 0; i < b->num_results; i++) {
+        const struct bench_result *r = &b->results[i];
+        if (r->threads == threads && r->isa == of->isa && !strcmp(r->name, of->name) && !strcmp(r->shape, of->shape))
+            return r->speed;
+    }
+    return 0;
+}
+
+/* What was measured on one thread and on more: speeds in proportion to one thread's. */
+static inline void bench_scaling(const struct bench *b) {
+    int most = 0;
+    for (size_t i = 0; i < b->num_results; i++)
+        if (b->results[i].threads > most) most = b->results[i].threads;
+    if (most < 2) return;
+    printf("\nspeed in proportion to one thread, on 1, 2, 4, ... threads\n");
+    for (size_t i = 0; i < b->num_results; i++) {
+        const struct bench_result *r = &b->results[i];
+        if (r->threads != 1 || r->speed <= 0) continue;
+        printf("%-32s %-20s %-7s", r->name, r->shape, bench_isa_name(r->isa));
+        for (int threads = 1; threads <= most; threads *= 2)
+            printf(" %6.2f", bench_speed(b, r, threads) / r->speed);
+        printf("\n");
+    }
+}
+
 static inline void bench_end(struct bench *b) {
+    bench_scaling(b);
+    free(b->results);
     if (b->json) fclose(b->json);
 }
 
@@ -84,17 +137,17 @@ static inline struct bench_times bench_time(void (*fn)(void *), void *arg) {
     return r;
 }
 
-static inline const char *bench_isa_name(int isa) {
-    switch (isa) {
-    case DQT_ISA_SCALAR: return "scalar";
-    case DQT_ISA_AVX2: return "avx2";
-    case DQT_ISA_AVX_VNNI: return "avxvnni";
-    case DQT_ISA_AVX512: return "avx512";
-    case DQT_ISA_VNNI: return "vnni";
-    case DQT_ISA_AMX: return "amx";
-    case DQT_ISA_NEON: return "neon";
-    default: return "auto";
+static inline void bench_keep(struct bench *b, const char *name, const char *shape, int isa, int threads,
+                              double speed) {
+    if (b->num_results % 64 == 0) {
+        struct bench_result *more = realloc(b->results, (b->num_results + 64) * sizeof *more);
+        if (!more) return;
+        b->results = more;
     }
+    struct bench_result *r = &b->results[b->num_results++];
+    *r = (struct bench_result){.isa = isa, .threads = threads, .speed = speed};
+    snprintf(r->name, sizeof r->name, "%s", name);
+    snprintf(r->shape, sizeof r->shape, "%s", shape);
 }
 
 static inline void bench_line(struct bench *b, const char *name, const char *shape, int isa, int threads, double median,
@@ -122,6 +175,7 @@ static inline double bench_rate(struct bench *b, const char *name, const char *s
                                 double limit) {
     const double median = work / t->median * factor;
     bench_line(b, name, shape, isa, threads, median, work / t->max * factor, unit, limit > 0 ? median / limit : 0);
+    bench_keep(b, name, shape, isa, threads, median);
     return median;
 }
 
@@ -130,6 +184,7 @@ static inline void bench_microseconds(struct bench *b, const char *name, const c
                                       const struct bench_times *t, double limit) {
     bench_line(b, name, shape, isa, threads, t->median * 1e6, t->min * 1e6, "us",
                limit > 0 ? limit / (t->median * 1e6) : 0);
+    bench_keep(b, name, shape, isa, threads, 1 / t->median);
 }
 
 #endif

@@ -6,7 +6,24 @@
 #include "core/parallel.h"
 #include "limits.h"
 
-enum { MAX_THREADS = 2 };
+enum { MAX_THREADS = 64 };
+
+/* What 1, 2, 4, ... threads go up to: the CPUs that the library finds. */
+static inline int machine_threads(void) {
+    dqt_context *ctx;
+    if (dqt_context_create(NULL, &ctx) != DQT_OK) return 1;
+    const int threads = dqt_context_num_threads(ctx);
+    dqt_context_destroy(ctx);
+    return threads < MAX_THREADS ? threads : MAX_THREADS;
+}
+
+/* The number of threads that the first word is; 0: it is none. */
+static inline int machine_take_threads(struct bench *b) {
+    const int threads = b->num_words ? atoi(b->words[0]) : 0;
+    if (threads <= 0 || threads > MAX_THREADS || b->words[0][strspn(b->words[0], "0123456789")]) return 0;
+    bench_next_word(b);
+    return threads;
+}
 
 /* NULL: not to be had here. */
 static inline dqt_context *machine_context(int isa, int threads) {
@@ -86,21 +103,19 @@ static inline double machine_memory(struct bench *b, bool triad, size_t mib, int
     return rate;
 }
 
-/* measure(isa, threads) for all instruction sets and numbers of threads, or for those that the first words name. */
+/* measure(isa, threads) for all instruction sets and 1, 2, 4, ... threads, or for those that the first words name. */
 static inline void machine_for_each(struct bench *b, void (*measure)(struct bench *b, int isa, int threads)) {
     static const int isas[] = {DQT_ISA_AMX,  DQT_ISA_VNNI, DQT_ISA_AVX512, DQT_ISA_AVX_VNNI,
                                DQT_ISA_AVX2, DQT_ISA_NEON, DQT_ISA_SCALAR};
-    int only = 0, only_threads = 0;
+    int only = 0;
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++)
         if (b->num_words && strcmp(b->words[0], bench_isa_name(isas[i])) == 0) only = isas[i];
     if (only) bench_next_word(b);
-    if (b->num_words && atoi(b->words[0]) > 0) {
-        only_threads = atoi(b->words[0]);
-        bench_next_word(b);
-    }
+    b->names_isa = only != 0;
+    const int named = machine_take_threads(b), most = named ? named : machine_threads();
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++)
-        for (int threads = 1; threads <= MAX_THREADS; threads++)
-            if ((!only || only == isas[i]) && (!only_threads || only_threads == threads)) measure(b, isas[i], threads);
+        for (int threads = named ? named : 1; threads <= most; threads *= 2)
+            if (!only || only == isas[i]) measure(b, isas[i], threads);
 }
 
 #endif

@@ -179,8 +179,9 @@ static void measure(struct bench *b, int isa, int threads) {
 }
 
 int main(int argc, char **argv) {
+    const int most = machine_threads();
     struct bench b = bench_begin(argc, argv, false);
-    for (int threads = 1; threads <= MAX_THREADS; threads++)
+    for (int threads = 1; threads <= most; threads *= 2)
         triad[threads] = machine_memory(&b, true, 8, threads);
     machine_for_each(&b, measure);
     bench_end(&b);

@@ -1,14 +1,24 @@
-/* Generation by a ternary model (vocab 32002, hidden 768, ff 2048, 12 layers, 12 heads).
+/* Generation by a ternary model (vocab 32002, hidden 768, ff 2048, 12 layers, 12 heads), on 1, 2, 4, ... threads.
  *
- * 110 M parameters, the head tied to the embedding: a prompt of 512 tokens, and 128 tokens one by one.
- * 134 M, several sessions, one token each after a prompt of 64: one session, 8 one after the other, and 8 at once. The
- * three are measured turn by turn, so that they meet the same machine; what counts are the ratios.
+ * 110 M parameters, the head tied to the embedding: a prompt of 512 tokens, 128 tokens one by one, and 16 tokens of
+ * each of 8 sessions, one of each at a time. In plain C only where it is asked for. 134 M, several sessions, one token
+ * each after a prompt of 64: one session, 8 one after the other, and 8 at once. The three are measured turn by turn, so
+ * that they meet the same machine; what counts are the ratios.
  *
  *   build/bench/sessions [instruction set] [threads] [words that names contain ...] */
 #include "../tests/calls.h"
 #include "machine.h"
 
-enum { SESSIONS = 8, PROMPT = 64, LONGEST = 512, ROUNDS = 31, VOCAB = 32002, PREFILL = 512, DECODE = 128 };
+enum {
+    SESSIONS = 8,
+    PROMPT = 64,
+    LONGEST = 512,
+    ROUNDS = 31,
+    VOCAB = 32002,
+    PREFILL = 512,
+    DECODE = 128,
+    TOGETHER = 16
+};
 enum { ONE, IN_TURN, AT_ONCE, WAYS };
 
 static float logits[SESSIONS][VOCAB];
@@ -34,7 +44,7 @@ static dqt_llama *model_create(dqt_context *ctx, bool tied) {
 
 struct run {
     const dqt_context *ctx;
-    dqt_session *session;
+    dqt_session *session, *others[SESSIONS - 1];
     int32_t tokens[PREFILL];
 };
 
@@ -51,17 +61,40 @@ static void decode(void *arg) {
         ok(r->ctx, dqt_session_append(r->session, &r->tokens[i], 1, logits[0]));
 }
 
-static void one_session(struct bench *b, int isa, int threads) {
+static void decode_together(void *arg) {
+    struct run *r = arg;
+    dqt_session_step steps[SESSIONS];
+    for (size_t i = 0; i < SESSIONS; i++) {
+        steps[i] = (dqt_session_step){.struct_size = sizeof *steps,
+                                      .session = i ? r->others[i - 1] : r->session,
+                                      .count = 1,
+                                      .logits = logits[i]};
+        ok(r->ctx, dqt_session_truncate(steps[i].session, 0));
+    }
+    for (size_t t = 0; t < TOGETHER; t++) {
+        for (size_t i = 0; i < SESSIONS; i++)
+            steps[i].tokens = &r->tokens[t * SESSIONS + i];
+        ok(r->ctx, dqt_sessions_append(steps, SESSIONS));
+    }
+}
+
+/* The tied model: one session, and 8 of them. */
+static void tied_sessions(struct bench *b, int isa, int threads) {
     static const struct {
         const char *name;
         void (*fn)(void *);
         int tokens;
-    } kinds[] = {{"prefill 110M 512", prefill, PREFILL}, {"decode 110M 128", decode, DECODE}};
+    } kinds[] = {{"prefill 110M 512", prefill, PREFILL},
+                 {"decode 110M 128", decode, DECODE},
+                 {"decode 110M 8 sessions", decode_together, TOGETHER * SESSIONS}};
+    if (!bench_wants(b, kinds[0].name) && !bench_wants(b, kinds[1].name) && !bench_wants(b, kinds[2].name)) return;
     dqt_context *ctx = machine_context(isa, threads);
     if (!ctx) return;
     struct run r = {.ctx = ctx};
     dqt_llama *model = model_create(ctx, true);
     ok(ctx, dqt_session_create(model, session_of(LONGEST), &r.session));
+    for (size_t i = 0; i < SESSIONS - 1; i++)
+        ok(ctx, dqt_session_create(model, session_of(TOGETHER), &r.others[i]));
     for (int i = 0; i < PREFILL; i++)
         r.tokens[i] = i * 7919 % VOCAB;
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
@@ -70,6 +103,8 @@ static void one_session(struct bench *b, int isa, int threads) {
         bench_rate(b, kinds[i].name, "ternary, tied", isa, threads, &t, kinds[i].tokens, 1, "tokens/s", 0);
     }
     dqt_session_destroy(r.session);
+    for (size_t i = 0; i < SESSIONS - 1; i++)
+        dqt_session_destroy(r.others[i]);
     dqt_llama_destroy(model);
     dqt_context_destroy(ctx);
 }
@@ -124,7 +159,8 @@ static void several_sessions(struct bench *b, int isa, int threads) {
 }
 
 static void measure(struct bench *b, int isa, int threads) {
-    one_session(b, isa, threads);
+    if (isa == DQT_ISA_SCALAR && !b->names_isa) return;
+    tied_sessions(b, isa, threads);
     several_sessions(b, isa, threads);
 }
 

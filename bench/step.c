@@ -1,10 +1,14 @@
 /* The updater alone and whole training steps of a 134 M model (vocab 32002, hidden 768, ff 2048, 12 layers, 12 heads,
  * sub-norms), 4 x 256 tokens, ternary AdamW with f32 states and stochastic rounding: fused, at each precision of
- * gradients and with an int8 head; unfused, and its phases.
+ * gradients and with an int8 head; unfused, and its phases. On 1, 2, 4, ... threads.
  *
- *   build/bench/step [WORD ...]   only measurements whose name contains a word */
+ *   build/bench/step [threads] [batch ...] [words that names contain ...]
+ *
+ * A batch is 4x256, 16x256 or 32x256: fused steps of so many tokens. */
 #include "../tests/calls.h"
 #include "machine.h"
+
+enum { LENGTH = 256, MOST_BATCH = 32, MOST_TOKENS = MOST_BATCH * LENGTH };
 
 struct step {
     dqt_context *ctx;
@@ -12,7 +16,8 @@ struct step {
     dqt_tape *tape;
     dqt_updater *updater;
     dqt_layer *linear;
-    int32_t tokens[1024], targets[1024];
+    int32_t tokens[MOST_TOKENS], targets[MOST_TOKENS];
+    size_t batch;
     bool fused;
 };
 
@@ -38,8 +43,8 @@ static void open_parts(struct step *s, bool fused, int precision) {
     dqt_tape_options t;
     dqt_updater_options u;
     ok(s->ctx, dqt_tape_options_init(&t, sizeof t));
-    t.max_batch = 4;
-    t.max_length = 256;
+    t.max_batch = s->batch;
+    t.max_length = LENGTH;
     t.no_gradient_buffers = fused;
     t.precision = precision;
     ok(s->ctx, dqt_tape_create(s->ctx, layers, count, &t, &s->tape));
@@ -63,7 +68,7 @@ static void zero(void *arg) {
 static void loss(void *arg) {
     struct step *s = arg;
     float value;
-    ok(s->ctx, dqt_llama_loss(s->model, s->tape, batch_pairs(s->tokens, s->targets, 4, 256), &value, NULL));
+    ok(s->ctx, dqt_llama_loss(s->model, s->tape, batch_pairs(s->tokens, s->targets, s->batch, LENGTH), &value, NULL));
 }
 
 static void update(void *arg) {
@@ -85,7 +90,8 @@ static void whole(void *arg) {
 
 /* One ternary matrix of 4096 x 4096, gradients zero (the time does not depend on them). */
 static void measure_updater(struct bench *b, int threads) {
-    struct step s = {.ctx = context(threads)};
+    static struct step s;
+    s = (struct step){.ctx = context(threads), .batch = 4};
     ok(s.ctx, dqt_linear_create(s.ctx, 4096, 4096, NULL, &s.linear));
     open_parts(&s, false, DQT_PRECISION_AUTO);
     /* Of a weight: gradient read, two f32 states and 2-bit codes read and written. */
@@ -99,10 +105,10 @@ static void measure_updater(struct bench *b, int threads) {
 }
 
 /* The model, its tokens and its context. */
-static void open_model(struct step *s, int threads, int head_activation) {
+static void open_model(struct step *s, int threads, size_t batch, int head_activation) {
     dqt_llama_config c;
-    *s = (struct step){.ctx = context(threads)};
-    for (int i = 0; i < 1024; i++) {
+    *s = (struct step){.ctx = context(threads), .batch = batch};
+    for (int i = 0; i < MOST_TOKENS; i++) {
         s->tokens[i] = i * 7919 % 32002;
         s->targets[i] = (i + 1) * 7919 % 32002;
     }
@@ -133,14 +139,17 @@ static const struct {
     {"step 134M fused f32, int8 head", DQT_PRECISION_F32, DQT_ACTIVATION_INT8},
 };
 
-static void measure_fused(struct bench *b, int threads, size_t which) {
+static void measure_fused(struct bench *b, int threads, size_t batch, size_t which) {
     static struct step s;
+    char shape[16];
     if (!bench_wants(b, fused_steps[which].name)) return;
-    open_model(&s, threads, fused_steps[which].head_activation);
+    open_model(&s, threads, batch, fused_steps[which].head_activation);
     open_parts(&s, true, fused_steps[which].precision);
     whole(&s); /* touches all memory */
     const struct bench_times t = bench_time(whole, &s);
-    bench_rate(b, fused_steps[which].name, "4x256", dqt_context_isa(s.ctx), threads, &t, 1024, 1, "tokens/s", 0);
+    snprintf(shape, sizeof shape, "%zux%d", batch, LENGTH);
+    bench_rate(b, fused_steps[which].name, shape, dqt_context_isa(s.ctx), threads, &t, (double)(batch * LENGTH), 1,
+               "tokens/s", 0);
     close_parts(&s);
     close_model(&s);
 }
@@ -148,7 +157,7 @@ static void measure_fused(struct bench *b, int threads, size_t which) {
 static void measure_unfused(struct bench *b, int threads) {
     static struct step s;
     if (!bench_wants(b, "step 134M unfused")) return;
-    open_model(&s, threads, DQT_ACTIVATION_NONE);
+    open_model(&s, threads, 4, DQT_ACTIVATION_NONE);
     open_parts(&s, false, DQT_PRECISION_AUTO);
     const int isa = dqt_context_isa(s.ctx);
     whole(&s);
@@ -165,12 +174,30 @@ static void measure_unfused(struct bench *b, int threads) {
 }
 
 int main(int argc, char **argv) {
+    static const struct {
+        const char *name;
+        size_t batch;
+    } batches[] = {{"4x256", 4}, {"16x256", 16}, {"32x256", MOST_BATCH}};
+    enum { BATCHES = sizeof batches / sizeof *batches };
     struct bench b = bench_begin(argc, argv, false);
-    for (int threads = 1; threads <= 2; threads++) {
-        if (bench_wants(&b, "updater")) measure_updater(&b, threads);
-        for (size_t i = 0; i < sizeof fused_steps / sizeof *fused_steps; i++)
-            measure_fused(&b, threads, i);
-        measure_unfused(&b, threads);
+    const int named = machine_take_threads(&b), most = named ? named : machine_threads();
+    bool wanted[BATCHES] = {false}, any = false;
+    for (size_t i = 0; i < BATCHES;) {
+        if (b.num_words && strcmp(b.words[0], batches[i].name) == 0) {
+            wanted[i] = any = true;
+            bench_next_word(&b);
+            i = 0;
+        } else {
+            i++;
+        }
+    }
+    if (!any) wanted[0] = true;
+    for (int threads = named ? named : 1; threads <= most; threads *= 2) {
+        if (!any && bench_wants(&b, "updater")) measure_updater(&b, threads);
+        for (size_t i = 0; i < BATCHES; i++)
+            for (size_t j = 0; wanted[i] && j < sizeof fused_steps / sizeof *fused_steps; j++)
+                measure_fused(&b, threads, batches[i].batch, j);
+        if (!any) measure_unfused(&b, threads);
     }
     bench_end(&b);
     return 0;

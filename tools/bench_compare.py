@@ -3,9 +3,9 @@
 
     tools/bench_compare.py BASE ROUNDS PROGRAM [ARGUMENT ...]
 
-BASE: a checkout in which `make bench` was built. PROGRAM: bench, ops or step. Prints for each line that both print the
-ratio of the medians (above 1: this tree is faster) with the quartiles of the ratios of the rounds, and at the end the
-median over the lines."""
+BASE: a checkout in which `make bench` was built. PROGRAM: bench, ops, step or sessions. Prints for each line that both
+print the ratio of the medians (above 1: this tree is faster) with the quartiles of the ratios of the rounds, and at the
+end the median over the lines."""
 import os
 import re
 import statistics
