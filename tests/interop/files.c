@@ -4,50 +4,41 @@
  *                         takes the byte model of `make demo` as `bitnet` (ternary, sub-norms, tied: as architecture
  *                         bitnet) and trains a second on TEXT, `llama` (int4, row scales, untied). Of each, in DIR:
  *                         NAME.dqt; NAME-TYPE.gguf; NAME-DTYPE.safetensors; NAME.weights (what the layers read: lines
- *                         "NAME ROWS COLS", each followed by the floats); NAME.reference (three times a prompt of 128
- *                         tokens and its greedy continuation of 96, one "TOKEN BEST MARGIN" a line: the token, the best
- *                         next one and how far its logit is above the second)
+ *                         "NAME ROWS COLS", each followed by the floats); NAME.reference (greedy
+ *                         continuations, see outputs.h); and text.tokens, the bytes of TEXT
  *   files tokenizer TOKENIZER.json VOCAB OUT.gguf
  *                         an untrained model of VOCAB tokens, with this tokenizer and keys of every type
  *   files import MODEL.dqt FILE.safetensors OUT.dqt
  *                         reads the weights into a model of this config and other weights */
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
-#include "calls.h"
-#include "dqt.h"
+#include "outputs.h"
 
-enum { BATCH = 8, LENGTH = 96, PROMPT = 128, CONTINUATION = 96, PROMPTS = 3, STEPS = 250 };
+enum { BATCH = 8, LENGTH = 96, STEPS = 250 };
 
-static dqt_context *ctx;
-
-static void ok(dqt_status status, const char *what) {
-    if (status == DQT_OK) return;
-    fprintf(stderr, "%s: %s: %s\n", what, dqt_status_string(status), dqt_last_error(ctx));
-    exit(1);
+static const char *in(const char *dir, const char *name, const char *rest) {
+    static char path[1024];
+    snprintf(path, sizeof path, "%s/%s%s", dir, name, rest);
+    return path;
 }
 
-static void *need(void *p, const char *what) {
-    if (!p) {
-        fprintf(stderr, "cannot have %s\n", what);
-        exit(1);
-    }
-    return p;
-}
-
-static unsigned char *read_text(const char *path, size_t *size) {
-    FILE *f = need(fopen(path, "rb"), path);
+/* The bytes of a text as tokens, which go into DIR/text.tokens too, as uint16. */
+static int32_t *read_text(const char *path, const char *dir, size_t *size) {
+    FILE *f = need(fopen(path, "rb"), path), *out = need(fopen(in(dir, "text", ".tokens"), "wb"), dir);
     const size_t room = 1 << 20;
-    unsigned char *text = need(malloc(room), "memory");
-    *size = fread(text, 1, room, f);
+    int32_t *text = need(malloc(room * sizeof *text), "memory");
+    int byte;
+    for (*size = 0; *size < room && (byte = fgetc(f)) != EOF; (*size)++) {
+        text[*size] = byte;
+        fputc(byte, out);
+        fputc(0, out);
+    }
     fclose(f);
-    if (*size < 10 * LENGTH) need(NULL, "enough text");
+    if (fclose(out) || *size < 10 * LENGTH) need(NULL, "enough text");
     return text;
 }
 
-static void train(dqt_llama *model, const unsigned char *text, size_t size) {
+static void train(dqt_llama *model, const int32_t *text, size_t size) {
     dqt_layer *const *layers;
     size_t count;
     dqt_tape *tape;
@@ -69,7 +60,7 @@ static void train(dqt_llama *model, const unsigned char *text, size_t size) {
     for (uint64_t step = 0; step < STEPS; step++) {
         for (size_t b = 0; b < BATCH; b++) {
             random = random * 6364136223846793005u + 1442695040888963407u;
-            const unsigned char *from = text + (random >> 33) % (size - LENGTH - 1);
+            const int32_t *from = text + (random >> 33) % (size - LENGTH - 1);
             for (size_t i = 0; i < LENGTH; i++) {
                 tokens[b * LENGTH + i] = from[i];
                 targets[b * LENGTH + i] = from[i + 1];
@@ -108,41 +99,6 @@ static void write_weights(dqt_llama *model, const char *path) {
     fclose(f);
 }
 
-static void write_passage(dqt_llama *model, const unsigned char *text, FILE *f) {
-    dqt_session *session;
-    float logits[256];
-    ok(dqt_session_create(model, session_of(PROMPT + CONTINUATION), &session), "session");
-    int32_t token = text[0];
-    for (size_t i = 0; i < PROMPT + CONTINUATION; i++) {
-        ok(dqt_session_append(session, &token, 1, logits), "append");
-        int best = 0, second = 1;
-        for (int k = 1; k < 256; k++) {
-            if (logits[k] > logits[best]) {
-                second = best;
-                best = k;
-            } else if (logits[k] > logits[second] || second == best) {
-                second = k;
-            }
-        }
-        fprintf(f, "%d %d %.6f\n", token, best, (double)(logits[best] - logits[second]));
-        token = i + 1 < PROMPT ? text[i + 1] : best;
-    }
-    dqt_session_destroy(session);
-}
-
-static void write_reference(dqt_llama *model, const unsigned char *text, size_t size, const char *path) {
-    FILE *f = need(fopen(path, "w"), path);
-    for (size_t i = 1; i <= PROMPTS; i++)
-        write_passage(model, text + size * i / (PROMPTS + 1), f);
-    fclose(f);
-}
-
-static const char *in(const char *dir, const char *name, const char *rest) {
-    static char path[1024];
-    snprintf(path, sizeof path, "%s/%s%s", dir, name, rest);
-    return path;
-}
-
 static void export_all(dqt_llama *model, const char *dir, const char *name, int ternary) {
     static const struct {
         const char *suffix;
@@ -168,7 +124,7 @@ static void export_all(dqt_llama *model, const char *dir, const char *name, int 
     }
 }
 
-static void write_all(dqt_llama *model, const char *dir, const char *name, const unsigned char *text, size_t size,
+static void write_all(dqt_llama *model, const char *dir, const char *name, const int32_t *text, size_t size,
                       int ternary) {
     ok(dqt_llama_save(model, NULL, in(dir, name, ".dqt"), NULL), "checkpoint");
     write_weights(model, in(dir, name, ".weights"));
@@ -177,7 +133,7 @@ static void write_all(dqt_llama *model, const char *dir, const char *name, const
     dqt_llama_destroy(model);
 }
 
-static dqt_llama *trained_llama(const unsigned char *text, size_t size) {
+static dqt_llama *trained_llama(const int32_t *text, size_t size) {
     dqt_llama_config c;
     dqt_llama *model;
     ok(dqt_llama_config_init(&c, sizeof c), "config");
@@ -249,7 +205,7 @@ int main(int argc, char **argv) {
     if (argc == 5 && strcmp(argv[1], "make") == 0) {
         size_t size;
         dqt_llama *model;
-        unsigned char *text = read_text(argv[3], &size);
+        int32_t *text = read_text(argv[3], argv[2], &size);
         ok(load_checkpoint(ctx, argv[4], &model, NULL, NULL, NULL), argv[4]);
         write_all(model, argv[2], "bitnet", text, size, 1);
         write_all(trained_llama(text, size), argv[2], "llama", text, size, 0);

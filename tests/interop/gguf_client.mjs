@@ -1,17 +1,18 @@
 // llama.cpp, in the npm package node-llama-cpp, runs libdqt's files and says what libdqt says.
 //
-// usage: node gguf_client.mjs DIR   (node_modules beside DIR or above it)
+// usage: node gguf_client.mjs DIR NAME...   (node_modules beside DIR or above it; files NAME-*.gguf must be there)
 //
 // llama.cpp quantises activations in blocks, libdqt per token: logits differ by that rounding. So wherever libdqt's best
 // token leads by more than MARGIN, llama.cpp must choose the same one; first with libdqt's tokens given to it, position by
 // position, then writing on its own until the first position that is closer than that. Where that is depends on the text:
-// of three prompts, one for each architecture must go on for WANTED tokens.
-import {readFileSync, readdirSync} from "node:fs";
+// of three prompts, one for each NAME must go on for WANTED tokens. Where there is NAME.strings, its strings become the
+// tokens that it says.
+import {existsSync, readFileSync, readdirSync} from "node:fs";
 import {createRequire} from "node:module";
 import path from "node:path";
 import {pathToFileURL} from "node:url";
 
-const folder = path.resolve(process.argv[2]);
+const folder = path.resolve(process.argv[2]), names = process.argv.slice(3);
 const require = createRequire(path.join(folder, "x.js"));
 const {getLlama, LlamaLogLevel} = await import(pathToFileURL(require.resolve("node-llama-cpp")));
 const PROMPT = 128, PASSAGE = PROMPT + 96, WANTED = 32;
@@ -71,9 +72,21 @@ async function checkPassage(model, sequence, file, rows) {
         if (PROMPT + right >= rows.length) break;
     }
     console.log(`${file}: ${all} of ${rows.length} positions agree (${clear} clear ones); ${right} tokens continued alike`);
-    console.log(`    ${JSON.stringify(text.slice(-40))} -> ${JSON.stringify(String.fromCharCode(...written))}`);
+    console.log(`    ${JSON.stringify(model.detokenize(rows.slice(0, PROMPT).map((r) => r.token)).slice(-40))} -> ${JSON.stringify(model.detokenize(written))}`);
     if (!close) check(right >= WANTED, `${file}: only ${right} tokens continued alike`);
     return right;
+}
+
+function checkStrings(model, file) {
+    const list = path.join(folder, file.split("-")[0] + ".strings");
+    if (!existsSync(list)) return;
+    const strings = JSON.parse(readFileSync(list, "utf8"));
+    const other = strings.filter(({text, tokens}) => {
+        const found = model.tokenize(text, true);
+        return found.length !== tokens.length || found.some((t, i) => t !== tokens[i]);
+    });
+    check(strings.length >= 200 && !other.length, `${file}: other tokens for ${other.map((s) => JSON.stringify(s.text))}`);
+    console.log(`${file}: the same tokens for ${strings.length - other.length} of ${strings.length} strings`);
 }
 
 async function checkFile(llama, file) {
@@ -82,6 +95,7 @@ async function checkFile(llama, file) {
     const context = await model.createContext({contextSize: 512, sequences: 1});
     const sequence = context.getSequence();
     let most = 0;
+    checkStrings(model, file);
     for (let i = 0; i < rows.length; i += PASSAGE)
         most = Math.max(most, await checkPassage(model, sequence, file, rows.slice(i, i + PASSAGE)));
     await context.dispose();
@@ -109,6 +123,6 @@ for (const file of readdirSync(folder).filter((f) => f.endsWith(".gguf")).sort()
     }
     most[name] = Math.max(most[name] ?? 0, await checkFile(llama, file));
 }
-check(most.bitnet >= WANTED && most.llama >= WANTED, `a file of each architecture continues ${WANTED} tokens alike: ${JSON.stringify(most)}`);
+for (const name of names) check(most[name] >= WANTED, `a file of ${name} continues ${WANTED} tokens alike: ${JSON.stringify(most)}`);
 console.log(`gguf_client.mjs: ${passed} passed, ${failed} failed, 0 skipped`);
 process.exit(failed || !passed ? 1 : 0);

@@ -24,8 +24,10 @@ if [ -n "$binary" ] && [ ! -d "$OUT/node_modules/@node-llama-cpp/$binary" ]; the
         node-llama-cpp@3.22.1 "@node-llama-cpp/$binary@3.22.1"
 fi
 
-"$CC" -std=c11 -O2 -Wall -Wextra -Iinclude -Itests -o "$OUT/files/files" "$here/files.c" -L"$OUTDIR" -ldqt \
-    "-Wl,-rpath,$(cd "$OUTDIR" && pwd)" -lm
+for program in files outputs; do
+    "$CC" -std=c11 -O2 -Wall -Wextra -Iinclude -Itests -o "$OUT/files/$program" "$here/$program.c" -L"$OUTDIR" -ldqt \
+        "-Wl,-rpath,$(cd "$OUTDIR" && pwd)" -lm
+done
 rm -f "$OUT"/files/*.gguf
 "$OUT/files/files" make "$OUT/files" "$DEMO/text.txt" "$DEMO/run/model.dqt"
 cp "$DEMO/run/model.gguf" "$OUT/files/bitnet-demo.gguf"
@@ -37,7 +39,11 @@ status=0
 "$OUT/venv/bin/python" "$here/check_gguf.py" "$OUT/files" "$here/../examples/golden" || status=1
 "$OUT/venv/bin/python" "$here/check_safetensors.py" "$OUT/files" "$OUT/files/files" || status=1
 if [ -n "$binary" ]; then
-    "$NODE" "$here/gguf_client.mjs" "$OUT/files" || status=1
+    "$NODE" "$here/gguf_client.mjs" "$OUT/files" bitnet llama || status=1
+    # Logits with nothing rounded: 4 windows of 256 bytes.
+    "$OUT/files/outputs" logits "$OUT/files/llama-f32.gguf" "$OUT/files/text.tokens" 256 4 "$OUT/files/ours.logits"
+    "$NODE" "$here/client_logits.mjs" "$OUT" "$OUT/files/llama-f32.gguf" "$OUT/files/text.tokens" 256 4 "$OUT/files/theirs.logits"
+    "$OUT/venv/bin/python" "$here/compare_logits.py" llama.cpp "$OUT/files/ours.logits" "$OUT/files/theirs.logits" 256 1e-3 1024 || status=1
 else
     echo "gguf_client.mjs: 0 passed, 0 failed, 1 skipped"
 fi
