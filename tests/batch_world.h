@@ -8,7 +8,7 @@
 #include "calls.h"
 #include "isa_contexts.h"
 
-enum { VOCAB = 1100, HIDDEN = 32, LAYERS = 2, BATCH = 3, LENGTH = 9, TOKENS = BATCH * LENGTH };
+enum { VOCAB = 2100, HIDDEN = 32, LAYERS = 2, BATCH = 3, LENGTH = 9, TOKENS = BATCH * LENGTH };
 
 /* Where networks differ. */
 struct setting {
@@ -57,7 +57,7 @@ static inline struct world *world_create_in(const struct setting *setting, const
     OK(w->ctx, dqt_llama_get_layers(w->model, &w->layers, &w->num_layers));
     dqt_tape_options o;
     OK(w->ctx, dqt_tape_options_init(&o, sizeof o));
-    o.max_batch = 64; /* 4096 tokens: tiles of 512 classes */
+    o.max_batch = 64; /* 4096 tokens: tiles of 1024 classes */
     o.max_length = 64;
     o.precision = setting->precision;
     o.recompute = setting->recompute;

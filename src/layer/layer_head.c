@@ -37,11 +37,13 @@ static dqt_status head_check(dqt_context *ctx, const struct layer_shape *s, cons
     return DQT_OK;
 }
 
-enum { HEAD_TILE_FLOATS = 2 << 20 }; /* 8 MiB of logits at a time */
+/* 8 MiB of logits at a time, but of many tokens not fewer classes than keep all lanes busy: for each tile x is packed,
+ * and the gradient of x read and written. */
+enum { HEAD_TILE_FLOATS = 2 << 20, HEAD_TILE_CLASSES = 1024 };
 
 size_t head_tile(const dqt_tape *t, const dqt_layer *head) {
     const size_t fit = HEAD_TILE_FLOATS / t->max_tokens / GEMM_TILE_ROWS * GEMM_TILE_ROWS;
-    return size_min(size_max(fit, GEMM_TILE_ROWS), round_up(head->shape.out, GEMM_TILE_ROWS));
+    return size_min(size_max(fit, HEAD_TILE_CLASSES), round_up(head->shape.out, GEMM_TILE_ROWS));
 }
 
 float *head_temporaries(dqt_tape *t, const dqt_layer *head) {
