@@ -263,51 +263,67 @@ static void reversed(void *user_data, size_t count, dqt_task_fn task, void *task
         task(task_data, i);
 }
 
-static void threads_do_not_matter(void) {
-    for (size_t k = 0; k < ISA_CAP_COUNT; k++) {
-        float *first[3] = {NULL};
-        for (int threads = 1; threads <= 7; threads += 3) {
-            dqt_context_options o;
-            dqt_context *ctx = NULL;
-            dqt_context_options_init(&o, sizeof o);
-            o.isa = isa_caps[k].isa;
-            o.num_threads = threads;
-            o.threading = DQT_THREADING_HOST;
-            o.parallel_for = reversed;
-            if (dqt_context_create(&o, &ctx) != DQT_OK || dqt_context_isa(ctx) != isa_caps[k].isa) {
-                dqt_context_destroy(ctx);
-                continue;
-            }
-            share_all_work(ctx);
-            const size_t tokens = 50, rows = 300, cols = 290;
-            dqt_tensor *t = weights(ctx, DQT_FORMAT_INT4, 0, rows, cols, 5);
-            struct setup s = setup(t, tokens, false, 6);
-            struct workspace ws = workspace_for(ctx, tokens, t);
-            float *y[3] = {malloc(tokens * rows * 4), malloc(tokens * cols * 4), malloc(rows * cols * 4)};
-            struct collected g = {y[2], rows, cols, calloc(rows, 1), false};
-            const size_t bytes[3] = {tokens * rows * 4, tokens * cols * 4, rows * cols * 4};
-            gemm_forward(ctx, &ws, &s.x, gemm_gemv_tokens(ctx, s.x.tokens), t, 0, rows, DQT_PRECISION_BF16, false, y[0],
-                         rows);
-            gemm_input_gradient(ctx, &ws, s.dy, rows, tokens, t, 0, rows, DQT_PRECISION_BF16, false, y[1]);
-            gemm_weight_gradient(ctx, &ws, s.dy, rows, rows, &s.x, DQT_PRECISION_BF16, collect, &g);
-            for (int i = 0; i < 3; i++) {
-                if (threads == 1) {
-                    first[i] = y[i];
-                } else {
-                    CHECKF(memcmp(first[i], y[i], bytes[i]) == 0, "%s, %d threads, product %d", isa_caps[k].name,
-                           threads, i);
-                    free(y[i]);
-                }
-            }
-            free(g.seen);
-            workspace_destroy(ctx, &ws);
-            free(s.w);
-            tensor_destroy(t);
-            guard_free_all();
-            dqt_context_destroy(ctx);
+/* Threads of OpenMP, or lanes one after the other. */
+static dqt_context *context_of_threads(int isa, int threads) {
+    dqt_context_options o;
+    dqt_context *ctx = NULL;
+    dqt_context_options_init(&o, sizeof o);
+    o.isa = isa;
+    o.num_threads = threads;
+    if (threads % 2) {
+        o.threading = DQT_THREADING_HOST;
+        o.parallel_for = reversed;
+    }
+    if (dqt_context_create(&o, &ctx) != DQT_OK || dqt_context_isa(ctx) != isa) {
+        dqt_context_destroy(ctx);
+        return NULL;
+    }
+    share_all_work(ctx);
+    return ctx;
+}
+
+enum { PRODUCTS = 3 };
+
+static void products_of_threads(int k, int threads, size_t tokens, size_t rows, size_t cols, float *first[PRODUCTS]) {
+    dqt_context *ctx = context_of_threads(isa_caps[k].isa, threads);
+    if (!ctx) return;
+    dqt_tensor *t = weights(ctx, DQT_FORMAT_INT4, 0, rows, cols, 5);
+    struct setup s = setup(t, tokens, false, 6);
+    struct workspace ws = workspace_for(ctx, tokens, t);
+    float *y[PRODUCTS] = {malloc(tokens * rows * 4), malloc(tokens * cols * 4), malloc(rows * cols * 4)};
+    struct collected g = {y[2], rows, cols, calloc(rows, 1), false};
+    const size_t bytes[PRODUCTS] = {tokens * rows * 4, tokens * cols * 4, rows * cols * 4};
+    gemm_forward(ctx, &ws, &s.x, gemm_gemv_tokens(ctx, s.x.tokens), t, 0, rows, DQT_PRECISION_BF16, false, y[0], rows);
+    gemm_input_gradient(ctx, &ws, s.dy, rows, tokens, t, 0, rows, DQT_PRECISION_BF16, false, y[1]);
+    gemm_weight_gradient(ctx, &ws, s.dy, rows, rows, &s.x, DQT_PRECISION_BF16, collect, &g);
+    for (int i = 0; i < PRODUCTS; i++) {
+        if (!first[i]) {
+            first[i] = y[i];
+            continue;
         }
-        for (int i = 0; i < 3; i++)
-            free(first[i]);
+        CHECKF(memcmp(first[i], y[i], bytes[i]) == 0, "%s, %d threads, %zu tokens, product %d", isa_caps[k].name,
+               threads, tokens, i);
+        free(y[i]);
+    }
+    free(g.seen);
+    workspace_destroy(ctx, &ws);
+    free(s.w);
+    tensor_destroy(t);
+    guard_free_all();
+    dqt_context_destroy(ctx);
+}
+
+/* The second size: weight gradients of two blocks of tokens. */
+static void threads_do_not_matter(void) {
+    static const size_t shapes[][3] = {{50, 300, 290}, {GRADIENT_TOKENS + 30, 200, 70}};
+    for (int k = 0; k < (int)ISA_CAP_COUNT; k++) {
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+            float *first[PRODUCTS] = {NULL};
+            for (int threads = 1; threads <= 7; threads++)
+                products_of_threads(k, threads, shapes[i][0], shapes[i][1], shapes[i][2], first);
+            for (int j = 0; j < PRODUCTS; j++)
+                free(first[j]);
+        }
     }
 }
 
@@ -348,6 +364,23 @@ static void large_products_are_chunked(void) {
 static void large_results_are_whole(void) {
     each_fast_set(check_large, (const size_t[]){1100, 1024, 70});
     each_fast_set(check_large, (const size_t[]){1100, 1024 + 16, 70});
+}
+
+/* Several blocks of tokens, with more rows, or columns, than are in flight at once. */
+static void check_blocks(dqt_context *ctx, const size_t *size) {
+    dqt_tensor *t = weights(ctx, DQT_FORMAT_TERNARY, 0, size[1], size[2], 5);
+    struct setup s = setup(t, size[0], false, 6);
+    check_weight_gradient(ctx, "weight gradients of blocks", t, &s, DQT_PRECISION_F32);
+    check_weight_gradient(ctx, "weight gradients of blocks", t, &s, DQT_PRECISION_BF16);
+    free(s.w);
+    tensor_destroy(t);
+    guard_free_all();
+}
+
+static void weight_gradients_of_many_tokens_are_whole(void) {
+    each_fast_set(check_blocks, (const size_t[]){GRADIENT_TOKENS + 30, 1100, 20});
+    each_fast_set(check_blocks, (const size_t[]){2 * GRADIENT_TOKENS + 1, 65, 70});
+    each_fast_set(check_blocks, (const size_t[]){GRADIENT_TOKENS + 30, 2, 2100});
 }
 
 /* Sizes that cannot be end in more bytes than can be had, not in few by overflow. */
@@ -416,6 +449,7 @@ static const struct test tests[] = {TEST(scalar),
                                     TEST(threads_do_not_matter),
                                     TEST(large_products_are_chunked),
                                     TEST(large_results_are_whole),
+                                    TEST(weight_gradients_of_many_tokens_are_whole),
                                     TEST(impossible_sizes_need_impossible_scratch),
                                     TEST(quantizing_activations)};
 TEST_MAIN(tests)

@@ -1,162 +1,80 @@
 #include "gemm/gemm.h"
 
-#include "gemm/gemm_block.h"
+#include "gemm/pieces.h"
 #include "kernels/kernels_scalar.h"
 
-/* A forward product or an input gradient. Shared scratch: packed A of a chunk of tokens and its state, row sums,
- * k_scale. */
+/* A forward product or an input gradient. Shared scratch: packed A of a chunk of tokens, packed B of as many columns as
+ * fit, what belongs to rows and columns, states of pieces. */
 struct product {
-    const dqt_context *ctx;
-    const struct workspace *ws;
+    struct pieces p;             /* of the chunk and the columns in flight */
     const struct activations *x; /* forward */
     const float *dy;             /* input gradient: [tokens][ld_dy], k of a row are read */
     size_t ld_dy;
     const dqt_tensor *w;
-    size_t row, k, n, columns;
-    size_t first; /* token of the chunk */
-    struct operand o;
-    unsigned char *a;   /* [blocks][e->rows * padded_k] elements, each block in the engine's order */
-    atomic_uint *state; /* [blocks] */
-    int32_t *row_add;   /* [tokens], those of the chunk; [blocks][groups][e->rows] with groups */
-    float *k_scale;     /* [k]; NULL: 1 */
-    bool rounds;        /* input gradient of dy as int8 codes: */
-    float *step;        /* [tokens]: what a code of dy stands for */
+    size_t row, k, n;
+    size_t first, column; /* token of the chunk, first column in flight */
+    unsigned char *a;     /* [blocks][e->rows * padded_k] elements, each block in the engine's order */
+    int32_t *row_add;     /* [tokens], those of the chunk; [blocks][groups][e->rows] with groups */
+    float *k_scale;       /* [k]; NULL: 1 */
+    float *col_scale;     /* [columns in flight] */
+    float *group_scale;   /* [columns in flight / PANEL][groups][PANEL] */
+    bool rounds;          /* input gradient of dy as int8 codes: */
+    float *step;          /* [tokens]: what a code of dy stands for */
     const struct rng *rng;
     int bias;
-    bool accumulate;
     float *y; /* [tokens][ld_y], n of a row are written */
-    size_t ld_y;
 };
 
-/* For blocks of A that have no sums to add, of any group. */
-static const int32_t no_row_add[GEMM_MAX_ROWS] = {0};
-
-size_t block_columns(size_t n, size_t column_bytes, size_t smallest, size_t bytes, int threads) {
-    const size_t fit = bytes / column_bytes / smallest * smallest;
-    const size_t most_columns = size_max(size_min(fit, BLOCK_COLUMNS), smallest);
-    const size_t rounds = (n + most_columns * (size_t)threads - 1) / (most_columns * (size_t)threads);
-    const size_t tasks = rounds * (size_t)threads;
-    return size_min(round_up(ceil_div(n, tasks), smallest), most_columns);
-}
-
-void block_layout(const struct gemm_engine *e, size_t padded_k, size_t groups, size_t columns, struct arena *a,
-                  struct block_scratch *s) {
-    s->b = arena_take(a, columns * padded_k, e->size);
-    s->partial = arena_take(a, e->rows * columns, sizeof(float));
-    s->col_scale = arena_take(a, columns, sizeof(float));
-    s->group_scale = arena_take(a, columns * groups, sizeof(float));
-    s->chunk = arena_take(a, size_max(columns, e->rows) * PACK_BLOCK, sizeof(float));
-}
-
-/* Equal kc_steps of K, of whole groups. */
-static size_t choose_kc(const struct operand *o) {
-    const struct gemm_engine *e = o->e;
-    const size_t kc_steps = (o->padded_k * e->size * e->rows + e->kc_bytes - 1) / e->kc_bytes;
-    return round_up(ceil_div(o->padded_k, kc_steps), size_max(GEMM_K_ALIGN, o->group));
-}
-
-/* The part of a block that starts at k. */
-static void set_groups(const struct operand *o, const struct result *to, size_t i, size_t k, struct gemm_block *block) {
-    const size_t g = k / o->group;
-    block->group = o->group;
-    block->group_scale = to->group_scale + g * PANEL;
-    block->group_scale_stride = o->groups * PANEL;
-    if (o->row_add == no_row_add) return;
-    block->row_add = o->row_add + i * o->groups + g * o->e->rows;
-    block->row_add_stride = o->e->rows;
-}
-
-static void multiply_kc_steps(const struct operand *o, void (*multiply)(const struct gemm_block *), size_t i, size_t m,
-                              const void *b, size_t n, void *partial, const struct result *to,
-                              struct prefetch prefetch) {
-    const struct gemm_engine *e = o->e;
-    const size_t depth = o->groups ? o->groups * o->group : o->padded_k;
-    const size_t kc = choose_kc(o), kc_steps = ceil_div(depth, kc);
-    struct gemm_block block = {.panel_stride = o->padded_k * PANEL * e->size,
-                               .block_stride = o->padded_k * e->rows * e->size,
-                               .m = m,
-                               .n = n,
-                               .partial = partial,
-                               .row_add = o->groups    ? no_row_add
-                                          : o->row_add ? o->row_add + i
-                                                       : NULL,
-                               .row_scale = o->row_scale ? o->row_scale + i : NULL,
-                               .col_scale = to->col_scale,
-                               .y = to->y + i * to->ld_y,
-                               .ld_y = to->ld_y,
-                               .accumulate = to->accumulate,
-                               .stream = to->stream,
-                               .prefetch = prefetch.from,
-                               .prefetch_bytes = prefetch.bytes / kc_steps};
-    for (size_t k = 0; k < depth; k += kc) {
-        block.k = size_min(kc, depth - k);
-        block.a = (const char *)o->a + (i * o->padded_k + k * e->rows) * e->size;
-        block.b = (const char *)b + k * PANEL * e->size;
-        block.first = k == 0;
-        block.last = k + kc >= depth;
-        if (o->groups) set_groups(o, to, i, k, &block);
-        multiply(&block);
-        if (prefetch.bytes) block.prefetch = (const char *)block.prefetch + block.prefetch_bytes;
-    }
-}
-
-void gebp_multiply(const struct operand *o, size_t i, const void *b, size_t n, void *partial, const struct result *to,
-                   struct prefetch prefetch) {
-    multiply_kc_steps(o, o->groups ? o->e->gebp_groups : o->e->gebp, i, size_min(o->e->rows, o->m - i), b, n, partial,
-                      to, prefetch);
-}
-
-void gepb_multiply(const struct operand *o, const void *b, size_t n, void *partial, const struct result *to,
-                   struct prefetch prefetch) {
-    multiply_kc_steps(o, o->e->gepb, 0, o->m, b, n, partial, to, prefetch);
-}
+enum { MOST_GROUP = 8, SCRATCH = 4 * PACK_BLOCK * PACK_BLOCK * sizeof(float) }; /* blocks of a group; of a lane */
 
 /* Tokens of a chunk of A. */
 static size_t chunk_tokens(const struct gemm_engine *e, size_t padded_k) {
     return round_up(size_max(A_BYTES / (padded_k * e->size), A_ROWS), e->rows);
 }
 
-static void shared_layout(struct product *p, size_t tokens, size_t a_bytes, struct arena *a) {
-    p->row_add =
-        arena_take(a, scratch_product(round_up(tokens, p->o.e->rows), size_max(p->o.groups, 1)), sizeof(int32_t));
+/* Bytes of a column of B. */
+static size_t column_bytes(const struct operand *o, size_t padded_k) {
+    return scratch_bytes(scratch_product(padded_k, o->e->size) + o->groups * sizeof(float));
+}
+
+/* For `tokens` x k times k x n, k padded; a_bytes of packed A. */
+static void shared_layout(struct product *p, size_t tokens, size_t padded_k, size_t a_bytes, struct arena *a) {
+    const struct operand *o = &p->p.o;
+    const size_t columns = round_up(pieces_columns(p->n, column_bytes(o, padded_k), p->p.ctx->num_threads), PACK_BLOCK);
+    pieces_layout(&p->p, tokens, p->n, o->e->rows, a);
+    p->row_add = arena_take(a, scratch_product(round_up(tokens, o->e->rows), size_max(o->groups, 1)), sizeof(int32_t));
     p->k_scale = arena_take(a, p->k, sizeof(float));
     p->step = arena_take(a, p->rounds ? tokens : 0, sizeof(float));
-    p->state = arena_take(a, ceil_div(tokens, p->o.e->rows), sizeof *p->state);
+    p->col_scale = arena_take(a, columns, sizeof(float));
+    p->group_scale = arena_take(a, scratch_product(columns, o->groups), sizeof(float));
+    p->p.b = arena_take(a, scratch_product(columns, scratch_product(padded_k, o->e->size)), 1);
     p->a = arena_take(a, a_bytes, 1);
 }
 
-/* Bytes of a column of B. */
-static size_t column_bytes(const struct operand *o, size_t padded_k) {
-    return padded_k * o->e->size + o->groups * sizeof(float);
-}
-
-/* Covers every product with at most these tokens and k: all that is bounded here grows with both. */
-static void product_scratch(const struct gemm_engine *e, size_t tokens, size_t k, size_t groups, bool rounds,
-                            struct scratch_need *need) {
-    struct product p = {.k = k, .o = {.e = e, .groups = groups}, .rounds = rounds};
-    struct arena shared = {0}, lane = {0};
-    struct block_scratch s;
-    const size_t row_bytes = scratch_product(round_up(k, PACK_BLOCK), e->size);
+/* Covers every product with at most these tokens, k and n: all that is bounded here grows with them. */
+static void product_scratch(const dqt_context *ctx, const struct gemm_engine *e, size_t tokens, size_t k, size_t n,
+                            size_t groups, bool rounds, struct scratch_need *need) {
+    struct product p = {.p = {.ctx = ctx, .o = {.e = e, .groups = groups}}, .k = k, .n = n, .rounds = rounds};
+    struct arena shared = {0};
+    const size_t padded_k = round_up(k, PACK_BLOCK), row_bytes = scratch_product(padded_k, e->size);
     const size_t all = scratch_product(round_up(tokens, e->rows), row_bytes); /* or a chunk, rounded up to a block */
     const size_t chunk =
         size_max(A_BYTES + scratch_product(e->rows, row_bytes), scratch_product(A_ROWS + e->rows, row_bytes));
-    shared_layout(&p, tokens, size_min(all, chunk), &shared);
-    block_layout(e, 0, 0, BLOCK_COLUMNS, &lane, &s);
-    const size_t column = scratch_bytes(row_bytes + groups * sizeof(float));
-    const size_t block = size_max(BLOCK_BYTES, scratch_product(PACK_BLOCK, column));
-    arena_take(&lane, size_min(scratch_product(BLOCK_COLUMNS, column), block), 1);
-    arena_take(&lane, ceil_div(tokens, e->rows), 1);
-    scratch_max(need, scratch_bytes(shared.used), scratch_bytes(lane.used), 0);
+    shared_layout(&p, tokens, padded_k, size_min(all, chunk), &shared);
+    scratch_max(need, scratch_bytes(shared.used), 0, 0);
+    pieces_lane_scratch(e, SCRATCH, need);
 }
 
 void gemm_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols, size_t group_cols,
                   struct scratch_need *need) {
     const struct gemm_kernels *k = &ctx->kernels->gemm;
     const size_t groups = scale_groups(cols, group_cols);
-    product_scratch(&k->code, tokens, cols, groups, false, need);
-    product_scratch(&k->int8, tokens, cols, groups, false, need);
-    product_scratch(&k->bf16, tokens, size_max(rows, cols), 0, false, need);
-    product_scratch(&k->f32, tokens, size_max(rows, cols), 0, false, need);
+    product_scratch(ctx, &k->code, tokens, cols, rows, groups, false, need);
+    product_scratch(ctx, &k->int8, tokens, cols, rows, groups, false, need);
+    product_scratch(ctx, &k->bf16, tokens, cols, rows, 0, false, need);
+    product_scratch(ctx, &k->bf16, tokens, rows, cols, 0, false, need);
+    product_scratch(ctx, &k->f32, tokens, cols, rows, 0, false, need);
+    product_scratch(ctx, &k->f32, tokens, rows, cols, 0, false, need);
     gemv_scratch(ctx, tokens, cols, need);
     weight_gradient_scratch(ctx, tokens, rows, cols, need);
 }
@@ -164,8 +82,8 @@ void gemm_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t col
 void gemm_int8_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t cols,
                                 struct scratch_need *need) {
     const struct gemm_kernels *k = &ctx->kernels->gemm;
-    product_scratch(&k->code, tokens, rows, 0, true, need);
-    product_scratch(&k->int8, tokens, rows, 0, true, need);
+    product_scratch(ctx, &k->code, tokens, rows, cols, 0, true, need);
+    product_scratch(ctx, &k->int8, tokens, rows, cols, 0, true, need);
     weight_gradient_int8_scratch(ctx, tokens, rows, cols, need);
 }
 
@@ -173,11 +91,12 @@ void gemm_int8_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t ro
 
 /* Codes of activations; `sums` [e->rows], or [groups][e->rows], become what the engine adds to its own sums. */
 static void pack_codes(const struct product *p, size_t i, size_t m, unsigned char *out, int32_t *sums) {
-    const struct gemm_engine *e = p->o.e;
+    const struct operand *o = &p->p.o;
+    const struct gemm_engine *e = o->e;
     const struct activations *x = p->x;
     const int8_t *codes = x->codes + (p->first + i) * x->ld;
-    const bool by_group = p->o.groups && p->bias != 0;
-    const size_t parts = by_group ? p->o.groups : 1, depth = by_group ? p->o.group : p->o.padded_k;
+    const bool by_group = o->groups && p->bias != 0;
+    const size_t parts = by_group ? o->groups : 1, depth = by_group ? o->group : o->padded_k;
     memset(sums, 0, parts * e->rows * sizeof *sums);
     for (size_t g = 0; g < parts; g++)
         e->pack_a_codes(e, codes + g * depth, x->ld, m, depth, out + g * depth * e->rows * e->size, sums + g * e->rows);
@@ -187,8 +106,8 @@ static void pack_codes(const struct product *p, size_t i, size_t m, unsigned cha
 
 /* dy of m tokens times the row scales, rounded to codes[m][PACK_BLOCK] at a time. */
 static void pack_rounded(const struct product *p, size_t i, size_t m, unsigned char *out, int8_t *codes) {
-    const struct gradient_kernels *kernels = &p->ctx->kernels->gradient;
-    const struct gemm_engine *e = p->o.e;
+    const struct gradient_kernels *kernels = &p->p.ctx->kernels->gradient;
+    const struct gemm_engine *e = p->p.o.e;
     const size_t t = p->first + i;
     int32_t *sums = p->row_add + i;
     float factor[GEMM_MAX_ROWS];
@@ -205,11 +124,12 @@ static void pack_rounded(const struct product *p, size_t i, size_t m, unsigned c
         sums[r] = (int32_t)((uint32_t)sums[r] * (uint32_t)p->bias);
 }
 
-static void pack_block(const struct product *p, size_t index, void *scratch) {
-    const struct gemm_engine *e = p->o.e;
+static void pack_block(const struct product *p, size_t i, void *scratch) {
+    const struct operand *o = &p->p.o;
+    const struct gemm_engine *e = o->e;
     const struct activations *x = p->x;
-    const size_t i = index * e->rows, m = size_min(e->rows, p->o.m - i), t = p->first + i;
-    unsigned char *out = p->a + i * p->o.padded_k * e->size;
+    const size_t m = size_min(e->rows, o->m - i), t = p->first + i;
+    unsigned char *out = p->a + i * o->padded_k * e->size;
     float *chunk = scratch;
     if (p->rounds) {
         pack_rounded(p, i, m, out, scratch);
@@ -217,8 +137,8 @@ static void pack_block(const struct product *p, size_t index, void *scratch) {
         e->pack_a(e, p->dy + t * p->ld_dy, p->ld_dy, m, p->k, p->k_scale, out);
     } else if (!x->codes) {
         e->pack_a(e, x->floats + t * x->ld, x->ld, m, p->k, NULL, out);
-    } else if (p->o.row_add) {
-        pack_codes(p, i, m, out, p->row_add + i * size_max(p->o.groups, 1));
+    } else if (o->row_add) {
+        pack_codes(p, i, m, out, p->row_add + i * size_max(o->groups, 1));
     } else {
         for (size_t k = 0; k < p->k; k += PACK_BLOCK) {
             for (size_t r = 0; r < m; r++)
@@ -229,12 +149,20 @@ static void pack_block(const struct product *p, size_t index, void *scratch) {
     }
 }
 
-/* What a block is read from: its rows of A, packed or not yet. */
-static struct prefetch block_source(const struct product *p, const struct pack_queue *w, size_t index) {
-    const struct gemm_engine *e = p->o.e;
-    const size_t i = index * e->rows, t = p->first + i, rows = size_min(e->rows, p->o.m - i);
-    if (pack_queue_is_packed(w, index))
-        return (struct prefetch){p->a + i * p->o.padded_k * e->size, e->rows * p->o.padded_k * e->size};
+static size_t rows_of_group(const struct product *p, size_t group) {
+    return size_min(p->p.rows, p->p.o.m - group * p->p.rows);
+}
+
+static void pack_rows(void *arg, size_t group, void *scratch) {
+    const struct product *p = arg;
+    for (size_t i = 0; i < rows_of_group(p, group); i += p->p.o.e->rows)
+        pack_block(p, group * p->p.rows + i, scratch);
+}
+
+/* What the group's first block is packed from. */
+static struct prefetch source(void *arg, size_t group) {
+    const struct product *p = arg;
+    const size_t t = p->first + group * p->p.rows, rows = size_min(p->p.o.e->rows, rows_of_group(p, group));
     if (p->dy) return (struct prefetch){p->dy + t * p->ld_dy, rows * p->ld_dy * sizeof *p->dy};
     if (p->x->codes) return (struct prefetch){p->x->codes + t * p->x->ld, rows * p->x->ld};
     return (struct prefetch){p->x->floats + t * p->x->ld, rows * p->x->ld * sizeof(float)};
@@ -244,7 +172,7 @@ static struct prefetch block_source(const struct product *p, const struct pack_q
 
 /* Scales of the groups of columns n .. n + 15, [groups][16]; beyond the last column zeros. */
 static void panel_scales(const struct product *p, size_t n, float *out) {
-    const size_t groups = p->o.groups, count = n < p->n ? size_min(PANEL, p->n - n) : 0;
+    const size_t groups = p->p.o.groups, count = n < p->n ? size_min(PANEL, p->n - n) : 0;
     float scales[PACK_BLOCK];
     memset(out, 0, groups * PANEL * sizeof *out);
     for (size_t i = 0; i < count; i++) {
@@ -259,19 +187,19 @@ static void panel_scales(const struct product *p, size_t n, float *out) {
 
 /* Whether B holds codes: of float products with scales of groups it holds scale * code. */
 static bool holds_codes(const struct product *p) {
-    return format_is_code(p->w->compute) && (p->o.row_add || !tensor_scale_groups(p->w));
+    return format_is_code(p->w->compute) && (p->p.o.row_add || !tensor_scale_groups(p->w));
 }
 
 /* Columns n .. n + 15 of B are weight rows; beyond the last one it is repeated. */
 static void forward_panel(const struct product *p, size_t n, unsigned char *panel, void *chunk) {
-    const struct gemm_engine *e = p->o.e;
+    const struct gemm_engine *e = p->p.o.e;
     const dqt_tensor *w = p->w;
     n = size_min(n, p->n - 1);
     const size_t count = size_min(PANEL, p->n - n), row = p->row + n;
     const bool code = holds_codes(p);
     const struct packing *packing = w->compute == w->storage ? format_packing(w->storage) : NULL;
-    if (p->o.row_add && packing) {
-        e->pack_b_packed(e, packing, tensor_row(w, row), w->row_bytes, count, p->o.padded_k / PACK_BLOCK, panel);
+    if (p->p.o.row_add && packing) {
+        e->pack_b_packed(e, packing, tensor_row(w, row), w->row_bytes, count, p->p.o.padded_k / PACK_BLOCK, panel);
         return;
     }
     for (size_t k = 0; k < p->k; k += PACK_BLOCK) {
@@ -285,18 +213,18 @@ static void forward_panel(const struct product *p, size_t n, unsigned char *pane
             }
             if (packing) {
                 const size_t offset = k / PACK_BLOCK * packing_block_bytes(packing);
-                p->ctx->kernels->gemm.unpack(packing, tensor_row(w, row + i) + offset, 1, codes);
+                p->p.ctx->kernels->gemm.unpack(packing, tensor_row(w, row + i) + offset, 1, codes);
             } else {
                 tensor_read_codes(w, row + i, k, depth, codes);
             }
-            if (p->o.row_add) {
+            if (p->p.o.row_add) {
                 memcpy((int8_t *)chunk + i * PACK_BLOCK, codes, PACK_BLOCK);
             } else {
                 for (size_t c = 0; c < depth; c++)
                     ((float *)chunk)[i * PACK_BLOCK + c] = (float)codes[c];
             }
         }
-        if (p->o.row_add) {
+        if (p->p.o.row_add) {
             e->pack_b_packed(e, &plain_bytes, chunk, PACK_BLOCK, count, 1, out);
         } else {
             e->pack_b_transposed(e, chunk, PACK_BLOCK, count, depth, out);
@@ -306,9 +234,9 @@ static void forward_panel(const struct product *p, size_t n, unsigned char *pane
 
 /* Columns n .. n + count - 1 of B are columns of the weight, its rows are K. n is a multiple of 64. */
 static void input_gradient_panels(const struct product *p, size_t n, size_t count, unsigned char *b, void *chunk) {
-    const struct gemm_engine *e = p->o.e;
+    const struct gemm_engine *e = p->p.o.e;
     const dqt_tensor *w = p->w;
-    const size_t width = round_up(count, PACK_BLOCK), panel_stride = p->o.padded_k * PANEL * e->size;
+    const size_t width = round_up(count, PACK_BLOCK), panel_stride = p->p.o.padded_k * PANEL * e->size;
     const size_t end = round_up(count, e->columns);
     const bool code = format_is_code(w->compute);
     const struct packing *packing = w->compute == w->storage ? format_packing(w->storage) : NULL;
@@ -324,8 +252,8 @@ static void input_gradient_panels(const struct product *p, size_t n, size_t coun
             if (groups) tensor_read_compute_scales(w, row, first_group, groups, scales + i * groups);
             if (packing) {
                 const size_t offset = n / PACK_BLOCK * packing_block_bytes(packing);
-                p->ctx->kernels->gemm.unpack(packing, tensor_row(w, row) + offset, width / PACK_BLOCK,
-                                             (int8_t *)chunk + i * width);
+                p->p.ctx->kernels->gemm.unpack(packing, tensor_row(w, row) + offset, width / PACK_BLOCK,
+                                               (int8_t *)chunk + i * width);
             } else if (code) {
                 tensor_read_codes(w, row, n, count, (int8_t *)chunk + i * width);
             } else {
@@ -348,70 +276,55 @@ static void input_gradient_panels(const struct product *p, size_t n, size_t coun
 
 /* Whether the result goes past the caches: where it would not stay in L2 anyway, reading its lines first is waste. */
 static bool streams(const struct product *p) {
-    const size_t row = p->ld_y * sizeof *p->y;
+    const size_t row = p->p.to.ld_y * sizeof *p->y;
     return p->x && p->x->codes && (uintptr_t)p->y % ALIGNMENT == 0 && row % ALIGNMENT == 0 &&
-           p->o.m * row >= STREAM_BYTES;
+           p->p.o.m * row >= STREAM_BYTES;
 }
 
-static void multiply_blocks(const struct product *p, const struct block_scratch *s, size_t n, const struct result *to,
-                            int lane) {
-    const struct gemm_engine *e = p->o.e;
-    struct pack_queue w = pack_queue_begin(p->state, s->done, ceil_div(p->o.m, e->rows), lane, p->ctx->num_threads);
-    size_t index;
-    bool pack;
-    block_begin(e);
-    while (pack_queue_next(&w, &index, &pack)) {
-        if (pack) {
-            pack_block(p, index, s->chunk);
-            pack_queue_packed(&w, index);
-        }
-        gebp_multiply(&p->o, index * e->rows, s->b, n, s->partial, to, block_source(p, &w, w.index));
-    }
-    block_end(e);
-}
-
-static void multiply_task(void *arg, size_t task, int lane) {
+/* Columns [n, n + count) of those in flight. */
+static void pack_columns(void *arg, size_t n, size_t count, void *scratch) {
     const struct product *p = arg;
-    const struct gemm_engine *e = p->o.e;
-    const size_t n0 = task * p->columns, n = size_min(p->columns, p->n - n0);
-    struct arena a = lane_arena(p->ws, lane);
-    struct block_scratch s;
-    block_layout(e, p->o.padded_k, p->o.groups, p->columns, &a, &s);
-    s.done = arena_take(&a, ceil_div(p->o.m, e->rows), 1);
-    const float *col_scale = NULL;
-    if (p->x) {
-        for (size_t c = 0; c < round_up(n, e->columns); c += PANEL) {
-            forward_panel(p, n0 + c, s.b + c * p->o.padded_k * e->size, s.chunk);
-            if (p->o.groups) panel_scales(p, n0 + c, s.group_scale + c * p->o.groups);
-        }
-        if (!p->o.groups && holds_codes(p)) {
-            for (size_t c = 0; c < n; c++)
-                s.col_scale[c] = tensor_compute_scale(p->w, p->row + n0 + c);
-            col_scale = s.col_scale;
-        }
-    } else {
-        input_gradient_panels(p, n0, n, s.b, s.chunk);
+    const struct operand *o = &p->p.o;
+    unsigned char *b = p->p.b + n * o->padded_k * o->e->size;
+    const size_t first = p->column + n;
+    if (p->dy) {
+        input_gradient_panels(p, first, count, b, scratch);
+        return;
     }
-    const struct result to = {.y = p->y + p->first * p->ld_y + n0,
-                              .ld_y = p->ld_y,
-                              .accumulate = p->accumulate,
-                              .stream = streams(p),
-                              .col_scale = col_scale,
-                              .group_scale = s.group_scale};
-    multiply_blocks(p, &s, n, &to, lane);
+    for (size_t c = 0; c < round_up(count, o->e->columns); c += PANEL) {
+        forward_panel(p, first + c, b + c * o->padded_k * o->e->size, scratch);
+        if (o->groups) panel_scales(p, first + c, p->group_scale + (n + c) * o->groups);
+    }
+    for (size_t c = 0; p->p.to.col_scale && c < count; c++)
+        p->col_scale[n + c] = tensor_compute_scale(p->w, p->row + first + c);
 }
 
-static void run(struct product *p, size_t tokens, size_t smallest) {
-    const struct gemm_engine *e = p->o.e;
-    const float *row_scale = p->o.row_scale;
-    const size_t chunk = chunk_tokens(e, p->o.padded_k);
-    p->columns = block_columns(p->n, column_bytes(&p->o, p->o.padded_k), smallest, BLOCK_BYTES, p->ctx->num_threads);
+static void run(struct product *p, size_t tokens) {
+    struct operand *o = &p->p.o;
+    const struct gemm_engine *e = o->e;
+    const float *row_scale = o->row_scale;
+    const size_t chunk = chunk_tokens(e, o->padded_k), column = column_bytes(o, o->padded_k);
+    const size_t columns = pieces_columns(p->n, column, p->p.ctx->num_threads);
+    p->p.arg = p;
+    p->p.pack_rows = pack_rows;
+    p->p.pack_columns = pack_columns;
+    p->p.source = source;
+    p->p.to.col_scale = p->x && !o->groups && holds_codes(p) ? p->col_scale : NULL;
+    p->p.to.group_scale = p->group_scale;
+    o->m = size_min(chunk, tokens);
+    p->p.n = columns;
+    pieces_cut(&p->p, e->rows, MOST_GROUP * e->rows, column, BLOCK_BYTES);
     for (p->first = 0; p->first < tokens; p->first += chunk) {
-        p->o.m = size_min(chunk, tokens - p->first);
-        p->o.row_scale = row_scale ? row_scale + p->first : NULL;
-        pack_queue_reset(p->state, ceil_div(p->o.m, e->rows));
-        parallel_run(p->ctx, ceil_div(p->n, p->columns), product_work(p->ctx, p->o.row_add != NULL, p->o.m, p->n, p->k),
-                     multiply_task, p);
+        o->m = size_min(chunk, tokens - p->first);
+        o->row_scale = row_scale ? row_scale + p->first : NULL;
+        p->p.to.stream = streams(p);
+        pieces_new_rows(&p->p);
+        for (p->column = 0; p->column < p->n; p->column += columns) {
+            p->p.n = size_min(columns, p->n - p->column);
+            p->p.to.y = p->y + p->first * p->p.to.ld_y + p->column;
+            if (p->first == 0 || columns < p->n) pieces_new_columns(&p->p);
+            pieces_run(&p->p, product_work(p->p.ctx, o->row_add != NULL, o->m, p->p.n, p->k));
+        }
     }
 }
 
@@ -424,10 +337,10 @@ static const struct gemm_engine *integer_engine(const dqt_context *ctx, const st
 
 /* The shared scratch of a product whose engine is chosen. */
 static void place_shared(struct product *p, size_t tokens) {
-    struct arena shared = shared_arena(p->ws);
-    shared_layout(p, tokens, 0, &shared);
+    struct arena shared = shared_arena(p->p.ws);
+    shared_layout(p, tokens, p->p.o.padded_k, 0, &shared);
     p->a = shared.base + shared.used;
-    p->o.a = p->a;
+    p->p.o.a = p->a;
 }
 
 /* gemm_forward of many tokens. */
@@ -438,32 +351,29 @@ static void forward_many(const dqt_context *ctx, const struct workspace *ws, con
     const bool integer = x->codes && format_is_code(w->compute);
     /* of what is packed: re-quantised codes come as plain bytes */
     const struct packing *packing = w->compute == w->storage ? format_packing(w->storage) : &plain_bytes;
-    struct product p = {.ctx = ctx,
-                        .ws = ws,
+    struct product p = {.p = {.ctx = ctx, .ws = ws, .to = {.ld_y = ld_y, .accumulate = accumulate}},
                         .x = x,
                         .w = w,
                         .row = row,
                         .k = x->cols,
                         .n = rows,
-                        .accumulate = accumulate,
-                        .y = y,
-                        .ld_y = ld_y};
+                        .y = y};
     if (integer) {
-        p.o.e = integer_engine(ctx, packing);
-        p.o.padded_k = round_up(x->cols, PACK_BLOCK);
-        p.o.groups = tensor_scale_groups(w);
-        p.o.group = p.o.groups ? tensor_compute_group_cols(w) : 0;
-        p.bias = panel_bias(p.o.e, packing);
+        p.p.o.e = integer_engine(ctx, packing);
+        p.p.o.padded_k = round_up(x->cols, PACK_BLOCK);
+        p.p.o.groups = tensor_scale_groups(w);
+        p.p.o.group = p.p.o.groups ? tensor_compute_group_cols(w) : 0;
+        p.bias = panel_bias(p.p.o.e, packing);
     } else {
         const bool bf16 = x->codes ? format_float_bytes(w->compute) == 2 : precision == DQT_PRECISION_BF16;
-        p.o.e = bf16 ? &kernels->bf16 : &kernels->f32;
-        p.o.padded_k = round_up(x->cols, p.o.e->k_align);
+        p.p.o.e = bf16 ? &kernels->bf16 : &kernels->f32;
+        p.p.o.padded_k = round_up(x->cols, p.p.o.e->k_align);
     }
-    p.o.row_scale = x->codes ? x->step : NULL;
+    p.p.o.row_scale = x->codes ? x->step : NULL;
     place_shared(&p, x->tokens);
-    p.o.row_add = !integer ? NULL : p.o.groups && p.bias == 0 ? no_row_add : p.row_add;
+    p.p.o.row_add = !integer ? NULL : p.p.o.groups && p.bias == 0 ? no_row_add : p.row_add;
     p.k_scale = NULL;
-    run(&p, x->tokens, 2 * PANEL);
+    run(&p, x->tokens);
 }
 
 size_t gemm_gemv_tokens(const dqt_context *ctx, size_t tokens) {
@@ -498,17 +408,14 @@ void gemm_forward(const dqt_context *ctx, const struct workspace *ws, const stru
 
 static struct product input_gradient(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy,
                                      const dqt_tensor *w, size_t row, size_t rows, bool accumulate, float *dx) {
-    return (struct product){.ctx = ctx,
-                            .ws = ws,
+    return (struct product){.p = {.ctx = ctx, .ws = ws, .to = {.ld_y = w->cols, .accumulate = accumulate}},
                             .dy = dy,
                             .ld_dy = ld_dy,
                             .w = w,
                             .row = row,
                             .k = rows,
                             .n = w->cols,
-                            .accumulate = accumulate,
-                            .y = dx,
-                            .ld_y = w->cols};
+                            .y = dx};
 }
 
 void gemm_input_gradient(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy,
@@ -516,8 +423,8 @@ void gemm_input_gradient(const dqt_context *ctx, const struct workspace *ws, con
                          float *dx) {
     const struct gemm_kernels *kernels = &ctx->kernels->gemm;
     struct product p = input_gradient(ctx, ws, dy, ld_dy, w, row, rows, accumulate, dx);
-    p.o.e = precision == DQT_PRECISION_BF16 ? &kernels->bf16 : &kernels->f32;
-    p.o.padded_k = round_up(rows, p.o.e->k_align);
+    p.p.o.e = precision == DQT_PRECISION_BF16 ? &kernels->bf16 : &kernels->f32;
+    p.p.o.padded_k = round_up(rows, p.p.o.e->k_align);
     place_shared(&p, tokens);
     if (holds_codes(&p)) {
         for (size_t r = 0; r < rows; r++)
@@ -525,7 +432,7 @@ void gemm_input_gradient(const dqt_context *ctx, const struct workspace *ws, con
     } else {
         p.k_scale = NULL;
     }
-    run(&p, tokens, PACK_BLOCK);
+    run(&p, tokens);
 }
 
 void gemm_input_gradient_int8(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy,
@@ -536,13 +443,13 @@ void gemm_input_gradient_int8(const dqt_context *ctx, const struct workspace *ws
     struct product p = input_gradient(ctx, ws, dy, ld_dy, w, row, rows, accumulate, dx);
     p.rounds = true;
     p.rng = rng;
-    p.o.e = integer_engine(ctx, packing);
-    p.o.padded_k = round_up(rows, PACK_BLOCK);
-    p.bias = panel_bias(p.o.e, packing);
+    p.p.o.e = integer_engine(ctx, packing);
+    p.p.o.padded_k = round_up(rows, PACK_BLOCK);
+    p.bias = panel_bias(p.p.o.e, packing);
     place_shared(&p, tokens);
-    p.o.row_add = p.row_add;
-    p.o.row_scale = p.step;
+    p.p.o.row_add = p.row_add;
+    p.p.o.row_scale = p.step;
     for (size_t r = 0; r < rows; r++)
         p.k_scale[r] = tensor_compute_scale(w, row + r);
-    run(&p, tokens, PACK_BLOCK);
+    run(&p, tokens);
 }

@@ -1,10 +1,8 @@
-/* What the products share: sizes of blocks and the loop over them.
+/* What the products share: blocks of operands and the loop over K.
  *
- * One task of work is a block of up to BLOCK_COLUMNS columns of the result. Its lane packs the block of B once
- * (bounded by BLOCK_BYTES, so that it stays in L2) and runs every block of packed A past it, KC elements of K at a
- * time (so that KC elements of a block of A, rows * KC * size <= the engine's kc_bytes, stay in L1 while the panels
- * stream from L2).
- * See docs/performance.md. */
+ * A product is cut in both dimensions, gemm/pieces.h. A piece multiplies the blocks of its rows of A with its panels of
+ * B, which stay in L2, KC elements of K at a time (so that KC elements of a block of A, rows * KC * size <= the
+ * engine's kc_bytes, stay in L1 while the panels stream from L2). See docs/performance.md. */
 #ifndef DQT_GEMM_GEMM_BLOCK_H
 #define DQT_GEMM_GEMM_BLOCK_H
 
@@ -18,7 +16,7 @@
 
 enum {
     BLOCK_COLUMNS = 1024,
-    BLOCK_BYTES = 1 << 20, /* of B, of 2 MiB of L2 */
+    BLOCK_BYTES = 1 << 20, /* of B in a piece, of 2 MiB of L2 */
     A_BYTES = 8 << 20,     /* of packed A, unless A_ROWS rows need more */
     A_ROWS = 256,
     STREAM_BYTES = 4 << 20 /* results from this size on are written past the caches */
@@ -50,56 +48,6 @@ struct prefetch {
     size_t bytes;
 };
 
-/* The parts of an operand that all lanes read, blocks of A or of B's columns: each is packed by the lane that comes to
- * it first. A lane visits every part once. Lanes start at different parts, so that each packs a share; a part that
- * another lane is packing is left for later. */
-enum { PART_UNPACKED, PART_BUSY, PART_PACKED };
-
-struct pack_queue {
-    atomic_uint *state;  /* [count], shared; NULL: nothing is shared, every visit packs; a word, for not every CPU
-                          * exchanges bytes without libatomic */
-    unsigned char *done; /* [count], this lane's */
-    size_t count, left, index;
-};
-
-static inline void pack_queue_reset(atomic_uint *state, size_t count) {
-    for (size_t i = 0; i < count; i++)
-        atomic_init(&state[i], PART_UNPACKED);
-}
-
-static inline struct pack_queue pack_queue_begin(atomic_uint *state, unsigned char *done, size_t count, int lane,
-                                                 int threads) {
-    memset(done, 0, count);
-    return (struct pack_queue){state, done, count, count, count * (size_t)lane / (size_t)threads};
-}
-
-/* The next part; false: none is left. *pack: the caller packs it and then calls pack_queue_packed. w->index is the part
- * that comes after it, if all goes well. */
-static inline bool pack_queue_next(struct pack_queue *w, size_t *part, bool *pack) {
-    while (w->left) {
-        const size_t i = w->index;
-        unsigned state = PART_UNPACKED;
-        w->index = i + 1 < w->count ? i + 1 : 0;
-        if (w->done[i]) continue;
-        *pack = !w->state || atomic_compare_exchange_strong_explicit(&w->state[i], &state, PART_BUSY,
-                                                                     memory_order_acquire, memory_order_acquire);
-        if (!*pack && state == PART_BUSY) continue;
-        w->done[i] = 1;
-        w->left--;
-        *part = i;
-        return true;
-    }
-    return false;
-}
-
-static inline void pack_queue_packed(struct pack_queue *w, size_t part) {
-    if (w->state) atomic_store_explicit(&w->state[part], PART_PACKED, memory_order_release);
-}
-
-static inline bool pack_queue_is_packed(const struct pack_queue *w, size_t part) {
-    return atomic_load_explicit(&w->state[part], memory_order_acquire) == PART_PACKED;
-}
-
 /* The result: y[m][ld_y] of the block's n columns. */
 struct result {
     float *y;
@@ -109,29 +57,12 @@ struct result {
     const float *group_scale; /* [n / PANEL][groups][PANEL] */
 };
 
-/* One lane's scratch for a block of B. */
-struct block_scratch {
-    unsigned char *b;    /* panels: [columns / PANEL][padded_k / group][PANEL][group] elements */
-    void *partial;       /* [e->rows][columns] sums, as in struct gemm_block */
-    float *col_scale;    /* [columns] */
-    float *group_scale;  /* [columns / PANEL][groups][PANEL] */
-    unsigned char *done; /* struct pack_queue */
-    void *chunk;         /* 64 rows of a block of A or B before packing, as int8 or float */
-};
+/* For blocks of A that have no sums to add, of any group. */
+extern const int32_t no_row_add[GEMM_MAX_ROWS];
 
-/* Columns of a task: at most BLOCK_COLUMNS, at most `bytes` of B unless it is `smallest` (which it is a multiple
- * of), and equal shares for the threads. */
-size_t block_columns(size_t n, size_t column_bytes, size_t smallest, size_t bytes, int threads);
-void block_layout(const struct gemm_engine *e, size_t padded_k, size_t groups, size_t columns, struct arena *a,
-                  struct block_scratch *s);
-
-/* Rows [i, i + e->rows) of the result from a packed block of B with n columns; i is a multiple of e->rows. `prefetch`
- * is fetched into L2 meanwhile. Between the engine's begin and end. */
+/* Rows [i, i + e->rows) of the result from n columns of packed B; i is a multiple of e->rows. `prefetch` is fetched
+ * into L2 meanwhile. partial: [e->rows][round_up(n, e->columns)] sums. Between the engine's begin and end. */
 void gebp_multiply(const struct operand *o, size_t i, const void *b, size_t n, void *partial, const struct result *to,
-                   struct prefetch prefetch);
-
-/* All rows of the result from n <= e->columns columns of B, by an engine that has gepb. */
-void gepb_multiply(const struct operand *o, const void *b, size_t n, void *partial, const struct result *to,
                    struct prefetch prefetch);
 
 /* Scales of a row of weights as products see them; 0: one scale, which is multiplied at the end. */
@@ -173,17 +104,9 @@ static inline float gradient_step(float most, float *factor) {
     return zero ? 0.0f : isfinite(most) ? most / 127.0f : NAN;
 }
 
-/* Weight gradients. A task makes whole tiles of rows, in equal shares for the threads. x is read once per task: with
- * 256 rows, 256 multiply-adds per element that comes from L3 (docs/performance.md). */
-enum { GRADIENT_TASK_ROWS = 4 * GEMM_TILE_ROWS };
-static inline size_t task_rows(size_t rows, int threads) {
-    const size_t tasks = round_up(ceil_div(rows, GRADIENT_TASK_ROWS), (size_t)threads);
-    return round_up(ceil_div(rows, tasks), GEMM_TILE_ROWS);
-}
-
-/* Floats from a row of a task's tile to the next: a panel more than needed, since rows a power of two apart fall on
+/* Floats from a row of a weight gradient to the next: a panel more than needed, since rows a power of two apart fall on
  * the same few cache sets. */
-static inline size_t tile_stride(size_t cols) {
+static inline size_t sums_stride(size_t cols) {
     return round_up(cols, PANEL) + PANEL;
 }
 

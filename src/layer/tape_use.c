@@ -82,7 +82,7 @@ static void add_tile(void *arg, size_t row, size_t rows, float *tile, size_t ld,
 
 /* ---- Gradients that will be finite --------------------------------------------------------------------------- */
 
-enum { CHECK_TOKENS = 64 };
+enum { CHECK_TOKENS = 16 };
 
 struct check {
     const dqt_tape *tape;
