@@ -238,8 +238,8 @@ enum {
 enum {
     DQT_SCALE_AUTO = 0,    /* of random weights: SIGMA for 8-bit codes, ABSMEAN for fewer bits: what learned best
                               (docs/results.md); of codes that import makes of trained weights, and from then on
-                              of those that layers read of them in another format: MSE for scales of groups, else
-                              ABSMAX, for these have outliers, which the others cut off */
+                              of those that layers read of them in another format: MSE for scales of groups, which
+                              dqt_llama_open weighs, else ABSMAX, for these have outliers, which the others cut off */
     DQT_SCALE_SIGMA = 1,   /* s = sigma * std(w) / Qp, std about zero */
     DQT_SCALE_ABSMAX = 2,  /* s = max|w| / Qp */
     DQT_SCALE_ABSMEAN = 3, /* s = mean|w| / Qp (the paper, section 3; BitNet b1.58) */
@@ -1308,7 +1308,8 @@ typedef struct dqt_open_options {
     dqt_tensor_options linear, embedding, head; /* of the blocks' weights, the embedding and an untied head. A storage
                                                    of 0 (and then the rest is not read): tensor by tensor what holds the
                                                    file's weights exactly: see docs/open.md. DQT_SCALE_AUTO means what
-                                                   it does for import */
+                                                   it does for import, and that MSE is weighed: see
+                                                   dqt_llama_open */
 } dqt_open_options;
 
 DQT_API dqt_status dqt_open_options_init(dqt_open_options *options, size_t struct_size);
@@ -1316,7 +1317,13 @@ DQT_API dqt_status dqt_open_options_init(dqt_open_options *options, size_t struc
 /* Creates a model from a Hugging Face folder (config.json; model.safetensors, or the files that
  * model.safetensors.index.json names; F32, BF16, F16, and BitNet's packed U8) or a GGUF file (versions 2 and 3; F32,
  * F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, TQ1_0, TQ2_0). docs/open.md lists the architectures. Weights
- * are read tensor by tensor: beside the model there is never more than the largest tensor as floats. options NULL:
+ * are read tensor by tensor: beside the model there is never more than the largest tensor as floats.
+ * Where options.linear has scales of groups and DQT_SCALE_AUTO, what the blocks' weights lose is weighed: the scales
+ * are those of the least sum of squared errors, each times the mean square of the activations that the weight's column
+ * meets, and 3 % of the tensor's mean of those. They are those of 64 tokens that are drawn from the vocabulary, always
+ * the same ones, in a forward of the float weights, a block at a time, so that a block as floats is in memory too. It
+ * runs in plain C on the context's threads: codes and scales depend neither on their number nor on the instruction set.
+ * What the file has as codes of the storage format stays as it is. DQT_SCALE_MSE weighs nothing. options NULL:
  * defaults. DQT_E_UNSUPPORTED names the key and the value that this library does not do; DQT_E_FORMAT: damaged, hostile
  * or incomplete files; DQT_E_SHAPE: tensors of other shapes than the config says; DQT_E_ARGUMENT, DQT_E_IO,
  * DQT_E_MEMORY, DQT_E_CANCELLED. Allocates. Since 0.9. */

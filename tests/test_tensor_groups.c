@@ -220,6 +220,18 @@ static double error_of(const float *w, size_t count, int low, int high, float sc
     return error;
 }
 
+/* The same of int4, each squared error by the importance of its column; weight `at` of rows of 2080 comes first. */
+static double weighted_error(const float *w, const float *importance, size_t at, size_t count, float scale) {
+    double error = 0;
+    for (size_t i = 0; i < count; i++)
+        error += error_of(w + i, 1, -8, 7, scale) * (double)importance[(at + i) % 2080];
+    return error;
+}
+
+static bool same_scale(const dqt_tensor *a, const dqt_tensor *b, size_t row, size_t group) {
+    return f32_bits(tensor_group_scale(a, row, group)) == f32_bits(tensor_group_scale(b, row, group));
+}
+
 static double squares(const float *w, size_t count) {
     double sum = 0;
     for (size_t i = 0; i < count; i++)
@@ -373,8 +385,59 @@ static void copies(void) {
     end();
 }
 
+/* Squared errors by the importance of their columns: of groups in any place, of rows that are read in pieces, and of
+ * whole tensors. Ones change nothing. */
+static void importance(void) {
+    enum { HIGH = 6, LONG = 2080 };
+    static const struct {
+        int axis;
+        size_t count; /* of weights that share a scale */
+    } cases[] = {{DQT_AXIS_GROUP, 32}, {DQT_AXIS_ROW, LONG}, {DQT_AXIS_TENSOR, HIGH * LONG}};
+    begin();
+    float *w = uneven(HIGH * LONG, 31), *important = malloc(LONG * sizeof *important), *ones = malloc(LONG * sizeof *w);
+    uint64_t seed = 3;
+    for (size_t c = 0; c < LONG; c++) {
+        ones[c] = 1;
+        important[c] = expf(3 * test_uniform(&seed));
+    }
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        dqt_tensor_options o = options_of(DQT_FORMAT_INT4, DQT_SCALE_MSE, cases[i].axis);
+        o.group_size = cases[i].axis == DQT_AXIS_GROUP ? 32 : 0;
+        dqt_tensor *t[3];
+        for (int k = 0; k < 3; k++) {
+            OK(ctx, dqt_tensor_create(ctx, HIGH, LONG, &o, &t[k]));
+            tensor_quantize_by_importance(t[k], w, k == 0 ? NULL : k == 1 ? ones : important, false, 0);
+        }
+        double sum = 0, plain = 0, finest = 0;
+        for (size_t at = 0; at < HIGH * LONG; at += cases[i].count) {
+            const size_t r = at / LONG, g = at % LONG / 32, n = cases[i].count;
+            float most = 0;
+            double least = INFINITY;
+            for (size_t k = 0; k < n; k++)
+                most = fmaxf(most, fabsf(w[at + k]));
+            CHECK(same_scale(t[0], t[1], r, i == 0 ? g : 0));
+            for (int k = 1; k <= 200; k++)
+                for (int sign = i == 0 ? -1 : 1; sign <= 1; sign += 2)
+                    least = fmin(least, weighted_error(w + at, important, at, n,
+                                                       1.3f * (float)sign * most / 7 * (float)k / 200));
+            finest += least;
+            sum += weighted_error(w + at, important, at, n, tensor_group_scale(t[2], r, i == 0 ? g : 0));
+            plain += weighted_error(w + at, important, at, n, tensor_group_scale(t[0], r, i == 0 ? g : 0));
+        }
+        CHECKF(sum <= 1.02 * finest && sum < (i == 0 ? 0.9 : 1.0) * plain, "%zu: %g, finest %g, plain %g", i, sum,
+               finest, plain);
+        for (int k = 0; k < 3; k++)
+            dqt_tensor_destroy(t[k]);
+    }
+    free(w);
+    free(important);
+    free(ones);
+    end();
+}
+
 static const struct test tests[] = {
-    TEST(groups_are_rows), TEST(extreme_groups), TEST(scales_are_checked),     TEST(rows_of_files),
-    TEST(compute_scales),  TEST(least_error),    TEST(least_error_of_tensors), TEST(copies),
+    TEST(groups_are_rows),        TEST(extreme_groups), TEST(scales_are_checked),
+    TEST(rows_of_files),          TEST(compute_scales), TEST(least_error),
+    TEST(least_error_of_tensors), TEST(copies),         TEST(importance),
 };
 TEST_MAIN(tests)

@@ -31,8 +31,8 @@ def scales(storage, group):
     if storage in (dqt.FORMAT_F32, dqt.FORMAT_BF16):
         return dict(storage=storage)
     if group:
-        return dict(storage=storage, scale_axis=dqt.AXIS_GROUP, group_size=group, scale_rule=dqt.SCALE_MSE)
-    return dict(storage=storage, scale_axis=dqt.AXIS_ROW, scale_rule=dqt.SCALE_ABSMAX)
+        return dict(storage=storage, scale_axis=dqt.AXIS_GROUP, group_size=group)
+    return dict(storage=storage, scale_axis=dqt.AXIS_ROW)
 
 
 def perplexity(model, tape, tokens, length, windows):

@@ -14,7 +14,8 @@ size_t foreign_args(struct foreign_options *o, struct arg *table) {
         {"--embedding", ARG_CHOICE, &o->embedding,
          "of embedding and head (same: int8 beside integers, else as the file)", "same=0 " FORMAT_CHOICES},
         {"--group", ARG_INT, &o->group, "columns per scale: 32, 64, 128 or 256 (0: one scale per row)", NULL},
-        {"--scale-rule", ARG_CHOICE, &o->scale_rule, "of scales (auto: absmax of rows, mse of groups)",
+        {"--scale-rule", ARG_CHOICE, &o->scale_rule,
+         "of scales (auto: absmax of rows, of groups mse weighted by activations)",
          "auto=0 sigma=1 absmax=2 absmean=3 mse=4"},
         {"--activation", ARG_CHOICE, &o->activation, "activations of linear layers (auto: as the model was trained)",
          "auto=0 none=1 int8=2"},
@@ -32,9 +33,7 @@ static dqt_tensor_options tensor_options(const struct foreign_options *o, int fo
     t.storage = format;
     t.compute = compute;
     if (!is_integers(format) && !is_integers(compute)) return t;
-    /* Of a row the few largest weights matter more than their squares say; a group of 32 has few. SmolLM2-135M as int4:
-     * of rows perplexity 36 with ABSMAX and 68 with MSE, of groups less with MSE (docs/finetune.md). */
-    t.scale_rule = o->scale_rule ? o->scale_rule : o->group ? DQT_SCALE_MSE : DQT_SCALE_ABSMAX;
+    t.scale_rule = o->scale_rule;
     t.scale_axis = o->group ? DQT_AXIS_GROUP : DQT_AXIS_ROW;
     t.group_size = o->group;
     return t;

@@ -14,7 +14,7 @@ struct foreign_options {
     int compute;      /* the same of what the blocks' products read; SAME: the weights */
     int embedding;    /* the same of embedding and head; SAME: of integers INT8, else as the file */
     int group;        /* columns per scale; 0: one scale per row */
-    int scale_rule;   /* DQT_SCALE_*; AUTO: ABSMAX of rows, MSE of groups */
+    int scale_rule;   /* DQT_SCALE_*; AUTO: as dqt_llama_open has it */
     int activation;   /* DQT_ACTIVATION_* */
     size_t length;    /* of the longest sequence */
 };

@@ -19,7 +19,8 @@ enum rng_stream {
     RNG_SAMPLE = 8,
     /* rounding of gradients to int8 for the products of backward: not by element, kernels/gradient_kernels.h */
     RNG_INPUT_PRODUCT = 9,
-    RNG_WEIGHT_PRODUCT = 10
+    RNG_WEIGHT_PRODUCT = 10,
+    RNG_IMPORTANCE = 11 /* the tokens of io/importance.h */
 };
 
 struct rng {

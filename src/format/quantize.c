@@ -22,7 +22,8 @@ struct weights {
 
 /* The weights of one row or group: in memory, or read run by run. */
 struct unit {
-    const float *held; /* [count]; NULL: not in memory */
+    const float *held;       /* [count]; NULL: not in memory */
+    const float *importance; /* [count]; NULL: 1 */
     size_t count, row;
     const struct weights *w;
     float *buffer; /* [CHUNK] */
@@ -49,7 +50,7 @@ static float unit_scale(const struct unit *u, const struct scale_use *use) {
         struct search_sums s = {{0}, {0}};
         for (size_t at = 0; at < u->count; at += n) {
             const float *w = unit_run(u, at, &n);
-            search_add(&f, &s, w, n);
+            search_add(&f, &s, w, u->importance ? u->importance + at : NULL, n);
         }
         search_take(&f, &s);
     }
@@ -64,6 +65,7 @@ struct whole_job {
     const struct weights *w;
     size_t per, first;
     const struct search *search; /* NULL: scale_sums */
+    const float *importance;     /* [cols]; NULL: 1 */
     union {
         struct scale_sums sums;
         struct search_sums found;
@@ -82,7 +84,8 @@ static void whole_task(void *arg, size_t index, int lane) {
             const size_t n = size_min(w->cols - c, CHUNK);
             w->read(w->from, r, c, n, values);
             if (job->search)
-                search_add(job->search, &job->share[index].found, values, n);
+                search_add(job->search, &job->share[index].found, values, job->importance ? job->importance + c : NULL,
+                           n);
             else
                 scale_sums_add(&job->share[index].sums, values, n);
         }
@@ -104,8 +107,9 @@ static void whole_sums(struct whole_job *job, struct scale_sums *sums, struct se
     }
 }
 
-static float whole_scale(const dqt_context *ctx, const struct weights *w, const struct scale_use *use, size_t per) {
-    struct whole_job job = {.ctx = ctx, .w = w, .per = per};
+static float whole_scale(const dqt_context *ctx, const struct weights *w, const struct scale_use *use,
+                         const float *importance, size_t per) {
+    struct whole_job job = {.ctx = ctx, .w = w, .per = per, .importance = importance};
     const double count = (double)w->rows * (double)w->cols;
     struct scale_sums sums = {0};
     whole_sums(&job, &sums, NULL);
@@ -128,6 +132,7 @@ struct scaling {
     bool compute;
     struct scale_use use;
     struct weights w;
+    const float *importance; /* [cols]; NULL: 1 */
 };
 
 static struct scaling scaling_of(dqt_tensor *t, bool compute, struct weights w) {
@@ -155,7 +160,7 @@ static void put_scale(const struct scaling *s, size_t index, float scale) {
 static void row_scales(const struct scaling *s, size_t row) {
     const dqt_tensor *t = s->t;
     float buffer[CHUNK];
-    struct unit u = {.count = t->group_cols, .row = row, .w = &s->w, .buffer = buffer};
+    struct unit u = {.count = t->group_cols, .row = row, .w = &s->w, .buffer = buffer, .importance = s->importance};
     if (t->group_cols > CHUNK) {
         put_scale(s, row, unit_scale(&u, &s->use));
         return;
@@ -166,6 +171,7 @@ static void row_scales(const struct scaling *s, size_t row) {
         s->w.read(s->w.from, row, c, n, buffer);
         for (size_t k = 0; k < n; k += t->group_cols) {
             u.held = buffer + k;
+            if (s->importance) u.importance = s->importance + c + k;
             put_scale(s, row * t->row_groups + (c + k) / t->group_cols, unit_scale(&u, &s->use));
         }
     }
@@ -186,7 +192,7 @@ static double scaling_work(const struct scaling *s) {
 static void set_scales(struct scaling *s, size_t per) {
     dqt_tensor *t = s->t;
     if (t->scale_axis == DQT_AXIS_TENSOR)
-        put_scale(s, 0, whole_scale(t->ctx, &s->w, &s->use, per));
+        put_scale(s, 0, whole_scale(t->ctx, &s->w, &s->use, s->importance, per));
     else
         parallel_run(t->ctx, t->rows, scaling_work(s), row_scales_task, s);
 }
@@ -264,10 +270,16 @@ static void read_array(const void *from, size_t row, size_t col, size_t count, f
 }
 
 void tensor_quantize(dqt_tensor *t, const float *weights, bool stochastic, uint64_t seed) {
+    tensor_quantize_by_importance(t, weights, NULL, stochastic, seed);
+}
+
+void tensor_quantize_by_importance(dqt_tensor *t, const float *weights, const float *importance, bool stochastic,
+                                   uint64_t seed) {
     const struct rng rng = rng_make(seed, 0, RNG_QUANTIZE, 0);
     struct quantize_job job = {t, weights, stochastic ? &rng : NULL};
     if (t->num_scales) {
         struct scaling s = scaling_of(t, false, (struct weights){&job, read_array, t->rows, t->cols});
+        s.importance = importance;
         set_scales(&s, t->rows);
     }
     parallel_run(t->ctx, t->rows, 4 * WORK_ELEMENT * (double)t->rows * (double)t->cols, quantize_row, &job);

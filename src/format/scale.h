@@ -28,14 +28,17 @@ float scale_from_sums(const struct scale_use *use, const struct scale_sums *s, d
  *
  * Tried are scales s from above max|w| / Qp downwards (and their negatives, where that is allowed). With q the codes
  * that s rounds the weights to, the error is least not at s but at sum(w q) / sum(q^2) [as ggml's make_qx_quants]; the
- * best of those is compared, with its own codes, with ABSMAX. A search goes through the weights several times:
+ * best of those is compared, with its own codes, with ABSMAX. Where weights matter differently, each squared error, and
+ * with it each term of the sums, is multiplied by the weight's importance. A search goes through the weights several
+ * times:
  *
  *   search_begin(&f, use, &sums, count);
- *   while (search_next(&f)) { struct search_sums t = {0}; search_add(&f, &t, w, n) for all weights; search_take(&f,
- * &t); } scale = search_scale(&f); */
+ *   while (search_next(&f)) { struct search_sums t = {0}; search_add(&f, &t, w, NULL, n) for all weights;
+ *                             search_take(&f, &t); }
+ *   scale = search_scale(&f); */
 enum { SEARCH_TRIES = 8 };
 
-/* Over the weights, for each scale that is tried: sums of w * q and of q * q. */
+/* Over the weights, for each scale that is tried: sums of w * q and of q * q, times importance. */
 struct search_sums {
     double product[SEARCH_TRIES], square[SEARCH_TRIES];
 };
@@ -55,7 +58,9 @@ struct search {
 };
 void search_begin(struct search *f, const struct scale_use *use, const struct scale_sums *sums, double count);
 bool search_next(struct search *f);
-void search_add(const struct search *f, struct search_sums *sums, const float *w, size_t count);
+/* importance[count], above 0 and about 1; NULL: 1. */
+void search_add(const struct search *f, struct search_sums *sums, const float *w, const float *importance,
+                size_t count);
 void search_sums_merge(struct search_sums *all, const struct search_sums *s);
 void search_take(struct search *f, const struct search_sums *sums);
 float search_scale(const struct search *f);

@@ -148,6 +148,10 @@ int tensor_import_rule(const dqt_tensor *t);
 
 /* Scales by the rule and codes by rounding; weights are finite. */
 void tensor_quantize(dqt_tensor *t, const float *weights, bool stochastic, uint64_t seed);
+/* The same; DQT_SCALE_MSE multiplies the squared error of a weight by the importance of its column, importance[cols],
+ * above 0 and about 1 (NULL: 1). */
+void tensor_quantize_by_importance(dqt_tensor *t, const float *weights, const float *importance, bool stochastic,
+                                   uint64_t seed);
 
 /* Fills with normal(0, std) from (seed, id), quantised to nearest, in bounded memory. */
 void tensor_init_normal(dqt_tensor *t, uint64_t seed, uint32_t id, float std);

@@ -7,6 +7,7 @@
 
 #include "core/status.h"
 #include "io/import_report.h"
+#include "io/importance.h"
 #include "io/order.h"
 #include "io/safetensors.h"
 
@@ -115,6 +116,7 @@ struct loader {
     size_t raw_bytes;
     float *weights; /* of a tensor that is not stored as F32 */
     size_t weights_bytes;
+    struct importance *importance; /* NULL: of all weights the same */
     struct import_report report;
 };
 
@@ -384,26 +386,39 @@ static dqt_status store_weights(struct loader *l, size_t index, dqt_tensor *t) {
         return fail(l->f->ctx, DQT_E_UNSUPPORTED,
                     "%s: %s has scales of its blocks and one for all: what it is to become must be said", l->f->what,
                     p->weight->name);
-    tensor_quantize(t, l->weights, l->o->stochastic, l->o->seed + 0x9E3779B97F4A7C15u * index);
+    tensor_quantize_by_importance(t, l->weights, importance_of(l->importance, index), l->o->stochastic,
+                                  l->o->seed + 0x9E3779B97F4A7C15u * index);
     import_report_add(&l->report, p->weight->name, t, l->weights);
     if (format_float_bytes(t->storage) == 2 && !numbers_valid(t->data, count, 2, true))
         return refuse(l, p->weight, "has a weight that bf16 cannot hold");
     return DQT_OK;
 }
 
+/* Number of the heads whose rows the file has in another order than the model, 0: none. */
+static size_t heads_of_file(const struct loader *l, size_t index) {
+    return l->f->facts.gguf && l->f->architecture->neighbours ? list_heads(&l->list, index) : 0;
+}
+
+/* All of a parameter, [rows][cols] floats. */
+static dqt_status read_floats(struct loader *l, size_t index, float *weights) {
+    const struct place *p = &l->places[index];
+    const dqt_tensor *shape = list_parameter(&l->list, index).tensor;
+    const size_t count = shape->rows * shape->cols;
+    TRY(read_rows(l, p->weight, heads_of_file(l, index), weights, NULL));
+    if (p->scale) TRY(apply_scale(l, p->scale, weights, count));
+    return numbers_valid(weights, count, 4, true) ? DQT_OK : refuse(l, p->weight, "has a weight that is not finite");
+}
+
 static dqt_status read_parameter(struct loader *l, const dqt_llama *model, size_t index) {
     const struct parameter_list list = parameter_list(model);
-    const struct place *p = &l->places[index];
     dqt_tensor *t = list_parameter(&list, index).tensor;
-    const size_t count = t->rows * t->cols;
-    const bool direct = format_float_bytes(t->storage) == sizeof(float), exact = is_exact(p, t);
+    const bool direct = format_float_bytes(t->storage) == sizeof(float), exact = is_exact(&l->places[index], t);
     float *weights = direct ? gain_of(t) : l->weights;
-    const bool neighbours = l->f->facts.gguf && l->f->architecture->neighbours;
-    TRY(read_rows(l, p->weight, neighbours ? list_heads(&list, index) : 0, weights, exact ? t : NULL));
-    if (p->scale) TRY(apply_scale(l, p->scale, weights, count));
-    if (!exact && !numbers_valid(weights, count, 4, true))
-        return refuse(l, p->weight, "has a weight that is not finite");
-    if (index == EMBEDDING && l->tied_head) l->embedding = weights_digest(weights, count);
+    if (exact)
+        TRY(read_rows(l, l->places[index].weight, heads_of_file(l, index), weights, t));
+    else
+        TRY(read_floats(l, index, weights));
+    if (index == EMBEDDING && l->tied_head) l->embedding = weights_digest(weights, t->rows * t->cols);
     if (!direct && !exact) return store_weights(l, index, t);
     tensor_refresh(t);
     return DQT_OK;
@@ -416,6 +431,39 @@ static dqt_status check_tied_head(struct loader *l) {
     TRY(read_rows(l, t, 0, l->weights, NULL));
     if (weights_digest(l->weights, (size_t)(t->rows * t->cols)) == l->embedding) return DQT_OK;
     return refuse(l, t, "differs from the embedding, and tie_word_embeddings says that it is the same");
+}
+
+/* ---- Importance ------------------------------------------------------------------------------------------------- */
+
+/* Linears are quantised by the rule that AUTO means, and that one weighs errors. */
+static bool wants_importance(const struct loader *l, const dqt_llama *model) {
+    const struct parameter_list list = parameter_list(model);
+    if (!l->o->linear.storage || l->o->linear.scale_rule != DQT_SCALE_AUTO) return false;
+    for (size_t i = 0; i < list.count; i++) {
+        const struct update_target p = list_parameter(&list, i);
+        if (is_linear(p.parameter_class) && format_is_code(p.tensor->storage) &&
+            p.tensor->scale_rule == DQT_SCALE_MSE && !is_exact(&l->places[i], p.tensor))
+            return true;
+    }
+    return false;
+}
+
+/* Before the first parameter of a block is read into the model. */
+static dqt_status measure_block(struct loader *l, const dqt_llama *model, size_t first) {
+    if (!l->importance) TRY(importance_create(model, &l->importance));
+    for (size_t k = 0; k < l->list.per_block; k++)
+        TRY(read_floats(l, first + k, importance_weights(l->importance, k)));
+    return importance_measure(l->importance);
+}
+
+static dqt_status read_all(struct loader *l, const dqt_llama *model) {
+    const size_t per_block = l->list.per_block, end = 1 + model->config.num_layers * per_block;
+    const bool weigh = wants_importance(l, model);
+    for (size_t i = 0; i < l->list.count; i++) {
+        if (weigh && i >= 1 && i < end && (i - 1) % per_block == 0) TRY(measure_block(l, model, i));
+        TRY(read_parameter(l, model, i));
+    }
+    return check_tied_head(l);
 }
 
 /* Buffers for the largest tensor, and for rows of the file. */
@@ -443,9 +491,8 @@ static dqt_status allocate(struct loader *l, const dqt_llama *model) {
 
 static dqt_status read_weights(struct loader *l, const dqt_llama *model) {
     dqt_status status = allocate(l, model);
-    for (size_t i = 0; i < l->list.count && status == DQT_OK; i++)
-        status = read_parameter(l, model, i);
-    if (status == DQT_OK) status = check_tied_head(l);
+    if (status == DQT_OK) status = read_all(l, model);
+    importance_destroy(l->importance);
     if (l->open != SIZE_MAX) status = file_close(l->f->ctx, foreign_path(l->f, l->open), &l->file, status);
     if (status == DQT_OK) import_report_end(&l->report);
     memory_free(l->f->ctx, l->weights, l->weights_bytes);

@@ -33,6 +33,7 @@ void layer_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx) {
 void weight_forward(dqt_tape *t, const struct slot *s, int weight, const struct activations *x, bool accumulate,
                     float *y) {
     const dqt_tensor *w = s->layer->weight[weight];
+    if (t->watch) t->watch->see(t->watch->arg, w, x);
     gemm_forward(t->ctx, &t->workspace, x, tape_gemv_tokens(t, x->tokens), w, 0, w->rows, t->precision, accumulate, y,
                  w->rows);
 }

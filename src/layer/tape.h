@@ -46,6 +46,12 @@ struct cached_pass {
     size_t gemv_tokens; /* as gemm_forward wants it */
 };
 
+/* Sees what enters the product of a weight, before it. */
+struct input_watch {
+    void (*see)(void *arg, const dqt_tensor *weight, const struct activations *x);
+    void *arg;
+};
+
 struct dqt_tape {
     dqt_context *ctx;
     dqt_tape_options options;
@@ -67,6 +73,7 @@ struct dqt_tape {
     dqt_updater *fused;               /* from tape_begin_update to tape_end_update, unless it is destroyed before */
     dqt_status status;                /* of the call that runs; once it is not DQT_OK nothing more is done */
     const struct cached_pass *cached; /* of sessions; else NULL */
+    const struct input_watch *watch;  /* of forward; NULL: nobody's */
 };
 
 dqt_status tape_check(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_tape_options *o);
