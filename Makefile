@@ -185,8 +185,8 @@ coverage:
 	tools/coverage.sh build/coverage $(COVERAGE_LEAST)
 
 # ---- Fuzzing (clang): each target for FUZZ_SECONDS, or for HOURS, with -j2 two at a time; fuzz/README.md ----
-FUZZ := checkpoint safetensors open api
-FUZZ_SECONDS ?= $(if $(HOURS),$$(($(HOURS) * 3600)),60)
+FUZZ := checkpoint safetensors open tokenizer api
+FUZZ_SECONDS ?= $(if $(HOURS),$$(($(HOURS) * 3600)),40)
 FUZZ_FLAGS := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 $(B)/fuzz/fuzz_%: fuzz/fuzz_%.c $(wildcard fuzz/*.h) fuzz/calls.list $(OUTDIR)/libdqt.a
 	@mkdir -p $(@D)

@@ -1,5 +1,5 @@
-/* Writes the first inputs of the fuzz targets into the folders checkpoint, safetensors and open under the one it is
- * given. (The files v1-* there were written by a library that wrote version 1.) */
+/* Writes the first inputs of the fuzz targets into the folders checkpoint, safetensors, open and tokenizer under the
+ * one it is given. (The files v1-* there were written by a library that wrote version 1.) */
 #define _GNU_SOURCE
 #include <sys/stat.h>
 
@@ -76,6 +76,48 @@ static void put_opened(const char *folder, const dqt_llama *model, int which, co
     free(file.data);
 }
 
+/* What fuzz_tokenizer.c takes: each kind of tokenizer.json that has a name, arrays, and keys. */
+static void put_tokenizers(const char *folder) {
+#define INPUT(text)                                                                                                    \
+    { sizeof(text) - 1, text }
+#define A16 "aaaaaaaaaaaaaaaa"
+#define A256 A16 A16 A16 A16 A16 A16 A16 A16 A16 A16 A16 A16 A16 A16 A16 A16
+#define LONGEST A256 A256 A256 A256 A256 A256 A256 A16 A16 A16 A16 A16 A16 A16 A16 A16 A16 A16 A16 A16 A16 A16
+#define TEN "a\0b\0ab\0c\0d\0e\0f\0g\0h\0i\0"
+#define SIXTY TEN TEN TEN TEN TEN TEN
+#define MODEL "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"a b\"]"
+#define BYTES "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":"
+#define SPLIT(regex)                                                                                                   \
+    "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"" regex "\"},\"behavior\":\"Isolated\",\"invert\":false},"
+#define REGEX(digits)                                                                                                  \
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}" digits                             \
+    "| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+"
+#define LIST(first, use) "{\"type\":\"Sequence\",\"pretokenizers\":[" first BYTES use "}]}"
+    static const struct {
+        size_t size;
+        const char *text;
+    } inputs[] = {
+        INPUT("\0\0{\"pre_tokenizer\":" BYTES "true}," MODEL
+              "},\"added_tokens\":[{\"id\":3,\"content\":\"<e>\",\"special\":true}]}"),
+        INPUT("\0\0{\"pre_tokenizer\":" LIST("{\"type\":\"Digits\",\"individual_digits\":true},", "true") "," MODEL
+                                                                                                          "}}"),
+        INPUT("\0\0{" MODEL ",\"ignore_merges\":true},\"pre_tokenizer\":" LIST(SPLIT(REGEX("{1,3}")), "false") "}"),
+        INPUT("\0\0{\"normalizer\":{\"type\":\"NFC\"}," MODEL
+              "},\"pre_tokenizer\":" LIST(SPLIT(REGEX("")), "false") "}"),
+        INPUT("\1\0{\"model\":{\"vocab\":{\"a\":0,\"b\":4},\"merges\":[[\"a\",\"b\"]]}}"),
+        INPUT("\1\0{\"model\":{\"vocab\":{\"a\":0},\"merges\":[[\"" LONGEST "\",\"b\"]]}}"),
+        INPUT("\2\0" SIXTY "w\0x\0y\0z"),
+        INPUT("\2\100" SIXTY "w\0x\0y\0z\0a b\0ab a"),
+        INPUT("\3\1general.name\0own.key\0a\0b"),
+    };
+    for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++) {
+        struct bytes file = {0};
+        bytes_write(&file, inputs[i].text, inputs[i].size);
+        put_file(folder, "tokenizer", (int)i, -1, &file);
+        free(file.data);
+    }
+}
+
 int main(int argc, char **argv) {
     REQUIRE(argc == 2, "usage: make_corpus FOLDER");
     for (int which = 0; which < FUZZ_MODELS; which++) {
@@ -99,6 +141,7 @@ int main(int argc, char **argv) {
         dqt_updater_destroy(updater);
         dqt_llama_destroy(model);
     }
+    put_tokenizers(argv[1]);
     dqt_context_destroy(fuzz_context());
     return 0;
 }
