@@ -950,7 +950,7 @@ DQT_API dqt_status dqt_preset_options_init(dqt_preset_options *options, size_t s
 /* What a recipe says beside config and updater. */
 typedef struct dqt_preset {
     uint32_t struct_size;
-    float learning_rate;    /* peak, at hidden size 256; of FINETUNE at the config's, see below */
+    float learning_rate;    /* peak, at the config's hidden size, see below */
     float warmup_fraction;  /* of all steps */
     float final_fraction;   /* last learning rate, of the peak (dqt_schedule_cosine) */
     float bytes_per_weight; /* that a linear weight takes */
@@ -960,9 +960,10 @@ typedef struct dqt_preset {
 
 /* The recipe of docs/results.md for a format and a budget: sets the formats, scales and initial sizes of *config (its
  * shape and overrides stay; NULL: not wanted), all of *updater with its groups (which are static; NULL: not wanted) and
- * *preset. FINETUNE (INT4 and INT8: scales of rows that cut nothing off) is for the width that config->hidden_size
- * says: its learning rate is 0.064 / hidden_size (128 where that is 0, or config NULL). docs/finetune.md has what it
- * brought; the rate was not searched for. config and updater have been initialised. DQT_E_UNSUPPORTED: no recipe is
+ * *preset. The learning rate is for the width that config->hidden_size says: that of the row of docs/results.md up to
+ * 256 (and where it is 0, or config NULL), and 256 / hidden_size of it above. FINETUNE (INT4 and INT8: scales of rows
+ * that cut nothing off): 0.064 / hidden_size (128 where that is 0, or config NULL). docs/finetune.md has what it
+ * brought. config and updater have been initialised. DQT_E_UNSUPPORTED: no recipe is
  * that small. Recipes may become better in any version. Thread-safe. Since 0.9. */
 DQT_API dqt_status dqt_preset_get(const dqt_preset_options *options, dqt_llama_config *config,
                                   dqt_updater_options *updater, dqt_preset *preset);

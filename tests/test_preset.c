@@ -211,19 +211,22 @@ static void fine_tuning(void) {
     counting_end(ctx, &memory);
 }
 
-/* The rate of the recipes for trained weights falls as 1 / hidden_size; that of others is the table's. */
+/* The rate of the recipes for trained weights falls as 1 / hidden_size; that of others is the table's up to 256, and
+ * falls so above. */
 static void rates(void) {
-    static const size_t widths[] = {0, 64, 576, 4096};
+    static const size_t widths[] = {0, 64, 256, 576, 4096};
     dqt_preset p = DQT_INIT(dqt_preset), plain = DQT_INIT(dqt_preset);
     for (int32_t format = DQT_FORMAT_INT4;; format = DQT_FORMAT_INT8) {
         dqt_preset_options o = asked(format, 0);
         OK(NULL, dqt_preset_get(&o, NULL, NULL, &plain));
-        for (size_t i = 0; i < 4; i++) {
+        for (size_t i = 0; i < 5; i++) {
             dqt_llama_config c = DQT_INIT(dqt_llama_config);
             c.hidden_size = widths[i];
             o.purpose = DQT_PRESET_PRETRAIN;
             OK(NULL, dqt_preset_get(&o, &c, NULL, &p));
-            CHECK(memcmp(&p.learning_rate, &plain.learning_rate, sizeof p.learning_rate) == 0);
+            const float narrow = plain.learning_rate, wide = widths[i] > 256 ? 256 / (float)widths[i] * narrow : narrow;
+            CHECKF(fabsf(p.learning_rate - wide) <= 1e-6f * wide, "%zu: %g", widths[i], (double)p.learning_rate);
+            if (widths[i] <= 256) CHECK(memcmp(&p.learning_rate, &narrow, sizeof narrow) == 0);
             o.purpose = DQT_PRESET_FINETUNE;
             OK(NULL, dqt_preset_get(&o, &c, NULL, &p));
             const float width = widths[i] ? (float)widths[i] : 128, expected = 0.064f / width;

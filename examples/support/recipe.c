@@ -58,12 +58,14 @@ int recipe_parse(struct recipe *r, struct run_options *o, const int *format, voi
     const int stop = args_parse(argc, argv, table, count, about);
     if (stop) return stop;
     const int wanted = *format;
+    const size_t hidden = o->hidden;
     *o = run_defaults();
     if (prepare) prepare(o);
     if (!r->none) {
         dqt_llama_config c;
         dqt_updater_options u;
         dqt_status status = dqt_llama_config_init(&c, sizeof c);
+        c.hidden_size = hidden;
         if (status == DQT_OK) status = dqt_updater_options_init(&u, sizeof u);
         if (status == DQT_OK) status = recipe_find(r, wanted, &c, &u);
         if (status != DQT_OK) {

@@ -103,12 +103,15 @@ static void set_config(const struct recipe *r, dqt_llama_config *c) {
     c->linear_init_std = r->linear_init_std;
 }
 
-/* Trained weights bear a smaller rate the wider the model is: its rate falls as 1 / hidden_size, as the rate of Adam's
- * hidden weights does in muP (arXiv 2203.03466). */
+/* Weights bear a smaller rate the wider the model is: it falls as 1 / hidden_size, as the rate of Adam's hidden weights
+ * does in muP (arXiv 2203.03466). From random weights it does so above the width of the recipes' runs, and stays below:
+ * docs/results.md, "The rate at other widths". */
 static float recipe_rate(const struct recipe *r, size_t hidden_size) {
-    enum { REFERENCE = 128 }; /* which 0 stands for in a config */
-    if (r->purpose != DQT_PRESET_FINETUNE || hidden_size == 0) return r->preset.learning_rate;
-    return r->preset.learning_rate * REFERENCE / (float)hidden_size;
+    enum { TRAINED_WIDTH = 128 /* which 0 stands for in a config */, PRETRAIN_WIDTH = 256 };
+    const bool trained = r->purpose == DQT_PRESET_FINETUNE;
+    const size_t width = trained ? TRAINED_WIDTH : PRETRAIN_WIDTH;
+    if (hidden_size == 0 || (!trained && hidden_size <= width)) return r->preset.learning_rate;
+    return r->preset.learning_rate * (float)width / (float)hidden_size;
 }
 
 static void set_updater(const struct recipe *r, dqt_updater_options *u) {

@@ -27,6 +27,11 @@ same int8 dqt8-sigma-s1 --format int8
 same "int8 in two bytes" dqt8-one-byte --format int8 --state-bytes 2
 same f32 f32-tuned --format f32
 
+# The rate falls with the width above 256 (dqt_preset_get).
+check "512 wide" $train $small --hidden 512 --stop-at 1 --out "$tmp/wide"
+cp "$tmp/check.out" "$tmp/said"
+check "half the rate" grep -q '^recipe ternary-best, learning rate 0.006$' "$tmp/said"
+
 # What is said stands, whatever the recipe says.
 check "one option of one's own" $train $small --out "$tmp/recipe" --format int4 --lr 1e-3 --warmup 7
 check "the same by hand" $train $small --out "$tmp/row" --recipe none --format int4 --rounding eco --beta1 0.8 --optimizer adafactor \
