@@ -92,25 +92,14 @@ static inline void epilogue_rows(const struct epilogue *epilogue, const struct d
     }
 }
 
-/* The operand that stays is read from L1; what moves past it comes from L2 and must not displace it there. */
-#define LOAD(stays, tile, from)                                                                                        \
-    do {                                                                                                               \
-        if (stays)                                                                                                     \
-            _tile_loadd(tile, from, 64);                                                                               \
-        else                                                                                                           \
-            _tile_stream_loadd(tile, from, 64);                                                                        \
-    } while (0)
-
-/* All of gebp and gepb: `integer` and `gepb` are constants where this is inlined. While the tile unit works on
- * 32 x 32 sums, the vector units run the epilogue of those before them, a few rows a step. */
-static inline void multiply(const struct gemm_block *b, bool integer, bool gepb) {
-    DQT_ASSERT(b->k > 0 && b->k % (integer ? 64 : 32) == 0 && b->m > 0 && b->n > 0);
-    DQT_ASSERT(gepb ? b->n <= 2 * PANEL && !b->row_scale : b->m <= ROWS);
+/* `integer` is a constant where this is inlined. The block of A is read from L1; what moves past it comes from L2 and
+ * must not displace it there. While the tile unit works on 32 x 32 sums, the vector units run the epilogue of those
+ * before them, a few rows a step. */
+static inline void multiply(const struct gemm_block *b, bool integer) {
+    DQT_ASSERT(b->k > 0 && b->k % (integer ? 64 : 32) == 0 && b->m > 0 && b->m <= ROWS && b->n > 0);
     DQT_ASSERT((uintptr_t)b->a % 64 == 0 && (uintptr_t)b->b % 64 == 0 && (uintptr_t)b->partial % 64 == 0);
     const size_t steps = b->k / (integer ? 64 : 32), rows_per_step = (ROWS + steps - 1) / steps;
-    const size_t count = ((gepb ? b->m : b->n) + 31) / 32; /* of 32 x 32 sums */
-    const size_t a_stride = gepb ? b->block_stride : 0, b_stride = gepb ? 0 : 2 * b->panel_stride;
-    const size_t panel_stride = b->panel_stride;
+    const size_t count = (b->n + 31) / 32, panel_stride = b->panel_stride; /* of 32 x 32 sums */
     const bool first = b->first, last = b->last, accumulate = b->accumulate;
     const bool plain = !integer && !b->row_scale && !b->col_scale && !accumulate; /* tiles go straight to y */
     const struct epilogue f = epilogue_begin(b);
@@ -119,8 +108,8 @@ static inline void multiply(const struct gemm_block *b, bool integer, bool gepb)
     const size_t prefetch_per_step = (b->prefetch_bytes / 64 + count * steps - 1) / (count * steps);
     struct done d = {.sums = NULL};
     for (size_t t = 0; t < count; t++) {
-        const unsigned char *a = (const unsigned char *)b->a + t * a_stride;
-        const unsigned char *b0 = (const unsigned char *)b->b + t * b_stride, *b1 = b0 + panel_stride;
+        const unsigned char *a = b->a;
+        const unsigned char *b0 = (const unsigned char *)b->b + 2 * t * panel_stride, *b1 = b0 + panel_stride;
         const size_t cell = first && last ? t % 2 : t; /* sums that are not kept: two cells, in turn, stay in L1 */
         unsigned char *sums = (unsigned char *)b->partial + cell * 4 * TILE;
         if (first) {
@@ -129,10 +118,10 @@ static inline void multiply(const struct gemm_block *b, bool integer, bool gepb)
             load_sums(sums);
         }
         for (size_t s = 0, row = 0; s < steps; s++, a += 2 * TILE, b0 += TILE, b1 += TILE) {
-            LOAD(gepb, 6, b0);
-            LOAD(!gepb, 4, a);
-            LOAD(gepb, 7, b1);
-            LOAD(!gepb, 5, a + TILE);
+            _tile_stream_loadd(6, b0, 64);
+            _tile_loadd(4, a, 64);
+            _tile_stream_loadd(7, b1, 64);
+            _tile_loadd(5, a + TILE, 64);
             if (integer) {
                 _tile_dpbssd(0, 4, 6);
                 _tile_dpbssd(1, 4, 7);
@@ -156,17 +145,17 @@ static inline void multiply(const struct gemm_block *b, bool integer, bool gepb)
                 row = end;
             }
         }
-        const size_t i = gepb ? t * ROWS : 0, n = gepb ? 0 : t * 32;
+        const size_t n = t * 32;
         d.sums = NULL;
-        if (last && plain && b->m - i >= ROWS && b->n - n >= 32) {
-            store_tiles(f.y + i * f.ld_y + n, f.ld_y * 4, 64, f.ld_y * 64);
+        if (last && plain && b->m >= ROWS && b->n - n >= 32) {
+            store_tiles(f.y + n, f.ld_y * 4, 64, f.ld_y * 64);
             continue;
         }
         store_tiles(sums, 64, TILE, 2 * TILE);
         if (last) {
             d.sums = sums;
-            d.y = f.y + i * f.ld_y;
-            d.m = b->m - i < ROWS ? b->m - i : ROWS;
+            d.y = f.y;
+            d.m = b->m;
             d.n = n;
             d.c0 = columns_load(b, n);
             d.c1 = columns_load(b, n + PANEL);
@@ -177,15 +166,11 @@ static inline void multiply(const struct gemm_block *b, bool integer, bool gepb)
 }
 
 static void gebp_int8(const struct gemm_block *b) {
-    multiply(b, true, false);
+    multiply(b, true);
 }
 
 static void gebp_bf16(const struct gemm_block *b) {
-    multiply(b, false, false);
-}
-
-static void gepb_bf16(const struct gemm_block *b) {
-    multiply(b, false, true);
+    multiply(b, false);
 }
 
 /* Groups of K on their way from tiles to the float totals[32][32] of 32 x 32 results. */
@@ -399,7 +384,6 @@ const struct gemm_engine gemm_bf16_amx = {.rows = ROWS,
                                           .begin = begin,
                                           .end = end,
                                           .gebp = gebp_bf16,
-                                          .gepb = gepb_bf16,
                                           .pack_a = pack_a,
                                           .pack_a_transposed = pack_a_transposed,
                                           .pack_b = pack_b,

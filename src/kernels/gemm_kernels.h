@@ -11,10 +11,9 @@
  *   A[3][6]   block 0, byte (6 / 4) * 14 * 4 + 3 * 4 + 6 % 4 = 70
  *   B[6][19]  panel 19 / 16 = 1, which starts at byte 8 * 16 = 128; in it (6 / 4) * 16 * 4 + (19 % 16) * 4 + 6 % 4 = 78
  *
- * Two loop orders (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008): gebp multiplies
- * one block of A with consecutive panels of B, gepb consecutive blocks of A with one group of panels. group is 4 for
- * int8, 2 for bf16 and 1 for f32: what the dot product instructions (VNNI, AMX, AVX512_BF16, sdot) want. K is padded
- * with zeros to a multiple of k_align (at most 64).
+ * One block of A is multiplied with consecutive panels of B (gebp of Goto and van de Geijn, "Anatomy of
+ * high-performance matrix multiplication", 2008). group is 4 for int8, 2 for bf16 and 1 for f32: what the dot product
+ * instructions (VNNI, AMX, AVX512_BF16, sdot) want. K is padded with zeros to a multiple of k_align (at most 64).
  *
  * Integer engines take A as signed bytes and B as codes minus a bias; the kernel adds row_add = bias * (sum of A's
  * row) to its sums, modulo 2^32, which is exact because the true sum fits int32. */
@@ -36,21 +35,20 @@ enum {
     GEMM_KC_BYTES = 16 << 10 /* kc_bytes where L1 is 32 or 48 KiB and both operands pass through it */
 };
 
-/* One call of gebp or gepb. */
+/* One call of gebp. */
 struct gemm_block {
     const void *a, *b;    /* both at the first k of this call */
     const void *prefetch; /* a hint: bytes that a later call will read, to be fetched into L2 */
     size_t prefetch_bytes;
     size_t panel_stride; /* bytes from a panel to the next; panels exist up to a multiple of the engine's columns */
-    size_t block_stride; /* gepb: bytes from a block to the next */
-    size_t m, n;         /* valid rows and columns, at least 1; m <= rows (gebp), n <= columns (gepb) */
+    size_t m, n;         /* valid rows and columns, at least 1; m <= rows */
     size_t k;            /* a multiple of k_align */
     /* first: sums start at zero, else from `partial`; last: through the epilogue into y, else into `partial` */
     bool first, last;
     void *partial;          /* round_up(m, rows) * round_up(n, columns) 4-byte sums in the engine's own order, 64-byte
                              * aligned */
     const int32_t *row_add; /* [m]; integer engines */
-    const float *row_scale; /* [m]; NULL: 1; NULL for gepb */
+    const float *row_scale; /* [m]; NULL: 1 */
     const float *col_scale; /* [n]; NULL: 1 */
     float *y; /* [m][ld_y]: y = or += (float)sum * (row_scale * col_scale), each product and sum rounded */
     size_t ld_y;
@@ -86,17 +84,15 @@ typedef void pack_b_codes_fn(const struct gemm_engine *e, const int8_t *src, siz
 
 struct gemm_engine {
     size_t rows, columns, group, size, k_align; /* columns: taken at once, 16 or 32; size: bytes of an element */
-    size_t
-        kc_bytes; /* bytes of a block of A (gepb: of a group of panels) that stay in L1 while the rest streams past */
-    bool signed_codes; /* B holds the codes as they are */
-    int bytes_bias;    /* else q - bias: this bias where codes are packed as plain bytes, else their packing's own */
-    int max_range;     /* its sums are exact for codes with max - min up to this */
+    size_t kc_bytes;                            /* bytes of a block of A that stay in L1 while panels stream past */
+    bool signed_codes;                          /* B holds the codes as they are */
+    int bytes_bias; /* else q - bias: this bias where codes are packed as plain bytes, else their packing's own */
+    int max_range;  /* its sums are exact for codes with max - min up to this */
     /* f32 elements that hold bf16 values: BF16 without instructions for it */
     bool emulates_bf16;
     void (*begin)(void); /* around calls of block on one thread; NULL: nothing to do */
     void (*end)(void);
     void (*gebp)(const struct gemm_block *b);
-    void (*gepb)(const struct gemm_block *b);        /* the same sums; NULL: none */
     void (*gebp_groups)(const struct gemm_block *b); /* integer engines */
 
     /* Packing of one block of A (rows beyond m become zero) or one panel of B, k elements deep, padded to k_align. May
