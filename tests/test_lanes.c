@@ -237,8 +237,40 @@ static void one_neighbour_of_many_cores(void) {
     CHECKF(m.waited < 0.1 * m.now, "%.2f of %.2f s waited", m.waited, m.now);
 }
 
-static const struct test tests[] = {TEST(one_token_of_a_small_model), TEST(steps_are_shared),
-                                    TEST(lanes_that_work_pays_for),   TEST(idle_machines_keep_all_lanes),
-                                    TEST(taken_cores_are_left_alone), TEST(several_threads_judge),
-                                    TEST(one_neighbour_of_many_cores)};
+/* A task that says that all of its time went by waiting for another's. */
+static void waiting_task(void *arg, size_t task, int lane) {
+    const double begin = parallel_clock();
+    double now;
+    (void)task;
+    do
+        now = parallel_clock();
+    while (now - begin < 1e-3);
+    ((double *)arg)[lane] += now - begin;
+}
+
+static void waiting_is_no_work(void) {
+    dqt_context *ctx;
+    dqt_context_options o;
+    double waited[2];
+    OK(NULL, dqt_context_options_init(&o, sizeof o));
+    o.num_threads = 2;
+    OK(NULL, dqt_context_create(&o, &ctx));
+    if (!ctx->contention) {
+        dqt_context_destroy(ctx);
+        SKIP("a build without OpenMP");
+    }
+    int least = 2;
+    for (int i = 0; i < 40 && least == 2; i++) {
+        parallel_run_waiting(ctx, 8, 1e6, waiting_task, waited, waited);
+        least = atomic_load(&ctx->contention->lanes);
+    }
+    CHECK(waited[0] > 0);
+    CHECKF(least == 1, "%d lanes though all that they did was to wait", least);
+    dqt_context_destroy(ctx);
+}
+
+static const struct test tests[] = {TEST(one_token_of_a_small_model),  TEST(steps_are_shared),
+                                    TEST(lanes_that_work_pays_for),    TEST(idle_machines_keep_all_lanes),
+                                    TEST(taken_cores_are_left_alone),  TEST(several_threads_judge),
+                                    TEST(one_neighbour_of_many_cores), TEST(waiting_is_no_work)};
 TEST_MAIN(tests)

@@ -16,6 +16,7 @@ struct job {
     void *arg;
     size_t count;
     atomic_size_t next;
+    const double *waited; /* [lanes]; NULL: tasks do not wait */
 };
 
 /* One call per lane; each takes tasks until none is left, so lanes may run at once or one after the other. The number
@@ -45,7 +46,8 @@ static void run_team(struct contention *c, double now, struct job *job, int team
         const double begin = c ? omp_get_wtime() : 0.0;
         const double taken = (double)take_tasks(job, (size_t)lane);
         if (c && taken > 0) {
-            const double time = omp_get_wtime() - begin;
+            const double waited = job->waited ? job->waited[lane] : 0.0;
+            const double time = fmax(omp_get_wtime() - begin - waited, 0.0);
             busy += time;
             fastest = fmin(fastest, time / taken);
         }
@@ -65,13 +67,12 @@ static int paying_lanes(const dqt_context *ctx, size_t count, double work) {
     return lanes < 2.0 ? 1 : (int)lanes;
 }
 
-void parallel_run(const dqt_context *ctx, size_t count, double work, task_fn fn, void *arg) {
+static void run(const dqt_context *ctx, double work, struct job *job) {
     DQT_ASSERT(work >= 0.0);
-    struct job job = {.fn = fn, .arg = arg, .count = count};
-    atomic_init(&job.next, 0);
-    int lanes = ctx->threading == DQT_THREADING_SERIAL ? 1 : paying_lanes(ctx, count, work);
+    atomic_init(&job->next, 0);
+    int lanes = ctx->threading == DQT_THREADING_SERIAL ? 1 : paying_lanes(ctx, job->count, work);
     if (lanes > 1 && ctx->threading == DQT_THREADING_HOST) {
-        ctx->parallel_for(ctx->parallel_user_data, (size_t)lanes, run_lane, &job);
+        ctx->parallel_for(ctx->parallel_user_data, (size_t)lanes, run_lane, job);
         return;
     }
 #ifdef _OPENMP
@@ -83,10 +84,30 @@ void parallel_run(const dqt_context *ctx, size_t count, double work, task_fn fn,
         const int team = c ? contention_lanes(c, ctx->num_threads, now) : ctx->num_threads;
         if (lanes > team) lanes = team;
         if (lanes > 1) {
-            run_team(c, now, &job, team, lanes);
+            run_team(c, now, job, team, lanes);
             return;
         }
     }
 #endif
-    run_lane(&job, 0);
+    run_lane(job, 0);
+}
+
+void parallel_run(const dqt_context *ctx, size_t count, double work, task_fn fn, void *arg) {
+    struct job job = {.fn = fn, .arg = arg, .count = count};
+    run(ctx, work, &job);
+}
+
+void parallel_run_waiting(const dqt_context *ctx, size_t count, double work, task_fn fn, void *arg, double *waited) {
+    struct job job = {.fn = fn, .arg = arg, .count = count, .waited = waited};
+    for (int lane = 0; lane < ctx->num_threads; lane++)
+        waited[lane] = 0.0;
+    run(ctx, work, &job);
+}
+
+double parallel_clock(void) {
+#ifdef _OPENMP
+    return omp_get_wtime();
+#else
+    return 0.0;
+#endif
 }

@@ -28,4 +28,10 @@ typedef void (*task_fn)(void *arg, size_t task, int lane);
 /* Runs fn for every task in [0, count), handing out tasks one by one; `work` is that of all tasks together. */
 void parallel_run(const dqt_context *ctx, size_t count, double work, task_fn fn, void *arg);
 
+/* The same for tasks that wait for what others of the run make: each adds to waited[lane], which is 0 at first, the
+ * seconds of parallel_clock that it has waited. They are no work: who waits for a lane that lost its core would
+ * otherwise look busy. */
+void parallel_run_waiting(const dqt_context *ctx, size_t count, double work, task_fn fn, void *arg, double *waited);
+double parallel_clock(void); /* seconds; 0 without OpenMP, where nobody waits for a lane at work */
+
 #endif

@@ -46,6 +46,7 @@ void pieces_layout(struct pieces *p, size_t m, size_t n, size_t step, struct are
     p->b_state = arena_take(shared, columns, sizeof *p->b_state);
     p->next = arena_take(shared, columns, sizeof *p->next);
     p->lane_part = arena_take(shared, lanes, sizeof *p->lane_part);
+    p->lane_waited = arena_take(shared, lanes, sizeof *p->lane_waited);
 }
 
 /* One lane's scratch. */
@@ -104,9 +105,12 @@ static bool is_packed(atomic_uint *state) {
 }
 
 /* Who packs does not wait for anything, so this ends. */
-static void wait_for(atomic_uint *state) {
+static void wait_for(const struct pieces *p, atomic_uint *state, int lane) {
+    if (is_packed(state)) return;
+    const double begin = parallel_clock();
     while (!is_packed(state))
         ;
+    p->lane_waited[lane] += parallel_clock() - begin;
 }
 
 /* Part of B: lanes that come to it at once begin at different units. */
@@ -121,9 +125,9 @@ static void pack_part(const struct pieces *p, size_t n0, size_t n, size_t start,
     }
 }
 
-static void wait_for_part(const struct pieces *p, size_t n0, size_t n) {
+static void wait_for_part(const struct pieces *p, size_t n0, size_t n, int lane) {
     for (size_t c = 0; c < n; c += p->unit)
-        wait_for(&p->b_state[(n0 + c) / p->unit]);
+        wait_for(p, &p->b_state[(n0 + c) / p->unit], lane);
 }
 
 static void pack_group(const struct pieces *p, size_t group, void *scratch) {
@@ -196,8 +200,8 @@ static void piece(void *arg, size_t task, int lane) {
     void *scratch = a.base + a.used;
     pack_part(p, n0, n, (size_t)lane, scratch);
     pack_group(p, group, scratch);
-    wait_for_part(p, n0, n);
-    wait_for(&p->a_state[group]);
+    wait_for_part(p, n0, n, lane);
+    wait_for(p, &p->a_state[group], lane);
     if (p->o.e->begin) p->o.e->begin();
     multiply(p, part, group, s.partial);
     if (p->o.e->end) p->o.e->end();
@@ -210,5 +214,5 @@ void pieces_run(struct pieces *p, double work) {
     reset(p->next, p->parts, 0);
     for (size_t lane = 0; lane < lanes; lane++)
         p->lane_part[lane] = (unsigned)(lane * p->parts / lanes);
-    parallel_run(p->ctx, p->groups * p->parts, work, piece, p);
+    parallel_run_waiting(p->ctx, p->groups * p->parts, work, piece, p, p->lane_waited);
 }

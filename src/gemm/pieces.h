@@ -31,6 +31,7 @@ struct pieces {
     atomic_uint *next;              /* [parts]: groups that were taken */
     atomic_uint *left;              /* [groups]: pieces until it is complete */
     unsigned *lane_part;            /* [lanes]: where each is */
+    double *lane_waited;            /* [lanes]: seconds, for what another packs */
 
     void *arg; /* of the functions. `scratch` is the lane's, of so many bytes as pieces_lane_layout was told */
     void (*pack_rows)(void *arg, size_t group, void *scratch);
