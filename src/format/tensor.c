@@ -27,8 +27,15 @@ enum format options_codes(const dqt_tensor_options *o) {
     return format_is_code(storage) ? storage : options_compute(o);
 }
 
-const dqt_tensor_options tensor_defaults = {
-    .struct_size = sizeof(dqt_tensor_options), .storage = DQT_FORMAT_TERNARY, .scale_rule = DQT_SCALE_AUTO, .sigma = 4};
+#define DEFAULT_SIGMA 4
+
+const dqt_tensor_options tensor_defaults = {.struct_size = sizeof(dqt_tensor_options),
+                                            .storage = DQT_FORMAT_TERNARY,
+                                            .scale_rule = DQT_SCALE_AUTO,
+                                            .sigma = DEFAULT_SIGMA};
+
+const dqt_tensor_options tensor_floats = {
+    .struct_size = sizeof(dqt_tensor_options), .storage = DQT_FORMAT_F32, .sigma = DEFAULT_SIGMA};
 
 void tensor_complete(dqt_tensor_options *o, int32_t storage) {
     if (o->storage == 0) o->storage = storage;

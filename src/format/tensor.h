@@ -28,6 +28,7 @@ struct dqt_tensor {
 };
 
 extern const dqt_tensor_options tensor_defaults; /* as dqt_tensor_options_init fills them */
+extern const dqt_tensor_options tensor_floats;   /* F32, as it is */
 /* Zeros of tensor options become defaults; `storage` is the default format. */
 void tensor_complete(dqt_tensor_options *o, int32_t storage);
 /* The formats that checked options name (tensor_check); compute is the storage format where they say SAME. */

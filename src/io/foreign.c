@@ -520,10 +520,9 @@ static dqt_status create_from(struct foreign *f, const struct foreign_options *o
 }
 
 dqt_status foreign_create(struct foreign *f, const struct foreign_options *o, dqt_llama **out) {
-    const dqt_tensor_options any = {
-        .struct_size = sizeof any, .storage = DQT_FORMAT_F32, .sigma = tensor_defaults.sigma};
-    dqt_llama_config c = {.struct_size = sizeof c, .shape_only = 1, .linear = any, .embedding = any, .head = any};
+    dqt_llama_config c = {.struct_size = sizeof c, .shape_only = 1};
     dqt_llama *shape;
+    c.linear = c.embedding = c.head = tensor_floats;
     c.seed = 1;
     TRY(foreign_config(f, o, &c));
     TRY(llama_create(f->ctx, &c, &shape));

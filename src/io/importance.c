@@ -51,13 +51,11 @@ static void measure(void *arg, const dqt_tensor *weight, const struct activation
 
 /* The block's, with an embedding of the tokens drawn, whose rows are theirs in the model. */
 static dqt_status create_model(struct importance *i, const dqt_llama *from) {
-    const dqt_tensor_options any = {
-        .struct_size = sizeof any, .storage = DQT_FORMAT_F32, .sigma = tensor_defaults.sigma};
     dqt_llama_config c = from->config;
     c.num_layers = 1;
     c.vocab_size = TOKENS;
     c.tie_embeddings = 1;
-    c.linear = c.embedding = c.head = any;
+    c.linear = c.embedding = c.head = tensor_floats;
     c.overrides = NULL;
     c.num_overrides = 0;
     c.activation = c.head_activation = DQT_ACTIVATION_NONE;

@@ -14,7 +14,8 @@ static void skip_space(struct json *j) {
         j->at++;
 }
 
-bool json_next_is(struct json *j, char c) {
+/* Goes past c, which may have space before it, or says that something else is next. */
+static bool next_is(struct json *j, char c) {
     skip_space(j);
     if (j->at >= j->length || j->text[j->at] != c) return false;
     j->at++;
@@ -23,11 +24,12 @@ bool json_next_is(struct json *j, char c) {
 
 dqt_status json_expect(struct json *j, char c) {
     const char what[] = {'\'', c, '\'', '\0'};
-    return json_next_is(j, c) ? DQT_OK : json_broken(j, what);
+    return next_is(j, c) ? DQT_OK : json_broken(j, what);
 }
 
-dqt_status json_separator(struct json *j, char end, bool *more) {
-    *more = json_next_is(j, ',');
+/* After an element: *more says whether a ',' and not the end follows. */
+static dqt_status separator(struct json *j, char end, bool *more) {
+    *more = next_is(j, ',');
     return *more ? DQT_OK : json_expect(j, end);
 }
 
@@ -40,14 +42,14 @@ dqt_status json_members(struct json *j, json_member_fn member, void *arg) {
     char key[JSON_KEY];
     bool more = true;
     TRY(json_expect(j, '{'));
-    if (json_next_is(j, '}')) return DQT_OK;
+    if (next_is(j, '}')) return DQT_OK;
     while (more) {
         skip_space(j);
         j->key = j->at;
         TRY(json_string(j, key, sizeof key));
         TRY(json_expect(j, ':'));
         TRY(member(arg, j, key));
-        TRY(json_separator(j, '}', &more));
+        TRY(separator(j, '}', &more));
     }
     return DQT_OK;
 }
@@ -55,10 +57,10 @@ dqt_status json_members(struct json *j, json_member_fn member, void *arg) {
 dqt_status json_elements(struct json *j, json_element_fn element, void *arg) {
     bool more = true;
     TRY(json_expect(j, '['));
-    if (json_next_is(j, ']')) return DQT_OK;
+    if (next_is(j, ']')) return DQT_OK;
     while (more) {
         TRY(element(arg, j));
-        TRY(json_separator(j, ']', &more));
+        TRY(separator(j, ']', &more));
     }
     return DQT_OK;
 }
@@ -195,7 +197,7 @@ static bool read_digits(struct json *j, uint64_t *value, int *read, int *dropped
 dqt_status json_number(struct json *j, double *out) {
     uint64_t digits = 0, power = 0;
     int whole = 0, fraction = 0, dropped = 0, unused = 0;
-    const bool negative = json_next_is(j, '-');
+    const bool negative = next_is(j, '-');
     const size_t first = j->at;
     if (!read_digits(j, &digits, &whole, &dropped) || (j->text[first] == '0' && j->at - first > 1))
         return json_broken(j, "a number");
@@ -256,7 +258,7 @@ dqt_status json_skip(struct json *j) {
             if (depth == JSON_DEPTH) return json_broken(j, "less deeply nested values");
             ends[depth] = kind == JSON_OBJECT ? '}' : ']';
             j->at++;
-            if (!json_next_is(j, ends[depth])) {
+            if (!next_is(j, ends[depth])) {
                 if (ends[depth++] == '}') TRY(skip_key(j));
                 continue;
             }
@@ -265,7 +267,7 @@ dqt_status json_skip(struct json *j) {
         }
         bool more = false;
         while (depth && !more) {
-            TRY(json_separator(j, ends[depth - 1], &more));
+            TRY(separator(j, ends[depth - 1], &more));
             if (!more) depth--;
         }
         if (!more) return DQT_OK;

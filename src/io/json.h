@@ -30,11 +30,8 @@ dqt_status json_broken(const struct json *j, const char *expected);
 
 /* What comes next; NOTHING: the end, or what begins no value. */
 enum json_kind json_peek(struct json *j);
-/* Goes past c, which may have space before it, or says that something else is next. */
-bool json_next_is(struct json *j, char c);
+/* Goes past c, which may have space before it. */
 dqt_status json_expect(struct json *j, char c);
-/* After an element: *more says whether a ',' and not the end follows. */
-dqt_status json_separator(struct json *j, char end, bool *more);
 /* All of an object: calls `member` at the value of each, past which it goes. Keys are cut off to JSON_KEY bytes, as
  * json_string does. */
 enum { JSON_KEY = 96 };
