@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Fine-tunes one model with many rules: the table "Fine-tuning" of docs/results.md.
 
-    tools/finetune_results.py MODEL TRAIN VALID OUT.jsonl [--jobs N] [--cores 0-15] [--seconds S] [--rows a,b]
+    tools/finetune_results.py MODEL TRAIN VALID OUT.jsonl [--cores 0-15] [--threads N] [--seconds S] [--rows a,b]
 
 MODEL is a folder of Hugging Face or a GGUF file, TRAIN and VALID are tokens (examples/12_tokenize). Every run is
-`build/examples/10_finetune` on one thread, N of them at a time. Each row of ROWS runs at four learning rates with seed
-1; rows that are compared run at the best of them with seeds 2 and 3 too. A line of OUT is one run; runs that OUT has
-already are not run again, and none is started that would not end within --seconds. `--table` prints OUT as Markdown."""
+`build/examples/10_finetune` on --threads of --cores, as many at a time as these allow. Each row of ROWS runs at four
+learning rates with seed 1; rows that are compared run at the best of them with seeds 2 and 3 too. A line of OUT is one
+run; runs that OUT has already are not run again, and none is started that would not end within --seconds. `--table`
+prints OUT as Markdown."""
 import argparse
 import collections
 import csv
@@ -50,17 +51,17 @@ ROWS = {
 }
 
 
-def run_one(args, job, core):
+def run_one(args, job, cpus):
     """One run; its line, or None where it failed or had to be stopped."""
     name, rate, seed = job
     folder = tempfile.mkdtemp(prefix="finetune-")
     command = [args.program, "--model", args.model, "--tokens", args.train, "--valid", args.valid, "--out", folder,
-               "--threads", "1", "--seq", "512", "--batch", str(args.batch), "--steps", str(args.steps),
+               "--threads", str(args.threads), "--seq", "512", "--batch", str(args.batch), "--steps", str(args.steps),
                "--eval-windows", str(args.windows), "--lr", repr(rate), "--seed", str(seed)] + ROWS[name][1].split()
-    environment = dict(os.environ, OMP_NUM_THREADS="1")
+    environment = dict(os.environ, OMP_NUM_THREADS=str(args.threads))
     started = time.time()
     with open(folder + "/out.txt", "w") as out:
-        child = subprocess.Popen(["taskset", "-c", str(core)] + command, stdout=out, stderr=out, env=environment)
+        child = subprocess.Popen(["taskset", "-c", cpus] + command, stdout=out, stderr=out, env=environment)
         while child.poll() is None and time.time() < args.end:
             time.sleep(0.2)
         if child.returncode is None:
@@ -122,7 +123,7 @@ class Queue:
                 out.write(json.dumps(line) + "\n")
 
 
-def work(args, queue, core):
+def work(args, queue, cpus):
     while time.time() < args.end:
         job = queue.next(args.end - time.time())
         if job is None:
@@ -130,7 +131,7 @@ def work(args, queue, core):
             if len(queue.taken) + len(queue.have) >= args.expected:
                 return
             continue
-        line = run_one(args, job, core)
+        line = run_one(args, job, cpus)
         if line:
             queue.finish(line, args.out)
 
@@ -175,6 +176,7 @@ def main():
     p.add_argument("out")
     p.add_argument("--program", default="build/examples/10_finetune")
     p.add_argument("--cores", default="0")
+    p.add_argument("--threads", type=int, default=1, help="of one run")
     p.add_argument("--seconds", type=float, default=1e9)
     p.add_argument("--rows", default=",".join(ROWS))
     p.add_argument("--batch", type=int, default=2)
@@ -189,7 +191,9 @@ def main():
     names = args.rows.split(",")
     args.expected = sum(len(ROWS[n][2]) + 2 * ROWS[n][3] for n in names)
     queue = Queue(names, lines)
-    threads = [threading.Thread(target=work, args=(args, queue, c)) for c in cores(args.cores)]
+    every = cores(args.cores)
+    parts = [every[i:i + args.threads] for i in range(0, len(every) - args.threads + 1, args.threads)]
+    threads = [threading.Thread(target=work, args=(args, queue, ",".join(map(str, p)))) for p in parts]
     for t in threads:
         t.start()
     for t in threads:
