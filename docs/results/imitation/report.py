@@ -86,6 +86,7 @@ def main():
     of = lambda stage: [r for r in rows if r.get('stage') == stage]
     if of('scan'): print('Levers, one seed\n', *levers(of('scan')), '', sep='\n')
     if of('final'): print('Full length, seeds that the levers were not chosen on\n', *finals([r for r in of('final') if math.isfinite(r['val'])]), '', sep='\n')
+    if of('rates'): print('Rates, one seed\n', *finals([r for r in of('rates') if math.isfinite(r['val'])]), '', sep='\n')
     if of('rate'): print('Half and twice the rate, one seed\n', *finals([r for r in of('rate') if math.isfinite(r['val'])]), '', sep='\n')
     pts = [r for r in of('seeds') if math.isfinite(r['val'])]
     if pts:
