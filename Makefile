@@ -223,6 +223,14 @@ results: $(B)/examples/08_compare
 	$< --list examples/results.list --data $(DATA) $(if $(VALID),--valid $(VALID)) --out $(RESULTS) --hidden 256 --ff 704 \
 	  --layers 4 --heads 4 --seq 128 --batch 64 --steps 2000 --warmup 100 --eval-every 250 --eval-windows 1024
 
+# Minutes and memory until held-out bits per byte are TARGET, by the library and, where TORCH_PYTHON has torch, by PyTorch.
+TARGET ?= 1.85
+THREADS ?= 2
+TORCH_PYTHON ?= $(PYTHON)
+speedrun: $(B)/examples/03_train
+	$(PYTHON) bench/speedrun/speedrun.py --program $< --python $(TORCH_PYTHON) --data $(DATA) --valid $(VALID) \
+	  --target $(TARGET) --threads $(THREADS) --out $(B)/speedrun
+
 # Which faults of one line the C tests notice (tools/mutants.py): hours; goes on where it was interrupted. Needs python3.
 mutants:
 	python3 tools/mutants.py $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT))
@@ -318,5 +326,5 @@ print-%:
 .SECONDARY:
 -include $(OBJ:.o=.d)
 FORCE:
-.PHONY: FORCE all lib examples cpp demo check check-c tests checked-tests check-sanitize check-undefined check-tsan check-msan check-valgrind bench bench-busy bench-memory results mutants clean dist \
+.PHONY: FORCE all lib examples cpp demo check check-c tests checked-tests check-sanitize check-undefined check-tsan check-msan check-valgrind bench bench-busy bench-memory results speedrun mutants clean dist \
   install install-dev install-headers install-shared install-static install-pkgconfig install-cmake uninstall abi-baseline api-docs

@@ -22,6 +22,10 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+static double trained(const struct job *j) {
+    return now() - j->started - j->evaluating;
+}
+
 static bool keep_point(struct job *j, struct run_point p) {
     if (j->num_points == j->room) {
         j->room = j->room ? 2 * j->room : 1024;
@@ -67,7 +71,7 @@ static bool bytewise(const struct run *r) {
 
 static void progress(struct job *j) {
     const struct run *r = &j->run;
-    const double seconds = now() - j->started, rate = j->tokens_done / (seconds > 0 ? seconds : 1);
+    const double seconds = trained(j), rate = j->tokens_done / (seconds > 0 ? seconds : 1);
     const double per_step =
         (double)(r->options.batch * r->options.length * (r->options.fused ? 1 : r->options.accumulate));
     const double left = (double)(r->options.steps - r->step) * per_step / (rate > 0 ? rate : 1);
@@ -81,13 +85,28 @@ static void progress(struct job *j) {
 
 static dqt_status evaluate(struct job *j, const char *when) {
     double loss;
+    const double begun = now();
     dqt_status status = run_evaluate(&j->run, &loss);
     if (status != DQT_OK) return status;
+    j->evaluating += now() - begun;
+    j->valid_loss = loss;
     if (!add_point(j, loss)) return DQT_E_MEMORY;
     printf("%sstep %zu: held-out %s %s: %.4f", j->live ? "\r\033[K" : "", j->run.step, j->run.unit.name, when, loss);
     if (!bytewise(&j->run)) printf(", perplexity %.2f", exp(loss));
     printf("\n");
     return DQT_OK;
+}
+
+/* --until. */
+static bool reached(const struct job *j) {
+    return j->run.options.until > 0 && j->valid_loss <= (double)j->run.options.until;
+}
+
+static void say_reached(const struct job *j) {
+    const struct run *r = &j->run;
+    printf("%s %.4g %s at step %zu: %.0f tokens, %.2f s of training, %.2f s of evaluation\n",
+           reached(j) ? "reached" : "did not reach", (double)r->options.until, r->unit.name, r->step, j->tokens_done,
+           trained(j), j->evaluating);
 }
 
 static dqt_status train(struct job *j) {
@@ -96,7 +115,7 @@ static dqt_status train(struct job *j) {
     const size_t end = o->stop_at && o->stop_at < o->steps ? o->stop_at : o->steps;
     dqt_status status = r->step == 0 ? evaluate(j, "before training") : DQT_OK;
     double shown = now();
-    while (status == DQT_OK && r->step < end && !interrupted) {
+    while (status == DQT_OK && r->step < end && !interrupted && !reached(j)) {
         status = run_step(r);
         if (status != DQT_OK) break;
         j->tokens_done += (double)(o->batch * o->length * (o->fused ? 1 : o->accumulate));
@@ -113,6 +132,7 @@ static dqt_status train(struct job *j) {
     }
     if (status == DQT_OK && j->tokens_done > 0) progress(j);
     if (j->live) printf("\n");
+    if (status == DQT_OK && r->options.until > 0) say_reached(j);
     if (status == DQT_OK) status = run_save(r, j->path[JOB_MODEL]);
     if (interrupted && status == DQT_OK) printf("interrupted at step %zu: saved; go on with --resume\n", r->step);
     return status;
@@ -180,6 +200,7 @@ bool job_train(struct job *j) {
            r->data->train.count, bytewise(r) ? "bytes" : "tokens", r->data->valid.count,
            dqt_context_num_threads(r->ctx), state);
     j->started = now();
+    j->valid_loss = INFINITY;
     const dqt_status status = train(j);
     if (status != DQT_OK) return job_failed(r->ctx, status);
     if (!run_plot(j->path[JOB_PLOT], "Training", r->unit, j->points, j->num_points)) {

@@ -18,7 +18,9 @@ struct job {
     struct run_point *points;
     size_t num_points, room;
     double started, tokens_done;
-    bool live; /* a terminal: the progress line is rewritten in place */
+    double evaluating; /* seconds since then that were not training */
+    double valid_loss; /* of the latest evaluation */
+    bool live;         /* a terminal: the progress line is rewritten in place */
 };
 
 /* The functions below say what is wrong on stderr and return false, or NULL. */

@@ -103,6 +103,8 @@ size_t run_training_args(struct run_options *o, struct arg *table) {
         {"--eval-windows", ARG_SIZE, &o->eval_windows, "held-out sequences per evaluation", NULL},
         {"--save-every", ARG_SIZE, &o->save_every, "steps between checkpoints (0: only at the end)", NULL},
         {"--stop-at", ARG_SIZE, &o->stop_at, "stop after this step, as Ctrl-C does (0: at the end)", NULL},
+        {"--until", ARG_FLOAT, &o->until, "stop once an evaluation's held-out loss is at most this (0: at the end)",
+         NULL},
         {"--seed", ARG_INT, &o->seed, "of weights, data order and rounding", NULL},
     };
     memcpy(table, all, sizeof all);

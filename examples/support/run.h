@@ -21,6 +21,7 @@ struct run_options {
         noise; /* of the blocks' weights: factor, first-moment decay (negative: beta1), rounding */
     /* run */
     size_t batch, length, steps, warmup, eval_every, eval_windows, save_every, accumulate, stop_at;
+    float until; /* train until the held-out loss is at most this, in the unit; 0: to the end */
     int seed, recompute, precision, gradient_format, checkpoint_format;
     int inference; /* only run_evaluate: no updater, and nothing is saved for backward */
 };

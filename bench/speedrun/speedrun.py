@@ -1,0 +1,107 @@
+"""Time to quality: trains the lab's byte-level LLaMA (hidden 256, ff 704, 4 layers, 4 heads, sequences of 128) on a text until
+held-out windows are at TARGET bits per byte, with this library and, where it is installed, with PyTorch on the same CPU, one
+after the other, and prints steps, tokens, minutes of training and peak memory of each, and the ratios.
+
+    make speedrun DATA=train.txt VALID=valid.txt [TARGET=1.85] [THREADS=2]
+    python3 bench/speedrun/speedrun.py --data train.txt --valid valid.txt [--only WORD]
+
+Minutes are of training: evaluation, and PyTorch's compilation, are not counted, for either. RECIPES is the one table of settings;
+docs/results.md ("Time to quality") says how they were found. An option given after -- goes to every program, after the row's own."""
+import argparse, os, re, subprocess, sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+MODEL = '--hidden 256 --ff 704 --layers 4 --heads 4 --seq 128 --eval-windows 512'
+
+# Rows that lack a flag of the CPU (as /proc/cpuinfo spells it) are left out. Of the library the first row that the CPU has is run,
+# of PyTorch all, and the fastest counts.
+# name | who | flag | options of build/examples/03_train or of torch_lm.py
+RECIPES = """
+int4, BF16 products           | library | amx_bf16    | --format int4 --fused --batch 16 --steps 2000 --warmup 100 --eval-every 100
+int4, INT8 products           | library |             | --format int4 --fused --precision int8 --batch 16 --steps 2000 --warmup 100 --eval-every 100
+PyTorch BF16, compiled        | torch   | amx_bf16    | --bf16 --compile --batch 16 --steps 2000 --warmup 100 --eval-every 100
+PyTorch BF16, compiled        | torch   | avx512_bf16 | --bf16 --compile --batch 16 --steps 2000 --warmup 100 --eval-every 100
+PyTorch F32, compiled         | torch   |             | --compile --batch 16 --steps 2000 --warmup 100 --eval-every 100
+"""
+
+
+def rows():
+    flags = set()
+    if os.path.exists('/proc/cpuinfo'):
+        flags = set(re.search(r'^(?:flags|Features)\s*:(.*)$', open('/proc/cpuinfo').read(), re.M).group(1).split())
+    seen = set()
+    for line in RECIPES.strip().splitlines():
+        name, who, flag, options = (part.strip() for part in line.split('|'))
+        once = who if who == 'library' else name
+        if (not flag or flag in flags) and once not in seen:
+            seen.add(once)
+            yield name, who, options.split()
+
+
+def run(command):
+    """Shows what the program prints; returns what is measured, or None where it failed."""
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    said = None
+    for line in child.stdout:
+        print('  ' + line.rstrip(), flush=True)
+        said = re.match(r'(reached|did not reach) .* at step (\d+): (\d+) tokens, ([\d.]+) s of training', line) or said
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = status
+    if status or not said:
+        return None
+    return dict(reached=said[1] == 'reached', steps=int(said[2]), tokens=int(said[3]), seconds=float(said[4]),
+                peak=usage.ru_maxrss / 1024)
+
+
+def command_of(args, who, options):
+    data = ['--data', args.data, '--valid', args.valid, '--until', args.target, '--threads', args.threads]
+    if who == 'library':
+        return [args.program, '--out', args.out, *MODEL.split(), *data, *options, *args.more]
+    return [args.python, os.path.join(HERE, 'torch_lm.py'), '--sub-norms', *MODEL.split(), *data, *options, *args.more]
+
+
+def arguments():
+    p = argparse.ArgumentParser()
+    p.add_argument('--data', required=True)
+    p.add_argument('--valid', required=True)
+    p.add_argument('--target', default='1.85', help='bits per byte')
+    p.add_argument('--threads', default='2')
+    p.add_argument('--program', default='build/examples/03_train')
+    p.add_argument('--python', default=sys.executable, help='a Python that has torch')
+    p.add_argument('--out', default='build/speedrun', help="folder of the library's model")
+    p.add_argument('--only', default='', help='rows whose names contain this')
+    p.add_argument('more', nargs='*', help='after --: options for every program')
+    return p.parse_args()
+
+
+def report(name, r):
+    if not r:
+        return f'{name:28} failed'
+    return (f'{name:28} {"" if r["reached"] else "NOT REACHED, "}{r["steps"]} steps, {r["tokens"]} tokens, {r["seconds"] / 60:.2f} minutes, '
+            f'{r["tokens"] / max(r["seconds"], 1e-9):.0f} tokens/s, peak {r["peak"]:.0f} MiB')
+
+
+def main():
+    args = arguments()
+    torch = subprocess.run([args.python, '-c', 'import torch; torch.nn.functional.rms_norm'], stderr=subprocess.DEVNULL).returncode == 0
+    results = {}
+    for name, who, options in rows():
+        if args.only not in name:
+            continue
+        if who == 'torch' and not torch:
+            print(f'{name}: left out, for {args.python} has no torch of 2.4 or later')
+            continue
+        print(f'{name}: {" ".join(options)}', flush=True)
+        results[name] = who, run(command_of(args, who, options))
+    for name, (_, r) in results.items():
+        print(report(name, r))
+    if any(not r or not r['reached'] for _, r in results.values()):
+        sys.exit(1)
+    best = {w: min((r for v, r in results.values() if v == w), key=lambda r: r['seconds'], default=None) for w in ('library', 'torch')}
+    if best['library'] and best['torch']:
+        a, b = best['library'], best['torch']
+        print(f'library against the fastest PyTorch: {b["seconds"] / a["seconds"]:.2f} times as fast to {args.target} bits per byte '
+              f'({b["tokens"] / a["tokens"]:.2f} times fewer tokens), {b["peak"] / a["peak"]:.1f} times less memory')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,40 @@
+#!/bin/sh
+# bench/speedrun: a small model on a short text gets to an easy target and stops there, and not to one that nobody can reach;
+# --until counts steps and tokens. PyTorch's side runs where torch is new enough; make check does not need it.
+. "$(dirname "$0")/../tree/common"
+export LD_LIBRARY_PATH="$OUTDIR${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" OMP_WAIT_POLICY=passive
+small="--hidden 32 --ff 64 --layers 1 --heads 2 --seq 16 --batch 4 --warmup 2 --eval-every 5 --eval-windows 8"
+if ! have python3; then
+    skip "no python3"
+    finish
+fi
+
+# speedrun TARGET STEPS: its output goes to $tmp/said.
+speedrun() {
+    # shellcheck disable=SC2086
+    python3 bench/speedrun/speedrun.py --program "$B/examples/03_train" --out "$tmp/run" --data README.md --valid CONTRIBUTING.md \
+        --only int4 --threads 1 --target "$1" -- $small --steps "$2" >"$tmp/said" 2>&1
+}
+check "a target that is reached" speedrun 6 200
+check "steps and tokens are told" grep -Eq '^int4, .* [0-9]+ steps, [0-9]+ tokens, .* minutes, .* peak [0-9]+ MiB$' "$tmp/said"
+steps=$(sed -n 's/^  reached 6 bits per byte at step \([0-9]*\): .*/\1/p' "$tmp/said")
+if [ "${steps:-200}" -lt 200 ] && [ $((steps % 5)) -eq 0 ]; then pass; else fail "it stops at the evaluation that reaches it, not at ${steps:-none}"; fi
+check "as many tokens" grep -q "^  reached .*: $((${steps:-0} * 64)) tokens, " "$tmp/said"
+loss() {
+    sed -n "s/^  step $1: held-out bits per byte during training: //p" "$tmp/said"
+}
+check "that evaluation is below it, the one before above" awk -v a="$(loss "$steps")" -v b="$(loss $((${steps:-0} - 5)))" \
+    'BEGIN { exit !(a <= 6 && (b > 6 || b == "")) }'
+if speedrun 0.5 10; then
+    fail "a target that cannot be reached is no success"
+else
+    check "it says so" grep -q '^int4, .*NOT REACHED, 10 steps, 640 tokens' "$tmp/said"
+fi
+
+if python3 -c 'import torch; torch.nn.functional.rms_norm' 2>/dev/null; then
+    # shellcheck disable=SC2086
+    python3 bench/speedrun/torch_lm.py --data README.md --valid CONTRIBUTING.md --sub-norms --until 6 --threads 1 $small \
+        --steps 200 >"$tmp/said"
+    check "PyTorch reaches it" grep -q '^reached 6 bits per byte at step ' "$tmp/said"
+fi
+finish
