@@ -257,7 +257,10 @@ enum {
     DQT_ROUND_STOCHASTIC = 1,     /* floor(t + r), r uniform in [0, 1) */
     DQT_ROUND_NEAREST = 2,        /* ties to even; loses updates below half a step: for ablation */
     DQT_ROUND_ECO_STOCHASTIC = 3, /* stochastic, and the error is fed back through the momentum (arXiv 2601.22101) */
-    DQT_ROUND_ECO_NEAREST = 4
+    DQT_ROUND_ECO_NEAREST = 4,
+    DQT_ROUND_ACCUMULATE = 5 /* of an updater: steps are summed in an accumulator of 8 bits a weight, in the place of a
+                                first moment, and a code moves with what 1 - beta1 of it rounds to; see
+                                dqt_updater_options. Since 0.9 */
 };
 
 /* This struct is embedded in others, so it keeps its size. */
@@ -765,7 +768,7 @@ typedef struct dqt_group_options {
     int32_t parameter_class; /* DQT_CLASS_*; 0: any */
     const char *pattern;     /* with * and ?; NULL: any */
     int32_t optimizer;    /* DQT_OPTIMIZER_*; only in dqt_updater_options.groups, for it decides what state is kept */
-    int32_t rounding;     /* DQT_ROUND_* */
+    int32_t rounding;     /* DQT_ROUND_*; ACCUMULATE in dqt_updater_options.groups only, as it decides too */
     float lr_factor;      /* above 0 */
     float weight_decay;   /* negative: none */
     float beta1;          /* above 0 and below 1; needs a first moment */
@@ -780,23 +783,27 @@ typedef struct dqt_updater_options {
     uint32_t struct_size;
     int32_t optimizer; /* DQT_OPTIMIZER_*; 0: ADAMW */
     int32_t rounding;  /* DQT_ROUND_* of integer storage. BF16 storage rounds stochastically (NEAREST: to nearest); F32
-                          needs no rounding */
+                          needs no rounding. ACCUMULATE: integer storage keeps no first moment, u is made of the gradient
+                          itself; an accumulator takes up every step, P -= lr (u / s + decay q), then q' = floor(q + (1 -
+                          beta1) P + 1/2 + noise (r - 1/2)) and P -= q' - q. P is kept in 8 bits, stochastically, within
+                          +-(1/2 + noise/2) / (1 - beta1); momentum_state does not matter to it. With every optimiser */
     int32_t momentum_state; /* DQT_STATE_* of the first moment (SGD's momentum) */
     int32_t variance_state; /* DQT_STATE_* of AdamW's second moment */
-    float beta1;            /* SGD's momentum; 0: 0.8; negative: no first moment is kept */
-    float beta2;            /* 0: 0.95 */
-    float eps;              /* 0: 1e-8 */
-    float weight_decay;     /* 0: none; matrices only, never gains or biases */
-    int32_t clip;           /* DQT_CLIP_* */
-    float clip_norm;        /* 0: 1 */
-    float update_clip; /* Adafactor without momentum: update divided by max(1, rms(u) / update_clip); 0: 1; negative:
-                          off. In fused mode rms(u) is the previous step's */
-    int32_t lagged;    /* 1: Adafactor's column statistics and rms(u) are the previous step's even when not fused */
-    float scale_lr;    /* learning-rate factor of trained scales, relative steps; 0: 1; negative: they stay. Codes under
-                          trained scales step in units of the tensor's mean scale at the first step, not the live one */
-    uint64_t seed;     /* of the rounding; any number, init says 1 */
+    float beta1;        /* SGD's momentum; 0: 0.8; negative: no first moment is kept. Of integer storage with rounding
+                           ACCUMULATE: 1 - beta1 of the accumulator moves codes, all of it where beta1 is negative */
+    float beta2;        /* 0: 0.95 */
+    float eps;          /* 0: 1e-8 */
+    float weight_decay; /* 0: none; matrices only, never gains or biases */
+    int32_t clip;       /* DQT_CLIP_* */
+    float clip_norm;    /* 0: 1 */
+    float update_clip;  /* Adafactor without momentum, or ACCUMULATE: update divided by max(1, rms(u) / update_clip); 0:
+                           1; negative: off. In fused mode rms(u) is the previous step's */
+    int32_t lagged;     /* 1: Adafactor's column statistics and rms(u) are the previous step's even when not fused */
+    float scale_lr; /* learning-rate factor of trained scales, relative steps; 0: 1; negative: they stay. Codes under
+                       trained scales step in units of the tensor's mean scale at the first step, not the live one */
+    uint64_t seed;  /* of the rounding; any number, init says 1 */
     float rounding_noise; /* 0: 1. The stochastic rules use floor(t + 1/2 + noise * (r - 1/2)): below 1 small updates
-                             are lost unless ECO feeds the error back; see docs/results.md */
+                             are lost unless ECO or ACCUMULATE keeps the error; see docs/results.md */
     int32_t reserved;
     const dqt_group_options *groups; /* [num_groups], each of groups[0].struct_size; later ones win; NULL with 0 */
     size_t num_groups;
@@ -808,8 +815,9 @@ DQT_API dqt_status dqt_updater_options_init(dqt_updater_options *options, size_t
 typedef struct dqt_updater_memory_info {
     uint32_t struct_size;
     uint32_t reserved;
-    size_t total; /* exactly what creation allocates */
-    size_t momentum, variance, scales, workspace, other;
+    size_t total;    /* exactly what creation allocates */
+    size_t momentum; /* first moments, and the accumulators of DQT_ROUND_ACCUMULATE */
+    size_t variance, scales, workspace, other;
 } dqt_updater_memory_info;
 
 /* What dqt_updater_create would allocate. Layers may be shape-only. Since 0.1. */
@@ -825,7 +833,9 @@ DQT_API void dqt_updater_destroy(dqt_updater *updater);
 
 /* Adds a group; *num_matched (NULL: not wanted) is how many parameters it is of. Call between steps; it holds from the
  * next one. DQT_E_ARGUMENT (also for options NULL), DQT_E_UNSUPPORTED (an optimizer; ECO rounding or a beta1 without a
- * first moment). Since 0.1. */
+ * first moment; rounding ACCUMULATE for integer storage that has another, or the reverse). Where beta1 or
+ * rounding_noise moves the limits of accumulators, these are rounded to the new grid, stochastically; what is beyond
+ * its ends is lost. Since 0.1. */
 DQT_API dqt_status dqt_updater_add_group(dqt_updater *updater, const dqt_group_options *options, size_t *num_matched);
 
 /* What holds for one parameter after all groups. */

@@ -169,7 +169,7 @@ static void every_rule_resumes(void) {
     struct counting memory;
     dqt_context *ctx = counting_context(&memory);
     for (int32_t optimizer = DQT_OPTIMIZER_SGD; optimizer <= DQT_OPTIMIZER_ADAFACTOR; optimizer++)
-        for (int32_t rounding = DQT_ROUND_STOCHASTIC; rounding <= DQT_ROUND_ECO_NEAREST; rounding++)
+        for (int32_t rounding = DQT_ROUND_STOCHASTIC; rounding <= DQT_ROUND_ACCUMULATE; rounding++)
             for (int32_t states = 0; states < 9; states++) {
                 dqt_updater_options u = DQT_INIT(dqt_updater_options);
                 u.optimizer = optimizer;

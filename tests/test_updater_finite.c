@@ -6,6 +6,7 @@
 
 #include "format/format.h"
 #include "layer/tape.h"
+#include "optim/rounding.h"
 #include "updater_fixture.h"
 
 enum { ROWS = 66, COLS = 131, COUNT = ROWS * COLS, GAIN = 131, TENSORS = 2 };
@@ -171,12 +172,12 @@ static void all_stays_finite(void) {
     if (dqt_context_create(NULL, &contexts[1]) != DQT_OK) abort();
     uint64_t random = 20261128;
     const int formats = (int)format_count();
-    for (int i = 0; i < formats * 3 * 4 * 3 * 2 * 2; i++) {
+    for (int i = 0; i < formats * 3 * 5 * 3 * 2 * 2; i++) {
         const int storage = DQT_FORMAT_F32 + i % formats, k = i / formats;
-        const int optimizer = DQT_OPTIMIZER_SGD + k % 3, rounding = DQT_ROUND_STOCHASTIC + k / 3 % 4,
-                  state = k / 12 % 3;
-        const bool momentum = k / 36 % 2, fused = k / 72;
-        if (!momentum && rounding >= DQT_ROUND_ECO_STOCHASTIC) continue;
+        const int optimizer = DQT_OPTIMIZER_SGD + k % 3, rounding = DQT_ROUND_STOCHASTIC + k / 3 % 5,
+                  state = k / 15 % 3;
+        const bool momentum = k / 45 % 2, fused = k / 90;
+        if (!momentum && rounding_of(rounding)->eco) continue;
         char what[96];
         snprintf(what, sizeof what, "%s optimizer %d rounding %d state %d beta1 %d fused %d",
                  format_public_name(storage), optimizer, rounding, state, momentum, fused);

@@ -58,8 +58,10 @@ static void groups_are_rows(void) {
     static const int states[] = {DQT_STATE_F32, DQT_STATE_BF16, DQT_STATE_INT8};
     EACH_FORMAT(format)
     for (size_t i = 0; number_is_code(format) && i < GROUPS; i++)
-        for (int v = 0; v < 24; v++) {
-            const int optimizer = 1 + v % 2, rounding = DQT_ROUND_STOCHASTIC + v / 2 % 4, state = states[v / 8];
+        for (int v = 0; v < 30; v++) {
+            const int optimizer = 1 + v % 2,
+                      rounding = v < 24 ? DQT_ROUND_STOCHASTIC + v / 2 % 4 : DQT_ROUND_ACCUMULATE,
+                      state = states[v < 24 ? v / 8 : v / 2 % 2];
             const bool trained = v % 3 == 0;
             const size_t group = (size_t)group_sizes[i];
             if (state == DQT_STATE_INT8 && group < 128) continue; /* its blocks of 128 end with a row */
@@ -91,7 +93,7 @@ static void groups_are_rows(void) {
             int8_t *x = codes_of(a), *y = codes_of(b);
             CHECKF(memcmp(x, y, COUNT) == 0, "%s, groups of %zu, variant %d", format_public_name(format), group, v);
             CHECK(same_state(ua, ub, "0.m") && same_state(ua, ub, "0.v") && same_state(ua, ub, "0.m_scale") &&
-                  same_state(ua, ub, "0.scale_unit"));
+                  same_state(ua, ub, "0.accumulator") && same_state(ua, ub, "0.scale_unit"));
             for (size_t k = 0; k < a->num_scales; k++) /* trained: their gradients are summed in another order */
                 CHECKF(fabsf(scale_number(a, k) - b->scales[k]) <= (trained ? 1e-5f * b->scales[k] : 0),
                        "%s, groups of %zu: scale %zu is %g, of a row %g", format_public_name(format), group, k,
@@ -155,7 +157,8 @@ static uint64_t outcome(dqt_context *ctx, int format, int32_t group, int v, int 
     static float g[COUNT];
     dqt_updater_options o =
         plain_options(1 + v % 3, DQT_ROUND_STOCHASTIC + v / 3 % 4, v % 5 == 4 && v / 3 % 4 < 2 ? 0.0f : 0.9f);
-    o.momentum_state = o.variance_state = v / 12;
+    if (v >= 36) o.rounding = DQT_ROUND_ACCUMULATE;
+    o.momentum_state = o.variance_state = v / 12 % 3;
     o.weight_decay = 0.1f;
     o.lagged = 1;
     dqt_tensor *t = make_grouped(ctx, ROWS, COLS, format, DQT_AXIS_GROUP, group, v % 2);
@@ -187,7 +190,7 @@ static void one_result(void) {
     OK(NULL, dqt_context_create(&o, &contexts[count]));
     share_all_work(contexts[count++]);
     EACH_FORMAT(format)
-    for (int v = 0; number_is_code(format) && v < 36; v++) {
+    for (int v = 0; number_is_code(format) && v < 42; v++) {
         const int32_t group = group_sizes[(v + format) % GROUPS];
         const uint64_t expected = outcome(contexts[0], format, group, v, 0);
         for (size_t k = 0; k < count; k++)
@@ -204,8 +207,9 @@ static void parts_make_a_whole(void) {
     static float g[COUNT];
     dqt_context *ctx = isa_context(DQT_ISA_SCALAR, 1);
     for (int trained = 0; trained < 2; trained++)
-        for (int optimizer = 1; optimizer <= 3; optimizer++) {
-            dqt_updater_options o = plain_options(optimizer, DQT_ROUND_ECO_STOCHASTIC, 0.8f);
+        for (int v = 0; v < 6; v++) {
+            dqt_updater_options o =
+                plain_options(1 + v % 3, v < 3 ? DQT_ROUND_ECO_STOCHASTIC : DQT_ROUND_ACCUMULATE, 0.8f);
             o.clip = DQT_CLIP_GLOBAL_NORM;
             dqt_tensor *t[3];
             dqt_updater *u[3];
@@ -249,7 +253,7 @@ static void all_stays_finite(void) {
     static const float rates[] = {0, 1e-38f, 1e-6f, 1, 1e30f, FLT_MAX};
     for (size_t i = 0; i < ISA_COUNT; i++) {
         dqt_context *ctx = isa_context(isa_caps[i].isa, 1);
-        for (int v = 0; ctx && v < 12; v++)
+        for (int v = 0; ctx && v < 15; v++)
             for (size_t rate = 0; rate < sizeof rates / sizeof *rates; rate++) {
                 dqt_updater_options o = plain_options(1 + v % 3, DQT_ROUND_STOCHASTIC + v / 3, 0.8f);
                 o.weight_decay = 1e30f;
@@ -265,7 +269,7 @@ static void all_stays_finite(void) {
                 int8_t *codes = codes_of(t);
                 const struct find_state m = state_piece(u, "0.m"), unit = state_piece(u, "0.v");
                 for (size_t k = 0; k < COUNT; k++)
-                    CHECK(codes[k] >= -8 && codes[k] <= 7 && isfinite(((const float *)m.data)[k]) &&
+                    CHECK(codes[k] >= -8 && codes[k] <= 7 && (!m.data || isfinite(((const float *)m.data)[k])) &&
                           (!unit.data || isfinite(((const float *)unit.data)[k])));
                 free(codes);
                 updater_destroy(u);

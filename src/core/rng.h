@@ -20,7 +20,8 @@ enum rng_stream {
     /* rounding of gradients to int8 for the products of backward: not by element, kernels/gradient_kernels.h */
     RNG_INPUT_PRODUCT = 9,
     RNG_WEIGHT_PRODUCT = 10,
-    RNG_IMPORTANCE = 11 /* the tokens of io/importance.h */
+    RNG_IMPORTANCE = 11, /* the tokens of io/importance.h */
+    RNG_ACCUMULATOR = 12 /* accumulators of steps whose grid changes; in an update they take RNG_MOMENTUM's */
 };
 
 struct rng {

@@ -116,9 +116,15 @@ static dqt_status read_rules(struct reader *r, struct stage *s) {
             TRY(reader_check(r, "RULE", updater_target(s->updater, i)->name));
             TRY(reader_entries(r, &rule_table, &s->rules[i]));
         }
+        const char *name = updater_target(s->updater, i)->name;
         if (s->rules[i].optimizer != updater_optimizer(s->updater, i))
             return fail(r->ctx, DQT_E_UNSUPPORTED, "checkpoint: %s had another optimiser than this updater gives it",
-                        updater_target(s->updater, i)->name);
+                        name);
+        if (!updater_keeps_state(s->updater, i, s->rules[i].rounding))
+            return fail(
+                r->ctx, DQT_E_UNSUPPORTED,
+                "checkpoint: %s had another state than here: rounding ACCUMULATE is the one's and not the other's",
+                name);
     }
     return r->version == 1 ? reader_end(r) : DQT_OK;
 }

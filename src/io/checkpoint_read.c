@@ -7,6 +7,7 @@
 
 #include "core/status.h"
 #include "io/checkpoint_reader.h"
+#include "optim/rounding.h"
 
 enum {
     SENTENCE_BYTES = 400,
@@ -169,7 +170,7 @@ struct plan {
     dqt_updater_options options;
     struct update_target *targets; /* [count] */
     struct file_rule *rules;       /* [count] */
-    dqt_group_options *groups;     /* [count]: one for each parameter that has another optimiser than the options */
+    dqt_group_options *groups; /* [count]: one for each parameter whose rule keeps another state than the options say */
     size_t count;
 };
 
@@ -197,14 +198,21 @@ static dqt_status read_rules_v1(struct reader *r, struct plan *p) {
     return reader_end(r);
 }
 
+static dqt_status impossible_rule(const struct reader *r, const struct plan *p, size_t index) {
+    return fail(r->ctx, DQT_E_FORMAT, "checkpoint: the rule of %s is impossible", p->targets[index].name);
+}
+
 static dqt_status read_rules(struct reader *r, struct plan *p) {
     for (size_t i = 0; i < p->count; i++) {
         TRY(reader_next(r));
         TRY(reader_check(r, "RULE", p->targets[i].name));
         TRY(reader_entries(r, &rule_table, &p->rules[i]));
-        if (p->rules[i].optimizer == p->options.optimizer) continue;
-        p->groups[p->options.num_groups++] = (dqt_group_options){
-            .struct_size = sizeof *p->groups, .pattern = p->targets[i].name, .optimizer = p->rules[i].optimizer};
+        if (p->rules[i].optimizer == p->options.optimizer && p->rules[i].rounding == p->options.rounding) continue;
+        if (!rounding_of(p->rules[i].rounding)) return impossible_rule(r, p, i);
+        p->groups[p->options.num_groups++] = (dqt_group_options){.struct_size = sizeof *p->groups,
+                                                                 .pattern = p->targets[i].name,
+                                                                 .optimizer = p->rules[i].optimizer,
+                                                                 .rounding = p->rules[i].rounding};
     }
     if (p->options.num_groups) p->options.groups = p->groups;
     return DQT_OK;
@@ -233,8 +241,7 @@ static dqt_status read_planned(struct reader *r, struct plan *p) {
     TRY(r->version == 1 ? read_rules_v1(r, p) : read_rules(r, p));
     TRY(create_updater(r, p));
     for (size_t i = 0; i < p->count; i++)
-        if (!file_rule_set(r->out->updater, i, &p->rules[i]))
-            return fail(r->ctx, DQT_E_FORMAT, "checkpoint: the rule of %s is impossible", p->targets[i].name);
+        if (!file_rule_set(r->out->updater, i, &p->rules[i])) return impossible_rule(r, p, i);
     return updater_visit_state(r->out->updater, read_state, r);
 }
 

@@ -16,6 +16,8 @@
 enum { UPDATE_CHUNK = 128 };
 /* Columns that have one scale in any case. */
 enum { UPDATE_PART = 32 };
+/* Greatest code of an accumulator: its grid has 255 values, 0 in their middle. */
+enum { UPDATE_ACCUMULATOR_MAX = 127 };
 
 /* What keeps every number of a step finite, whatever the gradients and the learning rate: gradients (after clipping)
  * and updates u are limited to +-2^50, so that sums of their squares are finite in f32; first moments stay within
@@ -48,6 +50,7 @@ struct update_plan {
     size_t float_bytes;            /* 4: f32; 2: bf16 */
     bool stochastic;               /* else nearest */
     bool eco;                      /* feed the rounding error back into the momentum */
+    bool accumulate;               /* steps of codes go into the row's accumulator; no first moment */
     bool train_scale;              /* return the scale's gradient */
     bool dry;                      /* only update_squares: nothing is written */
     bool momentum;                 /* a first moment is kept */
@@ -61,8 +64,10 @@ struct update_plan {
     float noise;                        /* stochastic: 1, or less for floor(x + 1/2 + noise * (r - 1/2)) */
     float inverse_bias1, inverse_bias2; /* 1 / (1 - beta^t); the former 1 where m is a sum */
     float update_factor;                /* u is multiplied by it (Adafactor's update clipping) */
-    float eco_factor; /* (1 - 1 / beta1) * (1 - beta1^t) / learning_rate; a sum: without the bias term */
-    struct rng weight, momentum_rng, variance_rng;
+    float eco_factor;        /* (1 - 1 / beta1) * (1 - beta1^t) / learning_rate; a sum: without the bias term */
+    float accumulator_unit;  /* accumulate: steps of the accumulator's grid in one step of codes */
+    float accumulator_reach; /* steps of codes by which one step of the grid moves a code */
+    struct rng weight, momentum_rng, variance_rng; /* momentum_rng: of the accumulator too */
 };
 
 /* One row. m and v point at the row's states: float, uint16_t (bf16) or one byte each, with one scale per chunk. */
@@ -77,6 +82,7 @@ struct update_row {
     double *scale_gradients;     /* out, [cols / group_cols]: of groups' trained scales; NULL: the row has one */
     void *m, *v;
     float *m_scale, *v_scale; /* codecs with scales: [ceil(cols / UPDATE_CHUNK)] */
+    int8_t *accumulator;      /* accumulate: [cols], within +-UPDATE_ACCUMULATOR_MAX */
     const float *column;      /* factored second moment: column statistic [cols]; NULL: all 1 */
     float row_factor;
 };

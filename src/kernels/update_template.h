@@ -126,6 +126,7 @@ struct code_steps {
     float step[CHUNK];  /* lr / s */
     float decay[CHUNK]; /* lr * weight decay */
     float back[CHUNK];  /* ECO: what an error of one code adds to m, times the denominator */
+    float reach[CHUNK]; /* the plan's accumulator_reach; 0: nothing moves */
     bool eco;
 };
 
@@ -137,10 +138,12 @@ static void steps_fill(const struct update_plan *p, float scale, size_t first, s
     const float decay = moves ? least_float(p->learning_rate * p->weight_decay, 0x1p100f) : 0.0f;
     /* At learning rates near 0 the factor overflows, or m would: then nothing is fed back. */
     const float factor = p->eco_factor * scale, back = isfinite(factor) ? factor : 0.0f;
+    const float reach = moves && p->learning_rate > 0.0f ? p->accumulator_reach : 0.0f;
     for (size_t k = first; k < first + count; k++) {
         s->step[k] = step;
         s->decay[k] = decay;
         s->back[k] = back;
+        s->reach[k] = reach;
     }
     s->eco = p->eco && (count < CHUNK || isfinite(factor));
 }
@@ -155,12 +158,29 @@ static void steps_of_groups(const struct update_plan *p, const struct update_row
     if (n < CHUNK) steps_fill(p, 0.0f, n, CHUNK - n, s);
 }
 
+/* Codes q become new_q, kept within the format's range. */
+static void codes_move(const struct packing *packing, const int32_t *restrict q, int32_t *restrict new_q,
+                       int8_t *restrict codes, struct update_result *result) {
+    const int32_t low = packing->min, high = packing->max;
+    int32_t flipped = 0, saturated = 0;
+    for (int k = 0; k < CHUNK; k++) {
+        int32_t c = new_q[k] > low ? new_q[k] : low;
+        c = c < high ? c : high;
+        saturated += c != new_q[k];
+        flipped += c != q[k];
+        new_q[k] = c;
+    }
+    for (int k = 0; k < CHUNK; k++)
+        codes[k] = (int8_t)new_q[k];
+    result->flipped += (uint64_t)flipped;
+    result->saturated += (uint64_t)saturated;
+}
+
 /* Codes of one chunk: x = -(lr * (u + decay * W)) / s is added to q and rounded. Working on x instead of q + x loses no
  * bits of a small step; q is whole, so floor(q + x + r) = q + floor(x + r). */
 static void round_codes(const struct update_plan *p, const struct code_steps *s, const float *u, const uint32_t *words,
                         const float *denominator, float *m, int8_t *codes, struct update_result *result) {
-    const int32_t low = p->packing->min, high = p->packing->max;
-    int32_t q[CHUNK], new_q[CHUNK], flipped = 0, saturated = 0;
+    int32_t q[CHUNK], new_q[CHUNK];
     float x[CHUNK];
     for (int k = 0; k < CHUNK; k++)
         q[k] = codes[k];
@@ -177,26 +197,48 @@ static void round_codes(const struct update_plan *p, const struct code_steps *s,
         for (int k = 0; k < CHUNK; k++)
             new_q[k] = (int32_t)nearest((float)q[k] + x[k]);
     }
-    for (int k = 0; k < CHUNK; k++) {
-        int32_t c = new_q[k] > low ? new_q[k] : low;
-        c = c < high ? c : high;
-        saturated += c != new_q[k];
-        flipped += c != q[k];
-        new_q[k] = c;
-    }
-    for (int k = 0; k < CHUNK; k++)
-        codes[k] = (int8_t)new_q[k];
-    result->flipped += (uint64_t)flipped;
-    result->saturated += (uint64_t)saturated;
+    codes_move(p->packing, q, new_q, codes, result);
     /* e = (clamp(t, Qn - 0.5, Qp + 0.5) - q') * s, everything relative to q */
     if (!s->eco) return;
-    const float floor_code = (float)low - 0.5f, ceiling_code = (float)high + 0.5f;
+    const float floor_code = (float)p->packing->min - 0.5f, ceiling_code = (float)p->packing->max + 0.5f;
     for (int k = 0; k < CHUNK; k++) {
         const float reached = clamp_float(x[k], floor_code - (float)q[k], ceiling_code - (float)q[k]);
         const float e = reached - (float)(new_q[k] - q[k]);
         const float back = m[k] + e * s->back[k] * denominator[k];
         m[k] = fabsf(back) <= UPDATE_STATE_LIMIT ? back : m[k];
     }
+}
+
+/* Codes of one chunk by way of an accumulator, in steps of whose grid all is counted here: x, the step as above, goes
+ * into it, and what q has moved by comes out of it. It is rounded as a change of the whole number that it was, so that
+ * without a step it stays. words: of the codes, accumulator_words: of the accumulator. */
+static void accumulate_codes(const struct update_plan *p, const struct code_steps *s, const float *u,
+                             const uint32_t *words, const uint32_t *accumulator_words, int8_t *codes,
+                             int8_t *accumulator, struct update_result *result) {
+    const float unit = p->accumulator_unit, noise = p->noise;
+    int32_t q[CHUNK], new_q[CHUNK], sum[CHUNK];
+    float change[CHUNK];
+    for (int k = 0; k < CHUNK; k++)
+        q[k] = codes[k];
+    for (int k = 0; k < CHUNK; k++)
+        sum[k] = accumulator[k];
+    for (int k = 0; k < CHUNK; k++)
+        change[k] = within(-(u[k] * s->step[k] + (float)q[k] * s->decay[k]), UPDATE_STATE_LIMIT) * unit;
+    for (int k = 0; k < CHUNK; k++) {
+        const float x = within(((float)sum[k] + change[k]) * s->reach[k], 1024.0f);
+        new_q[k] = q[k] + floor_noisy(x, words[k], noise);
+    }
+    codes_move(p->packing, q, new_q, codes, result);
+    for (int k = 0; k < CHUNK; k++)
+        change[k] = within(change[k] - (float)(new_q[k] - q[k]) * unit, 1024.0f);
+    for (int k = 0; k < CHUNK; k++) {
+        const int32_t most = UPDATE_ACCUMULATOR_MAX;
+        int32_t c = sum[k] + floor_random(change[k], accumulator_words[k]);
+        c = c > -most ? c : -most;
+        sum[k] = c < most ? c : most;
+    }
+    for (int k = 0; k < CHUNK; k++)
+        accumulator[k] = (int8_t)sum[k];
 }
 
 /* count: a power of two. */
@@ -233,8 +275,8 @@ static void scale_gradients(const struct update_row *row, size_t col, size_t n, 
 }
 
 static void chunk_codes(const struct update_plan *p, const struct update_row *row, size_t col, size_t n, const float *g,
-                        const float *u, struct stream *random, const float *denominator, float *m, float *scale_lanes,
-                        struct code_steps *steps, struct update_result *result) {
+                        const float *u, struct stream *random, struct stream *m_random, const float *denominator,
+                        float *m, float *scale_lanes, struct code_steps *steps, struct update_result *result) {
     const size_t block_bytes = packing_block_bytes(p->packing);
     uint8_t *packed = (uint8_t *)row->weight + col / PACK_BLOCK * block_bytes;
     int8_t codes[CHUNK] = {0};
@@ -243,7 +285,14 @@ static void chunk_codes(const struct update_plan *p, const struct update_row *ro
     if (p->train_scale) scale_gradients(row, col, n, g, codes, scale_lanes);
     if (row->half_scales) steps_of_groups(p, row, col, n, steps);
     const uint32_t *words = p->stochastic ? stream_chunk(random) : NULL;
-    round_codes(p, steps, u, words, denominator, m, codes, result);
+    if (p->accumulate) {
+        int8_t sums[CHUNK] = {0};
+        memcpy(sums, row->accumulator + col, n);
+        accumulate_codes(p, steps, u, words, stream_chunk(m_random), codes, sums, result);
+        memcpy(row->accumulator + col, sums, n);
+    } else {
+        round_codes(p, steps, u, words, denominator, m, codes, result);
+    }
     block_pack(p->packing, codes, packed);
     if (n > PACK_BLOCK) block_pack(p->packing, codes + PACK_BLOCK, packed + block_bytes);
 }
@@ -289,6 +338,7 @@ static void chunk_floats(const struct update_plan *p, const struct update_row *r
 static void update_row(const struct update_plan *p, const struct update_row *row, struct update_result *result) {
     DQT_ASSERT((size_t)p->method < sizeof moments / sizeof *moments);
     DQT_ASSERT(!p->eco || p->momentum);
+    DQT_ASSERT(!p->accumulate || (p->packing && p->stochastic && !p->momentum && !p->eco && row->accumulator));
     float gradient[CHUNK], m_buffer[CHUNK], v_buffer[CHUNK], column[CHUNK], denominator[CHUNK], u[CHUNK];
     float square_lanes[LANES] = {0}, scale_lanes[LANES] = {0};
     struct stream weight_random, m_random, v_random;
@@ -299,7 +349,8 @@ static void update_row(const struct update_plan *p, const struct update_row *row
     memset(result, 0, sizeof *result);
     if (p->float_bytes != sizeof(float) && p->stochastic && !p->dry)
         stream_start(&weight_random, &p->weight, row->element);
-    if (p->momentum && p->momentum_codec != UPDATE_F32) stream_start(&m_random, &p->momentum_rng, row->element);
+    if (p->accumulate || (p->momentum && p->momentum_codec != UPDATE_F32))
+        stream_start(&m_random, &p->momentum_rng, row->element);
     if (p->variance && p->variance_codec != UPDATE_F32) stream_start(&v_random, &p->variance_rng, row->element);
     if (!row->column)
         for (int k = 0; k < CHUNK; k++)
@@ -329,7 +380,7 @@ static void update_row(const struct update_plan *p, const struct update_row *row
             square_lanes[k] += u[k] * u[k] + u[LANES + k] * u[LANES + k];
         if (p->dry) continue;
         if (codes) {
-            chunk_codes(p, row, col, n, g, u, &weight_random, denominator, x.m, scale_lanes, &steps, result);
+            chunk_codes(p, row, col, n, g, u, &weight_random, &m_random, denominator, x.m, scale_lanes, &steps, result);
         } else {
             chunk_floats(p, row, col, n, u, &weight_random);
         }

@@ -14,6 +14,11 @@ static bool group_matches(const dqt_group_options *o, const struct update_target
 
 dqt_status updater_check_rounding(const dqt_context *ctx, const struct optimizer *optimizer, float beta1,
                                   int32_t rounding, const struct update_target *t) {
+    if (accumulator_kept(t->tensor, rounding) && optimizer->needs_momentum)
+        return fail(
+            ctx, DQT_E_UNSUPPORTED,
+            "rounding is ACCUMULATE, which keeps no first moment of %s, but %s needs one: take another rounding",
+            t->name, optimizer->name);
     if (!rounding_of(rounding)->eco || !format_is_code(t->tensor->storage)) return DQT_OK; /* nothing to feed back */
     if (!optimizer->linear)
         return fail(ctx, DQT_E_UNSUPPORTED,
@@ -75,17 +80,29 @@ dqt_status updater_add_group(dqt_updater *u, const dqt_group_options *o, size_t 
         return fail(u->ctx, DQT_E_UNSUPPORTED, "ECO rounding needs a first moment, but beta1 is 0");
     for (size_t i = 0; i < u->count; i++) {
         const struct parameter *p = &u->parameters[i];
-        if (group_matches(o, &p->target))
-            TRY(updater_check_rounding(u->ctx, p->optimizer, u->options.beta1, changed(p->rule, o).rounding,
-                                       &p->target));
+        if (!group_matches(o, &p->target)) continue;
+        const int32_t next = changed(p->rule, o).rounding;
+        TRY(updater_check_rounding(u->ctx, p->optimizer, u->options.beta1, next, &p->target));
+        if (!updater_keeps_state(u, i, next))
+            return fail(u->ctx, DQT_E_UNSUPPORTED,
+                        "rounding ACCUMULATE decides what state is kept: %s %s it from dqt_updater_options on",
+                        p->target.name, p->accumulator ? "has" : "does not have");
     }
     for (size_t i = 0; i < u->count; i++) {
         struct parameter *p = &u->parameters[i];
         if (!group_matches(o, &p->target)) continue;
-        p->rule = changed(p->rule, o);
+        const struct update_rule next = changed(p->rule, o);
+        accumulator_regrid(u, i, &next);
+        p->rule = next;
         ++*matched;
     }
     return DQT_OK;
+}
+
+bool updater_keeps_state(const dqt_updater *u, size_t index, int32_t rounding) {
+    DQT_ASSERT(index < u->count);
+    const struct parameter *p = &u->parameters[index];
+    return !rounding_of(rounding) || accumulator_kept(p->target.tensor, rounding) == (p->accumulator != NULL);
 }
 
 /* ---- Single rules -------------------------------------------------------------------------------------------- */
@@ -102,7 +119,7 @@ bool updater_set_rule(dqt_updater *u, size_t index, struct update_rule rule) {
         rounding_of(rule.rounding) && isfinite(rule.lr_factor) && rule.lr_factor >= 0.0f &&
         isfinite(rule.weight_decay) && rule.weight_decay >= 0.0f && rule.rounding_noise >= 0.0f &&
         rule.rounding_noise <= 1.0f && rule.beta1 >= 0.0f && rule.beta1 < 1.0f &&
-        (rule.beta1 > 0.0f) == (u->options.beta1 > 0.0f) &&
+        (rule.beta1 > 0.0f) == (u->options.beta1 > 0.0f) && updater_keeps_state(u, index, rule.rounding) &&
         updater_check_rounding(u->ctx, p->optimizer, u->options.beta1, rule.rounding, &p->target) == DQT_OK;
     if (possible) p->rule = rule;
     return possible;

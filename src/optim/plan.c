@@ -98,6 +98,9 @@ void updater_plan(dqt_updater *u, size_t index, float clip) {
         .weight = rng_make(o->seed, u->step, RNG_WEIGHT, id),
         .momentum_rng = rng_make(o->seed, u->step, RNG_MOMENTUM, id),
         .variance_rng = rng_make(o->seed, u->step, RNG_VARIANCE, id),
+        .accumulate = p->accumulator != NULL,
+        .accumulator_unit = (float)accumulator_unit(&p->rule),
+        .accumulator_reach = (float)accumulator_reach(&p->rule),
     };
     /* ECO: what is added to m now comes back as lr / ((1 - beta1^t) * denominator) * (beta1 + beta1^2 + ...) of itself
      * over the next steps, which is e for (1 - 1 / beta1). An m that is a sum has no factors, and its geometric sum is

@@ -9,6 +9,7 @@ struct rounding {
     int32_t id;      /* DQT_ROUND_* */
     bool stochastic; /* else to nearest */
     bool eco;        /* the rounding error is fed back through the first moment (arXiv 2601.22101) */
+    bool accumulate; /* an accumulator of steps is kept in place of a first moment (optim/accumulator.c) */
 };
 
 /* NULL for a number that is none of them. */

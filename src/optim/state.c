@@ -30,10 +30,11 @@ bool state_in_range(const void *data, size_t count, size_t size) {
 }
 
 static const struct rounding rules[] = {
-    {DQT_ROUND_STOCHASTIC, true, false},
-    {DQT_ROUND_NEAREST, false, false},
-    {DQT_ROUND_ECO_STOCHASTIC, true, true},
-    {DQT_ROUND_ECO_NEAREST, false, true},
+    {.id = DQT_ROUND_STOCHASTIC, .stochastic = true},
+    {.id = DQT_ROUND_NEAREST},
+    {.id = DQT_ROUND_ECO_STOCHASTIC, .stochastic = true, .eco = true},
+    {.id = DQT_ROUND_ECO_NEAREST, .eco = true},
+    {.id = DQT_ROUND_ACCUMULATE, .stochastic = true, .accumulate = true},
 };
 
 const struct rounding *rounding_of(int32_t id) {

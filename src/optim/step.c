@@ -40,6 +40,7 @@ static struct update_row kernel_row(const struct parameter *p, size_t row, const
     if (p->m) r.m = (unsigned char *)p->m + at * p->momentum->element_size;
     if (p->v) r.v = (unsigned char *)p->v + at * p->variance->element_size;
     if (p->m_scale) r.m_scale = p->m_scale + row * blocks;
+    if (p->accumulator) r.accumulator = p->accumulator + at;
     if (p->v_scale) r.v_scale = p->v_scale + row * blocks;
     if (p->factored) {
         r.column = p->column_factor > 0.0f ? p->column : NULL;

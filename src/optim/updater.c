@@ -98,7 +98,7 @@ static void *take_state(struct layout *l, size_t *kind, const dqt_tensor *t, con
 }
 
 /* Which states the optimiser keeps for a tensor of this shape. */
-static void choose_states(struct parameter *p, const dqt_updater_options *o) {
+static void choose_states(struct parameter *p, const dqt_updater_options *o, bool accumulates) {
     const struct optimizer *optimizer = p->optimizer;
     const dqt_tensor *t = p->target.tensor;
     bool per_weight = false;
@@ -111,7 +111,7 @@ static void choose_states(struct parameter *p, const dqt_updater_options *o) {
         per_weight = !p->factored;
         break;
     }
-    p->momentum = o->beta1 > 0.0f ? state_format_of(o->momentum_state) : NULL;
+    p->momentum = o->beta1 > 0.0f && !accumulates ? state_format_of(o->momentum_state) : NULL;
     p->variance = per_weight ? state_format_of(optimizer->variance_formats ? o->variance_state : DQT_STATE_F32) : NULL;
 }
 
@@ -119,15 +119,21 @@ static void lay_out_parameter(struct layout *l, struct parameter *p, const dqt_u
     const dqt_tensor *t = p->target.tensor;
     p->tiles = ceil_div(t->rows, GEMM_TILE_ROWS);
     p->rule = updater_first_rule(o, &p->target, &p->optimizer);
-    choose_states(p, o);
+    const bool accumulates = accumulator_kept(t, p->rule.rounding);
+    choose_states(p, o, accumulates);
     if (p->momentum) p->m = take_state(l, &l->momentum, t, p->momentum, &p->m_scale);
+    if (accumulates) {
+        size_t weights;
+        size_mul(t->rows, t->cols, &weights);
+        p->accumulator = take(l, &l->momentum, weights, sizeof *p->accumulator);
+    }
     if (p->variance) p->v = take_state(l, &l->variance, t, p->variance, &p->v_scale);
     if (p->factored) {
         p->row = take(l, &l->variance, t->rows, sizeof(float));
         p->column = take(l, &l->variance, t->cols, sizeof(float));
     }
     if (t->train_scale) {
-        if (p->momentum) p->scale_m = take(l, &l->scales, t->num_scales, sizeof(float));
+        if (o->beta1 > 0.0f) p->scale_m = take(l, &l->scales, t->num_scales, sizeof(float));
         p->scale_v = take(l, &l->scales, t->num_scales, sizeof(float));
         p->reference_scale = take(l, &l->scales, 1, sizeof(float));
     }
@@ -273,6 +279,7 @@ dqt_status updater_visit_state(dqt_updater *u, state_visit_fn visit, void *arg) 
         struct parameter *p = &u->parameters[i];
         const dqt_tensor *t = p->target.tensor;
         TRY(visit_moments(visit, arg, i, "m", "m_scale", p->m, p->m_scale, t, p->momentum));
+        TRY(visit_one(visit, arg, i, "accumulator", p->accumulator, t->rows * t->cols, 1));
         TRY(visit_moments(visit, arg, i, "v", "v_scale", p->v, p->v_scale, t, p->variance));
         TRY(visit_one(visit, arg, i, "row", p->row, t->rows, 4));
         TRY(visit_one(visit, arg, i, "column", p->column, t->cols, 4));

@@ -30,8 +30,10 @@ void updater_set_step_count(dqt_updater *u, uint64_t step);
 const dqt_updater_options *updater_options(const dqt_updater *u);
 /* DQT_OPTIMIZER_* of a parameter. */
 int32_t updater_optimizer(const dqt_updater *u, size_t index);
-/* *matched: number of parameters that the group is of. DQT_E_UNSUPPORTED, and nothing changed, where the optimiser or
- * the storage of one of them does not allow the rule. */
+/* Whether the state of a parameter is that of this rounding. True for a number that is none. */
+bool updater_keeps_state(const dqt_updater *u, size_t index, int32_t rounding);
+/* *matched: number of parameters that the group is of. DQT_E_UNSUPPORTED, and nothing changed, where the optimiser, the
+ * storage or the state of one of them does not allow the rule. */
 dqt_status updater_add_group(dqt_updater *u, const dqt_group_options *o, size_t *matched);
 
 /* Whole step from gradient buffers, one per parameter. */

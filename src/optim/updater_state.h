@@ -1,8 +1,8 @@
 /* What is behind dqt_updater: one block of memory,
  *
- *   struct dqt_updater | parameters | per parameter: m, m scales, v, v scales, row and column statistics,
- *   moments of trained scales and their reference, history | tile results | column sums | gradients of a row's scales |
- * gradient rows, one per lane
+ *   struct dqt_updater | parameters | per parameter: m, m scales or accumulator, v, v scales, row and column
+ * statistics, moments of trained scales and their reference, history | tile results | column sums | gradients of a
+ * row's scales | gradient rows, one per lane
  *
  * State that survives a step is what updater_visit_state shows; the rest is scratch of one step. */
 #ifndef DQT_OPTIM_UPDATER_STATE_H
@@ -34,6 +34,7 @@ struct parameter {
     bool factored;                                  /* row and column statistics are kept */
 
     void *m, *v;
+    int8_t *accumulator; /* [rows][cols] steps that codes have not made yet; NULL: another rounding rule, or floats */
     float *m_scale, *v_scale; /* [rows][chunks] of DQT_STATE_INT8 */
     float *row, *column;      /* factored statistics: means of g^2 */
     float *scale_m, *scale_v; /* [num_scales], trained scales */
@@ -109,6 +110,16 @@ struct update_rule updater_first_rule(const dqt_updater_options *o, const struct
  */
 dqt_status updater_check_rounding(const dqt_context *ctx, const struct optimizer *optimizer, float beta1,
                                   int32_t rounding, const struct update_target *t);
+
+/* ---- accumulator.c ---- */
+
+/* Whether a parameter of this storage with this rounding keeps an accumulator. */
+bool accumulator_kept(const dqt_tensor *t, int32_t rounding);
+/* Steps of the accumulator's grid in one step of codes, and how many of those one step of the grid moves a code. */
+double accumulator_unit(const struct update_rule *rule);
+double accumulator_reach(const struct update_rule *rule);
+/* Between steps: from the grid of the parameter's rule to that of another. */
+void accumulator_regrid(const dqt_updater *u, size_t index, const struct update_rule *next);
 
 /* ---- factored.c ---- */
 

@@ -190,6 +190,7 @@ pub const DQT_ROUND_STOCHASTIC: _bindgen_ty_9 = 1;
 pub const DQT_ROUND_NEAREST: _bindgen_ty_9 = 2;
 pub const DQT_ROUND_ECO_STOCHASTIC: _bindgen_ty_9 = 3;
 pub const DQT_ROUND_ECO_NEAREST: _bindgen_ty_9 = 4;
+pub const DQT_ROUND_ACCUMULATE: _bindgen_ty_9 = 5;
 pub type _bindgen_ty_9 = i32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
