@@ -7,7 +7,7 @@ after the other, and prints steps, tokens, minutes of training and peak memory o
 
 Minutes are of training: evaluation, and PyTorch's compilation, are not counted, for either. RECIPES is the one table of settings;
 docs/results.md ("Time to quality") says how they were found. An option given after -- goes to every program, after the row's own."""
-import argparse, os, re, subprocess, sys
+import argparse, os, re, signal, subprocess, sys, threading
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MODEL = '--hidden 256 --ff 704 --layers 4 --heads 4 --seq 128 --eval-windows 512'
@@ -16,11 +16,11 @@ MODEL = '--hidden 256 --ff 704 --layers 4 --heads 4 --seq 128 --eval-windows 512
 # of PyTorch all, and the fastest counts.
 # name | who | flag | options of build/examples/03_train or of torch_lm.py
 RECIPES = """
-int4, BF16 products           | library | amx_bf16    | --format int4 --fused --batch 16 --steps 2000 --warmup 100 --eval-every 100
-int4, INT8 products           | library |             | --format int4 --fused --precision int8 --batch 16 --steps 2000 --warmup 100 --eval-every 100
-PyTorch BF16, compiled        | torch   | amx_bf16    | --bf16 --compile --batch 16 --steps 2000 --warmup 100 --eval-every 100
-PyTorch BF16, compiled        | torch   | avx512_bf16 | --bf16 --compile --batch 16 --steps 2000 --warmup 100 --eval-every 100
-PyTorch F32, compiled         | torch   |             | --compile --batch 16 --steps 2000 --warmup 100 --eval-every 100
+int4, BF16 products     | library | amx_bf16    | --format int4 --fused --batch 16 --steps 3000 --warmup 100 --eval-every 100 --lr 3e-3
+int4, INT8 products     | library |             | --format int4 --fused --precision int8 --batch 16 --steps 3000 --warmup 100 --eval-every 100 --lr 3e-3
+PyTorch BF16, compiled  | torch   | amx_bf16    | --bf16 --compile --batch 16 --steps 3000 --warmup 100 --eval-every 100 --lr 4e-3
+PyTorch BF16, compiled  | torch   | avx512_bf16 | --bf16 --compile --batch 16 --steps 3000 --warmup 100 --eval-every 100 --lr 4e-3
+PyTorch F32, compiled   | torch   |             | --compile --batch 16 --steps 3000 --warmup 100 --eval-every 100 --lr 4e-3
 """
 
 
@@ -37,15 +37,19 @@ def rows():
             yield name, who, options.split()
 
 
-def run(command):
-    """Shows what the program prints; returns what is measured, or None where it failed."""
+def run(command, limit):
+    """Shows what the program prints; returns what is measured, or None where it failed. After `limit` seconds it is asked to stop."""
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    timer = threading.Timer(limit or threading.TIMEOUT_MAX, lambda: child.send_signal(signal.SIGINT))
+    timer.daemon = True
+    timer.start()
     said = None
     for line in child.stdout:
         print('  ' + line.rstrip(), flush=True)
         said = re.match(r'(reached|did not reach) .* at step (\d+): (\d+) tokens, ([\d.]+) s of training', line) or said
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = status
+    timer.cancel()
     if status or not said:
         return None
     return dict(reached=said[1] == 'reached', steps=int(said[2]), tokens=int(said[3]), seconds=float(said[4]),
@@ -59,18 +63,26 @@ def command_of(args, who, options):
     return [args.python, os.path.join(HERE, 'torch_lm.py'), '--sub-norms', *MODEL.split(), *data, *options, *args.more]
 
 
-def arguments():
-    p = argparse.ArgumentParser()
+def parse(p):
+    """With what both programs take; what is after -- becomes `more`."""
     p.add_argument('--data', required=True)
     p.add_argument('--valid', required=True)
     p.add_argument('--target', default='1.85', help='bits per byte')
     p.add_argument('--threads', default='2')
     p.add_argument('--program', default='build/examples/03_train')
     p.add_argument('--python', default=sys.executable, help='a Python that has torch')
+    end = sys.argv.index('--') if '--' in sys.argv else len(sys.argv)
+    args = p.parse_args(sys.argv[1:end])
+    args.more = sys.argv[end + 1:]
+    return args
+
+
+def arguments():
+    p = argparse.ArgumentParser()
     p.add_argument('--out', default='build/speedrun', help="folder of the library's model")
+    p.add_argument('--limit', type=float, default=0, help='seconds that a program may take (0: any)')
     p.add_argument('--only', default='', help='rows whose names contain this')
-    p.add_argument('more', nargs='*', help='after --: options for every program')
-    return p.parse_args()
+    return parse(p)
 
 
 def report(name, r):
@@ -91,16 +103,17 @@ def main():
             print(f'{name}: left out, for {args.python} has no torch of 2.4 or later')
             continue
         print(f'{name}: {" ".join(options)}', flush=True)
-        results[name] = who, run(command_of(args, who, options))
+        results[name] = who, run(command_of(args, who, options), args.limit)
     for name, (_, r) in results.items():
         print(report(name, r))
-    if any(not r or not r['reached'] for _, r in results.values()):
-        sys.exit(1)
-    best = {w: min((r for v, r in results.values() if v == w), key=lambda r: r['seconds'], default=None) for w in ('library', 'torch')}
+    best = {w: min((r for v, r in results.values() if v == w and r and r['reached']), key=lambda r: r['seconds'], default=None)
+            for w in ('library', 'torch')}
     if best['library'] and best['torch']:
         a, b = best['library'], best['torch']
         print(f'library against the fastest PyTorch: {b["seconds"] / a["seconds"]:.2f} times as fast to {args.target} bits per byte '
               f'({b["tokens"] / a["tokens"]:.2f} times fewer tokens), {b["peak"] / a["peak"]:.1f} times less memory')
+    if not all(r and r['reached'] for _, r in results.values()):
+        sys.exit(1)
 
 
 if __name__ == '__main__':

@@ -5,7 +5,7 @@ training contain neither evaluation nor compilation, which is said apart.
     python3 torch_lm.py --data train.txt --valid valid.txt --until 1.85 --threads 2 [--bf16] [--compile]
 
 --help lists the options. --device cuda trains on a GPU: the number of steps is then about the same, and soon known."""
-import argparse, contextlib, math, time
+import argparse, contextlib, math, signal, time
 import torch, torch.nn as nn, torch.nn.functional as F
 
 
@@ -160,6 +160,7 @@ def main():
     if o.threads:
         torch.set_num_threads(o.threads)
     t = Trainer(o)
+    signal.signal(signal.SIGINT, lambda *_: setattr(o, 'steps', 0))  # ends after this step, as 03_train does
     begun = time.monotonic()
     t.backward()  # compiles; its gradients are thrown away
     t.optimizer.zero_grad(set_to_none=True)
@@ -170,7 +171,7 @@ def main():
     while done < o.steps and loss > o.until:
         t.step(done)
         done += 1
-        if done % o.eval_every and done != o.steps:
+        if done % o.eval_every and done < o.steps:
             continue
         if o.device != 'cpu':
             torch.cuda.synchronize()
