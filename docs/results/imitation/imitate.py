@@ -27,6 +27,7 @@ SIZES = {
     'tiny': dict(d=128, f=128, L=1, h=2, T=16, B=2, steps=6, warm=2),
     'lab': dict(d=256, f=704, L=4, h=4, T=128, B=64, steps=2000, warm=100),
     '25m': dict(d=512, f=1408, L=8, h=8, T=256, B=128, steps=3000, warm=100),
+    '85m': dict(d=768, f=2048, L=12, h=12, T=256, B=64, steps=3000, warm=100),
 }
 DEFAULTS = dict(
     kind='float', bits=0, tern=0, std=0.04, sigma=0.0, rows=0, group=0, scale_lr=0.0,   # storage; scale_lr 0: scales are fixed
