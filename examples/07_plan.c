@@ -22,20 +22,23 @@ struct choice {
     const char *name;
     int32_t format, optimizer, momentum_state, variance_state;
     float beta1;
-    int32_t fused, recompute;
+    int32_t fused, recompute, rounding; /* rounding: DQT_ROUND_* */
 };
 
 static const struct choice choices[] = {
-    {"f32, AdamW", DQT_FORMAT_F32, DQT_OPTIMIZER_ADAMW, DQT_STATE_F32, DQT_STATE_F32, 0.9f, 0, 0},
-    {"int8, AdamW f32 states", DQT_FORMAT_INT8, DQT_OPTIMIZER_ADAMW, DQT_STATE_F32, DQT_STATE_F32, 0.9f, 0, 0},
-    {"ternary, AdamW f32 states", DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAMW, DQT_STATE_F32, DQT_STATE_F32, 0.9f, 0, 0},
-    {"  recompute activations", DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAMW, DQT_STATE_F32, DQT_STATE_F32, 0.9f, 0, 1},
-    {"  and fused: no gradients", DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAMW, DQT_STATE_F32, DQT_STATE_F32, 0.9f, 1, 1},
-    {"  and 8-bit states", DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAMW, DQT_STATE_INT8, DQT_STATE_INT8, 0.9f, 1, 1},
-    {"  and factored variance", DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAFACTOR, DQT_STATE_INT8, DQT_STATE_F32, 0.9f, 1, 1},
-    {"  and no momentum", DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAFACTOR, DQT_STATE_F32, DQT_STATE_F32, 0.0f, 1, 1},
-    {"int4, factored, 8-bit m", DQT_FORMAT_INT4, DQT_OPTIMIZER_ADAFACTOR, DQT_STATE_INT8, DQT_STATE_F32, 0.9f, 1, 1},
-    {"int8, factored, no m", DQT_FORMAT_INT8, DQT_OPTIMIZER_ADAFACTOR, DQT_STATE_F32, DQT_STATE_F32, 0.0f, 1, 1},
+    {"f32, AdamW", DQT_FORMAT_F32, DQT_OPTIMIZER_ADAMW, DQT_STATE_F32, DQT_STATE_F32, 0.9f, 0, 0, 0},
+    {"int8, AdamW f32 states", DQT_FORMAT_INT8, DQT_OPTIMIZER_ADAMW, DQT_STATE_F32, DQT_STATE_F32, 0.9f, 0, 0, 0},
+    {"ternary, AdamW f32 states", DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAMW, DQT_STATE_F32, DQT_STATE_F32, 0.9f, 0, 0, 0},
+    {"  recompute activations", DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAMW, DQT_STATE_F32, DQT_STATE_F32, 0.9f, 0, 1, 0},
+    {"  and fused: no gradients", DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAMW, DQT_STATE_F32, DQT_STATE_F32, 0.9f, 1, 1, 0},
+    {"  and 8-bit states", DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAMW, DQT_STATE_INT8, DQT_STATE_INT8, 0.9f, 1, 1, 0},
+    {"  and factored variance", DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAFACTOR, DQT_STATE_INT8, DQT_STATE_F32, 0.9f, 1, 1,
+     0},
+    {"  accumulator, no momentum", DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAFACTOR, DQT_STATE_F32, DQT_STATE_F32, 0.9f, 1,
+     1, DQT_ROUND_ACCUMULATE},
+    {"  and no momentum", DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAFACTOR, DQT_STATE_F32, DQT_STATE_F32, 0.0f, 1, 1, 0},
+    {"int4, factored, 8-bit m", DQT_FORMAT_INT4, DQT_OPTIMIZER_ADAFACTOR, DQT_STATE_INT8, DQT_STATE_F32, 0.9f, 1, 1, 0},
+    {"int8, factored, no m", DQT_FORMAT_INT8, DQT_OPTIMIZER_ADAFACTOR, DQT_STATE_F32, DQT_STATE_F32, 0.0f, 1, 1, 0},
 };
 
 static double mib(size_t bytes) {
@@ -75,6 +78,7 @@ static void plan(const dqt_llama_config *base, size_t batch, size_t length, cons
     u.momentum_state = c->momentum_state;
     u.variance_state = c->variance_state;
     u.beta1 = c->beta1;
+    u.rounding = c->rounding;
     if (!(u.beta1 > 0)) u.beta1 = -1; /* no first moment */
     ok(dqt_updater_memory(ctx, layers, n, &u, &um));
     dqt_llama_destroy(model);

@@ -101,6 +101,32 @@ static inline struct memory_file trained_file(dqt_context *ctx, const void *host
     return f;
 }
 
+/* The payload of the first section of this tag and label. */
+static inline unsigned char *find(const struct memory_file *f, const char *tag, const char *label) {
+    for (size_t at = HEADER_BYTES; at < f->size;) {
+        const size_t length = (size_t)get_le(f->bytes + at + 4, 4), payload = (size_t)get_le(f->bytes + at + 8, 8);
+        if (memcmp(f->bytes + at, tag, 4) == 0 && length == strlen(label) &&
+            memcmp(f->bytes + at + 16, label, length) == 0)
+            return f->bytes + at + 16 + length + 4;
+        at += length + payload + SECTION_FIXED_BYTES;
+    }
+    CHECKF(false, "no section %s %s", tag, label);
+    return NULL;
+}
+
+/* Where the value of an entry begins; the entry is one of those that the payload, or a parameter's head, consists of.
+ */
+static inline unsigned char *entry(unsigned char *payload, const char *name) {
+    for (unsigned char *e = payload;;) {
+        const size_t length = (size_t)get_le(e, 2), bytes = (size_t)get_le(e + 2, 4);
+        if (length == 0 || length > 60) break;
+        if (length == strlen(name) && memcmp(e + 6, name, length) == 0) return e + 6 + length;
+        e += 6 + length + bytes;
+    }
+    CHECKF(false, "no entry %s", name);
+    return payload;
+}
+
 /* Writes the checksums of a file that was changed by hand. */
 static inline void seal(struct memory_file *f) {
     struct crc32c table;

@@ -141,7 +141,7 @@ static void train_variant(unsigned v) {
     dqt_updater_options_init(&uo, sizeof uo);
     uo.optimizer = 1 + (int32_t)(v % 3);
     uo.momentum_state = uo.variance_state = (int32_t)(v / 2 % 3);
-    uo.rounding = v % 2 ? DQT_ROUND_ECO_STOCHASTIC : DQT_ROUND_STOCHASTIC;
+    uo.rounding = v % 5 == 4 ? DQT_ROUND_ACCUMULATE : v % 2 ? DQT_ROUND_ECO_STOCHASTIC : DQT_ROUND_STOCHASTIC;
     dqt_updater_options fo = uo;
     fo.clip = DQT_CLIP_PREVIOUS_NORM;
     dqt_llama *model = NULL;

@@ -80,32 +80,6 @@ static void every_truncation_is_noticed(void) {
     counting_end(ctx, &counting);
 }
 
-/* The payload of the first section of this tag and label. */
-static unsigned char *find(const struct memory_file *f, const char *tag, const char *label) {
-    for (size_t at = HEADER_BYTES; at < f->size;) {
-        const size_t length = (size_t)get_le(f->bytes + at + 4, 4), payload = (size_t)get_le(f->bytes + at + 8, 8);
-        if (memcmp(f->bytes + at, tag, 4) == 0 && length == strlen(label) &&
-            memcmp(f->bytes + at + 16, label, length) == 0)
-            return f->bytes + at + 16 + length + 4;
-        at += length + payload + SECTION_FIXED_BYTES;
-    }
-    CHECKF(false, "no section %s %s", tag, label);
-    return NULL;
-}
-
-/* Where the value of an entry begins; the entry is one of those that the payload, or a parameter's head, consists of.
- */
-static unsigned char *entry(unsigned char *payload, const char *name) {
-    for (unsigned char *e = payload;;) {
-        const size_t length = (size_t)get_le(e, 2), bytes = (size_t)get_le(e + 2, 4);
-        if (length == 0 || length > 60) break;
-        if (length == strlen(name) && memcmp(e + 6, name, length) == 0) return e + 6 + length;
-        e += 6 + length + bytes;
-    }
-    CHECKF(false, "no entry %s", name);
-    return payload;
-}
-
 /* Every section has its place: one that is called otherwise, with right checksums, is refused, also into layers. */
 static void strange_sections_are_refused(void) {
     struct counting counting;
@@ -177,7 +151,8 @@ static void hostile_values_are_refused(void) {
         {"OPTS", "", "beta1", 0, 4, nan},
         {"OPTS", "", "clip", 0, 4, 0},
         {"RULE", "embedding", "lr_factor", 0, 4, nan},
-        {"RULE", "embedding", "rounding", 0, 4, 5},
+        {"RULE", "embedding", "rounding", 0, 4, 6},
+        {"RULE", "embedding", "rounding", 0, 4, DQT_ROUND_ACCUMULATE}, /* the file has moments, no accumulator */
         {"RULE", "embedding", "rounding", 0, 4, 0},
         {"RULE", "embedding", "frozen", 0, 4, 2},
         {"RULE", "norm", "optimizer", 0, 4, 99},

@@ -33,6 +33,16 @@ static dqt_llama_config small_config(void) {
     return c;
 }
 
+/* The weights of MLPs keep accumulators, the others moments: a checkpoint then says more than options. */
+static dqt_status updater_some_accumulate(struct world *w, void **out) {
+    const dqt_group_options g = {
+        .struct_size = sizeof g, .parameter_class = DQT_CLASS_MLP, .rounding = DQT_ROUND_ACCUMULATE};
+    dqt_updater_options o = DQT_INIT(dqt_updater_options);
+    o.groups = &g;
+    o.num_groups = 1;
+    return dqt_updater_create(w->ctx, w->layers, w->num_layers, &o, (dqt_updater **)out);
+}
+
 static void world_begin(struct world *w) {
     *w = (struct world){0};
     w->ctx = counting_context(&w->memory);
@@ -45,7 +55,7 @@ static void world_begin(struct world *w) {
     OK(w->ctx, dqt_llama_create(w->ctx, &c, &w->model));
     OK(w->ctx, dqt_llama_get_layers(w->model, &w->layers, &w->num_layers));
     OK(w->ctx, dqt_tape_create(w->ctx, w->layers, w->num_layers, NULL, &w->tape));
-    OK(w->ctx, dqt_updater_create(w->ctx, w->layers, w->num_layers, NULL, &w->updater));
+    OK(w->ctx, updater_some_accumulate(w, (void **)&w->updater));
     w->file = memory_new();
     OK(w->ctx, dqt_llama_write(w->model, w->updater, memory_write, &w->file, save_host("host", 4)));
     snprintf(w->folder, sizeof w->folder, "/tmp/dqt-faults-XXXXXX");
@@ -386,6 +396,7 @@ static const struct creation {
     {"updater, SGD", updater_sgd, destroy_updater, 1},
     {"updater, AdamW int8", updater_adamw, destroy_updater, 1},
     {"updater, Adafactor", updater_adafactor, destroy_updater, 1},
+    {"updater, some accumulators", updater_some_accumulate, destroy_updater, 1},
     {"session", session, destroy_session, 3},
     {"sampler", sampler, destroy_sampler, 1},
     {"llama_memory", llama_plan, destroy_nothing, 30},

@@ -73,12 +73,13 @@ size_t run_model_args(struct run_options *o, struct arg *table) {
 size_t run_training_args(struct run_options *o, struct arg *table) {
     const struct arg all[] = {
         {"--optimizer", ARG_CHOICE, &o->optimizer, "optimiser", "sgd=1 adamw=2 adafactor=3"},
-        {"--rounding", ARG_CHOICE, &o->rounding, "rounding of codes", "auto=0 sr=1 nearest=2 eco=3 eco-nearest=4"},
+        {"--rounding", ARG_CHOICE, &o->rounding, "rounding of codes",
+         "auto=0 sr=1 nearest=2 eco=3 eco-nearest=4 accumulate=5 acc=5"},
         {"--momentum-state", ARG_CHOICE, &o->momentum_state, "precision of the first moment", STATES},
         {"--variance-state", ARG_CHOICE, &o->variance_state, "precision of AdamW's second moment", STATES},
         {"--lr", ARG_FLOAT, &o->lr, "peak learning rate", NULL},
         {"--linear-lr", ARG_FLOAT, &o->linear_lr, "learning-rate factor of linear weights", NULL},
-        {"--linear-beta1", ARG_FLOAT, &o->linear_beta1, "first-moment decay of linear weights (-1: beta1)", NULL},
+        {"--linear-beta1", ARG_FLOAT, &o->linear_beta1, "beta1 of linear weights (-1: beta1)", NULL},
         {"--noise", ARG_FLOAT, &o->noise, "rounding noise of linear weights, 0 to 1", NULL},
         {"--scale-lr", ARG_FLOAT, &o->scale_lr, "learning-rate factor of trained scales", NULL},
         {"--final-lr", ARG_FLOAT, &o->final_lr, "last learning rate as a fraction of the peak", NULL},
