@@ -12,15 +12,16 @@ import argparse, os, re, signal, subprocess, sys, threading
 HERE = os.path.dirname(os.path.abspath(__file__))
 MODEL = '--hidden 256 --ff 704 --layers 4 --heads 4 --seq 128 --eval-windows 512'
 
-# Rows that lack a flag of the CPU (as /proc/cpuinfo spells it) are left out. Of the library the first row that the CPU has is run,
-# of PyTorch all, and the fastest counts.
+# A row is run where the CPU has its flag (as /proc/cpuinfo spells it): of the library the first such row, of PyTorch the first of each
+# name, and the fastest counts.
 # name | who | flag | options of build/examples/03_train or of torch_lm.py
 RECIPES = """
 int4, BF16 products     | library | amx_bf16    | --format int4 --fused --batch 16 --steps 3000 --warmup 100 --eval-every 100 --lr 3e-3
-int4, INT8 products     | library |             | --format int4 --fused --precision int8 --batch 16 --steps 3000 --warmup 100 --eval-every 100 --lr 3e-3
-PyTorch BF16, compiled  | torch   | amx_bf16    | --bf16 --compile --batch 16 --steps 3000 --warmup 100 --eval-every 100 --lr 4e-3
-PyTorch BF16, compiled  | torch   | avx512_bf16 | --bf16 --compile --batch 16 --steps 3000 --warmup 100 --eval-every 100 --lr 4e-3
-PyTorch F32, compiled   | torch   |             | --compile --batch 16 --steps 3000 --warmup 100 --eval-every 100 --lr 4e-3
+int4, INT8 products     | library |             | --format int4 --fused --precision int8 --batch 8 --steps 6000 --warmup 200 --eval-every 200 --lr 2e-3
+PyTorch BF16, compiled  | torch   | amx_bf16    | --bf16 --compile --batch 16 --steps 3000 --warmup 100 --eval-every 100 --lr 6e-3
+PyTorch BF16, compiled  | torch   | avx512_bf16 | --bf16 --compile --batch 8 --steps 6000 --warmup 200 --eval-every 200 --lr 4e-3
+PyTorch F32, compiled   | torch   | amx_bf16    | --compile --batch 16 --steps 3000 --warmup 100 --eval-every 100 --lr 6e-3
+PyTorch F32, compiled   | torch   |             | --compile --batch 8 --steps 6000 --warmup 200 --eval-every 200 --lr 4e-3
 """
 
 

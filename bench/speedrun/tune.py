@@ -9,14 +9,14 @@ import argparse, concurrent.futures, re, subprocess, tempfile
 
 import speedrun
 
-COMMON = '--warmup 100 --eval-every 100'
+COMMON = '--warmup 200 --eval-every 200'
 LISTS = {
     'library': [f'--format int4 --fused --batch {batch} --steps {steps} --lr {lr}'
-                for batch, steps, lr in ((16, 2500, 3e-3), (16, 2500, 2e-3), (16, 2500, 4e-3), (16, 2000, 3e-3),
-                                         (8, 4000, 3e-3), (8, 4000, 2e-3), (32, 1400, 4e-3), (4, 8000, 2e-3))],
+                for batch, steps, lr in ((8, 5000, 2e-3), (8, 5000, 3e-3), (8, 5000, 1e-3), (8, 4000, 2e-3),
+                                         (16, 2500, 2e-3), (16, 2500, 3e-3), (4, 8000, 1e-3), (4, 8000, 2e-3))],
     'torch': [f'--batch {batch} --steps {steps} --lr {lr}'
-              for batch, steps, lr in ((16, 2500, 4e-3), (16, 2500, 3e-3), (16, 2500, 6e-3), (16, 2000, 4e-3),
-                                       (8, 4000, 4e-3), (8, 4000, 2e-3), (32, 1400, 6e-3), (4, 8000, 2e-3))],
+              for batch, steps, lr in ((8, 5000, 4e-3), (8, 5000, 6e-3), (8, 5000, 2e-3), (8, 4000, 4e-3),
+                                       (16, 2500, 4e-3), (16, 2500, 6e-3), (4, 8000, 2e-3), (4, 8000, 4e-3))],
 }
 
 
