@@ -10,13 +10,22 @@ import argparse, concurrent.futures, re, subprocess, tempfile
 import speedrun
 
 COMMON = '--warmup 200 --eval-every 200'
+
+
+def row(name):
+    """The options of a row of examples/results.list."""
+    with open('examples/results.list') as rows:
+        return '--recipe none ' + next(line.split(' | ')[1].strip() for line in rows if line.startswith(name + ' | '))
+
+
 LISTS = {
-    'library': [f'--format int4 --fused --batch {batch} --steps {steps} --lr {lr}'
-                for batch, steps, lr in ((8, 5000, 2e-3), (8, 5000, 3e-3), (8, 5000, 1e-3), (8, 4000, 2e-3),
-                                         (16, 2500, 2e-3), (16, 2500, 3e-3), (4, 8000, 1e-3), (4, 8000, 2e-3))],
-    'torch': [f'--batch {batch} --steps {steps} --lr {lr}'
-              for batch, steps, lr in ((8, 5000, 4e-3), (8, 5000, 6e-3), (8, 5000, 2e-3), (8, 4000, 4e-3),
-                                       (16, 2500, 4e-3), (16, 2500, 6e-3), (4, 8000, 2e-3), (4, 8000, 4e-3))],
+    'library': [f'{rule} --fused --batch {batch} --steps {steps} --lr {lr}' for rule, batch, steps, lr in (
+        (row('dqt4-best-s1'), 8, 5000, 2e-3), (row('dqt4-best-s1'), 8, 5000, 3e-3), (row('dqt4-best-s1'), 16, 2500, 2e-3),
+        (row('dqt4-best-s1'), 16, 2500, 3e-3), (row('dqt4-best-s1'), 4, 8000, 2e-3), (row('dqt4-acc-s1'), 8, 5000, 2e-3),
+        (row('ternary-acc-s1'), 8, 5000, 6e-3), (row('ternary-acc-s1'), 16, 2500, 9e-3))],
+    'torch': [f'--batch {batch} --steps {steps} --lr {lr}' for batch, steps, lr in (
+        (8, 5000, 4e-3), (8, 5000, 6e-3), (8, 5000, 2e-3), (8, 4000, 4e-3),
+        (16, 2500, 4e-3), (16, 2500, 6e-3), (4, 8000, 2e-3), (4, 8000, 4e-3))],
 }
 
 
