@@ -1,5 +1,6 @@
-/* Ternary models learn a short text, which they see over and over, in seconds: with stochastic rounding, with ECO, in
- * the paper's low-precision environments, with small optimiser states; and they do not with rounding to nearest.
+/* Ternary models learn a short text, which they see over and over, in seconds: with stochastic rounding, with ECO, with
+ * accumulators, in the paper's low-precision environments, with small optimiser states; and they do not with rounding
+ * to nearest.
  *
  * The text is 96 random letters of an alphabet of 16, repeated. A letter has 2.67 nats, 1.61 once the one before is
  * known and about none after three: a loss below 1.5 needs attention. Embedding, head and gains are frozen, so all that
@@ -14,10 +15,10 @@ struct recipe {
     const char *name;
     int rounding, optimizer, momentum, variance; /* updater */
     int gradient, checkpoint;                    /* tape */
-    float beta1, learning_rate;
-    int storage;                    /* 0: ternary */
-    int precision, axis, int8_head; /* of gradients; of scales; 1: the head multiplies codes */
-    uint64_t seed;                  /* of weights, batches and the tape's rounding; 0: 1 */
+    float beta1, learning_rate, noise;           /* noise 0: 1 */
+    int storage;                                 /* 0: ternary */
+    int precision, axis, int8_head;              /* of gradients; of scales; 1: the head multiplies codes */
+    uint64_t seed;                               /* of weights, batches and the tape's rounding; 0: 1 */
 };
 
 struct outcome {
@@ -91,6 +92,7 @@ static struct outcome learn(const struct recipe *r, int steps) {
     uo.momentum_state = r->momentum;
     uo.variance_state = r->variance;
     uo.beta1 = r->beta1;
+    uo.rounding_noise = r->noise;
     OK(ctx, dqt_updater_create(ctx, layers, num_layers, &uo, &u));
     freeze(ctx, u, DQT_CLASS_EMBEDDING);
     freeze(ctx, u, DQT_CLASS_HEAD);
@@ -149,6 +151,20 @@ static void eco(void) {
     r.optimizer = DQT_OPTIMIZER_ADAFACTOR;
     r.momentum = DQT_STATE_INT8;
     check_learns(&r, 1.25);
+}
+
+static void accumulators(void) {
+    struct recipe r = paper;
+    r.name = "accumulators, Adafactor";
+    r.rounding = DQT_ROUND_ACCUMULATE;
+    r.optimizer = DQT_OPTIMIZER_ADAFACTOR;
+    r.beta1 = 0.6f;
+    r.noise = 0.3f;
+    check_learns(&r, 0.8);
+    r.name = "accumulators, AdamW, noise 1";
+    r.optimizer = DQT_OPTIMIZER_ADAMW;
+    r.noise = 1;
+    check_learns(&r, 1.3);
 }
 
 /* No step reaches half of the grid's, so not one code ever changes. */
@@ -215,7 +231,8 @@ static void integer_backward(void) {
     check_integer_backward("4-bit rows, INT8 backward", DQT_FORMAT_INT4, DQT_AXIS_ROW, 0.005f, 0.03);
 }
 
-static const struct test tests[] = {
-    TEST(stochastic_rounding), TEST(eco),          TEST(nearest_rounding_does_not), TEST(bf16_environment),
-    TEST(fp8_environment),     TEST(small_states), TEST(integer_backward)};
+static const struct test tests[] = {TEST(stochastic_rounding), TEST(eco),
+                                    TEST(accumulators),        TEST(nearest_rounding_does_not),
+                                    TEST(bf16_environment),    TEST(fp8_environment),
+                                    TEST(small_states),        TEST(integer_backward)};
 TEST_MAIN(tests)
