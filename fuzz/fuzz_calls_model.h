@@ -305,6 +305,8 @@ static dqt_updater_options *updater_options(void) {
     if (one_in(4)) SET(o, dqt_updater_options, variance_state, enum_or_odd(0, 3));
     if (one_in(4)) SET(o, dqt_updater_options, rounding, enum_or_odd(1, 4));
     SET(o, dqt_updater_options, clip, enum_or_odd(0, 5));
+    if (one_in(4)) SET(o, dqt_updater_options, num_parts, (uint64_t)up_to(4));
+    if (one_in(8)) SET(o, dqt_updater_options, part, (uint64_t)size_or_odd(byte() % 3));
     return o;
 }
 static dqt_status call_updater_create(void) {
@@ -367,14 +369,24 @@ static const dqt_step_options *step_options(void) {
     o = (dqt_step_options)DQT_INIT(dqt_step_options);
     o.learning_rate = number();
     if (one_in(4)) o.gradient_scale = number();
-    if (one_in(8)) o.num_parts = up_to(3);
-    if (one_in(8)) o.part = size_or_odd(byte() % 3);
     return null_sometimes(&o);
 }
 static dqt_status call_updater_step(void) {
     struct object *u = any(UPDATER), *t = tape_of(u);
     RESULT(dqt_step_stats, stats);
     return dqt_updater_step(u->handle, t->handle, step_options(), null_sometimes(&stats));
+}
+/* A step in pieces, some of them left out: the updater then waits, and refuses what else comes. */
+static dqt_status call_updater_begin_step(void) {
+    struct object *u = any(UPDATER), *t = tape_of(u);
+    RESULT(dqt_step_sums, sums);
+    return dqt_updater_begin_step(u->handle, t->handle, step_options(), null_sometimes(&sums));
+}
+static dqt_status call_updater_continue_step(void) {
+    struct object *u = any(UPDATER), *t = tape_of(u);
+    RESULT(dqt_step_sums, sums);
+    RESULT(dqt_step_stats, stats);
+    return dqt_updater_continue_step(u->handle, t->handle, null_sometimes(&sums), null_sometimes(&stats));
 }
 static dqt_status call_updater_get_part(void) {
     size_t row, count;

@@ -807,7 +807,8 @@ typedef struct dqt_updater_options {
     int32_t reserved;
     const dqt_group_options *groups; /* [num_groups], each of groups[0].struct_size; later ones win; NULL with 0 */
     size_t num_groups;
-    uint64_t reserved64[2];
+    uint64_t part, num_parts; /* state for the rows of part `part` of `num_parts` (at most 65536) alone, see
+                                 dqt_updater_begin_step; 0 and 0 (or 1): for all */
 } dqt_updater_options;
 
 DQT_API dqt_status dqt_updater_options_init(dqt_updater_options *options, size_t struct_size);
@@ -857,8 +858,6 @@ typedef struct dqt_step_options {
     float gradient_scale; /* of all gradients, before norms and clipping: 1 / (sum of micro-batches), a loss scale; 0: 1
                            */
     int32_t reserved;
-    size_t part, num_parts; /* only the rows of part `part` of `num_parts` are written, see dqt_updater_get_part; 0 and
-                               0: all */
 } dqt_step_options;
 
 typedef struct dqt_step_stats {
@@ -874,30 +873,57 @@ typedef struct dqt_step_stats {
 
 /* One update of every weight from the tape's gradients. The tape has the same layers. stats NULL: not wanted.
  * DQT_E_NUMERIC, and nothing is changed: a gradient that is not finite, or a learning rate at which float weights might
- * not stay so (times a group's factor above 2^76; times the weight decay above 2). DQT_E_STATE after 2^64 - 1 steps.
- * Allocates nothing.
- *
- * With part and num_parts, for hosts that shard the update over replicas of the model: every replica calls it with the
- * same complete gradients, its own part and the same learning rate; norms, clipping and Adafactor's statistics are of
- * all rows, everywhere. Then each sends its rows of dqt_tensor_data, with their scales where they are trained
- * (dqt_tensor_get_scales), puts the others' in place and calls dqt_tensor_touch: now all have the bits of a whole step.
- * Until then this replica's tensors are partly old. The step counts as one. Moments outside the part stay as they were:
- * a part needs always the same updater, and a checkpoint of it resumes that part only. In stats, gradient_norm and step
- * are of the whole, the rest of the part.
- *
- * Where nothing depends on other rows (SGD or AdamW without clipping), gradients outside the part need only be finite:
- * a host may reduce-scatter them. gradient_norm is then of what the tape holds.
- *
- * One updater may do several parts, with dqt_updater_set_step back in between, for SGD and AdamW but not with
- * DQT_CLIP_PREVIOUS_NORM; Adafactor's statistics would be decayed once per part. Since 0.9. */
+ * not stay so (times a group's factor above 2^76; times the weight decay above 2). DQT_E_STATE after 2^64 - 1 steps;
+ * DQT_E_UNSUPPORTED for an updater of one part of several. Allocates nothing. Since 0.9. */
 DQT_API dqt_status dqt_updater_step(dqt_updater *updater, dqt_tape *tape, const dqt_step_options *options,
                                     dqt_step_stats *stats);
 
-/* The rows [*row, *row + *count) of parameter `index` that a step with `part` of `num_parts` writes: whole tiles of 64
- * rows, as evenly as they go. A tensor of fewer tiles than parts belongs to one part as a whole, in turn; so does one
- * whose rows depend on each other (Adafactor without momentum, update_clip on, one column). *count is 0 for a part that
- * has none, and for a frozen parameter. Ask after the groups are set. DQT_E_ARGUMENT. Allocates nothing. Thread-safe
- * while no step runs. Since 0.9. */
+/* What the parts of a step tell each other next: sums over tiles of 64 rows, as bytes that mean the same on machines of
+ * one byte order. */
+typedef struct dqt_step_sums {
+    uint32_t struct_size;
+    uint32_t reserved;
+    void *data; /* the updater's, offsets[num_parts] bytes; NULL: the step has ended */
+    const size_t
+        *offsets; /* [num_parts + 1]: part k's are the bytes from offsets[k] to offsets[k + 1]; the updater's */
+} dqt_step_sums;
+
+/* The same for an updater whose options name a part: for hosts that train replicas of a model, in as many processes as
+ * there are parts. Each replica's updater has the state of its part's rows and updates these; gradients are read in
+ * these rows alone, so a host may reduce-scatter them. What depends on all rows (norms, clipping, Adafactor's
+ * statistics) is made of sums that the replicas exchange in memory that is here already, by whatever the host has:
+ *
+ *     status = dqt_updater_begin_step(updater, tape, &options, &sums);
+ *     while (status == DQT_OK && sums.data) {
+ *         all_gather(sums.data, sums.offsets); // the own part's bytes go to all others, theirs come into place
+ *         status = dqt_updater_continue_step(updater, tape, &sums, &stats);
+ *     }
+ *
+ * Sums are added in the order of tiles, so the bits are those of one updater of all rows with the same gradients, for
+ * any number of parts. All replicas call with the same options and make the same exchanges, which are few for SGD and
+ * AdamW (norms at the beginning, statistics in the end); Adafactor has one or two more for each matrix.
+ *
+ * Then each sends its rows (dqt_updater_get_part) of dqt_tensor_data, with their scales where they are trained
+ * (dqt_tensor_get_scales), puts the others' in place and calls dqt_tensor_touch for every tensor: now all have the bits
+ * of a whole step. Until then this replica's tensors are partly old. stats are of the whole.
+ *
+ * begin: as dqt_updater_step, but gradients that are not finite are found when the norms have come; DQT_E_STATE if a
+ * step of this updater is open. continue: DQT_E_NUMERIC, everywhere, for a gradient that is not finite: nothing was
+ * changed, and the step has ended; also for data that no part can have sent: the step stays where it is, so that it can
+ * go on with right ones. DQT_E_STATE if no step is open. Once continue has succeeded the first time, a step that cannot
+ * go on (a replica is gone) leaves the updater between two steps: go back to a checkpoint. Until a step has ended, the
+ * updater is not saved, loaded or changed (DQT_E_STATE), and the tape's gradients stay as they are. An updater of all
+ * rows may step in this way too: its own bytes are all there are. Allocate nothing. Since 0.9. */
+DQT_API dqt_status dqt_updater_begin_step(dqt_updater *updater, dqt_tape *tape, const dqt_step_options *options,
+                                          dqt_step_sums *sums);
+DQT_API dqt_status dqt_updater_continue_step(dqt_updater *updater, dqt_tape *tape, dqt_step_sums *sums,
+                                             dqt_step_stats *stats);
+
+/* The rows [*row, *row + *count) of parameter `index` that belong to part `part` of `num_parts`: whole tiles of 64
+ * rows. Of each parameter every part has as many tiles as go evenly; those that remain go to the parts in turn, so that
+ * parts differ by one tile of all parameters together. *count is 0 for a part that has none. It depends on nothing but
+ * the shapes of the updater's tensors, not on the part that it was created for. DQT_E_ARGUMENT. Allocates nothing.
+ * Thread-safe. Since 0.9. */
 DQT_API dqt_status dqt_updater_get_part(const dqt_updater *updater, size_t index, size_t part, size_t num_parts,
                                         size_t *row, size_t *count);
 
@@ -911,7 +937,7 @@ DQT_API dqt_status dqt_updater_get_part(const dqt_updater *updater, size_t index
  * then the head has no other forward, and its dlogits (or the function, which may be called again) stay as they are.
  *
  * begin: DQT_E_STATE if an update has begun on this tape, or on another one with this updater, and for a tape made for
- * inference; DQT_E_UNSUPPORTED for DQT_CLIP_GLOBAL_NORM, a part of a step, and two heads tied to one embedding;
+ * inference; DQT_E_UNSUPPORTED for DQT_CLIP_GLOBAL_NORM, an updater of one part, and two heads tied to one embedding;
  * DQT_E_NUMERIC for a learning rate that dqt_updater_step refuses. Backward functions: DQT_E_STATE for a layer that has
  * gone backward in this update.
  *

@@ -15,9 +15,6 @@
 #define batch_pairs(in, to, b, l)                                                                                      \
     (&(dqt_batch){.struct_size = sizeof(dqt_batch), .batch = (b), .length = (l), .tokens = (in), .targets = (to)})
 #define step_rate(rate) (&(dqt_step_options){.struct_size = sizeof(dqt_step_options), .learning_rate = (rate)})
-#define step_part(rate, p, n)                                                                                          \
-    (&(dqt_step_options){                                                                                              \
-        .struct_size = sizeof(dqt_step_options), .learning_rate = (rate), .part = (p), .num_parts = (n)})
 #define session_of(length) (&(dqt_session_options){.struct_size = sizeof(dqt_session_options), .max_length = (length)})
 #define save_host(bytes, size)                                                                                         \
     (&(dqt_save_options){.struct_size = sizeof(dqt_save_options), .host = (bytes), .host_size = (size)})

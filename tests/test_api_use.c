@@ -267,8 +267,14 @@ static void updater_steps(void) {
             dqt_llama_backward_update(w.model, w.tape, w.own_updater, step_rate(1e-3f), NULL));
     REFUSED(ctx, DQT_E_UNSUPPORTED, "PREVIOUS_NORM",
             dqt_llama_backward_update(w.model, w.tape, w.updater, step_rate(1e-3f), NULL));
-    REFUSED(ctx, DQT_E_UNSUPPORTED, "num_parts is 2",
-            dqt_llama_backward_update(w.model, w.tape, w.fused, step_part(1e-3f, 0, 2), NULL));
+    u = updater_options();
+    u.clip = DQT_CLIP_NONE;
+    u.part = 1;
+    u.num_parts = 2;
+    OK(ctx, dqt_updater_create(ctx, w.layers, w.num_layers, &u, &same_number));
+    REFUSED(ctx, DQT_E_UNSUPPORTED, "part 1 of 2",
+            dqt_llama_backward_update(w.model, w.tape, same_number, step_rate(1e-3f), NULL));
+    dqt_updater_destroy(same_number);
     REFUSED(ctx, DQT_E_STATE, "loss", dqt_llama_backward_update(w.model, w.without, w.fused, step_rate(1e-3f), NULL));
     REFUSED(ctx, DQT_E_STATE, "tape", dqt_llama_backward_update(w.model, w.own_tape, w.fused, step_rate(1e-3f), NULL));
     dqt_layer *reversed[8];

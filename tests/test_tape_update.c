@@ -242,7 +242,7 @@ static void test_begin_and_end(void) {
     OK(NULL, dqt_context_create(NULL, &ctx));
     dqt_updater_options u = updater_options_of(DQT_OPTIMIZER_ADAMW, DQT_STATE_F32);
     struct net *n = net_create(ctx, false, false, &u);
-    dqt_updater *global = NULL;
+    dqt_updater *global = NULL, *one_part = NULL;
     dqt_tape *other = NULL, *inference = NULL;
     dqt_tape_options t = DQT_INIT(dqt_tape_options);
     dqt_step_options o = step_of(0);
@@ -251,6 +251,9 @@ static void test_begin_and_end(void) {
     t.inference = 1;
     OK(ctx, dqt_tape_create(ctx, n->layers, NET_LAYERS, &t, &inference));
     OK(ctx, dqt_updater_create(ctx, n->layers, NET_LAYERS, NULL, &global));
+    u.num_parts = 2;
+    OK(ctx, dqt_updater_create(ctx, n->layers, NET_LAYERS, &u, &one_part));
+    u.num_parts = 0;
 
     REFUSED(dqt_tape_end_update(n->tape, NULL), DQT_E_STATE, "no update has begun");
     REFUSED(dqt_tape_begin_update(NULL, n->updater, &o), DQT_E_ARGUMENT, "tape is NULL");
@@ -258,9 +261,7 @@ static void test_begin_and_end(void) {
     REFUSED(dqt_tape_begin_update(n->tape, n->updater, NULL), DQT_E_ARGUMENT, "options is NULL");
     REFUSED(dqt_tape_begin_update(n->tape, global, &o), DQT_E_UNSUPPORTED, "global norm");
     REFUSED(dqt_tape_begin_update(inference, n->updater, &o), DQT_E_STATE, "inference");
-    o.num_parts = 2;
-    REFUSED(dqt_tape_begin_update(n->tape, n->updater, &o), DQT_E_UNSUPPORTED, "num_parts");
-    o = step_of(0);
+    REFUSED(dqt_tape_begin_update(n->tape, one_part, &o), DQT_E_UNSUPPORTED, "part 0 of 2");
     o.learning_rate = 1e38f;
     REFUSED(dqt_tape_begin_update(n->tape, n->updater, &o), DQT_E_NUMERIC, "learning");
     o = step_of(0);
@@ -318,6 +319,7 @@ static void test_begin_and_end(void) {
     CHECK(steps == 1);
     fused_step(n, 5, LOSS, NULL);
     free(before.bytes);
+    dqt_updater_destroy(one_part);
     dqt_updater_destroy(global);
     dqt_tape_destroy(inference);
     net_destroy(n);

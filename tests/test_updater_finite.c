@@ -59,9 +59,9 @@ static bool all_finite(const void *data, size_t count, size_t size) {
     return true;
 }
 
-static dqt_status check_piece(void *arg, const char *label, void *data, size_t count, size_t element_size) {
-    if (strcmp(label, "step") == 0 || all_finite(data, count, element_size)) return DQT_OK;
-    snprintf(arg, 64, "state %s", label);
+static dqt_status check_piece(void *arg, const struct state_array *a) {
+    if (strcmp(a->label, "step") == 0 || all_finite(a->data, a->count, a->element_size)) return DQT_OK;
+    snprintf(arg, 64, "state %s", a->label);
     return DQT_E_NUMERIC;
 }
 

@@ -202,6 +202,22 @@ static void one_result(void) {
         dqt_context_destroy(contexts[k]);
 }
 
+static void step_two_parts(dqt_context *ctx, dqt_updater *const u[2], const struct gradient *const *list) {
+    const size_t *offsets;
+    for (int k = 0; k < 2; k++)
+        OK(ctx, updater_open_step(u[k], list, 0.01f));
+    while (updater_is_open(u[0])) {
+        unsigned char *data[2];
+        for (int k = 0; k < 2; k++)
+            data[k] = updater_exchange(u[k], &offsets);
+        memcpy(data[1], data[0], offsets[1]);
+        memcpy(data[0] + offsets[1], data[1] + offsets[1], offsets[2] - offsets[1]);
+        for (int k = 0; k < 2; k++)
+            OK(ctx, updater_continue_step(u[k], list, NULL));
+    }
+    CHECK(!updater_is_open(u[1]));
+}
+
 /* Replicas that each do a part and exchange rows and scales have a whole step's bits. */
 static void parts_make_a_whole(void) {
     static float g[COUNT];
@@ -216,14 +232,15 @@ static void parts_make_a_whole(void) {
             for (int k = 0; k < 3; k++) {
                 t[k] = make_grouped(ctx, ROWS, COLS, DQT_FORMAT_INT4, DQT_AXIS_GROUP, 32, trained);
                 const struct update_target target = {"w", DQT_CLASS_LINEAR, t[k]};
+                o.part = k == 2;
+                o.num_parts = k ? 2 : 0;
                 u[k] = make_updater(ctx, &target, 1, &o);
             }
             for (uint64_t step = 0; step < STEPS; step++) {
                 random_fill(g, COUNT, 0.3f, step + 1);
                 const struct gradient gradient = gradient_around(g, t[0]), *list = &gradient;
                 OK(ctx, updater_step(u[0], &list, 0.01f, NULL));
-                for (size_t part = 0; part < 2; part++)
-                    OK(ctx, updater_step_shard(u[1 + part], &list, 0.01f, part, 2, NULL));
+                step_two_parts(ctx, u + 1, &list);
                 const size_t bytes = 64 * t[0]->row_bytes, scales = 64 * t[0]->row_groups;
                 memcpy(t[2]->data, t[1]->data, bytes);
                 memcpy(t[1]->data + bytes, t[2]->data + bytes, t[0]->data_bytes - bytes);

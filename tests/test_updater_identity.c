@@ -203,9 +203,11 @@ struct stored {
     size_t num_labels;
 };
 
-static dqt_status store_or_load(void *arg, const char *label, void *data, size_t count, size_t element_size) {
+static dqt_status store_or_load(void *arg, const struct state_array *a) {
     struct stored *s = arg;
-    const size_t bytes = count * element_size;
+    const char *label = a->label;
+    const size_t element_size = a->element_size, bytes = a->count * element_size;
+    void *data = a->data;
     CHECK(bytes > 0 && (element_size == 1 || element_size == 2 || element_size == 4 || element_size == 8));
     if (s->load) {
         memcpy(data, s->bytes + s->used, bytes);
@@ -254,11 +256,8 @@ static void state_goes_round(void) {
     dqt_context_destroy(ctx);
 }
 
-static dqt_status stop_at_third(void *arg, const char *label, void *data, size_t count, size_t element_size) {
-    (void)label;
-    (void)data;
-    (void)count;
-    (void)element_size;
+static dqt_status stop_at_third(void *arg, const struct state_array *a) {
+    (void)a;
     return ++*(int *)arg == 3 ? DQT_E_IO : DQT_OK;
 }
 

@@ -258,8 +258,8 @@ static inline void snapshot_add(struct snapshot *s, const char *name, const void
     s->used += bytes;
 }
 
-static inline dqt_status add_state(void *arg, const char *label, void *data, size_t count, size_t element_size) {
-    snapshot_add(arg, label, data, count * element_size);
+static inline dqt_status add_state(void *arg, const struct state_array *a) {
+    snapshot_add(arg, a->label, a->data, a->count * a->element_size);
     return DQT_OK;
 }
 

@@ -94,10 +94,10 @@ static inline uint64_t hash_bytes(uint64_t h, const void *data, size_t bytes) {
     return h;
 }
 
-static inline dqt_status hash_piece(void *arg, const char *label, void *data, size_t count, size_t element_size) {
+static inline dqt_status hash_piece(void *arg, const struct state_array *a) {
     uint64_t *h = arg;
-    *h = hash_bytes(*h, label, strlen(label));
-    *h = hash_bytes(*h, data, count * element_size);
+    *h = hash_bytes(*h, a->label, strlen(a->label));
+    *h = hash_bytes(*h, a->data, a->count * a->element_size);
     return DQT_OK;
 }
 
@@ -121,12 +121,12 @@ struct find_state {
     size_t count, element_size;
 };
 
-static inline dqt_status find_piece(void *arg, const char *label, void *data, size_t count, size_t element_size) {
+static inline dqt_status find_piece(void *arg, const struct state_array *a) {
     struct find_state *f = arg;
-    if (strcmp(label, f->label) == 0) {
-        f->data = data;
-        f->count = count;
-        f->element_size = element_size;
+    if (strcmp(a->label, f->label) == 0) {
+        f->data = a->data;
+        f->count = a->count;
+        f->element_size = a->element_size;
     }
     return DQT_OK;
 }

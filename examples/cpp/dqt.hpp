@@ -781,7 +781,7 @@ class Updater : public Object<dqt_updater, dqt_updater_destroy> {
         check(dqt_updater_get_rule(get(), index, &result));
         return result;
     }
-    // (row, count) of a parameter's rows that a step with this part writes.
+    // (row, count) of a parameter's rows that belong to a part.
     std::pair<std::size_t, std::size_t> part(std::size_t index, std::size_t part, std::size_t num_parts) const {
         std::pair<std::size_t, std::size_t> result{};
         check(dqt_updater_get_part(get(), index, part, num_parts, &result.first, &result.second));
@@ -802,6 +802,19 @@ class Updater : public Object<dqt_updater, dqt_updater_destroy> {
     }
     dqt_step_stats step(Tape &tape, float learning_rate, float gradient_scale = 1) {
         return step(tape, step_options(learning_rate, gradient_scale));
+    }
+    // The same of an updater of one part: exchange(data, offsets) gathers all parts' bytes into data, of which part k's are
+    // those from offsets[k] to offsets[k + 1]; offsets has num_parts + 1 numbers. Where it throws the step stays open.
+    template <class Exchange>
+    dqt_step_stats step_part(Tape &tape, const dqt_step_options &o, const Exchange &exchange) {
+        auto stats = DQT_INIT(dqt_step_stats);
+        auto sums = DQT_INIT(dqt_step_sums);
+        check(dqt_updater_begin_step(get(), tape.get(), &o, &sums));
+        while (sums.data) {
+            exchange(static_cast<unsigned char *>(sums.data), sums.offsets);
+            check(dqt_updater_continue_step(get(), tape.get(), &sums, &stats));
+        }
+        return stats;
     }
     // Backward of the tape's latest loss and the update in one pass, for tapes without gradient buffers.
     dqt_step_stats backward_step(const Llama &model, Tape &tape, float learning_rate, float gradient_scale = 1) {

@@ -1,14 +1,14 @@
 /* Data-parallel training over MPI: every rank has the whole model in packed integers and a share of each step's
  * micro-batches.
  *
- * Introduces: dqt_tape_on_gradient (reductions that run while backward goes on), steps by part (each rank updates its
- * rows, and keeps their optimiser state), packed codes on the wire. Weights are never broadcast: the
- * rounding is a function of (seed, step, tensor, element), so replicas with equal gradients stay equal bit for bit. See
- * README.md.
+ * Introduces: dqt_tape_on_gradient (reductions that run while backward goes on), an updater of one part (each rank
+ * updates its rows and has their optimiser state alone; sums of tiles are exchanged), packed codes on the wire. Weights
+ * are never broadcast: the rounding is a function of (seed, step, tensor, element), so replicas with equal gradients
+ * stay equal bit for bit. See README.md.
  *
  *   plain            gradients are all-reduced, every rank updates everything
  *   --sharded        gradients are all-reduced, each rank updates its rows, packed rows are all-gathered
- *   --scatter        gradients are reduce-scattered; else as --sharded. Nobody has the whole gradient: no clipping
+ *   --scatter        gradients are reduce-scattered; else as --sharded. Nobody has the whole gradient
  *   --deterministic  gradients are gathered per micro-batch and added in their order: the same bits for any number of
  * ranks */
 #include <errno.h>
@@ -60,6 +60,8 @@ struct trainer {
     int32_t *tokens, *targets;
     float *losses;                                                           /* of all micro-batches */
     double gradient_bytes, weight_bytes, all_reduce_bytes, f32_weight_bytes; /* per step, received by this rank */
+    double sum_bytes;                                                        /* the same, of the latest step */
+    int *sum_count, *sum_at;                                                 /* sharded, per rank */
 };
 
 static void stop(const char *sentence) {
@@ -183,17 +185,39 @@ static void gather_weights(struct trainer *t) {
     }
 }
 
+/* Each rank has made sums of its own tiles; everybody needs all of them. */
+static void gather_sums(struct trainer *t, const dqt_step_sums *sums) {
+    const size_t own = (size_t)t->rank, ranks = (size_t)t->ranks;
+    for (size_t r = 0; r < ranks; r++) {
+        t->sum_count[r] = count_of(sums->offsets[r + 1] - sums->offsets[r]);
+        t->sum_at[r] = count_of(sums->offsets[r]);
+    }
+    MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, sums->data, t->sum_count, t->sum_at, MPI_BYTE, MPI_COMM_WORLD);
+    t->sum_bytes += (double)(sums->offsets[ranks] - (sums->offsets[own + 1] - sums->offsets[own]));
+}
+
+/* This rank's rows, from their gradients. */
+static void update_part(struct trainer *t, const dqt_step_options *options) {
+    dqt_step_sums sums = DQT_INIT(dqt_step_sums);
+    t->sum_bytes = 0;
+    ok(t, dqt_updater_begin_step(t->updater, t->tape, options, &sums));
+    while (sums.data) {
+        gather_sums(t, &sums);
+        ok(t, dqt_updater_continue_step(t->updater, t->tape, &sums, NULL));
+    }
+}
+
 static double step_once(struct trainer *t, size_t step) {
     const struct options *o = &t->o;
     dqt_step_options options = DQT_INIT(dqt_step_options);
     options.learning_rate = dqt_schedule_cosine(step, o->warmup, o->steps, o->lr, 0.1f);
-    if (o->sharded) {
-        options.part = (size_t)t->rank;
-        options.num_parts = (size_t)t->ranks;
-    }
     const double loss = make_gradients(t, step);
-    ok(t, dqt_updater_step(t->updater, t->tape, &options, NULL));
-    if (o->sharded) gather_weights(t);
+    if (o->sharded) {
+        update_part(t, &options);
+        gather_weights(t);
+    } else {
+        ok(t, dqt_updater_step(t->updater, t->tape, &options, NULL));
+    }
     return loss;
 }
 
@@ -273,6 +297,10 @@ static void create_model(struct trainer *t) {
     u.clip = o->clip > 0 ? DQT_CLIP_GLOBAL_NORM : DQT_CLIP_NONE;
     u.clip_norm = o->clip > 0 ? o->clip : 1.0f;
     u.seed = (uint64_t)o->seed;
+    if (o->sharded) {
+        u.part = (uint64_t)t->rank;
+        u.num_parts = (uint64_t)t->ranks;
+    }
     ok(t, dqt_updater_create(t->ctx, layers, num_layers, &u, &t->updater));
 }
 
@@ -316,6 +344,8 @@ static void open_trainer(struct trainer *t) {
     t->tokens = allocate(o->batch * o->length, sizeof(int32_t));
     t->targets = allocate(o->batch * o->length, sizeof(int32_t));
     t->losses = allocate(o->micro_batches, sizeof(float));
+    t->sum_count = allocate(2 * (size_t)t->ranks, sizeof(int));
+    t->sum_at = t->sum_count + t->ranks;
     for (size_t i = 0; i < t->count; i++)
         open_slot(t, i);
 }
@@ -331,6 +361,7 @@ static void close_trainer(struct trainer *t) {
     free(t->tokens);
     free(t->targets);
     free(t->losses);
+    free(t->sum_count);
     dqt_updater_destroy(t->updater);
     dqt_tape_destroy(t->tape);
     dqt_llama_destroy(t->model);
@@ -376,8 +407,8 @@ static void report(const struct trainer *t) {
     }
     if (t->rank != 0) return;
     const double ours = t->gradient_bytes + t->weight_bytes;
-    printf("%d ranks, %zu weights, %zu micro-batches; rank 0 updates %zu weights\n", t->ranks, weights,
-           t->o.micro_batches, t->o.sharded ? own : weights);
+    printf("%d ranks, %zu weights, %zu micro-batches; rank 0 updates %zu weights, with an updater of %zu bytes\n",
+           t->ranks, weights, t->o.micro_batches, t->o.sharded ? own : weights, memory.total);
     printf("on the wire per step and rank: gradients %.0f bytes, weights %.0f", t->gradient_bytes, t->weight_bytes);
     if (t->weight_bytes > 0) printf(" (%.1f times fewer than in f32)", t->f32_weight_bytes / t->weight_bytes);
     printf("; an f32 all-reduce: %.0f bytes", t->all_reduce_bytes);
@@ -397,7 +428,8 @@ static void train(struct trainer *t) {
         if (t->rank == 0 && (step % 10 == 0 || step + 1 == end))
             printf("step %3llu  loss %.6f\n", (unsigned long long)step, loss);
     }
-    if (t->rank == 0) printf("%.2f seconds\n", MPI_Wtime() - started);
+    if (t->rank == 0)
+        printf("%.2f seconds; sums of tiles: %.0f bytes in a step\n", MPI_Wtime() - started, t->sum_bytes);
     check_replicas(t);
 }
 
@@ -418,8 +450,6 @@ static const char *mistake(const struct options *o, int ranks) {
         return "--data is needed; --batch, --seq, --steps and --micro-batches are at least 1";
     if (o->micro_batches % (size_t)ranks != 0) return "--micro-batches must be a multiple of the number of ranks";
     if (o->scatter && o->deterministic) return "--scatter has no --deterministic";
-    if (o->scatter && (o->clip > 0 || o->optimizer == DQT_OPTIMIZER_ADAFACTOR))
-        return "--scatter needs --clip 0, and adamw or sgd: the others look at the whole gradient";
     return NULL;
 }
 

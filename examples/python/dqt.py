@@ -526,7 +526,7 @@ class Updater(Object):
         return self._get('updater_get_rule', index, kind=parameter_rule)
 
     def part(self, index, part, num_parts):
-        """(row, count) of a parameter's rows that a step with these options writes."""
+        """(row, count) of a parameter's rows that belong to a part."""
         row, count = C.c_size_t(), C.c_size_t()
         self._call('updater_get_part', index, part, num_parts, C.byref(row), C.byref(count))
         return row.value, count.value
@@ -535,6 +535,18 @@ class Updater(Object):
         """Updates the weights from the tape's gradients; values are those of dqt_step_options."""
         o = sized(step_options, learning_rate=learning_rate, **values)
         return self._get('updater_step', tape.raw, C.byref(o), kind=step_stats)
+
+    def step_part(self, tape, learning_rate, exchange, **values):
+        """The same of an updater of one part: exchange(data, offsets) is called until there is nothing more to exchange, with
+        a writable memoryview of bytes, of which those from offsets[k] on are part k's, and gathers all parts' into it."""
+        o, sums, stats = sized(step_options, learning_rate=learning_rate, **values), sized(step_sums), sized(step_stats)
+        parts = max(self.options.num_parts, 1)
+        self._call('updater_begin_step', tape.raw, C.byref(o), C.byref(sums))
+        while sums.data:
+            offsets = list(C.cast(sums.offsets, C.POINTER(C.c_size_t))[:parts + 1])
+            exchange(memoryview((C.c_ubyte * offsets[-1]).from_address(sums.data)).cast('B'), offsets)
+            self._call('updater_continue_step', tape.raw, C.byref(sums), C.byref(stats))
+        return stats
 
     def backward_step(self, model, tape, learning_rate, **values):
         """Backward of the latest loss and the update in one pass, without gradient buffers."""

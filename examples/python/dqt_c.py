@@ -111,10 +111,11 @@ group_options = _struct('group_options', '''i: parameter_class; s: pattern; i: o
     beta1 rounding_noise; i: freeze reserved''')
 updater_options = _struct('updater_options', '''i: optimizer rounding momentum_state variance_state; f: beta1 beta2 eps
     weight_decay; i: clip; f: clip_norm update_clip; i: lagged; f: scale_lr; q: seed; f: rounding_noise; i: reserved;
-    group_options*num_groups: groups; z: num_groups; q: reserved64*2''')
+    group_options*num_groups: groups; z: num_groups; q: part num_parts''')
 updater_memory_info = _struct('updater_memory_info', 'u: reserved; z: total momentum variance scales workspace other')
 parameter_rule = _struct('parameter_rule', 'i: optimizer rounding frozen; f: lr_factor weight_decay beta1 rounding_noise')
-step_options = _struct('step_options', 'f: learning_rate gradient_scale; i: reserved; z: part num_parts')
+step_options = _struct('step_options', 'f: learning_rate gradient_scale; i: reserved')
+step_sums = _struct('step_sums', 'u: reserved; p: data offsets')
 step_stats = _struct('step_stats', 'u: reserved; d: gradient_norm update_rms; q: flipped saturated quantized step')
 preset_options = _struct('preset_options', 'i: purpose format; f: bytes_per_weight')
 preset = _struct('preset', 'f: learning_rate warmup_fraction final_fraction bytes_per_weight; i: reserved; s: name')
@@ -155,7 +156,8 @@ i tape_begin_update ppp; i tape_end_update pp;
 i llama_config_init pz; i llama_memory ppp; i llama_create ppp; n llama_destroy p; i llama_get_config pp;
 i llama_get_layers ppp; i llama_forward pppp; i llama_loss ppppp; i llama_backward ppf; i llama_backward_logits ppp;
 i updater_options_init pz; i updater_memory ppzpp; i updater_create ppzpp; n updater_destroy p; i group_options_init pz;
-i updater_add_group ppp; i updater_get_rule pzp; i updater_step pppp; i updater_get_part pzzzpp;
+i updater_add_group ppp; i updater_get_rule pzp; i updater_step pppp;
+i updater_begin_step pppp; i updater_continue_step pppp; i updater_get_part pzzzpp;
 i llama_backward_update ppppp; i updater_get_step pp; i updater_set_step pq; i updater_get_options pp;
 f schedule_cosine qqqff; f schedule_linear qqqff; i preset_options_init pz; i preset_get pppp;
 i session_options_init pz; i session_memory ppp; i session_create ppp; n session_destroy p; i session_get_options pp; i session_append ppzp;

@@ -161,8 +161,7 @@ dqt_status dqt_tape_begin_update(dqt_tape *tape, dqt_updater *updater, const dqt
     if (tape->options.inference) return fail(ctx, DQT_E_STATE, "this tape was made for inference");
     if (tape->fused) return fail(ctx, DQT_E_STATE, "an update has begun on this tape: dqt_tape_end_update ends it");
     TRY(check_idle(updater));
-    if (o.num_parts > 1)
-        return fail(ctx, DQT_E_UNSUPPORTED, "a fused step updates all parts: num_parts is %zu", o.num_parts);
+    TRY(check_whole(updater, "a fused step updates all rows"));
     TRY(check_parameters(ctx, updater, tape));
     if (updater_options(updater)->clip == DQT_CLIP_GLOBAL_NORM)
         return fail(ctx, DQT_E_UNSUPPORTED, "a fused step cannot clip by the current global norm: use PREVIOUS_NORM");

@@ -77,6 +77,7 @@ static void complete_options(dqt_updater_options *o) {
     if (o->beta1 < 0) o->beta1 = 0;
     if (o->update_clip < 0) o->update_clip = 0;
     if (o->scale_lr < 0) o->scale_lr = 0;
+    if (o->num_parts == 1) o->num_parts = 0;
 }
 
 /* Options and parameters of a list of layers, checked. The caller frees the targets. */
@@ -92,8 +93,7 @@ static dqt_status prepare(dqt_context *ctx, dqt_layer *const *layers, size_t num
     *o = updater_defaults;
     TRY(options_read(ctx, o, sizeof *o, options, "dqt_updater_options"));
     complete_options(o);
-    if (o->reserved || o->reserved64[0] || o->reserved64[1])
-        return fail(ctx, DQT_E_ARGUMENT, "a reserved member of dqt_updater_options is not 0");
+    if (o->reserved) return fail(ctx, DQT_E_ARGUMENT, "a reserved member of dqt_updater_options is not 0");
     if (!o->groups != !o->num_groups)
         return fail(ctx, DQT_E_ARGUMENT, "groups is %s, but num_groups is %zu", o->groups ? "set" : "NULL",
                     o->num_groups);
@@ -185,23 +185,72 @@ dqt_status dqt_updater_get_rule(const dqt_updater *updater, size_t index, dqt_pa
     return options_return(ctx, rule, &out, sizeof out, "dqt_parameter_rule");
 }
 
+/* Updater, tape and what a step returns. */
+static dqt_status check_step(const dqt_updater *updater, const dqt_tape *tape, const dqt_step_stats *stats) {
+    const dqt_context *ctx = updater_context(updater);
+    TRY(check_pointer(ctx, tape, "tape"));
+    if (tape->options.no_gradient_buffers || tape->options.inference)
+        return fail(ctx, DQT_E_STATE, "this tape has no gradient buffers");
+    TRY(check_parameters(ctx, updater, tape));
+    return options_check_result(ctx, stats, sizeof *stats, "dqt_step_stats");
+}
+
 dqt_status dqt_updater_step(dqt_updater *updater, dqt_tape *tape, const dqt_step_options *options,
                             dqt_step_stats *stats) {
     FPENV_DEFAULT();
     TRY(check_object(updater, "updater"));
-    dqt_context *ctx = updater_context(updater);
+    const dqt_context *ctx = updater_context(updater);
     dqt_step_options o;
     TRY(check_idle(updater));
-    TRY(check_pointer(ctx, tape, "tape"));
     TRY(read_step(ctx, options, &o));
-    if (tape->options.no_gradient_buffers || tape->options.inference)
-        return fail(ctx, DQT_E_STATE, "this tape has no gradient buffers");
-    TRY(check_parameters(ctx, updater, tape));
-    TRY(options_check_result(ctx, stats, sizeof *stats, "dqt_step_stats"));
+    TRY(check_step(updater, tape, stats));
+    TRY(check_whole(updater, "dqt_updater_step updates all rows (see dqt_updater_begin_step)"));
     dqt_step_stats s = {.struct_size = sizeof s};
     updater_set_gradient_scale(updater, o.gradient_scale);
-    TRY(updater_step_shard(updater, tape->gradient_list, o.learning_rate, o.part, o.num_parts, &s));
+    TRY(updater_step(updater, tape->gradient_list, o.learning_rate, &s));
     return stats ? options_return(ctx, stats, &s, sizeof s, "dqt_step_stats") : DQT_OK;
+}
+
+static dqt_status check_sums(const dqt_context *ctx, const dqt_step_sums *sums) {
+    TRY(check_pointer(ctx, sums, "sums"));
+    return options_check_result(ctx, sums, sizeof *sums, "dqt_step_sums");
+}
+
+static dqt_status return_sums(const dqt_updater *updater, dqt_step_sums *sums) {
+    dqt_step_sums s = {.struct_size = sizeof s};
+    s.data = updater_exchange(updater, &s.offsets);
+    return options_return(updater_context(updater), sums, &s, sizeof s, "dqt_step_sums");
+}
+
+dqt_status dqt_updater_begin_step(dqt_updater *updater, dqt_tape *tape, const dqt_step_options *options,
+                                  dqt_step_sums *sums) {
+    FPENV_DEFAULT();
+    TRY(check_object(updater, "updater"));
+    const dqt_context *ctx = updater_context(updater);
+    dqt_step_options o;
+    TRY(check_idle(updater));
+    TRY(read_step(ctx, options, &o));
+    TRY(check_step(updater, tape, NULL));
+    TRY(check_sums(ctx, sums));
+    updater_set_gradient_scale(updater, o.gradient_scale);
+    TRY(updater_open_step(updater, tape->gradient_list, o.learning_rate));
+    return return_sums(updater, sums);
+}
+
+dqt_status dqt_updater_continue_step(dqt_updater *updater, dqt_tape *tape, dqt_step_sums *sums, dqt_step_stats *stats) {
+    FPENV_DEFAULT();
+    TRY(check_object(updater, "updater"));
+    const dqt_context *ctx = updater_context(updater);
+    if (!updater_is_open(updater))
+        return fail(ctx, DQT_E_STATE, "no step of this updater is open: dqt_updater_begin_step begins one");
+    TRY(check_step(updater, tape, stats));
+    TRY(check_sums(ctx, sums));
+    dqt_step_stats s = {.struct_size = sizeof s};
+    const dqt_status status = updater_continue_step(updater, tape->gradient_list, &s);
+    TRY(return_sums(updater, sums));
+    if (status == DQT_OK && stats && !updater_is_open(updater))
+        return options_return(ctx, stats, &s, sizeof s, "dqt_step_stats");
+    return status;
 }
 
 dqt_status dqt_updater_get_part(const dqt_updater *updater, size_t index, size_t part, size_t num_parts, size_t *row,

@@ -98,8 +98,14 @@ dqt_status read_step(const dqt_context *ctx, const dqt_step_options *given, dqt_
     if (o->gradient_scale < 0)
         return fail(ctx, DQT_E_ARGUMENT, "gradient_scale is %g; it must not be negative", (double)o->gradient_scale);
     DEFAULT_TO(o->gradient_scale, 1);
-    if (o->part == 0) DEFAULT_TO(o->num_parts, 1);
-    return check_part(ctx, o->part, o->num_parts);
+    return DQT_OK;
+}
+
+dqt_status check_whole(const dqt_updater *updater, const char *why) {
+    const dqt_updater_options *o = updater_options(updater);
+    if (o->num_parts <= 1) return DQT_OK;
+    return fail(updater_context(updater), DQT_E_UNSUPPORTED, "%s, and this updater is part %zu of %zu", why,
+                (size_t)o->part, (size_t)o->num_parts);
 }
 
 dqt_status check_part(const dqt_context *ctx, size_t part, size_t num_parts) {
@@ -120,6 +126,9 @@ dqt_status check_parameters(const dqt_context *ctx, const dqt_updater *updater, 
 }
 
 dqt_status check_idle(const dqt_updater *updater) {
+    if (updater && updater_is_open(updater))
+        return fail(updater_context(updater), DQT_E_STATE,
+                    "a step of this updater is open: dqt_updater_continue_step has to end it first");
     if (!updater || !updater_is_held(updater)) return DQT_OK;
     return fail(updater_context(updater), DQT_E_STATE,
                 "a tape updates with this updater: dqt_tape_end_update has to come first");

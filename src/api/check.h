@@ -30,13 +30,15 @@ dqt_status read_targets(const dqt_context *ctx, dqt_batch *b, size_t classes);
 /* A host's own gradient: dlogits[count], finite, or callback. */
 dqt_status read_logits_gradient(const dqt_context *ctx, const dqt_logits_gradient *given, size_t count,
                                 dqt_logits_gradient *g);
-/* Completes *o: a learning rate and scale that are finite and not negative, a part that exists. */
+/* Completes *o: a learning rate and scale that are finite and not negative. */
 dqt_status read_step(const dqt_context *ctx, const dqt_step_options *given, dqt_step_options *o);
+/* DQT_E_UNSUPPORTED for an updater of one part; why: begins the sentence. */
+dqt_status check_whole(const dqt_updater *updater, const char *why);
 dqt_status check_part(const dqt_context *ctx, size_t part, size_t num_parts);
 /* Updater and tape have the same parameters. */
 dqt_status check_parameters(const dqt_context *ctx, const dqt_updater *updater, const dqt_tape *tape);
 
-/* No tape updates with it, which leaves it between two states; NULL is idle. */
+/* No tape updates with it and no step is open, which leaves it between two states; NULL is idle. */
 dqt_status check_idle(const dqt_updater *updater);
 /* Gradients have where to go: buffers, or an updater. */
 dqt_status check_gradients_go(const dqt_tape *tape);

@@ -21,10 +21,8 @@ static size_t array_bytes(size_t count, size_t element_size) {
     return round_up(count * element_size, sizeof(uint64_t));
 }
 
-static dqt_status add_bytes(void *arg, const char *label, void *data, size_t count, size_t element_size) {
-    (void)label;
-    (void)data;
-    *(size_t *)arg += array_bytes(count, element_size);
+static dqt_status add_bytes(void *arg, const struct state_array *a) {
+    *(size_t *)arg += array_bytes(a->count, a->element_size);
     return DQT_OK;
 }
 
@@ -89,12 +87,11 @@ static dqt_status read_parameters(struct reader *r, const struct stage *s) {
     return fail(r->ctx, DQT_E_SHAPE, "checkpoint: it has parameter %s, the layers end before it", r->head.label);
 }
 
-static dqt_status read_state(void *arg, const char *label, void *data, size_t count, size_t element_size) {
+static dqt_status read_state(void *arg, const struct state_array *a) {
     struct reader *r = ((void **)arg)[0];
     struct stage *s = ((void **)arg)[1];
-    (void)data;
-    TRY(reader_state(r, label, s->state + s->state_used, count, element_size));
-    s->state_used += array_bytes(count, element_size);
+    TRY(reader_state(r, a, s->state + s->state_used));
+    s->state_used += array_bytes(a->count, a->element_size);
     return DQT_OK;
 }
 
@@ -167,11 +164,10 @@ static dqt_status read_all(struct reader *r, uint64_t file_size, struct stage *s
 
 /* ---- Taking over --------------------------------------------------------------------------------------------- */
 
-static dqt_status take_state(void *arg, const char *label, void *data, size_t count, size_t element_size) {
+static dqt_status take_state(void *arg, const struct state_array *a) {
     struct stage *s = arg;
-    (void)label;
-    memcpy(data, s->state + s->state_used, count * element_size);
-    s->state_used += array_bytes(count, element_size);
+    if (a->count) memcpy(a->data, s->state + s->state_used, a->count * a->element_size);
+    s->state_used += array_bytes(a->count, a->element_size);
     return DQT_OK;
 }
 

@@ -232,8 +232,8 @@ static dqt_status create_updater(struct reader *r, const struct plan *p) {
     return status == DQT_OK ? DQT_OK : creation_failed(r, status, "updater");
 }
 
-static dqt_status read_state(void *arg, const char *label, void *data, size_t count, size_t element_size) {
-    return reader_state(arg, label, data, count, element_size);
+static dqt_status read_state(void *arg, const struct state_array *a) {
+    return reader_state(arg, a, a->data);
 }
 
 static dqt_status read_planned(struct reader *r, struct plan *p) {

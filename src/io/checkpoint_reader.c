@@ -138,13 +138,13 @@ dqt_status reader_parameter(struct reader *r, dqt_tensor *t) {
     return DQT_OK;
 }
 
-dqt_status reader_state(struct reader *r, const char *label, void *data, size_t count, size_t element_size) {
-    TRY(reader_expect(r, "STAT", label, (uint64_t)count * element_size));
-    TRY(source_elements(r->source, data, count, element_size));
+dqt_status reader_state(struct reader *r, const struct state_array *a, void *data) {
+    TRY(reader_expect(r, "STAT", a->label, (uint64_t)a->count * a->element_size));
+    TRY(source_elements(r->source, data, a->count, a->element_size));
     TRY(reader_end(r));
-    if (state_valid(label, data, count, element_size)) return DQT_OK;
+    if (state_valid(a->label, data, a->count, a->element_size)) return DQT_OK;
     return fail(r->ctx, DQT_E_FORMAT, "checkpoint: state %s holds a number that is not finite or has the wrong sign",
-                label);
+                a->label);
 }
 
 dqt_status reader_tail(struct reader *r, bool host) {

@@ -38,8 +38,8 @@ dqt_status reader_finish(struct reader *r);
 
 /* The section PARM that has begun, into a tensor with memory: its shape and formats are checked, then its numbers. */
 dqt_status reader_parameter(struct reader *r, dqt_tensor *t);
-/* A section STAT. */
-dqt_status reader_state(struct reader *r, const char *label, void *data, size_t count, size_t element_size);
+/* A section STAT: the array, to data. */
+dqt_status reader_state(struct reader *r, const struct state_array *a, void *data);
 /* TAPE (version 2) and HOST; the first of them has begun. */
 dqt_status reader_tail(struct reader *r, bool host);
 

@@ -62,21 +62,24 @@ TABLE(tensor, "parameter");
 
 #define OPTION(kind, member)                                                                                           \
     { #member, ENTRY_##kind, offsetof(dqt_updater_options, member), false }
-static const struct entry options_entries[] = {OPTION(INT32, optimizer),
-                                               OPTION(INT32, rounding),
-                                               OPTION(INT32, momentum_state),
-                                               OPTION(INT32, variance_state),
-                                               OPTION(FLOAT, beta1),
-                                               OPTION(FLOAT, beta2),
-                                               OPTION(FLOAT, eps),
-                                               OPTION(FLOAT, weight_decay),
-                                               OPTION(INT32, clip),
-                                               OPTION(FLOAT, clip_norm),
-                                               OPTION(FLOAT, update_clip),
-                                               OPTION(INT32, lagged),
-                                               OPTION(FLOAT, scale_lr),
-                                               OPTION(UINT64, seed),
-                                               OPTION(FLOAT, rounding_noise)};
+static const struct entry options_entries[] = {
+    OPTION(INT32, optimizer),
+    OPTION(INT32, rounding),
+    OPTION(INT32, momentum_state),
+    OPTION(INT32, variance_state),
+    OPTION(FLOAT, beta1),
+    OPTION(FLOAT, beta2),
+    OPTION(FLOAT, eps),
+    OPTION(FLOAT, weight_decay),
+    OPTION(INT32, clip),
+    OPTION(FLOAT, clip_norm),
+    OPTION(FLOAT, update_clip),
+    OPTION(INT32, lagged),
+    OPTION(FLOAT, scale_lr),
+    OPTION(UINT64, seed),
+    OPTION(FLOAT, rounding_noise),
+    {"part", ENTRY_UINT64, offsetof(dqt_updater_options, part), true},
+    {"num_parts", ENTRY_UINT64, offsetof(dqt_updater_options, num_parts), true}};
 TABLE(options, "updater's options");
 
 #define RULE(kind, member)                                                                                             \

@@ -56,11 +56,12 @@ static dqt_status write_parameter(struct writer *w, const struct update_target *
     return end_section(w);
 }
 
-static dqt_status write_state(void *arg, const char *label, void *data, size_t count, size_t element_size) {
+static dqt_status write_state(void *arg, const struct state_array *a) {
     struct writer *w = arg;
-    if (!w->sink->write && !state_valid(label, data, count, element_size)) return not_finite(w->sink->ctx, label);
-    TRY(begin_section(w, "STAT", label, (uint64_t)count * element_size));
-    TRY(sink_elements(w->sink, data, count, element_size));
+    if (!w->sink->write && !state_valid(a->label, a->data, a->count, a->element_size))
+        return not_finite(w->sink->ctx, a->label);
+    TRY(begin_section(w, "STAT", a->label, (uint64_t)a->count * a->element_size));
+    TRY(sink_elements(w->sink, a->data, a->count, a->element_size));
     return end_section(w);
 }
 

@@ -29,12 +29,13 @@ void accumulator_regrid(const dqt_updater *u, size_t index, const struct update_
     const struct parameter *p = &u->parameters[index];
     const double ratio = accumulator_unit(next) / accumulator_unit(&p->rule);
     const float most = UPDATE_ACCUMULATOR_MAX;
-    if (!p->accumulator || ratio == 1.0) return;
+    if (!p->accumulates || ratio == 1.0) return;
     const struct rng rng = rng_make(u->options.seed, u->step, RNG_ACCUMULATOR, (uint32_t)index);
-    const size_t count = p->target.tensor->rows * p->target.tensor->cols;
+    const size_t cols = p->target.tensor->cols, count = p->own_rows * cols;
+    const uint64_t element = (uint64_t)p->first_row * cols; /* the first of the part: a multiple of 4 */
     uint32_t words[4] = {0};
     for (size_t i = 0; i < count; i++) {
-        if (i % 4 == 0) rng_block(&rng, i / 4, words);
+        if (i % 4 == 0) rng_block(&rng, (element + i) / 4, words);
         const float x = fminf(fmaxf((float)(p->accumulator[i] * ratio), -most), most), below = floorf(x);
         p->accumulator[i] = (int8_t)(below + (x - below + rng_uniform01(words[i % 4]) >= 1.0f ? 1.0f : 0.0f));
     }

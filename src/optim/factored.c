@@ -27,7 +27,8 @@ void factored_row(struct parameter *p, size_t row, double squares) {
     const double clip = (double)plan->clip, limit = (double)UPDATE_LIMIT * (double)UPDATE_LIMIT;
     double mean = squares * clip * clip / (double)p->target.tensor->cols;
     mean = mean < limit ? mean : limit;
-    p->row[row] = plan->beta2 * p->row[row] + plan->one_minus_beta2 * ((float)mean + TINY);
+    float *statistic = &p->row[row - p->first_row];
+    *statistic = plan->beta2 * *statistic + plan->one_minus_beta2 * ((float)mean + TINY);
 }
 
 /* Column means of g^2 over the tiles that were seen, in tile order. */

@@ -1,5 +1,5 @@
-/* The fused step: gradients come in tiles of rows, in any order, and are forgotten. What needs all of them is the
- * previous step's. Its end serves the step from buffers too. */
+/* The fused step, of an updater of all rows: gradients come in tiles of rows, in any order, and are forgotten. What
+ * needs all of them is the previous step's. Its end serves the step from buffers too. */
 #include <math.h>
 #include <string.h>
 
@@ -36,6 +36,10 @@ void updater_release(dqt_updater *u) {
 
 bool updater_is_held(const dqt_updater *u) {
     return u->holder != NULL;
+}
+
+bool updater_is_open(const dqt_updater *u) {
+    return u->point != STEP_CLOSED;
 }
 
 bool updater_parameter_begun(const dqt_updater *u, size_t index) {
@@ -86,14 +90,10 @@ void updater_end_parameter(dqt_updater *u, size_t index) {
     struct parameter *p = &u->parameters[index];
     if (parameter_frozen(p) || p->nonfinite) return;
     const dqt_tensor *t = p->target.tensor;
-    double gradient_squares = 0.0, update_squares = 0.0, all_squares = 0.0;
-    uint64_t all_weights = 0;
+    double gradient_squares = 0.0, update_squares = 0.0;
     for (size_t i = 0; i < p->tiles; i++) {
         const struct tile_result *r = &u->tiles[i];
         gradient_squares += r->gradient_squares;
-        all_squares += r->update_squares;
-        all_weights += (uint64_t)r->rows * t->cols;
-        if (r->stats_only) continue;
         update_squares += r->update_squares;
         p->flipped += r->flipped;
         p->saturated += r->saturated;
@@ -108,12 +108,14 @@ void updater_end_parameter(dqt_updater *u, size_t index) {
         if (u->tiles[0].rows == 0) memset(u->column_sums, 0, t->cols * sizeof *u->column_sums);
         factored_columns(u, p);
     }
-    p->history[0] = sqrt(gradient_squares);
-    if (all_weights) {
-        const double factor = (double)p->plan.update_factor;
-        p->history[1] = sqrt(all_squares / (double)all_weights) / factor;
-    }
+    updater_remember(p);
     tensor_refresh(p->target.tensor);
+}
+
+void updater_remember(struct parameter *p) {
+    p->history[0] = sqrt(p->gradient_squares);
+    if (p->weights == 0) return;
+    p->history[1] = sqrt(p->update_squares / (double)p->weights) / (double)p->plan.update_factor;
 }
 
 dqt_status updater_end(dqt_updater *u, dqt_step_stats *stats) {

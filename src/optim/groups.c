@@ -86,7 +86,7 @@ dqt_status updater_add_group(dqt_updater *u, const dqt_group_options *o, size_t 
         if (!updater_keeps_state(u, i, next))
             return fail(u->ctx, DQT_E_UNSUPPORTED,
                         "rounding ACCUMULATE decides what state is kept: %s %s it from dqt_updater_options on",
-                        p->target.name, p->accumulator ? "has" : "does not have");
+                        p->target.name, p->accumulates ? "has" : "does not have");
     }
     for (size_t i = 0; i < u->count; i++) {
         struct parameter *p = &u->parameters[i];
@@ -102,7 +102,7 @@ dqt_status updater_add_group(dqt_updater *u, const dqt_group_options *o, size_t 
 bool updater_keeps_state(const dqt_updater *u, size_t index, int32_t rounding) {
     DQT_ASSERT(index < u->count);
     const struct parameter *p = &u->parameters[index];
-    return !rounding_of(rounding) || accumulator_kept(p->target.tensor, rounding) == (p->accumulator != NULL);
+    return !rounding_of(rounding) || accumulator_kept(p->target.tensor, rounding) == p->accumulates;
 }
 
 /* ---- Single rules -------------------------------------------------------------------------------------------- */

@@ -98,7 +98,7 @@ void updater_plan(dqt_updater *u, size_t index, float clip) {
         .weight = rng_make(o->seed, u->step, RNG_WEIGHT, id),
         .momentum_rng = rng_make(o->seed, u->step, RNG_MOMENTUM, id),
         .variance_rng = rng_make(o->seed, u->step, RNG_VARIANCE, id),
-        .accumulate = p->accumulator != NULL,
+        .accumulate = p->accumulates,
         .accumulator_unit = (float)accumulator_unit(&p->rule),
         .accumulator_reach = (float)accumulator_reach(&p->rule),
     };

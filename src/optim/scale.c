@@ -7,6 +7,7 @@
 /* Adam on a scale with relative steps, s *= 1 - lr * scale_lr * u, a factor kept within 1/2..2 and s within
  * 1e-30..1e30. The gradient dL/ds = sum_k g[k] * q[k] is of the codes before the update. */
 static void update_scale(const dqt_updater *u, struct parameter *p, size_t index, double gradient) {
+    const size_t own = index - p->first_row * p->target.tensor->row_groups;
     const struct update_plan *plan = &p->plan;
     const double limit = (double)UPDATE_LIMIT;
     double clipped = gradient * (double)plan->clip;
@@ -14,11 +15,11 @@ static void update_scale(const dqt_updater *u, struct parameter *p, size_t index
     const float g = (float)clipped, rest1 = (float)(1.0 - (double)plan->beta1);
     float first = g;
     if (p->scale_m) {
-        p->scale_m[index] = plan->beta1 * p->scale_m[index] + rest1 * g;
-        first = p->scale_m[index] / (float)(1.0 - update_power((double)plan->beta1, u->step + 1));
+        p->scale_m[own] = plan->beta1 * p->scale_m[own] + rest1 * g;
+        first = p->scale_m[own] / (float)(1.0 - update_power((double)plan->beta1, u->step + 1));
     }
-    p->scale_v[index] = plan->beta2 * p->scale_v[index] + plan->one_minus_beta2 * g * g;
-    const float update = first / (sqrtf(p->scale_v[index] * plan->inverse_bias2) + plan->eps);
+    p->scale_v[own] = plan->beta2 * p->scale_v[own] + plan->one_minus_beta2 * g * g;
+    const float update = first / (sqrtf(p->scale_v[own] * plan->inverse_bias2) + plan->eps);
     /* neither factor infinite: 0 * infinity would be no number */
     const float rate = fminf(plan->learning_rate * u->options.scale_lr, FLT_MAX);
     float factor = 1.0f - rate * fmaxf(fminf(update, FLT_MAX), -FLT_MAX);

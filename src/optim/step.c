@@ -1,7 +1,11 @@
 /* One step from gradient buffers, which are all seen beforehand: their norm, and a factored second moment of this step
  * unless lagged ones are asked for. Row tiles go through the kernels, sums are made in a fixed order.
  *
- * Fused steps (optim/fused.c) share updater_apply_tile, so they give the same bits. */
+ * An updater of one part sees its own rows only. What depends on all rows (norms, column statistics, rms(u)) is a sum
+ * over tiles, and the step stops where it needs the other parts' (optim/exchange.c). That of all rows stops at the same
+ * points and goes on at once, so both have the same bits.
+ *
+ * Fused steps (optim/fused.c) share updater_apply_tile, so they give the same bits too. */
 #include <math.h>
 #include <string.h>
 
@@ -26,25 +30,25 @@ static struct row_source source_of(const dqt_updater *u, const struct gradient *
 
 static struct update_row kernel_row(const struct parameter *p, size_t row, const float *gradient) {
     const dqt_tensor *t = p->target.tensor;
-    const size_t blocks = state_blocks(t->cols), at = row * t->cols;
-    DQT_ASSERT(row < t->rows);
+    const size_t blocks = state_blocks(t->cols), own = row - p->first_row;
+    DQT_ASSERT(row >= p->first_row && own < p->own_rows);
     struct update_row r = {
         .gradient = gradient,
         .cols = t->cols,
-        .element = at,
+        .element = row * t->cols,
         .weight = tensor_row(t, row),
         .scale = p->reference_scale ? *p->reference_scale : tensor_group_scale(t, row, 0),
         .half_scales = t->half_scales ? t->half_scales + row * t->row_groups : NULL,
         .group_cols = t->group_cols,
     };
-    if (p->m) r.m = (unsigned char *)p->m + at * p->momentum->element_size;
-    if (p->v) r.v = (unsigned char *)p->v + at * p->variance->element_size;
-    if (p->m_scale) r.m_scale = p->m_scale + row * blocks;
-    if (p->accumulator) r.accumulator = p->accumulator + at;
-    if (p->v_scale) r.v_scale = p->v_scale + row * blocks;
+    if (p->m) r.m = (unsigned char *)p->m + own * t->cols * p->momentum->element_size;
+    if (p->v) r.v = (unsigned char *)p->v + own * t->cols * p->variance->element_size;
+    if (p->m_scale) r.m_scale = p->m_scale + own * blocks;
+    if (p->accumulator) r.accumulator = p->accumulator + own * t->cols;
+    if (p->v_scale) r.v_scale = p->v_scale + own * blocks;
     if (p->factored) {
         r.column = p->column_factor > 0.0f ? p->column : NULL;
-        r.row_factor = p->column_factor > 0.0f ? p->row[row] * p->column_factor : p->row[row];
+        r.row_factor = p->column_factor > 0.0f ? p->row[own] * p->column_factor : p->row[own];
     }
     return r;
 }
@@ -78,70 +82,49 @@ void updater_apply_tile(dqt_updater *u, struct parameter *p, size_t first, const
     result->rows = (uint32_t)(end - first);
 }
 
-/* What a tile of another shard adds to the statistics that are kept whole: factored ones, and where rms(u) will be
- * needed, u itself. */
-static void stats_tile(dqt_updater *u, struct parameter *p, size_t first, const struct row_source *source) {
-    const struct update_kernels *k = updater_kernels(u);
-    const size_t cols = p->target.tensor->cols, end = tile_end(p, first), tile = first / GEMM_TILE_ROWS;
-    struct tile_result *result = &u->tiles[tile];
-    float *column_sums = u->column_sums + tile * cols;
-    struct update_plan plan = p->plan;
-    plan.dry = true;
-    memset(column_sums, 0, cols * sizeof *column_sums);
-    for (size_t row = first; row < end; row++) {
-        const float *g = source_row(source, first, row);
-        factored_row(p, row, k->sum_squares(g, cols));
-        k->add_squares(g, cols, plan.clip, column_sums);
-        if (!updater_clips_updates(u, p)) continue;
-        const struct update_row r = kernel_row(p, row, g);
-        struct update_result sums;
-        k->row(&plan, &r, &sums);
-        result->update_squares += sums.update_squares;
-    }
-    result->rows = (uint32_t)(end - first);
-    result->stats_only = 1;
-}
-
-/* ---- Unfused ------------------------------------------------------------------------------------------------- */
+/* ---- Passes over the own tiles of a parameter ------------------------------------------------------------------- */
 
 struct pass {
     dqt_updater *u;
     struct parameter *p;
     const struct gradient *gradient;
-    size_t first, end; /* tiles of the caller's shard */
 };
+
+/* The row with which the own tile number `task` begins. */
+static size_t task_row(const struct pass *pass, size_t task) {
+    return (pass->p->first_tile + task) * GEMM_TILE_ROWS;
+}
 
 static void norm_task(void *arg, size_t task, int lane) {
     const struct pass *pass = arg;
     const struct parameter *p = pass->p;
-    const size_t first = task * GEMM_TILE_ROWS, end = tile_end(p, first);
+    const size_t first = task_row(pass, task), end = tile_end(p, first);
     const struct row_source source = source_of(pass->u, pass->gradient, first, lane);
     double squares = 0.0;
     for (size_t row = first; row < end; row++)
         squares += updater_kernels(pass->u)->sum_squares(source_row(&source, first, row), p->target.tensor->cols);
-    pass->u->tiles[task].gradient_squares = squares;
+    updater_squares(pass->u)[p->own_at + task] = squares;
 }
 
 static void statistics_task(void *arg, size_t task, int lane) {
     const struct pass *pass = arg;
     struct parameter *p = pass->p;
-    const size_t first = task * GEMM_TILE_ROWS, end = tile_end(p, first), cols = p->target.tensor->cols;
+    const size_t first = task_row(pass, task), end = tile_end(p, first), cols = p->target.tensor->cols;
     const struct row_source source = source_of(pass->u, pass->gradient, first, lane);
-    float *column_sums = pass->u->column_sums + task * cols;
+    float *column_sums = pass->u->column_sums + (p->first_tile + task) * cols;
     memset(column_sums, 0, cols * sizeof *column_sums);
     for (size_t row = first; row < end; row++) {
         const float *g = source_row(&source, first, row);
         factored_row(p, row, updater_kernels(pass->u)->sum_squares(g, cols));
         updater_kernels(pass->u)->add_squares(g, cols, p->plan.clip, column_sums);
     }
-    pass->u->tiles[task].rows = (uint32_t)(end - first);
 }
 
 /* rms(u) without writing anything. */
 static void dry_task(void *arg, size_t task, int lane) {
     const struct pass *pass = arg;
     const struct parameter *p = pass->p;
-    const size_t first = task * GEMM_TILE_ROWS, end = tile_end(p, first);
+    const size_t first = task_row(pass, task), end = tile_end(p, first);
     const struct row_source source = source_of(pass->u, pass->gradient, first, lane);
     double squares = 0.0;
     for (size_t row = first; row < end; row++) {
@@ -150,110 +133,139 @@ static void dry_task(void *arg, size_t task, int lane) {
         updater_kernels(pass->u)->row(&p->plan, &r, &sums);
         squares += sums.update_squares;
     }
-    pass->u->tiles[task].update_squares = squares;
+    pass->u->update_sums[p->first_tile + task] = squares;
 }
 
 static void apply_task(void *arg, size_t task, int lane) {
     const struct pass *pass = arg;
-    const size_t first = (pass->first + task) * GEMM_TILE_ROWS;
+    const size_t first = task_row(pass, task);
     const struct row_source source = source_of(pass->u, pass->gradient, first, lane);
     updater_apply_tile(pass->u, pass->p, first, &source, NULL);
 }
 
-static void apply_or_stats_task(void *arg, size_t task, int lane) {
-    const struct pass *pass = arg;
-    const struct row_source source = source_of(pass->u, pass->gradient, task * GEMM_TILE_ROWS, lane);
-    if (task >= pass->first && task < pass->end)
-        updater_apply_tile(pass->u, pass->p, task * GEMM_TILE_ROWS, &source, NULL);
-    else
-        stats_tile(pass->u, pass->p, task * GEMM_TILE_ROWS, &source);
+static void run_pass(dqt_updater *u, struct parameter *p, const struct gradient *gradient,
+                     void (*task)(void *, size_t, int)) {
+    struct pass pass = {u, p, gradient};
+    const size_t tiles = p->end_tile - p->first_tile;
+    const double work = WORK_UPDATE * (double)tiles * GEMM_TILE_ROWS * (double)p->target.tensor->cols;
+    if (tiles) parallel_run(u->ctx, tiles, work, task, &pass);
 }
 
-static double tiles_work(const struct parameter *p, size_t tiles) {
-    return WORK_UPDATE * (double)tiles * GEMM_TILE_ROWS * (double)p->target.tensor->cols;
-}
+/* ---- The step, from one exchange to the next -------------------------------------------------------------------- */
 
-/* This step's statistics, where lagged ones are not asked for. */
-static void prepare_current(struct pass *pass) {
-    dqt_updater *u = pass->u;
-    struct parameter *p = pass->p;
-    if (p->factored) {
-        parallel_run(u->ctx, p->tiles, tiles_work(p, p->tiles), statistics_task, pass);
-        factored_columns(u, p);
-        factored_refresh(p);
-        p->row_ready = true;
-    }
-    if (updater_clips_updates(u, p) && pass->end > pass->first) {
-        const dqt_tensor *t = p->target.tensor;
-        double squares = 0.0;
-        p->plan.dry = true;
-        p->plan.update_factor = 1.0f;
-        parallel_run(u->ctx, p->tiles, tiles_work(p, p->tiles), dry_task, pass);
-        p->plan.dry = false;
-        for (size_t i = 0; i < p->tiles; i++)
-            squares += u->tiles[i].update_squares;
-        updater_set_update_factor(u, p, sqrt(squares / ((double)t->rows * (double)t->cols)));
-    }
-}
-
-static dqt_status measure_gradients(dqt_updater *u, const struct gradient *const *gradients, double *norm) {
-    double total = 0.0;
-    for (size_t i = 0; i < u->count; i++) {
-        struct parameter *p = &u->parameters[i];
-        if (parameter_frozen(p)) continue;
-        struct pass pass = {u, p, gradients[i], 0, p->tiles};
-        TRY(check_interrupt(u->ctx)); /* here only: what follows writes weights, all or none */
-        parallel_run(u->ctx, p->tiles, tiles_work(p, p->tiles), norm_task, &pass);
-        double squares = 0.0;
-        for (size_t k = 0; k < p->tiles; k++)
-            squares += u->tiles[k].gradient_squares;
-        if (!isfinite(squares))
-            return fail(u->ctx, DQT_E_NUMERIC, "the gradient of %s is not finite: nothing was changed", p->target.name);
-        p->gradient_squares = squares * (double)u->gradient_scale * (double)u->gradient_scale;
-        total += p->gradient_squares;
-    }
-    *norm = sqrt(total);
-    return DQT_OK;
-}
-
-dqt_status updater_step(dqt_updater *u, const struct gradient *const *gradients, float learning_rate,
-                        dqt_step_stats *stats) {
-    return updater_step_shard(u, gradients, learning_rate, 0, 1, stats);
-}
-
-dqt_status updater_step_shard(dqt_updater *u, const struct gradient *const *gradients, float learning_rate,
-                              size_t shard, size_t num_shards, dqt_step_stats *stats) {
+dqt_status updater_open_step(dqt_updater *u, const struct gradient *const *gradients, float learning_rate) {
+    DQT_ASSERT(u->point == STEP_CLOSED);
     TRY(updater_check_rate(u, learning_rate));
-    DQT_ASSERT(shard < num_shards);
     for (size_t i = 0; i < u->count; i++) {
         const dqt_tensor *t = u->parameters[i].target.tensor;
         if (gradients[i]->rows != t->rows || gradients[i]->cols != t->cols)
             return fail(u->ctx, DQT_E_SHAPE, "gradient %zu is %zu x %zu, parameter %s is %zu x %zu", i,
                         gradients[i]->rows, gradients[i]->cols, u->parameters[i].target.name, t->rows, t->cols);
     }
-    double norm = 0.0;
-    TRY(measure_gradients(u, gradients, &norm));
-    u->learning_rate = learning_rate;
     for (size_t i = 0; i < u->count; i++) {
         struct parameter *p = &u->parameters[i];
+        const size_t own = p->end_tile - p->first_tile;
+        memset(updater_squares(u) + p->own_at, 0, own * sizeof(double));
         if (parameter_frozen(p)) continue;
-        struct pass pass = {.u = u, .p = p, .gradient = gradients[i]};
-        shard_tiles(u, i, shard, num_shards, &pass.first, &pass.end);
-        const double squares = p->gradient_squares;
-        p->flipped = p->saturated = p->weights = 0;
-        p->nonfinite = false;
-        updater_begin_parameter(u, i);
-        if (u->options.clip == DQT_CLIP_GLOBAL_NORM) p->plan.clip = updater_clip_factor(u, norm);
-        if (u->options.clip == DQT_CLIP_TENSOR_NORM) p->plan.clip = updater_clip_factor(u, sqrt(squares));
-        if (!u->options.lagged) prepare_current(&pass);
-        memset(u->tiles, 0, p->tiles * sizeof *u->tiles);
-        if (p->factored && !p->row_ready)
-            parallel_run(u->ctx, p->tiles, tiles_work(p, p->tiles), apply_or_stats_task, &pass);
-        else
-            parallel_run(u->ctx, pass.end - pass.first, tiles_work(p, pass.end - pass.first), apply_task, &pass);
-        updater_end_parameter(u, i);
-        p->gradient_squares = squares;
-        p->history[0] = sqrt(squares);
+        TRY(check_interrupt(u->ctx)); /* here only: what follows writes weights, all or none */
+        run_pass(u, p, gradients[i], norm_task);
     }
-    return updater_end(u, stats);
+    u->learning_rate = learning_rate;
+    updater_stop_at(u, STEP_SQUARES, NULL);
+    return DQT_OK;
+}
+
+/* Of its own tiles: the weights; then what became of each goes to the updater's sums. */
+static void apply_parameter(dqt_updater *u, struct parameter *p, const struct gradient *gradient) {
+    memset(u->tiles, 0, p->tiles * sizeof *u->tiles);
+    run_pass(u, p, gradient, apply_task);
+    for (size_t tile = p->first_tile; tile < p->end_tile; tile++) {
+        const struct tile_result *r = &u->tiles[tile];
+        u->sums[p->own_at + tile - p->first_tile] =
+            (struct tile_sums){r->update_squares, (double)r->flipped, (double)r->saturated};
+    }
+    if (u->num_parts == 1) tensor_refresh(p->target.tensor); /* else the host does, when all rows have come */
+}
+
+static void begin_parameter(dqt_updater *u, size_t index) {
+    struct parameter *p = &u->parameters[index];
+    const double squares = p->gradient_squares;
+    p->flipped = p->saturated = p->weights = 0;
+    p->update_squares = 0.0;
+    p->nonfinite = false;
+    updater_begin_parameter(u, index);
+    if (u->options.clip == DQT_CLIP_GLOBAL_NORM) p->plan.clip = updater_clip_factor(u, u->norm);
+    if (u->options.clip == DQT_CLIP_TENSOR_NORM) p->plan.clip = updater_clip_factor(u, sqrt(squares));
+}
+
+/* Goes on with parameter u->current after the point `done` (STEP_SQUARES: from its beginning), to the next point. */
+static void run_parameters(dqt_updater *u, const struct gradient *const *gradients, enum step_point done) {
+    for (; u->current < u->count; u->current++, done = STEP_SQUARES) {
+        struct parameter *p = &u->parameters[u->current];
+        const struct gradient *gradient = gradients[u->current];
+        if (parameter_frozen(p)) {
+            memset(u->sums + p->own_at, 0, (p->end_tile - p->first_tile) * sizeof *u->sums);
+            continue;
+        }
+        if (done == STEP_LAGGED_COLUMNS) continue;
+        if (done == STEP_SQUARES) {
+            begin_parameter(u, u->current);
+            if (p->factored && !u->options.lagged) {
+                run_pass(u, p, gradient, statistics_task);
+                updater_stop_at(u, STEP_COLUMNS, p);
+                return;
+            }
+        }
+        if (done != STEP_UPDATES && updater_clips_updates(u, p) && !u->options.lagged) {
+            p->plan.dry = true;
+            p->plan.update_factor = 1.0f;
+            run_pass(u, p, gradient, dry_task);
+            p->plan.dry = false;
+            updater_stop_at(u, STEP_UPDATES, p);
+            return;
+        }
+        apply_parameter(u, p, gradient);
+        if (p->factored && u->options.lagged) {
+            updater_stop_at(u, STEP_LAGGED_COLUMNS, p);
+            return;
+        }
+    }
+    updater_stop_at(u, STEP_RESULTS, NULL);
+}
+
+dqt_status updater_continue_step(dqt_updater *u, const struct gradient *const *gradients, dqt_step_stats *stats) {
+    const enum step_point point = u->point;
+    struct parameter *p = &u->parameters[u->current];
+    if (!updater_sums_valid(u))
+        return fail(u->ctx, DQT_E_NUMERIC, "the sums of tiles hold a number that no part of a step has sent");
+    switch (point) {
+    case STEP_CLOSED: DQT_ASSERT(false); return DQT_E_STATE;
+    case STEP_SQUARES:
+        updater_stop_at(u, STEP_CLOSED, NULL);
+        TRY(updater_take_squares(u));
+        u->current = 0;
+        break;
+    case STEP_COLUMNS:
+        updater_take_columns(u, p);
+        factored_refresh(p);
+        p->row_ready = true;
+        break;
+    case STEP_LAGGED_COLUMNS: updater_take_columns(u, p); break;
+    case STEP_UPDATES: updater_take_updates(u, p); break;
+    case STEP_RESULTS:
+        updater_take_results(u);
+        updater_stop_at(u, STEP_CLOSED, NULL);
+        return updater_end(u, stats);
+    }
+    run_parameters(u, gradients, point);
+    return DQT_OK;
+}
+
+dqt_status updater_step(dqt_updater *u, const struct gradient *const *gradients, float learning_rate,
+                        dqt_step_stats *stats) {
+    DQT_ASSERT(u->num_parts == 1);
+    TRY(updater_open_step(u, gradients, learning_rate));
+    while (u->point != STEP_CLOSED)
+        TRY(updater_continue_step(u, gradients, stats));
+    return DQT_OK;
 }

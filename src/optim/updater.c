@@ -5,7 +5,7 @@
 #include "core/status.h"
 #include "optim/updater_state.h"
 
-enum { NAME_LENGTH = 40, LIST_LENGTH = 200 };
+enum { NAME_LENGTH = 40, LIST_LENGTH = 200, MOST_PARTS = 1 << 16 };
 
 static bool in_range(float value, float low, float high) {
     return value >= low && value <= high; /* false for NaN */
@@ -55,6 +55,12 @@ dqt_status updater_check(const dqt_context *ctx, const struct update_target *tar
     TRY(check_number(ctx, "update_clip", o->update_clip, 0.0f, 1e30f));
     TRY(check_number(ctx, "scale_lr", o->scale_lr, 0.0f, 1e30f));
     TRY(check_number(ctx, "rounding_noise", o->rounding_noise, 0.0f, 1.0f));
+    if (o->num_parts > MOST_PARTS)
+        return fail(ctx, DQT_E_UNSUPPORTED, "updater options: num_parts is %llu, expected at most %d",
+                    (unsigned long long)o->num_parts, MOST_PARTS);
+    if (o->part >= (o->num_parts ? o->num_parts : 1))
+        return fail(ctx, DQT_E_ARGUMENT, "updater options: part is %llu, expected less than num_parts, %llu",
+                    (unsigned long long)o->part, (unsigned long long)o->num_parts);
     if (count >= (size_t)1 << 24)
         return fail(ctx, DQT_E_UNSUPPORTED, "an updater of %zu parameters, at most 16777215 can be numbered", count);
     for (size_t i = 0; i < count; i++) {
@@ -84,21 +90,23 @@ static void *take(struct layout *l, size_t *kind, size_t count, size_t size) {
     return ptr;
 }
 
-static void *take_state(struct layout *l, size_t *kind, const dqt_tensor *t, const struct state_format *format,
+/* Of the parameter's own rows. */
+static void *take_state(struct layout *l, size_t *kind, const struct parameter *p, const struct state_format *format,
                         float **scales) {
     size_t weights, blocks;
-    size_mul(t->rows, t->cols, &weights);
+    const dqt_tensor *t = p->target.tensor;
+    size_mul(p->own_rows, t->cols, &weights);
     void *ptr = take(l, kind, weights, format->element_size);
     *scales = NULL;
     if (format->scaled) {
-        size_mul(t->rows, state_blocks(t->cols), &blocks);
+        size_mul(p->own_rows, state_blocks(t->cols), &blocks);
         *scales = take(l, kind, blocks, sizeof(float));
     }
     return ptr;
 }
 
 /* Which states the optimiser keeps for a tensor of this shape. */
-static void choose_states(struct parameter *p, const dqt_updater_options *o, bool accumulates) {
+static void choose_states(struct parameter *p, const dqt_updater_options *o) {
     const struct optimizer *optimizer = p->optimizer;
     const dqt_tensor *t = p->target.tensor;
     bool per_weight = false;
@@ -111,33 +119,53 @@ static void choose_states(struct parameter *p, const dqt_updater_options *o, boo
         per_weight = !p->factored;
         break;
     }
-    p->momentum = o->beta1 > 0.0f && !accumulates ? state_format_of(o->momentum_state) : NULL;
+    p->momentum = o->beta1 > 0.0f && !p->accumulates ? state_format_of(o->momentum_state) : NULL;
     p->variance = per_weight ? state_format_of(optimizer->variance_formats ? o->variance_state : DQT_STATE_F32) : NULL;
 }
 
 static void lay_out_parameter(struct layout *l, struct parameter *p, const dqt_updater_options *o) {
     const dqt_tensor *t = p->target.tensor;
-    p->tiles = ceil_div(t->rows, GEMM_TILE_ROWS);
     p->rule = updater_first_rule(o, &p->target, &p->optimizer);
-    const bool accumulates = accumulator_kept(t, p->rule.rounding);
-    choose_states(p, o, accumulates);
-    if (p->momentum) p->m = take_state(l, &l->momentum, t, p->momentum, &p->m_scale);
-    if (accumulates) {
+    p->accumulates = accumulator_kept(t, p->rule.rounding);
+    choose_states(p, o);
+    if (p->momentum) p->m = take_state(l, &l->momentum, p, p->momentum, &p->m_scale);
+    if (p->accumulates) {
         size_t weights;
-        size_mul(t->rows, t->cols, &weights);
+        size_mul(p->own_rows, t->cols, &weights);
         p->accumulator = take(l, &l->momentum, weights, sizeof *p->accumulator);
     }
-    if (p->variance) p->v = take_state(l, &l->variance, t, p->variance, &p->v_scale);
+    if (p->variance) p->v = take_state(l, &l->variance, p, p->variance, &p->v_scale);
     if (p->factored) {
-        p->row = take(l, &l->variance, t->rows, sizeof(float));
+        p->row = take(l, &l->variance, p->own_rows, sizeof(float));
         p->column = take(l, &l->variance, t->cols, sizeof(float));
     }
     if (t->train_scale) {
-        if (o->beta1 > 0.0f) p->scale_m = take(l, &l->scales, t->num_scales, sizeof(float));
-        p->scale_v = take(l, &l->scales, t->num_scales, sizeof(float));
+        const size_t scales = p->own_rows * t->row_groups;
+        if (o->beta1 > 0.0f) p->scale_m = take(l, &l->scales, scales, sizeof(float));
+        p->scale_v = take(l, &l->scales, scales, sizeof(float));
         p->reference_scale = take(l, &l->scales, 1, sizeof(float));
     }
     p->history = take(l, NULL, 2, sizeof(double));
+}
+
+/* Tiles, and those of the part; `turn` and `own_at` are where the parameter begins, and move on to the next. */
+static void choose_rows(struct parameter *p, size_t part, size_t num_parts, size_t *turn, size_t *own_at) {
+    const size_t rows = p->target.tensor->rows;
+    p->tiles = ceil_div(rows, GEMM_TILE_ROWS);
+    p->turn = *turn;
+    p->own_at = *own_at;
+    shard_tiles(p->tiles, p->turn, part, num_parts, &p->first_tile, &p->end_tile);
+    p->first_row = size_min(rows, p->first_tile * GEMM_TILE_ROWS);
+    p->own_rows = size_min(rows, p->end_tile * GEMM_TILE_ROWS) - p->first_row;
+    *turn = shard_turn(p->tiles, p->turn, num_parts);
+    *own_at += p->end_tile - p->first_tile;
+}
+
+/* Dealt in turn, the tiles of all parameters fall to the parts as those of one parameter would. */
+static size_t own_tiles_begin(size_t all_tiles, size_t part, size_t num_parts) {
+    size_t first, end;
+    shard_tiles(all_tiles, 0, part, num_parts, &first, &end);
+    return first;
 }
 
 /* The same pass counts (arena without a base, *out stays as it is) and lays out. */
@@ -145,10 +173,15 @@ static void lay_out(struct layout *l, const dqt_context *ctx, const struct updat
                     const dqt_updater_options *o, dqt_updater **out) {
     dqt_updater *u = take(l, NULL, 1, sizeof *u);
     struct parameter *parameters = take(l, NULL, count, sizeof *parameters);
-    size_t most_cols = 0, most_tiles = 0, most_sums = 0, most_groups = 0;
+    const size_t part = (size_t)o->part, num_parts = size_max((size_t)o->num_parts, 1);
+    size_t most_cols = 0, most_tiles = 0, most_sums = 0, most_groups = 0, all_tiles = 0, turn = 0;
+    for (size_t i = 0; i < count; i++)
+        size_add(all_tiles, ceil_div(targets[i].tensor->rows, GEMM_TILE_ROWS), &all_tiles);
+    size_t own_at = own_tiles_begin(all_tiles, part, num_parts);
     for (size_t i = 0; i < count; i++) {
         struct parameter scratch = {.target = targets[i]}, *p = u ? &parameters[i] : &scratch;
         *p = scratch;
+        choose_rows(p, part, num_parts, &turn, &own_at);
         lay_out_parameter(l, p, o);
         size_t sums;
         size_mul(p->tiles, targets[i].tensor->cols, &sums);
@@ -161,6 +194,9 @@ static void lay_out(struct layout *l, const dqt_context *ctx, const struct updat
     const size_t ld = round_up(most_cols, ALIGNMENT / sizeof(float));
     struct tile_result *tiles = take(l, &l->workspace, most_tiles, sizeof *tiles);
     float *column_sums = take(l, &l->workspace, most_sums, sizeof(float));
+    double *update_sums = take(l, &l->workspace, most_tiles, sizeof *update_sums);
+    struct tile_sums *sums = take(l, &l->workspace, all_tiles, sizeof *sums);
+    size_t *offsets = take(l, &l->workspace, num_parts + 1, sizeof *offsets);
     double *scale_gradients = take(l, &l->workspace, most_groups, sizeof(double));
     size_t row_bytes;
     size_mul(ld, sizeof(float), &row_bytes);
@@ -168,8 +204,14 @@ static void lay_out(struct layout *l, const dqt_context *ctx, const struct updat
     if (!u) return;
     u->count = count;
     u->parameters = parameters;
+    u->part = part;
+    u->num_parts = num_parts;
+    u->all_tiles = all_tiles;
     u->tiles = tiles;
     u->column_sums = column_sums;
+    u->update_sums = update_sums;
+    u->sums = sums;
+    u->offsets = offsets;
     u->scale_gradients = scale_gradients;
     u->gradient_rows = gradient_rows;
     u->gradient_ld = ld;
@@ -257,36 +299,58 @@ int32_t updater_optimizer(const dqt_updater *u, size_t index) {
 
 /* ---- State --------------------------------------------------------------------------------------------------- */
 
-static dqt_status visit_one(state_visit_fn visit, void *arg, size_t index, const char *what, void *data, size_t count,
-                            size_t element_size) {
-    if (!data || count == 0) return DQT_OK;
+/* An array that all parts have whole (row_elements 0), or one of rows. */
+struct visit {
+    dqt_updater *u;
+    state_visit_fn visit;
+    void *arg;
+    size_t index;
+};
+
+static dqt_status visit_array(const struct visit *v, const char *what, void *data, size_t count, size_t row_elements,
+                              size_t element_size) {
     char label[NAME_LENGTH];
-    snprintf(label, sizeof label, "%zu.%s", index, what);
-    return visit(arg, label, data, count, element_size);
+    snprintf(label, sizeof label, "%zu.%s", v->index, what);
+    const struct state_array a = {label, data, count, element_size, v->index, row_elements};
+    return v->visit(v->arg, &a);
 }
 
-static dqt_status visit_moments(state_visit_fn visit, void *arg, size_t index, const char *what, const char *scale_name,
-                                void *data, float *scales, const dqt_tensor *t, const struct state_format *format) {
+static dqt_status visit_rows(const struct visit *v, const char *what, void *data, size_t row_elements,
+                             size_t element_size) {
+    return visit_array(v, what, data, v->u->parameters[v->index].own_rows * row_elements, row_elements, element_size);
+}
+
+static dqt_status visit_moments(const struct visit *v, const char *what, const char *scale_name, void *data,
+                                float *scales, const struct state_format *format) {
+    const size_t cols = v->u->parameters[v->index].target.tensor->cols;
     if (!format) return DQT_OK;
-    TRY(visit_one(visit, arg, index, what, data, t->rows * t->cols, format->element_size));
-    return visit_one(visit, arg, index, scale_name, scales, t->rows * state_blocks(t->cols), 4);
+    TRY(visit_rows(v, what, data, cols, format->element_size));
+    return format->scaled ? visit_rows(v, scale_name, scales, state_blocks(cols), 4) : DQT_OK;
+}
+
+static dqt_status visit_parameter(const struct visit *v) {
+    struct parameter *p = &v->u->parameters[v->index];
+    const dqt_tensor *t = p->target.tensor;
+    TRY(visit_moments(v, "m", "m_scale", p->m, p->m_scale, p->momentum));
+    if (p->accumulates) TRY(visit_rows(v, "accumulator", p->accumulator, t->cols, 1));
+    TRY(visit_moments(v, "v", "v_scale", p->v, p->v_scale, p->variance));
+    if (p->factored) {
+        TRY(visit_rows(v, "row", p->row, 1, 4));
+        TRY(visit_array(v, "column", p->column, t->cols, 0, 4));
+    }
+    if (t->train_scale) {
+        if (v->u->options.beta1 > 0.0f) TRY(visit_rows(v, "scale_m", p->scale_m, t->row_groups, 4));
+        TRY(visit_rows(v, "scale_v", p->scale_v, t->row_groups, 4));
+        TRY(visit_array(v, "scale_unit", p->reference_scale, 1, 0, 4));
+    }
+    return visit_array(v, "history", p->history, 2, 0, 8);
 }
 
 dqt_status updater_visit_state(dqt_updater *u, state_visit_fn visit, void *arg) {
-    TRY(visit(arg, "step", &u->step, 1, 8));
-    TRY(visit(arg, "norm", &u->previous_norm, 1, 8));
-    for (size_t i = 0; i < u->count; i++) {
-        struct parameter *p = &u->parameters[i];
-        const dqt_tensor *t = p->target.tensor;
-        TRY(visit_moments(visit, arg, i, "m", "m_scale", p->m, p->m_scale, t, p->momentum));
-        TRY(visit_one(visit, arg, i, "accumulator", p->accumulator, t->rows * t->cols, 1));
-        TRY(visit_moments(visit, arg, i, "v", "v_scale", p->v, p->v_scale, t, p->variance));
-        TRY(visit_one(visit, arg, i, "row", p->row, t->rows, 4));
-        TRY(visit_one(visit, arg, i, "column", p->column, t->cols, 4));
-        TRY(visit_one(visit, arg, i, "scale_m", p->scale_m, t->num_scales, 4));
-        TRY(visit_one(visit, arg, i, "scale_v", p->scale_v, t->num_scales, 4));
-        TRY(visit_one(visit, arg, i, "scale_unit", p->reference_scale, 1, 4));
-        TRY(visit_one(visit, arg, i, "history", p->history, 2, 8));
-    }
+    const struct state_array step = {"step", &u->step, 1, 8, 0, 0}, norm = {"norm", &u->previous_norm, 1, 8, 0, 0};
+    TRY(visit(arg, &step));
+    TRY(visit(arg, &norm));
+    for (struct visit v = {u, visit, arg, 0}; v.index < u->count; v.index++)
+        TRY(visit_parameter(&v));
     return DQT_OK;
 }

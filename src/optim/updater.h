@@ -36,20 +36,24 @@ bool updater_keeps_state(const dqt_updater *u, size_t index, int32_t rounding);
  * storage or the state of one of them does not allow the rule. */
 dqt_status updater_add_group(dqt_updater *u, const dqt_group_options *o, size_t *matched);
 
-/* Whole step from gradient buffers, one per parameter. */
+/* Whole step from gradient buffers, one per parameter, of an updater of all rows. */
 dqt_status updater_step(dqt_updater *u, const struct gradient *const *gradients, float learning_rate,
                         dqt_step_stats *stats);
 
-/* The rows of a parameter that are of this shard: whole tiles of 64 rows, none of a frozen one. */
-void updater_shard_rows(const dqt_updater *u, size_t index, size_t shard, size_t num_shards, size_t *row,
-                        size_t *count);
+/* The rows of a parameter that are of this part: whole tiles of 64 rows. Only the shapes of the updater's tensors
+ * count, not its own part nor its rules. */
+void updater_shard_rows(const dqt_updater *u, size_t index, size_t part, size_t num_parts, size_t *row, size_t *count);
 /* Of the steps that follow; 1 before. */
 void updater_set_gradient_scale(dqt_updater *u, float scale);
 
-/* As updater_step, but only rows of the shard and their moments are written; norms and factored statistics are of all
- * rows. */
-dqt_status updater_step_shard(dqt_updater *u, const struct gradient *const *gradients, float learning_rate,
-                              size_t shard, size_t num_shards, dqt_step_stats *stats);
+/* The same in pieces, of the updater's rows: between them the parts exchange what updater_exchange shows, data whose
+ * bytes offsets[k] to offsets[k + 1] are part k's, until it is NULL: then the step has ended. Gradients, which are read
+ * in the updater's rows alone, are the same in all pieces. */
+dqt_status updater_open_step(dqt_updater *u, const struct gradient *const *gradients, float learning_rate);
+void *updater_exchange(const dqt_updater *u, const size_t **offsets);
+/* DQT_E_NUMERIC: a gradient is not finite, nothing was changed and the step is closed; or what has come are no sums,
+ * and the step is where it was. */
+dqt_status updater_continue_step(dqt_updater *u, const struct gradient *const *gradients, dqt_step_stats *stats);
 
 /* Fused step: begin; for parameters in any order begin_parameter, apply_rows for every row exactly once (from several
  * lanes at once, tiles that start at multiples of 64 rows and have 64 rows, or fewer at the end), end_parameter; end.
@@ -73,10 +77,19 @@ dqt_status updater_end(dqt_updater *u, dqt_step_stats *stats);
 void updater_hold(dqt_updater *u, dqt_updater **holder);
 void updater_release(dqt_updater *u);
 bool updater_is_held(const dqt_updater *u);
+/* A step in pieces is open. */
+bool updater_is_open(const dqt_updater *u);
 
-/* State for checkpoints: calls visit for each non-empty array in a fixed order, in place. `label` is unique, such as
- * "12.m"; element_size is 1, 2, 4 or 8 (for byte order). */
-typedef dqt_status (*state_visit_fn)(void *arg, const char *label, void *data, size_t count, size_t element_size);
+/* State for checkpoints: an array of it, in place. */
+struct state_array {
+    const char *label; /* unique, such as "12.m"; of this call */
+    void *data;
+    size_t count, element_size; /* 1, 2, 4 or 8 (for byte order) */
+    size_t parameter;
+    size_t row_elements; /* of each of the parameter's rows, of which the part's are here; 0: every part has it whole */
+};
+/* Calls visit for each array in a fixed order, which is the same for all parts. */
+typedef dqt_status (*state_visit_fn)(void *arg, const struct state_array *a);
 dqt_status updater_visit_state(dqt_updater *u, state_visit_fn visit, void *arg);
 
 /* The per-parameter rules as add_group left them, for checkpoints. */

@@ -1,8 +1,11 @@
 /* What is behind dqt_updater: one block of memory,
  *
  *   struct dqt_updater | parameters | per parameter: m, m scales or accumulator, v, v scales, row and column
- * statistics, moments of trained scales and their reference, history | tile results | column sums | gradients of a
- * row's scales | gradient rows, one per lane
+ * statistics, moments of trained scales and their reference, history | tile results | column sums | sums of u^2 | sums
+ * of all tiles | where each part's lie | gradients of a row's scales | gradient rows, one per lane
+ *
+ * Of m, accumulator, v, their scales, row statistics and moments of trained scales there are the rows of the updater's
+ * part; column statistics, reference and history are of all rows in every part.
  *
  * State that survives a step is what updater_visit_state shows; the rest is scratch of one step. */
 #ifndef DQT_OPTIM_UPDATER_STATE_H
@@ -20,9 +23,8 @@
 struct tile_result {
     double gradient_squares, update_squares;
     uint64_t flipped, saturated;
-    uint32_t rows; /* that were updated or stats_only: 0 if the gradient was not finite */
+    uint32_t rows; /* that were updated, 0 if the gradient was not finite; of another part, whose sums have come, too */
     uint32_t nonfinite;
-    uint32_t stats_only; /* of another shard: read for the statistics, not written */
 };
 
 struct parameter {
@@ -30,14 +32,20 @@ struct parameter {
     const struct optimizer *optimizer; /* the updater's, or a group's */
     struct update_rule rule;
     size_t tiles;
+    size_t turn;                 /* see shard_tiles */
+    size_t first_tile, end_tile; /* of the updater's part */
+    size_t first_row, own_rows;  /* the same in rows: what the states by row begin with, and how many they have */
+    size_t own_at;               /* where its own tiles begin in the updater's sums */
     const struct state_format *momentum, *variance; /* of m and v; NULL: not kept */
+    bool accumulates;                               /* an accumulator is kept */
     bool factored;                                  /* row and column statistics are kept */
 
-    void *m, *v;
-    int8_t *accumulator; /* [rows][cols] steps that codes have not made yet; NULL: another rounding rule, or floats */
-    float *m_scale, *v_scale; /* [rows][chunks] of DQT_STATE_INT8 */
-    float *row, *column;      /* factored statistics: means of g^2 */
-    float *scale_m, *scale_v; /* [num_scales], trained scales */
+    void *m, *v; /* [own_rows][cols] */
+    int8_t
+        *accumulator; /* [own_rows][cols] steps that codes have not made yet; NULL: another rounding rule, or floats */
+    float *m_scale, *v_scale; /* [own_rows][chunks] of DQT_STATE_INT8 */
+    float *row, *column;      /* factored statistics: means of g^2, [own_rows] and [cols] */
+    float *scale_m, *scale_v; /* [own_rows][row_groups], trained scales */
     float *reference_scale; /* [1], trained scales: their mean at the first step, in which steps of codes are measured;
                           0: not yet known */
     double *history;        /* [2]: norm of the gradient and rms(u) of the previous step */
@@ -51,16 +59,40 @@ struct parameter {
     bool begun, nonfinite;
 };
 
+/* What the parts exchange next in a step from buffers, see optim/step.c. */
+enum step_point {
+    STEP_CLOSED,         /* no step is open */
+    STEP_SQUARES,        /* of all gradients: squares of tiles */
+    STEP_COLUMNS,        /* of a parameter: column sums of tiles, before its weights are written */
+    STEP_UPDATES,        /* of a parameter: u^2 of tiles, before its weights are written */
+    STEP_LAGGED_COLUMNS, /* as COLUMNS, for the next step */
+    STEP_RESULTS         /* of all parameters: struct tile_sums of tiles */
+};
+
+/* What becomes known of a tile as it is updated, as it travels. */
+struct tile_sums {
+    double update_squares, flipped, saturated; /* counts are exact */
+};
+
 struct dqt_updater {
     dqt_context *ctx;
     dqt_updater_options options;
     size_t bytes; /* of the whole block */
     size_t count;
     struct parameter *parameters;
-    uint64_t step;        /* steps done */
-    double previous_norm; /* global gradient norm of the previous step, 0 before the first */
+    uint64_t step;          /* steps done */
+    double previous_norm;   /* global gradient norm of the previous step, 0 before the first */
+    size_t part, num_parts; /* part < num_parts */
+    size_t all_tiles;       /* of all parameters */
+    enum step_point point;
+    size_t current; /* parameter that the point is of */
+    double norm;    /* of all gradients of the step that is open */
     struct tile_result *tiles;
     float *column_sums;      /* [tiles][cols] of the current parameter */
+    double *update_sums;     /* [tiles] of the current parameter */
+    struct tile_sums *sums;  /* of all tiles of all parameters: part by part, in each by parameter. At STEP_SQUARES
+                                doubles  lie there */
+    size_t *offsets;         /* [num_parts + 1]: bytes from which the parts' sums lie in what is exchanged */
     double *scale_gradients; /* [tiles][row_groups] of the current parameter: a row's */
     float *gradient_rows;    /* [lanes][most cols]: rows of gradients that are not f32 */
     size_t gradient_ld;
@@ -69,9 +101,19 @@ struct dqt_updater {
     dqt_updater **holder; /* of a fused step that is open; NULL: none is */
 };
 
+/* The sums at STEP_SQUARES. */
+static inline double *updater_squares(const dqt_updater *u) {
+    return (double *)(void *)u->sums;
+}
+
 static inline bool parameter_frozen(const struct parameter *p) {
     return p->rule.frozen;
 }
+
+/* Of part `part` of the updater's. */
+void shard_tiles(size_t tiles, size_t turn, size_t part, size_t num_parts, size_t *first, size_t *end);
+/* The turn of the parameter that follows one of `tiles` and `turn`. */
+size_t shard_turn(size_t tiles, size_t turn, size_t num_parts);
 
 /* The row after the last of the tile that starts at `first`. */
 static inline size_t tile_end(const struct parameter *p, size_t first) {
@@ -125,7 +167,7 @@ void accumulator_regrid(const dqt_updater *u, size_t index, const struct update_
 
 /* squares: sum of g^2 of the row, before clipping. */
 void factored_row(struct parameter *p, size_t row, double squares);
-/* From u->column_sums of the tiles that were seen. */
+/* From u->column_sums of the tiles that were seen, in place. */
 void factored_columns(const dqt_updater *u, struct parameter *p);
 /* column_factor, from the column statistic. */
 void factored_refresh(struct parameter *p);
@@ -134,10 +176,6 @@ void factored_refresh(struct parameter *p);
 
 /* gradients[row_groups]: dL/ds of the row's scales, before clipping. */
 void updater_update_scales(const dqt_updater *u, struct parameter *p, size_t row, const double *gradients);
-
-/* ---- shards.c ---- */
-
-void shard_tiles(const dqt_updater *u, size_t index, size_t shard, size_t num_shards, size_t *first, size_t *end);
 
 /* ---- step.c ---- */
 
@@ -152,6 +190,23 @@ struct row_source {
     const struct gradient *gradient;
     float *scratch; /* [cols] */
 };
+
+/* ---- exchange.c ---- */
+
+/* The step waits here for the other parts' sums; p: the parameter that they are of. */
+void updater_stop_at(dqt_updater *u, enum step_point point, const struct parameter *p);
+/* Whether what has come are sums that a part can have sent. */
+bool updater_sums_valid(const dqt_updater *u);
+/* Takes them over, in the order of tiles. DQT_E_NUMERIC: a gradient is not finite, and nothing has been changed. */
+dqt_status updater_take_squares(dqt_updater *u);
+void updater_take_columns(dqt_updater *u, struct parameter *p);
+void updater_take_updates(dqt_updater *u, struct parameter *p);
+void updater_take_results(dqt_updater *u);
+
+/* ---- fused.c ---- */
+
+/* history, from the sums over the parameter's rows of this step. */
+void updater_remember(struct parameter *p);
 
 /* Updates the tile that starts at row `first`. row_squares: sums of squares of its rows, where the caller has made
  * them; NULL: not yet. */

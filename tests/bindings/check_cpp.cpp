@@ -136,6 +136,24 @@ void own_layers(const dqt::Context &ctx) {
           "sizes that do not fit, and backward without forward");
 }
 
+// An updater of one part takes less, and has steps in pieces only.
+void one_part(const dqt::Llama &model, dqt::Tape &tape) {
+    auto o = dqt::defaults<dqt_updater_options>();
+    const auto whole = dqt::Updater::memory(model, o);
+    o.part = 1;
+    o.num_parts = 2;
+    check(dqt::Updater::memory(model, o).momentum < whole.momentum, "a part takes less");
+    dqt::Updater half(model, o);
+    int exchanges = 0;
+    bool begins = true;
+    const auto stats = half.step_part(tape, dqt::step_options(0), [&](unsigned char *data, const std::size_t *offsets) {
+        begins = begins && data && offsets[0] == 0 && offsets[1] <= offsets[2];
+        exchanges++;
+    });
+    check(exchanges == 2 && begins && stats.step == 1, "a step of a part");
+    check(throws([&] { half.step(tape, 0.01f); }), "a part has no step of all rows");
+}
+
 void models(const dqt::Context &ctx, const std::string &folder) {
     const dqt::Llama model(ctx, small());
     const auto to = dqt::defaults<dqt_tape_options>();
@@ -173,6 +191,7 @@ void models(const dqt::Context &ctx, const std::string &folder) {
     check(throws([&] { tape.backward_logits(model, std::vector<float>(3)); }), "a gradient of another size");
 
     check(updater.rule(0).optimizer == DQT_OPTIMIZER_ADAMW && updater.part(0, 1, 2).second > 0, "rules and parts");
+    one_part(model, tape);
     updater.step(tape, 0.01f);
     std::string state;
     updater.write([&](const void *bytes, std::size_t size) { state.append(static_cast<const char *>(bytes), size); });

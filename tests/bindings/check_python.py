@@ -484,8 +484,15 @@ def rules():
     before = embedding.codes
     row, count = updater.part(0, 1, 2)
     check('a part', (row, count) == (128, 128))
-    updater.step(tape, 0.01, part=1, num_parts=2)
+    half = dqt.Updater(model, part=1, num_parts=2, clip=dqt.CLIP_NONE, weight_decay=0.5)
+    seen = []
+    stats = half.step_part(tape, 0.01, lambda data, offsets: seen.append((len(data), data.readonly, offsets)))
     check('a step of a part', not (embedding.codes != before)[:row].any() and (embedding.codes != before)[row:].any())
+    check('what it exchanges', len(seen) == 2 and all(size == offsets[2] and not fixed and len(offsets) == 3
+                                                      for size, fixed, offsets in seen) and stats.step == 1)
+    check('a part has no step of all rows', raises(dqt.Error, half.step, tape, 0.01))
+    embedding.touch()
+    updater.step(tape, 0.01)
     check('an unknown step option', raises(TypeError, updater.step, tape, 0.01, parts=2))
     check('steps', updater.steps == 1)
     updater.steps = 7

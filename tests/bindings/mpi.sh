@@ -53,10 +53,15 @@ other adamw-1 seed
 run 2 plain
 run 2 sharded --sharded
 equal plain sharded
-run 2 unclipped --clip 0
-run 2 scatter --clip 0 --scatter
-equal unclipped scatter
-other plain unclipped
+run 2 scatter --scatter
+equal plain scatter
+run 2 factored --optimizer adafactor
+run 2 factored-scatter --optimizer adafactor --scatter
+equal factored factored-scatter
+other plain factored
+# The state of two ranks is a half each, but for column statistics and scratch.
+check "a rank has its own state" awk '/with an updater of/ { n[FILENAME] = $(NF - 1) } END {
+    exit !(n[ARGV[2]] > 0 && n[ARGV[2]] < 0.6 * n[ARGV[1]]) }' "$tmp/plain.txt" "$tmp/sharded.txt"
 # Codes of a quarter of a byte (blocks) and of one (embedding and head), not four bytes; no weights at all where all update.
 sed -n 's/^on the wire.* weights \([0-9]*\) (\([0-9]*\).*/\1 \2/p' "$tmp/sharded.txt" >"$tmp/wire"
 check "few bytes of weights on the wire" awk '{ few = $1 > 0 && $2 >= 6 } END { exit !few }' "$tmp/wire"

@@ -245,6 +245,13 @@ static dqt_updater *training(dqt_llama *m) {
         OK(dqt_updater_step(updater, t, so, st));
         FRESH(st);
     }
+    RESULT(dqt_step_sums, sums);
+    OK(dqt_updater_begin_step(updater, t, so, sums));
+    while (sums->data) {
+        FRESH(sums);
+        OK(dqt_updater_continue_step(updater, t, sums, st));
+    }
+    FRESH(st);
     printf("step %" PRIu64 " flipped %" PRIu64 " loss %.9g\n", st->step, st->flipped, (double)loss);
     REFUSED(b, dqt_llama_loss(m, t, b, &loss, NULL));
     REFUSED(so, dqt_tape_begin_update(t, updater, so)); /* no step: this updater clips by the current norm */

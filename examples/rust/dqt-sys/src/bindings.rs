@@ -1109,7 +1109,8 @@ pub struct dqt_updater_options {
     pub reserved: i32,
     pub groups: *const dqt_group_options,
     pub num_groups: usize,
-    pub reserved64: [u64; 2usize],
+    pub part: u64,
+    pub num_parts: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1177,8 +1178,11 @@ const _: () = {
         "Offset of field: dqt_updater_options::num_groups",
     ][::core::mem::offset_of!(dqt_updater_options, num_groups) - 80usize];
     [
-        "Offset of field: dqt_updater_options::reserved64",
-    ][::core::mem::offset_of!(dqt_updater_options, reserved64) - 88usize];
+        "Offset of field: dqt_updater_options::part",
+    ][::core::mem::offset_of!(dqt_updater_options, part) - 88usize];
+    [
+        "Offset of field: dqt_updater_options::num_parts",
+    ][::core::mem::offset_of!(dqt_updater_options, num_parts) - 96usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1277,15 +1281,13 @@ pub struct dqt_step_options {
     pub learning_rate: f32,
     pub gradient_scale: f32,
     pub reserved: i32,
-    pub part: usize,
-    pub num_parts: usize,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dqt_step_options"][::core::mem::size_of::<dqt_step_options>() - 32usize];
+    ["Size of dqt_step_options"][::core::mem::size_of::<dqt_step_options>() - 16usize];
     [
         "Alignment of dqt_step_options",
-    ][::core::mem::align_of::<dqt_step_options>() - 8usize];
+    ][::core::mem::align_of::<dqt_step_options>() - 4usize];
     [
         "Offset of field: dqt_step_options::struct_size",
     ][::core::mem::offset_of!(dqt_step_options, struct_size) - 0usize];
@@ -1298,12 +1300,6 @@ const _: () = {
     [
         "Offset of field: dqt_step_options::reserved",
     ][::core::mem::offset_of!(dqt_step_options, reserved) - 12usize];
-    [
-        "Offset of field: dqt_step_options::part",
-    ][::core::mem::offset_of!(dqt_step_options, part) - 16usize];
-    [
-        "Offset of field: dqt_step_options::num_parts",
-    ][::core::mem::offset_of!(dqt_step_options, num_parts) - 24usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1345,6 +1341,31 @@ const _: () = {
     [
         "Offset of field: dqt_step_stats::step",
     ][::core::mem::offset_of!(dqt_step_stats, step) - 48usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dqt_step_sums {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub data: *mut ::core::ffi::c_void,
+    pub offsets: *const usize,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dqt_step_sums"][::core::mem::size_of::<dqt_step_sums>() - 24usize];
+    ["Alignment of dqt_step_sums"][::core::mem::align_of::<dqt_step_sums>() - 8usize];
+    [
+        "Offset of field: dqt_step_sums::struct_size",
+    ][::core::mem::offset_of!(dqt_step_sums, struct_size) - 0usize];
+    [
+        "Offset of field: dqt_step_sums::reserved",
+    ][::core::mem::offset_of!(dqt_step_sums, reserved) - 4usize];
+    [
+        "Offset of field: dqt_step_sums::data",
+    ][::core::mem::offset_of!(dqt_step_sums, data) - 8usize];
+    [
+        "Offset of field: dqt_step_sums::offsets",
+    ][::core::mem::offset_of!(dqt_step_sums, offsets) - 16usize];
 };
 pub const DQT_PRESET_PRETRAIN: _bindgen_ty_20 = 0;
 pub const DQT_PRESET_FINETUNE: _bindgen_ty_20 = 1;
@@ -2289,6 +2310,18 @@ extern "C" {
         updater: *mut dqt_updater,
         tape: *mut dqt_tape,
         options: *const dqt_step_options,
+        stats: *mut dqt_step_stats,
+    ) -> dqt_status;
+    pub fn dqt_updater_begin_step(
+        updater: *mut dqt_updater,
+        tape: *mut dqt_tape,
+        options: *const dqt_step_options,
+        sums: *mut dqt_step_sums,
+    ) -> dqt_status;
+    pub fn dqt_updater_continue_step(
+        updater: *mut dqt_updater,
+        tape: *mut dqt_tape,
+        sums: *mut dqt_step_sums,
         stats: *mut dqt_step_stats,
     ) -> dqt_status;
     pub fn dqt_updater_get_part(

@@ -60,7 +60,7 @@ zeros! {
     dqt_tensor_info dqt_tensor_stats
     dqt_layer_info dqt_parameter dqt_batch dqt_logits_tile dqt_logits_gradient
     dqt_tape_memory_info dqt_llama_memory_info dqt_updater_memory_info dqt_session_memory_info
-    dqt_parameter_rule dqt_step_options dqt_step_stats
+    dqt_parameter_rule dqt_step_options dqt_step_stats dqt_step_sums
     dqt_preset dqt_session_step dqt_checkpoint
 }
 

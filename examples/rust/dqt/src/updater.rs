@@ -145,7 +145,7 @@ impl<'m> Updater<'m> {
         self.ctx().check(unsafe { sys::dqt_updater_get_rule(self.as_raw(), index, &mut rule) })?;
         Ok(rule)
     }
-    /// The rows of parameter `index` that a step with these options writes.
+    /// The rows of parameter `index` that belong to part `part` of `num_parts`.
     pub fn part(&self, index: usize, part: usize, num_parts: usize) -> Result<Range<usize>> {
         let (mut row, mut count) = (0, 0);
         self.ctx()
@@ -169,6 +169,37 @@ impl<'m> Updater<'m> {
         // SAFETY: tape and updater are ours alone, the weights are locked for writing.
         self.ctx()
             .check(unsafe { sys::dqt_updater_step(self.as_raw(), tape.as_raw(), &sized(options), &mut stats) })?;
+        Ok(stats)
+    }
+    /// The same of an updater of one part: `exchange` is called with the sums of all parts, of which those from
+    /// `offsets[k]` to `offsets[k + 1]` are part `k`'s, and gathers the others' into place. Where it fails the step stays
+    /// open, and this updater makes no other.
+    pub fn step_part(
+        &mut self,
+        tape: &mut Tape<'_>,
+        options: &StepOptions,
+        mut exchange: impl FnMut(&mut [u8], &[usize]) -> Result<()>,
+    ) -> Result<StepStats> {
+        self.same_layers(tape)?;
+        let parts = usize::try_from(self.options()?.num_parts).unwrap_or(usize::MAX).max(1);
+        let (mut stats, mut sums) = (StepStats::default(), sys::dqt_step_sums::default());
+        let _lock = self.list.write();
+        // SAFETY: as in step.
+        self.ctx().check(unsafe {
+            sys::dqt_updater_begin_step(self.as_raw(), tape.as_raw(), &sized(options), &mut sums)
+        })?;
+        while !sums.data.is_null() {
+            // SAFETY: the updater's arrays, which are nobody else's until the next call.
+            let (data, offsets) = unsafe {
+                let offsets = std::slice::from_raw_parts(sums.offsets, parts + 1);
+                (std::slice::from_raw_parts_mut(sums.data.cast::<u8>(), offsets[parts]), offsets)
+            };
+            exchange(data, offsets)?;
+            // SAFETY: as in step.
+            self.ctx().check(unsafe {
+                sys::dqt_updater_continue_step(self.as_raw(), tape.as_raw(), &mut sums, &mut stats)
+            })?;
+        }
         Ok(stats)
     }
     /// Backward of the tape's latest loss and the update in one pass, for tapes without gradient buffers.

@@ -210,6 +210,17 @@ fn models_gradients_and_plans() {
     assert_eq!(updater.options().unwrap().optimizer, sys::DQT_OPTIMIZER_ADAMW);
     assert_eq!(updater.rule(0).unwrap().optimizer, sys::DQT_OPTIMIZER_ADAMW);
     assert_eq!(updater.part(0, 1, 2).unwrap(), 128..256);
+    let half = UpdaterOptions { part: 1, num_parts: 2, ..Default::default() };
+    assert!(Updater::memory(&model, &half).unwrap().momentum < Updater::memory(&model, &Default::default()).unwrap().momentum);
+    let mut half = Updater::new(&model, &half).unwrap();
+    let mut exchanges = 0;
+    let step = StepOptions { learning_rate: 0.0, ..Default::default() };
+    let stats = half.step_part(&mut tape, &step, |data, offsets| {
+        exchanges += 1;
+        assert!(offsets.len() == 3 && offsets[0] == 0 && data.len() == offsets[2]);
+        Ok(())
+    });
+    assert!(stats.unwrap().step == 1 && exchanges == 2 && half.step(&mut tape, &step).is_err());
     let _ = ctx.cpu_features();
     assert!(version_string().starts_with("0.9") && schedule_linear(5, 0, 10, 1.0, 0.0) == 0.5);
 }
