@@ -247,7 +247,7 @@ static void budgets(void) {
     OK(NULL, dqt_preset_get(&o, NULL, NULL, &p));
     CHECK(strcmp(p.name, "dqt8-one-byte") == 0);
     OK(NULL, dqt_preset_get(NULL, NULL, NULL, &p));
-    CHECK(strcmp(p.name, "ternary-best") == 0);
+    CHECK(strcmp(p.name, "ternary-acc") == 0);
     dqt_llama_config c = DQT_INIT(dqt_llama_config), before = c;
     o = asked(DQT_FORMAT_TERNARY, 1);
     CHECK(dqt_preset_get(&o, &c, NULL, &p) == DQT_E_UNSUPPORTED && memcmp(&c, &before, sizeof c) == 0);

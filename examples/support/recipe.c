@@ -51,6 +51,7 @@ void recipe_take_updater(const dqt_updater_options *u, struct run_options *o) {
     if (g->weight_decay > 0) o->weight_decay = g->weight_decay;
     if (g->beta1 > 0) o->linear_beta1 = g->beta1;
     if (g->rounding_noise > 0) o->noise = g->rounding_noise;
+    if (g->rounding) o->rounding = g->rounding;
 }
 
 int recipe_parse(struct recipe *r, struct run_options *o, const int *format, void (*prepare)(struct run_options *o),

@@ -142,34 +142,43 @@ static dqt_status fill_config(const struct run_options *o, dqt_llama_config *c) 
     return status;
 }
 
-static dqt_status create_updater(struct run *r, dqt_layer *const *layers, size_t num_layers) {
-    const struct run_options *o = &r->options;
-    dqt_updater_options u;
-    dqt_status status = dqt_updater_options_init(&u, sizeof u);
-    u.optimizer = o->optimizer;
-    u.rounding = o->rounding;
-    u.momentum_state = o->momentum_state;
-    u.variance_state = o->variance_state;
-    u.beta1 = o->beta1 > 0 ? o->beta1 : -1; /* here 0 says: no first moment */
-    u.beta2 = o->beta2;
-    u.clip = o->fused && o->clip == DQT_CLIP_GLOBAL_NORM ? DQT_CLIP_PREVIOUS_NORM : o->clip;
-    u.clip_norm = o->clip_norm;
-    u.scale_lr = o->scale_lr > 0 ? o->scale_lr : -1;
-    u.seed = (uint64_t)o->seed;
-    if (status == DQT_OK) status = dqt_updater_create(r->ctx, layers, num_layers, &u, &r->updater);
+/* *u holds on to the groups. */
+static dqt_status fill_updater(const struct run_options *o, dqt_updater_options *u, dqt_group_options groups[2]) {
+    dqt_status status = dqt_updater_options_init(u, sizeof *u);
+    u->optimizer = o->optimizer;
+    /* an accumulator is for the blocks' weights, in the groups below; codes of embedding and head keep a first moment
+     */
+    u->rounding = o->rounding == DQT_ROUND_ACCUMULATE ? DQT_ROUND_DEFAULT : o->rounding;
+    u->momentum_state = o->momentum_state;
+    u->variance_state = o->variance_state;
+    u->beta1 = o->beta1 > 0 ? o->beta1 : -1; /* here 0 says: no first moment */
+    u->beta2 = o->beta2;
+    u->clip = o->fused && o->clip == DQT_CLIP_GLOBAL_NORM ? DQT_CLIP_PREVIOUS_NORM : o->clip;
+    u->clip_norm = o->clip_norm;
+    u->scale_lr = o->scale_lr > 0 ? o->scale_lr : -1;
+    u->seed = (uint64_t)o->seed;
     const int32_t classes[] = {DQT_CLASS_ATTENTION, DQT_CLASS_MLP};
     for (int i = 0; i < 2 && status == DQT_OK; i++) {
-        dqt_group_options g;
-        status = dqt_group_options_init(&g, sizeof g);
-        g.parameter_class = classes[i];
-        g.lr_factor = o->linear_lr;
-        g.freeze = o->linear_lr > 0 ? 0 : 1;
-        g.weight_decay = o->weight_decay;
-        g.beta1 = o->linear_beta1 > 0 ? o->linear_beta1 : 0;
-        g.rounding_noise = o->noise;
-        if (status == DQT_OK) status = dqt_updater_add_group(r->updater, &g, NULL);
+        dqt_group_options *g = &groups[i];
+        status = dqt_group_options_init(g, sizeof *g);
+        g->parameter_class = classes[i];
+        g->lr_factor = o->linear_lr;
+        g->freeze = o->linear_lr > 0 ? 0 : 1;
+        g->weight_decay = o->weight_decay;
+        g->beta1 = o->linear_beta1 > 0 ? o->linear_beta1 : 0;
+        g->rounding_noise = o->noise;
+        g->rounding = o->rounding;
     }
+    u->groups = groups;
+    u->num_groups = 2;
     return status;
+}
+
+static dqt_status create_updater(struct run *r, dqt_layer *const *layers, size_t num_layers) {
+    dqt_updater_options u;
+    dqt_group_options groups[2];
+    const dqt_status status = fill_updater(&r->options, &u, groups);
+    return status == DQT_OK ? dqt_updater_create(r->ctx, layers, num_layers, &u, &r->updater) : status;
 }
 
 static dqt_status create_tape(struct run *r, dqt_layer *const *layers, size_t num_layers) {
@@ -328,8 +337,8 @@ dqt_status run_state_bytes(struct run *r, double *bytes) {
     dqt_layer *const *layers;
     size_t num_layers;
     dqt_updater_options u;
-    dqt_status status = dqt_updater_options_init(&u, sizeof u);
-    if (status == DQT_OK) status = dqt_updater_get_options(r->updater, &u);
+    dqt_group_options groups[2];
+    dqt_status status = fill_updater(&r->options, &u, groups);
     if (status == DQT_OK) status = dqt_llama_get_layers(r->model, &layers, &num_layers);
     if (status != DQT_OK) return status;
     dqt_updater_memory_info m = {.struct_size = sizeof m};

@@ -28,13 +28,14 @@ struct recipe {
 /* All from docs/results.md, "16 M tokens": hidden 256, 4 layers, 2,000 steps of 8,192 bytes with 100 of warm-up, cosine
  * to 0. Of one format the best comes first. Names are those of examples/results.list. */
 static const struct recipe recipes[] = {
-    {.preset = PRESET("ternary-best", 12e-3f, 0.05f, 1.36f),
+    {.preset = PRESET("ternary-acc", 12e-3f, 0.05f, 1.33f),
      .format = DQT_FORMAT_TERNARY,
      .linear_init_std = 0.04f,
      .scale_axis = DQT_AXIS_ROW,
      .train_scale = 1,
      .updater = {.optimizer = DQT_OPTIMIZER_ADAFACTOR, .momentum_state = DQT_STATE_INT8, .scale_lr = 9},
-     .groups = LINEAR_GROUPS(.lr_factor = 0.33333f, .weight_decay = 0.75f, .beta1 = 0.6f, .rounding_noise = 0.3f)},
+     .groups = LINEAR_GROUPS(.lr_factor = 0.33333f, .weight_decay = 0.75f, .beta1 = 0.6f, .rounding_noise = 0.3f,
+                             .rounding = DQT_ROUND_ACCUMULATE)},
     {.preset = PRESET("dqt2-eco", 3e-3f, 0.05f, 8.26f), .format = DQT_FORMAT_INT2},
     {.preset = PRESET("dqt3-best", 4e-3f, 0.05f, 1.44f),
      .format = DQT_FORMAT_INT3,

@@ -18,8 +18,8 @@ same() {
     check "$same_name: the same bytes" cmp "$tmp/recipe/model.dqt" "$tmp/row/model.dqt"
     rm -rf "$tmp/recipe" "$tmp/row"
 }
-same "no format: ternary" ternary-best-s1
-check "the recipe is told" grep -q '^recipe ternary-best, learning rate 0.012$' "$tmp/said"
+same "no format: ternary" ternary-acc-s1
+check "the recipe is told" grep -q '^recipe ternary-acc, learning rate 0.012$' "$tmp/said"
 same int2 dqt2-eco --format int2
 same int3 dqt3-best-s1 --format int3
 same int4 dqt4-best-s1 --format int4
@@ -30,7 +30,7 @@ same f32 f32-tuned --format f32
 # The rate falls with the width above 256 (dqt_preset_get).
 check "512 wide" $train $small --hidden 512 --stop-at 1 --out "$tmp/wide"
 cp "$tmp/check.out" "$tmp/said"
-check "half the rate" grep -q '^recipe ternary-best, learning rate 0.006$' "$tmp/said"
+check "half the rate" grep -q '^recipe ternary-acc, learning rate 0.006$' "$tmp/said"
 
 # What is said stands, whatever the recipe says.
 check "one option of one's own" $train $small --out "$tmp/recipe" --format int4 --lr 1e-3 --warmup 7
