@@ -57,6 +57,7 @@ OBJ := $(SRC:%.c=$(O)/%.o)
 # Kernels name their instruction set in themselves (src/kernels/target.h), but clang's arm_neon.h wants it as a flag.
 ifeq ($(ARCH),aarch64)
 $(O)/src/kernels/%_dotprod.o: ISA := -march=armv8.2-a+dotprod
+$(O)/src/kernels/%_i8mm.o: ISA := -march=armv8.2-a+dotprod+i8mm
 endif
 
 SO := $(OUTDIR)/$(if $(findstring mingw,$(MACHINE)),dqt.dll,libdqt.so.$(VERSION))

@@ -25,10 +25,17 @@ pub fn build(b: *std.Build) !void {
     while (try walker.next()) |entry| {
         if (entry.kind != .file or !std.mem.endsWith(u8, entry.basename, ".c")) continue;
         // Kernels name their instruction set in themselves, but clang's arm_neon.h wants it as a flag.
-        const dotprod = target.result.cpu.arch == .aarch64 and std.mem.endsWith(u8, entry.basename, "_dotprod.c");
+        const arm = target.result.cpu.arch == .aarch64;
+        const dotprod = arm and std.mem.endsWith(u8, entry.basename, "_dotprod.c");
+        const i8mm = arm and std.mem.endsWith(u8, entry.basename, "_i8mm.c");
         module.addCSourceFile(.{
             .file = b.path(b.fmt("src/{s}", .{entry.path})),
-            .flags = if (dotprod) &(flags ++ .{"-march=armv8.2-a+dotprod"}) else &flags,
+            .flags = if (dotprod)
+                &(flags ++ .{"-march=armv8.2-a+dotprod"})
+            else if (i8mm)
+                &(flags ++ .{"-march=armv8.2-a+dotprod+i8mm"})
+            else
+                &flags,
         });
     }
     const library = b.addLibrary(.{ .name = "dqt", .linkage = .static, .root_module = module });

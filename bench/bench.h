@@ -57,6 +57,8 @@ static inline const char *bench_isa_name(int isa) {
     case DQT_ISA_VNNI: return "vnni";
     case DQT_ISA_AMX: return "amx";
     case DQT_ISA_NEON: return "neon";
+    case DQT_ISA_NEON_DOTPROD: return "dotprod";
+    case DQT_ISA_NEON_I8MM: return "i8mm";
     default: return "auto";
     }
 }

@@ -105,8 +105,8 @@ static inline double machine_memory(struct bench *b, bool triad, size_t mib, int
 
 /* measure(isa, threads) for all instruction sets and 1, 2, 4, ... threads, or for those that the first words name. */
 static inline void machine_for_each(struct bench *b, void (*measure)(struct bench *b, int isa, int threads)) {
-    static const int isas[] = {DQT_ISA_AMX,  DQT_ISA_VNNI, DQT_ISA_AVX512, DQT_ISA_AVX_VNNI,
-                               DQT_ISA_AVX2, DQT_ISA_NEON, DQT_ISA_SCALAR};
+    static const int isas[] = {DQT_ISA_AMX,       DQT_ISA_VNNI,         DQT_ISA_AVX512, DQT_ISA_AVX_VNNI, DQT_ISA_AVX2,
+                               DQT_ISA_NEON_I8MM, DQT_ISA_NEON_DOTPROD, DQT_ISA_NEON,   DQT_ISA_SCALAR};
     int only = 0;
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++)
         if (b->num_words && strcmp(b->words[0], bench_isa_name(isas[i])) == 0) only = isas[i];

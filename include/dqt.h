@@ -140,12 +140,14 @@ enum { DQT_THREADING_AUTO = 0, DQT_THREADING_SERIAL = 1, DQT_THREADING_OPENMP = 
 enum {
     DQT_ISA_AUTO = 0,
     DQT_ISA_SCALAR = 1,
-    DQT_ISA_AVX2 = 10,     /* AVX2 + FMA */
-    DQT_ISA_AVX_VNNI = 15, /* AVX2 with AVX-VNNI, as on CPUs without AVX-512. Since 0.2. */
-    DQT_ISA_AVX512 = 20,   /* AVX-512 F, BW, DQ, VL */
-    DQT_ISA_VNNI = 30,     /* AVX-512 with VNNI (and BF16 where present) */
-    DQT_ISA_AMX = 40,      /* AMX int8 and bf16 */
-    DQT_ISA_NEON = 100     /* AArch64 (with dot product and i8mm where present) */
+    DQT_ISA_AVX2 = 10,          /* AVX2 + FMA */
+    DQT_ISA_AVX_VNNI = 15,      /* AVX2 with AVX-VNNI, as on CPUs without AVX-512. Since 0.2. */
+    DQT_ISA_AVX512 = 20,        /* AVX-512 F, BW, DQ, VL */
+    DQT_ISA_VNNI = 30,          /* AVX-512 with VNNI (and BF16 where present) */
+    DQT_ISA_AMX = 40,           /* AMX int8 and bf16 */
+    DQT_ISA_NEON = 100,         /* AArch64 */
+    DQT_ISA_NEON_DOTPROD = 110, /* NEON with dot products of bytes. Since 0.9. */
+    DQT_ISA_NEON_I8MM = 120     /* the same with matrix products of bytes. Since 0.9. */
 };
 
 /* Bits of dqt_context_cpu_features(). */
@@ -172,7 +174,7 @@ typedef struct dqt_context_options {
                             processors that the calling thread may run on, and what control groups grant (cpu.max or
                             cpu.cfs_quota_us over its period, rounded up), as they are now */
     int32_t isa;         /* highest DQT_ISA_* to use; the environment variable DQT_ISA (scalar, avx2, avxvnni, avx512,
-                            vnni, amx, neon) caps it further, for tests: only what both allow is used */
+                            vnni, amx, neon, dotprod, i8mm) caps it further, for tests: only what both allow is used */
     int32_t forbid_amx;  /* 1: do not ask the system for AMX (the permission is process-wide) */
     int32_t log_level;   /* messages above this DQT_LOG_* level are not sent; 0: default, WARNING */
     dqt_alloc_fn alloc;  /* both or neither; NULL: the C library's */

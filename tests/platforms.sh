@@ -10,8 +10,8 @@ few="api api_models api_use durability file_faults files gemm_kernels gradient g
 few="$few tensor tensor_quantize"
 more="$few attention batch checkpoint checkpoint_hostile context fpenv golden integer_backward paths safetensors session sessions"
 more="$more updater_formulas vector_kernels"
-# 64-bit Arm has kernels of its own.
-kernels="$few attention gemm gemm_groups golden integer_backward session updater_formulas vector_kernels"
+# 64-bit Arm has kernels of its own: those of each of its sets by name, the other programs with the best, i8mm.
+kernels="$few attention context gemm gemm_groups golden integer_backward session updater_formulas vector_kernels"
 # Windows has no fork, no mmap, no system calls to replace and, here, no AMX; tests/test_paths.c is of its files.
 windows="allocations api api_models api_use attention batch golden gradient groups ops options paths rng segments"
 windows="$windows session sessions tensor tensor_quantize updater_formulas updater_rounding"
@@ -48,6 +48,20 @@ windows_exports() {
     sed -n 's/^ *\(dqt_[a-z0-9_]*\);$/\1/p' src/dqt.map | sort | diff - build/windows/exports
 }
 
+# Arm's CPUs by what they have: each takes the kernels of its sets and no other's, which qemu would end with SIGILL.
+arm_cpus() {
+    local cpu sets tests=build/aarch64/tests
+    while read -r cpu sets; do
+        qemu-aarch64 -cpu "$cpu" $tests/test_isa >build/aarch64/sets &&
+            grep -qx "instruction sets run on this CPU: $sets" build/aarch64/sets &&
+            RUN="qemu-aarch64 -cpu $cpu" tests/run.sh $tests/test_gemm_kernels $tests/test_ops || return 1
+    done <<END
+cortex-a53 scalar neon
+cortex-a76 scalar neon dotprod
+max scalar neon dotprod i8mm
+END
+}
+
 platform() {
     local name cc cflags ldflags run tests test
     IFS='|' read -r name cc cflags ldflags run tests <<<"$(printf '%s' "$table" | grep "^$1|")"
@@ -65,6 +79,7 @@ platform() {
         gcc -std=c11 -Iinclude tests/consumers/portable.c -o build/portable lib/libdqt.a -fopenmp -lm &&
         $cc -std=c11 -Iinclude $cflags $ldflags tests/consumers/portable.c -o "$host" "$library" -lm || return 1
     if [ "$name" = windows ]; then windows_exports || return 1; fi
+    if [ "$name" = aarch64 ]; then arm_cpus || return 1; fi
     # shellcheck disable=SC2086
     portable "build/$name" $run "$host" && JOBS=2 RUN=$run tests/run.sh "${programs[@]/%/$suffix}"
 }

@@ -275,9 +275,10 @@ static void host_parallel_for(void) {
 
 /* ---- Instruction sets ---------------------------------------------------------------------------------------- */
 
-static const int32_t isas[] = {DQT_ISA_SCALAR, DQT_ISA_AVX2, DQT_ISA_AVX_VNNI, DQT_ISA_AVX512,
-                               DQT_ISA_VNNI,   DQT_ISA_AMX,  DQT_ISA_NEON};
-static const char *const isa_names[] = {"scalar", "avx2", "avxvnni", "avx512", "vnni", "amx", "neon"};
+static const int32_t isas[] = {DQT_ISA_SCALAR, DQT_ISA_AVX2, DQT_ISA_AVX_VNNI,     DQT_ISA_AVX512,   DQT_ISA_VNNI,
+                               DQT_ISA_AMX,    DQT_ISA_NEON, DQT_ISA_NEON_DOTPROD, DQT_ISA_NEON_I8MM};
+static const char *const isa_names[] = {"scalar", "avx2", "avxvnni", "avx512", "vnni",
+                                        "amx",    "neon", "dotprod", "i8mm"};
 /* What a CPU needs for the set. */
 static const uint64_t isa_features[] = {
     0,
@@ -287,13 +288,15 @@ static const uint64_t isa_features[] = {
     DQT_CPU_AVX2 | DQT_CPU_AVX512 | DQT_CPU_AVX512_VNNI,
     DQT_CPU_AVX2 | DQT_CPU_AVX512 | DQT_CPU_AVX512_VNNI | DQT_CPU_AMX_INT8 | DQT_CPU_AMX_BF16,
     DQT_CPU_NEON,
+    DQT_CPU_NEON | DQT_CPU_NEON_DOTPROD,
+    DQT_CPU_NEON | DQT_CPU_NEON_DOTPROD | DQT_CPU_NEON_I8MM,
 };
 enum { ISAS = sizeof isas / sizeof *isas };
 
 #if defined(__x86_64__)
 enum { FIRST_HERE = 1, LAST_HERE = 5 };
 #elif defined(__aarch64__)
-enum { FIRST_HERE = 6, LAST_HERE = 6 };
+enum { FIRST_HERE = 6, LAST_HERE = 8 };
 #else
 enum { FIRST_HERE = 1, LAST_HERE = 0 };
 #endif

@@ -124,6 +124,12 @@ static void amx(void) {
 static void neon(void) {
     all_products(DQT_ISA_NEON, "neon");
 }
+static void dotprod(void) {
+    all_products(DQT_ISA_NEON_DOTPROD, "dotprod");
+}
+static void i8mm(void) {
+    all_products(DQT_ISA_NEON_I8MM, "i8mm");
+}
 
 /* Integer products: the same bits from every instruction set, by every path (few tokens, many tokens, ranges of
  * rows). */
@@ -443,6 +449,8 @@ static const struct test tests[] = {TEST(scalar),
                                     TEST(vnni),
                                     TEST(amx),
                                     TEST(neon),
+                                    TEST(dotprod),
+                                    TEST(i8mm),
                                     TEST(integer_products_are_bit_identical),
                                     TEST(float_tokens_are_independent),
                                     TEST(extreme_values_are_exact),

@@ -74,6 +74,12 @@ static void amx(void) {
 static void neon(void) {
     all_products(DQT_ISA_NEON, "neon");
 }
+static void dotprod(void) {
+    all_products(DQT_ISA_NEON_DOTPROD, "dotprod");
+}
+static void i8mm(void) {
+    all_products(DQT_ISA_NEON_I8MM, "i8mm");
+}
 
 /* y[tokens][rows], by the definition (docs/numerics.md). */
 static void defined(const dqt_tensor *t, const struct activations *x, bool accumulate, float *y) {
@@ -377,6 +383,8 @@ static const struct test tests[] = {TEST(scalar),
                                     TEST(vnni),
                                     TEST(amx),
                                     TEST(neon),
+                                    TEST(dotprod),
+                                    TEST(i8mm),
                                     TEST(integer_products_are_as_defined),
                                     TEST(long_rows_are_as_defined),
                                     TEST(extreme_values_are_exact),

@@ -102,7 +102,14 @@ static void golden_amx(void) {
 static void golden_neon(void) {
     check_isa(DQT_ISA_NEON);
 }
+static void golden_dotprod(void) {
+    check_isa(DQT_ISA_NEON_DOTPROD);
+}
+static void golden_i8mm(void) {
+    check_isa(DQT_ISA_NEON_I8MM);
+}
 
-static const struct test tests[] = {TEST(golden_scalar), TEST(golden_avx2), TEST(golden_avx_vnni), TEST(golden_avx512),
-                                    TEST(golden_vnni),   TEST(golden_amx),  TEST(golden_neon)};
+static const struct test tests[] = {TEST(golden_scalar), TEST(golden_avx2),    TEST(golden_avx_vnni),
+                                    TEST(golden_avx512), TEST(golden_vnni),    TEST(golden_amx),
+                                    TEST(golden_neon),   TEST(golden_dotprod), TEST(golden_i8mm)};
 TEST_MAIN(tests)

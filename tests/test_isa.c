@@ -152,8 +152,11 @@ static void simulated_cpus(void) {
         ISA_SLOT_gemv_max_tokens, "scalar"                                                                             \
     }
     CHECK_CPU("NEON", DQT_CPU_NEON, DQT_ISA_NEON, "neon", BASELINE);
-    CHECK_CPU("dot product", DQT_CPU_NEON | DQT_CPU_NEON_DOTPROD, DQT_ISA_NEON, "neon", BASELINE,
+    CHECK_CPU("dot product", DQT_CPU_NEON | DQT_CPU_NEON_DOTPROD, DQT_ISA_NEON_DOTPROD, "neon", BASELINE,
               {ISA_SLOT_gemm_code, "neon_dotprod"}, {ISA_SLOT_gemm_int8, "neon_dotprod"});
+    CHECK_CPU("i8mm", DQT_CPU_NEON | DQT_CPU_NEON_DOTPROD | DQT_CPU_NEON_I8MM, DQT_ISA_NEON_I8MM, "neon", BASELINE,
+              {ISA_SLOT_gemm_code, "neon_i8mm"}, {ISA_SLOT_gemm_int8, "neon_i8mm"});
+    CHECK_CPU("i8mm without dot product", DQT_CPU_NEON | DQT_CPU_NEON_I8MM, DQT_ISA_NEON, "neon", BASELINE);
 }
 #else
 static void simulated_cpus(void) {

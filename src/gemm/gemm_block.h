@@ -74,13 +74,14 @@ static inline size_t tensor_scale_groups(const dqt_tensor *w) {
 }
 
 /* For parallel_run: nanoseconds of a product [tokens][cols] x [rows][cols], as measured on one core of 2 GHz
- * (docs/performance.md, tables of forward and gradient products), a third of the rates of large matrices. */
+ * (docs/performance.md, tables of forward and gradient products), a third of the rates of large matrices; NEON's are
+ * estimates. */
 static inline double product_work(const dqt_context *ctx, bool integer, size_t tokens, size_t rows, size_t cols) {
     static const struct {
         int isa;
         double integer, real; /* multiplications per nanosecond */
-    } rates[] = {{DQT_ISA_SCALAR, 1, 1},  {DQT_ISA_AVX2, 40, 15},  {DQT_ISA_AVX512, 50, 25},
-                 {DQT_ISA_VNNI, 120, 25}, {DQT_ISA_AMX, 500, 100}, {DQT_ISA_NEON, 20, 8}};
+    } rates[] = {{DQT_ISA_SCALAR, 1, 1},  {DQT_ISA_AVX2, 40, 15}, {DQT_ISA_AVX512, 50, 25},  {DQT_ISA_VNNI, 120, 25},
+                 {DQT_ISA_AMX, 500, 100}, {DQT_ISA_NEON, 20, 8},  {DQT_ISA_NEON_I8MM, 40, 8}};
     const double weights = (double)rows * (double)cols;
     double rate = 1;
     for (size_t i = 0; i < sizeof rates / sizeof *rates; i++)

@@ -14,6 +14,7 @@ static const struct isa_set *const sets[] = {
 #elif defined(__aarch64__)
     &isa_neon,
     &isa_neon_dotprod,
+    &isa_neon_i8mm,
 #endif
 };
 
@@ -52,7 +53,9 @@ const struct isa_cap isa_caps[ISA_CAP_COUNT] = {
     {DQT_ISA_AMX, "amx",
      DQT_CPU_AVX2 | DQT_CPU_AVX_VNNI | DQT_CPU_AVX512 | DQT_CPU_AVX512_VNNI | DQT_CPU_AVX512_BF16 | DQT_CPU_AMX_INT8 |
          DQT_CPU_AMX_BF16},
-    {DQT_ISA_NEON, "neon", DQT_CPU_NEON | DQT_CPU_NEON_DOTPROD | DQT_CPU_NEON_I8MM},
+    {DQT_ISA_NEON, "neon", DQT_CPU_NEON},
+    {DQT_ISA_NEON_DOTPROD, "dotprod", DQT_CPU_NEON | DQT_CPU_NEON_DOTPROD},
+    {DQT_ISA_NEON_I8MM, "i8mm", DQT_CPU_NEON | DQT_CPU_NEON_DOTPROD | DQT_CPU_NEON_I8MM},
 };
 
 const struct isa_cap *isa_cap_find(int isa) {

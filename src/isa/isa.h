@@ -51,7 +51,7 @@ struct isa_set {
 };
 
 extern const struct isa_set isa_scalar, isa_avx2, isa_avx_vnni, isa_avx512, isa_avx512_vnni, isa_amx, isa_neon,
-    isa_neon_dotprod;
+    isa_neon_dotprod, isa_neon_i8mm;
 
 /* The set that each slot came from; NULL: no set offers it. */
 struct isa_choice {
@@ -71,7 +71,7 @@ struct isa_cap {
     uint64_t allows; /* DQT_CPU_* bits; 0: plain C */
 };
 
-enum { ISA_CAP_COUNT = 7 };
+enum { ISA_CAP_COUNT = 9 };
 extern const struct isa_cap isa_caps[ISA_CAP_COUNT];
 
 /* NULL for a number or name that is none (DQT_ISA_AUTO has no row: it allows everything). */

@@ -7,7 +7,7 @@ enum { NEEDS = DQT_CPU_NEON | DQT_CPU_NEON_DOTPROD };
 
 const struct isa_set isa_neon_dotprod = {
     .name = "neon_dotprod",
-    .isa = DQT_ISA_NEON,
+    .isa = DQT_ISA_NEON_DOTPROD,
     .gemm_code = {NEEDS, &gemm_int8_neon_dotprod},
     .gemm_int8 = {NEEDS, &gemm_int8_neon_dotprod},
 };

@@ -2,14 +2,14 @@
  *
  *   BLOCK_GROUPS                   name of the function
  *   GROUP_SUM                      SUM as a vector of int32_t: gcc holds what is cast between types of vectors twice
- *   SET(number)                    a vector of sums that are all `number`
+ *   SET(row_add)                   a vector of sums that start at the number row_add; of a tile, at those from it on
  *   ADD_SCALED(to, sum, scale)     to[LANES] += (float)sum * scale[LANES], the product and the sum rounded
  *   EPILOGUE_FLOATS(f, i, n, from) as EPILOGUE, from floats in memory
  *
  * Integer sums of a group stay in registers, sums over groups, floats, in L1: a fence keeps compilers from moving these
  * to registers too, which are not enough for both. They start at -0, to which any number can be added without a change.
  *
- * partial: [n / (VECTORS * LANES)][ROWS][VECTORS][LANES] floats. */
+ * partial: floats in the order of the other's sums. */
 #define GROUPS_PASTE(a, b) a##b
 #define GROUPS_NAME(a, b) GROUPS_PASTE(a, b)
 #define ADD_GROUP GROUPS_NAME(BLOCK_GROUPS, _add)
@@ -49,11 +49,15 @@ static inline void ADD_GROUP(const char *a, const char *panel, size_t stride, si
             ADD_SCALED(total + (i * VECTORS + v) * LANES, LOAD(wide + (i * VECTORS + v) * LANES),
                        scale + v * LANES / PANEL * scale_stride + v * LANES % PANEL);
 #else
-    GROUP_SUM sum[ROWS][VECTORS]; /* in registers: only touched by loops of constant length, without branches */
-    for (size_t i = 0; i < ROWS; i++)
+    GROUP_SUM sum[TILES][VECTORS]; /* in registers: only touched by loops of constant length, without branches */
+    for (size_t i = 0; i < TILES; i++)
         for (size_t v = 0; v < VECTORS; v++)
-            sum[i][v] = (GROUP_SUM)SET(row_add[i]);
-    for (size_t s = 0; s < steps; s++, a += ROWS * 4, panel += PANEL * 4) {
+            sum[i][v] = (GROUP_SUM)SET(row_add[i * TILE_ROWS]);
+    for (size_t s = 0; s < steps; s++, a += ROWS * STEP, panel += PANEL * STEP) {
+#ifdef ADD_STEP
+        (void)stride;
+        ADD_STEP(sum, a, panel);
+#else
         OPERAND bv[VECTORS];
         for (size_t v = 0; v < VECTORS; v++)
             bv[v] = LOAD_B(panel + v * LANES / PANEL * stride + v * LANES % PANEL * 4);
@@ -62,19 +66,18 @@ static inline void ADD_GROUP(const char *a, const char *panel, size_t stride, si
             for (size_t v = 0; v < VECTORS; v++)
                 sum[i][v] = (GROUP_SUM)DOT((SUM)sum[i][v], av, bv[v]);
         }
+#endif
     }
-    for (size_t i = 0; i < ROWS; i++)
+    for (size_t i = 0; i < TILES; i++)
         for (size_t v = 0; v < VECTORS; v++)
             ADD_SCALED(total + (i * VECTORS + v) * LANES, (SUM)sum[i][v],
-                       scale + v * LANES / PANEL * scale_stride + v * LANES % PANEL);
+                       scale + v * LANES / TILE_ROWS / PANEL * scale_stride + v * LANES / TILE_ROWS % PANEL);
 #endif
     atomic_signal_fence(memory_order_seq_cst);
 }
 
 static void BLOCK_GROUPS(const struct gemm_block *b) {
-    enum { COLUMNS = VECTORS * LANES };
-    DQT_ASSERT(b->m > 0 && b->m <= ROWS && b->n > 0 && b->group > 0 && b->k % b->group == 0);
-    DQT_ASSERT((uintptr_t)b->b % 64 == 0 && b->panel_stride % 64 == 0 && (uintptr_t)b->partial % 64 == 0);
+    DQT_ASSERT(b->m > 0 && b->m <= ROWS && b->n > 0 && b->group > 0 && b->k % b->group == 0 && block_is_aligned(b));
     const size_t steps = b->group / GROUP, groups = b->k / b->group, columns = b->n, stride = b->panel_stride;
     const size_t scale_stride = b->group_scale_stride;
     const struct epilogue f = epilogue_begin(b);
@@ -91,9 +94,10 @@ static void BLOCK_GROUPS(const struct gemm_block *b) {
             total[i] = -0.0f;
         for (size_t g = 0; g < groups; g++, scale += PANEL, row_add += b->row_add_stride) {
             ADD_GROUP(a, panel, stride, steps, row_add, scale, scale_stride, total);
-            a += steps * ROWS * 4;
-            panel += steps * PANEL * 4;
+            a += steps * ROWS * STEP;
+            panel += steps * PANEL * STEP;
         }
+        if (b->last) TO_ROWS(total);
         for (size_t i = 0; b->last && i < b->m; i++) {
             const float *row = total + i * COLUMNS;
             const size_t whole = n + COLUMNS <= columns ? COLUMNS : 0; /* or column by column */

@@ -1,10 +1,10 @@
-/* A microkernel that keeps ROWS x (VECTORS * LANES) sums in registers: per step of one group of K it loads VECTORS
+/* A microkernel that keeps ROWS x COLUMNS sums in registers: per step of one group of K it loads VECTORS
  * vectors of B and broadcasts ROWS groups of A. Included once per engine; parameters (functions are static inline,
  * defined before):
  *
  *   BLOCK       name of the function
  *   ROWS        rows of A
- *   VECTORS     vectors of sums a row; VECTORS * LANES is 16 or 32
+ *   VECTORS     vectors of sums a row; COLUMNS, VECTORS * LANES, is 16 or 32
  *   LANES       4-byte sums in a vector: 4, 8 or 16
  *   GROUP       elements of K in 4 bytes of A or B: 1, 2 or 4
  *   SUM         vector type of sums; ZERO(), LOAD(p), STORE(p, sum)
@@ -17,13 +17,24 @@
  *   WIDEN_STEPS, SHORT_DOT(sum, a, b), WIDEN(sum, short_sum)
  *               only for kernels that sum in 16 bits: at most WIDEN_STEPS steps long
  *
- * partial: [n / (VECTORS * LANES)][ROWS][VECTORS][LANES]. */
+ *   TILE_ROWS, ADD_STEP(sum, a, panel), TO_ROWS(p)
+ *               only for kernels whose vectors are tiles, TILE_ROWS rows of LANES / TILE_ROWS columns, with groups of
+ *               4 * TILE_ROWS bytes: VECTORS is of so many rows, COLUMNS VECTORS * LANES / TILE_ROWS. ADD_STEP adds to
+ *               sum[TILES][VECTORS] what LOAD_B, BROADCAST and DOT do for others. TO_ROWS reorders numbers at p,
+ *               [TILES][VECTORS][LANES], to [ROWS][COLUMNS]
+ *
+ * partial: [n / COLUMNS][TILES][VECTORS][LANES]; without tiles that is [n / COLUMNS][ROWS][COLUMNS]. */
+#ifndef TILE_ROWS
+#define TILE_ROWS 1
+#define TO_ROWS(p) (void)0
+#endif
+#define TILES (ROWS / TILE_ROWS)
+#define COLUMNS (VECTORS * LANES / TILE_ROWS)
+#define STEP (4 * TILE_ROWS) /* bytes of a group of K */
+_Static_assert(COLUMNS % (int)PANEL == 0 && COLUMNS <= 2 * (int)PANEL, "one or two panels at a time");
 
 static void BLOCK(const struct gemm_block *b) {
-    enum { COLUMNS = VECTORS * LANES };
-    _Static_assert(COLUMNS % (int)PANEL == 0 && COLUMNS <= 2 * (int)PANEL, "one or two panels at a time");
-    DQT_ASSERT(b->m > 0 && b->m <= ROWS && b->n > 0 && b->k % GROUP == 0);
-    DQT_ASSERT((uintptr_t)b->b % 64 == 0 && b->panel_stride % 64 == 0 && (uintptr_t)b->partial % 64 == 0);
+    DQT_ASSERT(b->m > 0 && b->m <= ROWS && b->n > 0 && b->k % GROUP == 0 && block_is_aligned(b));
     const size_t steps = b->k / GROUP, m = b->m, columns = b->n, stride = b->panel_stride;
     const bool first = b->first, last = b->last;
     const struct epilogue f = epilogue_begin(b);
@@ -62,17 +73,19 @@ static void BLOCK(const struct gemm_block *b) {
             }
         }
 #else
-        SUM sum[ROWS][VECTORS]; /* in registers: only touched by loops of constant length, without branches */
-        if (first) {
-            for (size_t i = 0; i < ROWS; i++)
+        SUM sum[TILES][VECTORS]; /* in registers: only touched by loops of constant length, without branches */
+        if (first)
+            for (size_t i = 0; i < TILES; i++)
                 for (size_t v = 0; v < VECTORS; v++)
                     sum[i][v] = ZERO();
-        } else {
-            for (size_t i = 0; i < ROWS; i++)
+        else
+            for (size_t i = 0; i < TILES; i++)
                 for (size_t v = 0; v < VECTORS; v++)
                     sum[i][v] = LOAD(partial + (i * VECTORS + v) * LANES);
-        }
-        for (size_t s = 0; s < steps; s++, a += ROWS * 4, panel += PANEL * 4) {
+        for (size_t s = 0; s < steps; s++, a += ROWS * STEP, panel += PANEL * STEP) {
+#ifdef ADD_STEP
+            ADD_STEP(sum, a, panel);
+#else
             OPERAND bv[VECTORS];
             for (size_t v = 0; v < VECTORS; v++)
                 bv[v] = LOAD_B(panel + v * LANES / PANEL * stride + v * LANES % PANEL * 4);
@@ -81,21 +94,22 @@ static void BLOCK(const struct gemm_block *b) {
                 for (size_t v = 0; v < VECTORS; v++)
                     sum[i][v] = DOT(sum[i][v], av, bv[v]);
             }
+#endif
         }
-        for (size_t i = 0; i < ROWS; i++)
+        for (size_t i = 0; i < TILES; i++)
             for (size_t v = 0; v < VECTORS; v++)
                 STORE(partial + (i * VECTORS + v) * LANES, sum[i][v]);
 #endif
         if (!last) continue;
+        TO_ROWS(partial);
         for (size_t i = 0; i < m; i++) {
             const NUMBER *row = partial + i * COLUMNS;
-            if (n + COLUMNS <= columns) {
-                for (size_t v = 0; v < VECTORS; v++)
+            if (n + COLUMNS <= columns)
+                for (size_t v = 0; v < COLUMNS / LANES; v++)
                     EPILOGUE(&f, i, n + v * LANES, LOAD(row + v * LANES));
-            } else {
+            else
                 for (size_t c = 0; n + c < columns; c++)
                     epilogue_one(&f, i, n + c, EPILOGUE_NUMBER(&f, i, row[c]));
-            }
         }
     }
 }
@@ -123,3 +137,9 @@ static void BLOCK(const struct gemm_block *b) {
 #undef WIDEN_STEPS
 #undef SHORT_DOT
 #undef WIDEN
+#undef TILE_ROWS
+#undef ADD_STEP
+#undef TILES
+#undef COLUMNS
+#undef STEP
+#undef TO_ROWS

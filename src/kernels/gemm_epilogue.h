@@ -20,6 +20,11 @@ struct epilogue {
 static const float epilogue_ones[32] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
                                         1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
+/* As microkernels load and store B and their sums. */
+static inline bool block_is_aligned(const struct gemm_block *b) {
+    return ((uintptr_t)b->b | b->panel_stride | (uintptr_t)b->partial) % 64 == 0;
+}
+
 static inline struct epilogue epilogue_begin(const struct gemm_block *b) {
     const struct epilogue f = {b->y,         b->ld_y,    b->row_scale ? b->row_scale : epilogue_ones,
                                b->col_scale, b->row_add, b->accumulate};

@@ -37,6 +37,9 @@ void gemm_pack_a_codes(const struct gemm_engine *e, const int8_t *src, size_t ld
         if (size == 1 && k_align == 4) {
             for (size_t c = 0; c < k; c += 4, index += step)
                 memcpy((uint8_t *)out + index, row + c, 4);
+        } else if (size == 1 && k_align == 8) {
+            for (size_t c = 0; c < k; c += 8, index += step)
+                memcpy((uint8_t *)out + index, row + c, 8);
         } else if (size == 2 && k_align == 2) {
             for (size_t c = 0; c < k; c += 2, index += step) {
                 ((int16_t *)out)[index] = row[c];
@@ -86,6 +89,8 @@ void gemm_pack_a_rows(const struct gemm_engine *e, const int8_t *src, size_t ld,
     for (size_t i = 0; i < m; i++) { /* the engines' sizes as constants, for speed */
         if (size == 1 && k_align == 4) {
             sums[i] += pack_column(src + i, ld, k, 4, step, 1, out, i * 4);
+        } else if (size == 1 && k_align == 8) {
+            sums[i] += pack_column(src + i, ld, k, 8, step, 1, out, i * 8);
         } else if (size == 2 && k_align == 2) {
             sums[i] += pack_column(src + i, ld, k, 2, step, 2, out, i * 2);
         } else {
@@ -94,13 +99,14 @@ void gemm_pack_a_rows(const struct gemm_engine *e, const int8_t *src, size_t ld,
     }
 }
 
-static void pack_four_rows(const int8_t *restrict a, size_t ld, int bias, uint8_t *restrict out) {
+/* To 4 bytes of each group; group is a constant where this is inlined. */
+static inline void pack_four_rows(const int8_t *restrict a, size_t ld, int bias, size_t group, uint8_t *restrict out) {
     const int8_t *restrict b = a + ld, *restrict c = b + ld, *restrict d = c + ld;
     for (size_t i = 0; i < PANEL; i++) {
-        out[4 * i] = (uint8_t)(a[i] - bias);
-        out[4 * i + 1] = (uint8_t)(b[i] - bias);
-        out[4 * i + 2] = (uint8_t)(c[i] - bias);
-        out[4 * i + 3] = (uint8_t)(d[i] - bias);
+        out[group * i] = (uint8_t)(a[i] - bias);
+        out[group * i + 1] = (uint8_t)(b[i] - bias);
+        out[group * i + 2] = (uint8_t)(c[i] - bias);
+        out[group * i + 3] = (uint8_t)(d[i] - bias);
     }
 }
 
@@ -117,7 +123,10 @@ void gemm_pack_b_rows(const struct gemm_engine *e, const int8_t *src, size_t ld,
     DQT_ASSERT(k % e->k_align == 0);
     for (size_t c = 0; c < k; c += group, src += group * ld) {
         if (size == 1 && group == 4) {
-            pack_four_rows(src, ld, bias, (uint8_t *)panel + c * PANEL);
+            pack_four_rows(src, ld, bias, 4, (uint8_t *)panel + c * PANEL);
+        } else if (size == 1 && group == 8) {
+            pack_four_rows(src, ld, bias, 8, (uint8_t *)panel + c * PANEL);
+            pack_four_rows(src + 4 * ld, ld, bias, 8, (uint8_t *)panel + c * PANEL + 4);
         } else if (size == 2 && group == 2) {
             pack_two_rows(src, ld, bias, (uint32_t *)panel + c * PANEL / 2);
         } else {

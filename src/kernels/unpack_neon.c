@@ -68,15 +68,16 @@ void unpack_neon(const struct packing *p, const uint8_t *packed, size_t blocks, 
     }
 }
 
-/* [K / 4][16][4] bytes, or [K / 2][16][2] 16-bit numbers: both are groups of four bytes. Values without their bias are
- * below 128, plain bytes are signed and stay as they are: both extend as signed. */
+/* [K / 8][16][8] or [K / 4][16][4] bytes, or [K / 2][16][2] 16-bit numbers. Values without their bias are below 128,
+ * plain bytes are signed and stay as they are: both extend as signed. */
 void gemm_pack_b_packed_neon(const struct gemm_engine *e, const struct packing *p, const uint8_t *src, size_t stride,
                              size_t n, size_t blocks, void *panel) {
-    const size_t block_bytes = packing_block_bytes(p), groups = PACK_BLOCK * e->size / 4;
+    const size_t block_bytes = packing_block_bytes(p), groups = PACK_BLOCK / e->group;
+    const bool eight = e->group * e->size == 8; /* bytes of a group, or four */
     DQT_ASSERT(e->bytes_bias == 0 && (packing_is_bytes(p) || packing_range(p) < 128));
     for (size_t i = 0; i < PANEL; i++) {
         const uint8_t *row = src + (i < n ? i : n - 1) * stride;
-        unsigned char *out = (unsigned char *)panel + 4 * i;
+        unsigned char *out = (unsigned char *)panel + e->group * e->size * i;
         for (size_t b = 0; b < blocks; b++) {
             unsigned char codes[2 * PACK_BLOCK];
             uint8x16_t v[4];
@@ -89,8 +90,13 @@ void gemm_pack_b_packed_neon(const struct gemm_engine *e, const struct packing *
                     vst1q_u8(codes + 32 * j + 16, vreinterpretq_u8_s16(vmovl_high_s8(vreinterpretq_s8_u8(v[j]))));
                 }
             }
-            for (size_t g = 0; g < groups; g++, out += PANEL * 4)
-                memcpy(out, codes + 4 * g, 4);
+            if (eight) {
+                for (size_t g = 0; g < groups; g++, out += PANEL * 8)
+                    memcpy(out, codes + 8 * g, 8);
+            } else {
+                for (size_t g = 0; g < groups; g++, out += PANEL * 4)
+                    memcpy(out, codes + 4 * g, 4);
+            }
         }
     }
 }
