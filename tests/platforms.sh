@@ -9,9 +9,9 @@ cd "$(dirname "$0")/.." || exit 1
 few="api api_models api_use durability file_faults files gemm_kernels gradient groups isa ops rng safetensors_order"
 few="$few tensor tensor_quantize"
 more="$few attention batch checkpoint checkpoint_hostile context fpenv golden integer_backward paths safetensors session sessions"
-more="$more updater_formulas vector_kernels"
+more="$more search_kernels updater_formulas vector_kernels"
 # 64-bit Arm has kernels of its own: those of each of its sets by name, the other programs with the best, i8mm.
-kernels="$few attention context gemm gemm_groups golden integer_backward session updater_formulas vector_kernels"
+kernels="$few attention context gemm gemm_groups golden integer_backward search_kernels session updater_formulas vector_kernels"
 # Windows has no fork, no mmap, no system calls to replace and, here, no AMX; tests/test_paths.c is of its files.
 windows="allocations api api_models api_use attention batch golden gradient groups ops options paths rng segments"
 windows="$windows session sessions tensor tensor_quantize updater_formulas updater_rounding"

@@ -83,7 +83,7 @@ static void check_whole(uint64_t features) {
         CHECK(functions[i]);
     CHECK(kernels.gradient.largest && kernels.gradient.largest_by_row && kernels.gradient.round &&
           kernels.gradient.round_by_row);
-    CHECK(kernels.update.row && kernels.update.sum_squares && kernels.update.add_squares);
+    CHECK(kernels.update.row && kernels.update.sum_squares && kernels.update.add_squares && kernels.search_add);
 }
 
 static void every_slot_is_filled(void) {
@@ -104,16 +104,16 @@ enum {
 
 #define VNNI_SLOTS                                                                                                     \
     {ISA_SLOT_gemm_code, "avx512_vnni"}, {ISA_SLOT_gemm_int8, "avx512_vnni"}, {ISA_SLOT_packed_dot, "avx512_vnni"},    \
-        {ISA_SLOT_dot_codes, "avx512_vnni"}, {ISA_SLOT_dot_groups, "avx2"}, {                                          \
+        {ISA_SLOT_dot_codes, "avx512_vnni"}, {ISA_SLOT_dot_groups, "avx2"}, {ISA_SLOT_search_add, "avx2"}, {           \
         ISA_SLOT_gemv_max_tokens, "avx512_vnni"                                                                        \
     }
 #define AMX_INT8_SLOTS                                                                                                 \
     {ISA_SLOT_gemm_code, "amx"}, {ISA_SLOT_gemm_int8, "amx"}, {ISA_SLOT_gemv_max_tokens, "amx"},                       \
-        {ISA_SLOT_packed_dot, "avx512_vnni"}, {ISA_SLOT_dot_groups, "avx2"}, {                                         \
+        {ISA_SLOT_packed_dot, "avx512_vnni"}, {ISA_SLOT_dot_groups, "avx2"}, {ISA_SLOT_search_add, "avx2"}, {          \
         ISA_SLOT_dot_codes, "avx512_vnni"                                                                              \
     }
 #define AVX2_DOTS                                                                                                      \
-    {ISA_SLOT_packed_dot, "avx2"}, {ISA_SLOT_dot_groups, "avx2"}, {                                                    \
+    {ISA_SLOT_packed_dot, "avx2"}, {ISA_SLOT_dot_groups, "avx2"}, {ISA_SLOT_search_add, "avx2"}, {                     \
         ISA_SLOT_dot_codes, "avx2"                                                                                     \
     }
 #define SCALAR_MAX_TOKENS                                                                                              \
@@ -148,7 +148,7 @@ static void simulated_cpus(void) {
 static void simulated_cpus(void) {
 #define BASELINE                                                                                                       \
     NO_PACKED_DOT, NO_BF16, {ISA_SLOT_gradient, "scalar"}, {ISA_SLOT_update, "scalar"},                                \
-        {ISA_SLOT_float_dot, "scalar"}, {                                                                              \
+        {ISA_SLOT_float_dot, "scalar"}, {ISA_SLOT_search_add, "scalar"}, {                                             \
         ISA_SLOT_gemv_max_tokens, "scalar"                                                                             \
     }
     CHECK_CPU("NEON", DQT_CPU_NEON, DQT_ISA_NEON, "neon", BASELINE);

@@ -162,6 +162,7 @@ dqt_status dqt_context_create(const dqt_context_options *options, dqt_context **
     if (c.contention) contention_init(c.contention, c.num_threads);
     struct isa_choice choice;
     isa_select(c.kernels, &choice, usable);
+    c.search_add = c.kernels->search_add;
     c.isa = choice.strongest->isa;
     memcpy(ctx, &c, sizeof c);
     *out = ctx;

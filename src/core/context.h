@@ -6,7 +6,9 @@
 
 #include "dqt.h"
 
-struct kernels;    /* kernels/kernels.h */
+struct kernels; /* kernels/kernels.h */
+struct search;  /* format/scale.h */
+struct search_sums;
 struct contention; /* core/contention.h */
 
 struct dqt_context {
@@ -30,6 +32,9 @@ struct dqt_context {
     int isa; /* never AUTO */
     uint64_t cpu_features;
     struct kernels *kernels; /* resolved at creation, constant afterwards */
+    /* the one of them that src/format calls, which comes before kernels: search_add_fn */
+    void (*search_add)(const struct search *f, struct search_sums *sums, const float *w, const float *importance,
+                       size_t count);
 };
 
 #endif

@@ -22,6 +22,7 @@ struct weights {
 
 /* The weights of one row or group: in memory, or read run by run. */
 struct unit {
+    const dqt_context *ctx;
     const float *held;       /* [count]; NULL: not in memory */
     const float *importance; /* [count]; NULL: 1 */
     size_t count, row;
@@ -50,7 +51,7 @@ static float unit_scale(const struct unit *u, const struct scale_use *use) {
         struct search_sums s = {{0}, {0}};
         for (size_t at = 0; at < u->count; at += n) {
             const float *w = unit_run(u, at, &n);
-            search_add(&f, &s, w, u->importance ? u->importance + at : NULL, n);
+            u->ctx->search_add(&f, &s, w, u->importance ? u->importance + at : NULL, n);
         }
         search_take(&f, &s);
     }
@@ -84,8 +85,8 @@ static void whole_task(void *arg, size_t index, int lane) {
             const size_t n = size_min(w->cols - c, CHUNK);
             w->read(w->from, r, c, n, values);
             if (job->search)
-                search_add(job->search, &job->share[index].found, values, job->importance ? job->importance + c : NULL,
-                           n);
+                job->ctx->search_add(job->search, &job->share[index].found, values,
+                                     job->importance ? job->importance + c : NULL, n);
             else
                 scale_sums_add(&job->share[index].sums, values, n);
         }
@@ -160,7 +161,8 @@ static void put_scale(const struct scaling *s, size_t index, float scale) {
 static void row_scales(const struct scaling *s, size_t row) {
     const dqt_tensor *t = s->t;
     float buffer[CHUNK];
-    struct unit u = {.count = t->group_cols, .row = row, .w = &s->w, .buffer = buffer, .importance = s->importance};
+    struct unit u = {
+        .ctx = t->ctx, .count = t->group_cols, .row = row, .w = &s->w, .buffer = buffer, .importance = s->importance};
     if (t->group_cols > CHUNK) {
         put_scale(s, row, unit_scale(&u, &s->use));
         return;

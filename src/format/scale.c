@@ -2,7 +2,6 @@
 
 #include <float.h>
 #include <math.h>
-#include <string.h>
 
 #include "core/assert.h"
 #include "dqt.h"
@@ -57,11 +56,15 @@ float scale_from_sums(const struct scale_use *use, const struct scale_sums *s, d
 static const double STEP = 0x1.d5818dcfba487p-1;       /* 2^(-1/8) */
 static const double ABOVE_MOST = 0x1.306fe0a31b715p+0; /* 2^(2/8): where the grid begins, over ABSMAX */
 
-static void add_try(struct search *f, double scale) {
+static void add_kept(struct search *f, float s, float inverse) {
     DQT_ASSERT(f->count < SEARCH_TRIES);
-    const float s = kept(&f->use, scale);
     f->tries[f->count] = s;
-    f->inverse[f->count++] = 1.0f / s;
+    f->inverse[f->count++] = inverse;
+}
+
+static void add_try(struct search *f, double scale) {
+    const float s = kept(&f->use, scale);
+    add_kept(f, s, 1.0f / s);
 }
 
 /* Below 0.8 rms / Qp even two values would do worse: the best two-valued scale of any weights is their mean magnitude,
@@ -79,8 +82,9 @@ void search_begin(struct search *f, const struct scale_use *use, const struct sc
 static void next_of_grid(struct search *f) {
     const int signs = f->use.half && f->use.high + f->use.low != 0 ? 2 : 1;
     while (f->count + signs <= SEARCH_TRIES && f->scale >= f->least) {
-        add_try(f, f->scale);
-        if (signs > 1) add_try(f, -f->scale);
+        const float s = kept(&f->use, f->scale), inverse = 1.0f / s;
+        add_kept(f, s, inverse);
+        if (signs > 1) add_kept(f, -s, -inverse);
         f->scale *= STEP;
     }
 }
@@ -101,99 +105,6 @@ bool search_next(struct search *f) {
     return true;
 }
 
-enum { LANES = 16 };
-
-/* Codes of LANES weights as floats. */
-static inline void codes_of(const float *restrict w, float inverse, float low, float high, float *restrict q) {
-    const float shift = 0x1.8p23f; /* rounds to nearest, ties to even, what is below 2^22 */
-    for (int k = 0; k < LANES; k++) {
-        float x = w[k] * inverse;
-        x = x > low ? x : low;
-        x = x < high ? x : high;
-        q[k] = (x + shift) - shift;
-    }
-}
-
-/* Weights and their importance, in runs of LANES; the last ones are followed by zeros. */
-struct lanes {
-    const float *w, *importance; /* importance NULL: 1 */
-    size_t count;
-    float rest[LANES], rest_importance[LANES];
-};
-
-static const float ones[LANES] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
-
-static const float *lanes_at(const struct lanes *l, size_t i, const float **importance) {
-    const bool whole = i + LANES <= l->count;
-    *importance = !l->importance ? ones : whole ? l->importance + i : l->rest_importance;
-    return whole ? l->w + i : l->rest;
-}
-
-static void add_floats(const struct search *f, int t, const float *restrict w, const float *restrict importance,
-                       float *restrict product, float *restrict square) {
-    float q[LANES];
-    codes_of(w, f->inverse[t], (float)f->use.low, (float)f->use.high, q);
-    for (int k = 0; k < LANES; k++) {
-        product[k] += w[k] * q[k] * importance[k];
-        square[k] += q[k] * q[k] * importance[k];
-    }
-}
-
-static void add_doubles(const struct search *f, int t, const float *restrict w, const float *restrict importance,
-                        double *restrict product, double *restrict square) {
-    float q[LANES];
-    codes_of(w, f->inverse[t], (float)f->use.low, (float)f->use.high, q);
-    for (int k = 0; k < LANES; k++) {
-        product[k] += (double)w[k] * (double)q[k] * (double)importance[k];
-        square[k] += (double)(q[k] * q[k]) * (double)importance[k];
-    }
-}
-
-static double try_doubles(const struct search *f, int t, const struct lanes *l, double *square_sum) {
-    double product[LANES] = {0}, square[LANES] = {0};
-    for (size_t i = 0; i < l->count; i += LANES) {
-        const float *importance, *w = lanes_at(l, i, &importance);
-        add_doubles(f, t, w, importance, product, square);
-    }
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int k = 0; k < half; k++) {
-            product[k] += product[half + k];
-            square[k] += square[half + k];
-        }
-    *square_sum = square[0];
-    return product[0];
-}
-
-static double try_floats(const struct search *f, int t, const struct lanes *l, double *square_sum) {
-    float product[LANES] = {0}, square[LANES] = {0};
-    for (size_t i = 0; i < l->count; i += LANES) {
-        const float *importance, *w = lanes_at(l, i, &importance);
-        add_floats(f, t, w, importance, product, square);
-    }
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int k = 0; k < half; k++) {
-            product[k] += product[half + k];
-            square[k] += square[half + k];
-        }
-    *square_sum = (double)square[0];
-    return (double)product[0];
-}
-
-/* The grid is gone through in f32; what is compared in the end, and what f32 cannot multiply, in double. */
-void search_add(const struct search *f, struct search_sums *sums, const float *w, const float *importance,
-                size_t count) {
-    const bool exact = f->final || f->most > 0x1p100 || f->most < 0x1p-100;
-    const size_t whole = count / LANES * LANES;
-    struct lanes l = {.w = w, .importance = importance, .count = count};
-    memcpy(l.rest, w + whole, (count - whole) * sizeof *w);
-    if (importance) memcpy(l.rest_importance, importance + whole, (count - whole) * sizeof *importance);
-    for (int t = 0; t < f->count; t++) {
-        double square;
-        sums->product[t] += (exact ? try_doubles : try_floats)(f, t, &l, &square);
-        sums->square[t] += square;
-    }
-}
-
 void search_sums_merge(struct search_sums *all, const struct search_sums *s) {
     for (int t = 0; t < SEARCH_TRIES; t++) {
         all->product[t] += s->product[t];
@@ -201,24 +112,30 @@ void search_sums_merge(struct search_sums *all, const struct search_sums *s) {
     }
 }
 
+static void take_gains(struct search *f, const struct search_sums *s) {
+    for (int t = 0; t < f->count; t++) {
+        const double product = s->product[t], square = s->square[t];
+        const int sign = f->tries[t] < 0;
+        /* most are not divided out, which is slow: they are less, beyond rounding */
+        if (!(square > 0) || product * product < 0.999 * f->best[sign].gain * square) continue;
+        const double gain = product * product / square;
+        if (gain <= f->best[sign].gain) continue;
+        f->best[sign].gain = gain;
+        f->best[sign].scale = product / square;
+    }
+}
+
 void search_take(struct search *f, const struct search_sums *s) {
     double least = INFINITY;
-    for (int t = 0; t < f->count; t++) {
-        const double product = s->product[t], square = s->square[t], scale = (double)f->tries[t];
-        if (f->final) { /* the error, less the sum of w^2 */
-            const double error = scale * (scale * square - 2 * product);
-            if (error < least) {
-                least = error;
-                f->result = f->tries[t];
-            }
-        } else if (square > 0) {
-            const int sign = scale < 0;
-            const double gain = product * product / square;
-            if (gain <= f->best[sign].gain) continue;
-            f->best[sign].gain = gain;
-            f->best[sign].scale = product / square;
+    for (int t = 0; f->final && t < f->count; t++) {
+        const double scale = (double)f->tries[t];
+        const double error = scale * (scale * s->square[t] - 2 * s->product[t]); /* less the sum of w^2 */
+        if (error < least) {
+            least = error;
+            f->result = f->tries[t];
         }
     }
+    if (!f->final) take_gains(f, s);
     f->done = f->final;
 }
 

@@ -33,7 +33,7 @@ float scale_from_sums(const struct scale_use *use, const struct scale_sums *s, d
  * times:
  *
  *   search_begin(&f, use, &sums, count);
- *   while (search_next(&f)) { struct search_sums t = {0}; search_add(&f, &t, w, NULL, n) for all weights;
+ *   while (search_next(&f)) { struct search_sums t = {0}; ctx->search_add(&f, &t, w, NULL, n) for all weights;
  *                             search_take(&f, &t); }
  *   scale = search_scale(&f); */
 enum { SEARCH_TRIES = 8 };
@@ -58,11 +58,22 @@ struct search {
 };
 void search_begin(struct search *f, const struct scale_use *use, const struct scale_sums *sums, double count);
 bool search_next(struct search *f);
-/* importance[count], above 0 and about 1; NULL: 1. */
-void search_add(const struct search *f, struct search_sums *sums, const float *w, const float *importance,
-                size_t count);
+/* The grid is gone through in f32; what is compared in the end, and what f32 cannot multiply, in double. */
+static inline bool search_is_exact(const struct search *f) {
+    return f->final || f->most > 0x1p100 || f->most < 0x1p-100;
+}
 void search_sums_merge(struct search_sums *all, const struct search_sums *s);
 void search_take(struct search *f, const struct search_sums *sums);
 float search_scale(const struct search *f);
+
+/* Adds to `sums` those of w[count], for the first f->count tries (the others become anything). What is tried are scales
+ * as they are kept, whose inverses are finite. importance[count], above 0 and about 1; NULL: 1.
+ *
+ * A kernel (kernels/search_<set>.c) with the same bits on every instruction set: weight i adds to lane i mod
+ * SEARCH_LANES, in order, every operation rounded for itself, in f32 or, if search_is_exact, in double (codes are made
+ * in f32 always); then lane k + 8 is added to lane k for k < 8, lane k + 4 for k < 4, and so on. */
+enum { SEARCH_LANES = 16 };
+typedef void search_add_fn(const struct search *f, struct search_sums *sums, const float *w, const float *importance,
+                           size_t count);
 
 #endif

@@ -27,6 +27,7 @@
     GROUP(attention_bf16, attention_bf16)                                                                              \
     GROUP(gradient, gradient)                                                                                          \
     GROUP(update, update)                                                                                              \
+    VALUE(search_add, search_add)                                                                                      \
     VALUE(fast_bf16, fast_bf16)
 
 #define ISA_ENUMERATOR(name, member) ISA_SLOT_##name,

@@ -21,5 +21,6 @@ const struct isa_set isa_avx2 = {
     .vector = {NEEDS, &vector_kernels_avx2},
     .gradient = {NEEDS, &gradient_kernels_avx2},
     .update = {NEEDS, &update_kernels_avx2},
+    .search_add = {NEEDS, search_add_avx2},
 };
 #endif

@@ -17,4 +17,5 @@ const struct isa_set isa_scalar = {
     .vector = {0, &vector_kernels_scalar},
     .gradient = {0, &gradient_kernels_scalar},
     .update = {0, &update_kernels_scalar},
+    .search_add = {0, search_add_scalar},
 };

@@ -5,6 +5,7 @@
 
 #include <stdint.h>
 
+#include "format/scale.h"
 #include "kernels/gemm_kernels.h"
 #include "kernels/gradient_kernels.h"
 #include "kernels/update_kernels.h"
@@ -16,6 +17,7 @@ struct kernels {
     struct attention_bf16_kernels attention_bf16; /* all NULL: attention is done in f32 */
     struct gradient_kernels gradient;
     struct update_kernels update;
+    search_add_fn *search_add;
     bool fast_bf16; /* the CPU has instructions for bf16 operands: DQT_PRECISION_AUTO is BF16 */
 };
 

@@ -2,6 +2,7 @@
 #ifndef DQT_KERNELS_KERNELS_AVX2_H
 #define DQT_KERNELS_KERNELS_AVX2_H
 
+#include "format/scale.h"
 #include "kernels/gemm_kernels.h"
 #include "kernels/update_kernels.h"
 #include "kernels/vector_kernels.h"
@@ -20,5 +21,6 @@ unpack_fn unpack_avx2;
 quantize_fn quantize_avx2;
 extern const struct vector_kernels vector_kernels_avx2;
 extern const struct update_kernels update_kernels_avx2;
+search_add_fn search_add_avx2;
 
 #endif

@@ -2,6 +2,7 @@
 #ifndef DQT_KERNELS_KERNELS_SCALAR_H
 #define DQT_KERNELS_KERNELS_SCALAR_H
 
+#include "format/scale.h"
 #include "kernels/gemm_kernels.h"
 #include "kernels/update_kernels.h"
 #include "kernels/vector_kernels.h"
@@ -24,5 +25,6 @@ unpack_fn unpack_scalar;
 quantize_fn quantize_scalar;
 extern const struct vector_kernels vector_kernels_scalar;
 extern const struct update_kernels update_kernels_scalar;
+search_add_fn search_add_scalar;
 
 #endif
