@@ -45,7 +45,8 @@ static struct update_rule changed(struct update_rule rule, const dqt_group_optio
     return rule;
 }
 
-dqt_group_options updater_group(const dqt_updater_options *o, size_t index) {
+/* Group `index` of the options, complete. */
+static dqt_group_options updater_group(const dqt_updater_options *o, size_t index) {
     dqt_group_options group = {.struct_size = sizeof group};
     const size_t size = o->groups->struct_size;
     memcpy(&group, (const unsigned char *)o->groups + index * size, size_min(size, sizeof group));

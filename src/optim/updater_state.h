@@ -138,9 +138,6 @@ void updater_set_update_factor(const dqt_updater *u, struct parameter *p, double
 
 /* ---- groups.c ---- */
 
-/* Group `index` of the options, complete. */
-dqt_group_options updater_group(const dqt_updater_options *o, size_t index);
-
 /* What DQT_ROUND_DEFAULT stands for. */
 int32_t updater_default_rounding(const struct optimizer *optimizer, float beta1);
 
