@@ -1174,7 +1174,8 @@ DQT_API dqt_status dqt_layers_write(dqt_layer *const *layers, size_t num_layers,
  * of the same options (NULL: its state is skipped). out (NULL: not wanted) gets host bytes and passes. A network that
  * goes on has the bits of one that never stopped. On failure nothing is changed; hence weights and state are in memory
  * twice while it runs. DQT_E_FORMAT, DQT_E_SHAPE (other parameters), DQT_E_STATE (the file has no updater),
- * DQT_E_UNSUPPORTED (another optimiser), DQT_E_IO, DQT_E_MEMORY. Since 0.9. */
+ * DQT_E_UNSUPPORTED (another optimiser), DQT_E_IO, DQT_E_MEMORY. An updater of one part takes its rows out of a file of
+ * all; what an updater of one part has written goes into the same part only. Since 0.9. */
 DQT_API dqt_status dqt_layers_load(dqt_layer *const *layers, size_t num_layers, dqt_updater *updater, const char *path,
                                    const dqt_load_options *options, dqt_checkpoint *out);
 DQT_API dqt_status dqt_layers_read(dqt_layer *const *layers, size_t num_layers, dqt_updater *updater, dqt_read_fn read,

@@ -59,6 +59,41 @@ static void parts_are_the_whole(void) {
             run_setting(&settings[s], parts[k]);
 }
 
+/* A file of all rows goes into updaters of one part, which take theirs out of it; a part's own file goes into that part
+ * alone. A damaged one changes nothing. */
+static void files_of_all_rows(void) {
+    for (int s = 0; s < SETTINGS; s++) {
+        struct replica whole, r[3];
+        struct memory_file file = memory_new();
+        open_replica(&whole, &settings[s], 1, 0, 0);
+        for (uint64_t step = 0; step < 2; step++) {
+            set_gradients(&whole, step);
+            OK(whole.ctx, dqt_updater_step(whole.updater, whole.tape, step_rate(0.01f), NULL));
+        }
+        OK(whole.ctx, dqt_layers_write(whole.layers, LAYERS, whole.updater, memory_write, &file, NULL));
+        for (size_t k = 0; k < 3; k++) {
+            struct memory_file own = memory_new();
+            open_replica(&r[k], &settings[s], 1, k, 3);
+            file.position = 0;
+            OK(r[k].ctx, dqt_layers_read(r[k].layers, LAYERS, r[k].updater, memory_read, &file, NULL, NULL));
+            compare_weights(&r[k], &whole, settings[s].name);
+            compare_states(&r[k], &whole, k, 3, settings[s].name);
+            OK(r[k].ctx, dqt_updater_write(r[k].updater, memory_write, &own));
+            OK(r[k].ctx, dqt_updater_read(r[k].updater, memory_read, &own));
+            own.position = 0;
+            CHECK(dqt_updater_read(r[k ? 0 : k].updater, memory_read, &own) == (k ? DQT_E_UNSUPPORTED : DQT_OK));
+            own.position = 0;
+            CHECK(dqt_updater_read(whole.updater, memory_read, &own) == DQT_E_UNSUPPORTED);
+            compare_states(&r[0], &whole, 0, 3, settings[s].name);
+            free(own.bytes);
+        }
+        for (size_t k = 0; k < 3; k++)
+            close_replica(&r[k]);
+        close_replica(&whole);
+        free(file.bytes);
+    }
+}
+
 /* A model whose head is its embedding: backward of all replicas sees the same tokens. */
 static void open_model(struct replica *r, dqt_llama **model, size_t part, size_t parts) {
     *r = (struct replica){.memory = counting_new()};
@@ -310,6 +345,7 @@ static void mistakes(void) {
     close_replica(&r[0]);
 }
 
-static const struct test tests[] = {TEST(parts_are_the_whole), TEST(tied_model), TEST(memory_falls), TEST(ranges),
-                                    TEST(not_finite_anywhere), TEST(wrong_sums), TEST(mistakes)};
+static const struct test tests[] = {TEST(parts_are_the_whole), TEST(tied_model), TEST(files_of_all_rows),
+                                    TEST(memory_falls),        TEST(ranges),     TEST(not_finite_anywhere),
+                                    TEST(wrong_sums),          TEST(mistakes)};
 TEST_MAIN(tests)

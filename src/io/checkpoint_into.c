@@ -10,6 +10,7 @@ struct stage {
     dqt_tensor **tensors;          /* [count]: copies */
     size_t count;
     dqt_updater *updater;
+    bool of_all;             /* the updater has one part, the file all */
     struct file_rule *rules; /* [num_rules] */
     size_t num_rules;
     unsigned char *state; /* the arrays of updater_visit_state, one after the other */
@@ -90,7 +91,7 @@ static dqt_status read_parameters(struct reader *r, const struct stage *s) {
 static dqt_status read_state(void *arg, const struct state_array *a) {
     struct reader *r = ((void **)arg)[0];
     struct stage *s = ((void **)arg)[1];
-    TRY(reader_state(r, a, s->state + s->state_used));
+    TRY(reader_state(r, a, s->of_all ? s->updater : NULL, s->state + s->state_used));
     s->state_used += array_bytes(a->count, a->element_size);
     return DQT_OK;
 }
@@ -135,6 +136,11 @@ static dqt_status read_updater(struct reader *r, struct stage *s) {
         TRY(reader_end(r));
     } else {
         TRY(reader_entries(r, &options_table, &o));
+    }
+    s->of_all = o.num_parts == 0 && updater_options(s->updater)->num_parts > 0;
+    if (s->of_all) {
+        o.part = updater_options(s->updater)->part;
+        o.num_parts = updater_options(s->updater)->num_parts;
     }
     TRY(check_options(r, &o, updater_options(s->updater)));
     TRY(read_rules(r, s));

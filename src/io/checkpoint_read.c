@@ -233,7 +233,7 @@ static dqt_status create_updater(struct reader *r, const struct plan *p) {
 }
 
 static dqt_status read_state(void *arg, const struct state_array *a) {
-    return reader_state(arg, a, a->data);
+    return reader_state(arg, a, NULL, a->data);
 }
 
 static dqt_status read_planned(struct reader *r, struct plan *p) {

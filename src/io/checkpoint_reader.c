@@ -138,9 +138,21 @@ dqt_status reader_parameter(struct reader *r, dqt_tensor *t) {
     return DQT_OK;
 }
 
-dqt_status reader_state(struct reader *r, const struct state_array *a, void *data) {
-    TRY(reader_expect(r, "STAT", a->label, (uint64_t)a->count * a->element_size));
+dqt_status reader_state(struct reader *r, const struct state_array *a, const dqt_updater *of, void *data) {
+    uint64_t all = (uint64_t)a->count * a->element_size, before = 0;
+    if (of && a->row_elements) {
+        const dqt_updater_options *o = updater_options(of);
+        const uint64_t row_bytes = (uint64_t)a->row_elements * a->element_size;
+        size_t row, count;
+        updater_shard_rows(of, a->parameter, (size_t)o->part, (size_t)o->num_parts, &row, &count);
+        DQT_ASSERT(count * a->row_elements == a->count);
+        before = row * row_bytes;
+        all = updater_target(of, a->parameter)->tensor->rows * row_bytes;
+    }
+    TRY(reader_expect(r, "STAT", a->label, all));
+    TRY(source_skip(r->source, before));
     TRY(source_elements(r->source, data, a->count, a->element_size));
+    TRY(source_skip(r->source, r->head.end - r->source->consumed));
     TRY(reader_end(r));
     if (state_valid(a->label, data, a->count, a->element_size)) return DQT_OK;
     return fail(r->ctx, DQT_E_FORMAT, "checkpoint: state %s holds a number that is not finite or has the wrong sign",

@@ -38,8 +38,9 @@ dqt_status reader_finish(struct reader *r);
 
 /* The section PARM that has begun, into a tensor with memory: its shape and formats are checked, then its numbers. */
 dqt_status reader_parameter(struct reader *r, dqt_tensor *t);
-/* A section STAT: the array, to data. */
-dqt_status reader_state(struct reader *r, const struct state_array *a, void *data);
+/* A section STAT: the array, to data. of: NULL; or the updater of one part whose rows are taken out of a file of all.
+ */
+dqt_status reader_state(struct reader *r, const struct state_array *a, const dqt_updater *of, void *data);
 /* TAPE (version 2) and HOST; the first of them has begun. */
 dqt_status reader_tail(struct reader *r, bool host);
 
