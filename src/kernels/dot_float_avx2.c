@@ -9,6 +9,7 @@ typedef int dot_float_avx2_unit; /* not empty elsewhere */
 TARGET_BEGIN(TARGET_AVX2)
 #include "core/assert.h"
 #include "kernels/kernels_avx2.h"
+#include "kernels/prefetch.h"
 
 /* The type is a constant where these are inlined. */
 #define CONSTANTS_INLINE static inline __attribute__((always_inline))
@@ -33,6 +34,12 @@ static inline size_t element_bytes(enum dot_element type) {
     return type == DOT_CODE ? 1 : type == DOT_BF16 ? 2 : 4;
 }
 
+/* Ahead of 32 elements from i on. */
+CONSTANTS_INLINE void prefetch_rows(const void *w, size_t i, enum dot_element type) {
+    for (size_t line = 0; line < 32 * element_bytes(type); line += 64)
+        prefetch_ahead(w, i * element_bytes(type) + line + PREFETCH_WEIGHTS);
+}
+
 static inline float sum_lanes(__m256 v) {
     __m128 h = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     h = _mm_add_ps(h, _mm_movehl_ps(h, h));
@@ -44,9 +51,11 @@ CONSTANTS_INLINE float dot_row(const void *w, const float *x, size_t n, enum dot
     for (int j = 0; j < 4; j++)
         s[j] = _mm256_setzero_ps();
     size_t i = 0;
-    for (; i + 32 <= n; i += 32)
+    for (; i + 32 <= n; i += 32) {
+        prefetch_rows(w, i, type);
         for (size_t j = 0; j < 4; j++)
             s[j] = _mm256_fmadd_ps(load_row(w, i + 8 * j, type), _mm256_loadu_ps(x + i + 8 * j), s[j]);
+    }
     for (; i < n; i += 8) { /* copies of the last few: nothing beyond them is read */
         const size_t count = n - i < 8 ? n - i : 8, size = element_bytes(type);
         float w8[8] = {0}, x8[8] = {0};
@@ -122,8 +131,11 @@ CONSTANTS_INLINE void dot_tile_of(enum dot_element type, const void *const rows[
         for (size_t r = 0; r < DOT_TILE_ROWS; r++)
             for (size_t t = 0; t < DOT_TOKENS; t++)
                 s[r][t] = _mm256_setzero_ps();
-        for (size_t i = 8 * j; i < whole; i += 32)
+        for (size_t i = 8 * j; i < whole; i += 32) {
+            for (size_t r = 0; j == 0 && r < DOT_TILE_ROWS; r++)
+                prefetch_rows(rows[r], i, type);
             tile_step(s, rows, x, i, type);
+        }
         if (j == 0) {
             for (size_t i = whole; i < n; i += 8) {
                 if (n - i < 8) {

@@ -12,6 +12,7 @@ TARGET_BEGIN(TARGET_AVX2)
 #include "kernels/gemm_epilogue_avx2.h"
 #include "kernels/gemv_permute.h"
 #include "kernels/kernels_avx2.h"
+#include "kernels/prefetch.h"
 
 /* Steps of 32 packed bytes in a 16-bit sum. A step adds to the sums of 2 bits two pairs of products of codes that are
  * 4 u where they are, 4 * 3 at most; to those of 4 bits two pairs of products of codes up to 15. */
@@ -76,7 +77,7 @@ static void permute_for_dot(const struct packing *p, const int8_t *x, size_t blo
 
 /* Up to CRUMB_STEPS steps of whole vectors, or one that has 16 bytes. */
 static inline void crumb_steps(const uint8_t *const rows[DOT_ROWS], size_t from, size_t to, bool half, const int8_t *x,
-                               size_t prefetch, __m256i total[DOT_ROWS]) {
+                               __m256i total[DOT_ROWS]) {
     struct crumb_sums s[DOT_ROWS];
     for (size_t r = 0; r < DOT_ROWS; r++)
         s[r].once = s[r].fourfold = _mm256_setzero_si256();
@@ -87,7 +88,7 @@ static inline void crumb_steps(const uint8_t *const rows[DOT_ROWS], size_t from,
         for (size_t r = 0; r < DOT_ROWS; r++) {
             const __m256i v =
                 half ? _mm256_inserti128_si256(_mm256_setzero_si256(), load16(rows[r] + i), 0) : load_int(rows[r] + i);
-            _mm_prefetch((const char *)((uintptr_t)rows[r] + i + prefetch), _MM_HINT_T0);
+            prefetch_ahead(rows[r], i + PREFETCH_WEIGHTS);
             s[r] = add_crumbs(s[r], v, xv);
         }
     }
@@ -96,14 +97,14 @@ static inline void crumb_steps(const uint8_t *const rows[DOT_ROWS], size_t from,
 }
 
 static inline void nibble_steps(const uint8_t *const rows[DOT_ROWS], size_t from, size_t to, const int8_t *x,
-                                size_t prefetch, __m256i total[DOT_ROWS]) {
+                                __m256i total[DOT_ROWS]) {
     __m256i s[DOT_ROWS];
     for (size_t r = 0; r < DOT_ROWS; r++)
         s[r] = _mm256_setzero_si256();
     for (size_t i = from; i < to; i += WIDTH, x += 2 * WIDTH) {
         const __m256i x0 = load_int(x), x1 = load_int(x + WIDTH);
         for (size_t r = 0; r < DOT_ROWS; r++) {
-            _mm_prefetch((const char *)((uintptr_t)rows[r] + i + prefetch), _MM_HINT_T0);
+            prefetch_ahead(rows[r], i + PREFETCH_WEIGHTS);
             s[r] = add_nibbles(s[r], load_int(rows[r] + i), x0, x1);
         }
     }
@@ -114,19 +115,17 @@ static inline void nibble_steps(const uint8_t *const rows[DOT_ROWS], size_t from
 static void dot_packed(const struct packing *p, const uint8_t *const rows[DOT_ROWS], size_t blocks, const int8_t *x,
                        int32_t x_sum, int32_t sums[DOT_ROWS]) {
     const size_t bytes = blocks * packing_block_bytes(p), whole = bytes / WIDTH * WIDTH;
-    /* the rows after these: streams this short defeat hardware */
-    const size_t prefetch = DOT_ROWS * ((uintptr_t)rows[1] - (uintptr_t)rows[0]);
     __m256i total[DOT_ROWS];
     DQT_ASSERT(dot_packed_takes(p));
     for (size_t r = 0; r < DOT_ROWS; r++)
         total[r] = _mm256_setzero_si256();
     if (p->planes[0].plane == PLANE_NIBBLES) {
         for (size_t i = 0; i < whole; i += NIBBLE_STEPS * WIDTH)
-            nibble_steps(rows, i, size_min(i + NIBBLE_STEPS * WIDTH, whole), x + 2 * i, prefetch, total);
+            nibble_steps(rows, i, size_min(i + NIBBLE_STEPS * WIDTH, whole), x + 2 * i, total);
     } else {
         for (size_t i = 0; i < whole; i += CRUMB_STEPS * WIDTH)
-            crumb_steps(rows, i, size_min(i + CRUMB_STEPS * WIDTH, whole), false, x + 4 * i, prefetch, total);
-        if (whole < bytes) crumb_steps(rows, whole, bytes, true, x + 4 * whole, prefetch, total);
+            crumb_steps(rows, i, size_min(i + CRUMB_STEPS * WIDTH, whole), false, x + 4 * i, total);
+        if (whole < bytes) crumb_steps(rows, whole, bytes, true, x + 4 * whole, total);
     }
     const __m128i correction = _mm_set1_epi32(p->bias * x_sum); /* codes are stored minus the bias */
     _mm_storeu_si128((__m128i *)(void *)sums, _mm_add_epi32(sum_each(total), correction));

@@ -4,9 +4,10 @@
 
 #include "core/parallel.h"
 #include "kernels/kernels.h"
+#include "kernels/prefetch.h"
 #include "ops/kv_cache.h"
 
-enum { TILE = ATTENTION_TILE };
+enum { TILE = ATTENTION_TILE, LINE = 64 };
 
 struct job {
     const struct vector_kernels *kernels;
@@ -24,6 +25,12 @@ void attention_cached_scratch(size_t heads, struct scratch_need *need) {
     for (int i = 0; i < 2; i++)
         arena_take(&a, heads, sizeof(float));
     scratch_max(need, 0, a.used, 0);
+}
+
+/* Values come while scores are made of the keys. */
+static void fetch_ahead(const char *rows, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += LINE)
+        prefetch_ahead(rows, i);
 }
 
 /* One token and kv head: keys in tiles, so that the group's heads find them in cache. Steps of codes enter the scores,
@@ -48,6 +55,7 @@ static void cached_kv_head(void *arg, size_t task, int lane) {
     memset(out, 0, group * size * sizeof *out);
     for (size_t k0 = 0; k0 < keys; k0 += TILE) {
         const size_t count = size_min(TILE, keys - k0);
+        fetch_ahead(v + k0 * row_bytes, count * row_bytes);
         for (size_t h = 0; h < group; h++) {
             job->kernels->attention_scores[c->format](job->q + offset + h * size, k + k0 * row_bytes, size, count, size,
                                                       scale, scores);
