@@ -281,7 +281,7 @@ static void updater_creation(void) {
         int32_t value;
         const char *word;
     } integers[] = {
-        {0, 4, "optimizer"},       {0, -1, "optimizer"},     {1, -1, "rounding"},       {1, 5, "rounding"},
+        {0, 4, "optimizer"},       {0, -1, "optimizer"},     {1, -1, "rounding"},       {1, 6, "rounding"},
         {2, -1, "momentum_state"}, {2, 3, "momentum_state"}, {3, -1, "variance_state"}, {3, 3, "variance_state"},
         {4, -1, "clip"},           {4, 5, "clip"},           {5, -1, "lagged"},         {5, 2, "lagged"}};
     for (size_t i = 0; i < sizeof integers / sizeof *integers; i++) {
@@ -336,7 +336,7 @@ static void updater_groups(void) {
         REFUSED(w.ctx, DQT_E_ARGUMENT, "parameter_class", dqt_updater_add_group(w.updater, &g, &matched));
     }
     g.parameter_class = 0;
-    g.rounding = 5;
+    g.rounding = 6;
     REFUSED(w.ctx, DQT_E_ARGUMENT, "rounding", dqt_updater_add_group(w.updater, &g, &matched));
     g.rounding = -1;
     REFUSED(w.ctx, DQT_E_ARGUMENT, "rounding", dqt_updater_add_group(w.updater, &g, &matched));
