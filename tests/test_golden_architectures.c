@@ -81,35 +81,4 @@ static void check_isa(int isa) {
     dqt_context_destroy(ctx);
 }
 
-static void golden_scalar(void) {
-    check_isa(DQT_ISA_SCALAR);
-}
-static void golden_avx2(void) {
-    check_isa(DQT_ISA_AVX2);
-}
-static void golden_avx_vnni(void) {
-    check_isa(DQT_ISA_AVX_VNNI);
-}
-static void golden_avx512(void) {
-    check_isa(DQT_ISA_AVX512);
-}
-static void golden_vnni(void) {
-    check_isa(DQT_ISA_VNNI);
-}
-static void golden_amx(void) {
-    check_isa(DQT_ISA_AMX);
-}
-static void golden_neon(void) {
-    check_isa(DQT_ISA_NEON);
-}
-static void golden_dotprod(void) {
-    check_isa(DQT_ISA_NEON_DOTPROD);
-}
-static void golden_i8mm(void) {
-    check_isa(DQT_ISA_NEON_I8MM);
-}
-
-static const struct test tests[] = {TEST(golden_scalar), TEST(golden_avx2),    TEST(golden_avx_vnni),
-                                    TEST(golden_avx512), TEST(golden_vnni),    TEST(golden_amx),
-                                    TEST(golden_neon),   TEST(golden_dotprod), TEST(golden_i8mm)};
-TEST_MAIN(tests)
+#include "golden_isas.h"

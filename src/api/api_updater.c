@@ -195,20 +195,25 @@ static dqt_status check_step(const dqt_updater *updater, const dqt_tape *tape, c
     return options_check_result(ctx, stats, sizeof *stats, "dqt_step_stats");
 }
 
+/* The same before a step begins; o: its options. */
+static dqt_status check_first(const dqt_updater *updater, const dqt_tape *tape, const dqt_step_options *options,
+                              const dqt_step_stats *stats, dqt_step_options *o) {
+    TRY(check_object(updater, "updater"));
+    TRY(check_idle(updater));
+    TRY(read_step(updater_context(updater), options, o));
+    return check_step(updater, tape, stats);
+}
+
 dqt_status dqt_updater_step(dqt_updater *updater, dqt_tape *tape, const dqt_step_options *options,
                             dqt_step_stats *stats) {
     FPENV_DEFAULT();
-    TRY(check_object(updater, "updater"));
-    const dqt_context *ctx = updater_context(updater);
     dqt_step_options o;
-    TRY(check_idle(updater));
-    TRY(read_step(ctx, options, &o));
-    TRY(check_step(updater, tape, stats));
+    TRY(check_first(updater, tape, options, stats, &o));
     TRY(check_whole(updater, "dqt_updater_step updates all rows (see dqt_updater_begin_step)"));
     dqt_step_stats s = {.struct_size = sizeof s};
     updater_set_gradient_scale(updater, o.gradient_scale);
     TRY(updater_step(updater, tape->gradient_list, o.learning_rate, &s));
-    return stats ? options_return(ctx, stats, &s, sizeof s, "dqt_step_stats") : DQT_OK;
+    return stats ? options_return(updater_context(updater), stats, &s, sizeof s, "dqt_step_stats") : DQT_OK;
 }
 
 static dqt_status check_sums(const dqt_context *ctx, const dqt_step_sums *sums) {
@@ -225,13 +230,9 @@ static dqt_status return_sums(const dqt_updater *updater, dqt_step_sums *sums) {
 dqt_status dqt_updater_begin_step(dqt_updater *updater, dqt_tape *tape, const dqt_step_options *options,
                                   dqt_step_sums *sums) {
     FPENV_DEFAULT();
-    TRY(check_object(updater, "updater"));
-    const dqt_context *ctx = updater_context(updater);
     dqt_step_options o;
-    TRY(check_idle(updater));
-    TRY(read_step(ctx, options, &o));
-    TRY(check_step(updater, tape, NULL));
-    TRY(check_sums(ctx, sums));
+    TRY(check_first(updater, tape, options, NULL, &o));
+    TRY(check_sums(updater_context(updater), sums));
     updater_set_gradient_scale(updater, o.gradient_scale);
     TRY(updater_open_step(updater, tape->gradient_list, o.learning_rate));
     return return_sums(updater, sums);

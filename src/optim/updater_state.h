@@ -37,12 +37,11 @@ struct parameter {
     size_t first_row, own_rows;  /* the same in rows: what the states by row begin with, and how many they have */
     size_t own_at;               /* where its own tiles begin in the updater's sums */
     const struct state_format *momentum, *variance; /* of m and v; NULL: not kept */
-    bool accumulates;                               /* an accumulator is kept */
+    bool accumulates;                               /* an accumulator is kept, also by a part that owns no rows */
     bool factored;                                  /* row and column statistics are kept */
 
-    void *m, *v; /* [own_rows][cols] */
-    int8_t
-        *accumulator; /* [own_rows][cols] steps that codes have not made yet; NULL: another rounding rule, or floats */
+    void *m, *v;              /* [own_rows][cols] */
+    int8_t *accumulator;      /* [own_rows][cols] steps that codes have not made yet, where `accumulates` */
     float *m_scale, *v_scale; /* [own_rows][chunks] of DQT_STATE_INT8 */
     float *row, *column;      /* factored statistics: means of g^2, [own_rows] and [cols] */
     float *scale_m, *scale_v; /* [own_rows][row_groups], trained scales */
@@ -91,7 +90,7 @@ struct dqt_updater {
     float *column_sums;      /* [tiles][cols] of the current parameter */
     double *update_sums;     /* [tiles] of the current parameter */
     struct tile_sums *sums;  /* of all tiles of all parameters: part by part, in each by parameter. At STEP_SQUARES
-                                doubles  lie there */
+                                doubles lie there */
     size_t *offsets;         /* [num_parts + 1]: bytes from which the parts' sums lie in what is exchanged */
     double *scale_gradients; /* [tiles][row_groups] of the current parameter: a row's */
     float *gradient_rows;    /* [lanes][most cols]: rows of gradients that are not f32 */
