@@ -8,12 +8,20 @@ static struct object *updater_of(const struct object *model) {
     return u->handle && u->num_layers == 1 && u->layers[0] == model ? u : one_in(16) ? u : &nothing;
 }
 
+/* Parts that nobody sends. */
+static size_t no_part(void *user_data, size_t part, void *buffer, size_t size) {
+    (void)user_data;
+    memset(buffer, (int)part, size);
+    return one_in(3) ? SIZE_MAX : one_in(2) ? 0 : size;
+}
+
 static const dqt_save_options *save_options(void) {
     static dqt_save_options o;
     o = (dqt_save_options)DQT_INIT(dqt_save_options);
     o.host = null_sometimes("host");
     o.host_size = byte() % 5;
     if (one_in(4)) o.tape = any(TAPE)->handle;
+    if (one_in(4)) o.read_part = no_part;
     return null_sometimes(&o);
 }
 static const dqt_load_options *load_options(void) {
@@ -21,6 +29,8 @@ static const dqt_load_options *load_options(void) {
     o = (dqt_load_options)DQT_INIT(dqt_load_options);
     o.skip_updater = enum_or_odd(0, 2);
     o.skip_host = enum_or_odd(0, 2);
+    if (one_in(8)) o.num_parts = (uint64_t)size_or_odd(byte() % 4);
+    if (one_in(8)) o.part = byte() % 4;
     return null_sometimes(&o);
 }
 static dqt_status call_llama_save(void) {
@@ -108,6 +118,10 @@ static dqt_status call_layers_read(void) {
 static dqt_status call_updater_write(void) {
     struct hash h = {0};
     return dqt_updater_write(any(UPDATER)->handle, hash_write, &h);
+}
+static dqt_status call_updater_write_part(void) {
+    struct hash h = {0};
+    return dqt_updater_write_part(any(UPDATER)->handle, one_in(48) ? NULL : hash_write, &h);
 }
 static dqt_status call_updater_read(void) {
     struct bytes b = {0};

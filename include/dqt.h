@@ -1110,13 +1110,20 @@ DQT_API dqt_status dqt_sampler_set_draws(dqt_sampler *sampler, uint64_t draws);
 typedef size_t (*dqt_read_fn)(void *user_data, void *buffer, size_t size);
 typedef int32_t (*dqt_write_fn)(void *user_data, const void *buffer, size_t size);
 
+/* The next bytes of what dqt_updater_write_part of part `part` writes: as dqt_read_fn. Since 0.9. */
+typedef size_t (*dqt_read_part_fn)(void *user_data, size_t part, void *buffer, size_t size);
+
 /* What a checkpoint holds beside the weights. */
 typedef struct dqt_save_options {
     uint32_t struct_size;
     uint32_t reserved;
     const void *host; /* bytes of the host's own; NULL with 0 */
     size_t host_size;
-    const dqt_tape *tape; /* its dqt_tape_get_pass is saved; NULL: 0 */
+    const dqt_tape *tape;       /* its dqt_tape_get_pass is saved; NULL: 0 */
+    dqt_read_part_fn read_part; /* with an updater of one part: where the others' rows come from, so that the file is
+                                   that of one updater of all rows. NULL: the file is of this part alone. An updater
+                                   of all rows does not look at it. Since 0.9 */
+    void *part_user_data;       /* Since 0.9 */
 } dqt_save_options;
 
 DQT_API dqt_status dqt_save_options_init(dqt_save_options *options, size_t struct_size);
@@ -1139,6 +1146,9 @@ typedef struct dqt_load_options {
     int32_t skip_updater; /* 1: not wanted; an updater that is given stays as it is */
     int32_t skip_host;    /* 1: not wanted */
     int32_t reserved;
+    uint64_t part, num_parts; /* as in dqt_updater_options: the updater that dqt_llama_load and dqt_llama_read create
+                                 of a file of all rows; 0 and 0: as the file has it. An updater that is given says it
+                                 itself. Since 0.9 */
 } dqt_load_options;
 
 DQT_API dqt_status dqt_load_options_init(dqt_load_options *options, size_t struct_size);
@@ -1155,8 +1165,9 @@ typedef struct dqt_checkpoint {
 } dqt_checkpoint;
 
 /* Creates model, updater and host bytes from a checkpoint. Truncated, damaged or foreign: DQT_E_FORMAT with a sentence,
- * nothing is created and *out holds NULLs. What a stream claims is allocated as its data arrive: about 6 times what has
- * come, at most. Since 0.9. */
+ * nothing is created and *out holds NULLs. DQT_E_UNSUPPORTED: options.part and num_parts are not those of a file that
+ * an updater of one part has written alone. What a stream claims is allocated as its data arrive: about 6 times what
+ * has come, at most. Since 0.9. */
 DQT_API dqt_status dqt_llama_load(dqt_context *ctx, const char *path, const dqt_load_options *options,
                                   dqt_checkpoint *out);
 DQT_API dqt_status dqt_llama_read(dqt_context *ctx, dqt_read_fn read, void *user_data, const dqt_load_options *options,
@@ -1185,6 +1196,26 @@ DQT_API dqt_status dqt_layers_read(dqt_layer *const *layers, size_t num_layers, 
  * options and parameters; on failure it is unchanged. Since 0.9. */
 DQT_API dqt_status dqt_updater_write(const dqt_updater *updater, dqt_write_fn write, void *user_data);
 DQT_API dqt_status dqt_updater_read(dqt_updater *updater, dqt_read_fn read, void *user_data);
+
+/* One file of replicas with an updater of one part each, which any number of parts reads: one of them saves with
+ * dqt_save_options.read_part, while each of the others calls this, with a `write` that gives the bytes to it. The file
+ * has the bytes that one updater of all rows would have given, and nobody holds more than one part's state and a buffer
+ * of bounded size.
+ *
+ * Between two steps, when all rows of the weights have been gathered. The saving replica reads the parts' heads first,
+ * before it writes anything, then pieces of at most 65,540 bytes as they come into the file. For each write of a part
+ * there is one read of that part, of the same size and in the same order, as long as reads are not cut short: a host
+ * may send each write as one message and receive it where it is read.
+ *
+ * A replica that fails writes nothing more: the host tells the saving one, whose read_part then returns SIZE_MAX (or
+ * 0); when saving fails, the host tells the others, whose write then returns an error number. A path is then as it was.
+ * Saving: DQT_E_FORMAT for what is not a part of the same step, parameters, options, rules and statistics, for bytes
+ * that were damaged on the way, and for parts that end early; DQT_E_IO where read_part failed.
+ *
+ * This: DQT_E_UNSUPPORTED for an updater of all rows; DQT_E_NUMERIC, before anything is written, for state that could
+ * not be read; DQT_E_ARGUMENT, DQT_E_IO, DQT_E_STATE, DQT_E_MEMORY, DQT_E_CANCELLED. Allocates a buffer of bounded size
+ * while it runs. Since 0.9. */
+DQT_API dqt_status dqt_updater_write_part(const dqt_updater *updater, dqt_write_fn write, void *user_data);
 
 /* Weight types of GGUF files. AUTO takes what holds the compute format's codes exactly: ternary TQ2_0, 2 to 4 bits
  * Q4_0, 5 bits Q5_0, 6 and 8 bits Q8_0, bf16 F16, f32 F32; for the embedding and an untied head Q8_0, F16 or F32. */

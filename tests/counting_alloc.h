@@ -17,6 +17,7 @@
 
 struct counting {
     size_t bytes, blocks; /* live */
+    size_t most;          /* bytes that were live at once, since the test last set it */
     size_t calls;         /* of alloc so far */
     size_t fail_at;       /* this call returns NULL; SIZE_MAX: none */
     size_t fail_from;     /* this call and all later ones return NULL; SIZE_MAX: none */
@@ -37,6 +38,7 @@ static void *counting_alloc(void *user_data, size_t size, size_t align) {
     memcpy(p, &size, sizeof size);
     memcpy(p + sizeof size, &align, sizeof align);
     c->bytes += size;
+    if (c->bytes > c->most) c->most = c->bytes;
     c->blocks++;
     return p + COUNTING_GUARD;
 }

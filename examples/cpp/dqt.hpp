@@ -130,6 +130,8 @@ inline Preset preset(const dqt_preset_options &o = defaults<dqt_preset_options>(
 // Streams of the host's: a reader fills up to `size` bytes and returns how many.
 using Write = std::function<void(const void *bytes, std::size_t size)>;
 using Read = std::function<std::size_t(void *buffer, std::size_t size)>;
+// The same of what a part's Updater::write_part writes.
+using ReadPart = std::function<std::size_t(std::size_t part, void *buffer, std::size_t size)>;
 
 namespace detail {
 inline std::int32_t write(void *function, const void *bytes, std::size_t size) noexcept {
@@ -143,6 +145,13 @@ inline std::int32_t write(void *function, const void *bytes, std::size_t size) n
 inline std::size_t read(void *function, void *buffer, std::size_t size) noexcept {
     try {
         return (*static_cast<Read *>(function))(buffer, size);
+    } catch (...) {
+        return SIZE_MAX;
+    }
+}
+inline std::size_t read_part(void *function, std::size_t part, void *buffer, std::size_t size) noexcept {
+    try {
+        return (*static_cast<ReadPart *>(function))(part, buffer, size);
     } catch (...) {
         return SIZE_MAX;
     }
@@ -803,8 +812,9 @@ class Updater : public Object<dqt_updater, dqt_updater_destroy> {
     dqt_step_stats step(Tape &tape, float learning_rate, float gradient_scale = 1) {
         return step(tape, step_options(learning_rate, gradient_scale));
     }
-    // The same of an updater of one part: exchange(data, offsets) gathers all parts' bytes into data, of which part k's are
-    // those from offsets[k] to offsets[k + 1]; offsets has num_parts + 1 numbers. Where it throws the step stays open.
+    // The same of an updater of one part: exchange(data, offsets) gathers all parts' bytes into data, of which part k's
+    // are those from offsets[k] to offsets[k + 1]; offsets has num_parts + 1 numbers. Where it throws the step stays
+    // open.
     template <class Exchange>
     dqt_step_stats step_part(Tape &tape, const dqt_step_options &o, const Exchange &exchange) {
         auto stats = DQT_INIT(dqt_step_stats);
@@ -829,6 +839,10 @@ class Updater : public Object<dqt_updater, dqt_updater_destroy> {
     }
     void read(Read read) {
         check(dqt_updater_read(get(), detail::read, &read));
+    }
+    // What the replica that saves reads through Saved::read_part; of an updater of one part.
+    void write_part(Write write) const {
+        check(dqt_updater_write_part(get(), detail::write, &write));
     }
 
   private:
@@ -959,6 +973,7 @@ struct Saved {
     const Updater *updater = nullptr;
     std::string host;
     const Tape *tape = nullptr; // its number of passes
+    ReadPart read_part;         // with an updater of one part: where the others' rows come from
 
     const dqt_updater *raw_updater() const {
         return updater ? updater->get() : nullptr;
@@ -968,6 +983,8 @@ struct Saved {
         result.host = host.empty() ? nullptr : host.data();
         result.host_size = host.size();
         result.tape = tape ? tape->get() : nullptr;
+        result.read_part = read_part ? detail::read_part : nullptr;
+        result.part_user_data = const_cast<ReadPart *>(&read_part);
         return result;
     }
 };

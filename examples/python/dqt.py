@@ -314,9 +314,9 @@ class Llama(_Model):
         """All parameters, numbered as in tapes and updaters."""
         return [p for layer in self.layers for p in layer.parameters]
 
-    def save(self, file, updater=None, host=b'', tape=None):
+    def save(self, file, updater=None, host=b'', tape=None, parts=None):
         """Writes a checkpoint to a path (under a temporary name, then renamed) or to a file object."""
-        _save(self.ctx, 'llama', (self.raw,), file, updater, host, tape)
+        _save(self.ctx, 'llama', (self.raw,), file, updater, host, tape, parts)
 
     @classmethod
     def load(cls, ctx, file, **values):
@@ -349,9 +349,11 @@ def _write(ctx, to_path, to_stream, first, file, o):
         ctx.check(getattr(lib, f'dqt_{to_path}')(*first, os.fsencode(file), C.byref(o)))
 
 
-def _save(ctx, what, first, file, updater, host, tape):
+def _save(ctx, what, first, file, updater, host, tape, parts):
     data = C.create_string_buffer(host, len(host)) if host else None
-    o = options(save_options, dict(host=C.cast(data, C.c_void_p).value, host_size=len(host), tape=tape.raw if tape else None))
+    read_part = part_reader_of(ctx, parts) if parts else None
+    o = options(save_options, dict(host=C.cast(data, C.c_void_p).value, host_size=len(host), tape=tape.raw if tape else None,
+                                   read_part=C.cast(read_part, C.c_void_p).value if parts else None))
     _write(ctx, f'{what}_save', f'{what}_write', (*first, updater.raw if updater else None), file, o)
 
 
@@ -381,10 +383,10 @@ def _layers_of(of):
     return of[0].ctx, (C.c_void_p * len(of))(*(layer.raw for layer in of)), len(of), of
 
 
-def layers_save(of, file, updater=None, host=b'', tape=None):
+def layers_save(of, file, updater=None, host=b'', tape=None, parts=None):
     """Llama.save for a list of layers."""
     ctx, layers, count, _ = _layers_of(of)
-    _save(ctx, 'layers', (layers, count), file, updater, host, tape)
+    _save(ctx, 'layers', (layers, count), file, updater, host, tape, parts)
 
 
 def layers_load(of, file, updater=None, **values):
@@ -559,6 +561,10 @@ class Updater(Object):
 
     def read(self, file):
         self._call('updater_read', reader_of(self.ctx, file), None)
+
+    def write_part(self, file):
+        """What the replica that saves reads as parts(part, size); of an updater of one part."""
+        self._call('updater_write_part', writer_of(self.ctx, file), None)
 
 
 def preset_get(config=None, updater=None, **values):

@@ -70,7 +70,9 @@ static dqt_status prepare_save(dqt_layer *const *layers, size_t num_layers, cons
                         .updater = updater,
                         .host = o.host,
                         .host_size = o.host_size,
-                        .pass = o.tape ? o.tape->pass : 0}};
+                        .pass = o.tape ? o.tape->pass : 0,
+                        .read_part = o.read_part,
+                        .part_user_data = o.part_user_data}};
     return DQT_OK;
 }
 
@@ -136,6 +138,17 @@ dqt_status dqt_updater_write(const dqt_updater *updater, dqt_write_fn write, voi
     return save_stream(&s, write, user_data);
 }
 
+dqt_status dqt_updater_write_part(const dqt_updater *updater, dqt_write_fn write, void *user_data) {
+    FPENV_DEFAULT();
+    TRY(check_object(updater, "updater"));
+    TRY(check_idle(updater));
+    dqt_context *ctx = updater_context(updater);
+    if (!write) return fail(ctx, DQT_E_ARGUMENT, "write is NULL");
+    if (updater_options(updater)->num_parts == 0)
+        return fail(ctx, DQT_E_UNSUPPORTED, "the updater is of all rows: it is no part of several");
+    return checkpoint_write_part(updater, write, user_data);
+}
+
 /* Options and the result struct, which is emptied first. */
 static dqt_status prepare_load(dqt_context *ctx, const dqt_load_options *options, dqt_checkpoint *out,
                                dqt_load_options *o) {
@@ -148,14 +161,16 @@ static dqt_status prepare_load(dqt_context *ctx, const dqt_load_options *options
     if ((o->skip_updater | o->skip_host) & ~1)
         return fail(ctx, DQT_E_ARGUMENT, "skip_updater %d and skip_host %d must be 0 or 1", o->skip_updater,
                     o->skip_host);
+    TRY(updater_check_part(ctx, o->part, o->num_parts));
+    if (o->num_parts == 1) o->num_parts = 0;
     return DQT_OK;
 }
 
 static dqt_status load_from(dqt_context *ctx, dqt_read_fn read, void *user_data, uint64_t file_size,
                             const dqt_load_options *o, dqt_checkpoint *out) {
     struct checkpoint c;
-    TRY(checkpoint_read(ctx, read, user_data, file_size, (struct checkpoint_wanted){!o->skip_updater, !o->skip_host},
-                        &c));
+    const struct checkpoint_wanted wanted = {!o->skip_updater, !o->skip_host, o->part, o->num_parts};
+    TRY(checkpoint_read(ctx, read, user_data, file_size, wanted, &c));
     const dqt_checkpoint result = {.struct_size = sizeof result,
                                    .model = c.model,
                                    .updater = c.updater,
@@ -191,7 +206,9 @@ static dqt_status prepare_load_into(dqt_layer *const *layers, size_t num_layers,
     TRY(check_layers(layers, num_layers, updater));
     TRY(prepare_load(layers[0]->ctx, options, out ? out : &unwanted, o));
     if (!out) o->skip_host = 1;
-    return DQT_OK;
+    if (o->num_parts == 0) return DQT_OK;
+    return fail(layers[0]->ctx, DQT_E_ARGUMENT, "num_parts is %llu; the updater that is there says of which part it is",
+                (unsigned long long)o->num_parts);
 }
 
 static dqt_status load_into(dqt_layer *const *layers, size_t num_layers, dqt_updater *updater, dqt_read_fn read,

@@ -137,7 +137,7 @@ static dqt_status read_updater(struct reader *r, struct stage *s) {
     } else {
         TRY(reader_entries(r, &options_table, &o));
     }
-    s->of_all = o.num_parts == 0 && updater_options(s->updater)->num_parts > 0;
+    s->of_all = o.num_parts == 0 && o.part == 0 && updater_options(s->updater)->num_parts > 0;
     if (s->of_all) {
         o.part = updater_options(s->updater)->part;
         o.num_parts = updater_options(s->updater)->num_parts;

@@ -172,6 +172,7 @@ struct plan {
     struct file_rule *rules;       /* [count] */
     dqt_group_options *groups; /* [count]: one for each parameter whose rule keeps another state than the options say */
     size_t count;
+    bool of_all; /* one part is made of a file of all rows */
 };
 
 static dqt_status plan_create(struct reader *r, struct plan *p) {
@@ -233,7 +234,9 @@ static dqt_status create_updater(struct reader *r, const struct plan *p) {
 }
 
 static dqt_status read_state(void *arg, const struct state_array *a) {
-    return reader_state(arg, a, NULL, a->data);
+    struct reader *r = ((void **)arg)[0];
+    const struct plan *p = ((void **)arg)[1];
+    return reader_state(r, a, p->of_all ? r->out->updater : NULL, a->data);
 }
 
 static dqt_status read_planned(struct reader *r, struct plan *p) {
@@ -242,11 +245,24 @@ static dqt_status read_planned(struct reader *r, struct plan *p) {
     TRY(create_updater(r, p));
     for (size_t i = 0; i < p->count; i++)
         if (!file_rule_set(r->out->updater, i, &p->rules[i])) return impossible_rule(r, p, i);
-    return updater_visit_state(r->out->updater, read_state, r);
+    void *both[] = {r, p};
+    return updater_visit_state(r->out->updater, read_state, both);
+}
+
+static dqt_status choose_part(const struct reader *r, const struct checkpoint_wanted *wanted, struct plan *p) {
+    dqt_updater_options *o = &p->options;
+    if (wanted->num_parts == 0 || (wanted->num_parts == o->num_parts && wanted->part == o->part)) return DQT_OK;
+    if (o->num_parts || o->part)
+        return fail(r->ctx, DQT_E_UNSUPPORTED, "checkpoint: its updater is of part %llu of %llu, not of all rows",
+                    (unsigned long long)o->part, (unsigned long long)o->num_parts);
+    p->of_all = true;
+    o->part = wanted->part;
+    o->num_parts = wanted->num_parts;
+    return DQT_OK;
 }
 
 /* The section OPTS has begun; leaves the one after the state begun. */
-static dqt_status read_updater(struct reader *r) {
+static dqt_status read_updater(struct reader *r, const struct checkpoint_wanted *wanted) {
     struct plan p = {.options = {.struct_size = sizeof p.options}};
     if (r->version == 1) {
         TRY(v1_options(r, &p.options));
@@ -254,6 +270,7 @@ static dqt_status read_updater(struct reader *r) {
     } else {
         TRY(reader_entries(r, &options_table, &p.options));
     }
+    TRY(choose_part(r, wanted, &p));
     dqt_status status = read_planned(r, &p);
     plan_destroy(r, &p);
     TRY(status);
@@ -264,7 +281,7 @@ static dqt_status read_all(struct reader *r, uint64_t file_size, struct checkpoi
     TRY(reader_header(r, file_size));
     TRY(read_model(r));
     if (reader_at(r, "OPTS", "") && wanted.updater) {
-        TRY(read_updater(r));
+        TRY(read_updater(r, &wanted));
     } else if (reader_at(r, "OPTS", "")) {
         TRY(reader_skip(r));
         while (strcmp(r->head.tag, "RULE") == 0 || strcmp(r->head.tag, "STAT") == 0)

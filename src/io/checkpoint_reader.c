@@ -1,9 +1,10 @@
 #include "io/checkpoint_reader.h"
-#include "optim/state.h"
 
 #include <string.h>
 
 #include "core/status.h"
+#include "io/checkpoint_part.h"
+#include "optim/state.h"
 
 const unsigned char checkpoint_magic[8] = {'D', 'Q', 'T', 'M', 'O', 'D', 'E', 'L'};
 
@@ -139,18 +140,15 @@ dqt_status reader_parameter(struct reader *r, dqt_tensor *t) {
 }
 
 dqt_status reader_state(struct reader *r, const struct state_array *a, const dqt_updater *of, void *data) {
-    uint64_t all = (uint64_t)a->count * a->element_size, before = 0;
-    if (of && a->row_elements) {
+    const uint64_t own = (uint64_t)a->count * a->element_size;
+    struct state_range range = {0, own, own};
+    if (of) {
         const dqt_updater_options *o = updater_options(of);
-        const uint64_t row_bytes = (uint64_t)a->row_elements * a->element_size;
-        size_t row, count;
-        updater_shard_rows(of, a->parameter, (size_t)o->part, (size_t)o->num_parts, &row, &count);
-        DQT_ASSERT(count * a->row_elements == a->count);
-        before = row * row_bytes;
-        all = updater_target(of, a->parameter)->tensor->rows * row_bytes;
+        range = state_range_of(of, a, (size_t)o->part, (size_t)o->num_parts);
+        DQT_ASSERT(range.end - range.begin == own);
     }
-    TRY(reader_expect(r, "STAT", a->label, all));
-    TRY(source_skip(r->source, before));
+    TRY(reader_expect(r, "STAT", a->label, range.all));
+    TRY(source_skip(r->source, range.begin));
     TRY(source_elements(r->source, data, a->count, a->element_size));
     TRY(source_skip(r->source, r->head.end - r->source->consumed));
     TRY(reader_end(r));

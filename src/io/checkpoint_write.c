@@ -1,12 +1,14 @@
 #include <string.h>
 
 #include "core/status.h"
-#include "io/checkpoint.h"
+#include "io/checkpoint_part.h"
 
 struct writer {
     struct sink *sink;
     const struct checkpoint_source *from;
     uint32_t sections;
+    bool all_parts;      /* the file of an updater of all rows, from one of one part */
+    struct parts *parts; /* the others; NULL: of states of rows only the sections' heads are made */
 };
 
 static dqt_status begin_section(struct writer *w, const char *tag, const char *label, uint64_t payload) {
@@ -60,14 +62,24 @@ static dqt_status write_state(void *arg, const struct state_array *a) {
     struct writer *w = arg;
     if (!w->sink->write && !state_valid(a->label, a->data, a->count, a->element_size))
         return not_finite(w->sink->ctx, a->label);
-    TRY(begin_section(w, "STAT", a->label, (uint64_t)a->count * a->element_size));
-    TRY(sink_elements(w->sink, a->data, a->count, a->element_size));
+    const uint64_t own = (uint64_t)a->count * a->element_size;
+    if (!w->all_parts || !a->row_elements) {
+        TRY(begin_section(w, "STAT", a->label, own));
+        TRY(sink_elements(w->sink, a->data, a->count, a->element_size));
+        return end_section(w);
+    }
+    const uint64_t all = state_range_of(w->from->updater, a, 0, 1).all;
+    TRY(begin_section(w, "STAT", a->label, all));
+    if (!w->sink->write) w->sink->written += all;
+    if (w->parts) TRY(parts_copy(w->parts, w->sink, a));
     return end_section(w);
 }
 
 static dqt_status write_updater(struct writer *w) {
     const dqt_updater *u = w->from->updater;
-    TRY(write_entries(w, "OPTS", "", &options_table, updater_options(u)));
+    dqt_updater_options o = *updater_options(u);
+    if (w->all_parts) o.part = o.num_parts = 0;
+    TRY(write_entries(w, "OPTS", "", &options_table, &o));
     for (size_t i = 0; i < updater_num_parameters(u); i++) {
         const struct file_rule rule = file_rule_of(u, i);
         TRY(write_entries(w, "RULE", updater_target(u, i)->name, &rule_table, &rule));
@@ -110,16 +122,65 @@ static dqt_status write_sections(struct writer *w) {
     return end_section(w);
 }
 
+/* ---- Parts ----------------------------------------------------------------------------------------------------- */
+
+/* FNV-1a; no CRC, which is the same for all sections that end with theirs. */
+static int32_t add_to_digest(void *user_data, const void *buffer, size_t size) {
+    uint64_t *hash = user_data;
+    for (size_t i = 0; i < size; i++)
+        *hash = (*hash ^ ((const unsigned char *)buffer)[i]) * 1099511628211u;
+    return 0;
+}
+
+/* Of what all parts have alike: OPTS, RULE and STAT as the file will have them, without states of rows. */
+static dqt_status digest_of(struct writer *w, uint64_t *digest) {
+    *digest = 14695981039346656037u;
+    sink_begin(w->sink, add_to_digest, digest);
+    TRY(write_updater(w));
+    return sink_flush(w->sink);
+}
+
+static dqt_status create_parts(struct writer *w, struct parts **out) {
+    uint64_t digest;
+    TRY(digest_of(w, &digest));
+    return parts_create(w->from->updater, digest, out);
+}
+
+static dqt_status send_part(struct writer *w, struct parts **parts, dqt_write_fn write, void *user_data) {
+    sink_begin(w->sink, NULL, NULL);
+    TRY(write_updater(w)); /* checks the numbers */
+    TRY(create_parts(w, parts));
+    return parts_send(*parts, write, user_data);
+}
+
+dqt_status checkpoint_write_part(const dqt_updater *updater, dqt_write_fn write, void *user_data) {
+    const struct checkpoint_source from = {.updater = updater};
+    struct writer w = {.from = &from, .all_parts = true};
+    struct parts *parts = NULL;
+    TRY(sink_create(updater_context(updater), &w.sink));
+    dqt_status status = send_part(&w, &parts, write, user_data);
+    parts_destroy(parts);
+    sink_destroy(w.sink);
+    return status;
+}
+
+/* ---- The file -------------------------------------------------------------------------------------------------- */
+
 /* First all is counted and checked, then the header can tell the length. */
 static dqt_status write_all(struct writer *w, dqt_write_fn write, void *user_data) {
     struct sink *s = w->sink;
     sink_begin(s, NULL, NULL);
     TRY(write_sections(w));
     const uint64_t length = HEADER_BYTES + s->written;
+    const uint32_t sections = w->sections;
+    if (w->all_parts) {
+        TRY(create_parts(w, &w->parts));
+        TRY(parts_open(w->parts, w->from->read_part, w->from->part_user_data));
+    }
     sink_begin(s, write, user_data);
     TRY(sink_bytes(s, checkpoint_magic, sizeof checkpoint_magic));
     TRY(sink_number(s, CHECKPOINT_VERSION, 4));
-    TRY(sink_number(s, w->sections, 4));
+    TRY(sink_number(s, sections, 4));
     TRY(sink_number(s, length, 8));
     TRY(sink_number(s, s->crc, 4));
     TRY(write_sections(w));
@@ -128,9 +189,11 @@ static dqt_status write_all(struct writer *w, dqt_write_fn write, void *user_dat
 
 dqt_status checkpoint_write(dqt_context *ctx, const struct checkpoint_source *from, dqt_write_fn write,
                             void *user_data) {
-    struct writer w = {.from = from};
+    struct writer w = {.from = from,
+                       .all_parts = from->read_part && from->updater && updater_options(from->updater)->num_parts};
     TRY(sink_create(ctx, &w.sink));
     dqt_status status = write_all(&w, write, user_data);
+    parts_destroy(w.parts);
     sink_destroy(w.sink);
     return status;
 }

@@ -31,6 +31,10 @@ static void swap_elements(unsigned char *data, size_t count, size_t size) {
         }
 }
 
+void elements_to_le(void *data, size_t count, size_t size) {
+    if (size > 1 && big_endian()) swap_elements(data, count, size);
+}
+
 /* ---- Writing -------------------------------------------------------------------------------------------------- */
 
 dqt_status sink_create(dqt_context *ctx, struct sink **out) {
@@ -102,7 +106,7 @@ dqt_status sink_elements(struct sink *s, const void *data, size_t count, size_t 
     for (size_t i = 0; i < count;) {
         const size_t n = count - i < sizeof part / size ? count - i : sizeof part / size;
         memcpy(part, (const unsigned char *)data + i * size, n * size);
-        swap_elements(part, n, size);
+        elements_to_le(part, n, size);
         TRY(sink_bytes(s, part, n * size));
         i += n;
     }
@@ -220,7 +224,7 @@ dqt_status source_number(struct source *s, size_t bytes, uint64_t *value) {
 
 dqt_status source_elements(struct source *s, void *out, size_t count, size_t size) {
     TRY(source_bytes(s, out, count * size));
-    if (size > 1 && big_endian()) swap_elements(out, count, size);
+    elements_to_le(out, count, size);
     return DQT_OK;
 }
 

@@ -13,6 +13,8 @@ enum { STREAM_BUFFER = 1 << 16 };
 /* Little-endian numbers in memory. */
 void put_le(unsigned char *out, uint64_t value, size_t bytes);
 uint64_t get_le(const unsigned char *in, size_t bytes);
+/* count elements of 1, 2, 4 or 8 bytes, in place, from the host's byte order or into it. */
+void elements_to_le(void *data, size_t count, size_t size);
 
 /* Where bytes go. With write NULL it only counts them. */
 struct sink {

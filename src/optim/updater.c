@@ -32,6 +32,16 @@ static dqt_status check_number(const dqt_context *ctx, const char *name, float v
                 (double)high);
 }
 
+dqt_status updater_check_part(const dqt_context *ctx, uint64_t part, uint64_t num_parts) {
+    if (num_parts > MOST_PARTS)
+        return fail(ctx, DQT_E_UNSUPPORTED, "num_parts is %llu, expected at most %d", (unsigned long long)num_parts,
+                    MOST_PARTS);
+    if (part >= (num_parts ? num_parts : 1))
+        return fail(ctx, DQT_E_ARGUMENT, "part is %llu, expected less than num_parts, %llu", (unsigned long long)part,
+                    (unsigned long long)num_parts);
+    return DQT_OK;
+}
+
 dqt_status updater_check(const dqt_context *ctx, const struct update_target *targets, size_t count,
                          const dqt_updater_options *o) {
     const float below_one = 0x1.fffffep-1f;
@@ -55,12 +65,7 @@ dqt_status updater_check(const dqt_context *ctx, const struct update_target *tar
     TRY(check_number(ctx, "update_clip", o->update_clip, 0.0f, 1e30f));
     TRY(check_number(ctx, "scale_lr", o->scale_lr, 0.0f, 1e30f));
     TRY(check_number(ctx, "rounding_noise", o->rounding_noise, 0.0f, 1.0f));
-    if (o->num_parts > MOST_PARTS)
-        return fail(ctx, DQT_E_UNSUPPORTED, "updater options: num_parts is %llu, expected at most %d",
-                    (unsigned long long)o->num_parts, MOST_PARTS);
-    if (o->part >= (o->num_parts ? o->num_parts : 1))
-        return fail(ctx, DQT_E_ARGUMENT, "updater options: part is %llu, expected less than num_parts, %llu",
-                    (unsigned long long)o->part, (unsigned long long)o->num_parts);
+    TRY(updater_check_part(ctx, o->part, o->num_parts));
     if (count >= (size_t)1 << 24)
         return fail(ctx, DQT_E_UNSUPPORTED, "an updater of %zu parameters, at most 16777215 can be numbered", count);
     for (size_t i = 0; i < count; i++) {

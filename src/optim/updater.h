@@ -13,6 +13,8 @@ struct update_target {
     dqt_tensor *tensor;
 };
 
+/* Of options: part below num_parts, of which there are not too many; 0 and 0: all rows. */
+dqt_status updater_check_part(const dqt_context *ctx, uint64_t part, uint64_t num_parts);
 dqt_status updater_check(const dqt_context *ctx, const struct update_target *targets, size_t count,
                          const dqt_updater_options *o);
 /* Fills all fields after struct_size. Tensors may be shape-only. */

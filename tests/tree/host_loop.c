@@ -80,6 +80,19 @@ static void train(int steps) {
     }
 }
 
+static int same_files(const char *a, const char *b) {
+    FILE *first = fopen(a, "rb"), *second = fopen(b, "rb");
+    int x = 0, y = 0;
+    must(first && second, "no file");
+    while (x == y && x != EOF) {
+        x = fgetc(first);
+        y = fgetc(second);
+    }
+    fclose(first);
+    fclose(second);
+    return x == y;
+}
+
 static int same_weights(dqt_layer *const *a, dqt_layer *const *b, size_t count) {
     for (size_t l = 0; l < count; l++) {
         dqt_layer_info info = DQT_INIT(dqt_layer_info);
@@ -436,6 +449,50 @@ static size_t buffer_read(void *user_data, void *bytes, size_t size) {
 }
 /* [end] */
 
+/* [parts] */
+/* Here the messages of the other parts are in memory; a network's are received from replica `part`. */
+static size_t receive_part(void *user_data, size_t part, void *bytes, size_t size) {
+    struct buffer *from = user_data; /* [num_parts] */
+    return buffer_read(&from[part], bytes, size);
+}
+
+/* On one replica, while all others call dqt_updater_write_part with a function that sends to it. */
+static void save_all_parts(const char *path, const dqt_updater *own, struct buffer *from) {
+    dqt_save_options o = DQT_INIT(dqt_save_options);
+    o.tape = tape;
+    o.read_part = receive_part;
+    o.part_user_data = from;
+    ok(dqt_llama_save(model, own, path, &o));
+}
+/* [end] */
+
+/* Three parts of the updater's state, saved as one file, and its own file. */
+static void check_parts(void) {
+    struct buffer state = {0}, messages[3] = {{0}};
+    dqt_updater *parts[3];
+    dqt_save_options o = DQT_INIT(dqt_save_options);
+    ok(dqt_updater_write(updater, buffer_write, &state));
+    for (int k = 0; k < 3; k++) {
+        dqt_updater_options u = DQT_INIT(dqt_updater_options);
+        ok(dqt_updater_get_options(updater, &u));
+        u.part = (uint64_t)k;
+        u.num_parts = 3;
+        state.taken = 0;
+        ok(dqt_updater_create(ctx, layers, num_layers, &u, &parts[k]));
+        ok(dqt_updater_read(parts[k], buffer_read, &state));
+        if (k > 0) ok(dqt_updater_write_part(parts[k], buffer_write, &messages[k]));
+    }
+    save_all_parts("host_loop_parts.dqt", parts[0], messages);
+    o.tape = tape;
+    ok(dqt_llama_save(model, updater, "host_loop_whole.dqt", &o));
+    must(same_files("host_loop_parts.dqt", "host_loop_whole.dqt"), "parts do not make the file of all rows");
+    for (int k = 0; k < 3; k++) {
+        dqt_updater_destroy(parts[k]);
+        free(messages[k].bytes);
+    }
+    free(state.bytes);
+}
+
 static void check_checkpoints(void) {
     const struct progress progress = {7, 12345};
     struct progress loaded = {0, 0};
@@ -753,6 +810,7 @@ int main(void) {
     check_threads();
     check_generation();
     check_checkpoints();
+    check_parts();
     check_cancellation();
     check_memory();
     check_loss();

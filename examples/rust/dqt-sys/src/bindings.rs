@@ -1596,6 +1596,14 @@ pub type dqt_write_fn = ::core::option::Option<
         size: usize,
     ) -> i32,
 >;
+pub type dqt_read_part_fn = ::core::option::Option<
+    unsafe extern "C" fn(
+        user_data: *mut ::core::ffi::c_void,
+        part: usize,
+        buffer: *mut ::core::ffi::c_void,
+        size: usize,
+    ) -> usize,
+>;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct dqt_save_options {
@@ -1604,10 +1612,12 @@ pub struct dqt_save_options {
     pub host: *const ::core::ffi::c_void,
     pub host_size: usize,
     pub tape: *const dqt_tape,
+    pub read_part: dqt_read_part_fn,
+    pub part_user_data: *mut ::core::ffi::c_void,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dqt_save_options"][::core::mem::size_of::<dqt_save_options>() - 32usize];
+    ["Size of dqt_save_options"][::core::mem::size_of::<dqt_save_options>() - 48usize];
     [
         "Alignment of dqt_save_options",
     ][::core::mem::align_of::<dqt_save_options>() - 8usize];
@@ -1626,6 +1636,12 @@ const _: () = {
     [
         "Offset of field: dqt_save_options::tape",
     ][::core::mem::offset_of!(dqt_save_options, tape) - 24usize];
+    [
+        "Offset of field: dqt_save_options::read_part",
+    ][::core::mem::offset_of!(dqt_save_options, read_part) - 32usize];
+    [
+        "Offset of field: dqt_save_options::part_user_data",
+    ][::core::mem::offset_of!(dqt_save_options, part_user_data) - 40usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1634,13 +1650,15 @@ pub struct dqt_load_options {
     pub skip_updater: i32,
     pub skip_host: i32,
     pub reserved: i32,
+    pub part: u64,
+    pub num_parts: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dqt_load_options"][::core::mem::size_of::<dqt_load_options>() - 16usize];
+    ["Size of dqt_load_options"][::core::mem::size_of::<dqt_load_options>() - 32usize];
     [
         "Alignment of dqt_load_options",
-    ][::core::mem::align_of::<dqt_load_options>() - 4usize];
+    ][::core::mem::align_of::<dqt_load_options>() - 8usize];
     [
         "Offset of field: dqt_load_options::struct_size",
     ][::core::mem::offset_of!(dqt_load_options, struct_size) - 0usize];
@@ -1653,6 +1671,12 @@ const _: () = {
     [
         "Offset of field: dqt_load_options::reserved",
     ][::core::mem::offset_of!(dqt_load_options, reserved) - 12usize];
+    [
+        "Offset of field: dqt_load_options::part",
+    ][::core::mem::offset_of!(dqt_load_options, part) - 16usize];
+    [
+        "Offset of field: dqt_load_options::num_parts",
+    ][::core::mem::offset_of!(dqt_load_options, num_parts) - 24usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -2531,6 +2555,11 @@ extern "C" {
     pub fn dqt_updater_read(
         updater: *mut dqt_updater,
         read: dqt_read_fn,
+        user_data: *mut ::core::ffi::c_void,
+    ) -> dqt_status;
+    pub fn dqt_updater_write_part(
+        updater: *const dqt_updater,
+        write: dqt_write_fn,
         user_data: *mut ::core::ffi::c_void,
     ) -> dqt_status;
     pub fn dqt_gguf_options_init(

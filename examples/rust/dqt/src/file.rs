@@ -16,6 +16,18 @@ pub struct Saved<'a> {
     pub host: &'a [u8],
     /// Its `pass` is saved.
     pub tape: Option<&'a Tape<'a>>,
+    /// With an updater of one part: where the others' rows come from.
+    pub read_part: Option<ReadPart<'a>>,
+}
+
+/// Fills the buffer with the next bytes of what a part's [`Updater::write_part_to`] writes and returns how many; 0: the
+/// end, `usize::MAX`: an error. A panic in it ends the process.
+pub type ReadPart<'a> = &'a dyn Fn(usize, &mut [u8]) -> usize;
+
+unsafe extern "C" fn read_part(data: *mut c_void, part: usize, buffer: *mut c_void, size: usize) -> usize {
+    // SAFETY: `Saved::options` gave the pointer, and the library the buffer.
+    let (read, buffer) = unsafe { (*data.cast::<ReadPart<'_>>(), std::slice::from_raw_parts_mut(buffer.cast(), size)) };
+    read(part, buffer)
 }
 
 impl Saved<'_> {
@@ -24,6 +36,8 @@ impl Saved<'_> {
             host: if self.host.is_empty() { std::ptr::null() } else { self.host.as_ptr().cast() },
             host_size: self.host.len(),
             tape: self.tape.map_or(std::ptr::null(), |tape| tape.as_raw()),
+            read_part: if self.read_part.is_some() { Some(read_part) } else { None },
+            part_user_data: self.read_part.as_ref().map_or(std::ptr::null_mut(), |f| std::ptr::from_ref(f).cast_mut().cast()),
             ..Default::default()
         }
     }

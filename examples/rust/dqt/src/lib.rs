@@ -54,7 +54,7 @@ mod updater;
 pub use context::{Builder, Context};
 pub use dqt_sys as sys;
 pub use error::{Error, Result, Status};
-pub use file::{layers_load, layers_read, layers_save, layers_write, Loaded, Resumed, Saved};
+pub use file::{layers_load, layers_read, layers_save, layers_write, Loaded, ReadPart, Resumed, Saved};
 pub use gguf::{GgufValue, Vocabulary};
 pub use layers::{layers_copy, Layers, List, Network, Parameter};
 pub use model::{Batch, Llama};

@@ -244,6 +244,12 @@ impl<'m> Updater<'m> {
         // SAFETY: the writer is used during the call only, on this thread.
         self.ctx().check(unsafe { sys::dqt_updater_write(self.as_raw(), Some(write::<W>), out) })
     }
+    /// What the replica that saves reads through [`crate::Saved::read_part`]; of an updater of one part.
+    pub fn write_part_to<W: Write>(&self, out: &mut W) -> Result<()> {
+        let out = std::ptr::from_mut(out).cast();
+        // SAFETY: as in write_to.
+        self.ctx().check(unsafe { sys::dqt_updater_write_part(self.as_raw(), Some(write::<W>), out) })
+    }
     /// Back, into an updater of the same options and parameters. A panic in the reader ends the process.
     pub fn read_from<R: Read>(&mut self, input: &mut R) -> Result<()> {
         let input = std::ptr::from_mut(input).cast();
