@@ -3,7 +3,7 @@ held-out windows are at TARGET bits per byte, with this library and, where it is
 after the other, and prints steps, tokens, minutes of training and peak memory of each, and the ratios.
 
     make speedrun DATA=train.txt VALID=valid.txt [TARGET=1.85] [THREADS=2]
-    python3 bench/speedrun/speedrun.py --data train.txt --valid valid.txt [--only WORD]
+    python3 bench/speedrun/speedrun.py --data train.txt --valid valid.txt [--only WORD] [--avx2]
 
 Minutes are of training: evaluation, and PyTorch's compilation, are not counted, for either. RECIPES is the one table of settings;
 docs/results.md ("Time to quality") says how they were found. An option given after -- goes to every program, after the row's own."""
@@ -16,18 +16,20 @@ MODEL = '--hidden 256 --ff 704 --layers 4 --heads 4 --seq 128 --eval-windows 512
 # name, and the fastest counts.
 # name | who | flag | options of build/examples/03_train or of torch_lm.py
 RECIPES = """
-int4, BF16 products     | library | amx_bf16    | --format int4 --fused --batch 16 --steps 3000 --warmup 100 --eval-every 100 --lr 3e-3
-int4, INT8 products     | library |             | --format int4 --fused --precision int8 --batch 8 --steps 6000 --warmup 200 --eval-every 200 --lr 2e-3
-PyTorch BF16, compiled  | torch   | amx_bf16    | --bf16 --compile --batch 16 --steps 3000 --warmup 100 --eval-every 100 --lr 6e-3
-PyTorch BF16, compiled  | torch   | avx512_bf16 | --bf16 --compile --batch 8 --steps 6000 --warmup 200 --eval-every 200 --lr 4e-3
-PyTorch F32, compiled   | torch   | amx_bf16    | --compile --batch 16 --steps 3000 --warmup 100 --eval-every 100 --lr 6e-3
-PyTorch F32, compiled   | torch   |             | --compile --batch 8 --steps 6000 --warmup 200 --eval-every 200 --lr 4e-3
+int4, BF16 products     | library | amx_bf16    | --format int4 --fused --batch 16 --steps 3000 --warmup 100 --eval-every 50 --lr 3e-3
+int4, INT8 products     | library |             | --format int4 --fused --precision int8 --batch 8 --steps 6000 --warmup 200 --eval-every 100 --lr 2e-3
+PyTorch BF16, compiled  | torch   | amx_bf16    | --bf16 --compile --batch 16 --steps 3000 --warmup 100 --eval-every 50 --lr 6e-3
+PyTorch BF16, compiled  | torch   | avx512_bf16 | --bf16 --compile --batch 8 --steps 6000 --warmup 200 --eval-every 100 --lr 4e-3
+PyTorch F32, compiled   | torch   | amx_bf16    | --compile --batch 16 --steps 3000 --warmup 100 --eval-every 50 --lr 6e-3
+PyTorch F32, compiled   | torch   |             | --compile --batch 8 --steps 6000 --warmup 200 --eval-every 100 --lr 4e-3
 """
 
+AVX2 = dict(DQT_ISA='avx2', ATEN_CPU_CAPABILITY='avx2', MKL_ENABLE_INSTRUCTIONS='AVX2', ONEDNN_MAX_CPU_ISA='AVX2')
 
-def rows():
+
+def rows(avx2):
     flags = set()
-    if os.path.exists('/proc/cpuinfo'):
+    if os.path.exists('/proc/cpuinfo') and not avx2:
         flags = set(re.search(r'^(?:flags|Features)\s*:(.*)$', open('/proc/cpuinfo').read(), re.M).group(1).split())
     seen = set()
     for line in RECIPES.strip().splitlines():
@@ -82,6 +84,7 @@ def arguments():
     p = argparse.ArgumentParser()
     p.add_argument('--out', default='build/speedrun', help="folder of the library's model")
     p.add_argument('--limit', type=float, default=0, help='seconds that a program may take (0: any)')
+    p.add_argument('--avx2', action='store_true', help='as on a CPU that has AVX2 and no more: caps what both programs and their libraries use')
     p.add_argument('--only', default='', help='rows whose names contain this')
     return parse(p)
 
@@ -95,9 +98,11 @@ def report(name, r):
 
 def main():
     args = arguments()
+    if args.avx2:
+        os.environ.update(AVX2)
     torch = subprocess.run([args.python, '-c', 'import torch; torch.nn.functional.rms_norm'], stderr=subprocess.DEVNULL).returncode == 0
     results = {}
-    for name, who, options in rows():
+    for name, who, options in rows(args.avx2):
         if args.only not in name:
             continue
         if who == 'torch' and not torch:

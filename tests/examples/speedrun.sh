@@ -31,6 +31,19 @@ else
     check "it says so" grep -q '^int4, .*NOT REACHED, 10 steps, 640 tokens' "$tmp/said"
 fi
 
+# tune.py: a line of JSON a run, both runs of a list at once; what is not reached says so.
+printf '%s\n' '--format int4 --steps 200 --lr 3e-3' '# a comment' '--format ternary --steps 10 --lr 1e-5' >"$tmp/list"
+check "tune.py runs a list" python3 bench/speedrun/tune.py library --list "$tmp/list" --jobs 2 --json "$tmp/json" --threads 1 --target 6 \
+    --program "$B/examples/03_train" --data README.md --valid CONTRIBUTING.md -- $small
+check "its lines tell tokens, and what was not reached" python3 -c "
+import json
+runs = {r['options'].split()[1]: r for r in map(json.loads, open('$tmp/json'))}
+good, bad = runs.pop('int4'), runs.pop('ternary')
+assert not runs and good['reached'] and not bad['reached'] and bad['steps'] == 10
+assert good['tokens'] == 64 * good['steps'] < 64 * 200 and good['losses'][-1][0] == good['steps']
+assert good['losses'][-1][1] <= 6 < min(x for _, x in good['losses'][:-1])
+"
+
 if python3 -c 'import torch; torch.nn.functional.rms_norm' 2>/dev/null; then
     # shellcheck disable=SC2086
     python3 bench/speedrun/torch_lm.py --data README.md --valid CONTRIBUTING.md --sub-norms --until 6 --threads 1 $small \
