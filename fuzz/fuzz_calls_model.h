@@ -280,8 +280,8 @@ static dqt_status call_llama_backward_logits(void) {
     return dqt_llama_backward_logits(m->handle, t->handle, logits_gradient());
 }
 static dqt_status blocks_forward(struct object *t, struct object *m) {
-    return dqt_llama_forward_blocks(m->handle, t->handle, size_or_odd(0), size_or_odd(1), batch_of(t, m->out, m->out),
-                                    floats(MOST_TOKENS * MOST_DIM));
+    return dqt_llama_forward_blocks(m->handle, t->handle, batch_of(t, m->out, m->out), floats(MOST_TOKENS * MOST_DIM),
+                                    floats(1), floats(MOST_TOKENS));
 }
 static dqt_status call_llama_forward_blocks(void) {
     struct object *t = any(TAPE);
@@ -290,8 +290,7 @@ static dqt_status call_llama_forward_blocks(void) {
 static dqt_status call_llama_backward_blocks(void) {
     struct object *t = any(TAPE), *m = model_of(t);
     if (!one_in(4)) blocks_forward(t, m);
-    return dqt_llama_backward_blocks(m->handle, t->handle, size_or_odd(0), size_or_odd(1),
-                                     floats(MOST_TOKENS * MOST_DIM));
+    return dqt_llama_backward_blocks(m->handle, t->handle, number(), floats(MOST_TOKENS * MOST_DIM));
 }
 
 /* ---- Updater -------------------------------------------------------------------------------------------------- */

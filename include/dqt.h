@@ -694,6 +694,10 @@ typedef struct dqt_llama_config {
     int32_t rope_scaling; /* DQT_ROPE_* */
     float rope_factor, rope_low_freq_factor, rope_high_freq_factor;
     size_t rope_original_context;
+    size_t first_block, num_blocks; /* a partial model: of the num_layers blocks only [first_block, first_block +
+                                       num_blocks), the embedding where the first one is among them, norm and head where
+                                       the last one is; see dqt_llama_forward_blocks. num_blocks 0: all from first_block
+                                       on. Not with tie_embeddings */
 } dqt_llama_config;
 
 DQT_API dqt_status dqt_llama_config_init(dqt_llama_config *config, size_t struct_size);
@@ -719,8 +723,8 @@ DQT_API void dqt_llama_destroy(dqt_llama *model);
  * as it is. Since 0.1. */
 DQT_API dqt_status dqt_llama_get_config(const dqt_llama *model, dqt_llama_config *config);
 
-/* The model's layers: embedding, num_layers blocks, norm, head: num_layers + 3 of them; for dqt_tape_create,
- * dqt_updater_create, dqt_layers_copy. The array belongs to the model. Since 0.9. */
+/* The model's layers: embedding, num_layers blocks, norm, head: num_layers + 3 of them (of a partial model those that
+ * it has); for dqt_tape_create, dqt_updater_create, dqt_layers_copy. The array belongs to the model. Since 0.9. */
 DQT_API dqt_status dqt_llama_get_layers(const dqt_llama *model, dqt_layer *const **layers, size_t *num_layers);
 
 /* Forward of batch->tokens to logits[batch * length][vocab] (NULL: not wanted). dqt_llama_backward_logits may follow.
@@ -884,16 +888,17 @@ DQT_API dqt_status dqt_updater_step(dqt_updater *updater, dqt_tape *tape, const 
  * one byte order. */
 typedef struct dqt_step_sums {
     uint32_t struct_size;
-    uint32_t reserved;
-    void *data; /* the updater's, offsets[num_parts] bytes; NULL: the step has ended */
+    uint32_t num_parts; /* the updater's; of a partial model 3: those before it, itself, those after it */
+    void *data;         /* the updater's, offsets[num_parts] bytes; NULL: the step has ended */
     const size_t
         *offsets; /* [num_parts + 1]: part k's are the bytes from offsets[k] to offsets[k + 1]; the updater's */
 } dqt_step_sums;
 
-/* The same for an updater whose options name a part: for hosts that train replicas of a model, in as many processes as
- * there are parts. Each replica's updater has the state of its part's rows and updates these; gradients are read in
- * these rows alone, so a host may reduce-scatter them. What depends on all rows (norms, clipping, Adafactor's
- * statistics) is made of sums that the replicas exchange in memory that is here already, by whatever the host has:
+/* The same for an updater whose options name a part, or whose model is partial (see below): for hosts that train
+ * replicas of a model, in as many processes as there are parts. Each replica's updater has the state of its part's rows
+ * and updates these; gradients are read in these rows alone, so a host may reduce-scatter them. What depends on all
+ * rows (norms, clipping, Adafactor's statistics) is made of sums that the replicas exchange in memory that is here
+ * already, by whatever the host has:
  *
  *     status = dqt_updater_begin_step(updater, tape, &options, &sums);
  *     while (status == DQT_OK && sums.data) {
@@ -915,7 +920,12 @@ typedef struct dqt_step_sums {
  * go on with right ones. DQT_E_STATE if no step is open. Once continue has succeeded the first time, a step that cannot
  * go on (a replica is gone) leaves the updater between two steps: go back to a checkpoint. Until a step has ended, the
  * updater is not saved, loaded or changed (DQT_E_STATE), and the tape's gradients stay as they are. An updater of all
- * rows may step in this way too: its own bytes are all there are. Allocate nothing. Since 0.9. */
+ * rows may step in this way too: its own bytes are all there are.
+ *
+ * Partial models, which together are a whole one, step in this way too, each with an updater of all rows of all of its
+ * layers. Their sums are of parameters, few bytes: those of the gradients first, what became of the weights in the end,
+ * with every optimiser. No weights are sent afterwards. norms, clipping, stats and bits are those of an updater of the
+ * whole model. Allocate nothing. Since 0.9. */
 DQT_API dqt_status dqt_updater_begin_step(dqt_updater *updater, dqt_tape *tape, const dqt_step_options *options,
                                           dqt_step_sums *sums);
 DQT_API dqt_status dqt_updater_continue_step(dqt_updater *updater, dqt_tape *tape, dqt_step_sums *sums,
@@ -1404,12 +1414,22 @@ DQT_API dqt_status dqt_llama_open(dqt_context *ctx, const char *path, const dqt_
 
 #ifdef DQT_EXPERIMENTAL
 
-/* Forward or backward of blocks [first, first + count) on x[batch * length][hidden], in place: for hosts that pipeline
- * blocks over machines. Same rules as dqt_layer_forward and dqt_layer_backward. */
-DQT_API dqt_status dqt_llama_forward_blocks(const dqt_llama *model, dqt_tape *tape, size_t first, size_t count,
-                                            const dqt_batch *batch, float *x);
-DQT_API dqt_status dqt_llama_backward_blocks(const dqt_llama *model, dqt_tape *tape, size_t first, size_t count,
-                                             float *dx);
+/* Forward and backward of all that a partial model has, for hosts that pipeline blocks over machines: one pass of each
+ * part, the blocks in ascending order forward and in descending order backward, is dqt_llama_loss and
+ * dqt_llama_backward of the whole model, with the same bits. A tape of all the model's layers; of several passes
+ * (micro-batches) only the latest forward can go backward: a host that has more of them under way keeps their x, and
+ * runs forward again. Whole models go too.
+ *
+ * forward: x[batch * length][hidden] is what the part before has left in its own, and gets what the part behind wants;
+ * the first part, with the embedding, reads batch->tokens instead, and the last one, with the head, makes *loss and
+ * token_losses as dqt_head_loss does, and leaves nothing of use in x. Others do not look at loss and token_losses.
+ * backward: dx is the gradient that the part behind has left in its own, and gets that for the part before; the last
+ * one does not read it, and takes loss_scale as dqt_llama_backward does, which others do not look at. The tape counts
+ * one pass (dqt_tape_get_pass); where numbers are drawn by it, a host sets it before each forward to what one process
+ * would have. DQT_E_STATE, DQT_E_SHAPE, DQT_E_ARGUMENT, DQT_E_NUMERIC, DQT_E_CANCELLED. Allocate nothing. */
+DQT_API dqt_status dqt_llama_forward_blocks(const dqt_llama *model, dqt_tape *tape, const dqt_batch *batch, float *x,
+                                            float *loss, float *token_losses);
+DQT_API dqt_status dqt_llama_backward_blocks(const dqt_llama *model, dqt_tape *tape, float loss_scale, float *dx);
 
 #endif /* DQT_EXPERIMENTAL */
 

@@ -176,8 +176,9 @@ static void train_variant(unsigned v) {
         NOTHING(dqt_tape_get_gradient(tape, 0, 1, 2, row));
         NOTHING(dqt_tape_set_gradient(tape, 0, 1, 2, row));
         NOTHING(dqt_tape_zero_gradients(tape));
-        NOTHING(dqt_llama_forward_blocks(model, tape, 0, 2, batch_shape(BATCH, LENGTH), stream));
-        NOTHING(dqt_llama_backward_blocks(model, tape, 0, 2, stream));
+        NOTHING(
+            dqt_llama_forward_blocks(model, tape, batch_pairs(tokens, targets, BATCH, LENGTH), stream, &loss, NULL));
+        NOTHING(dqt_llama_backward_blocks(model, tape, 1, stream));
         NOTHING(dqt_llama_loss(model, fused, batch_pairs(tokens, targets, BATCH, LENGTH), &loss, NULL));
         NOTHING(dqt_llama_backward_update(model, fused, fused_updater, step_rate(1e-3f), &stats));
     }

@@ -235,8 +235,9 @@ static void shape_only_model(void) {
     REFUSED(w.ctx, DQT_E_STATE, "shape-only",
             dqt_llama_loss(plan, w.tape, batch_pairs(w.tokens, w.targets, 1, 1), &loss, NULL));
     REFUSED(w.ctx, DQT_E_STATE, "shape-only", dqt_llama_backward(plan, w.tape, 1));
-    REFUSED(w.ctx, DQT_E_STATE, "shape-only", dqt_llama_forward_blocks(plan, w.tape, 0, 1, batch_shape(1, 1), x));
-    REFUSED(w.ctx, DQT_E_STATE, "shape-only", dqt_llama_backward_blocks(plan, w.tape, 0, 1, x));
+    REFUSED(w.ctx, DQT_E_STATE, "shape-only",
+            dqt_llama_forward_blocks(plan, w.tape, batch_pairs(w.tokens, w.targets, 1, 1), x, &loss, NULL));
+    REFUSED(w.ctx, DQT_E_STATE, "shape-only", dqt_llama_backward_blocks(plan, w.tape, 1, x));
     REFUSED(w.ctx, DQT_E_STATE, "shape-only", dqt_llama_backward_update(plan, w.tape, w.fused, step_rate(1e-3f), NULL));
     REFUSED(w.ctx, DQT_E_STATE, "shape-only", dqt_llama_save(plan, NULL, "/nowhere/at/all", NULL));
     OK(w.ctx, dqt_layer_get_parameter(layers[1], 1, &p));

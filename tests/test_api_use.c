@@ -33,7 +33,8 @@ static void layer_passes(void) {
         REFUSED(ctx, DQT_E_SHAPE, "batch", dqt_llama_forward(w.model, w.tape, batch_tokens(w.tokens, b, l), NULL));
         REFUSED(ctx, DQT_E_SHAPE, "batch",
                 dqt_llama_loss(w.model, w.tape, batch_pairs(w.tokens, w.targets, b, l), &loss, NULL));
-        REFUSED(ctx, DQT_E_SHAPE, "batch", dqt_llama_forward_blocks(w.model, w.tape, 0, 2, batch_shape(b, l), x));
+        REFUSED(ctx, DQT_E_SHAPE, "batch",
+                dqt_llama_forward_blocks(w.model, w.tape, batch_pairs(w.tokens, w.targets, b, l), x, &loss, NULL));
     }
     REFUSED(NULL, DQT_E_ARGUMENT, "layer", dqt_embedding_forward(NULL, w.own_tape, batch_tokens(tokens, 1, 1), y));
     REFUSED(ctx, DQT_E_ARGUMENT, "tape", dqt_embedding_forward(w.embedding, NULL, batch_tokens(tokens, 1, 1), y));
@@ -179,23 +180,24 @@ static void llama_passes(void) {
     REFUSED(ctx, DQT_E_STATE, "loss", dqt_llama_backward(w.model, w.tape, 1));
     /* A loss whose layers were used for something else since cannot be gone back from. */
     OK(ctx, dqt_llama_loss(w.model, w.tape, batch_pairs(w.tokens, w.targets, BATCH, LENGTH), &loss, NULL));
-    OK(ctx, dqt_llama_forward_blocks(w.model, w.tape, 1, 1, batch_shape(1, 3), x));
+    OK(ctx, dqt_layer_forward(w.layers[2], w.tape, batch_shape(1, 3), x, x));
     REFUSED(ctx, DQT_E_STATE, "blocks.1", dqt_llama_backward(w.model, w.tape, 1));
+    REFUSED(ctx, DQT_E_STATE, "blocks.1", dqt_llama_backward_blocks(w.model, w.tape, 1, x));
 
-    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_forward_blocks(NULL, w.tape, 0, 1, batch_shape(1, 1), x));
-    REFUSED(ctx, DQT_E_ARGUMENT, "tape", dqt_llama_forward_blocks(w.model, NULL, 0, 1, batch_shape(1, 1), x));
-    REFUSED(ctx, DQT_E_ARGUMENT, "x is", dqt_llama_forward_blocks(w.model, w.tape, 0, 1, batch_shape(1, 1), NULL));
-    REFUSED(ctx, DQT_E_ARGUMENT, "blocks", dqt_llama_forward_blocks(w.model, w.tape, 1, 2, batch_shape(1, 1), x));
-    REFUSED(ctx, DQT_E_ARGUMENT, "blocks",
-            dqt_llama_forward_blocks(w.model, w.tape, SIZE_MAX, 2, batch_shape(1, 1), x));
-    REFUSED(ctx, DQT_E_STATE, "block 0", dqt_llama_forward_blocks(w.model, w.own_tape, 0, 1, batch_shape(1, 1), x));
-    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_backward_blocks(NULL, w.tape, 0, 1, x));
-    REFUSED(ctx, DQT_E_ARGUMENT, "tape", dqt_llama_backward_blocks(w.model, NULL, 0, 1, x));
-    REFUSED(ctx, DQT_E_ARGUMENT, "blocks", dqt_llama_backward_blocks(w.model, w.tape, 0, 3, x));
-    OK(ctx, dqt_llama_forward_blocks(w.model, w.tape, 0, 2, batch_shape(1, 3), x));
+    const dqt_batch *pair = batch_pairs(w.tokens, w.targets, 1, 3);
+    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_forward_blocks(NULL, w.tape, pair, x, &loss, NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "tape", dqt_llama_forward_blocks(w.model, NULL, pair, x, &loss, NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "batch", dqt_llama_forward_blocks(w.model, w.tape, NULL, x, &loss, NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "x is", dqt_llama_forward_blocks(w.model, w.tape, pair, NULL, &loss, NULL));
+    REFUSED(ctx, DQT_E_ARGUMENT, "loss", dqt_llama_forward_blocks(w.model, w.tape, pair, x, NULL, NULL));
+    REFUSED(ctx, DQT_E_STATE, "tape", dqt_llama_forward_blocks(w.model, w.own_tape, pair, x, &loss, NULL));
+    REFUSED(NULL, DQT_E_ARGUMENT, "model", dqt_llama_backward_blocks(NULL, w.tape, 1, x));
+    REFUSED(ctx, DQT_E_ARGUMENT, "tape", dqt_llama_backward_blocks(w.model, NULL, 1, x));
+    OK(ctx, dqt_llama_forward_blocks(w.model, w.tape, pair, x, &loss, NULL));
     CHECK(hash_world(&w) == after);
-    OK(ctx, dqt_llama_backward_blocks(w.model, w.tape, 0, 2, x));
-    REFUSED(ctx, DQT_E_STATE, "block 0", dqt_llama_backward_blocks(w.model, w.tape, 0, 2, x));
+    REFUSED(ctx, DQT_E_NUMERIC, "loss_scale", dqt_llama_backward_blocks(w.model, w.tape, NAN, x));
+    OK(ctx, dqt_llama_backward_blocks(w.model, w.tape, 1, x));
+    REFUSED(ctx, DQT_E_STATE, "no loss", dqt_llama_backward_blocks(w.model, w.tape, 1, x));
     end(&w);
 }
 
@@ -439,8 +441,6 @@ static void sentences_give_values_and_limits(void) {
          dqt_head_loss(w.head, w.own_tape, batch_targets(&token, 1, 1), x, &loss, NULL));
     SAYS(DQT_E_SHAPE, "batch 3 x length 4; this tape takes 1 to 2 x 1 to 6",
          dqt_layer_forward(w.linear, w.own_tape, batch_shape(3, 4), x, y));
-    SAYS(DQT_E_ARGUMENT, "blocks 1 to 1 + 2 are not all within 2",
-         dqt_llama_forward_blocks(w.model, w.tape, 1, 2, batch_shape(1, 1), x));
     SAYS(DQT_E_ARGUMENT, "learning_rate is -0.5; it must not be negative",
          dqt_updater_step(w.updater, w.tape, step_rate(-0.5f), NULL));
     SAYS(DQT_E_NUMERIC, "learning_rate[0] is inf", dqt_updater_step(w.updater, w.tape, step_rate(INFINITY), NULL));

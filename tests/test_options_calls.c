@@ -86,8 +86,8 @@ static dqt_status use_loss(const void *o) {
     return dqt_llama_loss(model, model_tape, o, &loss, NULL);
 }
 static dqt_status use_blocks(const void *o) {
-    float x[32] = {0};
-    return dqt_llama_forward_blocks(model, model_tape, 0, 1, o, x);
+    float x[32] = {0}, loss;
+    return dqt_llama_forward_blocks(model, model_tape, o, x, &loss, NULL);
 }
 static dqt_status use_step(const void *o) {
     return dqt_updater_step(updater, tape, o, NULL);
@@ -136,7 +136,7 @@ static const struct options_case cases[] = {
     BATCH(use_head_logits, length),
     BATCH(use_forward, tokens),
     BATCH(use_loss, targets),
-    BATCH(use_blocks, length),
+    BATCH(use_blocks, targets),
     {"dqt_step_options", sizeof(dqt_step_options), init_step, use_step, 4, 0, true, false},
     {"dqt_step_options", sizeof(dqt_step_options), init_step, use_update, 4, 0, true, false},
     {"dqt_step_options", sizeof(dqt_step_options), init_step, use_fused, 4, 0, true, false},

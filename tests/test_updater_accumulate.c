@@ -26,7 +26,7 @@ static struct one open_one(dqt_context *ctx, int format, int8_t code, int8_t sum
     struct one w = {.t = make_tensor(ctx, ROWS, COLS, format, false, 1)};
     set_code(w.t, code);
     w.t->scales[0] = 1.0f;
-    const struct update_target target = {"w", DQT_CLASS_LINEAR, w.t};
+    const struct update_target target = {"w", DQT_CLASS_LINEAR, w.t, 0, 0};
     w.u = make_updater(ctx, &target, 1, &o);
     w.sums = state_piece(w.u, "0.accumulator").data;
     memset(w.sums, sum, COUNT);
@@ -210,7 +210,7 @@ static void scale_zero_stays(void) {
     for (size_t k = 0; k < t->num_scales; k += 2)
         t->half_scales[k] = k % 4 ? 0x8000 : 0;
     const dqt_updater_options o = plain_options(DQT_OPTIMIZER_ADAMW, DQT_ROUND_ACCUMULATE, 0.6f);
-    const struct update_target target = {"w", DQT_CLASS_LINEAR, t};
+    const struct update_target target = {"w", DQT_CLASS_LINEAR, t, 0, 0};
     dqt_updater *u = make_updater(ctx, &target, 1, &o);
     int8_t *sums = state_piece(u, "0.accumulator").data, *before = codes_of(t), *kept = malloc(ROWS * GROUPED);
     if (!kept) abort();
@@ -282,7 +282,8 @@ static void momentum_state_does_not_matter(void) {
             o.momentum_state = state;
             dqt_tensor *t[2] = {make_tensor(ctx, ROWS, COLS, DQT_FORMAT_TERNARY, true, 1),
                                 make_tensor(ctx, ROWS, COLS, DQT_FORMAT_BF16, false, 1)};
-            const struct update_target targets[2] = {{"code", DQT_CLASS_MLP, t[0]}, {"number", DQT_CLASS_HEAD, t[1]}};
+            const struct update_target targets[2] = {{"code", DQT_CLASS_MLP, t[0], 0, 0},
+                                                     {"number", DQT_CLASS_HEAD, t[1], 0, 0}};
             dqt_updater *u = make_updater(ctx, targets, 2, &o);
             CHECK(!state_piece(u, "0.m").data && state_piece(u, "0.accumulator").data &&
                   state_piece(u, "0.scale_m").data);
@@ -310,7 +311,7 @@ static void rules_are_kept(void) {
     for (int i = 0; i < 3; i++)
         t[i] = make_tensor(ctx, 4, 8, i < 2 ? DQT_FORMAT_TERNARY : DQT_FORMAT_BF16, false, 1);
     const struct update_target targets[3] = {
-        {"a", DQT_CLASS_MLP, t[0]}, {"b", DQT_CLASS_MLP, t[1]}, {"number", DQT_CLASS_HEAD, t[2]}};
+        {"a", DQT_CLASS_MLP, t[0], 0, 0}, {"b", DQT_CLASS_MLP, t[1], 0, 0}, {"number", DQT_CLASS_HEAD, t[2], 0, 0}};
     const dqt_group_options first = {.struct_size = sizeof first, .pattern = "a", .rounding = DQT_ROUND_ACCUMULATE};
     dqt_updater_options o = plain_options(DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_ECO_STOCHASTIC, 0.6f);
     o.groups = &first;

@@ -27,8 +27,8 @@ static struct world begin(dqt_context *ctx, int storage, bool trained_scales, co
     struct world w;
     w.tensors[0] = make_tensor(ctx, ROWS, COLS, storage, trained_scales, 3);
     w.tensors[1] = make_tensor(ctx, 1, GAIN, DQT_FORMAT_F32, false, 4);
-    const struct update_target targets[TENSORS] = {{"matrix", DQT_CLASS_MLP, w.tensors[0]},
-                                                   {"gain", DQT_CLASS_NORM, w.tensors[1]}};
+    const struct update_target targets[TENSORS] = {{"matrix", DQT_CLASS_MLP, w.tensors[0], 0, 0},
+                                                   {"gain", DQT_CLASS_NORM, w.tensors[1], 0, 0}};
     w.u = make_updater(ctx, targets, TENSORS, o);
     for (int i = 0; i < TENSORS; i++) {
         w.gradients[i] = calloc(w.tensors[i]->rows * w.tensors[i]->cols, sizeof(float));

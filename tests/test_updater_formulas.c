@@ -97,7 +97,7 @@ static void float_weights(void) {
             r.rows = rows;
             r.cols = cols;
             dqt_tensor *t = make_tensor(ctx, rows, cols, DQT_FORMAT_F32, false, 5);
-            const struct update_target target = {"w", DQT_CLASS_LINEAR, t};
+            const struct update_target target = {"w", DQT_CLASS_LINEAR, t, 0, 0};
             dqt_updater *u = make_updater(ctx, &target, 1, &r.o);
             for (size_t i = 0; i < n; i++)
                 r.w[i] = (double)((float *)(void *)t->data)[i];
@@ -144,7 +144,7 @@ static void integer_weights(void) {
                 r.rows = ROWS;
                 r.cols = COLS;
                 dqt_tensor *t = make_tensor(ctx, ROWS, COLS, formats[format], trained, 6);
-                const struct update_target target = {"w", DQT_CLASS_LINEAR, t};
+                const struct update_target target = {"w", DQT_CLASS_LINEAR, t, 0, 0};
                 dqt_updater *u = make_updater(ctx, &target, 1, &r.o);
                 const double low = format_min(t->storage), high = format_max(t->storage),
                              lr = optimizer == 1 ? 0.02 : 0.01;
@@ -245,7 +245,7 @@ static void check_accumulated(dqt_context *ctx, struct reference *r, int format,
     r->rows = ROWS;
     r->cols = COLS;
     dqt_tensor *t = make_tensor(ctx, ROWS, COLS, format, trained, 6);
-    const struct update_target target = {"w", DQT_CLASS_LINEAR, t};
+    const struct update_target target = {"w", DQT_CLASS_LINEAR, t, 0, 0};
     dqt_updater *u = make_updater(ctx, &target, 1, &o);
     CHECK(!state_piece(u, "0.m").data && state_piece(u, "0.accumulator").count == COUNT);
     const int8_t *kept = state_piece(u, "0.accumulator").data;
@@ -327,7 +327,7 @@ static void zero_rate_moves_nothing(void) {
         dqt_tensor *t = make_tensor(ctx, ROWS, COLS, format, false, 8);
         if (format == DQT_FORMAT_INT8) set_code(t, 127);
         const dqt_updater_options o = plain_options(DQT_OPTIMIZER_ADAMW, rounding, 0.9f);
-        const struct update_target target = {"w", DQT_CLASS_LINEAR, t};
+        const struct update_target target = {"w", DQT_CLASS_LINEAR, t, 0, 0};
         dqt_updater *u = make_updater(ctx, &target, 1, &o);
         const struct gradient gradient = gradient_around(g, t), *list = &gradient;
         const uint64_t before = hash_tensor(1, t);
@@ -362,7 +362,7 @@ static void clip_modes(void) {
             o.clip_norm = 0.5f;
             dqt_tensor *t[2] = {make_tensor(ctx, 1, N, DQT_FORMAT_F32, false, 1),
                                 make_tensor(ctx, 1, N, DQT_FORMAT_F32, false, 2)};
-            const struct update_target targets[2] = {{"a", 1, t[0]}, {"b", 1, t[1]}};
+            const struct update_target targets[2] = {{"a", 1, t[0], 0, 0}, {"b", 1, t[1], 0, 0}};
             dqt_updater *u = make_updater(ctx, targets, 2, &o);
             double previous[3] = {0, 0, 0};
             for (int step = 1; step <= 3; step++) {
@@ -418,7 +418,7 @@ static void gradient_formats(void) {
             gradient_read_rows(&low, 0, ROWS, decoded);
             for (int i = 0; i < 2; i++) {
                 dqt_tensor *t = make_tensor(ctx, ROWS, COLS, DQT_FORMAT_TERNARY, false, 3);
-                const struct update_target target = {"w", DQT_CLASS_LINEAR, t};
+                const struct update_target target = {"w", DQT_CLASS_LINEAR, t, 0, 0};
                 dqt_updater *u = make_updater(ctx, &target, 1, &o);
                 const struct gradient full = gradient_around(decoded, t), *list = i ? &full : &low;
                 for (int step = 0; step < 3; step++)
@@ -448,7 +448,7 @@ static void statistics_of_weights_alone(void) {
             dqt_tensor *t = make_tensor(ctx, 2, cols, DQT_FORMAT_INT8, false, 3);
             memset(codes, 100, sizeof codes);
             OK(ctx, dqt_tensor_set_codes(t, 0, 2, codes));
-            const struct update_target target = {"w", DQT_CLASS_LINEAR, t};
+            const struct update_target target = {"w", DQT_CLASS_LINEAR, t, 0, 0};
             dqt_updater *u = make_updater(ctx, &target, 1, &o);
             const struct gradient gradient = gradient_around(zeros, t), *list = &gradient;
             dqt_step_stats stats = {.struct_size = sizeof stats};

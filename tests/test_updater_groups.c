@@ -83,7 +83,7 @@ static void groups_are_rows(void) {
             for (size_t r = 0; r < b->rows; r++)
                 tensor_pack_codes(b, r, codes + r * group);
             free(codes);
-            const struct update_target ta = {"w", DQT_CLASS_LINEAR, a}, tb = {"w", DQT_CLASS_LINEAR, b};
+            const struct update_target ta = {"w", DQT_CLASS_LINEAR, a, 0, 0}, tb = {"w", DQT_CLASS_LINEAR, b, 0, 0};
             dqt_updater *ua = make_updater(ctx, &ta, 1, &o), *ub = make_updater(ctx, &tb, 1, &o);
             for (uint64_t step = 0; step < STEPS; step++) {
                 random_fill(g, COUNT, 0.3f, step + 1);
@@ -121,7 +121,7 @@ static void groups_of_zero_stay(void) {
             dqt_tensor *b = make_grouped(ctx, ROWS, COLS, format, DQT_AXIS_GROUP, 64, false);
             for (size_t k = 0; k < a->num_scales; k += 2)
                 a->half_scales[k] = b->half_scales[k] = k % 4 ? 0x8000 : 0;
-            const struct update_target ta = {"w", DQT_CLASS_LINEAR, a}, tb = {"w", DQT_CLASS_LINEAR, b};
+            const struct update_target ta = {"w", DQT_CLASS_LINEAR, a, 0, 0}, tb = {"w", DQT_CLASS_LINEAR, b, 0, 0};
             dqt_updater *ua = make_updater(ctx, &ta, 1, &o), *ub = make_updater(ctx, &tb, 1, &plain);
             int8_t *before = codes_of(a);
             for (uint64_t step = 0; step < STEPS; step++) {
@@ -162,7 +162,7 @@ static uint64_t outcome(dqt_context *ctx, int format, int32_t group, int v, int 
     o.weight_decay = 0.1f;
     o.lagged = 1;
     dqt_tensor *t = make_grouped(ctx, ROWS, COLS, format, DQT_AXIS_GROUP, group, v % 2);
-    const struct update_target target = {"w", DQT_CLASS_LINEAR, t};
+    const struct update_target target = {"w", DQT_CLASS_LINEAR, t, 0, 0};
     dqt_updater *u = make_updater(ctx, &target, 1, &o);
     for (uint64_t step = 0; step < STEPS; step++) {
         random_fill(g, COUNT, 0.3f, step + 1);
@@ -231,7 +231,7 @@ static void parts_make_a_whole(void) {
             dqt_updater *u[3];
             for (int k = 0; k < 3; k++) {
                 t[k] = make_grouped(ctx, ROWS, COLS, DQT_FORMAT_INT4, DQT_AXIS_GROUP, 32, trained);
-                const struct update_target target = {"w", DQT_CLASS_LINEAR, t[k]};
+                const struct update_target target = {"w", DQT_CLASS_LINEAR, t[k], 0, 0};
                 o.part = k == 2;
                 o.num_parts = k ? 2 : 0;
                 u[k] = make_updater(ctx, &target, 1, &o);
@@ -277,7 +277,7 @@ static void all_stays_finite(void) {
                 dqt_tensor *t = make_grouped(ctx, ROWS, COLS, DQT_FORMAT_INT4, DQT_AXIS_GROUP, 32, false);
                 for (size_t k = 0; k < t->num_scales; k++)
                     t->half_scales[k] = scales[k % 8];
-                const struct update_target target = {"w", DQT_CLASS_LINEAR, t};
+                const struct update_target target = {"w", DQT_CLASS_LINEAR, t, 0, 0};
                 dqt_updater *u = make_updater(ctx, &target, 1, &o);
                 for (uint64_t step = 0; step < STEPS; step++) {
                     random_fill(g, COUNT, step ? 1e30f : 1e-30f, step + 1);
@@ -302,7 +302,7 @@ static void memory_is_as_planned(void) {
     for (size_t i = 0; i < GROUPS; i++)
         for (int trained = 0; trained < 2; trained++) {
             dqt_tensor *t = make_grouped(ctx, 640, 256, DQT_FORMAT_INT4, DQT_AXIS_GROUP, group_sizes[i], trained != 0);
-            const struct update_target target = {"w", DQT_CLASS_LINEAR, t};
+            const struct update_target target = {"w", DQT_CLASS_LINEAR, t, 0, 0};
             const dqt_updater_options o = plain_options(DQT_OPTIMIZER_ADAMW, DQT_ROUND_STOCHASTIC, 0.9f);
             dqt_updater_memory_info m = {.struct_size = sizeof m};
             OK(ctx, updater_memory(ctx, &target, 1, &o, &m));

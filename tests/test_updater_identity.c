@@ -65,8 +65,8 @@ static struct training begin(dqt_context *ctx, const struct combination *c, cons
     t.tensors[0] =
         make_tensor(ctx, ROWS, COLS, c->storage, number_is_code(c->storage) && c->state != DQT_STATE_BF16, 3);
     t.tensors[1] = make_tensor(ctx, 1, GAIN, DQT_FORMAT_F32, false, 4);
-    const struct update_target targets[2] = {{"matrix", DQT_CLASS_LINEAR, t.tensors[0]},
-                                             {"gain", DQT_CLASS_NORM, t.tensors[1]}};
+    const struct update_target targets[2] = {{"matrix", DQT_CLASS_LINEAR, t.tensors[0], 0, 0},
+                                             {"gain", DQT_CLASS_NORM, t.tensors[1], 0, 0}};
     t.u = make_updater(ctx, targets, 2, o);
     return t;
 }
@@ -284,7 +284,7 @@ static void memory_is_as_planned(void) {
             if (!combination_of(i, &c)) continue;
             const dqt_updater_options o = options_of(&c, DQT_CLIP_GLOBAL_NORM, false);
             dqt_tensor *t = make_tensor(ctx, 640, 256, c.storage, number_is_code(c.storage), 3);
-            const struct update_target target = {"matrix", DQT_CLASS_LINEAR, t};
+            const struct update_target target = {"matrix", DQT_CLASS_LINEAR, t, 0, 0};
             dqt_updater_memory_info m = {.struct_size = sizeof m};
             OK(ctx, updater_memory(ctx, &target, 1, &o, &m));
             const size_t before = dqt_context_allocated(ctx);
@@ -467,7 +467,8 @@ static void properties_decide(void) {
     dqt_context *ctx = threads_context(1, DQT_THREADING_SERIAL, NULL);
     dqt_tensor *t[2] = {make_tensor(ctx, 4, 8, DQT_FORMAT_TERNARY, false, 1),
                         make_tensor(ctx, 4, 8, DQT_FORMAT_BF16, false, 1)};
-    const struct update_target code = {"code", DQT_CLASS_MLP, t[0]}, number = {"number", DQT_CLASS_MLP, t[1]};
+    const struct update_target code = {"code", DQT_CLASS_MLP, t[0], 0, 0},
+                               number = {"number", DQT_CLASS_MLP, t[1], 0, 0};
     struct optimizer o = *optimizer_of(DQT_OPTIMIZER_SGD);
     for (int32_t rounding = DQT_ROUND_STOCHASTIC; rounding <= DQT_ROUND_ECO_NEAREST; rounding++) {
         const dqt_status eco = rounding_of(rounding)->eco ? DQT_E_UNSUPPORTED : DQT_OK;
@@ -495,8 +496,9 @@ static void groups_act(void) {
     dqt_tensor *t[3];
     for (int i = 0; i < 3; i++)
         t[i] = make_tensor(ctx, 2, N / 2, DQT_FORMAT_F32, false, 7);
-    const struct update_target targets[3] = {
-        {"blocks.0.a", DQT_CLASS_MLP, t[0]}, {"blocks.1.a", DQT_CLASS_MLP, t[1]}, {"head", DQT_CLASS_HEAD, t[2]}};
+    const struct update_target targets[3] = {{"blocks.0.a", DQT_CLASS_MLP, t[0], 0, 0},
+                                             {"blocks.1.a", DQT_CLASS_MLP, t[1], 0, 0},
+                                             {"head", DQT_CLASS_HEAD, t[2], 0, 0}};
     const dqt_updater_options o = plain_options(DQT_OPTIMIZER_SGD, DQT_ROUND_STOCHASTIC, 0.9f);
     dqt_updater *u = make_updater(ctx, targets, 3, &o);
     size_t matched = 0;

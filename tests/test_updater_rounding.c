@@ -11,7 +11,7 @@ static double *moved_with(dqt_context *ctx, int format, int rounding, float nois
     t->scales[0] = 0.5f;
     dqt_updater_options o = plain_options(DQT_OPTIMIZER_SGD, rounding, 0.0f);
     o.rounding_noise = noise;
-    const struct update_target target = {"w", 1, t};
+    const struct update_target target = {"w", 1, t, 0, 0};
     dqt_updater *u = make_updater(ctx, &target, 1, &o);
     updater_set_step_count(u, first_step);
     float *g = malloc(rows * cols * sizeof *g);
@@ -99,7 +99,7 @@ static void moves_are_words_of_philox(void) {
             t->scales[0] = 1.0f;
             dqt_updater_options o = plain_options(DQT_OPTIMIZER_SGD, DQT_ROUND_STOCHASTIC, 0.0f);
             o.seed = seeds[k];
-            const struct update_target target = {"w", DQT_CLASS_LINEAR, t};
+            const struct update_target target = {"w", DQT_CLASS_LINEAR, t, 0, 0};
             dqt_updater *u = make_updater(ctx, &target, 1, &o);
             updater_set_step_count(u, step);
             const struct gradient gradient = gradient_around(g, t), *list = &gradient;
@@ -152,7 +152,7 @@ static void nearest_loses_small_steps(void) {
         set_code(t, 0);
         t->scales[0] = 1.0f;
         const dqt_updater_options o = plain_options(DQT_OPTIMIZER_SGD, rounding, 0.0f);
-        const struct update_target target = {"w", 1, t};
+        const struct update_target target = {"w", 1, t, 0, 0};
         dqt_updater *u = make_updater(ctx, &target, 1, &o);
         static float g[N];
         for (size_t i = 0; i < N; i++)
@@ -193,7 +193,7 @@ static void eco_conserves(void) {
             dqt_updater_options o = plain_options(optimizer, rounding, (float)b1);
             o.beta2 = 0.0f; /* v = g^2, the same in every step */
             o.eps = 1e-30f;
-            const struct update_target target = {"w", 1, t};
+            const struct update_target target = {"w", 1, t, 0, 0};
             dqt_updater *u = make_updater(ctx, &target, 1, &o);
             updater_set_step_count(u, 1000); /* 1 - beta1^t is 1 */
             static float g[N];
@@ -250,7 +250,7 @@ static struct states first_step(dqt_context *ctx, int optimizer, int state, uint
     o.momentum_state = o.variance_state = state;
     o.seed = seed;
     s.t = make_tensor(ctx, rows, cols, DQT_FORMAT_TERNARY, false, 1);
-    const struct update_target target = {"w", 1, s.t};
+    const struct update_target target = {"w", 1, s.t, 0, 0};
     s.u = make_updater(ctx, &target, 1, &o);
     const struct gradient gradient = gradient_around(g, s.t), *list = &gradient;
     OK(ctx, updater_step(s.u, &list, 0.0f, NULL));
@@ -348,7 +348,7 @@ static void small_int8_momentum_moves_as_it_should(void) {
         dqt_tensor *t = make_tensor(ctx, ROWS, COLS, DQT_FORMAT_F32, false, 1);
         float *w = (float *)(void *)t->data;
         memset(w, 0, N * sizeof *w);
-        const struct update_target target = {"w", DQT_CLASS_LINEAR, t};
+        const struct update_target target = {"w", DQT_CLASS_LINEAR, t, 0, 0};
         dqt_updater *u = make_updater(ctx, &target, 1, &o);
         for (size_t i = 0; i < N; i++)
             g[i] = i % COLS ? powf(10.0f, (float)-power) : 1.0f;
@@ -387,7 +387,7 @@ static double eco_lag(dqt_context *ctx, int state, double spread) {
     dqt_tensor *t = make_tensor(ctx, ROWS, COLS, DQT_FORMAT_INT8, false, 1);
     set_code(t, 0);
     t->scales[0] = 1.0f;
-    const struct update_target target = {"w", DQT_CLASS_LINEAR, t};
+    const struct update_target target = {"w", DQT_CLASS_LINEAR, t, 0, 0};
     dqt_updater *u = make_updater(ctx, &target, 1, &o);
     memset(m, 0, sizeof m);
     memset(w, 0, sizeof w);
@@ -493,7 +493,7 @@ static void low_states_follow_f32(void) {
         dqt_updater_options o = plain_options(DQT_OPTIMIZER_ADAMW, DQT_ROUND_STOCHASTIC, 0.9f);
         o.momentum_state = o.variance_state = state;
         dqt_tensor *t = make_tensor(ctx, ROWS, COLS, DQT_FORMAT_F32, false, 1);
-        const struct update_target target = {"w", 1, t};
+        const struct update_target target = {"w", 1, t, 0, 0};
         dqt_updater *u = make_updater(ctx, &target, 1, &o);
         for (uint64_t step = 1; step <= 100; step++) {
             random_fill(g, N, 1.0f, step);

@@ -813,8 +813,8 @@ class Updater : public Object<dqt_updater, dqt_updater_destroy> {
         return step(tape, step_options(learning_rate, gradient_scale));
     }
     // The same of an updater of one part: exchange(data, offsets) gathers all parts' bytes into data, of which part k's
-    // are those from offsets[k] to offsets[k + 1]; offsets has num_parts + 1 numbers. Where it throws the step stays
-    // open.
+    // are those from offsets[k] to offsets[k + 1]; offsets has num_parts + 1 numbers, of a partial model, whose own part
+    // is number 1 of 3, 4. Where it throws the step stays open.
     template <class Exchange>
     dqt_step_stats step_part(Tape &tape, const dqt_step_options &o, const Exchange &exchange) {
         auto stats = DQT_INIT(dqt_step_stats);

@@ -539,13 +539,13 @@ class Updater(Object):
         return self._get('updater_step', tape.raw, C.byref(o), kind=step_stats)
 
     def step_part(self, tape, learning_rate, exchange, **values):
-        """The same of an updater of one part: exchange(data, offsets) is called until there is nothing more to exchange, with
-        a writable memoryview of bytes, of which those from offsets[k] on are part k's, and gathers all parts' into it."""
+        """The same of an updater of one part, or of a partial model: exchange(data, offsets) is called until there is nothing
+        more to exchange, with a writable memoryview of bytes, of which those from offsets[k] on are part k's (of a partial
+        model the middle one of three is its own), and gathers all parts' into it."""
         o, sums, stats = sized(step_options, learning_rate=learning_rate, **values), sized(step_sums), sized(step_stats)
-        parts = max(self.options.num_parts, 1)
         self._call('updater_begin_step', tape.raw, C.byref(o), C.byref(sums))
         while sums.data:
-            offsets = list(C.cast(sums.offsets, C.POINTER(C.c_size_t))[:parts + 1])
+            offsets = list(C.cast(sums.offsets, C.POINTER(C.c_size_t))[:sums.num_parts + 1])
             exchange(memoryview((C.c_ubyte * offsets[-1]).from_address(sums.data)).cast('B'), offsets)
             self._call('updater_continue_step', tape.raw, C.byref(sums), C.byref(stats))
         return stats

@@ -106,7 +106,7 @@ llama_config = _struct('llama_config', '''i: mlp; z: vocab_size hidden_size inte
     num_kv_heads; f: norm_eps rope_theta init_std linear_init_std; i: no_sub_norms tie_embeddings activation head_activation
     shape_only reserved; tensor_options: linear embedding head; q: seed; tensor_override*num_overrides: overrides;
     z: num_overrides head_dim; i: attention_bias qk_norm rope_scaling; f: rope_factor rope_low_freq_factor
-    rope_high_freq_factor; z: rope_original_context''')
+    rope_high_freq_factor; z: rope_original_context first_block num_blocks''')
 llama_memory_info = _struct('llama_memory_info', '''u: reserved; z: total linear_bytes embedding_bytes head_bytes other_bytes
     linear_weights embedding_weights head_weights norm_weights''')
 group_options = _struct('group_options', '''i: parameter_class; s: pattern; i: optimizer rounding; f: lr_factor weight_decay
@@ -117,7 +117,7 @@ updater_options = _struct('updater_options', '''i: optimizer rounding momentum_s
 updater_memory_info = _struct('updater_memory_info', 'u: reserved; z: total momentum variance scales workspace other')
 parameter_rule = _struct('parameter_rule', 'i: optimizer rounding frozen; f: lr_factor weight_decay beta1 rounding_noise')
 step_options = _struct('step_options', 'f: learning_rate gradient_scale; i: reserved')
-step_sums = _struct('step_sums', 'u: reserved; p: data offsets')
+step_sums = _struct('step_sums', 'u: num_parts; p: data offsets')
 step_stats = _struct('step_stats', 'u: reserved; d: gradient_norm update_rms; q: flipped saturated quantized step')
 preset_options = _struct('preset_options', 'i: purpose format; f: bytes_per_weight')
 preset = _struct('preset', 'f: learning_rate warmup_fraction final_fraction bytes_per_weight; i: reserved; s: name')
@@ -174,7 +174,7 @@ i llama_export_safetensors psp; i llama_write_safetensors pppp; i import_options
 i llama_import_safetensors psp; i open_options_init pz; i llama_open pspp; i llama_export_folder psp'''.split(';')
 INITS = {f.split()[1] for f in FUNCTIONS if f.split()[1].endswith('_init')}
 # What DQT_EXPERIMENTAL shows: a library may lack it.
-EXPERIMENTAL = 'i llama_forward_blocks ppzzpp; i llama_backward_blocks ppzzp'.split(';')
+EXPERIMENTAL = 'i llama_forward_blocks pppppp; i llama_backward_blocks ppfp'.split(';')
 
 
 def _find():

@@ -7,12 +7,6 @@
 #include "io/gguf.h"
 #include "io/safetensors.h"
 
-static dqt_status check_model(const dqt_llama *model) {
-    TRY(check_object(model, "model"));
-    if (model->config.shape_only) return fail(model->ctx, DQT_E_STATE, "the model is shape-only: it has no weights");
-    return DQT_OK;
-}
-
 /* Layers of one context, and an updater (or none) of exactly their parameters, in order. */
 static dqt_status check_layers(dqt_layer *const *layers, size_t num_layers, const dqt_updater *updater) {
     TRY(check_idle(updater));
@@ -92,6 +86,7 @@ static dqt_status save_stream(struct save *s, dqt_write_fn write, void *user_dat
 
 static dqt_status prepare_model(const dqt_llama *model, const dqt_updater *updater, const dqt_save_options *options,
                                 struct save *s) {
+    TRY(check_whole_model(model));
     TRY(check_model(model));
     TRY(prepare_save(model->layers, model->num_layers, updater, options, s));
     s->from.model = model;
@@ -279,6 +274,7 @@ static dqt_status gguf_to(void *arg, dqt_write_fn write, void *user_data) {
 
 dqt_status dqt_llama_export_gguf(const dqt_llama *model, const char *path, const dqt_gguf_options *options) {
     FPENV_DEFAULT();
+    TRY(check_whole_model(model));
     TRY(check_model(model));
     TRY(check_pointer(model->ctx, path, "path"));
     struct gguf_export e = {model, gguf_defaults};
@@ -289,6 +285,7 @@ dqt_status dqt_llama_export_gguf(const dqt_llama *model, const char *path, const
 dqt_status dqt_llama_write_gguf(const dqt_llama *model, dqt_write_fn write, void *user_data,
                                 const dqt_gguf_options *options) {
     FPENV_DEFAULT();
+    TRY(check_whole_model(model));
     TRY(check_model(model));
     if (!write) return fail(model->ctx, DQT_E_ARGUMENT, "write is NULL");
     struct gguf_export e = {model, gguf_defaults};
@@ -330,6 +327,7 @@ static dqt_status prepare_safetensors(const dqt_llama *model, const dqt_safetens
 dqt_status dqt_llama_export_safetensors(const dqt_llama *model, const char *path,
                                         const dqt_safetensors_options *options) {
     FPENV_DEFAULT();
+    TRY(check_whole_model(model));
     TRY(check_model(model));
     TRY(check_pointer(model->ctx, path, "path"));
     struct safetensors_export e;
@@ -340,6 +338,7 @@ dqt_status dqt_llama_export_safetensors(const dqt_llama *model, const char *path
 dqt_status dqt_llama_write_safetensors(const dqt_llama *model, dqt_write_fn write, void *user_data,
                                        const dqt_safetensors_options *options) {
     FPENV_DEFAULT();
+    TRY(check_whole_model(model));
     TRY(check_model(model));
     if (!write) return fail(model->ctx, DQT_E_ARGUMENT, "write is NULL");
     struct safetensors_export e;
@@ -368,6 +367,7 @@ static dqt_status export_to_folder(struct safetensors_export *e, const char *fol
 
 dqt_status dqt_llama_export_folder(const dqt_llama *model, const char *folder, const dqt_safetensors_options *options) {
     FPENV_DEFAULT();
+    TRY(check_whole_model(model));
     TRY(check_model(model));
     TRY(check_pointer(model->ctx, folder, "folder"));
     struct safetensors_export e;
@@ -393,6 +393,7 @@ dqt_status dqt_import_options_init(dqt_import_options *options, size_t struct_si
 
 dqt_status dqt_llama_import_safetensors(dqt_llama *model, const char *path, const dqt_import_options *options) {
     FPENV_DEFAULT();
+    TRY(check_whole_model(model));
     TRY(check_model(model));
     TRY(check_pointer(model->ctx, path, "path"));
     dqt_import_options o = import_defaults;

@@ -77,6 +77,7 @@ dqt_status dqt_llama_get_config(const dqt_llama *model, dqt_llama_config *config
     TRY(check_object(model, "model"));
     dqt_llama_config c = model->config;
     c.head_dim = llama_head_dim(model);
+    c.num_blocks = llama_num_blocks(&model->config);
     return options_return(model->ctx, config, &c, sizeof c, "dqt_llama_config");
 }
 
@@ -92,7 +93,7 @@ dqt_status dqt_llama_get_layers(const dqt_llama *model, dqt_layer *const **layer
 static dqt_status check_pair(const dqt_llama *model, const dqt_tape *tape) {
     TRY(check_object(model, "model"));
     TRY(check_pointer(model->ctx, tape, "tape"));
-    if (model->config.shape_only) return fail(model->ctx, DQT_E_STATE, "the model is shape-only: it has no weights");
+    TRY(check_model(model));
     if (!llama_owns_tape(model, tape))
         return fail(model->ctx, DQT_E_STATE, "the tape was not made of exactly this model's layers");
     return DQT_OK;
@@ -100,8 +101,9 @@ static dqt_status check_pair(const dqt_llama *model, const dqt_tape *tape) {
 
 static dqt_status check_input(const dqt_llama *model, const dqt_tape *tape, const dqt_batch *batch, dqt_batch *b) {
     TRY(check_pair(model, tape));
-    TRY(check_not_deferred(tape, llama_head_slot(tape)));
+    if (llama_has_head(&model->config)) TRY(check_not_deferred(tape, llama_head_slot(tape)));
     TRY(read_batch(tape, batch, b));
+    if (!llama_has_embedding(&model->config)) return DQT_OK;
     TRY(check_pointer(model->ctx, b->tokens, "tokens"));
     return check_tokens(model->ctx, b->tokens, b->batch * b->length, 0, model->config.vocab_size, "tokens");
 }
@@ -117,8 +119,9 @@ static dqt_status finish(dqt_tape *tape) {
 dqt_status dqt_llama_forward(const dqt_llama *model, dqt_tape *tape, const dqt_batch *batch, float *logits) {
     FPENV_DEFAULT();
     dqt_batch b;
+    TRY(check_whole_model(model));
     TRY(check_input(model, tape, batch, &b));
-    if (llama_forward_stream(tape, &b)) {
+    if (llama_forward_stream(tape, &b, tape->stream)) {
         head_logits(tape, llama_head_slot(tape), b.batch, b.length, tape->stream, logits);
         const size_t count = logits ? b.batch * b.length * model->config.vocab_size : 0;
         const dqt_status status = check_finite(model->ctx, logits, count, "logits");
@@ -127,26 +130,45 @@ dqt_status dqt_llama_forward(const dqt_llama *model, dqt_tape *tape, const dqt_b
     return finish(tape);
 }
 
+/* As far as the model has blocks; x: see llama_forward_stream. */
+static dqt_status forward_loss(const dqt_llama *model, dqt_tape *tape, dqt_batch *b, float *x, float *loss,
+                               float *token_losses) {
+    const bool head = llama_has_head(&model->config);
+    if (head) {
+        TRY(check_pointer(model->ctx, loss, "loss"));
+        TRY(read_targets(model->ctx, b, model->config.vocab_size));
+    }
+    if (llama_forward_stream(tape, b, x) && head) head_loss(tape, llama_head_slot(tape), b, x, loss, token_losses);
+    return finish(tape);
+}
+
 dqt_status dqt_llama_loss(const dqt_llama *model, dqt_tape *tape, const dqt_batch *batch, float *loss,
                           float *token_losses) {
     FPENV_DEFAULT();
     dqt_batch b;
+    TRY(check_whole_model(model));
     TRY(check_input(model, tape, batch, &b));
-    TRY(check_pointer(model->ctx, loss, "loss"));
-    TRY(read_targets(model->ctx, &b, model->config.vocab_size));
-    if (llama_forward_stream(tape, &b)) head_loss(tape, llama_head_slot(tape), &b, tape->stream, loss, token_losses);
-    return finish(tape);
+    return forward_loss(model, tape, &b, tape->stream, loss, token_losses);
+}
+
+dqt_status dqt_llama_forward_blocks(const dqt_llama *model, dqt_tape *tape, const dqt_batch *batch, float *x,
+                                    float *loss, float *token_losses) {
+    FPENV_DEFAULT();
+    dqt_batch b;
+    TRY(check_input(model, tape, batch, &b));
+    TRY(check_pointer(model->ctx, x, "x"));
+    return forward_loss(model, tape, &b, x, loss, token_losses);
 }
 
 /* loss: the latest forward must have made one. */
 static dqt_status check_backward(const dqt_llama *model, const dqt_tape *tape, bool loss) {
     TRY(check_pair(model, tape));
     if (tape->options.inference) return fail(model->ctx, DQT_E_STATE, "this tape was made for inference");
-    const struct slot *head = llama_head_slot(tape);
-    if (head->length == 0 || (loss && !head_has_loss(head)))
+    const struct slot *last = llama_last_slot(tape);
+    if (last->length == 0 || (loss && !head_has_loss(last)))
         return fail(model->ctx, DQT_E_STATE, "there is no %s to go back from", loss ? "loss" : "forward");
     for (size_t i = 0; i < tape->num_slots; i++) {
-        if (tape->slots[i].batch != head->batch || tape->slots[i].length != head->length)
+        if (tape->slots[i].batch != last->batch || tape->slots[i].length != last->length)
             return fail(model->ctx, DQT_E_STATE, "layer %s was used otherwise since the loss",
                         tape->slots[i].layer->name);
         TRY(tape_check_update(tape, &tape->slots[i]));
@@ -156,64 +178,47 @@ static dqt_status check_backward(const dqt_llama *model, const dqt_tape *tape, b
 
 dqt_status dqt_llama_backward(const dqt_llama *model, dqt_tape *tape, float loss_scale) {
     FPENV_DEFAULT();
+    TRY(check_whole_model(model));
     TRY(check_backward(model, tape, true));
     TRY(check_gradients_go(tape));
     TRY(check_finite(model->ctx, &loss_scale, 1, "loss_scale"));
-    llama_backward(tape, &(struct head_gradient){.loss_scale = loss_scale});
+    llama_backward(tape, &(struct head_gradient){.loss_scale = loss_scale}, tape->stream_gradient);
+    return finish(tape);
+}
+
+dqt_status dqt_llama_backward_blocks(const dqt_llama *model, dqt_tape *tape, float loss_scale, float *dx) {
+    FPENV_DEFAULT();
+    TRY(check_object(model, "model"));
+    const bool head = llama_has_head(&model->config);
+    TRY(check_backward(model, tape, head));
+    TRY(check_gradients_go(tape));
+    TRY(check_finite(model->ctx, &loss_scale, 1, "loss_scale"));
+    TRY(check_pointer(model->ctx, dx, "dx"));
+    const struct head_gradient gradient = {.loss_scale = loss_scale};
+    llama_backward(tape, head ? &gradient : NULL, dx);
     return finish(tape);
 }
 
 dqt_status dqt_llama_backward_logits(const dqt_llama *model, dqt_tape *tape, const dqt_logits_gradient *gradient) {
     FPENV_DEFAULT();
     struct head_gradient g = {.is_own = true};
+    TRY(check_whole_model(model));
     TRY(check_backward(model, tape, false));
     TRY(check_gradients_go(tape));
     const size_t tokens = slot_tokens(llama_head_slot(tape));
     TRY(read_logits_gradient(model->ctx, gradient, tokens * model->config.vocab_size, &g.own));
-    llama_backward(tape, &g);
+    llama_backward(tape, &g, tape->stream_gradient);
     return finish(tape);
-}
-
-static dqt_status check_blocks(const dqt_llama *model, const dqt_tape *tape, size_t first, size_t count) {
-    TRY(check_object(model, "model"));
-    TRY(check_pointer(model->ctx, tape, "tape"));
-    if (model->config.shape_only) return fail(model->ctx, DQT_E_STATE, "the model is shape-only: it has no weights");
-    TRY(check_range(model->ctx, first, count, model->config.num_layers, "blocks"));
-    for (size_t i = first; i < first + count; i++)
-        if (!tape_slot(tape, model->layers[1 + i]))
-            return fail(model->ctx, DQT_E_STATE, "block %zu is not in the tape", i);
-    return DQT_OK;
-}
-
-dqt_status dqt_llama_forward_blocks(const dqt_llama *model, dqt_tape *tape, size_t first, size_t count,
-                                    const dqt_batch *batch, float *x) {
-    FPENV_DEFAULT();
-    TRY(check_blocks(model, tape, first, count));
-    TRY(check_pointer(model->ctx, x, "x"));
-    for (size_t i = first; i < first + count; i++)
-        TRY(dqt_layer_forward(model->layers[1 + i], tape, batch, x, x));
-    return DQT_OK;
-}
-
-dqt_status dqt_llama_backward_blocks(const dqt_llama *model, dqt_tape *tape, size_t first, size_t count, float *dx) {
-    FPENV_DEFAULT();
-    TRY(check_blocks(model, tape, first, count));
-    TRY(check_pointer(model->ctx, dx, "dx"));
-    for (size_t i = first; i < first + count; i++)
-        if (tape_slot(tape, model->layers[1 + i])->length == 0)
-            return fail(model->ctx, DQT_E_STATE, "block %zu has no forward pass to go back from", i);
-    for (size_t i = first + count; i-- > first;)
-        TRY(dqt_layer_backward(model->layers[1 + i], tape, dx, dx));
-    return DQT_OK;
 }
 
 dqt_status dqt_llama_backward_update(dqt_llama *model, dqt_tape *tape, dqt_updater *updater,
                                      const dqt_step_options *options, dqt_step_stats *stats) {
     FPENV_DEFAULT();
+    TRY(check_whole_model(model));
     TRY(check_backward(model, tape, true));
     TRY(options_check_result(model->ctx, stats, sizeof *stats, "dqt_step_stats"));
     TRY(dqt_tape_begin_update(tape, updater, options));
-    llama_backward(tape, &(struct head_gradient){.loss_scale = 1});
+    llama_backward(tape, &(struct head_gradient){.loss_scale = 1}, tape->stream_gradient);
     const dqt_status stopped = finish(tape), status = dqt_tape_end_update(tape, stats);
     return stopped != DQT_OK ? stopped : status;
 }

@@ -28,7 +28,7 @@ dqt_status dqt_session_memory(const dqt_llama *model, const dqt_session_options 
     FPENV_DEFAULT();
     dqt_session_options o;
     dqt_session_memory_info m;
-    TRY(check_object(model, "model"));
+    TRY(check_whole_model(model));
     TRY(read_options(model->ctx, options, &o));
     TRY(session_memory(model, &o, &m));
     return options_return(model->ctx, memory, &m, sizeof m, "dqt_session_memory_info");
@@ -37,11 +37,11 @@ dqt_status dqt_session_memory(const dqt_llama *model, const dqt_session_options 
 dqt_status dqt_session_create(const dqt_llama *model, const dqt_session_options *options, dqt_session **out) {
     FPENV_DEFAULT();
     if (out) *out = NULL;
-    TRY(check_object(model, "model"));
+    TRY(check_whole_model(model));
     dqt_session_options o;
     TRY(check_pointer(model->ctx, out, "out"));
     TRY(read_options(model->ctx, options, &o));
-    if (model->config.shape_only) return fail(model->ctx, DQT_E_STATE, "the model is shape-only: it has no weights");
+    TRY(check_model(model));
     return session_create(model, &o, out);
 }
 

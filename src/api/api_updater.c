@@ -224,6 +224,7 @@ static dqt_status check_sums(const dqt_context *ctx, const dqt_step_sums *sums) 
 static dqt_status return_sums(const dqt_updater *updater, dqt_step_sums *sums) {
     dqt_step_sums s = {.struct_size = sizeof s};
     s.data = updater_exchange(updater, &s.offsets);
+    if (s.data) s.num_parts = updater_exchange_parts(updater);
     return options_return(updater_context(updater), sums, &s, sizeof s, "dqt_step_sums");
 }
 

@@ -11,6 +11,20 @@ dqt_status check_pointer(const dqt_context *ctx, const void *pointer, const char
     return pointer ? DQT_OK : fail(ctx, DQT_E_ARGUMENT, "%s is NULL", name);
 }
 
+dqt_status check_model(const dqt_llama *model) {
+    TRY(check_object(model, "model"));
+    if (model->config.shape_only) return fail(model->ctx, DQT_E_STATE, "the model is shape-only: it has no weights");
+    return DQT_OK;
+}
+
+dqt_status check_whole_model(const dqt_llama *model) {
+    TRY(check_object(model, "model"));
+    const dqt_llama_config *c = &model->config;
+    if (!llama_is_partial(c)) return DQT_OK;
+    return fail(model->ctx, DQT_E_STATE, "the model is partial: of %zu blocks it has %zu from number %zu on",
+                c->num_layers, c->num_blocks, c->first_block);
+}
+
 dqt_status check_index(const dqt_context *ctx, size_t index, size_t count, const char *name) {
     if (index < count) return DQT_OK;
     return fail(ctx, DQT_E_ARGUMENT, "%s is %zu; there are %zu", name, index, count);
@@ -103,6 +117,11 @@ dqt_status read_step(const dqt_context *ctx, const dqt_step_options *given, dqt_
 
 dqt_status check_whole(const dqt_updater *updater, const char *why) {
     const dqt_updater_options *o = updater_options(updater);
+    const struct update_target *first = updater_num_parameters(updater) ? updater_target(updater, 0) : NULL;
+    if (first && first->whole)
+        return fail(updater_context(updater), DQT_E_UNSUPPORTED,
+                    "%s, and this updater is of a partial model, from parameter %zu of %zu on", why, first->number,
+                    first->whole);
     if (o->num_parts <= 1) return DQT_OK;
     return fail(updater_context(updater), DQT_E_UNSUPPORTED, "%s, and this updater is part %zu of %zu", why,
                 (size_t)o->part, (size_t)o->num_parts);

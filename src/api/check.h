@@ -4,10 +4,14 @@
 
 #include "core/options.h"
 #include "layer/tape.h"
+#include "model/llama.h"
 
 /* An object without which there is no context: its absence is told to dqt_last_error(NULL). */
 dqt_status check_object(const void *object, const char *name);
 dqt_status check_pointer(const dqt_context *ctx, const void *pointer, const char *name);
+/* A model with weights; and one that has all its blocks. */
+dqt_status check_model(const dqt_llama *model);
+dqt_status check_whole_model(const dqt_llama *model);
 /* 0 <= index < count. */
 dqt_status check_index(const dqt_context *ctx, size_t index, size_t count, const char *name);
 /* first + count <= total. */
@@ -32,7 +36,7 @@ dqt_status read_logits_gradient(const dqt_context *ctx, const dqt_logits_gradien
                                 dqt_logits_gradient *g);
 /* Completes *o: a learning rate and scale that are finite and not negative. */
 dqt_status read_step(const dqt_context *ctx, const dqt_step_options *given, dqt_step_options *o);
-/* DQT_E_UNSUPPORTED for an updater of one part; why: begins the sentence. */
+/* DQT_E_UNSUPPORTED for an updater of one part, or of a partial model; why: begins the sentence. */
 dqt_status check_whole(const dqt_updater *updater, const char *why);
 dqt_status check_part(const dqt_context *ctx, size_t part, size_t num_parts);
 /* Updater and tape have the same parameters. */

@@ -273,8 +273,9 @@ static struct found find(const dqt_layer *layer, size_t index) {
 
 struct update_target layer_parameter(const dqt_layer *layer, size_t index) {
     const struct found f = find(layer, index);
-    return (struct update_target){f.layer->weight_name[f.weight], f.layer->kind->weights[f.weight].parameter_class,
-                                  f.layer->weight[f.weight]};
+    return (struct update_target){.name = f.layer->weight_name[f.weight],
+                                  .parameter_class = f.layer->kind->weights[f.weight].parameter_class,
+                                  .tensor = f.layer->weight[f.weight]};
 }
 
 bool layer_weight_is_integer(const dqt_layer *layer, int weight) {
@@ -320,8 +321,12 @@ struct update_target *layers_targets(dqt_context *ctx, dqt_layer *const *layers,
     struct update_target *targets = memory_alloc(ctx, targets_bytes(n));
     if (!targets) return NULL;
     for (size_t i = 0; i < num_layers; i++)
-        for (size_t p = 0; p < layer_num_parameters(layers[i]); p++)
-            targets[k++] = layer_parameter(layers[i], p);
+        for (size_t p = 0; p < layer_num_parameters(layers[i]); p++) {
+            const struct layer_place *place = &layers[i]->whole;
+            targets[k] = layer_parameter(layers[i], p);
+            targets[k].whole = place->num_parameters;
+            targets[k++].number = place->num_parameters ? place->parameter + p : 0;
+        }
     return targets;
 }
 

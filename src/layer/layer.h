@@ -27,6 +27,12 @@ enum { BLOCK_NORM1, BLOCK_ATTENTION, BLOCK_NORM2, BLOCK_MLP, BLOCK_SUBLAYERS };
 _Static_assert((int)ATTENTION_WEIGHTS <= (int)MAX_WEIGHTS && (int)MLP_WEIGHTS <= (int)MAX_WEIGHTS, "room for weights");
 _Static_assert((int)BLOCK_SUBLAYERS <= (int)MAX_SUBLAYERS, "room for sublayers");
 
+/* Where the layer of a partial model is in the whole one, by whose numbers random numbers are drawn: those of its first
+ * parameter and slot, and how many parameters the whole has. 0: it is of no partial model. */
+struct layer_place {
+    size_t parameter, slot, num_parameters;
+};
+
 struct dqt_layer {
     dqt_context *ctx;
     const struct layer_kind *kind;
@@ -40,6 +46,7 @@ struct dqt_layer {
     char weight_name[MAX_WEIGHTS][PARAMETER_NAME_BYTES];
     struct dqt_layer *tied;                    /* the layer that owns the weights, where this one does not */
     struct dqt_layer *sublayer[MAX_SUBLAYERS]; /* as the kind's sublayers */
+    struct layer_place whole;
 };
 
 /* Tensor options of weight matrices by name; the last that matches holds. */

@@ -33,8 +33,9 @@ static void checkpoint_row(void *arg, size_t row, int lane) {
 static void save_checkpoint(const dqt_tape *t, struct slot *s, float *x) {
     struct block_saved *saved = s->saved;
     if (!saved->checkpoint.data) return;
-    struct checkpoint_job job = {&saved->checkpoint, x,
-                                 rng_make(t->options.seed, t->pass, RNG_CHECKPOINT, (uint32_t)(s - t->slots))};
+    struct checkpoint_job job = {
+        &saved->checkpoint, x,
+        rng_make(t->options.seed, t->pass, RNG_CHECKPOINT, (uint32_t)(t->first_slot + (size_t)(s - t->slots)))};
     parallel_run(t->ctx, slot_tokens(s), WORK_ELEMENT * (double)slot_tokens(s) * (double)saved->checkpoint.cols,
                  checkpoint_row, &job);
 }

@@ -262,6 +262,8 @@ static dqt_status tape_setup(dqt_context *ctx, dqt_layer *const *layers, size_t 
                    .precision = resolve_precision(ctx, o->precision),
                    .integer_gradients = o->precision == DQT_PRECISION_INT8,
                    .num_layers = num_layers,
+                   .first_parameter = layers[0]->whole.parameter,
+                   .first_slot = layers[0]->whole.slot,
                    .max_tokens = o->max_batch * o->max_length,
                    .positions = positions};
     struct front f = {0};

@@ -59,6 +59,7 @@ struct dqt_tape {
     bool integer_gradients;       /* precision INT8: of weights that are integer the products of backward */
     size_t max_tokens, positions; /* positions >= max_length: of the rotation tables and of a session's cache */
     size_t num_layers, num_slots, num_parameters;
+    size_t first_parameter, first_slot; /* numbers of those at index 0 in random numbers: not 0 in a partial model */
     struct slot *slots;
     struct tape_parameter *parameters;
     const struct gradient **gradient_list; /* of the parameters, for the updater */

@@ -64,7 +64,8 @@ void tape_add_gradient(dqt_tape *tape, size_t parameter, size_t row, size_t rows
         updater_apply_rows(tape->fused, parameter, row, rows, gradient, ld);
     } else {
         DQT_ASSERT(p->gradient.data);
-        const struct rng rng = rng_make(tape->options.seed, tape->pass, RNG_GRADIENT, (uint32_t)parameter);
+        const struct rng rng =
+            rng_make(tape->options.seed, tape->pass, RNG_GRADIENT, (uint32_t)(tape->first_parameter + parameter));
         gradient_add_rows(&p->gradient, &rng, row, rows, gradient, ld, workspace_consumer(&tape->workspace, lane));
     }
 }
@@ -144,8 +145,8 @@ void tape_input_gradient(const dqt_tape *tape, const struct slot *slot, int weig
                          size_t ld_dy, size_t rows, const struct activations *x, bool accumulate, float *dx) {
     const dqt_tensor *w = slot->layer->weight[weight];
     if (is_integer(tape, w, x)) {
-        const struct rng rng =
-            rng_make(tape->options.seed, tape->pass, RNG_INPUT_PRODUCT, (uint32_t)slot->parameter[weight]);
+        const struct rng rng = rng_make(tape->options.seed, tape->pass, RNG_INPUT_PRODUCT,
+                                        (uint32_t)(tape->first_parameter + slot->parameter[weight]));
         gemm_input_gradient_int8(tape->ctx, &tape->workspace, dy, ld_dy, x->tokens, w, row, rows, &rng, accumulate, dx);
     } else {
         gemm_input_gradient(tape->ctx, &tape->workspace, dy, ld_dy, x->tokens, w, row, rows, tape->precision,
@@ -157,7 +158,8 @@ void tape_weight_tiles(const dqt_tape *tape, size_t parameter, uint64_t pass, si
                        size_t rows, const struct activations *x, tile_fn consume, void *arg) {
     DQT_ASSERT(row % GEMM_TILE_ROWS == 0);
     if (is_integer(tape, tape->parameters[parameter].tensor, x)) {
-        const struct rng rng = rng_make(tape->options.seed, pass, RNG_WEIGHT_PRODUCT, (uint32_t)parameter);
+        const struct rng rng =
+            rng_make(tape->options.seed, pass, RNG_WEIGHT_PRODUCT, (uint32_t)(tape->first_parameter + parameter));
         gemm_weight_gradient_int8(tape->ctx, &tape->workspace, dy, ld_dy, row, rows, x, &rng, consume, arg);
     } else {
         gemm_weight_gradient(tape->ctx, &tape->workspace, dy, ld_dy, rows, x, tape->precision, consume, arg);

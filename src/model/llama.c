@@ -42,6 +42,16 @@ static dqt_status check_overrides(dqt_context *ctx, const dqt_llama_config *c) {
     return DQT_OK;
 }
 
+static dqt_status check_blocks(dqt_context *ctx, const dqt_llama_config *c) {
+    if (c->first_block >= c->num_layers || c->num_blocks > c->num_layers - c->first_block)
+        return fail(ctx, DQT_E_ARGUMENT, "first_block %zu and num_blocks %zu are not within num_layers, %zu",
+                    c->first_block, c->num_blocks, c->num_layers);
+    if (c->tie_embeddings && llama_is_partial(c))
+        return fail(ctx, DQT_E_UNSUPPORTED,
+                    "tie_embeddings is 1: embedding and head are one weight, which a partial model cannot have");
+    return DQT_OK;
+}
+
 static dqt_status check_config(dqt_context *ctx, const dqt_llama_config *c) {
     const size_t kv_heads = llama_kv_heads(c);
     if (c->num_layers == 0 || c->num_layers > 100000)
@@ -50,6 +60,7 @@ static dqt_status check_config(dqt_context *ctx, const dqt_llama_config *c) {
         return fail(ctx, DQT_E_SHAPE, "vocab_size is %zu; it must be 1 to %d", c->vocab_size, INT32_MAX);
     if (kv_heads > c->num_heads)
         return fail(ctx, DQT_E_SHAPE, "num_kv_heads %zu is more than num_heads %zu", kv_heads, c->num_heads);
+    TRY(check_blocks(ctx, c));
     if (c->reserved) return fail(ctx, DQT_E_ARGUMENT, "reserved of dqt_llama_config is not 0");
     if (!(c->linear_init_std >= 0))
         return fail(ctx, DQT_E_ARGUMENT, "linear_init_std is %g; it must be finite and not negative",
@@ -148,29 +159,64 @@ static dqt_status create_layers(dqt_llama *m) {
                                       .intermediate = c->intermediate_size,
                                       .heads = c->num_heads,
                                       .kv_heads = llama_kv_heads(c)};
-    TRY(layer_create(m->ctx, DQT_LAYER_EMBEDDING, &embedding, NULL, &o, &overrides, &m->layers[0]));
+    dqt_layer **next = m->layers;
+    if (llama_has_embedding(c))
+        TRY(layer_create(m->ctx, DQT_LAYER_EMBEDDING, &embedding, NULL, &o, &overrides, next++));
     o.weight = c->linear;
     o.init_std = c->linear_init_std;
-    for (size_t i = 0; i < c->num_layers; i++) {
+    for (size_t i = 0; i < llama_num_blocks(c); i++) {
         char name[NAME_BYTES];
-        snprintf(name, sizeof name, "blocks.%zu", i);
+        snprintf(name, sizeof name, "blocks.%zu", c->first_block + i);
         o.name = name;
-        TRY(layer_create(m->ctx, DQT_LAYER_BLOCK, &block, NULL, &o, &overrides, &m->layers[1 + i]));
+        TRY(layer_create(m->ctx, DQT_LAYER_BLOCK, &block, NULL, &o, &overrides, next++));
     }
+    if (!llama_has_head(c)) return DQT_OK;
     o.name = NULL;
     o.init_std = c->init_std;
-    TRY(layer_create(m->ctx, DQT_LAYER_RMSNORM, &block, NULL, &o, NULL, &m->layers[c->num_layers + 1]));
+    TRY(layer_create(m->ctx, DQT_LAYER_RMSNORM, &block, NULL, &o, NULL, next++));
     o.activation = c->head_activation;
     o.weight = c->head;
-    return layer_create(m->ctx, DQT_LAYER_HEAD, &head, c->tie_embeddings ? m->layers[0] : NULL, &o, &overrides,
-                        &m->layers[c->num_layers + 2]);
+    return layer_create(m->ctx, DQT_LAYER_HEAD, &head, c->tie_embeddings ? m->layers[0] : NULL, &o, &overrides, next);
 }
 
-dqt_status llama_create(dqt_context *ctx, const dqt_llama_config *config, dqt_llama **out) {
-    *out = NULL;
-    TRY(check_config(ctx, config));
+/* Of the layers of a partial model: blocks have as many parameters each, embedding, norm and head one. */
+static void set_places(dqt_llama *m) {
+    const dqt_llama_config *c = &m->config;
+    const bool embedding = llama_has_embedding(c);
+    const size_t per_block = layer_num_parameters(m->layers[embedding ? 1 : 0]);
+    for (size_t i = 0; i < m->num_layers; i++) {
+        const size_t layer = c->first_block + i + !embedding; /* in the whole */
+        const size_t blocks = layer == 0 ? 0 : size_min(layer - 1, c->num_layers);
+        m->layers[i]->whole = (struct layer_place){.parameter = layer + blocks * (per_block - 1),
+                                                   .slot = layer + blocks * BLOCK_SUBLAYERS,
+                                                   .num_parameters = 3 + c->num_layers * per_block};
+    }
+}
+
+/* The overrides are the whole model's: some may match nothing here. Before any weight is made. */
+static dqt_status check_whole_matches(dqt_context *ctx, const dqt_llama_config *c) {
+    dqt_llama_config whole = *c;
     dqt_llama_memory_info shape;
-    if (config->num_overrides && !config->shape_only) TRY(llama_memory(ctx, config, &shape)); /* before any weight */
+    if (!c->num_overrides || (c->shape_only && !llama_is_partial(c))) return DQT_OK;
+    whole.first_block = whole.num_blocks = 0;
+    return llama_memory(ctx, &whole, &shape);
+}
+
+/* Blocks that are all of them are not named. */
+static dqt_llama_config complete_blocks(const dqt_llama_config *config) {
+    dqt_llama_config c = *config;
+    if (c.first_block && !c.num_blocks && c.first_block < c.num_layers) c.num_blocks = c.num_layers - c.first_block;
+    if (!c.first_block && c.num_blocks == c.num_layers) c.num_blocks = 0;
+    return c;
+}
+
+dqt_status llama_create(dqt_context *ctx, const dqt_llama_config *given, dqt_llama **out) {
+    *out = NULL;
+    const dqt_llama_config own = complete_blocks(given), *config = &own;
+    TRY(check_config(ctx, config));
+    TRY(check_whole_matches(ctx, config));
+    const size_t num_layers =
+        llama_has_embedding(config) + llama_num_blocks(config) + (llama_has_head(config) ? 2u : 0u);
     struct arena a = {0};
     dqt_llama *m = NULL;
     dqt_layer **layers = NULL;
@@ -178,15 +224,15 @@ dqt_status llama_create(dqt_context *ctx, const dqt_llama_config *config, dqt_ll
     char *patterns = NULL;
     for (int pass = 0; pass < 2; pass++) {
         m = arena_take(&a, 1, sizeof *m);
-        layers = arena_take(&a, config->num_layers + 3, sizeof *layers);
+        layers = arena_take(&a, num_layers, sizeof *layers);
         place_overrides(&a, config, &overrides, &patterns);
         if (pass == 0 && !arena_alloc(ctx, &a))
-            return fail(ctx, DQT_E_MEMORY, "no memory for a model of %zu layers", config->num_layers);
+            return fail(ctx, DQT_E_MEMORY, "no memory for a model of %zu layers", num_layers);
     }
     *m = (dqt_llama){.ctx = ctx,
                      .config = *config,
                      .overrides = overrides,
-                     .num_layers = config->num_layers + 3,
+                     .num_layers = num_layers,
                      .layers = layers,
                      .bytes = a.used};
     if (!m->config.num_kv_heads) m->config.num_kv_heads = m->config.num_heads;
@@ -195,11 +241,12 @@ dqt_status llama_create(dqt_context *ctx, const dqt_llama_config *config, dqt_ll
     if (overrides) copy_overrides(&m->config, overrides, patterns);
     dqt_status status = create_layers(m);
     resolve_rules(&m->config, overrides); /* only now: the tensors are to know that theirs was AUTO */
-    if (status == DQT_OK) status = check_matches(m);
+    if (status == DQT_OK && !llama_is_partial(&m->config)) status = check_matches(m);
     if (status != DQT_OK) {
         llama_destroy(m);
         return status;
     }
+    if (llama_is_partial(&m->config)) set_places(m);
     *out = m;
     return DQT_OK;
 }
@@ -273,58 +320,75 @@ dqt_status llama_memory(dqt_context *ctx, const dqt_llama_config *config, dqt_ll
     return DQT_OK;
 }
 
+/* ---- Forward and backward ------------------------------------------------------------------------------------- */
+
+static bool has_embedding(const dqt_tape *tape) {
+    return tape->slots[0].layer->kind->takes_tokens;
+}
+
+static bool has_head(const dqt_tape *tape) {
+    return tape->slots[tape->num_slots - 1].layer->kind->id == DQT_LAYER_HEAD;
+}
+
+static size_t num_blocks(const dqt_tape *tape) {
+    return tape->num_layers - has_embedding(tape) - (has_head(tape) ? 2 : 0);
+}
+
 struct slot *llama_embedding_slot(const dqt_tape *tape) {
+    DQT_ASSERT(has_embedding(tape));
     return &tape->slots[0];
 }
 
 struct slot *llama_block_slot(const dqt_tape *tape, size_t block) {
-    return &tape->slots[1 + block * (1 + BLOCK_SUBLAYERS)];
+    return &tape->slots[has_embedding(tape) + block * (1 + BLOCK_SUBLAYERS)];
 }
 
 struct slot *llama_norm_slot(const dqt_tape *tape) {
+    DQT_ASSERT(has_head(tape));
     return &tape->slots[tape->num_slots - 2];
 }
 
 struct slot *llama_head_slot(const dqt_tape *tape) {
+    DQT_ASSERT(has_head(tape));
     return &tape->slots[tape->num_slots - 1];
 }
 
+struct slot *llama_last_slot(const dqt_tape *tape) {
+    return has_head(tape) ? llama_head_slot(tape) : llama_block_slot(tape, num_blocks(tape) - 1);
+}
+
 bool llama_owns_tape(const dqt_llama *m, const dqt_tape *tape) {
-    if (tape->num_layers != m->num_layers || tape->num_slots != m->num_layers + m->config.num_layers * BLOCK_SUBLAYERS)
-        return false;
-    for (size_t i = 0; i < m->config.num_layers; i++)
-        if (llama_block_slot(tape, i)->layer != m->layers[1 + i]) return false;
-    return llama_embedding_slot(tape)->layer == m->layers[0] &&
-           llama_norm_slot(tape)->layer == m->layers[m->num_layers - 2] &&
-           llama_head_slot(tape)->layer == m->layers[m->num_layers - 1];
+    size_t slot = 0;
+    if (tape->num_layers != m->num_layers) return false;
+    for (size_t i = 0; i < m->num_layers; i++) {
+        if (slot >= tape->num_slots || tape->slots[slot].layer != m->layers[i]) return false;
+        slot += 1 + layer_num_sublayers(m->layers[i]);
+    }
+    return slot == tape->num_slots;
 }
 
-static size_t num_blocks(const dqt_tape *tape) {
-    return tape->num_layers - 3;
-}
-
-bool llama_forward_stream(dqt_tape *tape, const dqt_batch *b) {
-    float *x = tape->stream;
+bool llama_forward_stream(dqt_tape *tape, const dqt_batch *b, float *x) {
     if (tape_interrupted(tape)) return false;
-    embedding_forward(tape, llama_embedding_slot(tape), b->batch, b->length, b->tokens, x);
+    if (has_embedding(tape)) embedding_forward(tape, llama_embedding_slot(tape), b->batch, b->length, b->tokens, x);
     for (size_t i = 0; i < num_blocks(tape); i++) {
         if (tape_interrupted(tape)) return false;
         layer_forward(tape, llama_block_slot(tape, i), b->batch, b->length, b->segments, x, x);
     }
-    layer_forward(tape, llama_norm_slot(tape), b->batch, b->length, b->segments, x, x);
+    if (has_head(tape)) layer_forward(tape, llama_norm_slot(tape), b->batch, b->length, b->segments, x, x);
     return true;
 }
 
-void llama_backward(dqt_tape *tape, const struct head_gradient *gradient) {
-    struct slot *head = llama_head_slot(tape);
-    DQT_ASSERT(tape_saves(tape) && head->length >= 1);
-    float *d = tape->stream_gradient;
-    head_backward(tape, head, gradient, d);
-    if (!tape_interrupted(tape)) layer_backward(tape, llama_norm_slot(tape), d, d);
+void llama_backward(dqt_tape *tape, const struct head_gradient *gradient, float *d) {
+    struct slot *last = llama_last_slot(tape);
+    DQT_ASSERT(tape_saves(tape) && last->length >= 1 && has_head(tape) == (gradient != NULL));
+    if (gradient) {
+        head_backward(tape, last, gradient, d);
+        if (!tape_interrupted(tape)) layer_backward(tape, llama_norm_slot(tape), d, d);
+    }
     for (size_t i = num_blocks(tape); i-- > 0 && !tape_interrupted(tape);)
         layer_backward(tape, llama_block_slot(tape, i), d, d);
-    if (!tape_interrupted(tape)) embedding_backward(tape, llama_embedding_slot(tape), d);
-    head->deferred = false; /* of a backward that was stopped */
-    head->length = 0;
+    if (has_embedding(tape) && !tape_interrupted(tape)) embedding_backward(tape, llama_embedding_slot(tape), d);
+    last->deferred = false; /* of a backward that was stopped */
+    last->length = 0;
     tape->pass++;
 }

@@ -8,9 +8,10 @@ enum { MAX_OVERRIDES = 4096 }; /* each is tried on each weight */
 
 struct dqt_llama {
     dqt_context *ctx;
-    dqt_llama_config config;        /* overrides are its own; head_dim is 0 where the other sizes imply it */
+    dqt_llama_config config;        /* overrides are its own; head_dim is 0 where the other sizes imply it, first_block
+                                       and num_blocks are where the model is whole */
     dqt_tensor_override *overrides; /* those of the config */
-    size_t num_layers;              /* num_layers blocks + 3 */
+    size_t num_layers;              /* blocks, and what there is of embedding, norm and head: of a whole model + 3 */
     dqt_layer **layers;
     size_t bytes; /* of the block this struct begins */
 };
@@ -28,6 +29,19 @@ static inline size_t llama_head_dim(const dqt_llama *model) {
     return c->head_dim ? c->head_dim : c->hidden_size / c->num_heads;
 }
 
+static inline bool llama_is_partial(const dqt_llama_config *c) {
+    return c->num_blocks != 0;
+}
+static inline size_t llama_num_blocks(const dqt_llama_config *c) {
+    return llama_is_partial(c) ? c->num_blocks : c->num_layers;
+}
+static inline bool llama_has_embedding(const dqt_llama_config *c) {
+    return c->first_block == 0;
+}
+static inline bool llama_has_head(const dqt_llama_config *c) {
+    return c->first_block + llama_num_blocks(c) == c->num_layers;
+}
+
 dqt_status llama_create(dqt_context *ctx, const dqt_llama_config *config, dqt_llama **out);
 void llama_destroy(dqt_llama *model);
 dqt_status llama_memory(dqt_context *ctx, const dqt_llama_config *config, dqt_llama_memory_info *out);
@@ -43,15 +57,18 @@ extern const struct parameter_names llama_norm_names;
 /* True if the tape was made of exactly the model's layers. */
 bool llama_owns_tape(const dqt_llama *model, const dqt_tape *tape);
 
-/* The slots of the model's layers. */
+/* The slots of the model's layers, blocks as the tape counts them; and that of its last block, or of its head. */
 struct slot *llama_embedding_slot(const dqt_tape *tape);
 struct slot *llama_block_slot(const dqt_tape *tape, size_t block);
 struct slot *llama_norm_slot(const dqt_tape *tape);
 struct slot *llama_head_slot(const dqt_tape *tape);
+struct slot *llama_last_slot(const dqt_tape *tape);
 
-/* Embedding, blocks and norm; leaves the head's input in tape->stream. False: the host stopped the tape. */
-bool llama_forward_stream(dqt_tape *tape, const dqt_batch *b);
-/* Head to embedding. With tape->fused each weight is updated on the way. May stop the tape. */
-void llama_backward(dqt_tape *tape, const struct head_gradient *gradient);
+/* Embedding, blocks and norm, as far as the model has them, on x[tokens][hidden], which is read where there is no
+ * embedding; leaves the head's input, or that of the block behind. False: the host stopped the tape. */
+bool llama_forward_stream(dqt_tape *tape, const dqt_batch *b, float *x);
+/* Head to embedding, the same way: d is read where there is no head, when gradient is NULL. With tape->fused each
+ * weight is updated on the way. May stop the tape. */
+void llama_backward(dqt_tape *tape, const struct head_gradient *gradient, float *d);
 
 #endif

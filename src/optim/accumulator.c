@@ -30,7 +30,7 @@ void accumulator_regrid(const dqt_updater *u, size_t index, const struct update_
     const double ratio = accumulator_unit(next) / accumulator_unit(&p->rule);
     const float most = UPDATE_ACCUMULATOR_MAX;
     if (!p->accumulates || ratio == 1.0) return;
-    const struct rng rng = rng_make(u->options.seed, u->step, RNG_ACCUMULATOR, (uint32_t)index);
+    const struct rng rng = rng_make(u->options.seed, u->step, RNG_ACCUMULATOR, (uint32_t)(u->first_number + index));
     const size_t cols = p->target.tensor->cols, count = p->own_rows * cols;
     const uint64_t element = (uint64_t)p->first_row * cols; /* the first of the part: a multiple of 4 */
     uint32_t words[4] = {0};

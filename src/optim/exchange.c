@@ -11,10 +11,22 @@ static size_t part_tiles(const dqt_updater *u, const struct parameter *p, size_t
     return end - first;
 }
 
+/* A partial model's parameters lie between those before it and those after it. */
+static void lay_out_whole(dqt_updater *u, size_t parameter_bytes) {
+    u->offsets[0] = 0;
+    u->offsets[1] = u->first_number * parameter_bytes;
+    u->offsets[2] = (u->first_number + u->count) * parameter_bytes;
+    u->offsets[3] = u->whole * parameter_bytes;
+}
+
 void updater_stop_at(dqt_updater *u, enum step_point point, const struct parameter *p) {
     const size_t tiles = p ? p->tiles : u->all_tiles, turn = p ? p->turn : 0;
     size_t tile_bytes = 0, first, end;
     u->point = point;
+    if (u->whole && (point == STEP_SQUARES || point == STEP_RESULTS)) {
+        lay_out_whole(u, point == STEP_SQUARES ? sizeof(double) : sizeof(struct parameter_sums));
+        return;
+    }
     switch (point) {
     case STEP_CLOSED: return;
     case STEP_SQUARES:
@@ -35,12 +47,16 @@ void *updater_exchange(const dqt_updater *u, const size_t **offsets) {
     switch (u->point) {
     case STEP_CLOSED: break;
     case STEP_SQUARES:
-    case STEP_RESULTS: return u->sums;
+    case STEP_RESULTS: return u->whole ? (void *)u->whole_sums : u->sums;
     case STEP_COLUMNS:
     case STEP_LAGGED_COLUMNS: return u->column_sums;
     case STEP_UPDATES: return u->update_sums;
     }
     return NULL;
+}
+
+uint32_t updater_exchange_parts(const dqt_updater *u) {
+    return u->whole ? 3 : (uint32_t)u->num_parts;
 }
 
 /* Above what sums of a tile can be: u and clipped gradients are at most UPDATE_LIMIT. */
@@ -54,9 +70,20 @@ static bool doubles_within(const double *x, size_t count, double limit) {
     return within;
 }
 
+static bool whole_results_valid(const dqt_updater *u) {
+    bool valid = true;
+    for (size_t i = 0; i < u->whole; i++) {
+        const double counts[] = {u->whole_sums[i].flipped, u->whole_sums[i].saturated, u->whole_sums[i].quantized};
+        valid = valid && u->whole_sums[i].update_squares >= 0.0 && isfinite(u->whole_sums[i].update_squares) &&
+                doubles_within(counts, sizeof counts / sizeof *counts, COUNT_LIMIT);
+    }
+    return valid;
+}
+
 bool updater_sums_valid(const dqt_updater *u) {
     const size_t bytes = u->offsets[u->num_parts];
     bool valid = true;
+    if (u->whole && u->point == STEP_RESULTS) return whole_results_valid(u);
     switch (u->point) {
     case STEP_CLOSED:
     case STEP_SQUARES: break; /* what is not finite says that a gradient is not */
@@ -78,15 +105,42 @@ bool updater_sums_valid(const dqt_updater *u) {
 
 /* ---- Taking over: parts in ascending order have the tiles of each parameter in ascending order ------------------ */
 
-dqt_status updater_take_squares(dqt_updater *u) {
+static void add_squares(dqt_updater *u) {
     const double *squares = updater_squares(u);
-    double total = 0.0;
     for (size_t i = 0; i < u->count; i++)
         u->parameters[i].gradient_squares = 0.0;
     for (size_t part = 0; part < u->num_parts; part++)
         for (size_t i = 0; i < u->count; i++)
             for (size_t tiles = part_tiles(u, &u->parameters[i], part); tiles > 0; tiles--)
                 u->parameters[i].gradient_squares += *squares++;
+}
+
+void updater_give_squares(dqt_updater *u) {
+    add_squares(u);
+    for (size_t i = 0; i < u->count; i++)
+        updater_whole_squares(u)[u->first_number + i] = u->parameters[i].gradient_squares;
+}
+
+/* Of a partial model; frozen parameters have sent 0. */
+static dqt_status take_whole_squares(dqt_updater *u) {
+    const double *squares = updater_whole_squares(u), scale = (double)u->gradient_scale;
+    double total = 0.0;
+    for (size_t i = 0; i < u->whole; i++) {
+        if (!(squares[i] >= 0.0) || !isfinite(squares[i]))
+            return fail(u->ctx, DQT_E_NUMERIC,
+                        "the gradient of parameter %zu of the whole model is not finite: nothing was changed", i);
+        total += squares[i] * (scale * scale);
+    }
+    for (size_t i = 0; i < u->count; i++)
+        u->parameters[i].gradient_squares = squares[u->first_number + i] * (scale * scale);
+    u->norm = sqrt(total);
+    return DQT_OK;
+}
+
+dqt_status updater_take_squares(dqt_updater *u) {
+    double total = 0.0;
+    if (u->whole) return take_whole_squares(u);
+    add_squares(u);
     for (size_t i = 0; i < u->count; i++) {
         struct parameter *p = &u->parameters[i];
         if (parameter_frozen(p)) continue;
@@ -131,4 +185,9 @@ void updater_take_results(dqt_updater *u) {
         p->weights = (uint64_t)p->target.tensor->rows * p->target.tensor->cols;
         updater_remember(p);
     }
+}
+
+void updater_give_results(dqt_updater *u) {
+    for (size_t i = 0; i < u->count; i++)
+        u->whole_sums[u->first_number + i] = updater_results(&u->parameters[i]);
 }

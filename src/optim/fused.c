@@ -118,6 +118,13 @@ void updater_remember(struct parameter *p) {
     p->history[1] = sqrt(p->update_squares / (double)p->weights) / (double)p->plan.update_factor;
 }
 
+struct parameter_sums updater_results(const struct parameter *p) {
+    if (parameter_frozen(p) || !format_is_code(p->target.tensor->storage)) return (struct parameter_sums){0};
+    const double rate = (double)p->plan.learning_rate;
+    return (struct parameter_sums){rate * rate * p->update_squares, (double)p->flipped, (double)p->saturated,
+                                   (double)p->weights};
+}
+
 dqt_status updater_end(dqt_updater *u, dqt_step_stats *stats) {
     double gradient_squares = 0.0, update_squares = 0.0;
     uint64_t flipped = 0, saturated = 0, quantized = 0;
@@ -127,15 +134,16 @@ dqt_status updater_end(dqt_updater *u, dqt_step_stats *stats) {
         if (parameter_frozen(p)) continue;
         gradient_squares += p->gradient_squares;
         if (p->nonfinite && !nonfinite) nonfinite = p;
-        if (!format_is_code(p->target.tensor->storage)) continue;
-        const double rate = (double)p->plan.learning_rate;
-        update_squares += rate * rate * p->update_squares;
-        flipped += p->flipped;
-        saturated += p->saturated;
-        quantized += p->weights;
+    }
+    for (size_t i = 0; i < (u->whole ? u->whole : u->count); i++) {
+        const struct parameter_sums sums = u->whole ? u->whole_sums[i] : updater_results(&u->parameters[i]);
+        update_squares += sums.update_squares;
+        flipped += (uint64_t)sums.flipped;
+        saturated += (uint64_t)sums.saturated;
+        quantized += (uint64_t)sums.quantized;
     }
     u->step++;
-    u->previous_norm = sqrt(gradient_squares);
+    u->previous_norm = u->whole ? u->norm : sqrt(gradient_squares);
     if (stats) {
         stats->gradient_norm = u->previous_norm;
         stats->update_rms = quantized ? sqrt(update_squares / (double)quantized) : 0.0;

@@ -67,7 +67,7 @@ void updater_plan(dqt_updater *u, size_t index, float clip) {
     struct parameter *p = &u->parameters[index];
     const dqt_updater_options *o = &u->options;
     const dqt_tensor *t = p->target.tensor;
-    const uint32_t id = (uint32_t)index;
+    const uint32_t id = (uint32_t)(u->first_number + index);
     const double bias1 = 1.0 - update_power((double)p->rule.beta1, u->step + 1);
     const double bias2 = 1.0 - update_power((double)o->beta2, u->step + 1);
     const struct optimizer *optimizer = p->optimizer;

@@ -171,6 +171,7 @@ dqt_status updater_open_step(dqt_updater *u, const struct gradient *const *gradi
         run_pass(u, p, gradients[i], norm_task);
     }
     u->learning_rate = learning_rate;
+    if (u->whole) updater_give_squares(u);
     updater_stop_at(u, STEP_SQUARES, NULL);
     return DQT_OK;
 }
@@ -230,10 +231,14 @@ static void run_parameters(dqt_updater *u, const struct gradient *const *gradien
             return;
         }
     }
+    if (u->whole) {
+        updater_take_results(u);
+        updater_give_results(u);
+    }
     updater_stop_at(u, STEP_RESULTS, NULL);
 }
 
-dqt_status updater_continue_step(dqt_updater *u, const struct gradient *const *gradients, dqt_step_stats *stats) {
+static dqt_status next_point(dqt_updater *u, const struct gradient *const *gradients, dqt_step_stats *stats) {
     const enum step_point point = u->point;
     struct parameter *p = &u->parameters[u->current];
     if (!updater_sums_valid(u))
@@ -253,11 +258,19 @@ dqt_status updater_continue_step(dqt_updater *u, const struct gradient *const *g
     case STEP_LAGGED_COLUMNS: updater_take_columns(u, p); break;
     case STEP_UPDATES: updater_take_updates(u, p); break;
     case STEP_RESULTS:
-        updater_take_results(u);
+        if (!u->whole) updater_take_results(u);
         updater_stop_at(u, STEP_CLOSED, NULL);
         return updater_end(u, stats);
     }
     run_parameters(u, gradients, point);
+    return DQT_OK;
+}
+
+/* A partial model has all rows of its parameters: only sums over parameters are exchanged. */
+dqt_status updater_continue_step(dqt_updater *u, const struct gradient *const *gradients, dqt_step_stats *stats) {
+    do
+        TRY(next_point(u, gradients, stats));
+    while (u->whole && u->point != STEP_CLOSED && u->point != STEP_RESULTS);
     return DQT_OK;
 }
 

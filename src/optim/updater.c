@@ -26,6 +26,20 @@ static dqt_status check_row(const dqt_context *ctx, const char *name, int32_t va
     return fail(ctx, DQT_E_ARGUMENT, "updater options: %s is %d, expected a %s value", name, (int)value, kind);
 }
 
+/* The layers of a partial model are all in the list, in order: its own numbers are without gaps. */
+static dqt_status check_places(const dqt_context *ctx, const struct update_target *targets, size_t count,
+                               const dqt_updater_options *o) {
+    for (size_t i = 0; i < count; i++)
+        if (targets[i].whole != targets[0].whole || (targets[0].whole && targets[i].number != targets[0].number + i))
+            return fail(ctx, DQT_E_UNSUPPORTED,
+                        "an updater of a partial model takes its layers and no others, in order: %s follows %s",
+                        targets[i].name, targets[i - 1].name);
+    if (count && targets[0].whole && o->num_parts > 1)
+        return fail(ctx, DQT_E_UNSUPPORTED, "updater options: num_parts is %llu, but the model is partial",
+                    (unsigned long long)o->num_parts);
+    return DQT_OK;
+}
+
 static dqt_status check_number(const dqt_context *ctx, const char *name, float value, float low, float high) {
     if (in_range(value, low, high)) return DQT_OK;
     return fail(ctx, DQT_E_ARGUMENT, "updater options: %s is %g, expected %g to %g", name, (double)value, (double)low,
@@ -66,6 +80,7 @@ dqt_status updater_check(const dqt_context *ctx, const struct update_target *tar
     TRY(check_number(ctx, "scale_lr", o->scale_lr, 0.0f, 1e30f));
     TRY(check_number(ctx, "rounding_noise", o->rounding_noise, 0.0f, 1.0f));
     TRY(updater_check_part(ctx, o->part, o->num_parts));
+    TRY(check_places(ctx, targets, count, o));
     if (count >= (size_t)1 << 24)
         return fail(ctx, DQT_E_UNSUPPORTED, "an updater of %zu parameters, at most 16777215 can be numbered", count);
     for (size_t i = 0; i < count; i++) {
@@ -201,7 +216,9 @@ static void lay_out(struct layout *l, const dqt_context *ctx, const struct updat
     float *column_sums = take(l, &l->workspace, most_sums, sizeof(float));
     double *update_sums = take(l, &l->workspace, most_tiles, sizeof *update_sums);
     struct tile_sums *sums = take(l, &l->workspace, all_tiles, sizeof *sums);
-    size_t *offsets = take(l, &l->workspace, num_parts + 1, sizeof *offsets);
+    const size_t whole = count ? targets[0].whole : 0;
+    struct parameter_sums *whole_sums = take(l, &l->workspace, whole, sizeof *whole_sums);
+    size_t *offsets = take(l, &l->workspace, whole ? 4 : num_parts + 1, sizeof *offsets);
     double *scale_gradients = take(l, &l->workspace, most_groups, sizeof(double));
     size_t row_bytes;
     size_mul(ld, sizeof(float), &row_bytes);
@@ -212,6 +229,9 @@ static void lay_out(struct layout *l, const dqt_context *ctx, const struct updat
     u->part = part;
     u->num_parts = num_parts;
     u->all_tiles = all_tiles;
+    u->whole = whole;
+    u->first_number = whole ? targets[0].number : 0;
+    u->whole_sums = whole_sums;
     u->tiles = tiles;
     u->column_sums = column_sums;
     u->update_sums = update_sums;
@@ -315,7 +335,7 @@ struct visit {
 static dqt_status visit_array(const struct visit *v, const char *what, void *data, size_t count, size_t row_elements,
                               size_t element_size) {
     char label[NAME_LENGTH];
-    snprintf(label, sizeof label, "%zu.%s", v->index, what);
+    snprintf(label, sizeof label, "%zu.%s", v->u->first_number + v->index, what);
     const struct state_array a = {label, data, count, element_size, v->index, row_elements};
     return v->visit(v->arg, &a);
 }

@@ -11,6 +11,7 @@ struct update_target {
     const char *name;
     int parameter_class; /* DQT_CLASS_* */
     dqt_tensor *tensor;
+    size_t number, whole; /* of a partial model: its number among the parameters of the whole; 0: of none */
 };
 
 /* Of options: part below num_parts, of which there are not too many; 0 and 0: all rows. */
@@ -53,6 +54,7 @@ void updater_set_gradient_scale(dqt_updater *u, float scale);
  * in the updater's rows alone, are the same in all pieces. */
 dqt_status updater_open_step(dqt_updater *u, const struct gradient *const *gradients, float learning_rate);
 void *updater_exchange(const dqt_updater *u, const size_t **offsets);
+uint32_t updater_exchange_parts(const dqt_updater *u);
 /* DQT_E_NUMERIC: a gradient is not finite, nothing was changed and the step is closed; or what has come are no sums,
  * and the step is where it was. */
 dqt_status updater_continue_step(dqt_updater *u, const struct gradient *const *gradients, dqt_step_stats *stats);

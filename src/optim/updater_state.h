@@ -73,25 +73,33 @@ struct tile_sums {
     double update_squares, flipped, saturated; /* counts are exact */
 };
 
+/* What became of a parameter of a partial model, as it travels. Squares are of lr * u. */
+struct parameter_sums {
+    double update_squares, flipped, saturated, quantized;
+};
+
 struct dqt_updater {
     dqt_context *ctx;
     dqt_updater_options options;
     size_t bytes; /* of the whole block */
     size_t count;
     struct parameter *parameters;
-    uint64_t step;          /* steps done */
-    double previous_norm;   /* global gradient norm of the previous step, 0 before the first */
-    size_t part, num_parts; /* part < num_parts */
-    size_t all_tiles;       /* of all parameters */
+    uint64_t step;              /* steps done */
+    double previous_norm;       /* global gradient norm of the previous step, 0 before the first */
+    size_t part, num_parts;     /* part < num_parts */
+    size_t first_number, whole; /* of a partial model: number of its first parameter of `whole` in all; else 0 */
+    size_t all_tiles;           /* of all parameters */
     enum step_point point;
     size_t current; /* parameter that the point is of */
     double norm;    /* of all gradients of the step that is open */
     struct tile_result *tiles;
-    float *column_sums;      /* [tiles][cols] of the current parameter */
-    double *update_sums;     /* [tiles] of the current parameter */
+    struct parameter_sums *whole_sums; /* [whole] of a partial model; at STEP_SQUARES doubles lie there */
+    float *column_sums;                /* [tiles][cols] of the current parameter */
+    double *update_sums;               /* [tiles] of the current parameter */
     struct tile_sums *sums;  /* of all tiles of all parameters: part by part, in each by parameter. At STEP_SQUARES
                                 doubles lie there */
-    size_t *offsets;         /* [num_parts + 1]: bytes from which the parts' sums lie in what is exchanged */
+    size_t *offsets;         /* [num_parts + 1], of a partial model [4]: bytes from which the parts' sums lie in what is
+                                exchanged */
     double *scale_gradients; /* [tiles][row_groups] of the current parameter: a row's */
     float *gradient_rows;    /* [lanes][most cols]: rows of gradients that are not f32 */
     size_t gradient_ld;
@@ -103,6 +111,11 @@ struct dqt_updater {
 /* The sums at STEP_SQUARES. */
 static inline double *updater_squares(const dqt_updater *u) {
     return (double *)(void *)u->sums;
+}
+
+/* The same by parameter, of a partial model. */
+static inline double *updater_whole_squares(const dqt_updater *u) {
+    return (double *)(void *)u->whole_sums;
 }
 
 static inline bool parameter_frozen(const struct parameter *p) {
@@ -198,11 +211,17 @@ dqt_status updater_take_squares(dqt_updater *u);
 void updater_take_columns(dqt_updater *u, struct parameter *p);
 void updater_take_updates(dqt_updater *u, struct parameter *p);
 void updater_take_results(dqt_updater *u);
+/* Of a partial model: its own squares, and what became of its parameters, go to what is exchanged; they have been taken
+ * over. */
+void updater_give_squares(dqt_updater *u);
+void updater_give_results(dqt_updater *u);
 
 /* ---- fused.c ---- */
 
 /* history, from the sums over the parameter's rows of this step. */
 void updater_remember(struct parameter *p);
+/* What the statistics of a step have of a parameter. */
+struct parameter_sums updater_results(const struct parameter *p);
 
 /* Updates the tile that starts at row `first`. row_squares: sums of squares of its rows, where the caller has made
  * them; NULL: not yet. */

@@ -854,10 +854,12 @@ pub struct dqt_llama_config {
     pub rope_low_freq_factor: f32,
     pub rope_high_freq_factor: f32,
     pub rope_original_context: usize,
+    pub first_block: usize,
+    pub num_blocks: usize,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dqt_llama_config"][::core::mem::size_of::<dqt_llama_config>() - 352usize];
+    ["Size of dqt_llama_config"][::core::mem::size_of::<dqt_llama_config>() - 368usize];
     [
         "Alignment of dqt_llama_config",
     ][::core::mem::align_of::<dqt_llama_config>() - 8usize];
@@ -957,6 +959,12 @@ const _: () = {
     [
         "Offset of field: dqt_llama_config::rope_original_context",
     ][::core::mem::offset_of!(dqt_llama_config, rope_original_context) - 344usize];
+    [
+        "Offset of field: dqt_llama_config::first_block",
+    ][::core::mem::offset_of!(dqt_llama_config, first_block) - 352usize];
+    [
+        "Offset of field: dqt_llama_config::num_blocks",
+    ][::core::mem::offset_of!(dqt_llama_config, num_blocks) - 360usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1348,7 +1356,7 @@ const _: () = {
 #[derive(Debug, Copy, Clone)]
 pub struct dqt_step_sums {
     pub struct_size: u32,
-    pub reserved: u32,
+    pub num_parts: u32,
     pub data: *mut ::core::ffi::c_void,
     pub offsets: *const usize,
 }
@@ -1360,8 +1368,8 @@ const _: () = {
         "Offset of field: dqt_step_sums::struct_size",
     ][::core::mem::offset_of!(dqt_step_sums, struct_size) - 0usize];
     [
-        "Offset of field: dqt_step_sums::reserved",
-    ][::core::mem::offset_of!(dqt_step_sums, reserved) - 4usize];
+        "Offset of field: dqt_step_sums::num_parts",
+    ][::core::mem::offset_of!(dqt_step_sums, num_parts) - 4usize];
     [
         "Offset of field: dqt_step_sums::data",
     ][::core::mem::offset_of!(dqt_step_sums, data) - 8usize];

@@ -171,7 +171,7 @@ impl<'m> Updater<'m> {
             .check(unsafe { sys::dqt_updater_step(self.as_raw(), tape.as_raw(), &sized(options), &mut stats) })?;
         Ok(stats)
     }
-    /// The same of an updater of one part: `exchange` is called with the sums of all parts, of which those from
+    /// The same of an updater of one part, or of a partial model: `exchange` is called with the sums of all parts, of which those from
     /// `offsets[k]` to `offsets[k + 1]` are part `k`'s, and gathers the others' into place. Where it fails the step stays
     /// open, and this updater makes no other.
     pub fn step_part(
@@ -181,7 +181,6 @@ impl<'m> Updater<'m> {
         mut exchange: impl FnMut(&mut [u8], &[usize]) -> Result<()>,
     ) -> Result<StepStats> {
         self.same_layers(tape)?;
-        let parts = usize::try_from(self.options()?.num_parts).unwrap_or(usize::MAX).max(1);
         let (mut stats, mut sums) = (StepStats::default(), sys::dqt_step_sums::default());
         let _lock = self.list.write();
         // SAFETY: as in step.
@@ -190,6 +189,7 @@ impl<'m> Updater<'m> {
         })?;
         while !sums.data.is_null() {
             // SAFETY: the updater's arrays, which are nobody else's until the next call.
+            let parts = sums.num_parts as usize;
             let (data, offsets) = unsafe {
                 let offsets = std::slice::from_raw_parts(sums.offsets, parts + 1);
                 (std::slice::from_raw_parts_mut(sums.data.cast::<u8>(), offsets[parts]), offsets)
