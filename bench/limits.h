@@ -36,8 +36,8 @@ __attribute__((target("avx2"))) static inline double limit_avx2_int8(void) {
     for (int i = 0; i < 8; i++)
         s[i] = _mm256_set1_epi16((short)i);
     for (int n = 0; n < LIMIT_LOOPS; n++) {
-        __asm__ volatile("" : "+x"(a));
         for (int i = 0; i < 8; i++) {
+            __asm__ volatile("" : "+x"(a)); /* or one product would do for all 8 sums */
             s[i] = _mm256_add_epi16(s[i], _mm256_maddubs_epi16(a, b));
         }
     }
@@ -65,8 +65,8 @@ __attribute__((target("avx512f,avx512bw"))) static inline double limit_avx512_in
     for (int i = 0; i < 8; i++)
         s[i] = _mm512_set1_epi16((short)i);
     for (int n = 0; n < LIMIT_LOOPS; n++) {
-        __asm__ volatile("" : "+v"(a));
         for (int i = 0; i < 8; i++) {
+            __asm__ volatile("" : "+v"(a)); /* or one product would do for all 8 sums */
             s[i] = _mm512_add_epi16(s[i], _mm512_maddubs_epi16(a, b));
         }
     }
