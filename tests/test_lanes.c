@@ -2,10 +2,14 @@
  * is timed: regions are counted, and the judgement of contention is given times. */
 #define _POSIX_C_SOURCE 200809L
 #include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
 
 #include "calls.h"
 #include "core/contention.h"
 #include "core/parallel.h"
+#include "core/team.h"
+#include "lanes.h"
 #include "test.h"
 
 static size_t regions, tasks;
@@ -269,8 +273,108 @@ static void waiting_is_no_work(void) {
     dqt_context_destroy(ctx);
 }
 
-static const struct test tests[] = {TEST(one_token_of_a_small_model),  TEST(steps_are_shared),
-                                    TEST(lanes_that_work_pays_for),    TEST(idle_machines_keep_all_lanes),
-                                    TEST(taken_cores_are_left_alone),  TEST(several_threads_judge),
-                                    TEST(one_neighbour_of_many_cores), TEST(waiting_is_no_work)};
+/* ---- Lanes that stand by --------------------------------------------------------------------------------------- */
+
+enum { STANDING = 3, JOBS = 3000, JOB_TASKS = 5 };
+
+struct team_job {
+    atomic_size_t next;
+    size_t done[JOB_TASKS]; /* no atomics: only one lane may come to it, and the leader after that */
+    unsigned lanes;
+};
+
+static void job_lane(void *data, size_t lane) {
+    struct team_job *job = data;
+    CHECK(lane < job->lanes);
+    for (size_t i = atomic_fetch_add(&job->next, 1); i < JOB_TASKS; i = atomic_fetch_add(&job->next, 1))
+        job->done[i]++;
+}
+
+struct member {
+    struct team *team;
+    size_t lane;
+};
+
+static void *member(void *arg) {
+    const struct member *m = arg;
+    team_stand_by(m->team, m->lane);
+    return NULL;
+}
+
+/* When a job has returned nobody is in it any more, whoever came or came too late. */
+static void jobs_are_done(struct team *team) {
+    for (unsigned i = 0; i < JOBS; i++) {
+        struct team_job job = {.lanes = 1 + i % STANDING};
+        atomic_init(&job.next, 0);
+        team_run(team, &job, job.lanes);
+        for (size_t k = 0; k < JOB_TASKS; k++)
+            CHECKF(job.done[k] == 1, "job %u: task %zu done %zu times", i, k, job.done[k]);
+        memset(&job, 0xff, sizeof job);
+    }
+}
+
+static void a_team_does_one_job_after_the_other(void) {
+    struct team team;
+    pthread_t threads[STANDING];
+    struct member members[STANDING];
+    team_init(&team, job_lane);
+    jobs_are_done(&team); /* nobody has come yet: nobody is waited for */
+    for (size_t i = 1; i < STANDING; i++) {
+        members[i] = (struct member){&team, i};
+        CHECK(pthread_create(&threads[i], NULL, member, &members[i]) == 0);
+    }
+    jobs_are_done(&team);
+    team_dismiss(&team);
+    for (size_t i = 1; i < STANDING; i++)
+        pthread_join(threads[i], NULL);
+}
+
+static dqt_context *openmp_context(void) {
+    dqt_context *ctx = NULL;
+    dqt_context_options o;
+    OK(NULL, dqt_context_options_init(&o, sizeof o));
+    o.num_threads = STANDING;
+    OK(NULL, dqt_context_create(&o, &ctx));
+    share_all_work(ctx);
+    return ctx;
+}
+
+struct standing_work {
+    dqt_context *ctx, *other;
+    atomic_size_t lanes; /* a bit each */
+    atomic_size_t done;
+};
+
+static void note_lane(void *arg, size_t task, int lane) {
+    struct standing_work *w = arg;
+    (void)task;
+    atomic_fetch_add(&w->done, 1);
+    atomic_fetch_or(&w->lanes, (size_t)1 << lane);
+}
+
+static void many_small_jobs(void *arg) {
+    struct standing_work *w = arg;
+    for (size_t i = 0; i < JOBS || (w->ctx->contention && atomic_load(&w->lanes) == 1 && i < 1000 * (size_t)JOBS);
+         i++) {
+        const size_t before = atomic_load(&w->done);
+        parallel_run(i % 16 == 15 ? w->other : w->ctx, 1 + i % 64, 1.0, note_lane, w);
+        CHECK(atomic_load(&w->done) - before == 1 + i % 64);
+    }
+}
+
+/* Also where another context's work comes in between. */
+static void small_jobs_find_lanes(void) {
+    struct standing_work w = {.ctx = openmp_context(), .other = openmp_context()};
+    parallel_stand_by(w.ctx, 1.0, many_small_jobs, &w);
+    CHECKF(!w.ctx->contention || atomic_load(&w.lanes) > 1, "lanes %zu", atomic_load(&w.lanes));
+    parallel_run(w.ctx, 7, 1.0, note_lane, &w); /* and afterwards */
+    dqt_context_destroy(w.ctx);
+    dqt_context_destroy(w.other);
+}
+
+static const struct test tests[] = {
+    TEST(one_token_of_a_small_model),   TEST(steps_are_shared),           TEST(lanes_that_work_pays_for),
+    TEST(idle_machines_keep_all_lanes), TEST(taken_cores_are_left_alone), TEST(several_threads_judge),
+    TEST(one_neighbour_of_many_cores),  TEST(waiting_is_no_work),         TEST(a_team_does_one_job_after_the_other),
+    TEST(small_jobs_find_lanes)};
 TEST_MAIN(tests)

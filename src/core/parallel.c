@@ -1,5 +1,6 @@
 #include "core/parallel.h"
 
+#include <limits.h>
 #include <math.h>
 #ifdef _OPENMP
 #include <omp.h>
@@ -10,24 +11,50 @@
 #include "core/fpenv.h"
 #include "core/process.h"
 #include "core/size.h"
+#include "core/team.h"
+
+/* Tasks that follow each other are mostly one lane's: what it fetches ahead at the end of a task is what it reads next,
+ * and lanes do not pass one counter's cache line around. */
+enum { RANGES = 8, LINE = 64 };
+struct range {
+    _Alignas(LINE) atomic_size_t next;
+    size_t end;
+};
 
 struct job {
     task_fn fn;
     void *arg;
     size_t count;
-    atomic_size_t next;
+    size_t ranges; /* of tasks; lanes that have done theirs help with the others */
+    struct range range[RANGES];
     const double *waited; /* [lanes]; NULL: tasks do not wait */
+    bool timed;           /* the rest is wanted: */
+    atomic_llong busy;    /* nanoseconds from first to last task, summed over the lanes */
+    atomic_llong fastest; /* nanoseconds of a task: the least over the lanes of their means */
 };
+
+static void share_tasks(struct job *job, size_t lanes) {
+    job->ranges = size_min(lanes, RANGES);
+    for (size_t i = 0; i < job->ranges; i++) {
+        atomic_init(&job->range[i].next, job->count * i / job->ranges);
+        job->range[i].end = job->count * (i + 1) / job->ranges;
+    }
+}
 
 /* One call per lane; each takes tasks until none is left, so lanes may run at once or one after the other. The number
  * of tasks that this one took. */
 static size_t take_tasks(struct job *job, size_t lane) {
+    size_t taken = 0;
     FPENV_DEFAULT();
-    for (size_t taken = 0;; taken++) {
-        const size_t task = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed);
-        if (task >= job->count) return taken;
-        job->fn(job->arg, task, (int)lane);
+    for (size_t i = 0; i < job->ranges; i++) {
+        struct range *range = &job->range[(lane + i) % job->ranges];
+        for (;; taken++) {
+            const size_t task = atomic_fetch_add_explicit(&range->next, 1, memory_order_relaxed);
+            if (task >= range->end) break;
+            job->fn(job->arg, task, (int)lane);
+        }
     }
+    return taken;
 }
 
 static void run_lane(void *data, size_t lane) {
@@ -35,60 +62,127 @@ static void run_lane(void *data, size_t lane) {
 }
 
 #ifdef _OPENMP
-/* A region of `team` threads, of which `lanes` work. All regions have as many threads as the contention allows, since
- * libgomp ends those that a smaller region does not need and the next larger one starts them anew. It begins at
- * `now`; `c` NULL: nobody asks for its times. */
-static void run_team(struct contention *c, double now, struct job *job, int team, int lanes) {
+static void run_timed_lane(void *data, size_t lane) {
+    struct job *job = data;
+    const double begin = job->timed ? omp_get_wtime() : 0.0;
+    const double taken = (double)take_tasks(job, lane);
+    if (!job->timed || taken < 1) return;
+    const double waited = job->waited ? job->waited[lane] : 0.0;
+    const double time = 1e9 * fmax(omp_get_wtime() - begin - waited, 0.0);
+    atomic_fetch_add_explicit(&job->busy, (long long)time, memory_order_relaxed);
+    long long least = atomic_load_explicit(&job->fastest, memory_order_relaxed);
+    while ((long long)(time / taken) < least &&
+           !atomic_compare_exchange_weak_explicit(&job->fastest, &least, (long long)(time / taken),
+                                                  memory_order_relaxed, memory_order_relaxed))
+        ;
+}
+
+/* The team of lanes that stand by for this thread, and the context that it is of. */
+static _Thread_local struct standing {
+    const dqt_context *ctx;
+    struct team team;
+    size_t size;
+} * standing;
+
+static bool stands_by(const dqt_context *ctx) {
+    return standing && standing->ctx == ctx;
+}
+
+/* Some lanes of a team that stands by, or a region of `team` threads, of which `lanes` work. All regions have as many
+ * threads as the contention allows, since libgomp ends those that a smaller region does not need and the next larger
+ * one starts them anew. It begins at `now`; `c` NULL: nobody asks for its times. */
+static void run_lanes(const dqt_context *ctx, struct contention *c, double now, struct job *job, int team, int lanes) {
     struct region_times r = {.lanes = lanes, .tasks = (double)job->count, .begin = now};
-    double busy = 0.0, fastest = HUGE_VAL;
-#pragma omp parallel for num_threads(team) schedule(static, 1) reduction(+ : busy) reduction(min : fastest)
-    for (int lane = 0; lane < lanes; lane++) {
-        const double begin = c ? omp_get_wtime() : 0.0;
-        const double taken = (double)take_tasks(job, (size_t)lane);
-        if (c && taken > 0) {
-            const double waited = job->waited ? job->waited[lane] : 0.0;
-            const double time = fmax(omp_get_wtime() - begin - waited, 0.0);
-            busy += time;
-            fastest = fmin(fastest, time / taken);
-        }
+    job->timed = c != NULL;
+    atomic_init(&job->busy, 0);
+    atomic_init(&job->fastest, LLONG_MAX);
+    if (stands_by(ctx)) {
+        team_run(&standing->team, job, (size_t)lanes);
+    } else {
+#pragma omp parallel for num_threads(team) schedule(static, 1)
+        for (int lane = 0; lane < lanes; lane++)
+            run_timed_lane(job, (size_t)lane);
     }
     if (!c) return;
     r.end = omp_get_wtime();
-    r.busy = busy;
-    r.fastest_task = fastest;
+    r.busy = 1e-9 * (double)atomic_load_explicit(&job->busy, memory_order_relaxed);
+    r.fastest_task = 1e-9 * (double)atomic_load_explicit(&job->fastest, memory_order_relaxed);
     contention_count(c, &r);
 }
 #endif
 
-/* Lanes that this much work pays for. */
-static int paying_lanes(const dqt_context *ctx, size_t count, double work) {
+/* Lanes that this much work pays for, where a lane costs `lane_work`. */
+static int paying_lanes(const dqt_context *ctx, size_t count, double work, double lane_work) {
     double lanes = (double)size_min(count, (size_t)ctx->num_threads);
-    if (ctx->lane_work > 0.0) lanes = fmin(lanes, work / ctx->lane_work);
+    if (lane_work > 0.0) lanes = fmin(lanes, work / lane_work);
     return lanes < 2.0 ? 1 : (int)lanes;
 }
 
-static void run(const dqt_context *ctx, double work, struct job *job) {
-    DQT_ASSERT(work >= 0.0);
-    atomic_init(&job->next, 0);
-    int lanes = ctx->threading == DQT_THREADING_SERIAL ? 1 : paying_lanes(ctx, job->count, work);
-    if (lanes > 1 && ctx->threading == DQT_THREADING_HOST) {
-        ctx->parallel_for(ctx->parallel_user_data, (size_t)lanes, run_lane, job);
-        return;
-    }
 #ifdef _OPENMP
-    /* getpid is a system call of some 100 ns: of no account where there is work for two lanes, and the only sign of a
-     * fork that needs no handler in the host's process. */
-    if (lanes > 1 && process_id() == ctx->process_id) {
+/* getpid is a system call of some 100 ns: of no account where there is work for two lanes, and the only sign of a fork
+ * that needs no handler in the host's process. */
+static bool may_open_region(const dqt_context *ctx) {
+    return stands_by(ctx) || process_id() == ctx->process_id;
+}
+
+static int region_lanes(const dqt_context *ctx, struct contention *c, double now) {
+    const int lanes = c ? contention_lanes(c, ctx->num_threads, now) : ctx->num_threads;
+    return stands_by(ctx) && (size_t)lanes > standing->size ? (int)standing->size : lanes;
+}
+#endif
+
+void parallel_stand_by(const dqt_context *ctx, double work, void (*body)(void *), void *arg) {
+#ifdef _OPENMP
+    const bool pays =
+        ctx->threading == DQT_THREADING_OPENMP && paying_lanes(ctx, SIZE_MAX, work, ctx->lane_work * STANDING_PAYS) > 1;
+    if (pays && !standing && may_open_region(ctx)) {
         struct contention *c = ctx->lane_work > 0.0 ? ctx->contention : NULL;
-        const double now = c ? omp_get_wtime() : 0.0;
-        const int team = c ? contention_lanes(c, ctx->num_threads, now) : ctx->num_threads;
-        if (lanes > team) lanes = team;
-        if (lanes > 1) {
-            run_team(c, now, job, team, lanes);
+        const int size = region_lanes(ctx, c, c ? omp_get_wtime() : 0.0);
+        if (size > 1) {
+            struct standing s = {.ctx = ctx, .size = (size_t)size};
+            team_init(&s.team, run_timed_lane);
+#pragma omp parallel num_threads(size)
+            if (omp_get_thread_num() == 0) {
+                standing = &s;
+                body(arg);
+                standing = NULL;
+                team_dismiss(&s.team);
+            } else {
+                team_stand_by(&s.team, (size_t)omp_get_thread_num());
+            }
             return;
         }
     }
 #endif
+    body(arg);
+}
+
+static void run(const dqt_context *ctx, double work, struct job *job) {
+    DQT_ASSERT(work >= 0.0);
+    double lane_work = ctx->lane_work;
+#ifdef _OPENMP
+    if (stands_by(ctx)) lane_work *= STANDING_LANE_WORK / LANE_WORK;
+#endif
+    int lanes = ctx->threading == DQT_THREADING_SERIAL ? 1 : paying_lanes(ctx, job->count, work, lane_work);
+    if (lanes > 1 && ctx->threading == DQT_THREADING_HOST) {
+        share_tasks(job, (size_t)lanes);
+        ctx->parallel_for(ctx->parallel_user_data, (size_t)lanes, run_lane, job);
+        return;
+    }
+#ifdef _OPENMP
+    if (lanes > 1 && may_open_region(ctx)) {
+        struct contention *c = ctx->lane_work > 0.0 ? ctx->contention : NULL;
+        const double now = c ? omp_get_wtime() : 0.0;
+        const int team = region_lanes(ctx, c, now);
+        if (lanes > team) lanes = team;
+        if (lanes > 1) {
+            share_tasks(job, (size_t)lanes);
+            run_lanes(ctx, c, now, job, team, lanes);
+            return;
+        }
+    }
+#endif
+    share_tasks(job, 1);
     run_lane(job, 0);
 }
 

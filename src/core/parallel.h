@@ -24,11 +24,18 @@ typedef void (*task_fn)(void *arg, size_t task, int lane);
 #define WORK_NORMAL 20.0  /* a normal random number */
 #define WORK_BYTE 0.1     /* a byte that is zeroed */
 #define LANE_WORK 20000.0 /* work that is worth a lane of its own */
+#define STANDING_LANE_WORK 2500.0 /* the same where lanes stand by */
+#define STANDING_PAYS 4.0         /* times LANE_WORK: what is worth a lane that stands by */
 
 /* Runs fn for every task in [0, count), handing out tasks one by one; `work` is that of all tasks together. */
 void parallel_run(const dqt_context *ctx, size_t count, double work, task_fn fn, void *arg);
 
-/* The same for tasks that wait for what others of the run make: each adds to waited[lane], which is 0 at first, the
+/* Runs body, whose calls of parallel_run from this thread find the other lanes standing by: for many small jobs with
+ * little between them, `work` altogether. Lanes that wait use their cores, so body must not wait for anything, nor call
+ * the host. Without OpenMP's threads, and where lanes are not worth it, it only runs body. */
+void parallel_stand_by(const dqt_context *ctx, double work, void (*body)(void *), void *arg);
+
+/* parallel_run for tasks that wait for what others of the run make: each adds to waited[lane], which is 0 at first, the
  * seconds of parallel_clock that it has waited. They are no work: who waits for a lane that lost its core would
  * otherwise look busy. */
 void parallel_run_waiting(const dqt_context *ctx, size_t count, double work, task_fn fn, void *arg, double *waited);

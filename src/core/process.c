@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #if !defined(_WIN32)
+#include <sched.h>
 #include <unistd.h>
 #endif
 
@@ -35,6 +36,12 @@ long process_id(void) {
     return 0;
 #else
     return (long)getpid();
+#endif
+}
+
+void process_yield(void) {
+#if !defined(_WIN32)
+    sched_yield();
 #endif
 }
 

@@ -9,6 +9,9 @@
 /* This process's number; 0 where there is no fork. */
 long process_id(void);
 
+/* Lets other threads have the processor, where the system can be asked to. */
+void process_yield(void);
+
 enum process_history {
     PROCESS_WHOLE,       /* no fork since exec, as far as can be seen */
     PROCESS_FORKED,      /* forked without exec, before this library was first used in it */

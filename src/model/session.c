@@ -210,6 +210,8 @@ struct pass {
     size_t position[CHUNK];
     struct kv_cache *cache[CHUNK];
     struct cached_pass cached;
+    dqt_session *first;
+    bool finite;
 };
 
 static void take_chunk(struct pass *p, dqt_session *s, size_t count) {
@@ -241,8 +243,10 @@ static void plan_pass(struct pass *p, dqt_session *first) {
     DQT_ASSERT(p->cached.tokens.count > 0);
 }
 
-/* False where numbers are not finite: a NaN in a key or a value of a token is one in its stream, too. */
-static bool run_pass(struct pass *p, dqt_session *first) {
+/* Clears p->finite where numbers are not: a NaN in a key or a value of a token is one in its stream, too. */
+static void run_pass(void *arg) {
+    struct pass *p = arg;
+    dqt_session *first = p->first;
     dqt_tape *t = p->tape;
     const size_t tokens = p->cached.tokens.count;
     struct prediction predictions[CHUNK];
@@ -253,7 +257,8 @@ static bool run_pass(struct pass *p, dqt_session *first) {
         layer_forward(t, llama_block_slot(t, i), 1, tokens, NULL, t->stream, t->stream);
     }
     t->cached = NULL;
-    if (!all_finite(t->stream, tokens * first->model->config.hidden_size)) return false;
+    p->finite = all_finite(t->stream, tokens * first->model->config.hidden_size);
+    if (!p->finite) return;
     for (size_t row = 0; row < tokens;) /* by rows: those of predictions move to the front */
         for (dqt_session *s = first; s; s = s->following) {
             if (!s->taken || s->row != row) continue;
@@ -261,7 +266,15 @@ static bool run_pass(struct pass *p, dqt_session *first) {
             row += s->taken;
             s->done += s->taken;
         }
-    return predict(t, predictions, count);
+    p->finite = predict(t, predictions, count);
+}
+
+/* Nanoseconds: what reading the weights takes, at least. */
+static double pass_work(const dqt_llama *model) {
+    double bytes = 0;
+    for (size_t i = 0; i < model->num_layers; i++)
+        bytes += (double)layer_memory(model->layers[i]);
+    return WORK_BYTE * bytes;
 }
 
 static bool all_done(const dqt_session *first) {
@@ -271,7 +284,8 @@ static bool all_done(const dqt_session *first) {
 }
 
 static dqt_status append_all(dqt_session *first) {
-    struct pass p = {.tape = first->tape};
+    struct pass p = {.tape = first->tape, .first = first};
+    const double work = pass_work(first->model);
     for (dqt_session *s = first; s; s = s->following) {
         DQT_ASSERT(s->model == first->model && s->request.count &&
                    s->request.count <= s->options.max_length - s->length);
@@ -282,8 +296,8 @@ static dqt_status append_all(dqt_session *first) {
     while (!all_done(first)) {
         TRY(check_interrupt(first->model->ctx));
         plan_pass(&p, first);
-        if (!run_pass(&p, first))
-            return fail(first->model->ctx, DQT_E_NUMERIC, "the model gives numbers that are not finite");
+        parallel_stand_by(first->model->ctx, work, run_pass, &p);
+        if (!p.finite) return fail(first->model->ctx, DQT_E_NUMERIC, "the model gives numbers that are not finite");
     }
     return DQT_OK;
 }

@@ -49,7 +49,7 @@ grep -HE '^#include <' src/*/*.[ch] |
     grep -vE '<(errno|fenv|float|limits|math|stdalign|stdarg|stdatomic|stdbool|stddef|stdint|stdio|stdlib|string)\.h>' |
     grep -vE '^src/kernels/[a-z0-9_]*:#include <(immintrin|arm_neon)\.h>|^src/kernels/[a-z0-9_]*\.[ch]:#include <(immintrin|arm_neon)\.h>' |
     grep -vE '^src/core/cpu\.c:#include <(cpuid|unistd|sys/(syscall|auxv))\.h>' |
-    grep -vE '^src/core/process\.c:#include <unistd\.h>' |
+    grep -vE '^src/core/process\.c:#include <(sched|unistd)\.h>' |
     grep -vE '^src/(api/api_context|core/parallel)\.c:#include <(malloc|omp)\.h>' |
     grep -vE '^src/io/file_posix\.c:#include <(dirent|fcntl|unistd|sys/(file|random|stat))\.h>' |
     grep -vE '^src/io/file_windows\.c:#include <(wchar|windows)\.h>' >"$tmp/system"
