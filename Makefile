@@ -114,6 +114,18 @@ $(B)/examples/%: examples/%.c $(SUPPORT) $(SO)
 	@mkdir -p $(@D)
 	$(CC) $(EXAMPLE_FLAGS) $(LDFLAGS) -o $@ $< $(SUPPORT) -L$(OUTDIR) -ldqt $(call RUN_PATH,../) $(LIBS)
 
+# 03_train and 10_finetune over MPI: the same programs, with examples/mpi in place of support/one_rank.c. `make mpi` needs MPI's
+# compiler.
+MPICC ?= mpicc
+MPI_SUPPORT := $(filter-out %/one_rank.o,$(SUPPORT)) $(patsubst %.c,$(O)/%.o,$(wildcard examples/mpi/*.c))
+$(O)/examples/mpi/%.o: examples/mpi/%.c $(wildcard examples/mpi/*.h examples/support/*.h)
+	@mkdir -p $(@D)
+	$(MPICC) $(EXAMPLE_FLAGS) -c $< -o $@
+$(B)/examples/mpi/%: examples/%.c $(MPI_SUPPORT) $(SO)
+	@mkdir -p $(@D)
+	$(MPICC) $(EXAMPLE_FLAGS) $(LDFLAGS) -o $@ $< $(MPI_SUPPORT) -L$(OUTDIR) -ldqt $(call RUN_PATH,../../) $(LIBS)
+mpi: $(B)/examples/mpi/03_train $(B)/examples/mpi/10_finetune
+
 # C++ is not needed for the library: its examples are built where a C++ compiler is.
 $(B)/examples/cpp/%: examples/cpp/%.cpp examples/cpp/dqt.hpp $(SO)
 	@mkdir -p $(@D)
@@ -327,5 +339,5 @@ print-%:
 .SECONDARY:
 -include $(OBJ:.o=.d)
 FORCE:
-.PHONY: FORCE all lib examples cpp demo check check-c tests checked-tests check-sanitize check-undefined check-tsan check-msan check-valgrind bench bench-busy bench-memory results speedrun mutants clean dist \
+.PHONY: FORCE all lib examples cpp mpi demo check check-c tests checked-tests check-sanitize check-undefined check-tsan check-msan check-valgrind bench bench-busy bench-memory results speedrun mutants clean dist \
   install install-dev install-headers install-shared install-static install-pkgconfig install-cmake uninstall abi-baseline api-docs

@@ -15,6 +15,7 @@
 #include "recipe.h"
 
 int main(int argc, char **argv) {
+    ranks_begin(&argc, &argv);
     struct run_options o = run_defaults();
     struct token_source source = {.bytes = 2, .document_token = -1};
     const char *text = NULL;
@@ -22,7 +23,7 @@ int main(int argc, char **argv) {
     struct recipe recipe = {.purpose = DQT_PRESET_PRETRAIN};
     struct tokens data;
     int threads = 0, resume = 0;
-    struct arg table[RUN_ARGS + TOKEN_ARGS + RECIPE_ARGS + 4] = {
+    struct arg table[RUN_ARGS + TOKEN_ARGS + RECIPE_ARGS + RANKS_ARGS + 4] = {
         {"--data", ARG_TEXT, &text, "text to train on (any file; its bytes are the tokens)", NULL},
         {"--out", ARG_TEXT, &j.out, "folder for checkpoint, CSV and plot", NULL},
         {"--threads", ARG_INT, &threads, "threads (0: as OpenMP says)", NULL},
@@ -33,34 +34,35 @@ int main(int argc, char **argv) {
     count += run_model_args(&o, table + count);
     count += run_training_args(&o, table + count);
     count += recipe_args(&recipe, table + count);
+    count += ranks_args(table + count);
     const int stop = recipe_parse(&recipe, &o, &o.format, NULL, argc, argv, table, count,
                                   "Trains a low-bit LLaMA on a text or on tokens.");
-    if (stop) return stop - 1;
+    if (stop) return ranks_end(stop - 1);
     if (!text == !source.train) {
         fprintf(stderr, "--data or --tokens is needed, not both\n");
-        return 2;
+        return ranks_end(2);
     }
     if (text) {
         source.train = text;
         source.bytes = 1;
     }
-    if (o.batch == 0 || o.length == 0 || o.steps == 0 || o.accumulate == 0 || o.eval_windows == 0 ||
+    if (o.batch < ranks_count() || o.length == 0 || o.steps == 0 || o.accumulate == 0 || o.eval_windows == 0 ||
         (text && o.vocab && o.vocab < 256)) {
         fprintf(stderr,
                 "--batch, --seq, --steps, --accumulate, --eval-windows are at least 1, --vocab of a text at least "
                 "256\n");
-        return 2;
+        return ranks_end(2);
     }
     const char *problem = tokens_open(&data, &source, o.length);
     if (problem) {
         fprintf(stderr, "%s: %s\n", source.train, problem);
-        return 1;
+        return ranks_end(1);
     }
     enum { LARGEST_VOCABULARY = 1 << 20 }; /* what is larger is a file that was read in the wrong width */
     if (source.bytes != 1 && !resume && !o.vocab && (o.vocab = tokens_vocabulary(&data)) > LARGEST_VOCABULARY) {
         fprintf(stderr, "%s: the largest token is %zu: see --token-bytes, or say --vocab\n", source.train, o.vocab - 1);
         tokens_close(&data);
-        return 1;
+        return ranks_end(1);
     }
     if (!recipe.none && !resume) printf("recipe %s, learning rate %.3g\n", recipe.preset.name, (double)o.lr);
     dqt_context *ctx = job_prepare(&j, resume) ? job_context(threads) : NULL;
@@ -72,5 +74,5 @@ int main(int argc, char **argv) {
     job_close(&j);
     dqt_context_destroy(ctx);
     tokens_close(&data);
-    return !done;
+    return ranks_end(!done);
 }

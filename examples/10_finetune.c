@@ -62,13 +62,14 @@ static bool finetune(struct job *j, const struct tokens *data, struct run_option
     if (!ctx) return false;
     const dqt_status status = open_run(j, ctx, data, o, from, resume, recipe);
     bool good = status == DQT_OK ? job_train(j) : job_failed(ctx, status);
-    if (good && j->run.step == o->steps) good = give_back(j, ctx, from->path, gguf);
+    if (good && j->run.step == o->steps && ranks_own() == 0) good = give_back(j, ctx, from->path, gguf);
     job_close(j);
     dqt_context_destroy(ctx);
     return good;
 }
 
 int main(int argc, char **argv) {
+    ranks_begin(&argc, &argv);
     struct foreign_options model = {.format = DQT_FORMAT_INT4};
     struct token_source source = {.bytes = 2, .document_token = -1};
     struct run_options o = run_defaults();
@@ -77,7 +78,7 @@ int main(int argc, char **argv) {
     struct tokens data;
     const char *gguf = NULL;
     int threads = 0, resume = 0;
-    struct arg table[FOREIGN_ARGS + TOKEN_ARGS + RUN_ARGS + 4] = {
+    struct arg table[FOREIGN_ARGS + TOKEN_ARGS + RUN_ARGS + RANKS_ARGS + 4] = {
         {"--out", ARG_TEXT, &j.out, "folder for checkpoint, CSV, plot and export", NULL},
         {"--gguf", ARG_TEXT, &gguf, "at the end, write this GGUF file too, with the tokenizer of --model's", NULL},
         {"--threads", ARG_INT, &threads, "threads (0: as OpenMP says)", NULL},
@@ -87,28 +88,29 @@ int main(int argc, char **argv) {
     count += foreign_args(&model, table + count);
     count += token_args(&source, table + count);
     count += run_training_args(&o, table + count);
+    count += ranks_args(table + count);
     const int stop = recipe_parse(&recipe, &o, &model.format, prepare, argc, argv, table, count,
                                   "Fine-tunes a model as low-bit integers.");
-    if (stop) return stop - 1;
-    o.fused = o.accumulate == 1;
-    if (!model.path || !source.train || o.batch == 0 || o.length == 0 || o.steps == 0 || o.accumulate == 0 ||
+    if (stop) return ranks_end(stop - 1);
+    o.fused = o.accumulate == 1 && ranks_count() == 1;
+    if (!model.path || !source.train || o.batch < ranks_count() || o.length == 0 || o.steps == 0 || o.accumulate == 0 ||
         o.eval_windows == 0) {
         fprintf(stderr,
                 "--model and --tokens are needed; --batch, --seq, --steps, --accumulate and --eval-windows are at "
                 "least 1\n");
-        return 2;
+        return ranks_end(2);
     }
     if (gguf && !foreign_is_gguf(model.path)) {
         fprintf(stderr, "--gguf takes the tokenizer of a GGUF file, which %s is not\n", model.path);
-        return 2;
+        return ranks_end(2);
     }
     const char *problem = tokens_open(&data, &source, o.length);
     if (problem) {
         fprintf(stderr, "%s: %s\n", source.train, problem);
-        return 1;
+        return ranks_end(1);
     }
     model.length = o.length;
     const bool good = finetune(&j, &data, &o, &model, resume, threads, gguf, &recipe);
     tokens_close(&data);
-    return !good;
+    return ranks_end(!good);
 }

@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static volatile sig_atomic_t interrupted;
+static volatile sig_atomic_t interrupted; /* this rank */
 
 static void on_interrupt(int signal_number) {
     (void)signal_number;
@@ -109,13 +109,22 @@ static void say_reached(const struct job *j) {
            trained(j), j->evaluating);
 }
 
+static dqt_status save(struct job *j) {
+    const dqt_status status = run_save(&j->run, j->path[JOB_MODEL]);
+    if (status != DQT_OK) return status;
+    printf("%sstep %zu: saved\n", j->live ? "\r\033[K" : "", j->run.step);
+    fflush(stdout);
+    return DQT_OK;
+}
+
 static dqt_status train(struct job *j) {
     struct run *r = &j->run;
     const struct run_options *o = &r->options;
     const size_t end = o->stop_at && o->stop_at < o->steps ? o->stop_at : o->steps;
     dqt_status status = r->step == 0 ? evaluate(j, "before training") : DQT_OK;
     double shown = now();
-    while (status == DQT_OK && r->step < end && !interrupted && !reached(j)) {
+    bool stop = false; /* the same on all ranks */
+    while (status == DQT_OK && r->step < end && !(stop = ranks_any(interrupted)) && !reached(j)) {
         status = run_step(r);
         if (status != DQT_OK) break;
         j->tokens_done += (double)(o->batch * o->length * (o->fused ? 1 : o->accumulate));
@@ -124,7 +133,7 @@ static dqt_status train(struct job *j) {
             status = evaluate(j, last ? "after training" : "during training");
         else if (!add_point(j, NAN))
             status = DQT_E_MEMORY;
-        if (status == DQT_OK && o->save_every && r->step % o->save_every == 0) status = run_save(r, j->path[JOB_MODEL]);
+        if (status == DQT_OK && o->save_every && r->step % o->save_every == 0) status = save(j);
         if (now() - shown >= (j->live ? 0.2 : 5.0)) {
             progress(j);
             shown = now();
@@ -133,25 +142,32 @@ static dqt_status train(struct job *j) {
     if (status == DQT_OK && j->tokens_done > 0) progress(j);
     if (j->live) printf("\n");
     if (status == DQT_OK && r->options.until > 0) say_reached(j);
-    if (status == DQT_OK) status = run_save(r, j->path[JOB_MODEL]);
-    if (interrupted && status == DQT_OK) printf("interrupted at step %zu: saved; go on with --resume\n", r->step);
+    if (status == DQT_OK) status = save(j);
+    if (stop && status == DQT_OK) printf("interrupted at step %zu: saved; go on with --resume\n", r->step);
     return status;
 }
 
 bool job_prepare(struct job *j, bool resume) {
     static const char *const names[JOB_FILES] = {"log.csv", "losses.svg", "model.dqt"};
     const struct sigaction action = {.sa_handler = on_interrupt};
-    sigaction(SIGINT, &action, NULL);
+    /* Ctrl-C; what mpirun makes of it, and batch systems send; what mpirun passes on */
+    const int signals[] = {SIGINT, SIGTERM, SIGUSR1};
+    for (int i = 0; i < 3; i++)
+        sigaction(signals[i], &action, NULL);
     j->live = isatty(1) != 0;
     if (mkdir(j->out, 0777) != 0 && errno != EEXIST) {
         fprintf(stderr, "the folder %s cannot be made: %s\n", j->out, strerror(errno));
         return false;
     }
-    for (int i = 0; i < JOB_FILES; i++)
-        if (snprintf(j->path[i], sizeof j->path[i], "%s/%s", j->out, names[i]) >= (int)sizeof j->path[i]) {
+    for (int i = 0; i < JOB_FILES; i++) {
+        const bool own = ranks_own() == 0 || i == JOB_MODEL; /* log and plot are rank 0's */
+        const int length = own ? snprintf(j->path[i], sizeof j->path[i], "%s/%s", j->out, names[i])
+                               : snprintf(j->path[i], sizeof j->path[i], "/dev/null");
+        if (length >= (int)sizeof j->path[i]) {
             fprintf(stderr, "the folder's name is too long\n");
             return false;
         }
+    }
     if (resume && access(j->path[JOB_MODEL], R_OK) != 0) {
         fprintf(stderr, "there is no %s to resume from\n", j->path[JOB_MODEL]);
         return false;
@@ -195,6 +211,7 @@ bool job_train(struct job *j) {
     struct run *r = &j->run;
     double state = 0;
     if (!open_log(j)) return false;
+    if (r->step) printf("going on from step %zu\n", r->step);
     run_state_bytes(r, &state);
     printf("training on %zu %s, %zu held out; %d threads; %.2f bytes of state per linear weight\n",
            r->data->train.count, bytewise(r) ? "bytes" : "tokens", r->data->valid.count,
@@ -203,6 +220,7 @@ bool job_train(struct job *j) {
     j->valid_loss = INFINITY;
     const dqt_status status = train(j);
     if (status != DQT_OK) return job_failed(r->ctx, status);
+    if (!ranks_report(r)) return false;
     if (!run_plot(j->path[JOB_PLOT], "Training", r->unit, j->points, j->num_points)) {
         fprintf(stderr, "%s cannot be written\n", j->path[JOB_PLOT]);
         return false;

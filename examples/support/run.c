@@ -157,6 +157,10 @@ static dqt_status fill_updater(const struct run_options *o, dqt_updater_options 
     u->clip_norm = o->clip_norm;
     u->scale_lr = o->scale_lr > 0 ? o->scale_lr : -1;
     u->seed = (uint64_t)o->seed;
+    if (ranks_count() > 1) {
+        u->part = ranks_own();
+        u->num_parts = ranks_count();
+    }
     const int32_t classes[] = {DQT_CLASS_ATTENTION, DQT_CLASS_MLP};
     for (int i = 0; i < 2 && status == DQT_OK; i++) {
         dqt_group_options *g = &groups[i];
@@ -185,7 +189,7 @@ static dqt_status create_tape(struct run *r, dqt_layer *const *layers, size_t nu
     const struct run_options *o = &r->options;
     dqt_tape_options t;
     dqt_status status = dqt_tape_options_init(&t, sizeof t);
-    t.max_batch = o->batch;
+    t.max_batch = ranks_share(o->batch).count;
     t.max_length = o->length;
     t.precision = o->precision;
     t.no_gradient_buffers = o->fused;
@@ -193,7 +197,7 @@ static dqt_status create_tape(struct run *r, dqt_layer *const *layers, size_t nu
     t.inference = o->inference;
     t.gradient_format = o->gradient_format;
     t.checkpoint_format = o->checkpoint_format;
-    t.seed = (uint64_t)o->seed;
+    t.seed = (uint64_t)o->seed + 0x9E3779B97F4A7C15u * ranks_own(); /* ranks round independently of each other */
     return status == DQT_OK ? dqt_tape_create(r->ctx, layers, num_layers, &t, &r->tape) : status;
 }
 
@@ -204,7 +208,8 @@ struct host_state {
 
 static dqt_status load(struct run *r, const char *path) {
     dqt_checkpoint c = DQT_INIT(dqt_checkpoint);
-    dqt_status status = dqt_llama_load(r->ctx, path, NULL, &c);
+    const dqt_load_options l = {.struct_size = sizeof l, .part = ranks_own(), .num_parts = ranks_count()};
+    dqt_status status = dqt_llama_load(r->ctx, path, &l, &c);
     if (status != DQT_OK) return status;
     r->model = c.model;
     r->updater = c.updater;
@@ -222,7 +227,8 @@ static dqt_status open_rest(struct run *r) {
     dqt_llama_config c;
     dqt_layer *const *layers;
     size_t num_layers;
-    dqt_status status = windows_create(&r->windows, r->data, o->batch, o->length) ? DQT_OK : DQT_E_MEMORY;
+    dqt_status status =
+        windows_create(&r->windows, r->data, ranks_share(o->batch).count, o->length) ? DQT_OK : DQT_E_MEMORY;
     if (status == DQT_OK && !r->model) {
         status = fill_config(o, &c);
         if (status == DQT_OK) status = dqt_llama_create(r->ctx, &c, &r->model);
@@ -230,7 +236,8 @@ static dqt_status open_rest(struct run *r) {
     if (status == DQT_OK) status = dqt_llama_get_layers(r->model, &layers, &num_layers);
     if (status == DQT_OK && !r->updater && !o->inference) status = create_updater(r, layers, num_layers);
     if (status == DQT_OK) status = create_tape(r, layers, num_layers);
-    return status == DQT_OK ? dqt_tape_set_pass(r->tape, r->pass) : status;
+    if (status == DQT_OK) status = dqt_tape_set_pass(r->tape, r->pass);
+    return status == DQT_OK && !o->inference ? ranks_open(r) : status;
 }
 
 struct unit run_unit(const struct tokens *data) {
@@ -263,6 +270,7 @@ dqt_status run_open_model(struct run *r, dqt_context *ctx, const struct tokens *
 }
 
 void run_close(struct run *r) {
+    ranks_close(r);
     dqt_tape_destroy(r->tape);
     dqt_updater_destroy(r->updater);
     dqt_llama_destroy(r->model);
@@ -285,35 +293,40 @@ dqt_status run_step(struct run *r) {
     const struct run_options *o = &r->options;
     dqt_step_options step = DQT_INIT(dqt_step_options);
     step.learning_rate = dqt_schedule_cosine(r->step, o->warmup, o->steps, o->lr, o->final_lr);
-    const dqt_batch batch = batch_of(r, o->batch);
+    const struct share own = ranks_share(o->batch);
+    const float weight = (float)own.count / (float)o->batch; /* of this rank's sequences in a micro-batch's mean */
+    const dqt_batch batch = batch_of(r, own.count);
     const size_t parts = o->fused ? 1 : o->accumulate;
     double total = 0;
     dqt_status status = o->fused ? DQT_OK : dqt_tape_zero_gradients(r->tape);
     for (size_t i = 0; i < parts && status == DQT_OK; i++) {
         float loss;
-        windows_draw(&r->windows, r->data, (uint64_t)o->seed, r->step * parts + i, o->batch);
+        windows_draw(&r->windows, r->data, (uint64_t)o->seed, r->step * parts + i, own.first, own.count);
         status = dqt_llama_loss(r->model, r->tape, &batch, &loss, NULL);
-        if (status == DQT_OK && !o->fused) status = dqt_llama_backward(r->model, r->tape, 1.0f / (float)parts);
-        total += loss;
+        if (i + 1 == parts) ranks_last_pass(r);
+        if (status == DQT_OK && !o->fused) status = dqt_llama_backward(r->model, r->tape, weight / (float)parts);
+        total += loss * weight;
     }
     r->stats.struct_size = sizeof r->stats;
     if (status == DQT_OK)
         status = o->fused ? dqt_llama_backward_update(r->model, r->tape, r->updater, &step, &r->stats)
-                          : dqt_updater_step(r->updater, r->tape, &step, &r->stats);
+                          : ranks_step(r, &step, &r->stats);
     if (status == DQT_OK) {
         r->step++;
-        r->train_loss = total / (double)parts / r->unit.nats;
+        r->train_loss = ranks_sum(total) / (double)parts / r->unit.nats;
     }
     return status;
 }
 
 dqt_status run_evaluate(struct run *r, double *loss) {
     const struct run_options *o = &r->options;
+    const struct share own = ranks_share(o->eval_windows);
+    const size_t most = ranks_share(o->batch).count;
     double total = 0;
-    for (size_t done = 0; done < o->eval_windows;) {
-        const size_t n = o->eval_windows - done < o->batch ? o->eval_windows - done : o->batch;
+    for (size_t done = 0; done < own.count;) {
+        const size_t n = own.count - done < most ? own.count - done : most;
         for (size_t b = 0; b < n; b++)
-            windows_held_out(&r->windows, r->data, b, done + b, o->eval_windows);
+            windows_held_out(&r->windows, r->data, b, own.first + done + b, o->eval_windows);
         float mean;
         const dqt_batch batch = batch_of(r, n);
         dqt_status status = dqt_llama_loss(r->model, r->tape, &batch, &mean, NULL);
@@ -321,7 +334,7 @@ dqt_status run_evaluate(struct run *r, double *loss) {
         total += mean * (double)n;
         done += n;
     }
-    *loss = total / (double)o->eval_windows / r->unit.nats;
+    *loss = ranks_sum(total) / (double)o->eval_windows / r->unit.nats;
     return DQT_OK;
 }
 
@@ -330,7 +343,7 @@ dqt_status run_save(struct run *r, const char *path) {
     dqt_status status = dqt_tape_get_pass(r->tape, &state.pass);
     if (status != DQT_OK) return status;
     const dqt_save_options s = {.struct_size = sizeof s, .host = &state, .host_size = sizeof state, .tape = r->tape};
-    return dqt_llama_save(r->model, r->updater, path, &s);
+    return ranks_save(r, path, &s);
 }
 
 dqt_status run_state_bytes(struct run *r, double *bytes) {

@@ -6,6 +6,7 @@
 
 #include "args.h"
 #include "dqt.h"
+#include "ranks.h"
 #include "tokens.h"
 
 struct run_options {
@@ -55,11 +56,12 @@ struct run {
     dqt_llama *model;
     dqt_tape *tape;
     dqt_updater *updater;
-    struct windows windows; /* of one micro-batch */
-    size_t step;            /* steps done */
-    uint64_t pass;          /* of the tape, from the checkpoint */
-    double train_loss;      /* of the latest step, in the unit */
-    dqt_step_stats stats;   /* of the latest step */
+    struct exchange *exchange; /* of ranks.h; NULL: a rank alone */
+    struct windows windows;    /* of this rank's sequences of one micro-batch */
+    size_t step;               /* steps done */
+    uint64_t pass;             /* of the tape, from the checkpoint */
+    double train_loss;         /* of the latest step, in the unit */
+    dqt_step_stats stats;      /* of the latest step */
 };
 
 /* Creates model, tape and updater, or takes model and updater from a checkpoint (path NULL: new; the options of the
@@ -72,7 +74,7 @@ dqt_status run_open_model(struct run *r, dqt_context *ctx, const struct tokens *
                           dqt_llama *model);
 void run_close(struct run *r);
 
-/* One optimiser step, of `accumulate` micro-batches. */
+/* One optimiser step, of `accumulate` micro-batches whose sequences the ranks share. */
 dqt_status run_step(struct run *r);
 /* Mean held-out loss over eval_windows windows, in the unit. */
 dqt_status run_evaluate(struct run *r, double *loss);

@@ -195,9 +195,9 @@ static uint64_t mix(uint64_t z) {
     return z ^ (z >> 31);
 }
 
-void windows_draw(struct windows *w, const struct tokens *t, uint64_t seed, uint64_t step, size_t batch) {
-    for (size_t b = 0; b < batch; b++) {
-        const uint64_t r = mix(mix(seed) ^ mix(step * 0x100000001B3u + b));
+void windows_draw(struct windows *w, const struct tokens *t, uint64_t seed, uint64_t step, size_t first, size_t count) {
+    for (size_t b = 0; b < count; b++) {
+        const uint64_t r = mix(mix(seed) ^ mix(step * 0x100000001B3u + first + b));
         windows_set(w, t, &t->train, b, (size_t)(r % (t->train.count - w->length)));
     }
 }

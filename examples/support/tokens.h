@@ -70,8 +70,9 @@ void windows_free(struct windows *w);
 /* Sets window `row` to the tokens of `part` from `first` on. */
 void windows_set(struct windows *w, const struct tokens *t, const struct token_array *part, size_t row, size_t first);
 
-/* Random windows of the training part: a function of (seed, step) alone, so that a resumed run sees the same data. */
-void windows_draw(struct windows *w, const struct tokens *t, uint64_t seed, uint64_t step, size_t batch);
+/* Random windows of the training part, from number `first` on of those of a step: a function of (seed, step, number)
+ * alone, so that a resumed run sees the same data. */
+void windows_draw(struct windows *w, const struct tokens *t, uint64_t seed, uint64_t step, size_t first, size_t count);
 
 /* Sets window `row` to number `index` of `count` held-out windows: of a text they are spaced evenly over it, of tokens
  * they are the first, one after another, as perplexity is usually measured. */

@@ -1,0 +1,286 @@
+#include "exchange.h"
+
+#include <limits.h>
+#include <stdlib.h>
+
+enum { TILE = 64 }; /* rows that are copied from and to the tape at a time */
+
+/* Messages of one kind to and from each rank, in bytes. */
+struct layout {
+    int *counts, *offsets;
+};
+
+/* One parameter. */
+struct slot {
+    dqt_tensor *tensor;
+    unsigned char *codes, *send, *receive;
+    float *scales;                   /* trained: [rows][scales_per_row], else NULL */
+    size_t rows, cols, first, count; /* of the rows [first, first + count) are this rank's */
+    size_t wire_bytes, row_bytes, scales_per_row;
+    struct layout sent, received, rows_of, scales_of;
+};
+
+struct exchange {
+    dqt_tape *tape;
+    dqt_updater *updater;
+    MPI_Comm comm;
+    enum wire_format format;
+    uint64_t seed, step;
+    int rank, ranks, sending;
+    size_t num_slots, num_requests;
+    struct slot *slots;
+    MPI_Request *requests;
+    struct layout sums;
+    float *tile; /* [TILE][largest cols] */
+    struct exchange_bytes bytes;
+    dqt_status status; /* of what was done inside backward */
+};
+
+/* ---- Gradients ----------------------------------------------------------------------------------------------- */
+
+/* All rows of a gradient, as they are sent. */
+static dqt_status pack(struct exchange *x, size_t index) {
+    const struct slot *s = &x->slots[index];
+    const struct wire_key key = {x->seed, x->step, index, x->rank};
+    for (size_t row = 0; row < s->rows; row += TILE) {
+        const size_t n = s->rows - row < TILE ? s->rows - row : TILE;
+        const dqt_status status = dqt_tape_get_gradient(x->tape, index, row, n, x->tile);
+        if (status != DQT_OK) return status;
+        for (size_t k = 0; k < n; k++)
+            wire_pack_row(x->format, &key, row + k, x->tile + k * s->cols, s->cols,
+                          s->send + (row + k) * s->wire_bytes);
+    }
+    return DQT_OK;
+}
+
+/* Called inside backward: this parameter is on its way while earlier layers are still being differentiated. */
+static int32_t gradient_ready(void *user_data, size_t index) {
+    struct exchange *x = user_data;
+    const struct slot *s = &x->slots[index];
+    int done;
+    if (!x->sending) return 0;
+    x->status = pack(x, index);
+    if (x->status != DQT_OK) return 1;
+    MPI_Ialltoallv(s->send, s->sent.counts, s->sent.offsets, MPI_BYTE, s->receive, s->received.counts,
+                   s->received.offsets, MPI_BYTE, x->comm, &x->requests[x->num_requests++]);
+    x->bytes.gradients += (double)((s->rows - s->count) * s->wire_bytes);
+    MPI_Testall((int)x->num_requests, x->requests, &done, MPI_STATUSES_IGNORE); /* lets MPI work on what is under way */
+    return 0;
+}
+
+void exchange_begin(struct exchange *x) {
+    x->sending = 1;
+    x->status = dqt_updater_get_step(x->updater, &x->step);
+}
+
+static void wait_all(struct exchange *x) {
+    MPI_Waitall((int)x->num_requests, x->requests, MPI_STATUSES_IGNORE);
+    x->num_requests = 0;
+}
+
+/* The own rows of a gradient: the sum of what the ranks have sent, in their order. */
+static dqt_status add(struct exchange *x, size_t index) {
+    const struct slot *s = &x->slots[index];
+    for (size_t row = 0; row < s->count; row += TILE) {
+        const size_t n = s->count - row < TILE ? s->count - row : TILE;
+        for (size_t k = 0; k < n; k++) {
+            float *sum = x->tile + k * s->cols;
+            for (size_t c = 0; c < s->cols; c++)
+                sum[c] = 0;
+            for (size_t r = 0; r < (size_t)x->ranks; r++)
+                wire_add_row(x->format, s->receive + (r * s->count + row + k) * s->wire_bytes, s->cols, sum);
+        }
+        const dqt_status status = dqt_tape_set_gradient(x->tape, index, s->first + row, n, x->tile);
+        if (status != DQT_OK) return status;
+    }
+    return DQT_OK;
+}
+
+dqt_status exchange_gradients(struct exchange *x) {
+    x->sending = 0;
+    wait_all(x);
+    for (size_t i = 0; i < x->num_slots && x->status == DQT_OK; i++)
+        x->status = add(x, i);
+    return x->status;
+}
+
+/* ---- The step ------------------------------------------------------------------------------------------------ */
+
+/* Each rank has made sums of its own tiles; everybody needs all of them. */
+static void gather_sums(struct exchange *x, const dqt_step_sums *sums) {
+    for (int r = 0; r < x->ranks; r++) {
+        x->sums.counts[r] = (int)(sums->offsets[r + 1] - sums->offsets[r]);
+        x->sums.offsets[r] = (int)sums->offsets[r];
+    }
+    MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, sums->data, x->sums.counts, x->sums.offsets, MPI_BYTE, x->comm);
+    x->bytes.sums += (double)x->sums.counts[x->rank] * (x->ranks - 1);
+}
+
+static void gather(struct exchange *x, void *data, const struct layout *of) {
+    MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data, of->counts, of->offsets, MPI_BYTE, x->comm,
+                    &x->requests[x->num_requests++]);
+    x->bytes.weights += (double)of->counts[x->rank] * (x->ranks - 1);
+}
+
+/* Packed rows from the ranks that updated them, straight into the tensors. */
+static dqt_status gather_weights(struct exchange *x) {
+    dqt_status status = DQT_OK;
+    for (size_t i = 0; i < x->num_slots && status == DQT_OK; i++) {
+        const struct slot *s = &x->slots[i];
+        gather(x, s->codes, &s->rows_of);
+        if (!s->scales) continue;
+        status = dqt_tensor_get_scales(s->tensor, s->scales);
+        gather(x, s->scales, &s->scales_of);
+    }
+    wait_all(x);
+    for (size_t i = 0; i < x->num_slots && status == DQT_OK; i++) {
+        const struct slot *s = &x->slots[i];
+        if (s->scales) status = dqt_tensor_set_scales(s->tensor, s->scales);
+        if (status == DQT_OK) status = dqt_tensor_touch(s->tensor);
+    }
+    return status;
+}
+
+dqt_status exchange_step(struct exchange *x, const dqt_step_options *options, dqt_step_stats *stats) {
+    dqt_step_sums sums = DQT_INIT(dqt_step_sums);
+    dqt_status status = dqt_updater_begin_step(x->updater, x->tape, options, &sums);
+    while (status == DQT_OK && sums.data) {
+        gather_sums(x, &sums);
+        status = dqt_updater_continue_step(x->updater, x->tape, &sums, stats);
+    }
+    return status == DQT_OK ? gather_weights(x) : status;
+}
+
+/* ---- Setting up ---------------------------------------------------------------------------------------------- */
+
+static int layout_create(struct layout *l, int ranks) {
+    l->counts = calloc(2 * (size_t)ranks, sizeof(int));
+    l->offsets = l->counts ? l->counts + ranks : NULL;
+    return l->counts != NULL;
+}
+
+static void layout_set(struct layout *l, size_t r, size_t count, size_t offset) {
+    l->counts[r] = (int)count;
+    l->offsets[r] = (int)offset;
+}
+
+/* Which rows are whose. */
+static dqt_status open_layouts(struct exchange *x, size_t index) {
+    struct slot *s = &x->slots[index];
+    const size_t ranks = (size_t)x->ranks, scale_bytes = s->scales_per_row * sizeof(float);
+    dqt_status status = dqt_updater_get_part(x->updater, index, (size_t)x->rank, ranks, &s->first, &s->count);
+    for (size_t r = 0; r < ranks && status == DQT_OK; r++) {
+        size_t row, count;
+        status = dqt_updater_get_part(x->updater, index, r, ranks, &row, &count);
+        layout_set(&s->sent, r, count * s->wire_bytes, row * s->wire_bytes);
+        layout_set(&s->received, r, s->count * s->wire_bytes, r * s->count * s->wire_bytes);
+        layout_set(&s->rows_of, r, count * s->row_bytes, row * s->row_bytes);
+        layout_set(&s->scales_of, r, count * scale_bytes, row * scale_bytes);
+    }
+    return status;
+}
+
+static int open_slot(struct exchange *x, size_t index) {
+    struct slot *s = &x->slots[index];
+    const size_t ranks = (size_t)x->ranks;
+    dqt_parameter p = {.struct_size = sizeof p};
+    dqt_tensor_info info = {.struct_size = sizeof info};
+    void *data;
+    size_t bytes;
+    if (dqt_tape_get_parameter(x->tape, index, &p) != DQT_OK || dqt_tensor_get_info(p.tensor, &info) != DQT_OK ||
+        dqt_tensor_data(p.tensor, &data, &bytes) != DQT_OK)
+        return 0;
+    *s = (struct slot){.tensor = p.tensor, .codes = data, .rows = p.rows, .cols = p.cols, .row_bytes = info.row_bytes};
+    s->wire_bytes = wire_row_bytes(x->format, s->cols);
+    s->scales_per_row = info.train_scale ? info.num_scales / s->rows : 0;
+    const size_t widest = s->wire_bytes > s->row_bytes ? s->wire_bytes : s->row_bytes;
+    if ((s->rows + TILE * ranks) > INT_MAX / widest) return 0;
+    if (!layout_create(&s->sent, x->ranks) || !layout_create(&s->received, x->ranks) ||
+        !layout_create(&s->rows_of, x->ranks) || !layout_create(&s->scales_of, x->ranks) ||
+        open_layouts(x, index) != DQT_OK)
+        return 0;
+    s->send = malloc(s->rows * s->wire_bytes);
+    s->receive = malloc(s->count * ranks * s->wire_bytes + 1);
+    if (s->scales_per_row) s->scales = malloc(info.num_scales * sizeof(float));
+    return s->send && s->receive && (s->scales || !s->scales_per_row);
+}
+
+static int open_slots(struct exchange *x) {
+    size_t widest = 0;
+    if (dqt_tape_get_num_parameters(x->tape, &x->num_slots) != DQT_OK) return 0;
+    x->slots = calloc(x->num_slots, sizeof *x->slots);
+    x->requests = calloc(2 * x->num_slots, sizeof(MPI_Request));
+    if (!x->slots || !x->requests || !layout_create(&x->sums, x->ranks)) return 0;
+    for (size_t i = 0; i < x->num_slots; i++) {
+        if (!open_slot(x, i)) return 0;
+        if (x->slots[i].cols > widest) widest = x->slots[i].cols;
+    }
+    x->tile = malloc(TILE * widest * sizeof(float));
+    return x->tile && dqt_tape_on_gradient(x->tape, gradient_ready, x) == DQT_OK;
+}
+
+struct exchange *exchange_create(dqt_tape *tape, dqt_updater *updater, enum wire_format format, uint64_t seed,
+                                 MPI_Comm comm) {
+    struct exchange *x = calloc(1, sizeof *x);
+    if (!x) return NULL;
+    x->tape = tape;
+    x->updater = updater;
+    x->comm = comm;
+    x->format = format;
+    x->seed = seed;
+    MPI_Comm_rank(comm, &x->rank);
+    MPI_Comm_size(comm, &x->ranks);
+    if (open_slots(x)) return x;
+    exchange_destroy(x);
+    return NULL;
+}
+
+void exchange_destroy(struct exchange *x) {
+    if (!x) return;
+    for (size_t i = 0; x->slots && i < x->num_slots; i++) {
+        struct slot *s = &x->slots[i];
+        free(s->sent.counts);
+        free(s->received.counts);
+        free(s->rows_of.counts);
+        free(s->scales_of.counts);
+        free(s->send);
+        free(s->receive);
+        free(s->scales);
+    }
+    free(x->slots);
+    free(x->requests);
+    free(x->sums.counts);
+    free(x->tile);
+    free(x);
+}
+
+/* ---- What was done ------------------------------------------------------------------------------------------- */
+
+size_t exchange_weights(const struct exchange *x) {
+    size_t weights = 0;
+    for (size_t i = 0; i < x->num_slots; i++)
+        weights += x->slots[i].rows * x->slots[i].cols;
+    return weights;
+}
+
+struct exchange_bytes exchange_sent(const struct exchange *x) {
+    return x->bytes;
+}
+
+static uint64_t hash(uint64_t h, const void *data, size_t size) {
+    const unsigned char *bytes = data;
+    for (size_t k = 0; k < size; k++)
+        h = (h ^ bytes[k]) * 0x100000001B3u;
+    return h;
+}
+
+uint64_t exchange_hash(const struct exchange *x) {
+    uint64_t h = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < x->num_slots; i++) {
+        const struct slot *s = &x->slots[i];
+        h = hash(h, s->codes, s->rows * s->row_bytes);
+        if (s->scales && dqt_tensor_get_scales(s->tensor, s->scales) == DQT_OK)
+            h = hash(h, s->scales, s->rows * s->scales_per_row * sizeof(float));
+    }
+    return h;
+}

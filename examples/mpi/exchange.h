@@ -1,0 +1,43 @@
+/* What ranks send each other in a step of data-parallel training: gradients, all-to-all, each rank's rows to the rank
+ * whose part they are, where they are added in the order of ranks; sums of tiles, which norms and statistics are made
+ * of; and packed codes, all-gathered. Weights are never broadcast: the rounding is a function of (seed, step, tensor,
+ * element), and only one rank updates a row. */
+#ifndef EXCHANGE_H
+#define EXCHANGE_H
+
+#include <mpi.h>
+
+#include "dqt.h"
+#include "wire.h"
+
+/* Bytes that this rank has sent to others. */
+struct exchange_bytes {
+    double gradients, sums, weights;
+};
+
+struct exchange;
+
+/* For a tape with gradient buffers and an updater of part `rank` of as many parts as there are ranks, of the same
+ * layers; both must outlive it. Takes the tape's dqt_tape_on_gradient. NULL: no memory, or a tensor is too large for
+ * one message of MPI, whose counts are ints. */
+struct exchange *exchange_create(dqt_tape *tape, dqt_updater *updater, enum wire_format format, uint64_t seed,
+                                 MPI_Comm comm);
+void exchange_destroy(struct exchange *x);
+
+/* From here on gradients that are complete are sent: before the last backward pass of a step. */
+void exchange_begin(struct exchange *x);
+
+/* Waits for the gradients: then the tape has the sums of all ranks' in the rows of the own part. */
+dqt_status exchange_gradients(struct exchange *x);
+
+/* The step of all parts, and the codes that it made on other ranks. */
+dqt_status exchange_step(struct exchange *x, const dqt_step_options *options, dqt_step_stats *stats);
+
+/* Weights of all parameters together; bytes sent so far. */
+size_t exchange_weights(const struct exchange *x);
+struct exchange_bytes exchange_sent(const struct exchange *x);
+
+/* FNV-1a of all codes and scales. */
+uint64_t exchange_hash(const struct exchange *x);
+
+#endif
