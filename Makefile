@@ -102,6 +102,14 @@ $(B)/bench/%: bench/%.c $(OUTDIR)/libdqt.a $(wildcard bench/*.h)
 	@mkdir -p $(@D)
 	$(CC) $(ALL) -Ibench $(LDFLAGS) -o $@ $< $(OUTDIR)/libdqt.a $(LIBS)
 
+# What one rank of many costs, and what MPI moves (bench/mpi/README.md).
+$(B)/bench/mpi/rank: bench/mpi/rank.c $(O)/examples/support/args.o $(SO)
+	@mkdir -p $(@D)
+	$(CC) $(EXAMPLE_FLAGS) $(LDFLAGS) -o $@ $(filter %.c %.o,$^) -L$(OUTDIR) -ldqt $(call RUN_PATH,../../) $(LIBS)
+$(B)/bench/mpi/network: bench/mpi/network.c $(O)/examples/mpi/wire.o
+	@mkdir -p $(@D)
+	$(MPICC) $(EXAMPLE_FLAGS) -Iexamples/mpi $(LDFLAGS) -o $@ $^ $(LIBS)
+
 # Examples link the shared library, as hosts do, and see nothing but dqt.h and examples/support.
 EXAMPLE_FLAGS := -std=c11 -D_POSIX_C_SOURCE=200809L -Iinclude -Iexamples/support $(WARN) $(CPPFLAGS) $(CFLAGS)
 RUN_PATH = -Wl,-rpath,'$$ORIGIN/$(1)$(if $(filter build,$(B)),../lib,lib)'

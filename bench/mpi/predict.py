@@ -1,0 +1,374 @@
+#!/usr/bin/env python3
+"""Tokens a second and memory of each rank on 1 to 1,024 ranks, predicted from what measure.py measured.
+
+    python3 bench/mpi/predict.py docs/results/distributed.json --plot docs/results/distributed.svg   # tables and plot
+    python3 bench/mpi/predict.py docs/results/distributed.json --check      # beside the runs that were measured
+
+The model of a step, in seconds. Data-parallel, n ranks with W weights each:
+
+    forward and backward, layer by layer as measured; a step's tokens are shared by the ranks, in micro-batches of the size
+        that was measured (less: in proportion); of several, gradients travel in the last one's backward
+    a layer's gradient, once made, is packed (W p, p seconds for each number) and sent while earlier layers go backward:
+        the network takes layers in turn; where the processor moves the bytes (shared memory), nothing overlaps
+    then W a to add what came, the update of 1/n of the rows, sums of tiles, and the codes, all-gathered
+
+A collective operation of b bytes received takes ceil(log2 n) latencies, n-1 messages and b / bandwidth, or what measure.py found.
+Pipelining, s stages: forward passes of a micro-batch go down the stages, backward passes up, one of each in turn once a stage
+has as many under way as there are stages below (1F1B); a stage runs forward again before backward, but the last one;
+each hand-over takes a latency and tokens x hidden floats; the update is each stage's own. More than 8 ranks are replicas of a
+pipeline of 8 stages, which exchange gradients as above. Memory is the planner's (bench/mpi/rank.c) and messages."""
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+RANK = os.path.join(ROOT, 'build', 'bench', 'mpi', 'rank')
+WIRE_BYTES = {'f32': 4, 'bf16': 2, 'int8': 1 + 4 / 128}  # of a number
+TILE_SUMS = 5 * 8 / 64  # bytes of sums for a row
+RANKS = [2 ** k for k in range(11)]
+STAGES = 8  # of a pipeline at most: more ranks are replicas of it
+TOLERANCE = 0.20
+
+
+class Layer:
+    """Seconds of one micro-batch on one rank, weights, bytes of their codes, parameters."""
+
+    def __init__(self, forward, backward, update, weights, code_bytes, parameters):
+        self.forward, self.backward, self.update = forward, backward, update
+        self.weights, self.code_bytes, self.parameters = weights, code_bytes, parameters
+
+    def __add__(self, other):
+        return Layer(*(a + b for a, b in zip(vars(self).values(), vars(other).values())))
+
+    def part(self, share):
+        return Layer(self.forward * share, self.backward * share, self.update, self.weights, self.code_bytes, self.parameters)
+
+
+class Given:
+    """A network by its numbers; it moves bytes while processors compute."""
+    overlaps = True
+
+    def __init__(self, bytes_per_second, latency, message):
+        self.bytes_per_second, self.latency, self.message = bytes_per_second, latency, message
+
+    def collective(self, _, ranks, received, operations):
+        return operations * (math.ceil(math.log2(ranks)) * self.latency + (ranks - 1) * self.message) + received / self.bytes_per_second
+
+    def hand_over(self, size):
+        return self.latency + size / self.bytes_per_second
+
+
+class Measured:
+    """Shared memory, by network.c: processors move the bytes themselves."""
+    overlaps = False
+
+    def __init__(self, of):
+        self.of = of
+
+    def collective(self, name, ranks, received, operations):
+        found = self.of[str(ranks)][name]
+        return operations * found['seconds'] + received / found['bytes_per_second']
+
+
+NETWORKS = {'1 Gbit/s': Given(0.118e9, 50e-6, 5e-6), '10 Gbit/s': Given(1.18e9, 20e-6, 2e-6), '100 Gbit/s': Given(11.8e9, 3e-6, 0.5e-6)}
+
+
+def total(layers, name):
+    return sum(getattr(l, name) for l in layers)
+
+
+# ---- Data-parallel ----
+
+def data_parallel(layers, ranks, wire, network, packing, hidden, micro_batches=1):
+    """Seconds of a step. wire None: the usual design, gradients all-reduced in f32 and every rank updates everything."""
+    weights, share = total(layers, 'weights'), (ranks - 1) / ranks
+    if micro_batches < 1:
+        layers, micro_batches = [l.part(micro_batches) for l in layers], 1
+    now = micro_batches * total(layers, 'forward') + (micro_batches - 1) * total(layers, 'backward')
+    free = 0.0  # the network, from then on
+    for l in reversed(layers):
+        now += l.backward
+        if ranks == 1:
+            continue
+        if wire:
+            now += l.weights * packing['pack']
+            sending = network.collective('all_to_all', ranks, share * l.weights * WIRE_BYTES[wire], l.parameters)
+        else:
+            sending = network.collective('all_reduce', ranks, 2 * share * 4 * l.weights, l.parameters)
+        if network.overlaps:
+            free = max(free, now) + sending
+        else:
+            now += sending
+    now = max(now, free)
+    if ranks == 1 or not wire:
+        return now + total(layers, 'update')
+    rows = weights / hidden
+    return (now + weights * packing['add'] + total(layers, 'update') / ranks +
+            network.collective('all_gather', ranks, share * rows * TILE_SUMS, 2) +
+            network.collective('all_gather', ranks, share * total(layers, 'code_bytes'), sum(l.parameters for l in layers)))
+
+
+# ---- Pipelining ----
+
+def cut(layers, stages):
+    """Layers for each stage, in order: the slowest stage as fast as it goes."""
+    cost = [2 * l.forward + l.backward for l in layers]
+    low, high = max(cost), sum(cost)
+
+    def parts(limit):
+        out, load = [[]], 0.0
+        for l, c in zip(layers, cost):
+            if out[-1] and load + c > limit:
+                out.append([])
+                load = 0.0
+            out[-1].append(l)
+            load += c
+        return out
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if len(parts(middle)) <= stages else (middle, high)
+    found = parts(high * (1 + 1e-9))
+    while len(found) < stages:  # split what can be split
+        longest = max((p for p in found if len(p) > 1), key=lambda p: sum(2 * l.forward + l.backward for l in p))
+        i, half = found.index(longest), len(longest) // 2
+        found[i:i + 1] = [longest[:half], longest[half:]]
+    return found
+
+
+def pipeline(stages, micro_batches, network, message):
+    """Seconds until all micro-batches have been forward and backward through all stages."""
+    count = len(stages)
+    forward = [total(s, 'forward') for s in stages]
+    backward = [total(s, 'backward') + (0 if i == count - 1 else forward[i]) for i, s in enumerate(stages)]
+    hand_over = network.hand_over(message) if count > 1 else 0
+    orders = []
+    for s in range(count):
+        ahead = min(count - s, micro_batches)
+        order = [('f', m) for m in range(ahead)]
+        for m in range(micro_batches):
+            order.append(('b', m))
+            if ahead + m < micro_batches:
+                order.append(('f', ahead + m))
+        orders.append(order)
+    done, at, clock = {}, [0] * count, [0.0] * count
+    while any(at[s] < len(orders[s]) for s in range(count)):
+        for s in range(count):
+            while at[s] < len(orders[s]):
+                kind, m = orders[s][at[s]]
+                before = ('f', m, s - 1) if kind == 'f' else ('b', m, s + 1)
+                if 0 <= before[2] < count and before not in done:
+                    break
+                ready = done[before] + hand_over if before in done else 0.0
+                clock[s] = max(clock[s], ready) + (forward[s] if kind == 'f' else backward[s])
+                done[kind, m, s] = clock[s]
+                at[s] += 1
+    return max(clock)
+
+
+def piped_step(blocks, ranks, most_stages, wire, network, packing, hidden, tokens, micro_batches):
+    """Seconds of a step of min(ranks, most_stages) stages, replicated; micro_batches for all ranks."""
+    stages = cut(blocks, min(ranks, most_stages))
+    replicas = ranks // len(stages)
+    seconds = pipeline(stages, max(1, micro_batches // replicas), network, tokens * hidden * 4)
+    still = [[l.part(0) for l in stage] for stage in stages]
+    return seconds + max(data_parallel(stage, replicas, wire, network, packing, hidden) for stage in still)
+
+
+# ---- Memory ----
+
+def planned(values):
+    words = [w for name, value in values.items() if value is not None
+             for w in (['--' + name.replace('_', '-')] + ([] if value is True else [str(value)]))]
+    return json.loads(subprocess.run([RANK] + words, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def data_parallel_bytes(values, ranks, wire):
+    p = planned(dict(values, parts=ranks))
+    weights = sum(p['model'][k] for k in ('linear_weights', 'embedding_weights', 'head_weights', 'norm_weights'))
+    messages = 2 * weights * WIRE_BYTES[wire] if ranks > 1 else 0  # sent and received
+    return p['model']['total'] + p['tape']['total'] + p['updater']['total'] + messages
+
+
+def piped_bytes(values, stages, replicas, wire, tokens):
+    """The greatest of a stage: a partial model with tape and updater, and what came in of the micro-batches under way."""
+    first, most = 0, 0
+    for s, stage in enumerate(stages):
+        p = planned(dict(values, first_block=first, num_blocks=len(stage)))
+        under_way = (len(stages) - s) * tokens * values['hidden'] * 4
+        messages = 2 * total(stage, 'weights') * WIRE_BYTES[wire] if replicas > 1 else 0
+        most = max(most, p['model']['total'] + p['tape']['total'] + p['updater']['total'] + under_way + messages)
+        first += len(stage)
+    return most
+
+
+# ---- What was measured ----
+
+def check_layers(found):
+    """Blocks alike: the model of the measured runs, whose vocabulary is small."""
+    phases = {n: f['seconds'] for n, f in found['phases'].items()}
+    model, blocks = found['phases']['1']['model'], found['model']['layers']
+    weights = sum(model[k] for k in ('linear_weights', 'embedding_weights', 'head_weights')) / blocks
+    codes = sum(model[k] for k in ('linear_bytes', 'embedding_bytes', 'head_bytes')) / blocks
+    return {int(n): [Layer(p['forward'] / blocks, p['backward'] / blocks, p['update'] / blocks, weights, codes, 11)] * blocks
+            for n, p in phases.items()}
+
+
+def shape_layers(found, name):
+    """Blocks by the difference of 2 and 1; the rest is embedding and head, as the last layer; the embedding itself takes no time."""
+    one, two = (found['shapes'][name][k] for k in '12')
+    blocks = found['shapes_measured']['SHAPES'][name]['layers']
+    block = {k: max(0.0, two['seconds'][k] - one['seconds'][k]) for k in one['seconds']}
+    rest = {k: max(0.0, one['seconds'][k] - block[k]) for k in block}
+    m = one['model']
+    layers = [Layer(block['forward'], block['backward'], block['update'], m['linear_weights'], m['linear_bytes'], 11) for _ in range(blocks)]
+    layers[0] = Layer(block['forward'], block['backward'], block['update'], m['linear_weights'] + m['embedding_weights'],
+                      m['linear_bytes'] + m['embedding_bytes'], 12)
+    layers.append(Layer(rest['forward'], rest['backward'], rest['update'], m['head_weights'], m['head_bytes'], 2))
+    return layers
+
+
+def check(found):
+    """Predicted beside measured; whether all are within TOLERANCE."""
+    layers, model = check_layers(found), found['model']
+    tokens = model['batch'] * model['seq']
+    network = Measured(found.get('network', {}))
+    print('| ranks | gradients | measured, s a step | predicted | off by | tokens/s measured | bytes sent, measured / predicted |')
+    print('|---|---|---|---|---|---|---|')
+    good = bool(found.get('runs'))
+    for run in found.get('runs', []):
+        n, wire = run['ranks'], run['wire']
+        packing = found['network'][str(n)][wire] if n > 1 else None
+        seconds = data_parallel(layers[n], n, wire, network, packing, model['hidden'])
+        off = seconds / run['seconds'] - 1
+        good = good and abs(off) <= TOLERANCE
+        weights, codes = total(layers[n], 'weights'), total(layers[n], 'code_bytes')
+        sent = (n - 1) / n * (weights * WIRE_BYTES[wire] + codes)
+        bytes_ = f"{run['sent'] / 1e6:.1f} / {sent / 1e6:.1f} MB" if run.get('sent') else ''
+        print(f"| {n} | {wire if n > 1 else ''} | {run['seconds']:.3f} | {seconds:.3f} | {100 * off:+.0f} % | "
+              f"{n * tokens / run['seconds']:,.0f} | {bytes_} |")
+    print(f'\nAll within {100 * TOLERANCE:.0f} %.' if good else f'\nNot all within {100 * TOLERANCE:.0f} %, or nothing was measured.')
+    return good
+
+
+# ---- Tables and plot ----
+
+MODES = [('f32 all-reduce', None), ('BF16', 'bf16'), ('INT8', 'int8'), ('pipeline, INT8', 'int8')]
+
+
+def project(found, name, network, step_tokens):
+    """{mode: [(ranks, tokens/s, bytes)]}"""
+    shape, batch = found['shapes_measured']['SHAPES'][name], found['shapes_measured']['batch']
+    layers, tokens = shape_layers(found, name), batch['batch'] * batch['seq']
+    blocks = layers[:-2] + [layers[-2] + layers[-1]]  # the head is with the last block
+    values = dict(shape, vocab=batch['vocab'], batch=batch['batch'], seq=batch['seq'], optimizer='adafactor', state='int8', recompute=True,
+                  threads=found['shapes'][name]['1']['threads'])
+    micro_batches = step_tokens // tokens
+    out = {mode: [] for mode, _ in MODES}
+    for n in RANKS:
+        for mode, wire in MODES:
+            packing = found['network'][min(found['network'], key=int)].get(wire)
+            if mode.startswith('pipeline'):
+                stages = cut(blocks, min(n, STAGES))
+                seconds = piped_step(blocks, n, STAGES, wire, network, packing, shape['hidden'], tokens, micro_batches)
+                size = piped_bytes(values, stages, n // len(stages), wire, tokens)
+            else:
+                seconds = data_parallel(layers, n, wire, network, packing, shape['hidden'], micro_batches / n)
+                size = data_parallel_bytes(values, n if wire else 1, wire or 'f32')
+            out[mode].append((n, step_tokens / seconds, size))
+    return out
+
+
+def tables(found, networks, step_tokens):
+    head = '| ranks | ' + ' | '.join(m for m, _ in MODES) + ' |\n|---|' + '---|' * len(MODES)
+    for name in found['shapes']:
+        for net in networks:
+            rows = project(found, name, NETWORKS[net], step_tokens)
+            print(f'\n{name}, {net}: tokens/s (share of n times one rank)\n\n{head}')
+            for i, n in enumerate(RANKS):
+                print(f'| {n:,} | ' + ' | '.join(
+                    f'{rows[m][i][1]:,.0f} ({100 * rows[m][i][1] / n / rows[m][0][1]:.0f} %)' for m, _ in MODES) + ' |')
+        print(f'\n{name}: GiB of memory of a rank\n\n{head}')
+        for i, n in enumerate(RANKS):
+            print(f'| {n:,} | ' + ' | '.join(f'{rows[m][i][2] / 2 ** 30:.2f}' for m, _ in MODES) + ' |')
+
+
+COLOURS = ['#222222', '#D55E00', '#0072B2', '#009E73']  # as examples/support/plot.c
+PANEL_WIDTH, PANEL_HEIGHT, LEFT, TOP, GAP = 380, 260, 70, 56, 90
+
+
+def panel(s, x0, y0, title, unit, lines, ticks, place):
+    """A plot of {name: [(ranks, value)]} with its lower left corner at x0, y0; place: 0..1 of a value."""
+    px = lambda n: x0 + math.log2(n) / 10 * PANEL_WIDTH
+    py = lambda v: y0 - place(v) * PANEL_HEIGHT
+    s.append(f'<text x="{x0}" y="{y0 - PANEL_HEIGHT - 10}" font-size="14">{title}</text>')
+    for n in RANKS[::2]:
+        s.append(f'<line x1="{px(n):.1f}" y1="{y0}" x2="{px(n):.1f}" y2="{y0 - PANEL_HEIGHT}" stroke="#dddddd"/>'
+                 f'<text x="{px(n):.1f}" y="{y0 + 16}" text-anchor="middle">{n:,}</text>')
+    for v in ticks:
+        s.append(f'<line x1="{x0}" y1="{py(v):.1f}" x2="{x0 + PANEL_WIDTH}" y2="{py(v):.1f}" stroke="#dddddd"/>'
+                 f'<text x="{x0 - 6}" y="{py(v) + 4:.1f}" text-anchor="end">{v:g}</text>')
+    s.append(f'<text x="{x0 + PANEL_WIDTH / 2}" y="{y0 + 34}" text-anchor="middle">ranks</text>'
+             f'<text transform="translate({x0 - 44} {y0 - PANEL_HEIGHT / 2}) rotate(-90)" text-anchor="middle">{unit}</text>')
+    for (name, points), colour in zip(lines.items(), COLOURS):
+        s.append('<polyline fill="none" stroke-width="1.8" stroke="%s" points="%s"/>' %
+                 (colour, ' '.join(f'{px(n):.1f},{py(v):.1f}' for n, v in points)))
+
+
+def logarithmic(lines):
+    """Ticks 1, 2, 5 of decades around all values, and where a value lies among them."""
+    values = [v for points in lines.values() for _, v in points]
+    every = [m * 10 ** k for k in range(-3, 7) for m in (1, 2, 5)]
+    ticks = [t for i, t in enumerate(every) if every[min(i + 1, len(every) - 1)] > min(values) and every[max(i - 1, 0)] < max(values)]
+    low, high = math.log10(ticks[0]), math.log10(ticks[-1])
+    return ticks, lambda v: (math.log10(v) - low) / (high - low)
+
+
+def plot(path, found, net, step_tokens):
+    names = list(found['shapes'])
+    width, height = 2 * LEFT + len(names) * PANEL_WIDTH + GAP, TOP + 2 * PANEL_HEIGHT + 2 * GAP + 30
+    s = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+         f'font-family="sans-serif" font-size="12">', f'<rect width="{width}" height="{height}" fill="white"/>',
+         f'<text x="{LEFT}" y="24" font-size="15">Predicted: ternary models over {net}, steps of {step_tokens:,} tokens, '
+         f'{found["host"]["cores"]} cores a rank</text>']
+    for i, name in enumerate(names):
+        rows = project(found, name, NETWORKS[net], step_tokens)
+        one = rows[MODES[0][0]][0][1]
+        x0, y0 = LEFT + i * (PANEL_WIDTH + GAP), TOP + PANEL_HEIGHT + 16
+        shares = {m: [(n, 100 * v / n / one) for n, v, _ in rows[m]] for m, _ in MODES}
+        panel(s, x0, y0, f'{name}: tokens/s in proportion to n times one rank ({one:,.0f})', 'percent', shares, range(0, 101, 20), lambda v: v / 100)
+        sizes = {m: [(n, b / 2 ** 30) for n, _, b in rows[m]] for m, _ in MODES}
+        panel(s, x0, y0 + PANEL_HEIGHT + GAP, f'{name}: memory of a rank', 'GiB', sizes, *logarithmic(sizes))
+    for i, (mode, _) in enumerate(MODES):
+        x = LEFT + i * 180
+        s.append(f'<line x1="{x}" y1="{height - 22}" x2="{x + 24}" y2="{height - 22}" stroke="{COLOURS[i]}" stroke-width="2"/>'
+                 f'<text x="{x + 30}" y="{height - 18}">{mode}</text>')
+    with open(path, 'w', encoding='ascii') as f:
+        f.write('\n'.join(s + ['</svg>']) + '\n')
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('measured', help='what measure.py wrote')
+    p.add_argument('--check', action='store_true', help='compare with the measured runs; fails where one is further off than 20 %%')
+    p.add_argument('--networks', default='1 Gbit/s,10 Gbit/s,100 Gbit/s', help='of ' + ', '.join(NETWORKS))
+    p.add_argument('--step-tokens', type=int, default=1 << 20, help='of a step, all ranks together')
+    p.add_argument('--plot', help='SVG file, of the network --plot-network')
+    p.add_argument('--plot-network', default='10 Gbit/s')
+    a = p.parse_args()
+    with open(a.measured, encoding='ascii') as f:
+        found = json.load(f)
+    if a.check:
+        sys.exit(0 if check(found) else 1)
+    if not os.path.exists(RANK):
+        sys.exit('make build/bench/mpi/rank first: memory is the planner\'s')
+    tables(found, a.networks.split(','), a.step_tokens)
+    if a.plot:
+        plot(a.plot, found, a.plot_network, a.step_tokens)
+
+
+if __name__ == '__main__':
+    main()
