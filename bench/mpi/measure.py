@@ -65,15 +65,18 @@ class Machine:
     def crowded(self):
         return len(self.cores) < max(self.ranks)
 
+    def mpi_works(self):
+        return bool(self.mpicc and self.mpirun)
+
     def cores_of(self, rank):
         first = rank * self.threads % len(self.cores)
         return self.cores[first:first + self.threads]
 
-    def run(self, command, env=None, limit=600):
+    def run(self, command, env=None, limit=180):
         done = subprocess.run(command, cwd=ROOT, env=env or self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               text=True, timeout=limit, check=False)
         if done.returncode:
-            sys.exit(f'{" ".join(command)}\n{done.stdout}{done.stderr}ended with {done.returncode}')
+            raise RuntimeError(f'{" ".join(command)}\n{done.stdout}{done.stderr}ended with {done.returncode}')
         return done.stdout, done.stderr
 
     def mpi(self, ranks, command):
@@ -97,9 +100,9 @@ def build(machine):
     """With optimisation as make has it; network.c uses the packing of examples/mpi."""
     env = {k: v for k, v in machine.env.items() if k not in ('CFLAGS', 'MAKEFLAGS')}
     make = ['make', '-s', f'-j{len(machine.cores)}']
-    machine.run(make + ['build/bench/mpi/rank'], env)
-    if machine.mpicc and machine.mpirun:
-        machine.run(make + [f'MPICC={machine.mpicc}', 'mpi', 'build/bench/mpi/network'], env)
+    machine.run(make + ['build/bench/mpi/rank'], env, 900)
+    if machine.mpi_works():
+        machine.run(make + [f'MPICC={machine.mpicc}', 'mpi', 'build/bench/mpi/network'], env, 900)
 
 
 def phases(machine, processes, values, threads, repeats):
@@ -129,7 +132,7 @@ def measure_phases(machine, result):
 
 def measure_network(machine, result):
     for n in machine.ranks:
-        if n < 2 or not machine.mpirun:
+        if n < 2 or not machine.mpi_works():
             continue
         result.setdefault('network', {})[str(n)] = json.loads(machine.mpi(n, [NETWORK])[0])
         say('network:', result['network'][str(n)])
@@ -145,7 +148,7 @@ def step_seconds(log):
 
 
 def measure_runs(machine, result):
-    if not machine.mpirun:
+    if not machine.mpi_works():
         return
     values = dict(machine.model, vocab=256, **RECIPE)
     once = sum(phases(machine, max(machine.ranks), values, machine.threads, 1)['seconds'].values())
@@ -195,15 +198,21 @@ def main():
     result['host'], result['model'] = machine.host(), dict(model, vocab=256, **RECIPE)
     result['shapes_measured'] = dict(SHAPES=SHAPES, batch=SHAPE_BATCH)
     say(result['host'])
-    if not machine.mpirun or not machine.mpicc:
+    if not machine.mpi_works():
         say('no mpicc or no mpirun: network and runs are left out (bench/mpi/README.md says where a wheel with both is)')
     build(machine)
+    failed = False
     for part in a.only.split(','):
-        for _ in globals()['measure_' + part](machine, result):
-            with open(a.out + '.new', 'w', encoding='ascii') as f:
-                json.dump(result, f, indent=1)
-                f.write('\n')
-            os.replace(a.out + '.new', a.out)
+        try:
+            for _ in globals()['measure_' + part](machine, result):
+                with open(a.out + '.new', 'w', encoding='ascii') as f:
+                    json.dump(result, f, indent=1)
+                    f.write('\n')
+                os.replace(a.out + '.new', a.out)
+        except (RuntimeError, subprocess.TimeoutExpired) as error:  # the other parts are worth having all the same
+            failed = True
+            say(f'{part}: {error}')
+    sys.exit(failed)
 
 
 if __name__ == '__main__':
