@@ -205,16 +205,18 @@ static void test_sharp(void) {
     compare_all(DQT_PRECISION_F32, 60, 3e-3);
 }
 
-/* One sequence in a cache of one layer, appended `count` tokens at a time, count = 1, 2, ... 7, 1, ... */
+enum { MOST_TOKENS = 41 };
+
+/* One sequence in a cache of one layer, appended at most `most` tokens at a time: of 41 1, 6, 31, 33, 2, 11, ... */
 static void cached_by_pieces(dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s,
-                             int32_t format, const float *q, const float *k, const float *v, float *out) {
+                             int32_t format, size_t most, const float *q, const float *k, const float *v, float *out) {
     struct kv_cache cache = {
         .format = format, .layers = 1, .positions = s->length, .kv_heads = s->kv_heads, .head_size = s->head_size};
-    struct kv_cache *caches[7];
-    size_t bytes = kv_cache_layout(&cache), position[7], first = 0;
+    struct kv_cache *caches[MOST_TOKENS];
+    size_t bytes = kv_cache_layout(&cache), position[MOST_TOKENS], first = 0;
     cache.data = malloc(bytes);
     memset(cache.data, 0xff, bytes); /* NaN: nothing may be read before it is written */
-    for (size_t count = 1; first < s->length; first += count, count = count % 7 + 1) {
+    for (size_t count = 1; first < s->length; first += count, count = 5 * count % most + 1) {
         if (count > s->length - first) count = s->length - first;
         for (size_t i = 0; i < count; i++) {
             position[i] = first + i;
@@ -252,30 +254,33 @@ static float *as_cached(int32_t format, const float *x, size_t heads, size_t siz
 }
 
 /* F32 against the whole sequence; the others against F32 of what is left of keys and values: the same bits with bf16,
- * with codes the steps are multiplied later. Some keys and values are 0, whole heads. */
+ * with codes the steps are multiplied later. Tokens together have the bits of each alone. Some keys and values are 0,
+ * whole heads. */
 static void check_cached(dqt_context *ctx, const struct attention_shape *s) {
     struct sizes z = sizes_of(s);
     float *q = random_floats(z.q, 2, 1), *k = random_floats(z.k, 2, 2), *v = random_floats(z.k, 1, 3);
-    float *out = random_floats(z.q, 1, 4), *cached = random_floats(z.q, 1, 5);
+    float *out = random_floats(z.q, 1, 4), *cached = random_floats(z.q, 1, 5), *single = random_floats(z.q, 1, 6);
     struct workspace ws = make_workspace(ctx, s);
     for (size_t i = 0; i < s->head_size; i++)
         k[i] = v[z.k - 1 - i] = 0;
     attention_forward(ctx, &ws, s, (struct attention_runs){0}, q, k, v, DQT_PRECISION_F32, out, NULL);
-    cached_by_pieces(ctx, &ws, s, DQT_CACHE_F32, q, k, v, cached);
+    cached_by_pieces(ctx, &ws, s, DQT_CACHE_F32, MOST_TOKENS, q, k, v, cached);
     double off = most_apart(out, cached, z.q);
     CHECKF(off < 5e-6, "isa %d, length %zu: off by %g", dqt_context_isa(ctx), s->length, off);
     for (int32_t format = DQT_CACHE_BF16; format <= DQT_CACHE_INT8; format++) {
         float *k2 = as_cached(format, k, z.k / s->head_size, s->head_size);
         float *v2 = as_cached(format, v, z.k / s->head_size, s->head_size);
-        cached_by_pieces(ctx, &ws, s, DQT_CACHE_F32, q, k2, v2, out);
-        cached_by_pieces(ctx, &ws, s, format, q, k, v, cached);
+        cached_by_pieces(ctx, &ws, s, DQT_CACHE_F32, MOST_TOKENS, q, k2, v2, out);
+        cached_by_pieces(ctx, &ws, s, format, MOST_TOKENS, q, k, v, cached);
+        cached_by_pieces(ctx, &ws, s, format, 1, q, k, v, single);
+        CHECK(memcmp(single, cached, z.q * sizeof *single) == 0);
         off = most_apart(out, cached, z.q);
         CHECKF(off <= (format == DQT_CACHE_BF16 ? 0 : 5e-6), "isa %d, length %zu, format %d: off by %g",
                dqt_context_isa(ctx), s->length, format, off);
         free(k2), free(v2);
     }
     workspace_destroy(ctx, &ws);
-    free(q), free(k), free(v), free(out), free(cached);
+    free(q), free(k), free(v), free(out), free(cached), free(single);
 }
 
 static void test_cached(void) {
@@ -301,7 +306,7 @@ static void test_cached_nonfinite(void) {
             float *q = random_floats(z.q, 1, 1), *k = random_floats(z.k, 1, 2), *v = random_floats(z.k, 1, 3);
             float *out = random_floats(z.q, 1, 4);
             (which ? v : k)[(11 * s.kv_heads + 1) * s.head_size + 3] = which < 2 ? NAN : INFINITY;
-            cached_by_pieces(ctx, &ws, &s, format, q, k, v, out);
+            cached_by_pieces(ctx, &ws, &s, format, MOST_TOKENS, q, k, v, out);
             for (size_t t = 0; t < s.length; t++)
                 for (size_t h = 0; h < s.heads; h++) {
                     size_t finite = 0;

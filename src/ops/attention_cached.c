@@ -7,24 +7,49 @@
 #include "kernels/prefetch.h"
 #include "ops/kv_cache.h"
 
-enum { TILE = ATTENTION_TILE, LINE = 64 };
+/* QUERIES: tokens of a sequence that go through its keys together, tile by tile. */
+enum { TILE = ATTENTION_TILE, LINE = 64, QUERIES = 16 };
 
 struct job {
     const struct vector_kernels *kernels;
     const struct workspace *ws;
     const struct cached_tokens *tokens;
-    size_t layer, heads;
+    size_t layer, heads, blocks;
     const float *q; /* [tokens][heads * head_size] */
     float *out;     /* the same */
 };
 
-/* Lane scratch, in floats: scores [TILE], maximum and sum [heads of a kv head]. */
+/* Lane scratch, in floats: scores [TILE], maximum and sum [QUERIES][heads of a kv head]. */
 void attention_cached_scratch(size_t heads, struct scratch_need *need) {
     struct arena a = {0};
     arena_take(&a, TILE, sizeof(float));
     for (int i = 0; i < 2; i++)
-        arena_take(&a, heads, sizeof(float));
+        arena_take(&a, QUERIES * heads, sizeof(float));
     scratch_max(need, 0, a.used, 0);
+}
+
+/* Tokens [begin, end) of one sequence and a kv head. */
+struct block {
+    const struct job *job;
+    size_t begin, end, kv_head, group;
+    const char *k, *v; /* rows of the head */
+    const float *k_steps, *v_steps;
+    float *scores, *maximum, *sum;
+};
+
+/* The end of the block that begins there. */
+static size_t block_end(const struct cached_tokens *t, size_t begin) {
+    size_t end = begin + 1;
+    while (end < t->count && end - begin < QUERIES && t->cache[end] == t->cache[begin])
+        end++;
+    return end;
+}
+
+static size_t count_blocks(const struct cached_tokens *t) {
+    size_t blocks = 0;
+    for (size_t i = 0; i < t->count; i = block_end(t, i))
+        blocks++;
+    return blocks;
 }
 
 /* Values come while scores are made of the keys. */
@@ -33,62 +58,83 @@ static void fetch_ahead(const char *rows, size_t bytes) {
         prefetch_ahead(rows, i);
 }
 
-/* One token and kv head: keys in tiles, so that the group's heads find them in cache. Steps of codes enter the scores,
- * and of values the probabilities: factors of a position, not of an element. */
-static void cached_kv_head(void *arg, size_t task, int lane) {
-    const struct job *job = arg;
-    const size_t kv_heads = job->tokens->cache[0]->kv_heads, token = task / kv_heads, kv_head = task % kv_heads;
+/* Keys k0 to k0 + count of one token, for all heads of the group. Steps of codes enter the scores, and of values the
+ * probabilities: factors of a position, not of an element. */
+static void add_tile(const struct block *b, size_t token, size_t k0, size_t count) {
+    const struct job *job = b->job;
+    const struct vector_kernels *kernels = job->kernels;
     const struct kv_cache *c = job->tokens->cache[token];
-    const size_t size = c->head_size, group = job->heads / kv_heads;
-    const size_t keys = job->tokens->position[token] + 1;
-    const size_t offset = (token * job->heads + kv_head * group) * size;
-    const size_t row_bytes = size * cache_element_bytes(c->format);
-    const char *k = kv_cache_rows(c, job->layer, CACHED_KEYS, kv_head);
-    const char *v = kv_cache_rows(c, job->layer, CACHED_VALUES, kv_head);
-    const float *k_steps = kv_cache_steps(c, job->layer, CACHED_KEYS, kv_head);
-    const float *v_steps = kv_cache_steps(c, job->layer, CACHED_VALUES, kv_head);
+    const size_t size = c->head_size, row_bytes = size * cache_element_bytes(c->format);
     const float scale = 1.0f / sqrtf((float)size);
-    struct arena a = lane_arena(job->ws, lane);
-    float *scores = arena_take(&a, TILE, sizeof(float));
-    float *maximum = arena_take(&a, group, sizeof(float)), *sum = arena_take(&a, group, sizeof(float));
-    float *out = job->out + offset;
-    memset(out, 0, group * size * sizeof *out);
-    for (size_t k0 = 0; k0 < keys; k0 += TILE) {
-        const size_t count = size_min(TILE, keys - k0);
-        fetch_ahead(v + k0 * row_bytes, count * row_bytes);
-        for (size_t h = 0; h < group; h++) {
-            job->kernels->attention_scores[c->format](job->q + offset + h * size, k + k0 * row_bytes, size, count, size,
-                                                      scale, scores);
-            if (k_steps) job->kernels->multiply(k_steps + k0, count, scores);
-            float best = job->kernels->maximum(scores, count), correction = 0;
-            if (k0) {
-                if (!(best > maximum[h])) best = maximum[h];
-                correction = maximum[h] - best;
-                correction = job->kernels->exp_sum(&correction, 1, 0, NULL);
-            } else {
-                sum[h] = 0;
-            }
-            maximum[h] = best;
-            sum[h] = sum[h] * correction + job->kernels->exp_sum(scores, count, best, scores);
-            if (v_steps) job->kernels->multiply(v_steps + k0, count, scores);
-            job->kernels->attention_mix[c->format](scores, v + k0 * row_bytes, size, count, size, correction,
-                                                   out + h * size);
+    for (size_t h = 0; h < b->group; h++) {
+        const size_t offset = (token * job->heads + b->kv_head * b->group + h) * size;
+        float *maximum = b->maximum + (token - b->begin) * b->group + h;
+        float *sum = b->sum + (token - b->begin) * b->group + h;
+        kernels->attention_scores[c->format](job->q + offset, b->k + k0 * row_bytes, size, count, size, scale,
+                                             b->scores);
+        if (b->k_steps) kernels->multiply(b->k_steps + k0, count, b->scores);
+        float best = kernels->maximum(b->scores, count), correction = 0;
+        if (k0) {
+            if (!(best > *maximum)) best = *maximum;
+            correction = *maximum - best;
+            correction = kernels->exp_sum(&correction, 1, 0, NULL);
+        } else {
+            *sum = 0;
         }
+        *maximum = best;
+        *sum = *sum * correction + kernels->exp_sum(b->scores, count, best, b->scores);
+        if (b->v_steps) kernels->multiply(b->v_steps + k0, count, b->scores);
+        kernels->attention_mix[c->format](b->scores, b->v + k0 * row_bytes, size, count, size, correction,
+                                          job->out + offset);
     }
-    for (size_t h = 0; h < group; h++)
-        job->kernels->scale(out + h * size, size, 1.0f / sum[h], out + h * size);
+}
+
+/* A tile of keys at a time, which all tokens of the block and heads of the group find in cache. Blocks of one head
+ * follow each other, so that its keys and values stay in L2. */
+static void cached_block(void *arg, size_t task, int lane) {
+    const struct job *job = arg;
+    const struct cached_tokens *tokens = job->tokens;
+    struct block b = {.job = job, .kv_head = task / job->blocks, .group = job->heads / tokens->cache[0]->kv_heads};
+    for (size_t i = 0; i < task % job->blocks; i++)
+        b.begin = block_end(tokens, b.begin);
+    b.end = block_end(tokens, b.begin);
+    const struct kv_cache *c = tokens->cache[b.begin];
+    const size_t width = b.group * c->head_size, row_bytes = c->head_size * cache_element_bytes(c->format);
+    b.k = kv_cache_rows(c, job->layer, CACHED_KEYS, b.kv_head);
+    b.v = kv_cache_rows(c, job->layer, CACHED_VALUES, b.kv_head);
+    b.k_steps = kv_cache_steps(c, job->layer, CACHED_KEYS, b.kv_head);
+    b.v_steps = kv_cache_steps(c, job->layer, CACHED_VALUES, b.kv_head);
+    struct arena a = lane_arena(job->ws, lane);
+    b.scores = arena_take(&a, TILE, sizeof(float));
+    b.maximum = arena_take(&a, QUERIES * b.group, sizeof(float));
+    b.sum = arena_take(&a, QUERIES * b.group, sizeof(float));
+    size_t keys = 0;
+    for (size_t t = b.begin; t < b.end; t++) {
+        keys = size_max(keys, tokens->position[t] + 1);
+        memset(job->out + t * job->heads * c->head_size + b.kv_head * width, 0, width * sizeof(float));
+    }
+    for (size_t k0 = 0; k0 < keys; k0 += TILE) {
+        fetch_ahead(b.v + k0 * row_bytes, size_min(TILE, keys - k0) * row_bytes);
+        for (size_t t = b.begin; t < b.end; t++)
+            if (tokens->position[t] >= k0) add_tile(&b, t, k0, size_min(TILE, tokens->position[t] + 1 - k0));
+    }
+    for (size_t t = b.begin; t < b.end; t++)
+        for (size_t h = 0; h < b.group; h++) {
+            float *out = job->out + t * job->heads * c->head_size + b.kv_head * width + h * c->head_size;
+            job->kernels->scale(out, c->head_size, 1.0f / b.sum[(t - b.begin) * b.group + h], out);
+        }
 }
 
 void attention_cached(const dqt_context *ctx, const struct workspace *ws, const struct cached_tokens *tokens,
                       size_t layer, size_t heads, const float *q, float *out) {
     const struct kv_cache *c = tokens->cache[0];
     DQT_ASSERT(c->kv_heads > 0 && heads % c->kv_heads == 0);
-    struct job job = {&ctx->kernels->vector, ws, tokens, layer, heads, q, out};
+    struct job job = {&ctx->kernels->vector, ws, tokens, layer, heads, count_blocks(tokens), q, out};
     double keys = 0;
     for (size_t i = 0; i < tokens->count; i++) {
         DQT_ASSERT(tokens->position[i] < tokens->cache[i]->positions);
         keys += (double)(tokens->position[i] + 1);
     }
-    parallel_run(ctx, tokens->count * c->kv_heads, WORK_ELEMENT * keys * (double)(c->kv_heads * c->head_size),
-                 cached_kv_head, &job);
+    parallel_run(ctx, job.blocks * c->kv_heads, WORK_ELEMENT * keys * (double)(c->kv_heads * c->head_size),
+                 cached_block, &job);
 }
