@@ -430,6 +430,13 @@ static dqt_status call_tape_end_update(void) {
     if (one_in(2)) return dqt_tape_end_update(any(TAPE)->handle, null_sometimes(&stats));
     return update_in_backward();
 }
+static dqt_status call_tape_end_update_part(void) {
+    RESULT(dqt_step_sums, sums);
+    RESULT(dqt_step_stats, stats);
+    if (one_in(4)) return update_in_backward();
+    world.changes = true;
+    return dqt_tape_end_update_part(any(TAPE)->handle, null_sometimes(&sums), null_sometimes(&stats));
+}
 static dqt_status call_layers_copy(void) {
     struct object a = {0}, b = {0};
     struct list to, from;

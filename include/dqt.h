@@ -584,7 +584,10 @@ typedef struct dqt_tape_options {
     size_t max_batch;            /* 0: 1 */
     size_t max_length;           /* 0: 128 */
     int32_t no_gradient_buffers; /* 1: none: only forward, or the update inside backward (dqt_tape_begin_update,
-                                  dqt_llama_backward_update) */
+                                  dqt_llama_backward_update). 2: one, F32, as large as the largest parameter, in which
+                                  gradients come one after the other: only forward, or an update inside backward that
+                                  shows each gradient to the host first (dqt_tape_on_gradient), as updaters of one part
+                                  need it. Since 0.9 */
     int32_t inference;           /* 1: nothing is saved for backward: forward and loss only */
     int32_t recompute;           /* 1: blocks save only their input and run forward again in backward */
     int32_t gradient_format;     /* DQT_FLOAT_* of the gradient buffers */
@@ -625,7 +628,8 @@ DQT_API dqt_status dqt_tape_get_num_parameters(const dqt_tape *tape, size_t *cou
 DQT_API dqt_status dqt_tape_get_parameter(const dqt_tape *tape, size_t index, dqt_parameter *parameter);
 
 /* The gradient of parameter `index` with respect to W, float[rows][cols], in place: to inspect, log or all-reduce.
- * DQT_E_STATE without gradient buffers; DQT_E_UNSUPPORTED unless gradient_format is F32 (use get and set). Since 0.9.
+ * DQT_E_STATE without gradient buffers, and where there is one for all, but inside the parameter's gradient callback;
+ * DQT_E_UNSUPPORTED unless gradient_format is F32 (use get and set). Since 0.9.
  */
 DQT_API dqt_status dqt_tape_gradient_data(dqt_tape *tape, size_t index, float **gradient);
 
@@ -645,7 +649,8 @@ DQT_API dqt_status dqt_tape_set_pass(dqt_tape *tape, uint64_t passes);
 
 /* Called inside a backward function as soon as the gradient of a parameter is complete for this pass, so that a host
  * can start reducing it. On the thread that called backward. Non-zero ends backward with DQT_E_CANCELLED (see
- * dqt_interrupt_fn). callback NULL: none. Since 0.9. */
+ * dqt_interrupt_fn). callback NULL: none. Where a tape has one buffer (no_gradient_buffers 2) the updater takes the
+ * gradient as the callback leaves it: a host reduces it in there. Since 0.9. */
 typedef int32_t (*dqt_gradient_ready_fn)(void *user_data, size_t parameter_index);
 DQT_API dqt_status dqt_tape_on_gradient(dqt_tape *tape, dqt_gradient_ready_fn callback, void *user_data);
 
@@ -949,9 +954,9 @@ DQT_API dqt_status dqt_updater_get_part(const dqt_updater *updater, size_t index
  * then the head has no other forward, and its dlogits (or the function, which may be called again) stay as they are.
  *
  * begin: DQT_E_STATE if an update has begun on this tape, or on another one with this updater, and for a tape made for
- * inference; DQT_E_UNSUPPORTED for DQT_CLIP_GLOBAL_NORM, an updater of one part, and two heads tied to one embedding;
- * DQT_E_NUMERIC for a learning rate that dqt_updater_step refuses. Backward functions: DQT_E_STATE for a layer that has
- * gone backward in this update.
+ * inference; DQT_E_UNSUPPORTED for DQT_CLIP_GLOBAL_NORM, two heads tied to one embedding, and an updater of one part
+ * but as below; DQT_E_NUMERIC for a learning rate that dqt_updater_step refuses. Backward functions: DQT_E_STATE for a
+ * layer that has gone backward in this update.
  *
  * end: DQT_E_STATE if no update has begun. DQT_E_NUMERIC if a gradient was not finite, or its products could have
  * overflowed: that tensor is left as it was, as a whole and with its state; the others are updated. DQT_E_STATE too if
@@ -964,6 +969,31 @@ DQT_API dqt_status dqt_updater_get_part(const dqt_updater *updater, size_t index
  * Allocate nothing. Since 0.9. */
 DQT_API dqt_status dqt_tape_begin_update(dqt_tape *tape, dqt_updater *updater, const dqt_step_options *options);
 DQT_API dqt_status dqt_tape_end_update(dqt_tape *tape, dqt_step_stats *stats);
+
+/* The same for updaters of one part each (see dqt_updater_begin_step), so that no replica ever holds all gradients: the
+ * tape has one gradient buffer (no_gradient_buffers 2), and its gradient callback reduces what is in it, at least the
+ * part's rows, which are then updated; the next parameter's gradient is made in its place. This call ends the backward
+ * passes in place of dqt_tape_end_update, and the parts exchange sums:
+ *
+ *     status = dqt_tape_begin_update(tape, updater, &options);
+ *     // backward functions; inside them gradient_ready(user_data, index): dqt_tape_gradient_data, reduce in place
+ *     status = dqt_tape_end_update_part(tape, &sums, &stats);
+ *     while (status == DQT_OK && sums.data) {
+ *         all_gather(sums.data, sums.offsets);
+ *         status = dqt_updater_continue_step(updater, tape, &sums, &stats);
+ *     }
+ *
+ * and then their rows, as after dqt_updater_continue_step. There is one exchange, and one more for each matrix of
+ * Adafactor, which needs lagged = 1 (DQT_E_UNSUPPORTED from begin). The bits are those of one updater of all rows that
+ * gets the reduced gradients. An updater of all rows ends here too, as by dqt_tape_end_update, with sums->data NULL; it
+ * may have either kind of tape.
+ *
+ * A gradient that is not finite: the parameter's rows of the part that has it stay as they are, other parts' are
+ * updated; the last continue is DQT_E_NUMERIC everywhere, counts the step and fills stats. A callback that ends
+ * backward, and an interrupt, leave this replica's rows between two steps, as does a replica that is gone: go back to a
+ * checkpoint. Destroying the tape drops the update. DQT_E_STATE if no update has begun, or, with sums as else, for a
+ * tied head that went backward without its embedding. stats NULL: not wanted. Allocates nothing. Since 0.9. */
+DQT_API dqt_status dqt_tape_end_update_part(dqt_tape *tape, dqt_step_sums *sums, dqt_step_stats *stats);
 
 /* dqt_tape_begin_update, dqt_llama_backward with loss_scale 1, and dqt_tape_end_update in one call. Since 0.9. */
 DQT_API dqt_status dqt_llama_backward_update(dqt_llama *model, dqt_tape *tape, dqt_updater *updater,

@@ -44,7 +44,7 @@ static void tape_creation(void) {
         dqt_status status;
         const char *word;
     } wrong[] = {{0, -1, DQT_E_ARGUMENT, "precision"},         {0, 4, DQT_E_ARGUMENT, "precision"},
-                 {1, 2, DQT_E_ARGUMENT, "gradient_buffers"},   {1, -1, DQT_E_ARGUMENT, "gradient_buffers"},
+                 {1, 3, DQT_E_ARGUMENT, "gradient_buffers"},   {1, -1, DQT_E_ARGUMENT, "gradient_buffers"},
                  {2, 2, DQT_E_ARGUMENT, "inference"},          {2, -1, DQT_E_ARGUMENT, "inference"},
                  {3, 2, DQT_E_ARGUMENT, "recompute"},          {3, -1, DQT_E_ARGUMENT, "recompute"},
                  {4, -1, DQT_E_ARGUMENT, "gradient_format"},   {4, 4, DQT_E_ARGUMENT, "gradient_format"},

@@ -207,7 +207,7 @@ static dqt_status tape_with(struct world *w, int which, void **out) {
     CHECK(dqt_tape_options_init(&o, sizeof o) == DQT_OK);
     o.max_batch = 2;
     o.max_length = 5;
-    o.no_gradient_buffers = which == 1;
+    o.no_gradient_buffers = which == 1 ? 1 : which == 7 ? 2 : 0;
     o.inference = which == 2;
     o.recompute = which == 3 || which == 4;
     o.checkpoint_format = which == 4 ? DQT_FLOAT_BF16 : DQT_FLOAT_F32;
@@ -234,6 +234,9 @@ static dqt_status tape_fp8(struct world *w, void **out) {
 }
 static dqt_status tape_bf16(struct world *w, void **out) {
     return tape_with(w, 6, out);
+}
+static dqt_status tape_one_buffer(struct world *w, void **out) {
+    return tape_with(w, 7, out);
 }
 static void destroy_tape(void *t) {
     dqt_tape_destroy(t);
@@ -393,6 +396,7 @@ static const struct creation {
     {"tape, bf16 checkpoints", tape_checkpoint, destroy_tape, 2},
     {"tape, fp8 gradients", tape_fp8, destroy_tape, 2},
     {"tape, bf16 gradients", tape_bf16, destroy_tape, 2},
+    {"tape, one gradient buffer", tape_one_buffer, destroy_tape, 2},
     {"updater, SGD", updater_sgd, destroy_updater, 1},
     {"updater, AdamW int8", updater_adamw, destroy_updater, 1},
     {"updater, Adafactor", updater_adafactor, destroy_updater, 1},

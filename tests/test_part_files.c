@@ -554,6 +554,42 @@ static void loading(void) {
     place_end(&p);
 }
 
+/* Into a part: each allocation fails in turn, and the file of all rows ends at each of many bytes. */
+static void loading_faults(void) {
+    struct place p;
+    struct memory_file file = memory_new();
+    dqt_checkpoint c = DQT_INIT(dqt_checkpoint);
+    const dqt_load_options o = {.struct_size = sizeof o, .part = 1, .num_parts = 2};
+    dqt_updater *updater;
+    dqt_layer *const *layers;
+    size_t n;
+    place_begin(&p);
+    OK(p.ctx, dqt_llama_get_layers(p.model, &layers, &n));
+    OK(p.ctx, dqt_updater_create(p.ctx, layers, n, NULL, &updater));
+    OK(p.ctx, dqt_llama_write(p.model, updater, memory_write, &file, NULL));
+    const size_t before = p.memory.bytes;
+    for (size_t i = 0;; i++) {
+        file.position = 0;
+        p.memory.fail_at = p.memory.calls + i;
+        const dqt_status status = dqt_llama_read(p.ctx, memory_read, &file, &o, &c);
+        p.memory.fail_at = SIZE_MAX;
+        if (status == DQT_OK) break;
+        CHECKF(status == DQT_E_MEMORY && !c.model && !c.updater && p.memory.bytes == before, "allocation %zu", i);
+    }
+    dqt_updater_destroy(c.updater);
+    dqt_llama_destroy(c.model);
+    const size_t whole = file.size;
+    for (size_t size = 0; size < whole; size += 1 + size / 50) {
+        file.position = 0;
+        file.size = size;
+        CHECKF(dqt_llama_read(p.ctx, memory_read, &file, &o, &c) == DQT_E_FORMAT && !c.model, "%zu bytes", size);
+        CHECK(p.memory.bytes == before);
+    }
+    dqt_updater_destroy(updater);
+    free(file.bytes);
+    place_end(&p);
+}
+
 /* A path: the old file stays when a part fails, and the new one is the whole's. Without read_part the file is of one
  * part. */
 static void paths(void) {
@@ -588,15 +624,10 @@ static void paths(void) {
     close_world(&whole, r, &s);
 }
 
-static const struct test tests[] = {TEST(the_file_of_one),
-                                    TEST(other_number_of_parts),
-                                    TEST(models),
-                                    TEST(bounded_memory),
-                                    TEST(faults),
-                                    TEST(damage),
-                                    TEST(strangers),
-                                    TEST(state_that_is_none),
-                                    TEST(mistakes),
-                                    TEST(loading),
-                                    TEST(paths)};
+static const struct test tests[] = {TEST(the_file_of_one), TEST(other_number_of_parts),
+                                    TEST(models),          TEST(bounded_memory),
+                                    TEST(faults),          TEST(damage),
+                                    TEST(strangers),       TEST(state_that_is_none),
+                                    TEST(mistakes),        TEST(loading),
+                                    TEST(loading_faults),  TEST(paths)};
 TEST_MAIN(tests)

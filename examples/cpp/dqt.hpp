@@ -727,6 +727,8 @@ class Tape : public Object<dqt_tape, dqt_tape_destroy> {
         check(dqt_tape_end_update(get(), &stats));
         return stats;
     }
+    // The same with an updater of one part, the one that it began with; exchange as in Updater::step_part.
+    template <class Exchange> dqt_step_stats end_update_part(Updater &updater, const Exchange &exchange);
 
   private:
     struct State {
@@ -820,10 +822,7 @@ class Updater : public Object<dqt_updater, dqt_updater_destroy> {
         auto stats = DQT_INIT(dqt_step_stats);
         auto sums = DQT_INIT(dqt_step_sums);
         check(dqt_updater_begin_step(get(), tape.get(), &o, &sums));
-        while (sums.data) {
-            exchange(static_cast<unsigned char *>(sums.data), sums.offsets);
-            check(dqt_updater_continue_step(get(), tape.get(), &sums, &stats));
-        }
+        exchange_all(tape, exchange, sums, stats);
         return stats;
     }
     // Backward of the tape's latest loss and the update in one pass, for tapes without gradient buffers.
@@ -847,6 +846,14 @@ class Updater : public Object<dqt_updater, dqt_updater_destroy> {
 
   private:
     friend Checkpoint adopt(const Context &ctx, dqt_checkpoint &raw);
+    friend Tape;
+    template <class Exchange>
+    void exchange_all(Tape &tape, const Exchange &exchange, dqt_step_sums &sums, dqt_step_stats &stats) {
+        while (sums.data) {
+            exchange(static_cast<unsigned char *>(sums.data), sums.offsets);
+            check(dqt_updater_continue_step(get(), tape.get(), &sums, &stats));
+        }
+    }
     Updater(const Context &ctx, dqt_updater *raw, Parents parents) : Object(ctx) {
         own(raw, std::move(parents));
     }
@@ -854,6 +861,13 @@ class Updater : public Object<dqt_updater, dqt_updater_destroy> {
 
 inline void Tape::begin_update(Updater &updater, const dqt_step_options &o) {
     check(dqt_tape_begin_update(get(), updater.get(), &o));
+}
+template <class Exchange> dqt_step_stats Tape::end_update_part(Updater &updater, const Exchange &exchange) {
+    auto stats = DQT_INIT(dqt_step_stats);
+    auto sums = DQT_INIT(dqt_step_sums);
+    check(dqt_tape_end_update_part(get(), &sums, &stats));
+    updater.exchange_all(*this, exchange, sums, stats);
+    return stats;
 }
 
 class Session : public Object<dqt_session, dqt_session_destroy> {
@@ -973,7 +987,7 @@ struct Saved {
     const Updater *updater = nullptr;
     std::string host;
     const Tape *tape = nullptr; // its number of passes
-    ReadPart read_part;         // with an updater of one part: where the others' rows come from
+    ReadPart read_part = {};    // with an updater of one part: where the others' rows come from
 
     const dqt_updater *raw_updater() const {
         return updater ? updater->get() : nullptr;

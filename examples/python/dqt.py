@@ -469,6 +469,12 @@ class Tape(Object):
     def end_update(self):
         return self._get('tape_end_update', kind=step_stats)
 
+    def end_update_part(self, exchange):
+        """The same with an updater of one part; exchange as in Updater.step_part."""
+        sums, stats = sized(step_sums), sized(step_stats)
+        self._call('tape_end_update_part', C.byref(sums), C.byref(stats))
+        return self._updating._exchange(self, sums, stats, exchange)
+
     def parameter(self, index):
         return Parameter(self._get('tape_get_parameter', index, kind=parameter), self)
 
@@ -542,8 +548,11 @@ class Updater(Object):
         """The same of an updater of one part, or of a partial model: exchange(data, offsets) is called until there is nothing
         more to exchange, with a writable memoryview of bytes, of which those from offsets[k] on are part k's (of a partial
         model the middle one of three is its own), and gathers all parts' into it."""
-        o, sums, stats = sized(step_options, learning_rate=learning_rate, **values), sized(step_sums), sized(step_stats)
+        o, sums = sized(step_options, learning_rate=learning_rate, **values), sized(step_sums)
         self._call('updater_begin_step', tape.raw, C.byref(o), C.byref(sums))
+        return self._exchange(tape, sums, sized(step_stats), exchange)
+
+    def _exchange(self, tape, sums, stats, exchange):
         while sums.data:
             offsets = list(C.cast(sums.offsets, C.POINTER(C.c_size_t))[:sums.num_parts + 1])
             exchange(memoryview((C.c_ubyte * offsets[-1]).from_address(sums.data)).cast('B'), offsets)

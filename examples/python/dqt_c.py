@@ -154,7 +154,7 @@ i head_backward_logits pppp; i layers_copy ppz;
 i tape_options_init pz; i tape_memory ppzpp; i tape_create ppzpp; n tape_destroy p; i tape_get_options pp;
 i tape_get_num_parameters pp; i tape_get_parameter pzp; i tape_gradient_data pzp; i tape_get_gradient pzzzp;
 i tape_set_gradient pzzzp; i tape_zero_gradients p; i tape_get_pass pp; i tape_set_pass pq; i tape_on_gradient ppp;
-i tape_begin_update ppp; i tape_end_update pp;
+i tape_begin_update ppp; i tape_end_update pp; i tape_end_update_part ppp;
 i llama_config_init pz; i llama_memory ppp; i llama_create ppp; n llama_destroy p; i llama_get_config pp;
 i llama_get_layers ppp; i llama_forward pppp; i llama_loss ppppp; i llama_backward ppf; i llama_backward_logits ppp;
 i updater_options_init pz; i updater_memory ppzpp; i updater_create ppzpp; n updater_destroy p; i group_options_init pz;

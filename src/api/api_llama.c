@@ -217,6 +217,7 @@ dqt_status dqt_llama_backward_update(dqt_llama *model, dqt_tape *tape, dqt_updat
     TRY(check_whole_model(model));
     TRY(check_backward(model, tape, true));
     TRY(options_check_result(model->ctx, stats, sizeof *stats, "dqt_step_stats"));
+    if (updater) TRY(check_whole(updater, "dqt_llama_backward_update updates all rows (see dqt_tape_end_update_part)"));
     TRY(dqt_tape_begin_update(tape, updater, options));
     llama_backward(tape, &(struct head_gradient){.loss_scale = 1}, tape->stream_gradient);
     const dqt_status stopped = finish(tape), status = dqt_tape_end_update(tape, stats);

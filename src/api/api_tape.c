@@ -83,6 +83,11 @@ static dqt_status find_gradient(const dqt_tape *tape, size_t index, struct gradi
     TRY(check_index(tape->ctx, index, tape->num_parameters, "parameter index"));
     *gradient = &tape->parameters[index].gradient;
     if (!(*gradient)->data) return fail(tape->ctx, DQT_E_STATE, "this tape has no gradient buffers");
+    if (tape_has_one_buffer(tape) && index != tape->shown)
+        return fail(
+            tape->ctx, DQT_E_STATE,
+            "this tape has one gradient buffer: the gradient of parameter %zu is there inside its callback only",
+            index);
     return DQT_OK;
 }
 
@@ -124,6 +129,7 @@ static void zero_task(void *arg, size_t parameter, int lane) {
 
 dqt_status dqt_tape_zero_gradients(dqt_tape *tape) {
     TRY(check_object(tape, "tape"));
+    if (tape_has_one_buffer(tape)) return DQT_OK; /* nothing is kept in it */
     double bytes = 0.0;
     for (size_t i = 0; i < tape->num_parameters; i++)
         bytes += 4.0 * (double)tape->parameters[i].gradient.rows * (double)tape->parameters[i].gradient.cols;
@@ -161,20 +167,43 @@ dqt_status dqt_tape_begin_update(dqt_tape *tape, dqt_updater *updater, const dqt
     if (tape->options.inference) return fail(ctx, DQT_E_STATE, "this tape was made for inference");
     if (tape->fused) return fail(ctx, DQT_E_STATE, "an update has begun on this tape: dqt_tape_end_update ends it");
     TRY(check_idle(updater));
-    TRY(check_whole(updater, "a fused step updates all rows"));
+    const bool part = updater_options(updater)->num_parts > 0;
+    if (part && !tape_has_one_buffer(tape))
+        TRY(check_whole(updater, "a fused step of one part needs a tape with no_gradient_buffers 2"));
+    if (!part) TRY(check_whole(updater, "a fused step updates all rows"));
+    TRY(updater_check_fused(updater));
     TRY(check_parameters(ctx, updater, tape));
     if (updater_options(updater)->clip == DQT_CLIP_GLOBAL_NORM)
         return fail(ctx, DQT_E_UNSUPPORTED, "a fused step cannot clip by the current global norm: use PREVIOUS_NORM");
     return tape_begin_update(tape, updater, o.learning_rate, o.gradient_scale);
 }
 
+static dqt_status check_begun(const dqt_tape *tape) {
+    if (tape->fused) return DQT_OK;
+    return fail(tape->ctx, DQT_E_STATE, "no update has begun on this tape, or its updater is gone");
+}
+
 dqt_status dqt_tape_end_update(dqt_tape *tape, dqt_step_stats *stats) {
     FPENV_DEFAULT();
     TRY(check_object(tape, "tape"));
-    if (!tape->fused) return fail(tape->ctx, DQT_E_STATE, "no update has begun on this tape, or its updater is gone");
+    TRY(check_begun(tape));
+    TRY(check_whole(tape->fused, "dqt_tape_end_update ends updates of all rows (see dqt_tape_end_update_part)"));
     TRY(options_check_result(tape->ctx, stats, sizeof *stats, "dqt_step_stats"));
     dqt_step_stats s = {.struct_size = sizeof s};
     const dqt_status status = tape_end_update(tape, &s);
     if (stats) TRY(options_return(tape->ctx, stats, &s, sizeof s, "dqt_step_stats"));
+    return status;
+}
+
+dqt_status dqt_tape_end_update_part(dqt_tape *tape, dqt_step_sums *sums, dqt_step_stats *stats) {
+    FPENV_DEFAULT();
+    TRY(check_object(tape, "tape"));
+    TRY(check_begun(tape));
+    TRY(check_pointer(tape->ctx, sums, "sums"));
+    TRY(options_check_result(tape->ctx, sums, sizeof *sums, "dqt_step_sums"));
+    const dqt_updater *updater = tape->fused;
+    const bool whole = updater_options(updater)->num_parts == 0;
+    const dqt_status status = whole ? dqt_tape_end_update(tape, stats) : tape_end_update_part(tape);
+    TRY(return_sums(updater, sums));
     return status;
 }

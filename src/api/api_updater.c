@@ -189,7 +189,7 @@ dqt_status dqt_updater_get_rule(const dqt_updater *updater, size_t index, dqt_pa
 static dqt_status check_step(const dqt_updater *updater, const dqt_tape *tape, const dqt_step_stats *stats) {
     const dqt_context *ctx = updater_context(updater);
     TRY(check_pointer(ctx, tape, "tape"));
-    if (tape->options.no_gradient_buffers || tape->options.inference)
+    if (updater_reads_gradients(updater) && (tape->options.no_gradient_buffers || tape->options.inference))
         return fail(ctx, DQT_E_STATE, "this tape has no gradient buffers");
     TRY(check_parameters(ctx, updater, tape));
     return options_check_result(ctx, stats, sizeof *stats, "dqt_step_stats");
@@ -221,13 +221,6 @@ static dqt_status check_sums(const dqt_context *ctx, const dqt_step_sums *sums) 
     return options_check_result(ctx, sums, sizeof *sums, "dqt_step_sums");
 }
 
-static dqt_status return_sums(const dqt_updater *updater, dqt_step_sums *sums) {
-    dqt_step_sums s = {.struct_size = sizeof s};
-    s.data = updater_exchange(updater, &s.offsets);
-    if (s.data) s.num_parts = updater_exchange_parts(updater);
-    return options_return(updater_context(updater), sums, &s, sizeof s, "dqt_step_sums");
-}
-
 dqt_status dqt_updater_begin_step(dqt_updater *updater, dqt_tape *tape, const dqt_step_options *options,
                                   dqt_step_sums *sums) {
     FPENV_DEFAULT();
@@ -248,10 +241,10 @@ dqt_status dqt_updater_continue_step(dqt_updater *updater, dqt_tape *tape, dqt_s
     TRY(check_step(updater, tape, stats));
     TRY(check_sums(ctx, sums));
     dqt_step_stats s = {.struct_size = sizeof s};
+    const uint64_t before = updater_step_count(updater);
     const dqt_status status = updater_continue_step(updater, tape->gradient_list, &s);
     TRY(return_sums(updater, sums));
-    if (status == DQT_OK && stats && !updater_is_open(updater))
-        return options_return(ctx, stats, &s, sizeof s, "dqt_step_stats");
+    if (stats && updater_step_count(updater) != before) TRY(options_return(ctx, stats, &s, sizeof s, "dqt_step_stats"));
     return status;
 }
 

@@ -164,6 +164,13 @@ dqt_status check_not_deferred(const dqt_tape *tape, const struct slot *head) {
                 head->layer->name);
 }
 
+dqt_status return_sums(const dqt_updater *updater, dqt_step_sums *sums) {
+    dqt_step_sums s = {.struct_size = sizeof s};
+    s.data = updater_exchange(updater, &s.offsets);
+    if (s.data) s.num_parts = updater_exchange_parts(updater);
+    return options_return(updater_context(updater), sums, &s, sizeof s, "dqt_step_sums");
+}
+
 dqt_status return_parameter(const dqt_context *ctx, dqt_parameter *out, const char *name, int parameter_class,
                             dqt_tensor *t) {
     const dqt_parameter p = {.struct_size = sizeof p,

@@ -49,6 +49,9 @@ dqt_status check_gradients_go(const dqt_tape *tape);
 /* Before a forward of a head: its latest pass is not needed any more. */
 dqt_status check_not_deferred(const dqt_tape *tape, const struct slot *head);
 
+/* What the updater's parts exchange next. */
+dqt_status return_sums(const dqt_updater *updater, dqt_step_sums *sums);
+
 /* Copies a parameter out. */
 dqt_status return_parameter(const dqt_context *ctx, dqt_parameter *out, const char *name, int parameter_class,
                             dqt_tensor *t);

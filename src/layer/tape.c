@@ -71,11 +71,14 @@ dqt_status tape_check(dqt_context *ctx, dqt_layer *const *layers, size_t num_lay
     size_t tokens;
     if (o->precision < DQT_PRECISION_AUTO || o->precision > DQT_PRECISION_INT8)
         return fail(ctx, DQT_E_ARGUMENT, "precision is %d; it must be a DQT_PRECISION_* value", o->precision);
-    if (!is_flag(o->no_gradient_buffers) || !is_flag(o->inference) || !is_flag(o->recompute))
-        return fail(ctx, DQT_E_ARGUMENT, "no_gradient_buffers %d, inference %d and recompute %d must be 0 or 1",
-                    o->no_gradient_buffers, o->inference, o->recompute);
+    if (o->no_gradient_buffers < 0 || o->no_gradient_buffers > ONE_GRADIENT_BUFFER)
+        return fail(ctx, DQT_E_ARGUMENT, "no_gradient_buffers is %d; it must be 0, 1 or 2", o->no_gradient_buffers);
+    if (!is_flag(o->inference) || !is_flag(o->recompute))
+        return fail(ctx, DQT_E_ARGUMENT, "inference %d and recompute %d must be 0 or 1", o->inference, o->recompute);
     if (o->gradient_format < DQT_FLOAT_F32 || o->gradient_format > DQT_FLOAT_FP8_E5M2)
         return fail(ctx, DQT_E_ARGUMENT, "gradient_format is %d; it must be a DQT_FLOAT_* value", o->gradient_format);
+    if (o->no_gradient_buffers == ONE_GRADIENT_BUFFER && o->gradient_format != DQT_FLOAT_F32)
+        return fail(ctx, DQT_E_UNSUPPORTED, "with one gradient buffer gradient_format must be F32");
     if (o->checkpoint_format < DQT_FLOAT_F32 || o->checkpoint_format > DQT_FLOAT_FP8_E5M2)
         return fail(ctx, DQT_E_ARGUMENT, "checkpoint_format is %d; it must be a DQT_FLOAT_* value",
                     o->checkpoint_format);
@@ -220,6 +223,19 @@ static dqt_tape *layout_front(struct arena *a, const dqt_tape *as, struct front 
     return t;
 }
 
+/* Of each parameter, or of the largest for one after the other. */
+static void layout_gradients(dqt_tape *t, struct arena *a) {
+    struct arena one = {0};
+    if (!tape_saves(t) || (t->options.no_gradient_buffers && !tape_has_one_buffer(t))) return;
+    for (int pass = 0; pass < (tape_has_one_buffer(t) ? 2 : 1); pass++) {
+        if (pass == 1) one = (struct arena){.base = arena_take(a, one.largest, 1), .size = one.largest};
+        for (size_t i = 0; i < t->num_parameters; i++) {
+            gradient_place(&t->parameters[i].gradient, tape_has_one_buffer(t) ? &one : a);
+            one.used = 0;
+        }
+    }
+}
+
 /* Lays the tape out in `a`, behind its front. */
 static void tape_layout(dqt_tape *t, struct arena *a, dqt_tape_memory_info *m, struct scratch_need *need) {
     const size_t begin = a->used;
@@ -241,8 +257,7 @@ static void tape_layout(dqt_tape *t, struct arena *a, dqt_tape_memory_info *m, s
         if (tape_saves(t)) t->stream_gradient = layout_rows(t, first->shape.out, a);
     }
     m->activations = a->used - begin;
-    for (size_t i = 0; i < t->num_parameters && !t->options.no_gradient_buffers && tape_saves(t); i++)
-        gradient_place(&t->parameters[i].gradient, a);
+    layout_gradients(t, a);
     m->gradients = a->used - begin - m->activations;
 }
 
@@ -269,7 +284,7 @@ static dqt_status tape_setup(dqt_context *ctx, dqt_layer *const *layers, size_t 
     struct front f = {0};
     add_layers(&as, &f, layers);
     as.num_slots = f.slots;
-    as.num_parameters = f.parameters;
+    as.num_parameters = as.shown = f.parameters;
     struct arena a = {0};
     layout_front(&a, &as, &f);
     const size_t front = a.used;
@@ -323,6 +338,7 @@ dqt_status tape_create(dqt_context *ctx, dqt_layer *const *layers, size_t num_la
 
 void tape_destroy(dqt_tape *t) {
     if (!t) return;
+    if (t->fused && updater_options(t->fused)->num_parts) updater_release(t->fused); /* no part ends it alone */
     if (t->fused) tape_end_update(t, NULL);
     workspace_destroy(t->ctx, &t->workspace);
     memory_free(t->ctx, t, t->bytes);

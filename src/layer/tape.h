@@ -71,6 +71,7 @@ struct dqt_tape {
     uint64_t pass; /* backward passes, for the random numbers of stored gradients */
     dqt_gradient_ready_fn ready;
     void *ready_user_data;
+    size_t shown;                     /* of one buffer: the parameter whose callback runs; else num_parameters */
     dqt_updater *fused;               /* from tape_begin_update to tape_end_update, unless it is destroyed before */
     dqt_status status;                /* of the call that runs; once it is not DQT_OK nothing more is done */
     const struct cached_pass *cached; /* of sessions; else NULL */
@@ -91,6 +92,12 @@ struct slot *tape_slot(const dqt_tape *tape, const dqt_layer *layer);
 /* Forward saves what backward needs. */
 static inline bool tape_saves(const dqt_tape *tape) {
     return !tape->options.inference;
+}
+
+/* One gradient buffer, in which the gradients of an update come one after the other. */
+enum { ONE_GRADIENT_BUFFER = 2 };
+static inline bool tape_has_one_buffer(const dqt_tape *tape) {
+    return tape->options.no_gradient_buffers == ONE_GRADIENT_BUFFER;
 }
 
 /* The call that runs ends early, with this status, which is not DQT_OK. Returns false. */
@@ -136,11 +143,14 @@ struct activations save_input(const dqt_tape *tape, const struct activation_buff
 dqt_status tape_begin_update(dqt_tape *tape, dqt_updater *updater, float learning_rate, float gradient_scale);
 /* As updater_end; DQT_E_STATE where a tied head's embedding did not go backward: their weight stayed as it was. */
 dqt_status tape_end_update(dqt_tape *tape, dqt_step_stats *stats);
+/* The same of an updater of one part: its sums are to be exchanged next. */
+dqt_status tape_end_update_part(dqt_tape *tape);
 /* DQT_E_STATE: a parameter of the slot's layer, or of its sublayers, has had its gradient in this update. */
 dqt_status tape_check_update(const dqt_tape *tape, const struct slot *slot);
 
 /* With `fused`: leaves the parameter as it is, whole, unless its gradient, the sum over tokens of dy[t][0 .. rows)
- * times x[t] (NULL: 1), is proved finite. Before its first rows are added. */
+ * times x[t] (NULL: 1), is proved finite. Before its first rows are added. Not with one buffer: there the updater sees
+ * the gradient itself. */
 void tape_check_gradient(const dqt_tape *tape, size_t parameter, const float *dy, size_t ld_dy, size_t tokens,
                          size_t rows, const struct activations *x);
 /* dx (= or +=) dy W of rows [row, row + rows) of a weight, from whose product with x dy comes: at the tape's precision,
@@ -151,7 +161,7 @@ void tape_input_gradient(const dqt_tape *tape, const struct slot *slot, int weig
 void tape_weight_tiles(const dqt_tape *tape, size_t parameter, uint64_t pass, size_t row, const float *dy, size_t ld_dy,
                        size_t rows, const struct activations *x, tile_fn consume, void *arg);
 /* Weight gradient of rows [row, row + rows) of a parameter: into its buffer, or with `fused`, where it has been
- * checked, into the updater. row is a multiple of GEMM_TILE_ROWS. */
+ * checked, into the updater, unless the tape has one buffer. row is a multiple of GEMM_TILE_ROWS. */
 void tape_weight_gradient(dqt_tape *tape, size_t parameter, size_t row, const float *dy, size_t ld_dy, size_t rows,
                           const struct activations *x);
 /* The same for a gradient that is there already, float[rows][ld], such as a gain's. */

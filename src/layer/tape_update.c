@@ -24,22 +24,40 @@ dqt_status tape_begin_update(dqt_tape *tape, dqt_updater *updater, float learnin
     return DQT_OK;
 }
 
-dqt_status tape_end_update(dqt_tape *tape, dqt_step_stats *stats) {
-    dqt_updater *updater = tape->fused;
+/* Heads whose embedding did not go backward are forgotten; one of them whose weight is not frozen, or NULL. */
+static const struct slot *leave_deferred(dqt_tape *tape) {
     const struct slot *left = NULL;
     for (size_t i = 0; i < tape->num_slots; i++) {
         struct slot *s = &tape->slots[i];
         if (!s->deferred) continue;
-        if (!updater_get_rule(updater, s->parameter[W]).frozen) left = s;
+        if (!updater_get_rule(tape->fused, s->parameter[W]).frozen) left = s;
         s->deferred = false;
         s->length = 0;
     }
-    updater_release(updater);
-    TRY(updater_end(updater, stats));
+    return left;
+}
+
+static dqt_status check_none_left(const dqt_tape *tape, const struct slot *left) {
     if (!left) return DQT_OK;
     return fail(tape->ctx, DQT_E_STATE,
                 "head %s is tied to an embedding that did not go backward: %s was left as it was", left->layer->name,
                 tape->parameters[left->parameter[W]].name);
+}
+
+dqt_status tape_end_update(dqt_tape *tape, dqt_step_stats *stats) {
+    dqt_updater *updater = tape->fused;
+    const struct slot *left = leave_deferred(tape);
+    updater_release(updater);
+    TRY(updater_end(updater, stats));
+    return check_none_left(tape, left);
+}
+
+dqt_status tape_end_update_part(dqt_tape *tape) {
+    dqt_updater *updater = tape->fused;
+    const struct slot *left = leave_deferred(tape);
+    updater_release(updater);
+    updater_open_exchange(updater);
+    return check_none_left(tape, left);
 }
 
 dqt_status tape_check_update(const dqt_tape *tape, const struct slot *slot) {

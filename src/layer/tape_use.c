@@ -45,14 +45,36 @@ void tape_begin_parameter(dqt_tape *tape, size_t parameter) {
     DQT_ASSERT(parameter < tape->num_parameters);
     DQT_ASSERT(!tape_stopped(tape));
     if (tape->fused) updater_begin_parameter(tape->fused, parameter);
+    if (tape_has_one_buffer(tape)) gradient_zero(&tape->parameters[parameter].gradient);
+}
+
+static void tell_host(dqt_tape *tape, size_t parameter) {
+    if (tape_stopped(tape) || !tape->ready || !tape->ready(tape->ready_user_data, parameter)) return;
+    tape_stop(tape, fail(tape->ctx, DQT_E_CANCELLED, "the host's gradient callback asked to stop at parameter %zu",
+                         parameter));
+}
+
+/* The host reduces the gradient, the updater takes it, and the next one is made in its place. */
+static void end_parameter_in_one_buffer(dqt_tape *tape, size_t parameter) {
+    tape->shown = parameter;
+    tell_host(tape, parameter);
+    tape->shown = tape->num_parameters;
+    if (tape_stopped(tape)) {
+        updater_leave_parameter(tape->fused, parameter);
+        return;
+    }
+    updater_apply_gradient(tape->fused, parameter, &tape->parameters[parameter].gradient);
+    updater_end_parameter(tape->fused, parameter);
 }
 
 void tape_end_parameter(dqt_tape *tape, size_t parameter) {
     DQT_ASSERT(parameter < tape->num_parameters);
+    if (tape_has_one_buffer(tape)) {
+        end_parameter_in_one_buffer(tape, parameter);
+        return;
+    }
     if (tape->fused) updater_end_parameter(tape->fused, parameter);
-    if (tape_stopped(tape) || !tape->ready || !tape->ready(tape->ready_user_data, parameter)) return;
-    tape_stop(tape, fail(tape->ctx, DQT_E_CANCELLED, "the host's gradient callback asked to stop at parameter %zu",
-                         parameter));
+    tell_host(tape, parameter);
 }
 
 void tape_add_gradient(dqt_tape *tape, size_t parameter, size_t row, size_t rows, const float *gradient, size_t ld,
@@ -60,7 +82,7 @@ void tape_add_gradient(dqt_tape *tape, size_t parameter, size_t row, size_t rows
     DQT_ASSERT(parameter < tape->num_parameters);
     struct tape_parameter *p = &tape->parameters[parameter];
     DQT_ASSERT(row + rows <= p->tensor->rows && ld >= p->tensor->cols);
-    if (tape->fused) {
+    if (tape->fused && !tape_has_one_buffer(tape)) {
         updater_apply_rows(tape->fused, parameter, row, rows, gradient, ld);
     } else {
         DQT_ASSERT(p->gradient.data);
@@ -123,7 +145,7 @@ static void check_task(void *arg, size_t task, int lane) {
 void tape_check_gradient(const dqt_tape *tape, size_t parameter, const float *dy, size_t ld_dy, size_t tokens,
                          size_t rows, const struct activations *x) {
     DQT_ASSERT(!x || x->tokens == tokens);
-    if (!tape->fused) return;
+    if (!tape->fused || tape_has_one_buffer(tape)) return;
     struct check c = {tape, dy, ld_dy, rows, tokens, x};
     double largest = 0.0;
     for (int lane = 0; lane < tape->workspace.lanes; lane++)

@@ -32,8 +32,10 @@ void updater_stop_at(dqt_updater *u, enum step_point point, const struct paramet
     case STEP_SQUARES:
     case STEP_UPDATES: tile_bytes = sizeof(double); break;
     case STEP_COLUMNS:
-    case STEP_LAGGED_COLUMNS: tile_bytes = p->target.tensor->cols * sizeof(float); break;
-    case STEP_RESULTS: tile_bytes = sizeof(struct tile_sums); break;
+    case STEP_LAGGED_COLUMNS:
+    case STEP_FUSED_COLUMNS: tile_bytes = p->target.tensor->cols * sizeof(float); break;
+    case STEP_RESULTS:
+    case STEP_FUSED_RESULTS: tile_bytes = sizeof(struct tile_sums); break;
     }
     u->offsets[0] = 0;
     for (size_t part = 0; part < u->num_parts; part++) {
@@ -48,8 +50,10 @@ void *updater_exchange(const dqt_updater *u, const size_t **offsets) {
     case STEP_CLOSED: break;
     case STEP_SQUARES:
     case STEP_RESULTS: return u->whole ? (void *)u->whole_sums : u->sums;
+    case STEP_FUSED_RESULTS: return u->sums;
     case STEP_COLUMNS:
-    case STEP_LAGGED_COLUMNS: return u->column_sums;
+    case STEP_LAGGED_COLUMNS:
+    case STEP_FUSED_COLUMNS: return u->column_sums;
     case STEP_UPDATES: return u->update_sums;
     }
     return NULL;
@@ -89,13 +93,16 @@ bool updater_sums_valid(const dqt_updater *u) {
     case STEP_SQUARES: break; /* what is not finite says that a gradient is not */
     case STEP_COLUMNS:
     case STEP_LAGGED_COLUMNS:
+    case STEP_FUSED_COLUMNS:
         for (size_t i = 0; i < bytes / sizeof(float); i++)
             valid = valid && u->column_sums[i] >= 0.0f && u->column_sums[i] <= COLUMN_LIMIT;
         break;
     case STEP_UPDATES: return doubles_within(u->update_sums, bytes / sizeof(double), SUM_LIMIT);
     case STEP_RESULTS:
+    case STEP_FUSED_RESULTS:
         for (size_t i = 0; i < bytes / sizeof *u->sums; i++)
-            valid = valid && doubles_within(&u->sums[i].update_squares, 1, SUM_LIMIT) &&
+            valid = valid && u->sums[i].gradient_squares >= 0.0 &&
+                    doubles_within(&u->sums[i].update_squares, 1, SUM_LIMIT) &&
                     doubles_within(&u->sums[i].flipped, 1, COUNT_LIMIT) &&
                     doubles_within(&u->sums[i].saturated, 1, COUNT_LIMIT);
         break;
@@ -167,23 +174,44 @@ void updater_take_updates(dqt_updater *u, struct parameter *p) {
     updater_set_update_factor(u, p, sqrt(squares / ((double)t->rows * (double)t->cols)));
 }
 
-void updater_take_results(dqt_updater *u) {
+/* Adds the sums of all tiles to their parameters'. */
+static void add_results(dqt_updater *u) {
     const struct tile_sums *sums = u->sums;
     for (size_t part = 0; part < u->num_parts; part++)
         for (size_t i = 0; i < u->count; i++) {
             struct parameter *p = &u->parameters[i];
             for (size_t tiles = part_tiles(u, p, part); tiles > 0; tiles--, sums++) {
                 if (parameter_frozen(p)) continue;
+                if (u->point == STEP_FUSED_RESULTS) p->gradient_squares += sums->gradient_squares;
                 p->update_squares += sums->update_squares;
                 p->flipped += (uint64_t)sums->flipped;
                 p->saturated += (uint64_t)sums->saturated;
             }
         }
+}
+
+static void remember_whole(struct parameter *p) {
+    p->weights = (uint64_t)p->target.tensor->rows * p->target.tensor->cols;
+    updater_remember(p);
+}
+
+void updater_take_results(dqt_updater *u) {
+    add_results(u);
+    for (size_t i = 0; i < u->count; i++)
+        if (!parameter_frozen(&u->parameters[i])) remember_whole(&u->parameters[i]);
+}
+
+void updater_take_fused_results(dqt_updater *u) {
+    add_results(u);
     for (size_t i = 0; i < u->count; i++) {
         struct parameter *p = &u->parameters[i];
-        if (parameter_frozen(p)) continue;
-        p->weights = (uint64_t)p->target.tensor->rows * p->target.tensor->cols;
-        updater_remember(p);
+        if (parameter_frozen(p) || !p->begun) continue;
+        p->nonfinite = !isfinite(p->gradient_squares);
+        p->gradient_squares *= (double)u->gradient_scale * (double)u->gradient_scale;
+        if (p->nonfinite)
+            p->gradient_squares = 0.0;
+        else
+            remember_whole(p);
     }
 }
 

@@ -1,5 +1,6 @@
-/* The fused step, of an updater of all rows: gradients come in tiles of rows, in any order, and are forgotten. What
- * needs all of them is the previous step's. Its end serves the step from buffers too. */
+/* The fused step: gradients come in tiles of rows, in any order, or from a buffer that all parameters share, and are
+ * forgotten. What needs all of them is the previous step's. An updater of one part keeps the sums of its tiles until
+ * all gradients have come. The end of the step serves that from buffers too. */
 #include <math.h>
 #include <string.h>
 
@@ -19,8 +20,22 @@ dqt_status updater_begin(dqt_updater *u, float learning_rate) {
         p->gradient_squares = p->update_squares = 0.0;
         p->flipped = p->saturated = p->weights = 0;
         p->begun = p->nonfinite = false;
+        memset(u->sums + p->own_at, 0, (p->end_tile - p->first_tile) * sizeof *u->sums);
     }
     return DQT_OK;
+}
+
+dqt_status updater_check_fused(const dqt_updater *u) {
+    for (size_t i = 0; i < u->count && u->num_parts > 1; i++)
+        if (u->parameters[i].factored && !u->options.lagged)
+            return fail(u->ctx, DQT_E_UNSUPPORTED,
+                        "a fused step of one part keeps Adafactor's statistics for the next step: take lagged = 1");
+    return DQT_OK;
+}
+
+void updater_open_exchange(dqt_updater *u) {
+    DQT_ASSERT(u->point == STEP_CLOSED && u->num_parts > 1);
+    updater_stop_at(u, STEP_FUSED_RESULTS, NULL);
 }
 
 void updater_hold(dqt_updater *u, dqt_updater **holder) {
@@ -60,6 +75,11 @@ void updater_begin_parameter(dqt_updater *u, size_t index) {
     memset(u->tiles, 0, p->tiles * sizeof *u->tiles);
 }
 
+void updater_leave_parameter(dqt_updater *u, size_t index) {
+    DQT_ASSERT(index < u->count);
+    u->parameters[index].begun = false;
+}
+
 void updater_refuse_parameter(dqt_updater *u, size_t index) {
     DQT_ASSERT(index < u->count);
     if (!parameter_frozen(&u->parameters[index])) u->parameters[index].nonfinite = true;
@@ -85,10 +105,28 @@ void updater_apply_rows(dqt_updater *u, size_t index, size_t row, size_t rows, c
     updater_apply_tile(u, p, row, &source, row_squares);
 }
 
+/* What the other parts will need of a parameter. */
+static void keep_sums(dqt_updater *u, struct parameter *p) {
+    const size_t cols = p->target.tensor->cols, own = p->end_tile - p->first_tile;
+    for (size_t i = 0; i < own; i++) {
+        const struct tile_result *r = &u->tiles[p->first_tile + i];
+        const double squares = p->nonfinite ? (double)INFINITY : r->gradient_squares;
+        u->sums[p->own_at + i] =
+            (struct tile_sums){squares, r->update_squares, (double)r->flipped, (double)r->saturated};
+    }
+    if (own && p->factored && !p->nonfinite)
+        memcpy(p->own_columns, u->column_sums + p->first_tile * cols, own * cols * sizeof(float));
+}
+
 void updater_end_parameter(dqt_updater *u, size_t index) {
     DQT_ASSERT(index < u->count);
     struct parameter *p = &u->parameters[index];
-    if (parameter_frozen(p) || p->nonfinite) return;
+    if (parameter_frozen(p)) return;
+    if (u->num_parts > 1) {
+        keep_sums(u, p);
+        return;
+    }
+    if (p->nonfinite) return;
     const dqt_tensor *t = p->target.tensor;
     double gradient_squares = 0.0, update_squares = 0.0;
     for (size_t i = 0; i < p->tiles; i++) {

@@ -95,15 +95,25 @@ static size_t task_row(const struct pass *pass, size_t task) {
     return (pass->p->first_tile + task) * GEMM_TILE_ROWS;
 }
 
-static void norm_task(void *arg, size_t task, int lane) {
-    const struct pass *pass = arg;
+static double tile_squares(const struct pass *pass, size_t first, int lane) {
     const struct parameter *p = pass->p;
-    const size_t first = task_row(pass, task), end = tile_end(p, first);
+    const size_t end = tile_end(p, first);
     const struct row_source source = source_of(pass->u, pass->gradient, first, lane);
     double squares = 0.0;
     for (size_t row = first; row < end; row++)
         squares += updater_kernels(pass->u)->sum_squares(source_row(&source, first, row), p->target.tensor->cols);
-    updater_squares(pass->u)[p->own_at + task] = squares;
+    return squares;
+}
+
+static void norm_task(void *arg, size_t task, int lane) {
+    const struct pass *pass = arg;
+    updater_squares(pass->u)[pass->p->own_at + task] = tile_squares(pass, task_row(pass, task), lane);
+}
+
+/* The same for an update inside backward, whose sums of other parameters are there already. */
+static void fused_norm_task(void *arg, size_t task, int lane) {
+    const struct pass *pass = arg;
+    pass->u->tiles[pass->p->first_tile + task].gradient_squares = tile_squares(pass, task_row(pass, task), lane);
 }
 
 static void statistics_task(void *arg, size_t task, int lane) {
@@ -151,6 +161,18 @@ static void run_pass(dqt_updater *u, struct parameter *p, const struct gradient 
     if (tiles) parallel_run(u->ctx, tiles, work, task, &pass);
 }
 
+/* ---- Inside backward -------------------------------------------------------------------------------------------- */
+
+void updater_apply_gradient(dqt_updater *u, size_t index, const struct gradient *gradient) {
+    DQT_ASSERT(index < u->count);
+    struct parameter *p = &u->parameters[index];
+    if (parameter_frozen(p)) return;
+    run_pass(u, p, gradient, fused_norm_task);
+    for (size_t tile = p->first_tile; tile < p->end_tile; tile++)
+        p->nonfinite = p->nonfinite || !isfinite(u->tiles[tile].gradient_squares);
+    if (!p->nonfinite) run_pass(u, p, gradient, apply_task);
+}
+
 /* ---- The step, from one exchange to the next -------------------------------------------------------------------- */
 
 dqt_status updater_open_step(dqt_updater *u, const struct gradient *const *gradients, float learning_rate) {
@@ -183,7 +205,7 @@ static void apply_parameter(dqt_updater *u, struct parameter *p, const struct gr
     for (size_t tile = p->first_tile; tile < p->end_tile; tile++) {
         const struct tile_result *r = &u->tiles[tile];
         u->sums[p->own_at + tile - p->first_tile] =
-            (struct tile_sums){r->update_squares, (double)r->flipped, (double)r->saturated};
+            (struct tile_sums){0.0, r->update_squares, (double)r->flipped, (double)r->saturated};
     }
     if (u->num_parts == 1) tensor_refresh(p->target.tensor); /* else the host does, when all rows have come */
 }
@@ -238,6 +260,24 @@ static void run_parameters(dqt_updater *u, const struct gradient *const *gradien
     updater_stop_at(u, STEP_RESULTS, NULL);
 }
 
+/* Goes on with parameter u->current, to the next whose column sums the parts exchange. */
+static dqt_status run_fused_columns(dqt_updater *u, dqt_step_stats *stats) {
+    for (; u->current < u->count; u->current++) {
+        struct parameter *p = &u->parameters[u->current];
+        const size_t cols = p->target.tensor->cols, own = p->end_tile - p->first_tile;
+        if (!p->factored || !p->begun || p->nonfinite || parameter_frozen(p)) continue;
+        if (own) memcpy(u->column_sums + p->first_tile * cols, p->own_columns, own * cols * sizeof(float));
+        updater_stop_at(u, STEP_FUSED_COLUMNS, p);
+        return DQT_OK;
+    }
+    updater_stop_at(u, STEP_CLOSED, NULL);
+    return updater_end(u, stats);
+}
+
+bool updater_reads_gradients(const dqt_updater *u) {
+    return u->point != STEP_FUSED_RESULTS && u->point != STEP_FUSED_COLUMNS;
+}
+
 static dqt_status next_point(dqt_updater *u, const struct gradient *const *gradients, dqt_step_stats *stats) {
     const enum step_point point = u->point;
     struct parameter *p = &u->parameters[u->current];
@@ -261,6 +301,14 @@ static dqt_status next_point(dqt_updater *u, const struct gradient *const *gradi
         if (!u->whole) updater_take_results(u);
         updater_stop_at(u, STEP_CLOSED, NULL);
         return updater_end(u, stats);
+    case STEP_FUSED_RESULTS:
+        updater_take_fused_results(u);
+        u->current = 0;
+        return run_fused_columns(u, stats);
+    case STEP_FUSED_COLUMNS:
+        updater_take_columns(u, p);
+        u->current++;
+        return run_fused_columns(u, stats);
     }
     run_parameters(u, gradients, point);
     return DQT_OK;

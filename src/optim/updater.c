@@ -165,6 +165,11 @@ static void lay_out_parameter(struct layout *l, struct parameter *p, const dqt_u
         p->scale_v = take(l, &l->scales, scales, sizeof(float));
         p->reference_scale = take(l, &l->scales, 1, sizeof(float));
     }
+    if (p->factored && o->lagged && o->num_parts > 1) {
+        size_t sums;
+        size_mul(p->end_tile - p->first_tile, t->cols, &sums);
+        p->own_columns = take(l, &l->workspace, sums, sizeof(float));
+    }
     p->history = take(l, NULL, 2, sizeof(double));
 }
 

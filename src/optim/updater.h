@@ -57,11 +57,13 @@ void *updater_exchange(const dqt_updater *u, const size_t **offsets);
 uint32_t updater_exchange_parts(const dqt_updater *u);
 /* DQT_E_NUMERIC: a gradient is not finite, nothing was changed and the step is closed; or what has come are no sums,
  * and the step is where it was. */
+bool updater_reads_gradients(const dqt_updater *u);
 dqt_status updater_continue_step(dqt_updater *u, const struct gradient *const *gradients, dqt_step_stats *stats);
 
-/* Fused step: begin; for parameters in any order begin_parameter, apply_rows for every row exactly once (from several
- * lanes at once, tiles that start at multiples of 64 rows and have 64 rows, or fewer at the end), end_parameter; end.
- * Between begin and end the step counts as one. A parameter that is left out stays as it is. */
+/* Fused step, of all rows or, from buffers, of one part: begin; for parameters in any order begin_parameter, apply_rows
+ * for every row exactly once (from several lanes at once, tiles that start at multiples of 64 rows and have 64 rows, or
+ * fewer at the end), end_parameter; end. Between begin and end the step counts as one. A parameter that is left out
+ * stays as it is. */
 /* DQT_E_ARGUMENT, DQT_E_STATE or DQT_E_NUMERIC: no step has begun. */
 dqt_status updater_begin(dqt_updater *u, float learning_rate);
 void updater_begin_parameter(dqt_updater *u, size_t index);
@@ -71,10 +73,20 @@ bool updater_parameter_begun(const dqt_updater *u, size_t index);
  * states and statistics stay as they are, and updater_end tells. */
 void updater_refuse_parameter(dqt_updater *u, size_t index);
 void updater_apply_rows(dqt_updater *u, size_t index, size_t row, size_t rows, const float *gradient, size_t ld);
+/* The same from a gradient buffer, of the updater's rows, which are left as they are where one of them is not finite.
+ */
+void updater_apply_gradient(dqt_updater *u, size_t index, const struct gradient *gradient);
 void updater_end_parameter(dqt_updater *u, size_t index);
+/* In place of the two: the gradient is not complete. */
+void updater_leave_parameter(dqt_updater *u, size_t index);
 /* DQT_E_NUMERIC if a parameter was refused, or the gradient of a tile of rows was not finite, which then stay as they
  * were. */
 dqt_status updater_end(dqt_updater *u, dqt_step_stats *stats);
+/* Of an updater of one part in place of updater_end: the step goes on as one from buffers does, from exchange to
+ * exchange, without gradients. */
+void updater_open_exchange(dqt_updater *u);
+/* DQT_E_UNSUPPORTED: an updater of one part whose statistics would be needed before the step ends. */
+dqt_status updater_check_fused(const dqt_updater *u);
 
 /* Who keeps a fused step open over several calls holds the updater: *holder points to it until it is released or
  * destroyed, which sets *holder to NULL. */

@@ -43,7 +43,8 @@ struct parameter {
     void *m, *v;              /* [own_rows][cols] */
     int8_t *accumulator;      /* [own_rows][cols] steps that codes have not made yet, where `accumulates` */
     float *m_scale, *v_scale; /* [own_rows][chunks] of DQT_STATE_INT8 */
-    float *row, *column;      /* factored statistics: means of g^2, [own_rows] and [cols] */
+    float *own_columns;  /* [own tiles][cols] column sums of an update inside backward, of one part, until its end */
+    float *row, *column; /* factored statistics: means of g^2, [own_rows] and [cols] */
     float *scale_m, *scale_v; /* [own_rows][row_groups], trained scales */
     float *reference_scale; /* [1], trained scales: their mean at the first step, in which steps of codes are measured;
                           0: not yet known */
@@ -65,11 +66,14 @@ enum step_point {
     STEP_COLUMNS,        /* of a parameter: column sums of tiles, before its weights are written */
     STEP_UPDATES,        /* of a parameter: u^2 of tiles, before its weights are written */
     STEP_LAGGED_COLUMNS, /* as COLUMNS, for the next step */
-    STEP_RESULTS         /* of all parameters: struct tile_sums of tiles */
+    STEP_RESULTS,        /* of all parameters: struct tile_sums of tiles */
+    STEP_FUSED_RESULTS,  /* the same, of an update inside backward */
+    STEP_FUSED_COLUMNS   /* of a parameter: column sums of tiles, for the next step */
 };
 
 /* What becomes known of a tile as it is updated, as it travels. */
 struct tile_sums {
+    double gradient_squares; /* of updates inside backward: infinite for a gradient that is not finite */
     double update_squares, flipped, saturated; /* counts are exact */
 };
 
@@ -211,6 +215,7 @@ dqt_status updater_take_squares(dqt_updater *u);
 void updater_take_columns(dqt_updater *u, struct parameter *p);
 void updater_take_updates(dqt_updater *u, struct parameter *p);
 void updater_take_results(dqt_updater *u);
+void updater_take_fused_results(dqt_updater *u);
 /* Of a partial model: its own squares, and what became of its parameters, go to what is exchanged; they have been taken
  * over. */
 void updater_give_squares(dqt_updater *u);

@@ -152,6 +152,43 @@ void one_part(const dqt::Llama &model, dqt::Tape &tape) {
     });
     check(exchanges == 2 && begins && stats.step == 1, "a step of a part");
     check(throws([&] { half.step(tape, 0.01f); }), "a part has no step of all rows");
+
+    o.part = 0;
+    const dqt::Updater first(model, o), all(model);
+    std::string sent, together, alone;
+    const auto into = [](std::string &to) {
+        return [&to](const void *bytes, std::size_t size) { to.append(static_cast<const char *>(bytes), size); };
+    };
+    dqt::Updater(model,
+                 [&] {
+                     auto second = o;
+                     second.part = 1;
+                     return second;
+                 }())
+        .write_part(into(sent));
+    dqt::Saved saved;
+    std::size_t taken = 0;
+    saved.updater = &first;
+    saved.read_part = [&](std::size_t part, void *buffer, std::size_t size) {
+        taken += sent.copy(static_cast<char *>(buffer), part == 1 ? size : 0, taken);
+        return size;
+    };
+    dqt::save(model, into(together), saved);
+    dqt::Saved whole_state;
+    whole_state.updater = &all;
+    dqt::save(model, into(alone), whole_state);
+    check(together == alone && taken == sent.size(), "a file of all parts");
+
+    auto one = dqt::defaults<dqt_tape_options>();
+    one.no_gradient_buffers = 2;
+    one.max_batch = 2;
+    dqt::Tape fused(model, one);
+    o.clip = DQT_CLIP_NONE;
+    dqt::Updater third(model, o);
+    fused.loss(model, pairs());
+    fused.begin_update(third, dqt::step_options(0));
+    fused.backward(model);
+    check(fused.end_update_part(third, [](unsigned char *, const std::size_t *) {}).step == 1, "an update of a part");
 }
 
 void models(const dqt::Context &ctx, const std::string &folder) {

@@ -491,6 +491,23 @@ def rules():
     check('what it exchanges', len(seen) == 2 and all(size == offsets[2] and not fixed and len(offsets) == 3
                                                       for size, fixed, offsets in seen) and stats.step == 1)
     check('a part has no step of all rows', raises(dqt.Error, half.step, tape, 0.01))
+    halves = [dqt.Updater(model, part=k, num_parts=2) for k in range(2)]
+    sent, together, alone = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    halves[1].write_part(sent)
+    sent.seek(0)
+    model.save(together, halves[0], parts=lambda part, size: sent.read(size) if part == 1 else b'')
+    model.save(alone, dqt.Updater(model))
+    check('a file of all parts', together.getvalue() == alone.getvalue())
+    check('a part that ends early', raises(dqt.Error, model.save, io.BytesIO(), halves[0], parts=lambda part, size: b''))
+    check('what a part raises', raises(KeyError, model.save, io.BytesIO(), halves[0], parts=lambda part, size: {}[part]))
+    together.seek(0)
+    check('loaded into a part', dqt.Llama.load(ctx, together, part=1, num_parts=2).updater.options.part == 1)
+    fused, lagged, ready = dqt.Tape(model, no_gradient_buffers=2), dqt.Updater(model, part=1, num_parts=2, clip=dqt.CLIP_NONE), []
+    fused.on_gradient(lambda index: ready.append(fused.gradient(index).shape) and False)
+    fused.loss(model, TOKENS, TOKENS)
+    fused.begin_update(lagged, 0.0)
+    fused.backward(model)
+    check('an update of a part', fused.end_update_part(lambda data, offsets: None).step == 1 and len(ready) == len(fused))
     embedding.touch()
     updater.step(tape, 0.01)
     check('an unknown step option', raises(TypeError, updater.step, tape, 0.01, parts=2))

@@ -2375,6 +2375,11 @@ extern "C" {
         tape: *mut dqt_tape,
         stats: *mut dqt_step_stats,
     ) -> dqt_status;
+    pub fn dqt_tape_end_update_part(
+        tape: *mut dqt_tape,
+        sums: *mut dqt_step_sums,
+        stats: *mut dqt_step_stats,
+    ) -> dqt_status;
     pub fn dqt_llama_backward_update(
         model: *mut dqt_llama,
         tape: *mut dqt_tape,

@@ -114,7 +114,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [whole, half, resumed] = ["whole.dqt", "half.dqt", "resumed.dqt"].map(|name| folder.join(name));
     let save = |layers: &Network<'_>, tape: &Tape<'_>, updater: &Updater<'_>, path: &PathBuf, steps: u64| {
         let host = steps.to_string();
-        dqt::layers_save(layers, path, &Saved { updater: Some(updater), host: host.as_bytes(), tape: Some(tape) })
+        dqt::layers_save(layers, path, &Saved { updater: Some(updater), host: host.as_bytes(), tape: Some(tape), ..Default::default() })
     };
     let ctx = Context::new()?;
     {

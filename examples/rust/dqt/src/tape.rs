@@ -237,6 +237,11 @@ impl<'m> Tape<'m> {
         // SAFETY: the tape is alive and ours alone.
         self.ctx().check(unsafe { sys::dqt_tape_end_update(self.as_raw(), stats) })
     }
+    pub(crate) fn end_part_raw(&mut self, sums: &mut sys::dqt_step_sums, stats: &mut sys::dqt_step_stats) -> Result<()> {
+        self.updating = false;
+        // SAFETY: the tape is alive and ours alone.
+        self.ctx().check(unsafe { sys::dqt_tape_end_update_part(self.as_raw(), sums, stats) })
+    }
 }
 
 /// Of a tape of a [`Llama`](crate::Llama).

@@ -181,12 +181,22 @@ impl<'m> Updater<'m> {
         mut exchange: impl FnMut(&mut [u8], &[usize]) -> Result<()>,
     ) -> Result<StepStats> {
         self.same_layers(tape)?;
-        let (mut stats, mut sums) = (StepStats::default(), sys::dqt_step_sums::default());
+        let mut sums = sys::dqt_step_sums::default();
         let _lock = self.list.write();
         // SAFETY: as in step.
         self.ctx().check(unsafe {
             sys::dqt_updater_begin_step(self.as_raw(), tape.as_raw(), &sized(options), &mut sums)
         })?;
+        self.exchange_all(tape, sums, StepStats::default(), &mut exchange)
+    }
+    /// With the lock.
+    fn exchange_all(
+        &mut self,
+        tape: &mut Tape<'_>,
+        mut sums: sys::dqt_step_sums,
+        mut stats: StepStats,
+        exchange: &mut impl FnMut(&mut [u8], &[usize]) -> Result<()>,
+    ) -> Result<StepStats> {
         while !sums.data.is_null() {
             // SAFETY: the updater's arrays, which are nobody else's until the next call.
             let parts = sums.num_parts as usize;
@@ -226,17 +236,45 @@ impl<'m> Updater<'m> {
         options: &StepOptions,
         passes: impl FnOnce(&mut Tape<'t>) -> Result<()>,
     ) -> Result<StepStats> {
+        let mut stats = StepStats::default();
+        let result = self.run_passes(tape, options, passes)?;
+        let ended = tape.end_raw(&mut stats);
+        result.unwrap_or_else(|panic| resume_unwind(panic))?;
+        ended.map(|()| stats)
+    }
+    /// The same of an updater of one part, on a tape with `no_gradient_buffers` 2; `exchange` as in
+    /// [`Updater::step_part`].
+    pub fn update_part<'t>(
+        &mut self,
+        tape: &mut Tape<'t>,
+        options: &StepOptions,
+        passes: impl FnOnce(&mut Tape<'t>) -> Result<()>,
+        mut exchange: impl FnMut(&mut [u8], &[usize]) -> Result<()>,
+    ) -> Result<StepStats> {
+        let (mut stats, mut sums) = (StepStats::default(), sys::dqt_step_sums::default());
+        let result = self.run_passes(tape, options, passes)?;
+        let ended = tape.end_part_raw(&mut sums, &mut stats);
+        result.unwrap_or_else(|panic| resume_unwind(panic))?;
+        ended?;
+        let _lock = self.list.write();
+        self.exchange_all(tape, sums, stats, &mut exchange)
+    }
+    /// Begins an update; what `passes` gave, or its panic.
+    fn run_passes<'t>(
+        &mut self,
+        tape: &mut Tape<'t>,
+        options: &StepOptions,
+        passes: impl FnOnce(&mut Tape<'t>) -> Result<()>,
+    ) -> Result<std::thread::Result<Result<()>>> {
         self.same_layers(tape)?;
-        let (raw, mut stats) = (tape.as_raw(), StepStats::default());
+        let raw = tape.as_raw();
         // SAFETY: the updater is ours alone until the end.
         unsafe { tape.begin_raw(self.as_raw(), &sized(options))? };
         let result = catch_unwind(AssertUnwindSafe(|| passes(tape)));
         if tape.as_raw() != raw {
             std::process::abort(); // elsewhere it would go on to update with what is borrowed here
         }
-        let ended = tape.end_raw(&mut stats);
-        result.unwrap_or_else(|panic| resume_unwind(panic))?;
-        ended.map(|()| stats)
+        Ok(result)
     }
     /// The rules and the state alone, to a writer. A panic in it ends the process.
     pub fn write_to<W: Write>(&self, out: &mut W) -> Result<()> {

@@ -221,8 +221,38 @@ fn models_gradients_and_plans() {
         Ok(())
     });
     assert!(stats.unwrap().step == 1 && exchanges == 2 && half.step(&mut tape, &step).is_err());
+    parts(&ctx, &model, &step);
     let _ = ctx.cpu_features();
     assert!(version_string().starts_with("0.9") && schedule_linear(5, 0, 10, 1.0, 0.0) == 0.5);
+}
+
+/// One file of two parts, and the update of one inside backward.
+fn parts(ctx: &Context, model: &Llama<'_>, step: &StepOptions) {
+    let of = |part| UpdaterOptions { part, num_parts: 2, clip: sys::DQT_CLIP_NONE, ..Default::default() };
+    let (first, mut second) = (Updater::new(model, &of(0)).unwrap(), Updater::new(model, &of(1)).unwrap());
+    let (mut sent, mut together, mut alone) = (Vec::new(), Vec::new(), Vec::new());
+    second.write_part_to(&mut sent).unwrap();
+    let taken = std::cell::Cell::new(0);
+    let read = |part: usize, buffer: &mut [u8]| {
+        assert_eq!(part, 1);
+        buffer.copy_from_slice(&sent[taken.get()..taken.get() + buffer.len()]);
+        taken.set(taken.get() + buffer.len());
+        buffer.len()
+    };
+    model.write_to(&mut together, &Saved { updater: Some(&first), read_part: Some(&read), ..Default::default() }).unwrap();
+    let whole = UpdaterOptions { clip: sys::DQT_CLIP_NONE, ..Default::default() };
+    let whole = Updater::new(model, &whole).unwrap();
+    model.write_to(&mut alone, &Saved { updater: Some(&whole), ..Default::default() }).unwrap();
+    assert!(together == alone && taken.get() == sent.len());
+    let options = LoadOptions { part: 1, num_parts: 2, ..Default::default() };
+    let loaded = Llama::read_from(ctx, &mut together.as_slice(), &options).unwrap();
+    assert_eq!(loaded.take_updater().unwrap().options().unwrap().part, 1);
+
+    let options = TapeOptions { no_gradient_buffers: 2, ..Default::default() };
+    let mut tape = Tape::new(model, &options).unwrap();
+    tape.loss(&Batch { tokens: &[1, 2, 3], targets: Some(&[2, 3, 4]), length: 3, ..Default::default() }).unwrap();
+    let stats = second.update_part(&mut tape, step, |tape| tape.backward(1.0), |_, _| Ok(()));
+    assert_eq!(stats.unwrap().step, 1);
 }
 
 /// Files with every kind of vocabulary and value.

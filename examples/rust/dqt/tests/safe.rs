@@ -59,7 +59,7 @@ fn dropping_gives_all_memory_back() {
         let updater = Updater::new(&model, &Default::default()).unwrap();
         let mut tape = Tape::new(&model, &Default::default()).unwrap();
         tape.set_pass(7).unwrap();
-        let saved = Saved { updater: Some(&updater), host: b"host", tape: Some(&tape) };
+        let saved = Saved { updater: Some(&updater), host: b"host", tape: Some(&tape), ..Default::default() };
         model.write_to(&mut file, &saved).unwrap();
         let loaded = Llama::read_from(&ctx, &mut file.as_slice(), &Default::default()).unwrap();
         assert!(ctx.allocated() > before);
