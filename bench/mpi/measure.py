@@ -29,7 +29,7 @@ MODEL = dict(hidden=768, ff=2048, layers=12, heads=12, batch=4, seq=256)
 RECIPE = dict(optimizer='adamw', rounding='sr')
 SHAPES = {'1B': dict(hidden=2048, ff=5504, heads=32, layers=18), '7B': dict(hidden=4096, ff=11008, heads=32, layers=32)}
 SHAPE_BATCH = dict(vocab=32000, batch=4, seq=512)
-WIRES = ['f32', 'bf16', 'int8']
+MODES = [('f32', []), ('bf16', []), ('int8', []), ('int8', ['--fused'])]  # gradients on the wire, options of 03_train
 
 
 def say(*words):
@@ -155,18 +155,22 @@ def measure_runs(machine, result):
     values = dict(values, steps=3 + max(3, min(100, int(machine.seconds / once))), recipe='none', embedding='int8', head='int8',
                   eval_every=0, eval_windows=max(machine.ranks), threads=machine.threads)
     for n in machine.ranks:
-        for wire in WIRES if n > 1 else WIRES[:1]:
-            with tempfile.TemporaryDirectory() as folder:
-                out, peak = machine.mpi(n, [TRAIN, '--data', 'include/dqt.h', '--out', folder, '--wire', wire] +
-                                        options_of(dict(values, batch=n * machine.model['batch'])))
-                seconds = step_seconds(os.path.join(folder, 'log.csv'))
-            run = dict(ranks=n, wire=wire, steps=values['steps'] - 4, seconds=round(seconds, 5), peak_bytes=peak)
+        for wire, options in MODES if n > 1 else MODES[:1]:
+            command = [TRAIN, '--data', 'include/dqt.h', '--wire', wire] + options + options_of(dict(values, batch=n * machine.model['batch']))
+            try:
+                with tempfile.TemporaryDirectory() as folder:
+                    out, peak = machine.mpi(n, command + ['--out', folder])
+                    seconds = step_seconds(os.path.join(folder, 'log.csv'))
+            except (RuntimeError, subprocess.TimeoutExpired) as error:
+                say(f'{n} ranks, {wire} {" ".join(options)}: {error}')
+                continue
+            run = dict(ranks=n, wire=wire, fused='--fused' in options, steps=values['steps'] - 4, seconds=round(seconds, 5), peak_bytes=peak)
             sent = re.search(r'sends (\d+) bytes of gradients, (\d+) of sums and (\d+) of weights', out)
             if sent:
                 run['sent'] = sum(map(int, sent.groups()))
             runs = result.setdefault('runs', [])
-            runs[:] = [r for r in runs if (r['ranks'], r['wire']) != (n, wire)] + [run]
-            say(f'{n} ranks, gradients {wire}: {seconds:.4f} s a step, at most {peak / 1048576:.0f} MiB')
+            runs[:] = [r for r in runs if any(r[k] != run[k] for k in ('ranks', 'wire', 'fused'))] + [run]
+            say(f'{n} ranks, gradients {wire}{" fused" * run["fused"]}: {seconds:.4f} s a step, at most {peak / 1048576:.0f} MiB')
             yield
 
 

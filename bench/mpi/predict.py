@@ -11,6 +11,8 @@ The model of a step, in seconds. Data-parallel, n ranks with W weights each:
     a layer's gradient, once made, is packed (W p, p seconds for each number) and sent while earlier layers go backward:
         the network takes layers in turn; where the processor moves the bytes (shared memory), nothing overlaps
     then W a to add what came, the update of 1/n of the rows, sums of tiles, and the codes, all-gathered
+    fused: each gradient is packed, exchanged, added and its rows updated before the next one is made; nothing overlaps, and
+        there is one micro-batch
 
 A collective operation of b bytes received takes ceil(log2 n) latencies, n-1 messages and b / bandwidth, or what measure.py found.
 Pipelining, s stages: forward passes of a micro-batch go down the stages, backward passes up, one of each in turn once a stage
@@ -83,7 +85,7 @@ def total(layers, name):
 
 # ---- Data-parallel ----
 
-def data_parallel(layers, ranks, wire, network, packing, hidden, micro_batches=1):
+def data_parallel(layers, ranks, wire, network, packing, hidden, micro_batches=1, fused=False):
     """Seconds of a step. wire None: the usual design, gradients all-reduced in f32 and every rank updates everything."""
     weights, share = total(layers, 'weights'), (ranks - 1) / ranks
     if micro_batches < 1:
@@ -99,7 +101,7 @@ def data_parallel(layers, ranks, wire, network, packing, hidden, micro_batches=1
             sending = network.collective('all_to_all', ranks, share * l.weights * WIRE_BYTES[wire], l.parameters)
         else:
             sending = network.collective('all_reduce', ranks, 2 * share * 4 * l.weights, l.parameters)
-        if network.overlaps:
+        if network.overlaps and not fused:
             free = max(free, now) + sending
         else:
             now += sending
@@ -186,9 +188,11 @@ def planned(values):
     return json.loads(subprocess.run([RANK] + words, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-def data_parallel_bytes(values, ranks, wire):
-    p = planned(dict(values, parts=ranks))
+def data_parallel_bytes(values, ranks, wire, fused=False):
+    p = planned(dict(values, parts=ranks, **({'fused': True} if fused else {})))
     weights = sum(p['model'][k] for k in ('linear_weights', 'embedding_weights', 'head_weights', 'norm_weights'))
+    if fused:  # those of the largest parameter
+        weights = values['hidden'] * max(values['vocab'], values['ff'])
     messages = 2 * weights * WIRE_BYTES[wire] if ranks > 1 else 0  # sent and received
     return p['model']['total'] + p['tape']['total'] + p['updater']['total'] + messages
 
@@ -242,13 +246,13 @@ def check(found):
     for run in found.get('runs', []):
         n, wire = run['ranks'], run['wire']
         packing = found['network'][str(n)][wire] if n > 1 else None
-        seconds = data_parallel(layers[n], n, wire, network, packing, model['hidden'])
+        seconds = data_parallel(layers[n], n, wire, network, packing, model['hidden'], fused=bool(run.get('fused')))
         off = seconds / run['seconds'] - 1
         good = good and abs(off) <= TOLERANCE
         weights, codes = total(layers[n], 'weights'), total(layers[n], 'code_bytes')
         sent = (n - 1) / n * (weights * WIRE_BYTES[wire] + codes)
         bytes_ = f"{run['sent'] / 1e6:.1f} / {sent / 1e6:.1f} MB" if run.get('sent') else ''
-        print(f"| {n} | {wire if n > 1 else ''} | {run['seconds']:.3f} | {seconds:.3f} | {100 * off:+.0f} % | "
+        print(f"| {n} | {wire if n > 1 else ''}{', fused' if run.get('fused') else ''} | {run['seconds']:.3f} | {seconds:.3f} | {100 * off:+.0f} % | "
               f"{n * tokens / run['seconds']:,.0f} | {bytes_} |")
     print(f'\nAll within {100 * TOLERANCE:.0f} %.' if good else f'\nNot all within {100 * TOLERANCE:.0f} %, or nothing was measured.')
     return good
@@ -256,7 +260,7 @@ def check(found):
 
 # ---- Tables and plot ----
 
-MODES = [('f32 all-reduce', None), ('BF16', 'bf16'), ('INT8', 'int8'), ('pipeline, INT8', 'int8')]
+MODES = [('f32 all-reduce', None), ('BF16', 'bf16'), ('INT8', 'int8'), ('INT8, fused', 'int8'), ('pipeline, INT8', 'int8')]
 
 
 def project(found, name, network, step_tokens):
@@ -276,8 +280,12 @@ def project(found, name, network, step_tokens):
                 seconds = piped_step(blocks, n, STAGES, wire, network, packing, shape['hidden'], tokens, micro_batches)
                 size = piped_bytes(values, stages, n // len(stages), wire, tokens)
             else:
-                seconds = data_parallel(layers, n, wire, network, packing, shape['hidden'], micro_batches / n)
-                size = data_parallel_bytes(values, n if wire else 1, wire or 'f32')
+                fused = mode.endswith('fused')
+                here = min(1.0, micro_batches / n) if fused else micro_batches / n
+                seconds = data_parallel(layers, n, wire, network, packing, shape['hidden'], here, fused)
+                size = data_parallel_bytes(values, n if wire else 1, wire or 'f32', fused)
+                if fused:
+                    seconds *= micro_batches / n / here  # for as many tokens
             out[mode].append((n, step_tokens / seconds, size))
     return out
 
@@ -296,7 +304,7 @@ def tables(found, networks, step_tokens):
             print(f'| {n:,} | ' + ' | '.join(f'{rows[m][i][2] / 2 ** 30:.2f}' for m, _ in MODES) + ' |')
 
 
-COLOURS = ['#222222', '#D55E00', '#0072B2', '#009E73']  # as examples/support/plot.c
+COLOURS = ['#222222', '#D55E00', '#0072B2', '#CC79A7', '#009E73']  # as examples/support/plot.c
 PANEL_WIDTH, PANEL_HEIGHT, LEFT, TOP, GAP = 380, 260, 70, 56, 90
 
 
@@ -343,7 +351,7 @@ def plot(path, found, net, step_tokens):
         sizes = {m: [(n, b / 2 ** 30) for n, _, b in rows[m]] for m, _ in MODES}
         panel(s, x0, y0 + PANEL_HEIGHT + GAP, f'{name}: memory of a rank', 'GiB', sizes, *logarithmic(sizes))
     for i, (mode, _) in enumerate(MODES):
-        x = LEFT + i * 180
+        x = LEFT + i * 160
         s.append(f'<line x1="{x}" y1="{height - 22}" x2="{x + 24}" y2="{height - 22}" stroke="{COLOURS[i]}" stroke-width="2"/>'
                  f'<text x="{x + 30}" y="{height - 18}">{mode}</text>')
     with open(path, 'w', encoding='ascii') as f:

@@ -51,7 +51,7 @@ static dqt_tape_options tape_options(const struct options *o) {
     ok(dqt_tape_options_init(&t, sizeof t));
     t.max_batch = o->batch;
     t.max_length = o->length;
-    t.no_gradient_buffers = o->fused;
+    t.no_gradient_buffers = !o->fused ? 0 : o->parts > 1 ? 2 : 1; /* 2: one, which ranks exchange */
     t.recompute = o->recompute;
     return t;
 }
@@ -186,7 +186,8 @@ int main(int argc, char **argv) {
         {"--state", ARG_CHOICE, &o.momentum, "of the moments", "f32=0 bf16=1 int8=2"},
         {"--rounding", ARG_CHOICE, &o.rounding, "", "default=0 sr=1 eco=3 accumulate=5"},
         {"--beta1", ARG_FLOAT, &o.beta1, "negative: no first moment", NULL},
-        {"--fused", ARG_FLAG, &o.fused, "no gradient buffers: the update inside backward", NULL},
+        {"--fused", ARG_FLAG, &o.fused, "the update inside backward: no gradient buffers, or one where there are parts",
+         NULL},
         {"--recompute", ARG_FLAG, &o.recompute, "blocks save their input alone", NULL},
         {"--first-block", ARG_SIZE, &o.first_block, "the first block of a partial model", NULL},
         {"--num-blocks", ARG_SIZE, &o.num_blocks, "so many blocks (0: all that follow)", NULL},

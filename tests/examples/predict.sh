@@ -36,6 +36,8 @@ near(data_parallel(layers, 4, 'f32', slow, free, 100), 4 + 2 + 4 * 3 + 0.5 + sum
 near(data_parallel(layers, 4, None, slow, free, 100), 4 + 2 + 4 * 6 + 2)
 # 16 ranks: 4 latencies and 15 messages for each operation; backward hides those of the gradients, but the last layer's.
 near(data_parallel(layers, 16, 'int8', Given(1e18, 0.1, 0.01), free, 100), 4 * 3 + 0.55 + 0.5 / 4 + 6 * 0.55)
+# Fused nothing overlaps, and the update is the same.
+near(data_parallel(layers, 4, 'f32', slow, free, 100, fused=True), 4 * (3 + 3) + 0.5 + sums + codes)
 class Crowded(Given):
     overlaps = False
 near(data_parallel(layers, 4, 'f32', Crowded(1000, 0, 0), free, 100), 4 * (3 + 3) + 0.5 + sums + codes)
@@ -75,7 +77,8 @@ assert max(p['updater']['momentum'] for p in parts) < 0.4 * whole['updater']['mo
 stages = [plan('--num-blocks', '2'), plan('--first-block', '2')]
 for what, name in (('tape', 'gradients'), ('updater', 'momentum'), ('updater', 'variance')):
     assert abs(sum(s[what][name] for s in stages) - whole[what][name]) <= 256 < whole[what][name], name
-assert plan('--fused')['tape']['gradients'] == 0 < plan('--recompute')['tape']['activations'] < whole['tape']['activations']
+assert plan('--fused')['tape']['gradients'] == 0 < plan('--fused', '--parts', '2')['tape']['gradients'] < whole['tape']['gradients'] / 4
+assert 0 < plan('--recompute')['tape']['activations'] < whole['tape']['activations']
 timed = plan('--time', '1')['seconds']
 assert all(timed[k] > 0 for k in ('forward', 'backward', 'update')), timed
 END
@@ -89,7 +92,7 @@ network = {k: dict(seconds=0, bytes_per_second=1e18) for k in ('all_to_all', 'al
 network['bf16'] = dict(pack=1e-4, add=0)
 def outcome(seconds):
     found = dict(model=dict(hidden=100, layers=2, batch=1, seq=8), phases={'1': phase, '2': phase}, network={'2': network},
-                 runs=[dict(ranks=1, wire='f32', seconds=4), dict(ranks=2, wire='bf16', seconds=seconds)])
+                 runs=[dict(ranks=1, wire='f32', fused=False, seconds=4), dict(ranks=2, wire='bf16', fused=False, seconds=seconds)])
     with open(sys.argv[1], 'w') as f:
         json.dump(found, f)
     return subprocess.run([sys.executable, '-B', 'bench/mpi/predict.py', sys.argv[1], '--check'], stdout=subprocess.PIPE, text=True)
