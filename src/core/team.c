@@ -1,25 +1,9 @@
 #include "core/team.h"
 
-#include "core/process.h"
+#include "core/spin.h"
 
 /* The gate. A job's number wraps around; who has slept through all of them misses one more. */
 enum { INSIDE = 0xffff, OPEN = 1 << 16, OVER = 1 << 17, NEXT = 1 << 18 };
-
-/* Serial work between jobs is shorter than so many pauses, some 50 us; what lasts longer has lost its core, or needs
- * this one. */
-enum { PATIENCE = 1000 };
-
-static void give_way(unsigned *turns) {
-    if (++*turns > PATIENCE) {
-        process_yield();
-        return;
-    }
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
 
 void team_init(struct team *t, void (*run)(void *job, size_t lane)) {
     t->run = run;

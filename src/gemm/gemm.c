@@ -323,7 +323,7 @@ static void run(struct product *p, size_t tokens) {
             p->p.n = size_min(columns, p->n - p->column);
             p->p.to.y = p->y + p->first * p->p.to.ld_y + p->column;
             if (p->first == 0 || columns < p->n) pieces_new_columns(&p->p);
-            pieces_run(&p->p, product_work(p->p.ctx, o->row_add != NULL, o->m, p->p.n, p->k));
+            pieces_run(&p->p, false, product_work(p->p.ctx, o->row_add != NULL, o->m, p->p.n, p->k));
         }
     }
 }

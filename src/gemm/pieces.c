@@ -1,5 +1,7 @@
 #include "gemm/pieces.h"
 
+#include "core/spin.h"
+
 enum { UNPACKED, BUSY, PACKED };
 
 /* What pieces cost, in multiplications of a row with a column: to fetch a row of A or a column of B from another core
@@ -43,8 +45,10 @@ void pieces_layout(struct pieces *p, size_t m, size_t n, size_t step, struct are
     const size_t columns = ceil_div(n, PACK_BLOCK), lanes = p->ctx ? (size_t)p->ctx->num_threads : 0;
     p->a_state = arena_take(shared, ceil_div(m, step), sizeof *p->a_state);
     p->left = arena_take(shared, ceil_div(m, step), sizeof *p->left);
+    p->taken = arena_take(shared, ceil_div(m, step), sizeof *p->taken);
     p->b_state = arena_take(shared, columns, sizeof *p->b_state);
     p->next = arena_take(shared, columns, sizeof *p->next);
+    p->begun = arena_take(shared, 1, sizeof *p->begun);
     p->lane_part = arena_take(shared, lanes, sizeof *p->lane_part);
     p->lane_waited = arena_take(shared, lanes, sizeof *p->lane_waited);
 }
@@ -76,6 +80,7 @@ static void reset(atomic_uint *state, size_t count, unsigned value) {
 
 void pieces_expect(struct pieces *p, size_t pieces) {
     reset(p->left, ceil_div(p->o.m, p->rows), (unsigned)pieces);
+    reset(p->taken, ceil_div(p->o.m, p->rows), 0);
 }
 
 void pieces_new_rows(struct pieces *p) {
@@ -108,8 +113,8 @@ static bool is_packed(atomic_uint *state) {
 static void wait_for(const struct pieces *p, atomic_uint *state, int lane) {
     if (is_packed(state)) return;
     const double begin = parallel_clock();
-    while (!is_packed(state))
-        ;
+    for (unsigned turns = 0; !is_packed(state);)
+        give_way(&turns);
     p->lane_waited[lane] += parallel_clock() - begin;
 }
 
@@ -189,9 +194,7 @@ static void multiply(const struct pieces *p, size_t part, size_t group, void *pa
     }
 }
 
-static void piece(void *arg, size_t task, int lane) {
-    const struct pieces *p = arg;
-    (void)task;
+static void run_piece(const struct pieces *p, int lane) {
     size_t part, group;
     take_piece(p, lane, &part, &group);
     const size_t n0 = part * p->columns, n = size_min(p->columns, p->n - n0);
@@ -205,14 +208,60 @@ static void piece(void *arg, size_t task, int lane) {
     if (p->o.e->begin) p->o.e->begin();
     multiply(p, part, group, s.partial);
     if (p->o.e->end) p->o.e->end();
-    if (p->complete && atomic_fetch_sub_explicit(&p->left[group], 1, memory_order_acq_rel) == 1)
-        p->complete(p->arg, group, lane);
+    if (p->consume) atomic_fetch_sub_explicit(&p->left[group], 1, memory_order_acq_rel);
 }
 
-void pieces_run(struct pieces *p, double work) {
-    const size_t lanes = (size_t)p->ctx->num_threads;
+static void piece(void *arg, size_t task, int lane) {
+    (void)task;
+    run_piece(arg, lane);
+}
+
+static size_t tiles_of_group(const struct pieces *p, size_t group) {
+    return ceil_div(size_min(p->rows, p->o.m - group * p->rows), p->tile_rows);
+}
+
+/* A tile of a group whose pieces are all done, if there is one that nobody has taken. */
+static bool consume_tile(const struct pieces *p, int lane) {
+    const size_t start = (size_t)lane * p->groups / (size_t)p->ctx->num_threads;
+    for (size_t i = 0; i < p->groups; i++) {
+        const size_t group = (start + i) % p->groups, tiles = tiles_of_group(p, group);
+        if (atomic_load_explicit(&p->left[group], memory_order_acquire) > 0 ||
+            atomic_load_explicit(&p->taken[group], memory_order_relaxed) >= tiles)
+            continue;
+        const size_t tile = atomic_fetch_add_explicit(&p->taken[group], 1, memory_order_relaxed);
+        if (tile >= tiles) continue;
+        const size_t first = group * p->rows, row = first + tile * p->tile_rows;
+        p->consume(p->arg, row, size_min(p->tile_rows, size_min(first + p->rows, p->o.m) - row), lane);
+        return true;
+    }
+    return false;
+}
+
+/* A tile if one is ready, else a piece; once all pieces are taken, the next tile that becomes ready. There are as many
+ * calls as pieces and tiles. Whoever is waited for has a piece, and waits at most for what others pack. */
+static void piece_or_tile(void *arg, size_t task, int lane) {
+    struct pieces *p = arg;
+    (void)task;
+    if (consume_tile(p, lane)) return;
+    if (atomic_fetch_add_explicit(p->begun, 1, memory_order_relaxed) < p->groups * p->parts) {
+        run_piece(p, lane);
+        return;
+    }
+    const double begin = parallel_clock();
+    double end = begin;
+    for (unsigned turns = 0; !consume_tile(p, lane); end = parallel_clock())
+        give_way(&turns);
+    p->lane_waited[lane] += end - begin;
+}
+
+void pieces_run(struct pieces *p, bool consumes, double work) {
+    const size_t lanes = (size_t)p->ctx->num_threads, pieces = p->groups * p->parts;
+    size_t tiles = 0;
+    for (size_t group = 0; consumes && group < p->groups; group++)
+        tiles += tiles_of_group(p, group);
     reset(p->next, p->parts, 0);
+    reset(p->begun, 1, 0);
     for (size_t lane = 0; lane < lanes; lane++)
         p->lane_part[lane] = (unsigned)(lane * p->parts / lanes);
-    parallel_run_waiting(p->ctx, p->groups * p->parts, work, piece, p, p->lane_waited);
+    parallel_run_waiting(p->ctx, pieces + tiles, work, consumes ? piece_or_tile : piece, p, p->lane_waited);
 }

@@ -29,7 +29,8 @@ struct pieces {
     size_t groups, parts;
     atomic_uint *a_state, *b_state; /* [groups], [columns / PACK_BLOCK]: enum of pieces.c */
     atomic_uint *next;              /* [parts]: groups that were taken */
-    atomic_uint *left;              /* [groups]: pieces until it is complete */
+    atomic_uint *left, *taken;      /* [groups]: pieces until it is complete; its tiles that were taken */
+    atomic_uint *begun;             /* [1]: pieces that were taken, where tiles are */
     unsigned *lane_part;            /* [lanes]: where each is */
     double *lane_waited;            /* [lanes]: seconds, for what another packs */
 
@@ -39,7 +40,9 @@ struct pieces {
     void (*pack_columns)(void *arg, size_t n, size_t count, void *scratch);
     /* What a group that is not packed yet is made from, to be fetched ahead; NULL: nothing. */
     struct prefetch (*source)(void *arg, size_t group);
-    void (*complete)(void *arg, size_t group, int lane); /* all pieces of the group are done; NULL: nobody asks */
+    /* A tile of rows, at most tile_rows, whose group's pieces are all done; NULL: nobody asks. */
+    void (*consume)(void *arg, size_t row, size_t rows, int lane);
+    size_t tile_rows; /* a divisor of `rows` */
 };
 
 /* Chooses the cut for o.m rows and n columns; later ones may be fewer: groups of `step`, 2 * step .. most_rows rows,
@@ -48,13 +51,14 @@ void pieces_cut(struct pieces *p, size_t step, size_t most_rows, size_t column_b
 /* The states and counters of any cut of m rows, in groups of at least `step`, and n columns. */
 void pieces_layout(struct pieces *p, size_t m, size_t n, size_t step, struct arena *shared);
 void pieces_lane_scratch(const struct gemm_engine *e, size_t scratch_bytes, struct scratch_need *need);
-/* For `complete`: so many pieces, of all runs with these rows, make a group complete. */
+/* For `consume`: so many pieces, of all runs with these rows, make a group complete. */
 void pieces_expect(struct pieces *p, size_t pieces);
 /* Other rows, or columns, than before: nothing of them is packed. */
 void pieces_new_rows(struct pieces *p);
 void pieces_new_columns(struct pieces *p);
-/* Multiplies all rows with all columns. `work` as parallel_run wants it. */
-void pieces_run(struct pieces *p, double work);
+/* Multiplies all rows with all columns. consumes: with this run all groups are complete, and their tiles are consumed,
+ * each as a task of its own: there may be as much work in them as in the products. `work` as parallel_run wants it. */
+void pieces_run(struct pieces *p, bool consumes, double work);
 
 /* Columns of B that may be in the shared scratch at once, of n: a multiple of PACK_BLOCK, or all. */
 size_t pieces_columns(size_t n, size_t column_bytes, int threads);

@@ -47,11 +47,10 @@ void weight_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t rows,
     weight_gradient_need(ctx, &ctx->kernels->gemm.f32, false, tokens, rows, cols, 0, need);
 }
 
-static void consume_group(void *arg, size_t group, int lane) {
+static void consume_tile(void *arg, size_t row, size_t rows, int lane) {
     const struct weight_gradient *g = arg;
-    const size_t first = group * g->p.rows, end = size_min(first + g->p.rows, g->p.o.m), ld = g->p.to.ld_y;
-    for (size_t i = first; i < end; i += GEMM_TILE_ROWS)
-        g->consume(g->arg, g->row + i, size_min(GEMM_TILE_ROWS, end - i), g->sums + i * ld, ld, lane);
+    const size_t ld = g->p.to.ld_y;
+    g->consume(g->arg, g->row + row, rows, g->sums + row * ld, ld, lane);
 }
 
 /* One block of tokens of the columns in flight. */
@@ -59,7 +58,8 @@ static void run_block(struct weight_gradient *g) {
     struct operand *o = &g->p.o;
     g->p.to.y = g->sums + g->column;
     g->p.to.accumulate = g->first > 0;
-    pieces_run(&g->p, product_work(g->p.ctx, g->integer, g->tokens, o->m, g->p.n));
+    const bool last = g->first + g->tokens == g->x->tokens && g->column + g->p.n == g->x->cols;
+    pieces_run(&g->p, last, product_work(g->p.ctx, g->integer, g->tokens, o->m, g->p.n));
 }
 
 void weight_gradient_run(struct weight_gradient *g) {
@@ -72,7 +72,8 @@ void weight_gradient_run(struct weight_gradient *g) {
     struct arena shared = shared_arena(p->ws);
     shared_layout(g, tokens, cols, &shared);
     p->arg = g;
-    p->complete = consume_group;
+    p->consume = consume_tile;
+    p->tile_rows = GEMM_TILE_ROWS;
     p->to.ld_y = sums_stride(cols);
     p->o.a = g->a;
     if (g->integer) {
