@@ -1,6 +1,6 @@
 /* The kernels of gradient_kernels.h, compiled once per instruction set by gradient_<isa>.c, which defines
  *   GRADIENT_KERNELS  the name of the struct gradient_kernels that this file defines
- *   GRADIENT_PHILOX   optional: it has its own static philox_part (integer products are exact in any form)
+ *   GRADIENT_ROUND    optional: it has its own static philox_part and round_part
  * Plain loops of fixed length that the compiler turns into vectors; nothing may be reordered or fused, so that all
  * files give the same bits. Everything is static: nothing compiled here may be called on a lesser CPU. */
 #include <stdbool.h>
@@ -11,12 +11,6 @@
 #include "kernels/philox.h"
 
 enum { PART = GRADIENT_PART, BLOCKS = PART / 8 };
-
-#ifndef GRADIENT_PHILOX
-static void philox_part(const struct rng *r, uint64_t first, uint32_t *restrict out) {
-    philox_words(r, first, BLOCKS, out);
-}
-#endif
 
 /* The magnitude's bits, in the order of the numbers; those of infinities and NaNs lie above all others. */
 static inline int32_t magnitude(float x) {
@@ -44,11 +38,29 @@ static void largest_by_row(const float *dy, float scale, size_t n, float *restri
     }
 }
 
+#ifndef GRADIENT_ROUND
+static void philox_part(const struct rng *r, uint64_t first, uint32_t *restrict out) {
+    philox_words(r, first, BLOCKS, out);
+}
+
 static inline int8_t code_of(float v, uint32_t half) {
     const float above = v > -127.0f ? v : -127.0f; /* NaN becomes a number: its step is NaN */
     const float within = above < 127.0f ? above : 127.0f;
     return (int8_t)((int32_t)(within + (128.0f + (float)(int32_t)half * 0x1p-16f)) - 128);
 }
+
+/* PART codes of v = x * one * each, or x * each * one. */
+static inline void round_part(const float *x, float one, const float *each, bool one_first, const uint32_t *words,
+                              int8_t *restrict codes) {
+    uint32_t halves[PART];
+    for (int i = 0; i < PART / 2; i++) {
+        halves[2 * i] = words[i] & 0xffffu;
+        halves[2 * i + 1] = words[i] >> 16;
+    }
+    for (int i = 0; i < PART; i++)
+        codes[i] = code_of(one_first ? x[i] * one * each[i] : x[i] * each[i] * one, halves[i]);
+}
+#endif
 
 /* v = dy * scale * factor, of which one is a number and the other has one for each row. */
 static inline void round_rows(const float *dy, float one, const float *each, bool each_is_factor, size_t n,
@@ -56,7 +68,7 @@ static inline void round_rows(const float *dy, float one, const float *each, boo
     DQT_ASSERT(row % PART == 0 && token <= UINT32_MAX);
     for (size_t k = 0; k < n; k += PART, codes += PART) {
         const size_t count = n - k < PART ? n - k : PART;
-        uint32_t words[PART / 2], halves[PART];
+        uint32_t words[PART / 2];
         const float *x = dy + k, *e = each + k;
         float padded[2][PART];
         if (count < PART) {
@@ -65,12 +77,7 @@ static inline void round_rows(const float *dy, float one, const float *each, boo
             e = memcpy(padded[1], e, count * sizeof *e);
         }
         philox_part(rng, token << 32 | (row + k) / 8, words);
-        for (int i = 0; i < PART / 2; i++) {
-            halves[2 * i] = words[i] & 0xffffu;
-            halves[2 * i + 1] = words[i] >> 16;
-        }
-        for (int i = 0; i < PART; i++)
-            codes[i] = code_of(each_is_factor ? x[i] * one * e[i] : x[i] * e[i] * one, halves[i]);
+        round_part(x, one, e, each_is_factor, words, codes);
     }
 }
 
