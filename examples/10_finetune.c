@@ -92,7 +92,7 @@ int main(int argc, char **argv) {
     const int stop = recipe_parse(&recipe, &o, &model.format, prepare, argc, argv, table, count,
                                   "Fine-tunes a model as low-bit integers.");
     if (stop) return ranks_end(stop - 1);
-    o.fused = o.accumulate == 1 && ranks_count() == 1;
+    o.fused = o.accumulate == 1;
     if (!model.path || !source.train || o.batch < ranks_count() || o.length == 0 || o.steps == 0 || o.accumulate == 0 ||
         o.eval_windows == 0) {
         fprintf(stderr,

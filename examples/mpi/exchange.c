@@ -13,9 +13,9 @@ struct layout {
 /* One parameter. */
 struct slot {
     dqt_tensor *tensor;
-    unsigned char *codes, *send, *receive;
-    float *scales;                   /* trained: [rows][scales_per_row], else NULL */
-    size_t rows, cols, first, count; /* of the rows [first, first + count) are this rank's */
+    unsigned char *codes, *send, *receive; /* the latter two in the exchange's */
+    float *scales;                         /* trained: [rows][scales_per_row], else NULL */
+    size_t rows, cols, first, count;       /* of the rows [first, first + count) are this rank's */
     size_t wire_bytes, row_bytes, scales_per_row;
     struct layout sent, received, rows_of, scales_of;
 };
@@ -27,9 +27,11 @@ struct exchange {
     enum wire_format format;
     uint64_t seed, step;
     int rank, ranks, sending;
+    int one_buffer; /* of the tape, and of messages: a gradient is exchanged before the next one is made */
     size_t num_slots, num_requests;
     struct slot *slots;
     MPI_Request *requests;
+    unsigned char *send, *receive;
     struct layout sums;
     float *tile; /* [TILE][largest cols] */
     struct exchange_bytes bytes;
@@ -53,31 +55,6 @@ static dqt_status pack(struct exchange *x, size_t index) {
     return DQT_OK;
 }
 
-/* Called inside backward: this parameter is on its way while earlier layers are still being differentiated. */
-static int32_t gradient_ready(void *user_data, size_t index) {
-    struct exchange *x = user_data;
-    const struct slot *s = &x->slots[index];
-    int done;
-    if (!x->sending) return 0;
-    x->status = pack(x, index);
-    if (x->status != DQT_OK) return 1;
-    MPI_Ialltoallv(s->send, s->sent.counts, s->sent.offsets, MPI_BYTE, s->receive, s->received.counts,
-                   s->received.offsets, MPI_BYTE, x->comm, &x->requests[x->num_requests++]);
-    x->bytes.gradients += (double)((s->rows - s->count) * s->wire_bytes);
-    MPI_Testall((int)x->num_requests, x->requests, &done, MPI_STATUSES_IGNORE); /* lets MPI work on what is under way */
-    return 0;
-}
-
-void exchange_begin(struct exchange *x) {
-    x->sending = 1;
-    x->status = dqt_updater_get_step(x->updater, &x->step);
-}
-
-static void wait_all(struct exchange *x) {
-    MPI_Waitall((int)x->num_requests, x->requests, MPI_STATUSES_IGNORE);
-    x->num_requests = 0;
-}
-
 /* The own rows of a gradient: the sum of what the ranks have sent, in their order. */
 static dqt_status add(struct exchange *x, size_t index) {
     const struct slot *s = &x->slots[index];
@@ -94,6 +71,37 @@ static dqt_status add(struct exchange *x, size_t index) {
         if (status != DQT_OK) return status;
     }
     return DQT_OK;
+}
+
+static void wait_all(struct exchange *x) {
+    MPI_Waitall((int)x->num_requests, x->requests, MPI_STATUSES_IGNORE);
+    x->num_requests = 0;
+}
+
+/* Called inside backward: with buffers for all, this parameter is on its way while earlier layers are still being
+ * differentiated. */
+static int32_t gradient_ready(void *user_data, size_t index) {
+    struct exchange *x = user_data;
+    const struct slot *s = &x->slots[index];
+    int done;
+    if (!x->sending) return 0;
+    x->status = pack(x, index);
+    if (x->status != DQT_OK) return 1;
+    MPI_Ialltoallv(s->send, s->sent.counts, s->sent.offsets, MPI_BYTE, s->receive, s->received.counts,
+                   s->received.offsets, MPI_BYTE, x->comm, &x->requests[x->num_requests++]);
+    x->bytes.gradients += (double)((s->rows - s->count) * s->wire_bytes);
+    if (x->one_buffer) {
+        wait_all(x);
+        x->status = add(x, index);
+        return x->status != DQT_OK;
+    }
+    MPI_Testall((int)x->num_requests, x->requests, &done, MPI_STATUSES_IGNORE); /* lets MPI work on what is under way */
+    return 0;
+}
+
+void exchange_begin(struct exchange *x) {
+    x->sending = 1;
+    x->status = dqt_updater_get_step(x->updater, &x->step);
 }
 
 dqt_status exchange_gradients(struct exchange *x) {
@@ -141,17 +149,42 @@ static dqt_status gather_weights(struct exchange *x) {
     return status;
 }
 
-dqt_status exchange_step(struct exchange *x, const dqt_step_options *options, dqt_step_stats *stats) {
-    dqt_step_sums sums = DQT_INIT(dqt_step_sums);
-    dqt_status status = dqt_updater_begin_step(x->updater, x->tape, options, &sums);
-    while (status == DQT_OK && sums.data) {
-        gather_sums(x, &sums);
-        status = dqt_updater_continue_step(x->updater, x->tape, &sums, stats);
+/* The rest of a step, from the first sums on. */
+static dqt_status finish_step(struct exchange *x, dqt_step_sums *sums, dqt_step_stats *stats) {
+    dqt_status status = DQT_OK;
+    while (status == DQT_OK && sums->data) {
+        gather_sums(x, sums);
+        status = dqt_updater_continue_step(x->updater, x->tape, sums, stats);
     }
     return status == DQT_OK ? gather_weights(x) : status;
 }
 
+dqt_status exchange_step(struct exchange *x, const dqt_step_options *options, dqt_step_stats *stats) {
+    dqt_step_sums sums = DQT_INIT(dqt_step_sums);
+    const dqt_status status = dqt_updater_begin_step(x->updater, x->tape, options, &sums);
+    return status == DQT_OK ? finish_step(x, &sums, stats) : status;
+}
+
+dqt_status exchange_end_update(struct exchange *x, dqt_step_stats *stats) {
+    dqt_step_sums sums = DQT_INIT(dqt_step_sums);
+    x->sending = 0;
+    const dqt_status status = dqt_tape_end_update_part(x->tape, &sums, stats);
+    return status == DQT_OK ? finish_step(x, &sums, stats) : status;
+}
+
 /* ---- Setting up ---------------------------------------------------------------------------------------------- */
+
+static size_t larger(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
+static size_t out_bytes(const struct slot *s) {
+    return s->rows * s->wire_bytes;
+}
+
+static size_t in_bytes(const struct exchange *x, const struct slot *s) {
+    return s->count * (size_t)x->ranks * s->wire_bytes;
+}
 
 static int layout_create(struct layout *l, int ranks) {
     l->counts = calloc(2 * (size_t)ranks, sizeof(int));
@@ -182,7 +215,6 @@ static dqt_status open_layouts(struct exchange *x, size_t index) {
 
 static int open_slot(struct exchange *x, size_t index) {
     struct slot *s = &x->slots[index];
-    const size_t ranks = (size_t)x->ranks;
     dqt_parameter p = {.struct_size = sizeof p};
     dqt_tensor_info info = {.struct_size = sizeof info};
     void *data;
@@ -193,16 +225,38 @@ static int open_slot(struct exchange *x, size_t index) {
     *s = (struct slot){.tensor = p.tensor, .codes = data, .rows = p.rows, .cols = p.cols, .row_bytes = info.row_bytes};
     s->wire_bytes = wire_row_bytes(x->format, s->cols);
     s->scales_per_row = info.train_scale ? info.num_scales / s->rows : 0;
-    const size_t widest = s->wire_bytes > s->row_bytes ? s->wire_bytes : s->row_bytes;
-    if ((s->rows + TILE * ranks) > INT_MAX / widest) return 0;
+    if (s->rows + TILE * (size_t)x->ranks > INT_MAX / larger(s->wire_bytes, s->row_bytes)) return 0;
     if (!layout_create(&s->sent, x->ranks) || !layout_create(&s->received, x->ranks) ||
         !layout_create(&s->rows_of, x->ranks) || !layout_create(&s->scales_of, x->ranks) ||
         open_layouts(x, index) != DQT_OK)
         return 0;
-    s->send = malloc(s->rows * s->wire_bytes);
-    s->receive = malloc(s->count * ranks * s->wire_bytes + 1);
     if (s->scales_per_row) s->scales = malloc(info.num_scales * sizeof(float));
-    return s->send && s->receive && (s->scales || !s->scales_per_row);
+    return s->scales || !s->scales_per_row;
+}
+
+/* Messages of each parameter, or of the largest one. */
+static int create_messages(struct exchange *x) {
+    size_t send = 0, receive = 0, most_out = 0, most_in = 0;
+    for (size_t i = 0; i < x->num_slots; i++) {
+        const struct slot *s = &x->slots[i];
+        most_out = larger(most_out, out_bytes(s));
+        most_in = larger(most_in, in_bytes(x, s));
+        send += out_bytes(s);
+        receive += in_bytes(x, s);
+    }
+    x->send = malloc(x->one_buffer ? most_out : send);
+    x->receive = malloc((x->one_buffer ? most_in : receive) + 1);
+    if (!x->send || !x->receive) return 0;
+    unsigned char *to = x->send, *from = x->receive;
+    for (size_t i = 0; i < x->num_slots; i++) {
+        struct slot *s = &x->slots[i];
+        s->send = to;
+        s->receive = from;
+        if (x->one_buffer) continue;
+        to += out_bytes(s);
+        from += in_bytes(x, s);
+    }
+    return 1;
 }
 
 static int open_slots(struct exchange *x) {
@@ -213,10 +267,10 @@ static int open_slots(struct exchange *x) {
     if (!x->slots || !x->requests || !layout_create(&x->sums, x->ranks)) return 0;
     for (size_t i = 0; i < x->num_slots; i++) {
         if (!open_slot(x, i)) return 0;
-        if (x->slots[i].cols > widest) widest = x->slots[i].cols;
+        widest = larger(widest, x->slots[i].cols);
     }
     x->tile = malloc(TILE * widest * sizeof(float));
-    return x->tile && dqt_tape_on_gradient(x->tape, gradient_ready, x) == DQT_OK;
+    return x->tile && create_messages(x) && dqt_tape_on_gradient(x->tape, gradient_ready, x) == DQT_OK;
 }
 
 struct exchange *exchange_create(dqt_tape *tape, dqt_updater *updater, enum wire_format format, uint64_t seed,
@@ -228,6 +282,8 @@ struct exchange *exchange_create(dqt_tape *tape, dqt_updater *updater, enum wire
     x->comm = comm;
     x->format = format;
     x->seed = seed;
+    dqt_tape_options o = {.struct_size = sizeof o};
+    x->one_buffer = dqt_tape_get_options(tape, &o) == DQT_OK && o.no_gradient_buffers == 2;
     MPI_Comm_rank(comm, &x->rank);
     MPI_Comm_size(comm, &x->ranks);
     if (open_slots(x)) return x;
@@ -243,12 +299,12 @@ void exchange_destroy(struct exchange *x) {
         free(s->received.counts);
         free(s->rows_of.counts);
         free(s->scales_of.counts);
-        free(s->send);
-        free(s->receive);
         free(s->scales);
     }
     free(x->slots);
     free(x->requests);
+    free(x->send);
+    free(x->receive);
     free(x->sums.counts);
     free(x->tile);
     free(x);

@@ -17,9 +17,9 @@ struct exchange_bytes {
 
 struct exchange;
 
-/* For a tape with gradient buffers and an updater of part `rank` of as many parts as there are ranks, of the same
- * layers; both must outlive it. Takes the tape's dqt_tape_on_gradient. NULL: no memory, or a tensor is too large for
- * one message of MPI, whose counts are ints. */
+/* For a tape with gradient buffers, or one for all (no_gradient_buffers 2), and an updater of part `rank` of as many
+ * parts as there are ranks, of the same layers; both must outlive it. Takes the tape's dqt_tape_on_gradient. NULL: no
+ * memory, or a tensor is too large for one message of MPI, whose counts are ints. */
 struct exchange *exchange_create(dqt_tape *tape, dqt_updater *updater, enum wire_format format, uint64_t seed,
                                  MPI_Comm comm);
 void exchange_destroy(struct exchange *x);
@@ -32,6 +32,11 @@ dqt_status exchange_gradients(struct exchange *x);
 
 /* The step of all parts, and the codes that it made on other ranks. */
 dqt_status exchange_step(struct exchange *x, const dqt_step_options *options, dqt_step_stats *stats);
+
+/* In place of the two, for a tape of one gradient buffer: after the backward pass between dqt_tape_begin_update and
+ * this. Inside it each gradient has been exchanged as soon as it was complete, and its rows updated; it is forgotten.
+ */
+dqt_status exchange_end_update(struct exchange *x, dqt_step_stats *stats);
 
 /* Weights of all parameters together; bytes sent so far. */
 size_t exchange_weights(const struct exchange *x);

@@ -69,10 +69,6 @@ bool ranks_any(bool own) {
 dqt_status ranks_open(struct run *r) {
     ranks.first_step = r->step;
     if (ranks.count == 1) return DQT_OK;
-    if (r->options.fused) {
-        fprintf(stderr, "rank %d: the update inside backward is for one rank alone\n", ranks.own);
-        return DQT_E_UNSUPPORTED;
-    }
     r->exchange =
         exchange_create(r->tape, r->updater, (enum wire_format)ranks.format, (uint64_t)r->options.seed, MPI_COMM_WORLD);
     if (r->exchange) return DQT_OK;
@@ -92,6 +88,13 @@ dqt_status ranks_step(struct run *r, const dqt_step_options *options, dqt_step_s
     if (!r->exchange) return dqt_updater_step(r->updater, r->tape, options, stats);
     const dqt_status status = exchange_gradients(r->exchange);
     return status == DQT_OK ? exchange_step(r->exchange, options, stats) : status;
+}
+
+dqt_status ranks_backward_update(struct run *r, float weight, const dqt_step_options *options, dqt_step_stats *stats) {
+    if (!r->exchange) return dqt_llama_backward_update(r->model, r->tape, r->updater, options, stats);
+    dqt_status status = dqt_tape_begin_update(r->tape, r->updater, options);
+    if (status == DQT_OK) status = dqt_llama_backward(r->model, r->tape, weight);
+    return status == DQT_OK ? exchange_end_update(r->exchange, stats) : status;
 }
 
 /* ---- The checkpoint: rank 0 writes it, and gets the others' parts of the updater as it needs them -------------- */

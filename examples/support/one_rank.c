@@ -52,6 +52,11 @@ dqt_status ranks_step(struct run *r, const dqt_step_options *options, dqt_step_s
     return dqt_updater_step(r->updater, r->tape, options, stats);
 }
 
+dqt_status ranks_backward_update(struct run *r, float weight, const dqt_step_options *options, dqt_step_stats *stats) {
+    (void)weight; /* 1 */
+    return dqt_llama_backward_update(r->model, r->tape, r->updater, options, stats);
+}
+
 dqt_status ranks_save(struct run *r, const char *path, const dqt_save_options *options) {
     return dqt_llama_save(r->model, r->updater, path, options);
 }

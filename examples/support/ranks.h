@@ -43,6 +43,10 @@ void ranks_last_pass(struct run *r);
 /* The step, with the gradients of all ranks: as dqt_updater_step. Then all have the same weights. */
 dqt_status ranks_step(struct run *r, const dqt_step_options *options, dqt_step_stats *stats);
 
+/* Backward of the latest loss, which is `weight` of the mean over all ranks, with the update inside it: parameter after
+ * parameter is reduced, updated and forgotten. As dqt_llama_backward_update; then all have the same weights. */
+dqt_status ranks_backward_update(struct run *r, float weight, const dqt_step_options *options, dqt_step_stats *stats);
+
 /* One checkpoint of all, as dqt_llama_save. */
 dqt_status ranks_save(struct run *r, const char *path, const dqt_save_options *options);
 

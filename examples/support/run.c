@@ -155,6 +155,7 @@ static dqt_status fill_updater(const struct run_options *o, dqt_updater_options 
     u->beta2 = o->beta2;
     u->clip = o->fused && o->clip == DQT_CLIP_GLOBAL_NORM ? DQT_CLIP_PREVIOUS_NORM : o->clip;
     u->clip_norm = o->clip_norm;
+    u->lagged = o->fused;
     u->scale_lr = o->scale_lr > 0 ? o->scale_lr : -1;
     u->seed = (uint64_t)o->seed;
     if (ranks_count() > 1) {
@@ -192,7 +193,7 @@ static dqt_status create_tape(struct run *r, dqt_layer *const *layers, size_t nu
     t.max_batch = ranks_share(o->batch).count;
     t.max_length = o->length;
     t.precision = o->precision;
-    t.no_gradient_buffers = o->fused;
+    t.no_gradient_buffers = !o->fused ? 0 : ranks_count() == 1 ? 1 : 2; /* 2: one, to exchange what is in it */
     t.recompute = o->recompute;
     t.inference = o->inference;
     t.gradient_format = o->gradient_format;
@@ -309,8 +310,7 @@ dqt_status run_step(struct run *r) {
     }
     r->stats.struct_size = sizeof r->stats;
     if (status == DQT_OK)
-        status = o->fused ? dqt_llama_backward_update(r->model, r->tape, r->updater, &step, &r->stats)
-                          : ranks_step(r, &step, &r->stats);
+        status = o->fused ? ranks_backward_update(r, weight, &step, &r->stats) : ranks_step(r, &step, &r->stats);
     if (status == DQT_OK) {
         r->step++;
         r->train_loss = ranks_sum(total) / (double)parts / r->unit.nats;

@@ -137,7 +137,7 @@ struct replica {
     size_t count;
 };
 
-static struct replica replica(size_t part, size_t parts) {
+static struct replica replica(size_t part, size_t parts, int32_t no_gradient_buffers) {
     struct replica r;
     dqt_llama_config c;
     dqt_layer *const *layers;
@@ -159,9 +159,13 @@ static struct replica replica(size_t part, size_t parts) {
     ok(dqt_tape_options_init(&t, sizeof t));
     t.max_batch = BATCH;
     t.max_length = LENGTH;
+    t.no_gradient_buffers = no_gradient_buffers;
     ok(dqt_tape_create(ctx, layers, num_layers, &t, &r.tape));
     dqt_updater_options u;
     ok(dqt_updater_options_init(&u, sizeof u));
+    u.optimizer = DQT_OPTIMIZER_ADAFACTOR;
+    u.clip = DQT_CLIP_PREVIOUS_NORM;
+    u.lagged = 1;
     u.part = part;
     u.num_parts = parts;
     ok(dqt_updater_create(ctx, layers, num_layers, &u, &r.updater));
@@ -213,16 +217,16 @@ static void add_packed(enum wire_format format, size_t step, size_t index, const
     free(bytes);
 }
 
-/* The gradients as each rank has them, before they are exchanged, to the reference's tape. */
-static void reference_gradients(enum wire_format format, size_t step, struct replica *part, struct replica *whole) {
-    ok(dqt_tape_zero_gradients(whole->tape));
-    for (size_t i = 0; i < part->count; i++) {
-        const dqt_parameter p = parameter(part, i);
+/* The gradients of `from` as each rank has them, before they are exchanged, to the reference's tape. */
+static void reference_gradients(enum wire_format format, size_t step, struct replica *from, struct replica *whole) {
+    for (size_t i = 0; i < from->count; i++) {
+        const dqt_parameter p = parameter(from, i);
         const size_t size = p.rows * p.cols;
         float *all = room((size_t)ranks * size, sizeof *all), *own, *sum;
-        ok(dqt_tape_gradient_data(part->tape, i, &own));
+        ok(dqt_tape_gradient_data(from->tape, i, &own));
         ok(dqt_tape_gradient_data(whole->tape, i, &sum));
         MPI_Allgather(own, (int)size, MPI_FLOAT, all, (int)size, MPI_FLOAT, MPI_COMM_WORLD);
+        memset(sum, 0, size * sizeof *sum);
         add_packed(format, step, i, &p, all, sum);
         free(all);
     }
@@ -273,22 +277,40 @@ static double gradient_bytes(enum wire_format format, const struct replica *r) {
     return STEPS * bytes;
 }
 
-static void check_exchange(enum wire_format format) {
-    struct replica part = replica((size_t)rank, (size_t)ranks), whole = replica(0, 1);
+/* Two micro-batches in buffers, exchanged while the second one's backward runs. */
+static void step_from_buffers(enum wire_format format, size_t step, struct exchange *x, struct replica *part,
+                              struct replica *whole, const dqt_step_options *options, dqt_step_stats *stats) {
+    ok(dqt_tape_zero_gradients(part->tape));
+    backward(part, 2 * step);
+    exchange_begin(x);
+    backward(part, 2 * step + 1);
+    reference_gradients(format, step, part, whole);
+    ok(exchange_gradients(x));
+    same_gradients(part, whole);
+    ok(exchange_step(x, options, stats));
+}
+
+/* One buffer: the reference, which has the same weights, makes the gradients once more. */
+static void step_in_backward(enum wire_format format, size_t step, struct exchange *x, struct replica *part,
+                             struct replica *whole, const dqt_step_options *options, dqt_step_stats *stats) {
+    ok(dqt_tape_zero_gradients(whole->tape));
+    backward(whole, step);
+    reference_gradients(format, step, whole, whole);
+    exchange_begin(x);
+    ok(dqt_tape_begin_update(part->tape, part->updater, options));
+    backward(part, step);
+    ok(exchange_end_update(x, stats));
+}
+
+static void check_exchange(enum wire_format format, int one_buffer) {
+    struct replica part = replica((size_t)rank, (size_t)ranks, one_buffer ? 2 : 0), whole = replica(0, 1, 0);
     struct exchange *x = exchange_create(part.tape, part.updater, format, SEED, MPI_COMM_WORLD);
     if (!x) ok(DQT_E_MEMORY);
     const dqt_step_options options = {.struct_size = sizeof options, .learning_rate = 1e-2f};
     dqt_step_stats a = {.struct_size = sizeof a}, b = {.struct_size = sizeof b};
     const uint64_t before = exchange_hash(x);
     for (size_t step = 0; step < STEPS; step++) {
-        ok(dqt_tape_zero_gradients(part.tape));
-        backward(&part, 2 * step);
-        exchange_begin(x);
-        backward(&part, 2 * step + 1);
-        reference_gradients(format, step, &part, &whole);
-        ok(exchange_gradients(x));
-        same_gradients(&part, &whole);
-        ok(exchange_step(x, &options, &a));
+        (one_buffer ? step_in_backward : step_from_buffers)(format, step, x, &part, &whole, &options, &a);
         ok(dqt_updater_step(whole.updater, whole.tape, &options, &b));
         same_weights(&part, &whole);
         check(memcmp(&a, &b, sizeof a) == 0, "other statistics", step);
@@ -312,9 +334,11 @@ int main(int argc, char **argv) {
         check_wire(WIRE_BF16);
         check_wire(WIRE_INT8);
     }
-    check_exchange(WIRE_F32);
-    check_exchange(WIRE_BF16);
-    check_exchange(WIRE_INT8);
+    for (int one_buffer = 0; one_buffer < 2; one_buffer++) {
+        check_exchange(WIRE_F32, one_buffer);
+        check_exchange(WIRE_BF16, one_buffer);
+        check_exchange(WIRE_INT8, one_buffer);
+    }
     dqt_context_destroy(ctx);
     MPI_Allreduce(MPI_IN_PLACE, &failures, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
     MPI_Finalize();

@@ -66,8 +66,9 @@ run 3 int8-3-again
 equal int8-3 int8-3-again
 
 # One checkpoint: another number of ranks takes it up and writes it again, byte for byte; as many ranks go on as if nothing had been.
-for kind in "--optimizer adamw" "--optimizer adafactor --momentum-state int8" "--optimizer sgd --train-scales --accumulate 2"; do
-    rule=$(echo "$kind" | awk '{ print $2 }')
+for kind in "adamw" "adafactor --optimizer adafactor --momentum-state int8" "sgd --optimizer sgd --train-scales --accumulate 2" \
+    "fused --fused --optimizer adafactor"; do
+    rule=${kind%% *} kind=$(echo "$kind" | cut -s -d' ' -f2-)
     run 2 "$rule-whole" $kind
     run 2 "$rule" $kind --stop-at 6
     cp -r "$tmp/$rule" "$tmp/$rule-first"
@@ -80,6 +81,18 @@ for kind in "--optimizer adamw" "--optimizer adafactor --momentum-state int8" "-
     run 2 "$rule-first" $kind --resume
     equal "$rule-whole" "$rule-first"
 done
+# The update inside backward: one gradient buffer and one message at a time, in place of those of all parameters; the same bytes.
+check "the plain program, fused" "$B/examples/03_train" --data include/dqt.h --out "$tmp/plain-fused" $model --fused
+run 1 one-fused --fused
+equal plain-fused one-fused
+at_most fused-whole 13.4 25
+near fused-whole one-fused
+run 2 buffers --optimizer adafactor
+mebibytes() {
+    tr '\r' '\n' <"$tmp/$1.txt" | sed -n 's/.* \([0-9.]*\) MiB.*/\1/p' | tail -n 1
+}
+check "no rank has all gradients" awk -v fused="$(mebibytes fused-whole)" -v buffers="$(mebibytes buffers)" 'BEGIN {
+    exit !(fused > 0 && fused < buffers - 0.3) }' # 0.48 MiB are all gradients, 0.06 the largest
 run 2 chain --stop-at 5
 run 3 chain --resume --stop-at 10
 run 1 chain --resume
@@ -119,7 +132,7 @@ tune() {
     n=$1
     shift
     check "10_finetune on $n ranks" mpi "$n" "$tmp/10_finetune" --model "$tmp/base/hf" --tokens "$tmp/data.bin" --out "$tmp/tuned" --batch 3 \
-        --seq 16 --steps 9 --eval-windows 3 --threads 1 --accumulate 2 "$@"
+        --seq 16 --steps 9 --eval-windows 3 --threads 1 "$@"
 }
 tune 2 --stop-at 3
 check "nothing is exported before the end" test ! -e "$tmp/tuned/model.safetensors"
