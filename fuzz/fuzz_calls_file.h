@@ -31,6 +31,8 @@ static const dqt_load_options *load_options(void) {
     o.skip_host = enum_or_odd(0, 2);
     if (one_in(8)) o.num_parts = (uint64_t)size_or_odd(byte() % 4);
     if (one_in(8)) o.part = byte() % 4;
+    if (one_in(8)) o.first_block = size_or_odd(byte() % 3);
+    if (one_in(8)) o.num_blocks = size_or_odd(byte() % 3);
     return null_sometimes(&o);
 }
 static dqt_status call_llama_save(void) {
@@ -122,6 +124,11 @@ static dqt_status call_updater_write(void) {
 static dqt_status call_updater_write_part(void) {
     struct hash h = {0};
     return dqt_updater_write_part(any(UPDATER)->handle, one_in(48) ? NULL : hash_write, &h);
+}
+static dqt_status call_llama_write_part(void) {
+    struct hash h = {0};
+    struct object *u = any(UPDATER);
+    return dqt_llama_write_part(model_of(u)->handle, one_in(4) ? NULL : u->handle, one_in(48) ? NULL : hash_write, &h);
 }
 static dqt_status call_updater_read(void) {
     struct bytes b = {0};

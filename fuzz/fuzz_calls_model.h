@@ -175,6 +175,8 @@ static dqt_llama_config *llama_config(void) {
     SET(o, dqt_llama_config, num_kv_heads, one_in(2) ? 0 : heads);
     SET(o, dqt_llama_config, tie_embeddings, one_in(2));
     SET(o, dqt_llama_config, no_sub_norms, one_in(2));
+    if (one_in(8)) SET(o, dqt_llama_config, first_block, size_or_odd(1));
+    if (one_in(8)) SET(o, dqt_llama_config, num_blocks, size_or_odd(1));
     if (one_in(4)) {
         const int32_t scaling = enum_or_odd(0, 3);
         SET(o, dqt_llama_config, mlp, enum_or_odd(0, 3));

@@ -1162,7 +1162,9 @@ typedef struct dqt_save_options {
     const dqt_tape *tape;       /* its dqt_tape_get_pass is saved; NULL: 0 */
     dqt_read_part_fn read_part; /* with an updater of one part: where the others' rows come from, so that the file is
                                    that of one updater of all rows. NULL: the file is of this part alone. An updater
-                                   of all rows does not look at it. Since 0.9 */
+                                   of all rows does not look at it. With a partial model, the one with the embedding:
+                                   where the other partial models' parameters come from, see dqt_llama_write_part; NULL:
+                                   the file is of this one alone, and loads as such. Since 0.9 */
     void *part_user_data;       /* Since 0.9 */
 } dqt_save_options;
 
@@ -1189,6 +1191,9 @@ typedef struct dqt_load_options {
     uint64_t part, num_parts; /* as in dqt_updater_options: the updater that dqt_llama_load and dqt_llama_read create
                                  of a file of all rows; 0 and 0: as the file has it. An updater that is given says it
                                  itself. Since 0.9 */
+    size_t first_block, num_blocks; /* as in dqt_llama_config: the partial model, with its updater, that dqt_llama_load
+                                       and dqt_llama_read create of a whole model's file; 0 and 0: as the file has it.
+                                       Since 0.9 */
 } dqt_load_options;
 
 DQT_API dqt_status dqt_load_options_init(dqt_load_options *options, size_t struct_size);
@@ -1256,6 +1261,19 @@ DQT_API dqt_status dqt_updater_read(dqt_updater *updater, dqt_read_fn read, void
  * not be read; DQT_E_ARGUMENT, DQT_E_IO, DQT_E_STATE, DQT_E_MEMORY, DQT_E_CANCELLED. Allocates a buffer of bounded size
  * while it runs. Since 0.9. */
 DQT_API dqt_status dqt_updater_write_part(const dqt_updater *updater, dqt_write_fn write, void *user_data);
+
+/* One file of partial models, with the bytes that the whole model in one process would have given: the one with the
+ * embedding saves (dqt_llama_save, dqt_llama_write) with dqt_save_options.read_part, while each of the others calls
+ * this, with a `write` that gives the bytes to it. For read_part they are part 1, 2, ... in the order of their blocks.
+ * All have an updater, or none (NULL). Heads come first, then of one partial model after the other the weights, then
+ * rules, then state; what dqt_updater_write_part says of messages, their sizes, failures and memory holds here too. The
+ * file has the config as of the whole; pass and host bytes are those of the one that saves.
+ *
+ * Saving: DQT_E_FORMAT for partial models that do not make up the whole, in order, or are of another step, config or
+ * updater. This: DQT_E_UNSUPPORTED for a whole model; DQT_E_NUMERIC, before anything is written; DQT_E_ARGUMENT,
+ * DQT_E_IO, DQT_E_STATE, DQT_E_MEMORY, DQT_E_CANCELLED. Allocates a buffer of bounded size while it runs. Since 0.9. */
+DQT_API dqt_status dqt_llama_write_part(const dqt_llama *model, const dqt_updater *updater, dqt_write_fn write,
+                                        void *user_data);
 
 /* Weight types of GGUF files. AUTO takes what holds the compute format's codes exactly: ternary TQ2_0, 2 to 4 bits
  * Q4_0, 5 bits Q5_0, 6 and 8 bits Q8_0, bf16 F16, f32 F32; for the embedding and an untied head Q8_0, F16 or F32. */

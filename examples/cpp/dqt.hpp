@@ -1014,6 +1014,12 @@ inline void save(const Llama &model, Write write, const Saved &saved = {}) {
     model.context().check(dqt_llama_write(model.get(), saved.raw_updater(), detail::write, &write, &options));
 }
 
+// What the partial model with the embedding reads through Saved::read_part as it saves; of another partial model.
+inline void write_part(const Llama &model, Write write, const Updater *updater = nullptr) {
+    model.context().check(
+        dqt_llama_write_part(model.get(), updater ? updater->get() : nullptr, detail::write, &write));
+}
+
 // The same of a list of layers, whose updater is of that list.
 inline void save(const std::vector<Layer> &list, const std::string &path, const Saved &saved = {}) {
     const Layers layers(list);

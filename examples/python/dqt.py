@@ -318,6 +318,10 @@ class Llama(_Model):
         """Writes a checkpoint to a path (under a temporary name, then renamed) or to a file object."""
         _save(self.ctx, 'llama', (self.raw,), file, updater, host, tape, parts)
 
+    def write_part(self, file, updater=None):
+        """What the partial model that saves reads through parts; of another partial model, to a file object."""
+        self._call('llama_write_part', updater.raw if updater else None, writer_of(self.ctx, file), None)
+
     @classmethod
     def load(cls, ctx, file, **values):
         """The Checkpoint at a path or in a file object; values are those of dqt_load_options."""

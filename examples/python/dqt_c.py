@@ -126,7 +126,7 @@ session_memory_info = _struct('session_memory_info', 'u: reserved; z: total cach
 session_step = _struct('session_step', 'u: reserved; p: session tokens; z: count; p: logits')
 sampler_options = _struct('sampler_options', 'f: temperature; z: top_k; f: top_p; i: reserved; q: seed')
 save_options = _struct('save_options', 'u: reserved; p: host; z: host_size; p: tape read_part part_user_data')
-load_options = _struct('load_options', 'i: skip_updater skip_host reserved; q: part num_parts')
+load_options = _struct('load_options', 'i: skip_updater skip_host reserved; q: part num_parts; z: first_block num_blocks')
 checkpoint = _struct('checkpoint', 'u: reserved; p: model updater host; z: host_size; q: passes')
 gguf_key = _struct('gguf_key', '''i: value_type; l: integer; d: number; s: key text; s*num_texts: texts;
     z: num_texts''')
@@ -168,7 +168,7 @@ i session_truncate pz; i sampler_options_init pz; i sampler_create pzpp; n sampl
 i sampler_get_draws pp; i sampler_set_draws pq;
 i save_options_init pz; i llama_save ppsp; i llama_write ppppp; i load_options_init pz; i llama_load pspp;
 i llama_read ppppp; n host_bytes_free ppz; i layers_save pzpsp; i layers_write pzpppp; i layers_load pzpspp;
-i layers_read pzppppp; i updater_write ppp; i updater_read ppp; i updater_write_part ppp;
+i layers_read pzppppp; i updater_write ppp; i updater_read ppp; i updater_write_part ppp; i llama_write_part pppp;
 i gguf_options_init pz; i llama_export_gguf psp; i llama_write_gguf pppp; i safetensors_options_init pz;
 i llama_export_safetensors psp; i llama_write_safetensors pppp; i import_options_init pz;
 i llama_import_safetensors psp; i open_options_init pz; i llama_open pspp; i llama_export_folder psp'''.split(';')

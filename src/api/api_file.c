@@ -86,10 +86,13 @@ static dqt_status save_stream(struct save *s, dqt_write_fn write, void *user_dat
 
 static dqt_status prepare_model(const dqt_llama *model, const dqt_updater *updater, const dqt_save_options *options,
                                 struct save *s) {
-    TRY(check_whole_model(model));
     TRY(check_model(model));
     TRY(prepare_save(model->layers, model->num_layers, updater, options, s));
     s->from.model = model;
+    if (s->from.read_part && !llama_has_embedding(&model->config))
+        return fail(model->ctx, DQT_E_ARGUMENT,
+                    "read_part is set, but this partial model begins at block %zu: the one with the embedding saves",
+                    model->config.first_block);
     return DQT_OK;
 }
 
@@ -133,6 +136,17 @@ dqt_status dqt_updater_write(const dqt_updater *updater, dqt_write_fn write, voi
     return save_stream(&s, write, user_data);
 }
 
+dqt_status dqt_llama_write_part(const dqt_llama *model, const dqt_updater *updater, dqt_write_fn write,
+                                void *user_data) {
+    FPENV_DEFAULT();
+    TRY(check_model(model));
+    TRY(check_layers(model->layers, model->num_layers, updater));
+    if (!write) return fail(model->ctx, DQT_E_ARGUMENT, "write is NULL");
+    if (!llama_is_partial(&model->config))
+        return fail(model->ctx, DQT_E_UNSUPPORTED, "the model is whole: it is no part of another");
+    return checkpoint_write_stage(model, updater, write, user_data);
+}
+
 dqt_status dqt_updater_write_part(const dqt_updater *updater, dqt_write_fn write, void *user_data) {
     FPENV_DEFAULT();
     TRY(check_object(updater, "updater"));
@@ -164,7 +178,8 @@ static dqt_status prepare_load(dqt_context *ctx, const dqt_load_options *options
 static dqt_status load_from(dqt_context *ctx, dqt_read_fn read, void *user_data, uint64_t file_size,
                             const dqt_load_options *o, dqt_checkpoint *out) {
     struct checkpoint c;
-    const struct checkpoint_wanted wanted = {!o->skip_updater, !o->skip_host, o->part, o->num_parts};
+    const struct checkpoint_wanted wanted = {!o->skip_updater, !o->skip_host,  o->part,
+                                             o->num_parts,     o->first_block, o->num_blocks};
     TRY(checkpoint_read(ctx, read, user_data, file_size, wanted, &c));
     const dqt_checkpoint result = {.struct_size = sizeof result,
                                    .model = c.model,
@@ -201,6 +216,9 @@ static dqt_status prepare_load_into(dqt_layer *const *layers, size_t num_layers,
     TRY(check_layers(layers, num_layers, updater));
     TRY(prepare_load(layers[0]->ctx, options, out ? out : &unwanted, o));
     if (!out) o->skip_host = 1;
+    if (o->first_block || o->num_blocks)
+        return fail(layers[0]->ctx, DQT_E_ARGUMENT, "first_block %zu and num_blocks %zu are of dqt_llama_load",
+                    o->first_block, o->num_blocks);
     if (o->num_parts == 0) return DQT_OK;
     return fail(layers[0]->ctx, DQT_E_ARGUMENT, "num_parts is %llu; the updater that is there says of which part it is",
                 (unsigned long long)o->num_parts);

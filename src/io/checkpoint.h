@@ -53,7 +53,8 @@ struct checkpoint_source {
     const void *host;
     size_t host_size;
     uint64_t pass;
-    dqt_read_part_fn read_part; /* of the other parts, where the updater is of one: the file is that of all rows */
+    dqt_read_part_fn read_part; /* of the other parts, where the updater is of one: the file is that of all rows; of the
+                                   other partial models, where the model is: the first, and the file is of the whole */
     void *part_user_data;
 };
 dqt_status checkpoint_write(dqt_context *ctx, const struct checkpoint_source *from, dqt_write_fn write,
@@ -61,9 +62,14 @@ dqt_status checkpoint_write(dqt_context *ctx, const struct checkpoint_source *fr
 /* What a writer with read_part reads of this updater of one part; see io/checkpoint_part.h. */
 dqt_status checkpoint_write_part(const dqt_updater *updater, dqt_write_fn write, void *user_data);
 
+/* What a writer with read_part reads of this partial model; see io/checkpoint_stage.h. */
+dqt_status checkpoint_write_stage(const dqt_llama *model, const dqt_updater *updater, dqt_write_fn write,
+                                  void *user_data);
+
 struct checkpoint_wanted {
     bool updater, host;
-    uint64_t part, num_parts; /* of an updater whose file is of all rows; 0 and 0: as the file has it */
+    uint64_t part, num_parts;       /* of an updater whose file is of all rows; 0 and 0: as the file has it */
+    size_t first_block, num_blocks; /* of a whole model's file; 0 and 0: as the file has it */
 };
 struct checkpoint {
     dqt_llama *model;

@@ -40,10 +40,11 @@ static size_t parameters_bytes(const dqt_llama *m) {
 /* The model has only its shape; tensors come with their sections. */
 static dqt_status create_model(struct reader *r, const dqt_llama_config *config) {
     dqt_llama_config c = *config;
-    if (c.num_layers > (r->length - r->source->consumed) / BLOCK_BYTES)
-        return fail(r->ctx, DQT_E_FORMAT, "checkpoint: %zu layers do not fit the file's %llu bytes", c.num_layers,
+    const size_t blocks = llama_num_blocks(&c);
+    if (blocks > (r->length - r->source->consumed) / BLOCK_BYTES)
+        return fail(r->ctx, DQT_E_FORMAT, "checkpoint: %zu layers do not fit the file's %llu bytes", blocks,
                     (unsigned long long)r->length);
-    if (c.num_layers > SOURCE_FREE / BLOCK_MEMORY) TRY(reader_prove(r, c.num_layers * BLOCK_BYTES, UINT64_MAX));
+    if (blocks > SOURCE_FREE / BLOCK_MEMORY) TRY(reader_prove(r, blocks * BLOCK_BYTES, UINT64_MAX));
     c.shape_only = 1;
     dqt_status status = llama_create(r->ctx, &c, &r->out->model);
     if (status != DQT_OK) return creation_failed(r, status, "config");
@@ -98,17 +99,48 @@ static dqt_status read_overrides(struct reader *r, struct override_list *o) {
 /* A file has the config in effect: what is written again has the same bytes. */
 static dqt_status check_complete(const struct reader *r, const dqt_llama_config *c) {
     const int32_t rules[] = {c->linear.scale_rule, c->embedding.scale_rule, c->head.scale_rule};
-    bool complete = c->num_kv_heads > 0 && c->linear_init_std > 0 && !llama_implies_head_dim(c);
+    bool complete = c->num_kv_heads > 0 && c->linear_init_std > 0 && !llama_implies_head_dim(c) &&
+                    (c->num_blocks ? c->num_blocks < c->num_layers : c->first_block == 0);
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
         complete = complete && rules[i] != DQT_SCALE_AUTO;
     if (complete) return DQT_OK;
-    return fail(r->ctx, DQT_E_FORMAT,
-                "checkpoint: the config leaves num_kv_heads, linear_init_std or a scale_rule open, or says a head_dim "
-                "that goes without saying");
+    return fail(
+        r->ctx, DQT_E_FORMAT,
+        "checkpoint: the config leaves num_kv_heads, linear_init_std, num_blocks or a scale_rule open, or says a "
+        "head_dim or num_blocks that goes without saying");
+}
+
+/* A part of a whole model's file. */
+static dqt_status choose_blocks(const struct reader *r, const struct checkpoint_wanted *wanted, dqt_llama_config *c) {
+    if (wanted->first_block == 0 && wanted->num_blocks == 0) return DQT_OK;
+    if (r->version == 1)
+        return fail(r->ctx, DQT_E_UNSUPPORTED, "checkpoint: of version 1 no part can be loaded: save it anew");
+    if (wanted->first_block >= c->num_layers || wanted->num_blocks > c->num_layers - wanted->first_block)
+        return fail(r->ctx, DQT_E_ARGUMENT, "first_block %zu and num_blocks %zu are not within the file's %zu blocks",
+                    wanted->first_block, wanted->num_blocks, c->num_layers);
+    const size_t count = wanted->num_blocks ? wanted->num_blocks : c->num_layers - wanted->first_block;
+    if (llama_is_partial(c) && (c->first_block != wanted->first_block || c->num_blocks != count))
+        return fail(r->ctx, DQT_E_UNSUPPORTED, "checkpoint: it has %zu blocks from number %zu on, no others",
+                    c->num_blocks, c->first_block);
+    if (c->tie_embeddings && count != c->num_layers)
+        return fail(r->ctx, DQT_E_UNSUPPORTED, "checkpoint: a model with tie_embeddings cannot be partial");
+    c->first_block = wanted->first_block;
+    c->num_blocks = count < c->num_layers ? count : 0;
+    return DQT_OK;
+}
+
+/* What a whole file has beside a partial model. */
+static void count_others(struct reader *r) {
+    const dqt_llama *m = r->out->model;
+    const struct layer_place *place = &m->layers[0]->whole;
+    r->before = place->parameter;
+    r->after = place->num_parameters - place->parameter;
+    for (size_t i = 0; i < m->num_layers; i++)
+        r->after -= layer_num_parameters(m->layers[i]);
 }
 
 /* CONF and OVER. Leaves the first section PARM begun. */
-static dqt_status read_config(struct reader *r) {
+static dqt_status read_config(struct reader *r, const struct checkpoint_wanted *wanted) {
     dqt_llama_config c = {.struct_size = sizeof c,
                           .linear.struct_size = sizeof c.linear,
                           .embedding.struct_size = sizeof c.embedding,
@@ -127,7 +159,10 @@ static dqt_status read_config(struct reader *r) {
     dqt_status status = read_overrides(r, &o);
     c.overrides = o.list;
     c.num_overrides = o.count;
+    const bool whole = !llama_is_partial(&c);
+    if (status == DQT_OK) status = choose_blocks(r, wanted, &c);
     if (status == DQT_OK) status = create_model(r, &c);
+    if (status == DQT_OK && whole && llama_is_partial(&c)) count_others(r);
     memory_free(r->ctx, o.list, o.bytes);
     return status;
 }
@@ -149,14 +184,27 @@ static dqt_status read_parameter(struct reader *r, dqt_layer *layer, size_t inde
     return reader_next(r);
 }
 
-static dqt_status read_model(struct reader *r) {
-    TRY(read_config(r));
+/* Parameters that are not wanted; the first section has begun, and so has the one behind them then. */
+static dqt_status pass_parameters(struct reader *r, size_t count) {
+    for (; count > 0; count--) {
+        if (strcmp(r->head.tag, "PARM") != 0)
+            return fail(r->ctx, DQT_E_FORMAT, "checkpoint: section %u is %s; expected a parameter", r->seen - 1,
+                        r->head.tag);
+        TRY(reader_skip(r));
+    }
+    return DQT_OK;
+}
+
+static dqt_status read_model(struct reader *r, const struct checkpoint_wanted *wanted) {
+    TRY(read_config(r, wanted));
     dqt_llama *m = r->out->model;
+    TRY(pass_parameters(r, r->before));
     for (size_t i = 0; i < m->num_layers; i++) {
         const size_t count = layer_num_parameters(m->layers[i]);
         for (size_t p = 0; p < count; p++)
             TRY(read_parameter(r, m->layers[i], p));
     }
+    TRY(pass_parameters(r, r->after));
     dqt_layer *head = m->layers[m->num_layers - 1];
     if (head->tied) head->weight[W] = head->tied->weight[W];
     m->config.shape_only = 0;
@@ -204,6 +252,7 @@ static dqt_status impossible_rule(const struct reader *r, const struct plan *p, 
 }
 
 static dqt_status read_rules(struct reader *r, struct plan *p) {
+    TRY(reader_pass(r, "RULE", r->before));
     for (size_t i = 0; i < p->count; i++) {
         TRY(reader_next(r));
         TRY(reader_check(r, "RULE", p->targets[i].name));
@@ -215,6 +264,7 @@ static dqt_status read_rules(struct reader *r, struct plan *p) {
                                                                  .optimizer = p->rules[i].optimizer,
                                                                  .rounding = p->rules[i].rounding};
     }
+    TRY(reader_pass(r, "RULE", r->after));
     if (p->options.num_groups) p->options.groups = p->groups;
     return DQT_OK;
 }
@@ -274,12 +324,13 @@ static dqt_status read_updater(struct reader *r, const struct checkpoint_wanted 
     dqt_status status = read_planned(r, &p);
     plan_destroy(r, &p);
     TRY(status);
-    return reader_next(r);
+    TRY(reader_next(r));
+    return r->after ? reader_pass_states(r, SIZE_MAX) : DQT_OK;
 }
 
 static dqt_status read_all(struct reader *r, uint64_t file_size, struct checkpoint_wanted wanted) {
     TRY(reader_header(r, file_size));
-    TRY(read_model(r));
+    TRY(read_model(r, &wanted));
     if (reader_at(r, "OPTS", "") && wanted.updater) {
         TRY(read_updater(r, &wanted));
     } else if (reader_at(r, "OPTS", "")) {

@@ -1,5 +1,6 @@
 #include "io/checkpoint_reader.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/status.h"
@@ -69,12 +70,16 @@ dqt_status reader_check(struct reader *r, const char *tag, const char *label) {
                 r->head.label, tag, label);
 }
 
+static dqt_status check_payload(const struct reader *r, uint64_t payload) {
+    if (r->head.payload == payload) return DQT_OK;
+    return fail(r->ctx, DQT_E_FORMAT, "checkpoint: section %s %s has %llu bytes; expected %llu", r->head.tag,
+                r->head.label, (unsigned long long)r->head.payload, (unsigned long long)payload);
+}
+
 dqt_status reader_expect(struct reader *r, const char *tag, const char *label, uint64_t payload) {
     TRY(reader_next(r));
     TRY(reader_check(r, tag, label));
-    if (r->head.payload == payload) return DQT_OK;
-    return fail(r->ctx, DQT_E_FORMAT, "checkpoint: section %s %s has %llu bytes; expected %llu", tag, label,
-                (unsigned long long)r->head.payload, (unsigned long long)payload);
+    return check_payload(r, payload);
 }
 
 dqt_status reader_end(struct reader *r) {
@@ -92,6 +97,24 @@ dqt_status reader_skip(struct reader *r) {
     TRY(source_skip(r->source, r->head.end - r->source->consumed));
     TRY(reader_end(r));
     return reader_next(r);
+}
+
+dqt_status reader_pass(struct reader *r, const char *tag, size_t count) {
+    for (; count > 0; count--) {
+        TRY(reader_next(r));
+        if (strcmp(r->head.tag, tag) != 0)
+            return fail(r->ctx, DQT_E_FORMAT, "checkpoint: section %u is %s %s; expected %s", r->seen - 1, r->head.tag,
+                        r->head.label, tag);
+        TRY(source_skip(r->source, r->head.end - r->source->consumed));
+        TRY(reader_end(r));
+    }
+    return DQT_OK;
+}
+
+dqt_status reader_pass_states(struct reader *r, size_t number) {
+    while (strcmp(r->head.tag, "STAT") == 0 && strchr(r->head.label, '.') && strtoull(r->head.label, NULL, 10) < number)
+        TRY(reader_skip(r));
+    return DQT_OK;
 }
 
 dqt_status reader_entries(struct reader *r, const struct entry_table *table, void *object) {
@@ -147,7 +170,10 @@ dqt_status reader_state(struct reader *r, const struct state_array *a, const dqt
         range = state_range_of(of, a, (size_t)o->part, (size_t)o->num_parts);
         DQT_ASSERT(range.end - range.begin == own);
     }
-    TRY(reader_expect(r, "STAT", a->label, range.all));
+    TRY(reader_next(r));
+    TRY(reader_pass_states(r, r->before));
+    TRY(reader_check(r, "STAT", a->label));
+    TRY(check_payload(r, range.all));
     TRY(source_skip(r->source, range.begin));
     TRY(source_elements(r->source, data, a->count, a->element_size));
     TRY(source_skip(r->source, r->head.end - r->source->consumed));

@@ -15,6 +15,7 @@ struct reader {
         char tag[5], label[PARAMETER_NAME_BYTES];
         uint64_t payload, end; /* end: bytes consumed once the payload is */
     } head;
+    size_t before, after; /* parameters of a whole model's file that a partial model leaves out */
     struct checkpoint *out;
 };
 
@@ -31,6 +32,10 @@ dqt_status reader_expect(struct reader *r, const char *tag, const char *label, u
 dqt_status reader_end(struct reader *r);
 /* The rest of the section that has begun; then begins the next. */
 dqt_status reader_skip(struct reader *r);
+/* The next section, which must have this tag, and `count` of them. */
+dqt_status reader_pass(struct reader *r, const char *tag, size_t count);
+/* STAT of parameters below this number, or of all that are left (SIZE_MAX); one has begun. Leaves the next begun. */
+dqt_status reader_pass_states(struct reader *r, size_t number);
 /* The section that has begun holds entries, and nothing else. */
 dqt_status reader_entries(struct reader *r, const struct entry_table *table, void *object);
 /* The file ends here. */

@@ -45,7 +45,9 @@ static const struct entry config_entries[] = {CONFIG(INT32, mlp),
                                               LATER(FLOAT, rope_factor),
                                               LATER(FLOAT, rope_low_freq_factor),
                                               LATER(FLOAT, rope_high_freq_factor),
-                                              LATER(SIZE, rope_original_context)};
+                                              LATER(SIZE, rope_original_context),
+                                              LATER(SIZE, first_block),
+                                              LATER(SIZE, num_blocks)};
 TABLE(config, "config");
 
 static const struct entry override_entries[] = {TENSOR("", dqt_tensor_override, options)};

@@ -1660,10 +1660,12 @@ pub struct dqt_load_options {
     pub reserved: i32,
     pub part: u64,
     pub num_parts: u64,
+    pub first_block: usize,
+    pub num_blocks: usize,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of dqt_load_options"][::core::mem::size_of::<dqt_load_options>() - 32usize];
+    ["Size of dqt_load_options"][::core::mem::size_of::<dqt_load_options>() - 48usize];
     [
         "Alignment of dqt_load_options",
     ][::core::mem::align_of::<dqt_load_options>() - 8usize];
@@ -1685,6 +1687,12 @@ const _: () = {
     [
         "Offset of field: dqt_load_options::num_parts",
     ][::core::mem::offset_of!(dqt_load_options, num_parts) - 24usize];
+    [
+        "Offset of field: dqt_load_options::first_block",
+    ][::core::mem::offset_of!(dqt_load_options, first_block) - 32usize];
+    [
+        "Offset of field: dqt_load_options::num_blocks",
+    ][::core::mem::offset_of!(dqt_load_options, num_blocks) - 40usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -2571,6 +2579,12 @@ extern "C" {
         user_data: *mut ::core::ffi::c_void,
     ) -> dqt_status;
     pub fn dqt_updater_write_part(
+        updater: *const dqt_updater,
+        write: dqt_write_fn,
+        user_data: *mut ::core::ffi::c_void,
+    ) -> dqt_status;
+    pub fn dqt_llama_write_part(
+        model: *const dqt_llama,
         updater: *const dqt_updater,
         write: dqt_write_fn,
         user_data: *mut ::core::ffi::c_void,

@@ -152,6 +152,14 @@ impl<'c> Llama<'c> {
             sys::dqt_llama_write(self.as_raw(), updater, Some(write::<W>), out, &saved.options())
         })
     }
+    /// What the partial model that saves reads through [`Saved::read_part`]; of another partial model.
+    pub fn write_part_to<W: Write>(&self, out: &mut W, updater: Option<&Updater<'_>>) -> Result<()> {
+        let updater = updater_of(self.list(), updater)?;
+        let _lock = self.read();
+        let out = std::ptr::from_mut(out).cast();
+        // SAFETY: as in write_to.
+        self.context().check(unsafe { sys::dqt_llama_write_part(self.as_raw(), updater, Some(write::<W>), out) })
+    }
     pub fn load(ctx: &'c Context, path: impl AsRef<Path>, options: &LoadOptions) -> Result<Loaded<'c>> {
         let path = path_string(ctx, path.as_ref())?;
         // SAFETY: the options say their size, the struct is create's.
