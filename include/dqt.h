@@ -1040,7 +1040,7 @@ typedef struct dqt_preset {
  * shape and overrides stay; NULL: not wanted), all of *updater with its groups (which are static; NULL: not wanted) and
  * *preset. The learning rate is for the width that config->hidden_size says: that of the row of docs/results.md up to
  * 256 (and where it is 0, or config NULL), and 256 / hidden_size of it above. FINETUNE (INT4 and INT8: scales of rows
- * that cut nothing off): 0.064 / hidden_size (128 where that is 0, or config NULL). docs/finetune.md has what it
+ * that cut nothing off): 0.115 / hidden_size (128 where that is 0, or config NULL). docs/finetune.md has what it
  * brought. config and updater have been initialised. DQT_E_UNSUPPORTED: no recipe is
  * that small. Recipes may become better in any version. Thread-safe. Since 0.9. */
 DQT_API dqt_status dqt_preset_get(const dqt_preset_options *options, dqt_llama_config *config,

@@ -229,11 +229,11 @@ static void rates(void) {
             if (widths[i] <= 256) CHECK(memcmp(&p.learning_rate, &narrow, sizeof narrow) == 0);
             o.purpose = DQT_PRESET_FINETUNE;
             OK(NULL, dqt_preset_get(&o, &c, NULL, &p));
-            const float width = widths[i] ? (float)widths[i] : 128, expected = 0.064f / width;
+            const float width = widths[i] ? (float)widths[i] : 128, expected = 0.1152f / width;
             CHECKF(fabsf(p.learning_rate - expected) < 1e-6f * expected, "%zu: %g", widths[i], (double)p.learning_rate);
         }
         OK(NULL, dqt_preset_get(&o, NULL, NULL, &p));
-        CHECK(fabsf(p.learning_rate - 5e-4f) < 1e-9f);
+        CHECK(fabsf(p.learning_rate - 9e-4f) < 1e-9f);
         if (format == DQT_FORMAT_INT8) break;
     }
 }
