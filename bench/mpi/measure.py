@@ -6,7 +6,7 @@
 Ranks are pinned to cores of their own, each to as many as there are for the greatest number of ranks, so that a rank has the
 same threads in every run. Measured are: the phases of a step of examples/mpi's model, without MPI, while 1, 2, 4 and 8 such
 processes run at once (they share caches, memory and clock); what MPI moves between so many ranks, and how long packing and adding
-gradients takes (network.c); steps of examples/mpi's 03_train on so many ranks, for each kind of gradients on the wire; and the
+gradients takes (network.c); steps of examples/mpi's 03_train on so many ranks, for each kind of gradients on the wire, and of its pipeline; and the
 phases of a step of models of 1 and 2 blocks of 1 B and 7 B shape on all cores. Results are written as they come: a run that is
 stopped keeps what it has, and --only takes parts. Without mpicc and mpirun the parts that need MPI are left out. Needs
 nothing but Python, make and a C compiler; MPICC and MPIRUN may be set."""
@@ -22,8 +22,10 @@ import sys
 import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-RANK, NETWORK, TRAIN = (os.path.join(ROOT, 'build', p) for p in ('bench/mpi/rank', 'bench/mpi/network', 'examples/mpi/03_train'))
-PARTS = ['phases', 'network', 'runs', 'shapes']
+RANK, NETWORK, TRAIN, PIPELINE = (os.path.join(ROOT, 'build', p) for p in ('bench/mpi/rank', 'bench/mpi/network', 'examples/mpi/03_train',
+                                                                            'examples/mpi/pipeline'))
+PARTS = ['phases', 'network', 'runs', 'pipelines', 'shapes']
+MICRO_BATCHES = 2  # of a pipeline's step, for each rank
 # Tokens are bytes: 85.3 M weights, the blocks of docs/performance.md's model of 134 M. `batch` sequences for each rank.
 MODEL = dict(hidden=768, ff=2048, layers=12, heads=12, batch=4, seq=256)
 RECIPE = dict(optimizer='adamw', rounding='sr')
@@ -172,6 +174,29 @@ def measure_runs(machine, result):
             runs[:] = [r for r in runs if any(r[k] != run[k] for k in ('ranks', 'wire', 'fused'))] + [run]
             say(f'{n} ranks, gradients {wire}{" fused" * run["fused"]}: {seconds:.4f} s a step, at most {peak / 1048576:.0f} MiB')
             yield
+
+
+def measure_pipelines(machine, result):
+    """Of a step the difference of a run of many and one of few, so that the start does not count."""
+    if not machine.mpi_works() or not os.path.exists(PIPELINE):
+        return
+    once = sum(phases(machine, max(machine.ranks), dict(machine.model, vocab=256, **RECIPE), machine.threads, 1)['seconds'].values())
+    few = 2
+    many = few + max(3, min(100, int(machine.seconds / once / MICRO_BATCHES)))
+    for n in machine.ranks:
+        if n > machine.model['layers']:
+            continue
+        seconds = {}
+        for steps in (few, many):
+            values = dict(machine.model, optimizer='adamw', micro_batches=MICRO_BATCHES * n, steps=steps, threads=machine.threads)
+            with tempfile.TemporaryDirectory() as folder:
+                out, peak = machine.mpi(n, [PIPELINE, '--data', 'include/dqt.h', '--out', folder] + options_of(values))
+            seconds[steps] = float(re.search(r'([\d.]+) seconds', out).group(1))
+        step = (seconds[many] - seconds[few]) / (many - few)
+        run = dict(ranks=n, micro_batches=MICRO_BATCHES * n, steps=many - few, seconds=round(step, 5), peak_bytes=peak)
+        result['pipelines'] = [r for r in result.get('pipelines', []) if r['ranks'] != n] + [run]
+        say(f'{n} stages: {step:.4f} s a step, at most {peak / 1048576:.0f} MiB')
+        yield
 
 
 def measure_shapes(machine, result):

@@ -16,7 +16,7 @@ The model of a step, in seconds. Data-parallel, n ranks with W weights each:
 
 A collective operation of b bytes received takes ceil(log2 n) latencies, n-1 messages and b / bandwidth, or what measure.py found.
 Pipelining, s stages: forward passes of a micro-batch go down the stages, backward passes up, one of each in turn once a stage
-has as many under way as there are stages below (1F1B); a stage runs forward again before backward, but the last one;
+has as many under way as there are stages below (1F1B); a stage runs forward again before a backward that does not follow it;
 each hand-over takes a latency and tokens x hidden floats; the update is each stage's own. More than 8 ranks are replicas of a
 pipeline of 8 stages, which exchange gradients as above. Memory is the planner's (bench/mpi/rank.c) and messages."""
 import argparse
@@ -68,8 +68,11 @@ class Measured:
     """Shared memory, by network.c: processors move the bytes themselves."""
     overlaps = False
 
-    def __init__(self, of):
-        self.of = of
+    def __init__(self, of, ranks):
+        self.of, self.ranks = of, str(ranks)
+
+    def hand_over(self, size):
+        return self.of[self.ranks]['latency'] + size / self.of[self.ranks]['pair_bytes_per_second']
 
     def collective(self, name, ranks, received, operations):
         found = self.of[str(ranks)][name]
@@ -141,11 +144,21 @@ def cut(layers, stages):
     return found
 
 
+def evenly(layers, stages):
+    """As examples/mpi does: the first ones have one more where it does not go evenly."""
+    out, at = [], 0
+    for s in range(stages):
+        count = len(layers) // stages + (s < len(layers) % stages)
+        out.append(layers[at:at + count])
+        at += count
+    return out
+
+
 def pipeline(stages, micro_batches, network, message):
     """Seconds until all micro-batches have been forward and backward through all stages."""
     count = len(stages)
     forward = [total(s, 'forward') for s in stages]
-    backward = [total(s, 'backward') + (0 if i == count - 1 else forward[i]) for i, s in enumerate(stages)]
+    backward = [total(s, 'backward') for s in stages]
     hand_over = network.hand_over(message) if count > 1 else 0
     orders = []
     for s in range(count):
@@ -165,7 +178,8 @@ def pipeline(stages, micro_batches, network, message):
                 if 0 <= before[2] < count and before not in done:
                     break
                 ready = done[before] + hand_over if before in done else 0.0
-                clock[s] = max(clock[s], ready) + (forward[s] if kind == 'f' else backward[s])
+                again = kind == 'b' and orders[s][at[s] - 1] != ('f', m)  # another forward has come between; while waiting
+                clock[s] = max(clock[s] + again * forward[s], ready) + (forward[s] if kind == 'f' else backward[s])
                 done[kind, m, s] = clock[s]
                 at[s] += 1
     return max(clock)
@@ -239,14 +253,13 @@ def check(found):
     """Predicted beside measured; whether all are within TOLERANCE."""
     layers, model = check_layers(found), found['model']
     tokens = model['batch'] * model['seq']
-    network = Measured(found.get('network', {}))
     print('| ranks | gradients | measured, s a step | predicted | off by | tokens/s measured | bytes sent, measured / predicted |')
     print('|---|---|---|---|---|---|---|')
     good = bool(found.get('runs'))
     for run in found.get('runs', []):
         n, wire = run['ranks'], run['wire']
         packing = found['network'][str(n)][wire] if n > 1 else None
-        seconds = data_parallel(layers[n], n, wire, network, packing, model['hidden'], fused=bool(run.get('fused')))
+        seconds = data_parallel(layers[n], n, wire, Measured(found.get('network', {}), n), packing, model['hidden'], fused=bool(run.get('fused')))
         off = seconds / run['seconds'] - 1
         good = good and abs(off) <= TOLERANCE
         weights, codes = total(layers[n], 'weights'), total(layers[n], 'code_bytes')
@@ -254,6 +267,15 @@ def check(found):
         bytes_ = f"{run['sent'] / 1e6:.1f} / {sent / 1e6:.1f} MB" if run.get('sent') else ''
         print(f"| {n} | {wire if n > 1 else ''}{', fused' if run.get('fused') else ''} | {run['seconds']:.3f} | {seconds:.3f} | {100 * off:+.0f} % | "
               f"{n * tokens / run['seconds']:,.0f} | {bytes_} |")
+    if found.get('pipelines'):
+        print('\n| stages | measured, s a step | predicted | off by | tokens/s measured |\n|---|---|---|---|---|')
+    for run in found.get('pipelines', []):
+        n = run['ranks']
+        stages, network = evenly(layers[n], n), Measured(found.get('network', {}), n)
+        seconds = pipeline(stages, run['micro_batches'], network, tokens * model['hidden'] * 4) + max(total(s, 'update') for s in stages)
+        off = seconds / run['seconds'] - 1
+        good = good and abs(off) <= TOLERANCE
+        print(f"| {n} | {run['seconds']:.3f} | {seconds:.3f} | {100 * off:+.0f} % | {run['micro_batches'] * tokens / run['seconds']:,.0f} |")
     print(f'\nAll within {100 * TOLERANCE:.0f} %.' if good else f'\nNot all within {100 * TOLERANCE:.0f} %, or nothing was measured.')
     return good
 

@@ -13,7 +13,7 @@ cat >"$tmp/steps.py" <<'END'
 import sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, 'bench/mpi')
-from predict import Given, Layer, cut, data_parallel, pipeline, piped_step
+from predict import Given, Layer, cut, data_parallel, evenly, pipeline, piped_step
 
 def near(a, b):
     assert abs(a - b) < 1e-9 * max(1, abs(b)), f'{a}, not {b}'
@@ -42,11 +42,11 @@ class Crowded(Given):
     overlaps = False
 near(data_parallel(layers, 4, 'f32', Crowded(1000, 0, 0), free, 100), 4 * (3 + 3) + 0.5 + sums + codes)
 
-# One stage; two stages and one micro-batch, forward again on the first, a second for each hand-over; and bounds of many.
+# One stage; two stages and one micro-batch, a second for each hand-over; two, forward again on the first stage; bounds of many.
 near(pipeline([layers], 5, fast, 0), 5 * 12)
 second = Given(1, 0, 0)
-near(pipeline([layers[:2], layers[2:]], 1, second, 1), 2 + 1 + 2 + 4 + 1 + 2 + 4)
-near(pipeline([layers[:2], layers[2:]], 2, fast, 0), 2 + 2 + 4 + 6 + 6)
+near(pipeline([layers[:2], layers[2:]], 1, second, 1), 2 + 1 + 2 + 4 + 1 + 4)
+near(pipeline([layers[:2], layers[2:]], 2, fast, 0), 2 + 2 + 4 + 4 + 2 + 4)
 for count in (2, 3, 4):
     stages = [[layer()] for _ in range(count)]
     for m in (1, 4, 32):
@@ -60,6 +60,7 @@ both = layer() + layer(7.0)
 assert (both.forward, both.backward, both.parameters) == (2, 9, 2)
 assert [len(p) for p in cut(layers + [layer(6.0)], 2)] == [3, 2]
 assert [len(p) for p in cut(layers, 2)] == [2, 2]
+assert [len(p) for p in evenly(layers * 2 + layers[:2], 4)] == [3, 3, 2, 2]
 near(piped_step(layers, 1, 4, 'int8', fast, free, 100, 1, 4), 4 * 12 + 2)
 near(piped_step(layers, 8, 4, 'int8', fast, free, 100, 1, 8) - pipeline(cut(layers, 4), 4, fast, 0), 0.25)
 END
@@ -89,16 +90,19 @@ import json, subprocess, sys
 phase = dict(model=dict(linear_weights=8000, embedding_weights=0, head_weights=0, linear_bytes=2000, embedding_bytes=0, head_bytes=0),
              seconds=dict(forward=1, backward=2, update=1))
 network = {k: dict(seconds=0, bytes_per_second=1e18) for k in ('all_to_all', 'all_gather')}
+network.update(latency=0.1, pair_bytes_per_second=1e18)
 network['bf16'] = dict(pack=1e-4, add=0)
-def outcome(seconds):
+def outcome(seconds, piped):
     found = dict(model=dict(hidden=100, layers=2, batch=1, seq=8), phases={'1': phase, '2': phase}, network={'2': network},
-                 runs=[dict(ranks=1, wire='f32', fused=False, seconds=4), dict(ranks=2, wire='bf16', fused=False, seconds=seconds)])
+                 runs=[dict(ranks=1, wire='f32', fused=False, seconds=4), dict(ranks=2, wire='bf16', fused=False, seconds=seconds)],
+                 pipelines=[dict(ranks=2, micro_batches=1, seconds=piped)])
     with open(sys.argv[1], 'w') as f:
         json.dump(found, f)
     return subprocess.run([sys.executable, '-B', 'bench/mpi/predict.py', sys.argv[1], '--check'], stdout=subprocess.PIPE, text=True)
-good, bad = outcome(4.3), outcome(6)  # 3 + 0.8 + 0.5
+good, bad, slow = outcome(4.3, 3.7), outcome(6, 3.7), outcome(4.3, 6)  # 3 + 0.8 + 0.5; 0.5 + 0.5 + 1 + 1 + 0.5 + 2 * 0.1
 assert good.returncode == 0 and '| 4.300 | 4.300 | +0 % |' in good.stdout, good
 assert bad.returncode == 1 and '-28 %' in bad.stdout, bad
+assert '| 2 | 3.700 | 3.700 | +0 % |' in good.stdout and slow.returncode == 1 and '-38 %' in slow.stdout, slow
 END
 check "the check of a prediction" python3 "$tmp/check.py" "$tmp/found.json"
 finish
