@@ -132,7 +132,11 @@ $(O)/examples/mpi/%.o: examples/mpi/%.c $(wildcard examples/mpi/*.h examples/sup
 $(B)/examples/mpi/%: examples/%.c $(MPI_SUPPORT) $(SO)
 	@mkdir -p $(@D)
 	$(MPICC) $(EXAMPLE_FLAGS) $(LDFLAGS) -o $@ $< $(MPI_SUPPORT) -L$(OUTDIR) -ldqt $(call RUN_PATH,../../) $(LIBS)
-mpi: $(B)/examples/mpi/03_train $(B)/examples/mpi/10_finetune
+# A pipeline, which is a program of its own.
+$(B)/examples/mpi/pipeline: examples/mpi/pipeline/pipeline.c $(SUPPORT) $(SO)
+	@mkdir -p $(@D)
+	$(MPICC) $(EXAMPLE_FLAGS) $(LDFLAGS) -o $@ $< $(SUPPORT) -L$(OUTDIR) -ldqt $(call RUN_PATH,../../) $(LIBS)
+mpi: $(B)/examples/mpi/03_train $(B)/examples/mpi/10_finetune $(B)/examples/mpi/pipeline
 
 # C++ is not needed for the library: its examples are built where a C++ compiler is.
 $(B)/examples/cpp/%: examples/cpp/%.cpp examples/cpp/dqt.hpp $(SO)
