@@ -44,8 +44,8 @@ static void draw(const struct stream *s, size_t group, uint16_t drawn[DRAWN]) {
     }
     for (int i = 0; i < 4; i++)
         for (int l = 0; l < LANES; l++) {
-            drawn[l * PER_LANE + 2 * i] = (uint16_t)c[i][l];
-            drawn[l * PER_LANE + 2 * i + 1] = (uint16_t)(c[i][l] >> 16);
+            drawn[2 * i * LANES + l] = (uint16_t)c[i][l];
+            drawn[(2 * i + 1) * LANES + l] = (uint16_t)(c[i][l] >> 16);
         }
 }
 
@@ -75,27 +75,33 @@ static void pack_bf16(const struct stream *s, const float *gradient, size_t cols
     }
 }
 
-/* max|x| / 127, or NaN. */
+/* max|x| / 127, not finite where a number is not: bits of floats without a sign are in the order of the floats,
+ * infinity and NaN at the end. */
 static float block_scale(const float *x, size_t n) {
-    float most = 0, zero = 0;
+    uint32_t most = 0;
+    float scale;
     for (size_t k = 0; k < n; k++) {
-        most = fabsf(x[k]) > most ? fabsf(x[k]) : most;
-        zero += x[k] * 0.0f;
+        uint32_t bits;
+        memcpy(&bits, x + k, sizeof bits);
+        bits &= 0x7FFFFFFFu;
+        most = bits > most ? bits : most;
     }
-    return zero == 0 ? most / 127.0f : NAN;
+    memcpy(&scale, &most, sizeof scale);
+    return scale / 127.0f;
 }
 
-/* floor(x / scale + r), r in (0, 1) */
+/* floor(x / scale + r), r in (0, 1); zeros where the scale is 0, not finite or has no inverse. */
 static void pack_block(const struct stream *s, const float *x, size_t first, size_t n, float scale, int8_t *codes) {
     uint16_t drawn[DRAWN];
-    const float inverse = scale > 0 ? 1.0f / scale : 0;
-    const int usable = isfinite(inverse) && scale > 0;
+    const float inverse = 1.0f / scale;
+    memset(codes, 0, n);
+    if (!(scale > 0) || !isfinite(scale) || !isfinite(inverse)) return;
     for (size_t at = 0; at < n; at += DRAWN) {
         const size_t m = n - at < DRAWN ? n - at : DRAWN;
         draw(s, (first + at) / DRAWN, drawn);
         for (size_t k = 0; k < m; k++) {
-            const float t = usable ? x[at + k] * inverse + ((float)drawn[k] + 0.5f) / 65536.0f : 0;
-            const float q = floorf(t);
+            const float t = x[at + k] * inverse + ((float)drawn[k] + 0.5f) / 65536.0f;
+            const int whole = (int)t, q = whole - (t < (float)whole);
             codes[at + k] = (int8_t)(q > 127 ? 127 : q < -127 ? -127 : q);
         }
     }
