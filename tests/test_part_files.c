@@ -175,6 +175,16 @@ static void other_number_of_parts(void) {
     close_replica(&whole);
 }
 
+static void swap_messages(struct stream *s, size_t a, size_t b) {
+    const size_t size = s->begins[a + 1] - s->begins[a];
+    CHECK(size == s->begins[b + 1] - s->begins[b]);
+    for (size_t i = 0; i < size; i++) {
+        unsigned char *x = s->bytes.bytes + s->begins[a] + i, *y = s->bytes.bytes + s->begins[b] + i, t = *x;
+        *x = *y;
+        *y = t;
+    }
+}
+
 /* States of many pieces; both sides hold a buffer, whatever the size of the state. */
 static void bounded_memory(void) {
     enum { ROWS = 640, COLS = 300, PARTS = 3 };
@@ -207,18 +217,18 @@ static void bounded_memory(void) {
     CHECK(same_bytes(&file, &expected) && !s.part[0].uneven && !s.part[1].uneven);
     CHECKF(memory[2].most - before < 200000, "%zu bytes while a file of %zu was written", memory[2].most - before,
            file.size);
-    struct stream *first = &s.part[0]; /* pieces of the same size that have changed places */
-    const size_t size = first->begins[2] - first->begins[1];
-    CHECK(size == first->begins[3] - first->begins[2]);
-    for (size_t i = 0; i < size; i++) {
-        unsigned char *b = first->bytes.bytes + first->begins[1] + i, t = *b;
-        *b = b[size];
-        b[size] = t;
+    /* pieces of the same size that have changed places: of one state, and the first of m with the first of v */
+    struct stream *first = &s.part[0];
+    static const size_t swapped[][2] = {{1, 2}, {1, 6}};
+    CHECK(first->messages == 11);
+    for (int i = 0; i < 2; i++) {
+        swap_messages(first, swapped[i][0], swapped[i][1]);
+        const dqt_save_options again = save_of(&s, 2);
+        file.size = 0;
+        CHECK(dqt_layers_write(&layer[2], 1, updater[2], memory_write, &file, &again) == DQT_E_FORMAT);
+        CHECK(strstr(dqt_last_error(ctx[2]), "part 0 of 3: state 0.m is damaged"));
+        swap_messages(first, swapped[i][0], swapped[i][1]);
     }
-    const dqt_save_options again = save_of(&s, 2);
-    file.size = 0;
-    CHECK(dqt_layers_write(&layer[2], 1, updater[2], memory_write, &file, &again) == DQT_E_FORMAT);
-    CHECK(strstr(dqt_last_error(ctx[2]), "part 0 of 3: state 0.m is damaged"));
     for (size_t k = 0; k <= PARTS; k++) {
         dqt_updater_destroy(updater[k]);
         dqt_layer_destroy(layer[k]);
