@@ -10,7 +10,7 @@ struct model {
     dqt_llama *llama;
     size_t part, parts; /* parts 0: all rows */
     size_t shown;       /* gradients that the callback saw */
-    size_t poison;      /* the parameter whose last own row gets an infinity; SIZE_MAX: none */
+    size_t poison;      /* the parameter whose last own row gets a NaN; SIZE_MAX: none */
     size_t stop_at;     /* the parameter at which the callback stops; SIZE_MAX: none */
 };
 
@@ -35,7 +35,7 @@ static int32_t gradient_ready(void *user_data, size_t index) {
     OK(m->r.ctx, dqt_tape_gradient_data(m->r.tape, index, &g));
     for (size_t k = 0; k < p.rows * p.cols; k++)
         if (k < row * p.cols || k >= (row + count) * p.cols) g[k] = INFINITY;
-    if (index == m->poison && count) g[(row + count) * p.cols - 1] = INFINITY;
+    if (index == m->poison && count) g[(row + count) * p.cols - 1] = NAN;
     return 0;
 }
 
