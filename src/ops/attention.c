@@ -5,6 +5,7 @@
 
 #include "core/parallel.h"
 #include "kernels/kernels.h"
+#include "kernels/prefetch.h"
 #include "ops/attention_job.h"
 
 /* Tiles of TILE queries by TILE keys; the tile of scores is transposed, s[key][query]. Keys come in groups of ROWS and
@@ -15,6 +16,8 @@
  *   backward  keys, values, dkeys, dvalues [P][D], query and dout [TILE][D] and transposed [D][TILE], dquery [TILE][D],
  *             s, ds [TILE][TILE], 2 rows [TILE] */
 enum { TILE = ATTENTION_TILE, ROWS = ATTENTION_ROWS, COLUMNS = ATTENTION_COLUMNS };
+/* Rows of a head are read so far ahead: each is on a line, and mostly a page, of its own. */
+enum { FETCH_ROWS = 8 };
 _Static_assert(TILE % COLUMNS == 0 && COLUMNS % ROWS == 0, "tiles are whole groups of columns, these of rows");
 
 static struct attention_job job_make(const dqt_context *ctx, const struct workspace *ws,
@@ -56,6 +59,8 @@ static void copy_padded(const struct attention_job *job, const float *x, size_t 
                         float factor, float *out) {
     size_t size = job->s.head_size, depth = job->depth;
     for (size_t r = 0; r < rows; r++) {
+        for (size_t i = 0; i < size; i += 16)
+            prefetch_ahead(x + r * ld + i, FETCH_ROWS * ld * sizeof *x);
         job->kernels->scale(x + r * ld, size, factor, out + r * depth);
         for (size_t i = size; i < depth; i++)
             out[r * depth + i] = 0;
