@@ -92,6 +92,7 @@ static void kernels(struct bench *b, int isa, int threads) {
     const struct gemm_kernels *m = &ctx->kernels->gemm;
     if (isa != DQT_ISA_SCALAR) {
         kernel(b, "kernel codes", ctx, &m->code, LIMIT_INT8);
+        if (m->code.ternary) kernel(b, "kernel ternary", ctx, m->code.ternary, LIMIT_INT8);
         kernel(b, "kernel int8", ctx, &m->int8, LIMIT_INT8);
         kernel(b, "kernel bf16", ctx, &m->bf16, m->bf16.size == 2 ? LIMIT_BF16 : LIMIT_F32);
         kernel(b, "kernel f32", ctx, &m->f32, LIMIT_F32);

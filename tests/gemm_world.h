@@ -93,7 +93,9 @@ static inline dqt_tensor *group_weights(dqt_context *ctx, int storage, int compu
             const int low = format_min(t->storage), span = format_max(t->storage) - low + 1;
             for (size_t c = 0; c < cols; c++) {
                 uint64_t u = test_random(&seed);
-                codes[c] = (int8_t)(u % 4 == 0 ? low : u % 4 == 1 ? low + span - 1 : low + (int)(u >> 8) % span);
+                codes[c] = (int8_t)(u % 4 == 0   ? low
+                                    : u % 4 == 1 ? low + span - 1
+                                                 : low + (int)((u >> 8) % (unsigned)span));
             }
             tensor_pack_codes(t, r, codes);
             if (!group && r < t->num_scales) t->scales[r] = 0.5f + 0.25f * test_uniform(&seed);

@@ -66,6 +66,9 @@ static void check_whole(uint64_t features) {
               (e->size == 2 || e->size == 4));
         CHECK(e->rows && e->columns % PANEL == 0 && e->columns && !e->begin == !e->end);
     }
+    const struct gemm_engine *ternary = kernels.gemm.code.ternary; /* beside an engine of 16-bit sums only */
+    CHECK(!ternary || (ternary->gebp && ternary->pack_a_codes && ternary->pack_b_packed && ternary->max_range == 2 &&
+                       ternary->rows && kernels.gemm.code.max_range < 255));
     CHECK(kernels.gemm.bf16.emulates_bf16 == (kernels.gemm.bf16.size == 4) && !kernels.gemm.f32.emulates_bf16);
     CHECK(kernels.gemm.f32.size == 4);
     CHECK(!kernels.gemm.packed_dot.permute_for_dot == !kernels.gemm.packed_dot.dot_packed);

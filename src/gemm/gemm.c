@@ -70,6 +70,7 @@ void gemm_scratch(const dqt_context *ctx, size_t tokens, size_t rows, size_t col
     const struct gemm_kernels *k = &ctx->kernels->gemm;
     const size_t groups = scale_groups(cols, group_cols);
     product_scratch(ctx, &k->code, tokens, cols, rows, groups, false, need);
+    if (k->code.ternary) product_scratch(ctx, k->code.ternary, tokens, cols, rows, 0, false, need);
     product_scratch(ctx, &k->int8, tokens, cols, rows, groups, false, need);
     product_scratch(ctx, &k->bf16, tokens, cols, rows, 0, false, need);
     product_scratch(ctx, &k->bf16, tokens, rows, cols, 0, false, need);
@@ -335,6 +336,18 @@ static const struct gemm_engine *integer_engine(const dqt_context *ctx, const st
     return e;
 }
 
+/* At least four of five rows of its blocks would be tokens. */
+static bool fills_blocks(const struct gemm_engine *e, size_t tokens) {
+    return round_up(tokens, e->rows) - tokens <= tokens / 4;
+}
+
+static const struct gemm_engine *forward_engine(const dqt_context *ctx, const struct packing *packing, size_t groups,
+                                                size_t tokens) {
+    const struct gemm_engine *e = integer_engine(ctx, packing), *ternary = e->ternary;
+    const bool takes = ternary && !groups && packing_range(packing) <= ternary->max_range;
+    return takes && fills_blocks(ternary, tokens) ? ternary : e;
+}
+
 /* The shared scratch of a product whose engine is chosen. */
 static void place_shared(struct product *p, size_t tokens) {
     struct arena shared = shared_arena(p->p.ws);
@@ -359,9 +372,9 @@ static void forward_many(const dqt_context *ctx, const struct workspace *ws, con
                         .n = rows,
                         .y = y};
     if (integer) {
-        p.p.o.e = integer_engine(ctx, packing);
-        p.p.o.padded_k = round_up(x->cols, PACK_BLOCK);
         p.p.o.groups = tensor_scale_groups(w);
+        p.p.o.e = forward_engine(ctx, packing, p.p.o.groups, x->tokens);
+        p.p.o.padded_k = round_up(x->cols, PACK_BLOCK);
         p.p.o.group = p.p.o.groups ? tensor_compute_group_cols(w) : 0;
         p.bias = panel_bias(p.p.o.e, packing);
     } else {

@@ -62,7 +62,7 @@ struct lane_scratch {
 static struct lane_scratch lane_layout(const struct gemm_engine *e, size_t columns, size_t scratch_bytes,
                                        struct arena *a) {
     struct lane_scratch s;
-    s.partial = arena_take(a, e->rows * columns, sizeof(float));
+    s.partial = arena_take(a, (e->rows + e->extra_rows) * columns, sizeof(float));
     s.scratch = arena_take(a, scratch_bytes, 1);
     return s;
 }

@@ -45,8 +45,8 @@ struct gemm_block {
     size_t k;            /* a multiple of k_align */
     /* first: sums start at zero, else from `partial`; last: through the epilogue into y, else into `partial` */
     bool first, last;
-    void *partial;          /* round_up(m, rows) * round_up(n, columns) 4-byte sums in the engine's own order, 64-byte
-                             * aligned */
+    void *partial;          /* (round_up(m, rows) + extra_rows) * round_up(n, columns) 4-byte sums in the engine's own
+                             * order, 64-byte aligned */
     const int32_t *row_add; /* [m]; integer engines */
     const float *row_scale; /* [m]; NULL: 1 */
     const float *col_scale; /* [n]; NULL: 1 */
@@ -84,10 +84,14 @@ typedef void pack_b_codes_fn(const struct gemm_engine *e, const int8_t *src, siz
 
 struct gemm_engine {
     size_t rows, columns, group, size, k_align; /* columns: taken at once, 16 or 32; size: bytes of an element */
+    size_t extra_rows;                          /* of `partial`, behind the others, for the engine's own use */
     size_t kc_bytes;                            /* bytes of a block of A that stay in L1 while panels stream past */
     bool signed_codes;                          /* B holds the codes as they are */
     int bytes_bias; /* else q - bias: this bias where codes are packed as plain bytes, else their packing's own */
     int max_range;  /* its sums are exact for codes with max - min up to this */
+    /* Faster where blocks of its rows are filled with tokens, for packed ternary codes with one scale a row; NULL: none
+     */
+    const struct gemm_engine *ternary;
     /* f32 elements that hold bf16 values: BF16 without instructions for it */
     bool emulates_bf16;
     void (*begin)(void); /* around calls of block on one thread; NULL: nothing to do */

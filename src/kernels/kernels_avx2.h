@@ -11,7 +11,7 @@ pack_b_packed_fn gemm_pack_b_packed_avx2;   /* [K / 4][16][4] bytes */
 pack_b_packed_fn gemm_pack_b_packed16_avx2; /* [K / 2][16][2] 16-bit numbers, INT8 only */
 pack_b_codes_fn gemm_pack_b_codes_avx2;     /* to f32 */
 
-extern const struct gemm_engine gemm_code_avx2, gemm_int8_avx2, gemm_bf16_avx2, gemm_f32_avx2;
+extern const struct gemm_engine gemm_code_avx2, gemm_ternary_avx2, gemm_int8_avx2, gemm_bf16_avx2, gemm_f32_avx2;
 dot_packed_tokens_fn dot_packed_tokens_avx2;
 extern const struct packed_dot_kernels packed_dot_avx2;
 dot_groups_fn dot_groups_avx2;
