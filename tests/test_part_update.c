@@ -251,6 +251,39 @@ static void not_finite_anywhere(void) {
     close_model(&whole);
 }
 
+/* Parameters that do not go backward in an update stay as they are, with their statistics. */
+static void left_out(void) {
+    struct model m[3]; /* the last has all rows */
+    dqt_step_sums sums[3];
+    dqt_step_stats stats[3];
+    static float dx[LENGTH * 96];
+    for (size_t k = 0; k < 3; k++) {
+        open_model(&m[k], &settings[ADAFACTOR], false, k % 2, k < 2 ? 2 : 0, k < 2 ? 2 : 1);
+        fused_part(&m[k], 0, &sums[k], &stats[k]);
+    }
+    exchange_all(m, 2, sums, stats, DQT_OK);
+    gather_models(m, 2);
+    for (size_t k = 0; k < 3; k++) {
+        dqt_layer *const *layers;
+        size_t n;
+        const dqt_step_options o = step_of(1);
+        forward(&m[k], 1);
+        OK(m[k].r.ctx, dqt_llama_get_layers(m[k].llama, &layers, &n));
+        OK(m[k].r.ctx, dqt_tape_begin_update(m[k].r.tape, m[k].r.updater, &o));
+        OK(m[k].r.ctx, dqt_head_backward(layers[n - 1], m[k].r.tape, 1, dx));
+        OK(m[k].r.ctx, dqt_tape_end_update_part(m[k].r.tape, &sums[k], &stats[k]));
+    }
+    exchange_all(m, 2, sums, stats, DQT_OK);
+    gather_models(m, 2);
+    for (size_t k = 0; k < 2; k++) {
+        CHECK(memcmp(&stats[k], &stats[2], sizeof *stats) == 0);
+        same_model(&m[k], &m[2], "after an update of the head");
+        compare_states(&m[k].r, &m[2].r, k, 2, "after an update of the head");
+    }
+    for (size_t k = 0; k < 3; k++)
+        close_model(&m[k]);
+}
+
 /* Sums that no part can have sent are refused, and with right ones the step goes on to the same bits. */
 static void wrong_sums(void) {
     struct model whole, m[2];
@@ -369,6 +402,6 @@ static void mistakes(void) {
     close_model(&half);
 }
 
-static const struct test tests[] = {TEST(parts_are_the_whole), TEST(not_finite_anywhere), TEST(wrong_sums),
-                                    TEST(mistakes)};
+static const struct test tests[] = {TEST(parts_are_the_whole), TEST(not_finite_anywhere), TEST(left_out),
+                                    TEST(wrong_sums), TEST(mistakes)};
 TEST_MAIN(tests)
