@@ -3,6 +3,7 @@
 #include "partial_world.h"
 
 #include "io/stream.h"
+#include "model/llama.h"
 
 static const size_t splits[][MOST_STAGES + 1] = {{2, 3}, {1, 3, 1}, {1, 1, 1, 1, 1}};
 enum { SPLITS = sizeof splits / sizeof *splits, MESSAGES = 1000, MOST_BYTES = STREAM_BUFFER + 4 };
@@ -290,6 +291,68 @@ static void wrong_messages(void) {
     close_stages(s, stages);
 }
 
+/* Pieces of the same size that have changed places. */
+static void pieces_in_another_order(void) {
+    struct stage s[MOST_STAGES];
+    struct sent sent[MOST_STAGES];
+    struct memory_file file;
+    const size_t stages = open_stages(s, &settings[0], splits[0]);
+    send_all(s, stages, sent, true);
+    size_t at = 0, m = 0;
+    while (m + 1 < sent[1].count && (sent[1].sizes[m] != MOST_BYTES || sent[1].sizes[m + 1] != MOST_BYTES))
+        at += sent[1].sizes[m++];
+    CHECK(m + 1 < sent[1].count);
+    unsigned char *first = sent[1].file.bytes + at;
+    for (size_t i = 0; i < MOST_BYTES; i++) {
+        const unsigned char kept = first[i];
+        first[i] = first[MOST_BYTES + i];
+        first[MOST_BYTES + i] = kept;
+    }
+    REFUSED(s[0], write_all(&s[0], sent, receive, true, &file), DQT_E_FORMAT, "damaged");
+    free(file.bytes);
+    release(sent, stages);
+    close_stages(s, stages);
+}
+
+/* All blocks are the whole model; a config that leaves its blocks open is no checkpoint's; tied models have no parts.
+ */
+static void blocks_of_a_file(void) {
+    struct stage whole, t, s;
+    stage_open(&whole, &settings[0], 0, 0, 1);
+    struct memory_file f = file_of_whole(&whole, true);
+    OK(t.ctx, load_stage(&t, &f, &settings[0], 0, BLOCKS));
+    CHECK(t.count == whole.count && t.memory.bytes == whole.memory.bytes);
+    stage_close(&t);
+    free(f.bytes);
+    whole.model->config.num_blocks = BLOCKS; /* which goes without saying */
+    f = file_of_whole(&whole, false);
+    whole.model->config.num_blocks = 0;
+    CHECK(load_stage(&t, &f, &settings[0], 0, 0) == DQT_E_FORMAT);
+    counting_end(t.ctx, &t.memory);
+    free(f.bytes);
+    stage_open(&s, &settings[0], 2, 0, 1);
+    s.model->config.num_blocks = 0;
+    f = file_of_whole(&s, false);
+    s.model->config.num_blocks = BLOCKS - 2;
+    CHECK(load_stage(&t, &f, &settings[0], 0, 0) == DQT_E_FORMAT);
+    counting_end(t.ctx, &t.memory);
+    free(f.bytes);
+    stage_close(&s);
+    stage_close(&whole);
+
+    stage_context(&s, 1);
+    dqt_llama_config c = config_of(&settings[0], 0, 0);
+    c.tie_embeddings = 1;
+    f = memory_new();
+    OK(s.ctx, dqt_llama_create(s.ctx, &c, &s.model));
+    OK(s.ctx, dqt_llama_write(s.model, NULL, memory_write, &f, NULL));
+    REFUSED(t, load_stage(&t, &f, &settings[0], 1, 2), DQT_E_UNSUPPORTED, "tie_embeddings");
+    counting_end(t.ctx, &t.memory);
+    free(f.bytes);
+    dqt_llama_destroy(s.model);
+    counting_end(s.ctx, &s.memory);
+}
+
 static int32_t refuse(void *user_data, const void *bytes, size_t size) {
     (void)bytes;
     return size > 200 || *(int *)user_data == 0 ? 7 : 0;
@@ -377,6 +440,8 @@ static void damaged(void) {
     stage_close(&whole);
 }
 
-static const struct test tests[] = {TEST(one_file), TEST(parts_of_a_file), TEST(alone),  TEST(wrong_messages),
-                                    TEST(mistakes), TEST(no_memory),       TEST(damaged)};
+static const struct test tests[] = {
+    TEST(one_file),        TEST(parts_of_a_file), TEST(alone),   TEST(wrong_messages),
+    TEST(mistakes),        TEST(no_memory),       TEST(damaged), TEST(pieces_in_another_order),
+    TEST(blocks_of_a_file)};
 TEST_MAIN(tests)
