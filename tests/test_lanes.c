@@ -268,7 +268,7 @@ static void waiting_is_no_work(void) {
         parallel_run_waiting(ctx, 8, 1e6, waiting_task, waited, waited);
         least = atomic_load(&ctx->contention->lanes);
     }
-    CHECK(waited[0] > 0);
+    CHECK(waited[0] + waited[1] > 0); /* one lane may have come too late for any task */
     CHECKF(least == 1, "%d lanes though all that they did was to wait", least);
     dqt_context_destroy(ctx);
 }
