@@ -37,8 +37,9 @@ cat tests/*.c | grep -o 'dqt_[a-z0-9_]*(' | tr -d '(' | sort -u >"$tmp/tested"
 comm -23 "$tmp/header" "$tmp/tested" >"$tmp/untested"
 empty "functions that no test calls" "$tmp/untested"
 
-# The library itself: its name, the libraries it needs, no writable data of its own but the last errors of
-# each thread, a counter of contexts that tells them apart, and which process this is (core/process.c).
+# The library itself: its name, the libraries it needs, no writable data of its own but the last errors of each thread
+# and which lanes stand by for it (core/parallel.c), a counter of contexts that tells them apart, and which process this
+# is (core/process.c).
 if have readelf; then
     soversion=$($MAKE -s print-SOVERSION)
     check "the SONAME is libdqt.so.$soversion" sh -c "readelf -d $so | grep -q 'SONAME.*\[libdqt.so.$soversion\]'"
@@ -52,7 +53,7 @@ if have size; then
     size -A "$OUTDIR/libdqt.a" >"$tmp/sizes"
     check "the library has objects" test "$(grep -c ' (ex ' "$tmp/sizes")" -gt 50
     awk '/\(ex / { object = $1 } $1 ~ /^\.(data|bss|tdata|tbss)$/ && $2 > 0 { print object, $1, $2 }' "$tmp/sizes" |
-        grep -Ev '^(status.o .tbss|status.o .bss 8$|process.o .bss 8$)' >"$tmp/state"
+        grep -Ev '^(status.o .tbss|parallel.o .tbss 8$|status.o .bss 8$|process.o .bss 8$)' >"$tmp/state"
     empty "writable data" "$tmp/state"
 else
     skip "no size"
