@@ -140,16 +140,21 @@ void parallel_stand_by(const dqt_context *ctx, double work, void (*body)(void *)
         const int size = region_lanes(ctx, c, c ? omp_get_wtime() : 0.0);
         if (size > 1) {
             struct standing s = {.ctx = ctx, .size = (size_t)size};
+            struct region_times r = {.lanes = size, .tasks = 1.0}; /* no work: all of it is waiting for the others */
             team_init(&s.team, run_timed_lane);
 #pragma omp parallel num_threads(size)
             if (omp_get_thread_num() == 0) {
                 standing = &s;
                 body(arg);
                 standing = NULL;
+                if (c) r.begin = omp_get_wtime();
                 team_dismiss(&s.team);
             } else {
                 team_stand_by(&s.team, (size_t)omp_get_thread_num());
             }
+            if (!c) return;
+            r.end = omp_get_wtime();
+            contention_count(c, &r);
             return;
         }
     }
