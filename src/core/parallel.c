@@ -158,6 +158,9 @@ void parallel_stand_by(const dqt_context *ctx, double work, void (*body)(void *)
             return;
         }
     }
+#else
+    (void)ctx;
+    (void)work;
 #endif
     body(arg);
 }

@@ -48,7 +48,8 @@ fi
 
 # As a package: build.zig of this tree, taken by the project in examples/zig. Both are copied, for zig writes beside them; in
 # folders that stay, so that it does not build everything again. Zig links expf, logf and others of its own, whose last bits
-# may be others: the reference is the C program with the package's archive, and what gcc builds is near.
+# may be others: the reference is the C program with the package's archive, and what gcc builds is near, for 10 steps: where gradients
+# are bf16 or int8, training makes more of such bits with each step.
 package=$work/zig-package
 rm -rf "$package"
 mkdir -p "$package/examples"
@@ -67,7 +68,7 @@ cp "$tmp/c-default.txt" "$tmp/gcc.txt"
 reference_of "$tmp/zig-binding"
 same "Zig, package" "$tmp/package/bin/train"
 paste "$tmp/gcc.txt" "$tmp/c-default.txt" |
-    awk '/^step/ { losses++; if ($4 - $9 > 0.01 || $9 - $4 > 0.01) print } END { if (losses != 20) print losses " losses" }' >"$tmp/far"
+    awk '/^step/ { losses++; if ($2 < 10 && ($4 - $9 > 0.002 || $9 - $4 > 0.002)) print } END { if (losses != 20) print losses " losses" }' >"$tmp/far"
 empty "losses of the package that are far from those of $CC" "$tmp/far"
 check "it does not need libdqt.so" sh -c "! readelf -d '$tmp/package/bin/train' | grep -q libdqt"
 # What is fetched is what build.zig.zon lists.
