@@ -2,6 +2,7 @@
  */
 #define _POSIX_C_SOURCE 200809L
 
+#include <float.h>
 #include <unistd.h>
 
 #include "calls.h"
@@ -186,6 +187,18 @@ static void grids(void) {
         CHECK(!grid_find(w, count, type, low, high, &found));
         w[i] = scale * (float)(high + 2);
         CHECK(f == 0 || divisor != 1 || !grid_find(w, count, type, low, high, &found) || found != scale);
+    }
+}
+
+/* A scale is small enough that one more than the greatest code times it is finite: else no file could have it. */
+static void scales_that_a_file_can_have(void) {
+    static const int lows[] = {-1, -2, -4, -8, -128}, highs[] = {1, 1, 3, 7, 127};
+    for (size_t f = 0; f < sizeof lows / sizeof *lows; f++) {
+        const float most = FLT_MAX / (float)(highs[f] + 1);
+        float found, w[3] = {FLT_MAX};
+        CHECK(!grid_find(w, 3, TYPE_F32, lows[f], highs[f], &found) || found <= most);
+        w[0] = most;
+        CHECK(grid_find(w, 3, TYPE_F32, lows[f], highs[f], &found) && found <= most);
     }
 }
 
@@ -549,8 +562,8 @@ static void arguments(void) {
 }
 
 static const struct test tests[] = {
-    TEST(round_trips),       TEST(compute_or_stored),   TEST(grids),
-    TEST(quantised_imports), TEST(hostile_headers),     TEST(hostile_data),
-    TEST(hostile_codes),     TEST(failing_allocations), TEST(arguments),
+    TEST(round_trips),         TEST(compute_or_stored), TEST(grids),        TEST(scales_that_a_file_can_have),
+    TEST(quantised_imports),   TEST(hostile_headers),   TEST(hostile_data), TEST(hostile_codes),
+    TEST(failing_allocations), TEST(arguments),
 };
 TEST_MAIN(tests)

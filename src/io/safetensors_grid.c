@@ -1,6 +1,7 @@
 /* Which floats are codes times one scale? The smallest magnitude is j codes, for some j. Each weight then bounds the
  * scale from both sides by half a unit in the last place of its type; if the bounds still leave a scale in the end, it
  * is tried. */
+#include <float.h>
 #include <math.h>
 
 #include "io/safetensors.h"
@@ -40,7 +41,7 @@ static double most_rounded(double a, enum element_type type) {
 }
 
 static bool all_on(const float *w, size_t count, enum element_type type, int low, int high, float scale) {
-    if (!(scale >= 0x1p-126f)) return false;
+    if (!(scale >= FLT_MIN && scale <= FLT_MAX / (float)(high + 1))) return false; /* tensor_scale_valid */
     for (size_t i = 0; i < count; i++) {
         const float q = rintf(w[i] / scale);
         /* -0 is not a code times a scale, but it is the same weight. */
