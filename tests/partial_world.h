@@ -3,9 +3,7 @@
 #ifndef PARTIAL_WORLD_H
 #define PARTIAL_WORLD_H
 
-#include "calls.h"
-#include "counting_alloc.h"
-#include "isa_contexts.h"
+#include "counting_threads.h"
 #include "memory_file.h"
 #include "optim/updater.h"
 #include "test.h"
@@ -140,14 +138,8 @@ static inline dqt_updater_options updater_of(const struct setting *s) {
 }
 
 static inline void stage_context(struct stage *t, int threads) {
-    *t = (struct stage){.memory = counting_new()};
-    dqt_context_options c = counting_options(&t->memory);
-    c.num_threads = threads;
-#ifndef _OPENMP
-    c.parallel_for = backwards_for;
-#endif
-    OK(NULL, dqt_context_create(&c, &t->ctx));
-    share_all_work(t->ctx);
+    memset(t, 0, sizeof *t);
+    t->ctx = counting_threads(&t->memory, threads);
 }
 
 /* Tape and buffers; what creation takes is what was planned. */

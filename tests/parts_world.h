@@ -2,9 +2,7 @@
 #ifndef PARTS_WORLD_H
 #define PARTS_WORLD_H
 
-#include "calls.h"
-#include "counting_alloc.h"
-#include "isa_contexts.h"
+#include "counting_threads.h"
 #include "memory_file.h"
 #include "optim/updater.h"
 #include "test.h"
@@ -98,15 +96,8 @@ static inline dqt_updater_options options_of(const struct setting *s, size_t par
 }
 
 static inline void open_layers(struct replica *r, int threads) {
-    *r = (struct replica){.memory = counting_new()};
-    dqt_context_options c = counting_options(&r->memory);
-    c.num_threads = threads;
-#ifndef _OPENMP
-    c.parallel_for = backwards_for;
-#endif
-    OK(NULL, dqt_context_create(&c, &r->ctx));
-    share_all_work(r->ctx);
-    dqt_context *ctx = r->ctx;
+    memset(r, 0, sizeof *r);
+    dqt_context *ctx = r->ctx = counting_threads(&r->memory, threads);
     for (int i = 0; i < LAYERS - 1; i++) {
         dqt_layer_options o;
         OK(ctx, dqt_layer_options_init(&o, sizeof o));

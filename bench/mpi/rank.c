@@ -2,8 +2,8 @@
  * seconds of forward, backward and update on this machine. predict.py and measure.py run it.
  *
  *   build/bench/mpi/rank --hidden 4096 --ff 11008 --layers 32 --heads 32 --vocab 32000 --parts 8
- *   build/bench/mpi/rank --hidden 4096 --ff 11008 --layers 32 --heads 32 --vocab 32000 --first 1 --count 4   blocks 0
- * to 3 build/bench/mpi/rank --hidden 4096 --ff 11008 --layers 2 --heads 32 --vocab 32000 --time 3 */
+ *   build/bench/mpi/rank --hidden 4096 --ff 11008 --layers 32 --heads 32 --vocab 32000 --first-block 1 --num-blocks 4
+ *   build/bench/mpi/rank --hidden 4096 --ff 11008 --layers 2 --heads 32 --vocab 32000 --time 3 */
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>

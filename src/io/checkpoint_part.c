@@ -1,5 +1,7 @@
 #include "io/checkpoint_part.h"
 
+#include <stdio.h>
+
 #include "core/status.h"
 
 enum { HEAD_BYTES = 44, CHECKSUM_BYTES = 4 };
@@ -105,18 +107,9 @@ dqt_status parts_send(struct parts *p, dqt_write_fn write, void *user_data) {
 /* ---- Receiving ------------------------------------------------------------------------------------------------- */
 
 static dqt_status receive(struct parts *p, size_t part, void *out, size_t size) {
-    unsigned char *bytes = out;
-    while (size) {
-        TRY(check_interrupt(p->ctx));
-        const size_t got = p->read(p->user_data, part, bytes, size);
-        if (got == SIZE_MAX || got > size)
-            return fail(p->ctx, DQT_E_IO, "reading part %zu of %zu failed", part, p->num_parts);
-        if (got == 0)
-            return fail(p->ctx, DQT_E_FORMAT, "part %zu of %zu ends before it is complete", part, p->num_parts);
-        bytes += got;
-        size -= got;
-    }
-    return DQT_OK;
+    char name[64];
+    snprintf(name, sizeof name, "part %zu of %zu", part, p->num_parts);
+    return read_part_bytes(p->ctx, p->read, p->user_data, part, name, out, size);
 }
 
 static dqt_status receive_head(struct parts *p, size_t part) {

@@ -1,5 +1,7 @@
 #include "io/checkpoint_stage.h"
 
+#include <stdio.h>
+
 #include "core/status.h"
 
 enum { HEAD_NUMBERS = 5 + 2 * STAGE_GROUPS, CHECKSUM_BYTES = 4, HEAD_BYTES = 8 + 8 * HEAD_NUMBERS + CHECKSUM_BYTES };
@@ -86,16 +88,10 @@ int32_t stages_write(void *stages, const void *bytes, size_t size) {
 
 /* ---- Receiving ------------------------------------------------------------------------------------------------- */
 
-static dqt_status receive(struct stages *s, size_t part, unsigned char *bytes, size_t size) {
-    while (size) {
-        TRY(check_interrupt(s->ctx));
-        const size_t got = s->read(s->user_data, part, bytes, size);
-        if (got == SIZE_MAX || got > size) return fail(s->ctx, DQT_E_IO, "reading partial model %zu failed", part);
-        if (got == 0) return fail(s->ctx, DQT_E_FORMAT, "partial model %zu ends before it is complete", part);
-        bytes += got;
-        size -= got;
-    }
-    return DQT_OK;
+static dqt_status receive(struct stages *s, size_t part, void *out, size_t size) {
+    char name[64];
+    snprintf(name, sizeof name, "partial model %zu", part);
+    return read_part_bytes(s->ctx, s->read, s->user_data, part, name, out, size);
 }
 
 static dqt_status receive_head(struct stages *s, size_t part, struct stage_head *h) {

@@ -183,6 +183,8 @@ static dqt_status write_sections(struct writer *w) {
 
 /* ---- Parts ----------------------------------------------------------------------------------------------------- */
 
+static const uint64_t EMPTY_DIGEST = 14695981039346656037u;
+
 /* FNV-1a; no CRC, which is the same for all sections that end with theirs. */
 static int32_t add_to_digest(void *user_data, const void *buffer, size_t size) {
     uint64_t *hash = user_data;
@@ -193,7 +195,7 @@ static int32_t add_to_digest(void *user_data, const void *buffer, size_t size) {
 
 /* Of what all parts have alike: OPTS, RULE and STAT as the file will have them, without states of rows. */
 static dqt_status digest_of(struct writer *w, uint64_t *digest) {
-    *digest = 14695981039346656037u;
+    *digest = EMPTY_DIGEST;
     sink_begin(w->sink, add_to_digest, digest);
     TRY(write_updater(w));
     return sink_flush(w->sink);
@@ -239,7 +241,7 @@ static dqt_status describe_stage(struct writer *w, struct stage_head *h) {
     *h = (struct stage_head){.first = from->layers[0]->whole.parameter,
                              .whole = from->layers[0]->whole.num_parameters,
                              .step = from->updater ? updater_step_count(from->updater) : 0,
-                             .digest = 14695981039346656037u};
+                             .digest = EMPTY_DIGEST};
     for (size_t i = 0; i < from->num_layers; i++)
         h->count += layer_num_parameters(from->layers[i]);
     for (enum stage_group g = 0; g < STAGE_GROUPS; g++) {

@@ -237,3 +237,19 @@ dqt_status source_skip(struct source *s, uint64_t n) {
     }
     return DQT_OK;
 }
+
+/* ---- Parts ------------------------------------------------------------------------------------------------------ */
+
+dqt_status read_part_bytes(dqt_context *ctx, dqt_read_part_fn read_part, void *user_data, size_t part, const char *name,
+                           void *out, size_t size) {
+    unsigned char *bytes = out;
+    while (size) {
+        TRY(check_interrupt(ctx));
+        const size_t got = read_part(user_data, part, bytes, size);
+        if (got == SIZE_MAX || got > size) return fail(ctx, DQT_E_IO, "reading %s failed", name);
+        if (got == 0) return fail(ctx, DQT_E_FORMAT, "%s ends before it is complete", name);
+        bytes += got;
+        size -= got;
+    }
+    return DQT_OK;
+}

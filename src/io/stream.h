@@ -68,6 +68,10 @@ dqt_status source_number(struct source *s, size_t bytes, uint64_t *value);
 /* Into the host's byte order. */
 dqt_status source_elements(struct source *s, void *out, size_t count, size_t size);
 dqt_status source_skip(struct source *s, uint64_t n);
+/* size bytes of a part of several, from a host that passes on what the part writes; `name` is its in sentences.
+ * DQT_E_FORMAT where the part ends before them, DQT_E_IO where the callback fails. */
+dqt_status read_part_bytes(dqt_context *ctx, dqt_read_part_fn read_part, void *user_data, size_t part, const char *name,
+                           void *out, size_t size);
 /* To be called before `size` bytes are allocated for what only the stream itself says that it holds, at least `claimed`
  * bytes of it from here on: reads ahead until SOURCE_TRUST times what has come covers them. So a short stream cannot
  * make a host allocate much, and an honest one is held twice only in small part. */

@@ -66,6 +66,14 @@ static dqt_status create_buffers(dqt_session *s) {
     return tape_create(ctx, s->model->layers, s->model->num_layers, &o, s->options.max_length, &s->tape);
 }
 
+/* Nanoseconds: what reading the weights takes, at least. */
+static double pass_work(const dqt_llama *model) {
+    double bytes = 0;
+    for (size_t i = 0; i < model->num_layers; i++)
+        bytes += (double)layer_memory(model->layers[i]);
+    return WORK_BYTE * bytes;
+}
+
 dqt_status session_create(const dqt_llama *model, const dqt_session_options *o, dqt_session **out) {
     dqt_session planned;
     *out = NULL;
@@ -73,6 +81,7 @@ dqt_status session_create(const dqt_llama *model, const dqt_session_options *o, 
     dqt_session *s = memory_alloc(model->ctx, sizeof *s);
     if (!s) return fail(model->ctx, DQT_E_MEMORY, "no memory for a session");
     *s = planned;
+    s->pass_work = pass_work(model);
     dqt_status status = create_buffers(s);
     if (status != DQT_OK) {
         session_destroy(s);
@@ -269,14 +278,6 @@ static void run_pass(void *arg) {
     p->finite = predict(t, predictions, count);
 }
 
-/* Nanoseconds: what reading the weights takes, at least. */
-static double pass_work(const dqt_llama *model) {
-    double bytes = 0;
-    for (size_t i = 0; i < model->num_layers; i++)
-        bytes += (double)layer_memory(model->layers[i]);
-    return WORK_BYTE * bytes;
-}
-
 static bool all_done(const dqt_session *first) {
     for (const dqt_session *s = first; s; s = s->following)
         if (s->done < s->request.count) return false;
@@ -285,7 +286,6 @@ static bool all_done(const dqt_session *first) {
 
 static dqt_status append_all(dqt_session *first) {
     struct pass p = {.tape = first->tape, .first = first};
-    const double work = pass_work(first->model);
     for (dqt_session *s = first; s; s = s->following) {
         DQT_ASSERT(s->model == first->model && s->request.count &&
                    s->request.count <= s->options.max_length - s->length);
@@ -296,7 +296,7 @@ static dqt_status append_all(dqt_session *first) {
     while (!all_done(first)) {
         TRY(check_interrupt(first->model->ctx));
         plan_pass(&p, first);
-        parallel_stand_by(first->model->ctx, work, run_pass, &p);
+        parallel_stand_by(first->model->ctx, first->pass_work, run_pass, &p);
         if (!p.finite) return fail(first->model->ctx, DQT_E_NUMERIC, "the model gives numbers that are not finite");
     }
     return DQT_OK;

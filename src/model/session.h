@@ -19,9 +19,10 @@ struct dqt_session {
     size_t length;
     struct kv_cache cache;
     size_t cache_bytes;
-    float *last;    /* [hidden]: the stream of token `last_of` - 1, from which the next token is predicted */
-    float *next;    /* [hidden]: where the next such stream is made; then the two change places */
-    size_t last_of; /* tokens that were in the session then; at another length `last` is of no use */
+    double pass_work; /* of a pass, for parallel_stand_by */
+    float *last;      /* [hidden]: the stream of token `last_of` - 1, from which the next token is predicted */
+    float *next;      /* [hidden]: where the next such stream is made; then the two change places */
+    size_t last_of;   /* tokens that were in the session then; at another length `last` is of no use */
 
     /* The append that runs; nothing above but the cache beyond `length` changes before it has succeeded. */
     struct session_request request;
