@@ -235,6 +235,7 @@ bench: $(BENCHES)
 	$(B)/bench/ops
 	$(B)/bench/step
 	$(B)/bench/sessions
+	$(B)/bench/groups
 
 bench-busy: $(B)/bench/busy
 	$<
