@@ -5,7 +5,9 @@
  *   08_compare --list examples/results.list --data train.txt --valid valid.txt --out results --hidden 256 ...
  *
  * A line of the list is "name | options of 03_train", over its plain defaults (--recipe none); options on the command
- * line hold for all runs. Finished runs are not repeated and an interrupted one goes on from its checkpoint. */
+ * line hold for all runs. Finished runs are not repeated and an interrupted one goes on from its checkpoint. With
+ * --only NAME it is one run of the list without the report, so that several may share a folder (tools/results_rows.py).
+ */
 #include <ctype.h>
 #include <errno.h>
 #include <math.h>
@@ -18,7 +20,7 @@
 #include "read_as.h"
 #include "run.h"
 
-enum { MAX_RUNS = 200, MAX_POINTS = 4096, LINE = 1024, WORDS = 96, SAVE_EVERY = 250, LOG_EVERY = 20 };
+enum { MAX_RUNS = 200, MAX_POINTS = 4096, LINE = 1024, WORDS = 96, SAVE_EVERY = 100, LOG_EVERY = 20 };
 
 /* What is known of a run: its curve and figures. */
 struct result {
@@ -262,9 +264,9 @@ static int plots(size_t count) {
     return failed;
 }
 
-/* Runs (or only reads) every line of the list. */
+/* Runs (or only reads) every line of the list, or runs the one that is named `only`. */
 static int run_list(dqt_context *ctx, const struct tokens *text, const struct run_options *base, const char *list,
-                    size_t limit) {
+                    const char *only, size_t limit) {
     FILE *f = fopen(list, "r");
     char line[LINE], *words[WORDS];
     size_t count = 0, started = 0;
@@ -276,6 +278,7 @@ static int run_list(dqt_context *ctx, const struct tokens *text, const struct ru
     while (!failed && count < MAX_RUNS && fgets(line, sizeof line, f)) {
         char *bar = strchr(line, '|'), name[64];
         if (*line == '#' || !bar || sscanf(line, "%63s", name) != 1) continue;
+        if (only && strcmp(name, only) != 0) continue;
         struct run_options o = *base;
         struct arg table[RUN_ARGS];
         size_t n = run_model_args(&o, table);
@@ -290,7 +293,11 @@ static int run_list(dqt_context *ctx, const struct tokens *text, const struct ru
         if (r) results[count++] = r;
     }
     fclose(f);
-    failed |= table(count) || plots(count);
+    if (only && !failed && count == 0) {
+        fprintf(stderr, "%s has no run %s that may be begun\n", list, only);
+        failed = 1;
+    }
+    if (!only) failed |= table(count) || plots(count);
     for (size_t i = 0; i < count; i++)
         free(results[i]);
     return failed;
@@ -300,16 +307,20 @@ int main(int argc, char **argv) {
     struct run_options o = run_defaults();
     struct tokens text;
     struct token_source source = {.bytes = 1, .document_token = -1};
-    const char *list = "examples/results.list";
+    const char *list = "examples/results.list", *only = NULL;
     size_t limit = MAX_RUNS;
-    struct arg table[RUN_ARGS + 5] = {
+    dqt_context_options options = DQT_INIT(dqt_context_options);
+    int threads = 0;
+    struct arg table[RUN_ARGS + 7] = {
         {"--list", ARG_TEXT, &list, "file of runs", NULL},
         {"--data", ARG_TEXT, &source.train, "text to train on", NULL},
         {"--valid", ARG_TEXT, &source.valid, "held-out text (default: the last tenth of the data)", NULL},
         {"--out", ARG_TEXT, &out_folder, "folder for logs, table and plots", NULL},
         {"--limit", ARG_SIZE, &limit, "at most this many unfinished runs (0: only the report)", NULL},
+        {"--only", ARG_TEXT, &only, "the run of this name, without the report", NULL},
+        {"--threads", ARG_INT, &threads, "threads (0: as OpenMP says)", NULL},
     };
-    size_t count = 5;
+    size_t count = 7;
     count += run_model_args(&o, table + count);
     count += run_training_args(&o, table + count);
     const int stop = args_parse(argc, argv, table, count, "Compares training runs.");
@@ -324,13 +335,14 @@ int main(int argc, char **argv) {
     }
     const char *problem = tokens_open(&text, &source, o.length);
     dqt_context *ctx;
+    options.num_threads = threads;
     int failed = 1;
     if (problem)
         fprintf(stderr, "%s: %s\n", source.train, problem);
-    else if (dqt_context_create(NULL, &ctx) != DQT_OK)
+    else if (dqt_context_create(&options, &ctx) != DQT_OK)
         fprintf(stderr, "%s\n", dqt_last_error(NULL));
     else {
-        failed = run_list(ctx, &text, &o, list, limit);
+        failed = run_list(ctx, &text, &o, list, only, limit);
         dqt_context_destroy(ctx);
     }
     tokens_close(&text);

@@ -56,7 +56,8 @@ size_t run_model_args(struct run_options *o, struct arg *table) {
         {"--scale", ARG_CHOICE, &o->scale_rule, "scale rule", "auto=0 sigma=1 absmax=2 absmean=3"},
         {"--sigma", ARG_FLOAT, &o->sigma, "factor of the sigma rule", NULL},
         {"--row-scales", ARG_FLAG, &o->row_scales, "one scale per row", NULL},
-        {"--train-scales", ARG_FLAG, &o->train_scales, "train the row scales", NULL},
+        {"--group", ARG_INT, &o->group, "columns per scale: 32, 64, 128 or 256 (0: a scale per tensor or row)", NULL},
+        {"--train-scales", ARG_FLAG, &o->train_scales, "train the scales of rows or groups", NULL},
         {"--embedding", ARG_CHOICE, &o->embedding_format, "storage of the embedding", FORMAT_CHOICES},
         {"--head", ARG_CHOICE, &o->head_format, "storage of the head", FORMAT_CHOICES},
         {"--tied", ARG_FLAG, &o->tied, "the head uses the embedding's weight", NULL},
@@ -130,7 +131,10 @@ static dqt_status fill_config(const struct run_options *o, dqt_llama_config *c) 
     c->linear.compute = o->compute;
     c->linear.scale_rule = o->scale_rule;
     c->linear.sigma = o->sigma;
-    c->linear.scale_axis = o->row_scales || o->train_scales ? DQT_AXIS_ROW : DQT_AXIS_TENSOR;
+    c->linear.scale_axis = o->group                           ? DQT_AXIS_GROUP
+                           : o->row_scales || o->train_scales ? DQT_AXIS_ROW
+                                                              : DQT_AXIS_TENSOR;
+    c->linear.group_size = o->group;
     c->linear.train_scale = o->train_scales;
     c->embedding.storage = o->embedding_format;
     c->head.storage = o->head_format;

@@ -25,7 +25,7 @@ same int3 dqt3-best-s1 --format int3
 same int4 dqt4-best-s1 --format int4
 same int8 dqt8-sigma-s1 --format int8
 same "int8 in two bytes" dqt8-one-byte --format int8 --state-bytes 2
-same f32 f32-tuned --format f32
+same f32 f32-tuned-s1 --format f32
 
 # The rate falls with the width above 256 (dqt_preset_get).
 check "512 wide" $train $small --hidden 512 --stop-at 1 --out "$tmp/wide"
