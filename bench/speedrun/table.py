@@ -29,7 +29,8 @@ def row(r):
 
 
 def main():
-    lines = [json.loads(line) for path in sys.argv[1:] for line in open(path)]
+    lines = [json.loads(line) for path in sys.argv[1:] for line in open(path) if line.strip()]
+    lines = list({(r['who'], r['options']): r for r in lines}.values())  # of a run that was stopped and went on, the last
     for who in sorted({r['who'] for r in lines}):
         print(f'| {who} | tokens | between | steps | last evaluation |\n|---|---|---|---|---|')
         for r in sorted((r for r in lines if r['who'] == who), key=key):

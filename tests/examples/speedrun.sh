@@ -44,6 +44,34 @@ assert good['tokens'] == 64 * good['steps'] < 64 * 200 and good['losses'][-1][0]
 assert good['losses'][-1][1] <= 6 < min(x for _, x in good['losses'][:-1])
 "
 
+# With --keep a run that was stopped goes on to the same losses, and what has ended is not run again. again.py: the best with other lengths.
+kept() {
+    # shellcheck disable=SC2086
+    python3 bench/speedrun/tune.py library --list "$tmp/long" --json "$tmp/kept" --keep "$tmp/runs" --threads 1 --target 0.5 \
+        --program "$B/examples/03_train" --data README.md --valid CONTRIBUTING.md -- $small "$@"
+}
+printf '%s\n' '--format int4 --eval-every 5 --warmup 3 --steps 40 --lr 3e-3' >"$tmp/long"
+check "a run that is stopped" kept --stop-at 17
+left() {
+    [ "$(python3 bench/speedrun/again.py library "$tmp/kept" --left "$tmp/long")" = "$1" ]
+}
+check "it is left" left 1
+check "it goes on" kept
+check "nothing is left" left 0
+check "nothing more is run" kept
+check "a run in one go" python3 bench/speedrun/tune.py library --list "$tmp/long" --json "$tmp/whole" --threads 1 --target 0.5 \
+    --program "$B/examples/03_train" --data README.md --valid CONTRIBUTING.md -- $small
+check "the same losses" python3 -c "
+import json
+first, second = map(json.loads, open('$tmp/kept'))
+whole, = map(json.loads, open('$tmp/whole'))
+assert first['steps'] == 17 and second['steps'] == second['of'] == 40 and second['losses'] == whole['losses']
+assert [s for s, _ in whole['losses']] == list(range(0, 41, 5)) and second['tokens'] == whole['tokens'] == 40 * 64
+"
+python3 bench/speedrun/again.py library "$tmp/kept" >"$tmp/second"
+printf '%s\n' '--format int4 --eval-every 5 --warmup 4 --steps 80 --lr 3e-3' '--format int4 --eval-every 5 --warmup 4 --steps 90 --lr 3e-3' >"$tmp/expected"
+check "twice as long, and 1.12 times that" cmp "$tmp/expected" "$tmp/second"
+
 if python3 -c 'import torch; torch.nn.functional.rms_norm' 2>/dev/null; then
     # shellcheck disable=SC2086
     python3 bench/speedrun/torch_lm.py --data README.md --valid CONTRIBUTING.md --sub-norms --until 6 --threads 1 $small \
