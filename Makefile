@@ -108,7 +108,7 @@ $(B)/bench/mpi/rank: bench/mpi/rank.c $(O)/examples/support/args.o $(SO)
 	$(CC) $(EXAMPLE_FLAGS) $(LDFLAGS) -o $@ $(filter %.c %.o,$^) -L$(OUTDIR) -ldqt $(call RUN_PATH,../../) $(LIBS)
 $(B)/bench/mpi/network: bench/mpi/network.c $(O)/examples/mpi/wire.o
 	@mkdir -p $(@D)
-	$(MPICC) $(EXAMPLE_FLAGS) -Iexamples/mpi $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(MPICC) $(EXAMPLE_FLAGS) $(OMP) -Iexamples/mpi $(LDFLAGS) -o $@ $^ $(LIBS)
 
 # Examples link the shared library, as hosts do, and see nothing but dqt.h and examples/support.
 EXAMPLE_FLAGS := -std=c11 -D_POSIX_C_SOURCE=200809L -Iinclude -Iexamples/support $(WARN) $(CPPFLAGS) $(CFLAGS)
@@ -128,10 +128,10 @@ MPICC ?= mpicc
 MPI_SUPPORT := $(filter-out %/one_rank.o,$(SUPPORT)) $(patsubst %.c,$(O)/%.o,$(wildcard examples/mpi/*.c))
 $(O)/examples/mpi/%.o: examples/mpi/%.c $(wildcard examples/mpi/*.h examples/support/*.h)
 	@mkdir -p $(@D)
-	$(MPICC) $(EXAMPLE_FLAGS) -c $< -o $@
+	$(MPICC) $(EXAMPLE_FLAGS) $(OMP) -c $< -o $@
 $(B)/examples/mpi/%: examples/%.c $(MPI_SUPPORT) $(SO)
 	@mkdir -p $(@D)
-	$(MPICC) $(EXAMPLE_FLAGS) $(LDFLAGS) -o $@ $< $(MPI_SUPPORT) -L$(OUTDIR) -ldqt $(call RUN_PATH,../../) $(LIBS)
+	$(MPICC) $(EXAMPLE_FLAGS) $(OMP) $(LDFLAGS) -o $@ $< $(MPI_SUPPORT) -L$(OUTDIR) -ldqt $(call RUN_PATH,../../) $(LIBS)
 # A pipeline, which is a program of its own.
 $(B)/examples/mpi/pipeline: examples/mpi/pipeline/pipeline.c $(SUPPORT) $(SO)
 	@mkdir -p $(@D)

@@ -1,15 +1,17 @@
 /* What MPI moves between the ranks of this run, as a line of JSON that predict.py reads: seconds of a small message
  * between two ranks, bytes a second between two ranks while all others are silent, and what the collective operations
  * of examples/mpi take when all ranks take part: the operation of a few bytes, and bytes received a second by each rank
- * when it receives much; and processor time for each number of a gradient to pack it for the wire, and to add what
- * came, while all ranks do so. Medians over the repetitions, of the slowest rank.
+ * when it receives much; and the time for each number of a gradient to pack it for the wire, and for each number that
+ * came to add it, by as many threads as are given, while all ranks do so. Medians over the repetitions, of the slowest
+ * rank.
  *
- *   mpirun -n 4 build/bench/mpi/network */
+ *   mpirun -n 4 build/bench/mpi/network 3
+ *
+ * A rank alone times packing and adding. With --hello it says how many ranks there are, and no more. */
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "wire.h"
 
@@ -26,7 +28,7 @@ enum {
 };
 
 struct world {
-    int rank, ranks;
+    int rank, ranks, threads;
     char *in, *out; /* LARGE bytes each */
 };
 
@@ -77,43 +79,35 @@ static void ping(const struct world *w, size_t bytes) {
 /* A gradient of ROWS x COLS: bytes is the format. */
 static void pack(const struct world *w, size_t bytes) {
     const struct wire_key key = {1, 1, 1, w->rank};
-    const enum wire_format format = (enum wire_format)bytes;
-    for (size_t row = 0; row < ROWS; row++)
-        wire_pack_row(format, &key, row, (const float *)(void *)w->in + row * COLS, COLS,
-                      (unsigned char *)w->out + row * wire_row_bytes(format, COLS));
+    const struct wire_rows rows = {(enum wire_format)bytes, 0, ROWS, COLS, w->threads};
+    wire_pack_rows(&rows, &key, (const float *)(void *)w->in, (unsigned char *)w->out);
 }
 
+/* The own rows of it, from all ranks. */
 static void add(const struct world *w, size_t bytes) {
-    const enum wire_format format = (enum wire_format)bytes;
-    for (size_t row = 0; row < ROWS; row++)
-        wire_add_row(format, (const unsigned char *)w->out + row * wire_row_bytes(format, COLS), COLS,
-                     (float *)(void *)w->in + row * COLS);
+    const size_t messages = w->ranks < 2 ? 2 : (size_t)w->ranks, count = ROWS / messages;
+    const struct wire_rows rows = {(enum wire_format)bytes, 0, count, COLS, w->threads};
+    wire_sum_rows(&rows, messages, (const unsigned char *)w->out, count * wire_row_bytes(rows.format, COLS),
+                  (float *)(void *)w->in);
 }
 
-/* Of this thread: packing and adding wait for nobody. */
-static double processor_time(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static double seconds(const struct world *w, double (*now)(void), void (*operation)(const struct world *, size_t),
-                      size_t bytes) {
+static double seconds(const struct world *w, void (*operation)(const struct world *, size_t), size_t bytes) {
     double t[SMALL_REPEATS];
     const int repeats = bytes > WIRE_INT8 && bytes < RECEIVED / 4 ? SMALL_REPEATS : REPEATS;
     operation(w, bytes);
     for (int i = 0; i < repeats; i++) {
         MPI_Barrier(MPI_COMM_WORLD);
-        const double before = now();
+        const double before = MPI_Wtime();
         operation(w, bytes);
-        t[i] = now() - before;
+        t[i] = MPI_Wtime() - before;
     }
     MPI_Allreduce(MPI_IN_PLACE, t, repeats, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
     qsort(t, (size_t)repeats, sizeof *t, compare);
     return t[repeats / 2];
 }
 
-int main(int argc, char **argv) {
+/* Pairs and collective operations, for the line of JSON. */
+static void network(const struct world *w) {
     static const struct {
         const char *name;
         void (*operation)(const struct world *, size_t);
@@ -122,38 +116,44 @@ int main(int argc, char **argv) {
                       {"all_gather", all_gather, 0},
                       {"all_reduce", all_reduce, 1},
                       {"reduce_scatter", reduce_scatter, 0}};
+    const double small = seconds(w, ping, 8) / (2 * PINGS), large = seconds(w, ping, PAIR_LARGE) / (2 * PINGS);
+    if (w->rank == 0) printf(",\"latency\":%.9f,\"pair_bytes_per_second\":%.0f", small, PAIR_LARGE / (large - small));
+    for (size_t i = 0; i < sizeof operations / sizeof *operations; i++) {
+        const size_t few = 64 * (size_t)w->ranks;
+        const double a = seconds(w, operations[i].operation, few), b = seconds(w, operations[i].operation, RECEIVED);
+        const double received = (double)RECEIVED * (w->ranks - 1) / w->ranks * (operations[i].twice ? 2 : 1);
+        if (w->rank == 0)
+            printf(",\"%s\":{\"seconds\":%.9f,\"bytes_per_second\":%.0f}", operations[i].name, a, received / (b - a));
+    }
+}
+
+int main(int argc, char **argv) {
     struct world w;
     MPI_Init(&argc, &argv);
     MPI_Comm_rank(MPI_COMM_WORLD, &w.rank);
     MPI_Comm_size(MPI_COMM_WORLD, &w.ranks);
+    if (argc > 1 && strcmp(argv[1], "--hello") == 0) {
+        if (w.rank == 0) printf("rank 0 of %d\n", w.ranks);
+        MPI_Finalize();
+        return 0;
+    }
+    w.threads = argc > 1 ? atoi(argv[1]) : 1;
     w.in = malloc(LARGE);
     w.out = malloc(LARGE);
-    if (!w.in || !w.out || w.ranks < 2) {
-        fprintf(stderr, w.ranks < 2 ? "at least 2 ranks\n" : "no memory\n");
+    if (!w.in || !w.out) {
+        fprintf(stderr, "no memory\n");
         MPI_Abort(MPI_COMM_WORLD, 1);
         return 1;
     }
     memset(w.in, 0, LARGE);
     memset(w.out, 0, LARGE);
-    const double small = seconds(&w, MPI_Wtime, ping, 8) / (2 * PINGS),
-                 large = seconds(&w, MPI_Wtime, ping, PAIR_LARGE) / (2 * PINGS);
-    if (w.rank == 0)
-        printf("{\"ranks\":%d,\"latency\":%.9f,\"pair_bytes_per_second\":%.0f", w.ranks, small,
-               PAIR_LARGE / (large - small));
-    for (size_t i = 0; i < sizeof operations / sizeof *operations; i++) {
-        const size_t few = 64 * (size_t)w.ranks;
-        const double a = seconds(&w, MPI_Wtime, operations[i].operation, few),
-                     b = seconds(&w, MPI_Wtime, operations[i].operation, RECEIVED);
-        const double received = (double)RECEIVED * (w.ranks - 1) / w.ranks * (operations[i].twice ? 2 : 1);
-        if (w.rank == 0)
-            printf(",\"%s\":{\"seconds\":%.9f,\"bytes_per_second\":%.0f}", operations[i].name, a, received / (b - a));
-    }
+    if (w.rank == 0) printf("{\"ranks\":%d,\"threads\":%d", w.ranks, w.threads);
+    if (w.ranks > 1) network(&w);
     static const char *const formats[] = {[WIRE_F32] = "f32", [WIRE_BF16] = "bf16", [WIRE_INT8] = "int8"};
     for (size_t i = 0; i < (size_t)ROWS * COLS; i++) /* blocks of zeros would be packed faster */
         ((float *)(void *)w.in)[i] = (float)(i * 7919 % 10007) * 1e-5f - 0.05f;
     for (size_t f = WIRE_F32; f <= WIRE_INT8; f++) {
-        const double p = seconds(&w, processor_time, pack, f) / (ROWS * COLS),
-                     a = seconds(&w, processor_time, add, f) / (ROWS * COLS);
+        const double p = seconds(&w, pack, f) / (ROWS * COLS), a = seconds(&w, add, f) / (ROWS * COLS);
         if (w.rank == 0) printf(",\"%s\":{\"pack\":%.4g,\"add\":%.4g}", formats[f], p, a);
     }
     if (w.rank == 0) printf("}\n");

@@ -3,12 +3,13 @@
 
     python3 bench/mpi/predict.py docs/results/distributed.json --plot docs/results/distributed.svg   # tables and plot
     python3 bench/mpi/predict.py docs/results/distributed.json --check      # beside the runs that were measured
+    python3 bench/mpi/predict.py docs/results/distributed.json --plot docs/results/distributed.svg --fill docs/distributed.md
 
 The model of a step, in seconds. Data-parallel, n ranks with W weights each:
 
     forward and backward, layer by layer as measured; a step's tokens are shared by the ranks, in micro-batches of the size
         that was measured (less: in proportion); of several, gradients travel in the last one's backward
-    a layer's gradient, once made, is packed (W p, p seconds for each number) and sent while earlier layers go backward:
+    a layer's gradient, once made, is packed (W p, p seconds for each number, by all threads of a rank) and sent while earlier layers go backward:
         the network takes layers in turn; where the processor moves the bytes (shared memory), nothing overlaps
     then W a to add what came, the update of 1/n of the rows, sums of tiles, and the codes, all-gathered
     fused: each gradient is packed, exchanged, added and its rows updated before the next one is made; nothing overlaps, and
@@ -249,35 +250,77 @@ def shape_layers(found, name):
     return layers
 
 
-def check(found):
-    """Predicted beside measured; whether all are within TOLERANCE."""
+def all_reduce_bytes(weights, ranks):
+    """Of the usual design, by rings, in f32."""
+    return 2 * (ranks - 1) / ranks * 4 * weights
+
+
+def mode_of(run):
+    return (run['wire'] if run['ranks'] > 1 else '') + (', fused' if run.get('fused') else '')
+
+
+def checked_runs(found, lines):
+    """Whether all are within TOLERANCE."""
     layers, model = check_layers(found), found['model']
-    tokens = model['batch'] * model['seq']
-    print('| ranks | gradients | measured, s a step | predicted | off by | tokens/s measured | bytes sent, measured / predicted |')
-    print('|---|---|---|---|---|---|---|')
-    good = bool(found.get('runs'))
+    tokens, good = model['batch'] * model['seq'], bool(found.get('runs'))
+    lines += ['| ranks | gradients | s a step, measured | predicted | off by | tokens/s, measured | of n times one rank |', '|---|---|---|---|---|---|---|']
+    one = next((r['seconds'] for r in found.get('runs', []) if r['ranks'] == 1), None)
     for run in found.get('runs', []):
         n, wire = run['ranks'], run['wire']
+        if n not in layers or (n > 1 and str(n) not in found.get('network', {})):
+            lines.append(f"| {n} | {mode_of(run)} | {run['seconds']:.3f} | not measured what it takes | | {n * tokens / run['seconds']:,.0f} | |")
+            good = False
+            continue
         packing = found['network'][str(n)][wire] if n > 1 else None
         seconds = data_parallel(layers[n], n, wire, Measured(found.get('network', {}), n), packing, model['hidden'], fused=bool(run.get('fused')))
         off = seconds / run['seconds'] - 1
         good = good and abs(off) <= TOLERANCE
-        weights, codes = total(layers[n], 'weights'), total(layers[n], 'code_bytes')
-        sent = (n - 1) / n * (weights * WIRE_BYTES[wire] + codes)
-        bytes_ = f"{run['sent'] / 1e6:.1f} / {sent / 1e6:.1f} MB" if run.get('sent') else ''
-        print(f"| {n} | {wire if n > 1 else ''}{', fused' if run.get('fused') else ''} | {run['seconds']:.3f} | {seconds:.3f} | {100 * off:+.0f} % | "
-              f"{n * tokens / run['seconds']:,.0f} | {bytes_} |")
+        share = f"{100 * one / run['seconds']:.0f} %" if one else ''
+        lines.append(f"| {n} | {mode_of(run)} | {run['seconds']:.3f} | {seconds:.3f} | {100 * off:+.0f} % | {n * tokens / run['seconds']:,.0f} | {share} |")
+    return good
+
+
+def checked_pipelines(found, lines):
+    layers, model = check_layers(found), found['model']
+    tokens, good = model['batch'] * model['seq'], True
     if found.get('pipelines'):
-        print('\n| stages | measured, s a step | predicted | off by | tokens/s measured |\n|---|---|---|---|---|')
+        lines += ['', '| stages | micro-batches | s a step, measured | predicted | off by | tokens/s, measured |', '|---|---|---|---|---|---|']
     for run in found.get('pipelines', []):
         n = run['ranks']
+        if n not in layers or (n > 1 and str(n) not in found.get('network', {})):
+            continue
         stages, network = evenly(layers[n], n), Measured(found.get('network', {}), n)
         seconds = pipeline(stages, run['micro_batches'], network, tokens * model['hidden'] * 4) + max(total(s, 'update') for s in stages)
         off = seconds / run['seconds'] - 1
         good = good and abs(off) <= TOLERANCE
-        print(f"| {n} | {run['seconds']:.3f} | {seconds:.3f} | {100 * off:+.0f} % | {run['micro_batches'] * tokens / run['seconds']:,.0f} |")
-    print(f'\nAll within {100 * TOLERANCE:.0f} %.' if good else f'\nNot all within {100 * TOLERANCE:.0f} %, or nothing was measured.')
+        lines.append(f"| {n} | {run['micro_batches']} | {run['seconds']:.3f} | {seconds:.3f} | {100 * off:+.0f} % | "
+                     f"{run['micro_batches'] * tokens / run['seconds']:,.0f} |")
     return good
+
+
+def checked_bytes(found, lines):
+    """Of one rank in a step, and its memory."""
+    model = found['model']
+    layers = check_layers(found)[1]
+    weights, codes = total(layers, 'weights'), total(layers, 'code_bytes')
+    values = dict({k: model[k] for k in ('vocab', 'hidden', 'ff', 'layers', 'heads', 'batch', 'seq', 'optimizer', 'rounding')}, threads=found['host']['threads'])
+    lines += ['', '| ranks | gradients | MB sent, counted | by the formulas | of an f32 all-reduce | peak RSS, MiB | planned, MiB |', '|---|---|---|---|---|---|---|']
+    for run in found.get('runs', []):
+        n, wire = run['ranks'], run['wire']
+        sent = (n - 1) / n * (weights * WIRE_BYTES[wire] + codes + weights / model['hidden'] * TILE_SUMS)
+        moved = f"{run['sent'] / 1e6:.1f} | {sent / 1e6:.1f} | {100 * run['sent'] / all_reduce_bytes(weights, n):.1f} %" if run.get('sent') else ' | | '
+        planned_ = f"{data_parallel_bytes(values, n, wire, bool(run.get('fused'))) / 2 ** 20:,.0f}" if os.path.exists(RANK) else ''
+        lines.append(f"| {n} | {mode_of(run)} | {moved} | {run['peak_bytes'] / 2 ** 20:,.0f} | {planned_} |")
+
+
+def check(found):
+    """Lines: predicted beside measured. Whether all are within TOLERANCE."""
+    lines = []
+    good = checked_runs(found, lines)
+    good = checked_pipelines(found, lines) and good
+    checked_bytes(found, lines)
+    lines += ['', f'All steps are within {100 * TOLERANCE:.0f} %.' if good else f'Not all steps are within {100 * TOLERANCE:.0f} %.']
+    return lines, good
 
 
 # ---- Tables and plot ----
@@ -296,7 +339,7 @@ def project(found, name, network, step_tokens):
     out = {mode: [] for mode, _ in MODES}
     for n in RANKS:
         for mode, wire in MODES:
-            packing = found['network'][min(found['network'], key=int)].get(wire)
+            packing = (found.get('packing') or found['network'][min(found['network'], key=int)]).get(wire)
             if mode.startswith('pipeline'):
                 stages = cut(blocks, min(n, STAGES))
                 seconds = piped_step(blocks, n, STAGES, wire, network, packing, shape['hidden'], tokens, micro_batches)
@@ -312,18 +355,66 @@ def project(found, name, network, step_tokens):
     return out
 
 
-def tables(found, networks, step_tokens):
-    head = '| ranks | ' + ' | '.join(m for m, _ in MODES) + ' |\n|---|' + '---|' * len(MODES)
-    for name in found['shapes']:
+HEAD = '| ranks | ' + ' | '.join(m for m, _ in MODES) + ' |'
+RULE = '|---|' + '---|' * len(MODES)
+SHOWN = [1, 2, 4, 8, 64, 256, 1024]  # in docs/distributed.md
+
+
+def speed_table(found, name, net, rows, ranks):
+    lines = [f'{name}, {net}: tokens/s (share of n times one rank)', '', HEAD, RULE]
+    for i, n in enumerate(RANKS):
+        if n in ranks:
+            lines.append(f'| {n:,} | ' + ' | '.join(f'{rows[m][i][1]:,.0f} ({100 * rows[m][i][1] / n / rows[m][0][1]:.0f} %)' for m, _ in MODES) + ' |')
+    return lines
+
+
+def memory_table(name, rows, ranks):
+    lines = [f'{name}: GiB of memory of a rank', '', HEAD, RULE]
+    for i, n in enumerate(RANKS):
+        if n in ranks:
+            lines.append(f'| {n:,} | ' + ' | '.join(f'{rows[m][i][2] / 2 ** 30:.2f}' for m, _ in MODES) + ' |')
+    return lines
+
+
+def shapes_of(found):
+    """Those that were measured whole."""
+    return [name for name, of in found.get('shapes', {}).items() if '1' in of and '2' in of]
+
+
+def tables(found, networks, step_tokens, ranks):
+    lines = []
+    for name in shapes_of(found):
         for net in networks:
             rows = project(found, name, NETWORKS[net], step_tokens)
-            print(f'\n{name}, {net}: tokens/s (share of n times one rank)\n\n{head}')
-            for i, n in enumerate(RANKS):
-                print(f'| {n:,} | ' + ' | '.join(
-                    f'{rows[m][i][1]:,.0f} ({100 * rows[m][i][1] / n / rows[m][0][1]:.0f} %)' for m, _ in MODES) + ' |')
-        print(f'\n{name}: GiB of memory of a rank\n\n{head}')
-        for i, n in enumerate(RANKS):
-            print(f'| {n:,} | ' + ' | '.join(f'{rows[m][i][2] / 2 ** 30:.2f}' for m, _ in MODES) + ' |')
+            lines += speed_table(found, name, net, rows, ranks) + ['']
+        lines += memory_table(name, rows, ranks) + ['']
+    return lines[:-1]
+
+
+def packing_line(found):
+    """Nanoseconds of a number."""
+    def of(p):
+        return ', '.join(f"{1e9 * p[w]['pack']:.2f} and {1e9 * p[w]['add']:.2f} ns as {w.upper()}" for w in ('bf16', 'int8'))
+    most = max(found['network'], key=int)
+    line = (f"Packing a number and adding it takes a rank of {found['network'][most].get('threads', 1)} threads "
+            f"{of(found['network'][most])}, while {most} ranks do so")
+    if found.get('packing'):
+        line += f"; {found['packing']['threads']} threads of one rank take {of(found['packing'])}"
+    return [line + '.']
+
+
+def fill(path, parts):
+    """Replaces what is between <!-- name --> and <!-- /name -->."""
+    with open(path, encoding='utf-8') as f:
+        text = f.read()
+    for name, lines in parts.items():
+        begin, end = f'<!-- {name} -->\n', f'<!-- /{name} -->'
+        if text.count(begin) != 1 or text.count(end) != 1:
+            sys.exit(f'{path} has no place for {name}')
+        head, rest = text.split(begin)
+        text = head + begin + '\n'.join([''] + lines + ['', '']) + end + rest.split(end)[1]
+    with open(path, 'w', encoding='utf-8') as f:
+        f.write(text)
 
 
 COLOURS = ['#222222', '#D55E00', '#0072B2', '#CC79A7', '#009E73']  # as examples/support/plot.c
@@ -358,7 +449,7 @@ def logarithmic(lines):
 
 
 def plot(path, found, net, step_tokens):
-    names = list(found['shapes'])
+    names = shapes_of(found)
     width, height = 2 * LEFT + len(names) * PANEL_WIDTH + GAP, TOP + 2 * PANEL_HEIGHT + 2 * GAP + 30
     s = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
          f'font-family="sans-serif" font-size="12">', f'<rect width="{width}" height="{height}" fill="white"/>',
@@ -387,17 +478,25 @@ def main():
     p.add_argument('--networks', default='1 Gbit/s,10 Gbit/s,100 Gbit/s', help='of ' + ', '.join(NETWORKS))
     p.add_argument('--step-tokens', type=int, default=1 << 20, help='of a step, all ranks together')
     p.add_argument('--plot', help='SVG file, of the network --plot-network')
+    p.add_argument('--fill', metavar='docs/distributed.md', help='put the tables, those of speed for --plot-network, in their places there')
     p.add_argument('--plot-network', default='10 Gbit/s')
     a = p.parse_args()
     with open(a.measured, encoding='ascii') as f:
         found = json.load(f)
+    checked, good = check(found)
     if a.check:
-        sys.exit(0 if check(found) else 1)
+        print('\n'.join(checked))
+        sys.exit(0 if good else 1)
     if not os.path.exists(RANK):
         sys.exit('make build/bench/mpi/rank first: memory is the planner\'s')
-    tables(found, a.networks.split(','), a.step_tokens)
+    networks = a.networks.split(',')
+    print('\n'.join(tables(found, networks, a.step_tokens, RANKS)))
     if a.plot:
         plot(a.plot, found, a.plot_network, a.step_tokens)
+    if a.fill:
+        host = found['host']
+        fill(a.fill, {'checked': [f"{host['cpu']}, {host['cores']} cores, {host['threads']} threads a rank, {host['mpi']}:", ''] + checked,
+                      'packing': packing_line(found), 'speeds': tables(found, [a.plot_network], a.step_tokens, SHOWN)})
 
 
 if __name__ == '__main__':

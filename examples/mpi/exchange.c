@@ -3,7 +3,7 @@
 #include <limits.h>
 #include <stdlib.h>
 
-enum { TILE = 64 }; /* rows that are copied from and to the tape at a time */
+enum { TILE = 64 }; /* rows that are copied from and to the tape at a time, where its gradients are not floats */
 
 /* Messages of one kind to and from each rank, in bytes. */
 struct layout {
@@ -26,7 +26,8 @@ struct exchange {
     MPI_Comm comm;
     enum wire_format format;
     uint64_t seed, step;
-    int rank, ranks, sending;
+    int rank, ranks, threads, sending;
+    int in_place;   /* gradients are floats */
     int one_buffer; /* of the tape, and of messages: a gradient is exchanged before the next one is made */
     size_t num_slots, num_requests;
     struct slot *slots;
@@ -38,39 +39,45 @@ struct exchange {
     dqt_status status; /* of what was done inside backward */
 };
 
+static size_t larger(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
+static size_t smaller(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+
 /* ---- Gradients ----------------------------------------------------------------------------------------------- */
 
 /* All rows of a gradient, as they are sent. */
 static dqt_status pack(struct exchange *x, size_t index) {
     const struct slot *s = &x->slots[index];
     const struct wire_key key = {x->seed, x->step, index, x->rank};
-    for (size_t row = 0; row < s->rows; row += TILE) {
-        const size_t n = s->rows - row < TILE ? s->rows - row : TILE;
-        const dqt_status status = dqt_tape_get_gradient(x->tape, index, row, n, x->tile);
-        if (status != DQT_OK) return status;
-        for (size_t k = 0; k < n; k++)
-            wire_pack_row(x->format, &key, row + k, x->tile + k * s->cols, s->cols,
-                          s->send + (row + k) * s->wire_bytes);
+    struct wire_rows rows = {.format = x->format, .cols = s->cols, .threads = x->threads};
+    float *whole = NULL;
+    dqt_status status = x->in_place ? dqt_tape_gradient_data(x->tape, index, &whole) : DQT_OK;
+    for (; status == DQT_OK && rows.first < s->rows; rows.first += rows.count) {
+        rows.count = smaller(s->rows - rows.first, whole ? s->rows : TILE);
+        if (!whole) status = dqt_tape_get_gradient(x->tape, index, rows.first, rows.count, x->tile);
+        if (status == DQT_OK)
+            wire_pack_rows(&rows, &key, whole ? whole : x->tile, s->send + rows.first * s->wire_bytes);
     }
-    return DQT_OK;
+    return status;
 }
 
 /* The own rows of a gradient: the sum of what the ranks have sent, in their order. */
 static dqt_status add(struct exchange *x, size_t index) {
     const struct slot *s = &x->slots[index];
-    for (size_t row = 0; row < s->count; row += TILE) {
-        const size_t n = s->count - row < TILE ? s->count - row : TILE;
-        for (size_t k = 0; k < n; k++) {
-            float *sum = x->tile + k * s->cols;
-            for (size_t c = 0; c < s->cols; c++)
-                sum[c] = 0;
-            for (size_t r = 0; r < (size_t)x->ranks; r++)
-                wire_add_row(x->format, s->receive + (r * s->count + row + k) * s->wire_bytes, s->cols, sum);
-        }
-        const dqt_status status = dqt_tape_set_gradient(x->tape, index, s->first + row, n, x->tile);
-        if (status != DQT_OK) return status;
+    struct wire_rows rows = {.format = x->format, .cols = s->cols, .threads = x->threads};
+    float *whole = NULL;
+    dqt_status status = x->in_place ? dqt_tape_gradient_data(x->tape, index, &whole) : DQT_OK;
+    for (; status == DQT_OK && rows.first < s->count; rows.first += rows.count) {
+        rows.count = smaller(s->count - rows.first, whole ? s->count : TILE);
+        wire_sum_rows(&rows, (size_t)x->ranks, s->receive + rows.first * s->wire_bytes, s->count * s->wire_bytes,
+                      whole ? whole + s->first * s->cols : x->tile);
+        if (!whole) status = dqt_tape_set_gradient(x->tape, index, s->first + rows.first, rows.count, x->tile);
     }
-    return DQT_OK;
+    return status;
 }
 
 static void wait_all(struct exchange *x) {
@@ -174,10 +181,6 @@ dqt_status exchange_end_update(struct exchange *x, dqt_step_stats *stats) {
 
 /* ---- Setting up ---------------------------------------------------------------------------------------------- */
 
-static size_t larger(size_t a, size_t b) {
-    return a > b ? a : b;
-}
-
 static size_t out_bytes(const struct slot *s) {
     return s->rows * s->wire_bytes;
 }
@@ -274,7 +277,7 @@ static int open_slots(struct exchange *x) {
 }
 
 struct exchange *exchange_create(dqt_tape *tape, dqt_updater *updater, enum wire_format format, uint64_t seed,
-                                 MPI_Comm comm) {
+                                 int threads, MPI_Comm comm) {
     struct exchange *x = calloc(1, sizeof *x);
     if (!x) return NULL;
     x->tape = tape;
@@ -282,8 +285,12 @@ struct exchange *exchange_create(dqt_tape *tape, dqt_updater *updater, enum wire
     x->comm = comm;
     x->format = format;
     x->seed = seed;
+    x->threads = threads;
     dqt_tape_options o = {.struct_size = sizeof o};
-    x->one_buffer = dqt_tape_get_options(tape, &o) == DQT_OK && o.no_gradient_buffers == 2;
+    if (dqt_tape_get_options(tape, &o) == DQT_OK) {
+        x->one_buffer = o.no_gradient_buffers == 2;
+        x->in_place = o.gradient_format == DQT_FLOAT_F32;
+    }
     MPI_Comm_rank(comm, &x->rank);
     MPI_Comm_size(comm, &x->ranks);
     if (open_slots(x)) return x;

@@ -18,10 +18,10 @@ struct exchange_bytes {
 struct exchange;
 
 /* For a tape with gradient buffers, or one for all (no_gradient_buffers 2), and an updater of part `rank` of as many
- * parts as there are ranks, of the same layers; both must outlive it. Takes the tape's dqt_tape_on_gradient. NULL: no
- * memory, or a tensor is too large for one message of MPI, whose counts are ints. */
+ * parts as there are ranks, of the same layers; both must outlive it. `threads` pack and add. Takes the tape's
+ * dqt_tape_on_gradient. NULL: no memory, or a tensor is too large for one message of MPI, whose counts are ints. */
 struct exchange *exchange_create(dqt_tape *tape, dqt_updater *updater, enum wire_format format, uint64_t seed,
-                                 MPI_Comm comm);
+                                 int threads, MPI_Comm comm);
 void exchange_destroy(struct exchange *x);
 
 /* From here on gradients that are complete are sent: before the last backward pass of a step. */

@@ -69,8 +69,8 @@ bool ranks_any(bool own) {
 dqt_status ranks_open(struct run *r) {
     ranks.first_step = r->step;
     if (ranks.count == 1) return DQT_OK;
-    r->exchange =
-        exchange_create(r->tape, r->updater, (enum wire_format)ranks.format, (uint64_t)r->options.seed, MPI_COMM_WORLD);
+    r->exchange = exchange_create(r->tape, r->updater, (enum wire_format)ranks.format, (uint64_t)r->options.seed,
+                                  dqt_context_num_threads(r->ctx), MPI_COMM_WORLD);
     if (r->exchange) return DQT_OK;
     fprintf(stderr, "rank %d: no memory for messages, or a tensor is too large for one of MPI's\n", ranks.own);
     return DQT_E_MEMORY;

@@ -166,3 +166,39 @@ void wire_add_row(enum wire_format format, const unsigned char *bytes, size_t co
     case WIRE_INT8: add_int8(bytes, cols, sum); break;
     }
 }
+
+/* All or one: libgomp ends threads that a region does not need, and starts them anew for the library's next one. */
+static int threads_for(const struct wire_rows *rows) {
+    enum { PAYS = 1 << 17 }; /* numbers, of some nanoseconds each */
+    return rows->threads > 1 && rows->count * rows->cols >= PAYS ? rows->threads : 1;
+}
+
+void wire_pack_rows(const struct wire_rows *rows, const struct wire_key *key, const float *gradient,
+                    unsigned char *bytes) {
+    const size_t row_bytes = wire_row_bytes(rows->format, rows->cols);
+    const int threads = threads_for(rows);
+    (void)threads;
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(threads) schedule(static)
+#endif
+    for (size_t row = 0; row < rows->count; row++)
+        wire_pack_row(rows->format, key, rows->first + row, gradient + row * rows->cols, rows->cols,
+                      bytes + row * row_bytes);
+}
+
+void wire_sum_rows(const struct wire_rows *rows, size_t messages, const unsigned char *bytes, size_t apart,
+                   float *sum) {
+    const size_t row_bytes = wire_row_bytes(rows->format, rows->cols);
+    const int threads = threads_for(rows);
+    (void)threads;
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(threads) schedule(static)
+#endif
+    for (size_t row = 0; row < rows->count; row++) {
+        float *to = sum + row * rows->cols;
+        for (size_t c = 0; c < rows->cols; c++)
+            to[c] = 0;
+        for (size_t m = 0; m < messages; m++)
+            wire_add_row(rows->format, bytes + m * apart + row * row_bytes, rows->cols, to);
+    }
+}

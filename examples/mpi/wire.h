@@ -27,4 +27,18 @@ void wire_pack_row(enum wire_format format, const struct wire_key *key, size_t r
 /* The same bytes as numbers, added to sum[cols]. */
 void wire_add_row(enum wire_format format, const unsigned char *bytes, size_t cols, float *sum);
 
+/* Rows side by side. `threads` share them where the programs are built with OpenMP; the bits do not depend on it. */
+struct wire_rows {
+    enum wire_format format;
+    size_t first, count, cols; /* rows [first, first + count) of their parameter */
+    int threads;
+};
+
+/* gradient[count][cols] to count * wire_row_bytes bytes. */
+void wire_pack_rows(const struct wire_rows *rows, const struct wire_key *key, const float *gradient,
+                    unsigned char *bytes);
+
+/* sum[count][cols] of as many messages as there are, in their order; one begins `apart` bytes after the other. */
+void wire_sum_rows(const struct wire_rows *rows, size_t messages, const unsigned char *bytes, size_t apart, float *sum);
+
 #endif

@@ -42,7 +42,7 @@ static bool add_point(struct job *j, double valid_loss) {
     if (!keep_point(j, p)) return false;
     fprintf(j->log, "%zu,%.6f,", j->run.step, p.train_loss);
     if (isfinite(valid_loss)) fprintf(j->log, "%.6f", valid_loss);
-    fprintf(j->log, ",%.2f,%.6g,%.6g,%llu,%llu\n", p.seconds, j->run.stats.gradient_norm, j->run.stats.update_rms,
+    fprintf(j->log, ",%.4f,%.6g,%.6g,%llu,%llu\n", p.seconds, j->run.stats.gradient_norm, j->run.stats.update_rms,
             (unsigned long long)j->run.stats.flipped, (unsigned long long)j->run.stats.saturated);
     return true;
 }

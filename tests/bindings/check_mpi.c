@@ -128,6 +128,40 @@ static void check_wire(enum wire_format format) {
     check(memcmp(y, zeros, sizeof y) == 0, "zeros are not zeros", 0);
 }
 
+enum { ROWS = 3001, MESSAGES = 3 }; /* enough for several threads */
+
+/* Rows side by side, packed and added by threads: what row after row gives. */
+static void check_rows(enum wire_format format) {
+    const size_t row_bytes = wire_row_bytes(format, COLS), apart = ROWS * row_bytes;
+    float *x = room(ROWS * COLS, sizeof *x), *sum = room(ROWS * COLS, sizeof *sum), *y = room(COLS, sizeof *y);
+    unsigned char *bytes = room(MESSAGES, apart), *row = room(1, row_bytes);
+    for (size_t r = 0; r < ROWS; r++)
+        fill(x + r * COLS, 1 + (float)r);
+    for (int threads = 1; threads <= 5; threads += 2) {
+        const struct wire_rows rows = {format, 7, ROWS, COLS, threads};
+        for (int m = 0; m < MESSAGES; m++)
+            wire_pack_rows(&rows, &(struct wire_key){SEED, 2, 3, m}, x, bytes + (size_t)m * apart);
+        for (size_t k = 0; k < ROWS * COLS; k++)
+            sum[k] = NAN;
+        wire_sum_rows(&rows, MESSAGES, bytes, apart, sum);
+        for (size_t r = 0; r < ROWS; r++) {
+            memset(y, 0, COLS * sizeof *y);
+            for (int m = 0; m < MESSAGES; m++) {
+                wire_pack_row(format, &(struct wire_key){SEED, 2, 3, m}, 7 + r, x + r * COLS, COLS, row);
+                check(memcmp(row, bytes + (size_t)m * apart + r * row_bytes, row_bytes) == 0, "threads: other bytes",
+                      r);
+                wire_add_row(format, row, COLS, y);
+            }
+            check(memcmp(y, sum + r * COLS, COLS * sizeof *y) == 0, "threads: another sum", r);
+        }
+    }
+    free(x);
+    free(sum);
+    free(y);
+    free(bytes);
+    free(row);
+}
+
 /* ---- The exchange -------------------------------------------------------------------------------------------- */
 
 struct replica {
@@ -304,7 +338,7 @@ static void step_in_backward(enum wire_format format, size_t step, struct exchan
 
 static void check_exchange(enum wire_format format, int one_buffer) {
     struct replica part = replica((size_t)rank, (size_t)ranks, one_buffer ? 2 : 0), whole = replica(0, 1, 0);
-    struct exchange *x = exchange_create(part.tape, part.updater, format, SEED, MPI_COMM_WORLD);
+    struct exchange *x = exchange_create(part.tape, part.updater, format, SEED, 2, MPI_COMM_WORLD);
     if (!x) ok(DQT_E_MEMORY);
     const dqt_step_options options = {.struct_size = sizeof options, .learning_rate = 1e-2f};
     dqt_step_stats a = {.struct_size = sizeof a}, b = {.struct_size = sizeof b};
@@ -333,6 +367,9 @@ int main(int argc, char **argv) {
     if (rank == 0) {
         check_wire(WIRE_BF16);
         check_wire(WIRE_INT8);
+        check_rows(WIRE_F32);
+        check_rows(WIRE_BF16);
+        check_rows(WIRE_INT8);
     }
     for (int one_buffer = 0; one_buffer < 2; one_buffer++) {
         check_exchange(WIRE_F32, one_buffer);
