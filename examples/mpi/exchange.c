@@ -2,6 +2,7 @@
 
 #include <limits.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { TILE = 64 }; /* rows that are copied from and to the tape at a time, where its gradients are not floats */
 
@@ -18,7 +19,14 @@ struct slot {
     size_t rows, cols, first, count;       /* of the rows [first, first + count) are this rank's */
     size_t wire_bytes, row_bytes, scales_per_row;
     struct layout sent, received, rows_of, scales_of;
+    /* Of float weights whose changes are sent: the own rows before the step, and all rows' changes. Else NULL. */
+    float *before;
+    unsigned char *changes;
+    size_t change_bytes;
+    struct layout changes_of;
 };
+
+#define CHANGES WIRE_INT8 /* the format of changes */
 
 struct exchange {
     dqt_tape *tape;
@@ -106,8 +114,16 @@ static int32_t gradient_ready(void *user_data, size_t index) {
     return 0;
 }
 
+static float *own_weights(const struct slot *s) {
+    return (float *)(void *)s->codes + s->first * s->cols;
+}
+
 void exchange_begin(struct exchange *x) {
     x->sending = 1;
+    for (size_t i = 0; i < x->num_slots; i++) {
+        const struct slot *s = &x->slots[i];
+        if (s->before) memcpy(s->before, own_weights(s), s->count * s->cols * sizeof(float));
+    }
     x->status = dqt_updater_get_step(x->updater, &x->step);
 }
 
@@ -137,12 +153,39 @@ static void gather(struct exchange *x, void *data, const struct layout *of) {
     x->bytes.weights += (double)of->counts[x->rank] * (x->ranks - 1);
 }
 
-/* Packed rows from the ranks that updated them, straight into the tensors. */
+/* What the step has changed of the own rows, rounded to the wire; they are as before then. Whose rows they are is not
+ * in the key: the random numbers of changes are those of no gradient, whose parameters have smaller numbers. */
+static void pack_changes(struct exchange *x, size_t index) {
+    const struct slot *s = &x->slots[index];
+    const struct wire_key key = {x->seed, x->step, x->num_slots + index, 0};
+    const struct wire_rows rows = {CHANGES, s->first, s->count, s->cols, x->threads};
+    float *weights = own_weights(s);
+    const size_t size = s->count * s->cols;
+    for (size_t k = 0; k < size; k++) {
+        const float old = s->before[k];
+        s->before[k] = weights[k] - old;
+        weights[k] = old;
+    }
+    wire_pack_rows(&rows, &key, s->before, s->changes + s->first * s->change_bytes);
+}
+
+/* The same on all ranks, for all rows. */
+static void add_changes(struct exchange *x, const struct slot *s) {
+    const struct wire_rows rows = {CHANGES, 0, s->rows, s->cols, x->threads};
+    wire_add_rows(&rows, s->changes, (float *)(void *)s->codes);
+}
+
+/* Packed rows from the ranks that updated them, straight into the tensors; or what changed of them. */
 static dqt_status gather_weights(struct exchange *x) {
     dqt_status status = DQT_OK;
     for (size_t i = 0; i < x->num_slots && status == DQT_OK; i++) {
         const struct slot *s = &x->slots[i];
-        gather(x, s->codes, &s->rows_of);
+        if (s->changes) {
+            pack_changes(x, i);
+            gather(x, s->changes, &s->changes_of);
+        } else {
+            gather(x, s->codes, &s->rows_of);
+        }
         if (!s->scales) continue;
         status = dqt_tensor_get_scales(s->tensor, s->scales);
         gather(x, s->scales, &s->scales_of);
@@ -150,6 +193,7 @@ static dqt_status gather_weights(struct exchange *x) {
     wait_all(x);
     for (size_t i = 0; i < x->num_slots && status == DQT_OK; i++) {
         const struct slot *s = &x->slots[i];
+        if (s->changes) add_changes(x, s);
         if (s->scales) status = dqt_tensor_set_scales(s->tensor, s->scales);
         if (status == DQT_OK) status = dqt_tensor_touch(s->tensor);
     }
@@ -212,6 +256,7 @@ static dqt_status open_layouts(struct exchange *x, size_t index) {
         layout_set(&s->received, r, s->count * s->wire_bytes, r * s->count * s->wire_bytes);
         layout_set(&s->rows_of, r, count * s->row_bytes, row * s->row_bytes);
         layout_set(&s->scales_of, r, count * scale_bytes, row * scale_bytes);
+        layout_set(&s->changes_of, r, count * s->change_bytes, row * s->change_bytes);
     }
     return status;
 }
@@ -227,12 +272,18 @@ static int open_slot(struct exchange *x, size_t index) {
         return 0;
     *s = (struct slot){.tensor = p.tensor, .codes = data, .rows = p.rows, .cols = p.cols, .row_bytes = info.row_bytes};
     s->wire_bytes = wire_row_bytes(x->format, s->cols);
+    s->change_bytes = wire_row_bytes(CHANGES, s->cols);
     s->scales_per_row = info.train_scale ? info.num_scales / s->rows : 0;
     if (s->rows + TILE * (size_t)x->ranks > INT_MAX / larger(s->wire_bytes, s->row_bytes)) return 0;
     if (!layout_create(&s->sent, x->ranks) || !layout_create(&s->received, x->ranks) ||
         !layout_create(&s->rows_of, x->ranks) || !layout_create(&s->scales_of, x->ranks) ||
-        open_layouts(x, index) != DQT_OK)
+        !layout_create(&s->changes_of, x->ranks) || open_layouts(x, index) != DQT_OK)
         return 0;
+    if (x->format != WIRE_F32 && info.storage == DQT_FORMAT_F32 && s->rows > 1) { /* gains are few */
+        s->before = malloc(larger(s->count, 1) * s->cols * sizeof(float));
+        s->changes = malloc(s->rows * s->change_bytes);
+        if (!s->before || !s->changes) return 0;
+    }
     if (s->scales_per_row) s->scales = malloc(info.num_scales * sizeof(float));
     return s->scales || !s->scales_per_row;
 }
@@ -306,6 +357,9 @@ void exchange_destroy(struct exchange *x) {
         free(s->received.counts);
         free(s->rows_of.counts);
         free(s->scales_of.counts);
+        free(s->changes_of.counts);
+        free(s->before);
+        free(s->changes);
         free(s->scales);
     }
     free(x->slots);

@@ -186,6 +186,17 @@ void wire_pack_rows(const struct wire_rows *rows, const struct wire_key *key, co
                       bytes + row * row_bytes);
 }
 
+void wire_add_rows(const struct wire_rows *rows, const unsigned char *bytes, float *sum) {
+    const size_t row_bytes = wire_row_bytes(rows->format, rows->cols);
+    const int threads = threads_for(rows);
+    (void)threads;
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(threads) schedule(static)
+#endif
+    for (size_t row = 0; row < rows->count; row++)
+        wire_add_row(rows->format, bytes + row * row_bytes, rows->cols, sum + row * rows->cols);
+}
+
 void wire_sum_rows(const struct wire_rows *rows, size_t messages, const unsigned char *bytes, size_t apart,
                    float *sum) {
     const size_t row_bytes = wire_row_bytes(rows->format, rows->cols);

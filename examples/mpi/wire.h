@@ -1,7 +1,7 @@
-/* Gradients on the wire: rows of floats as F32, BF16 or INT8. BF16 and INT8 are rounded stochastically, so that the
- * mean is kept; INT8 has a float scale for each block of 128 columns. The random numbers are Philox4x32-10 (Salmon et
- * al., SC 2011), a function of (seed, step, parameter, rank, row, column): a run that is repeated has the same bits.
- * A block with a number that is not finite comes out as NaN. */
+/* Gradients, and changes of float weights, on the wire: rows of floats as F32, BF16 or INT8. BF16 and INT8 are rounded
+ * stochastically, so that the mean is kept; INT8 has a float scale for each block of 128 columns. The random numbers
+ * are Philox4x32-10 (Salmon et al., SC 2011), a function of (seed, step, parameter, rank, row, column): a run that is
+ * repeated has the same bits. A block with a number that is not finite comes out as NaN. */
 #ifndef WIRE_H
 #define WIRE_H
 
@@ -37,6 +37,9 @@ struct wire_rows {
 /* gradient[count][cols] to count * wire_row_bytes bytes. */
 void wire_pack_rows(const struct wire_rows *rows, const struct wire_key *key, const float *gradient,
                     unsigned char *bytes);
+
+/* The same bytes as numbers, added to sum[count][cols]. */
+void wire_add_rows(const struct wire_rows *rows, const unsigned char *bytes, float *sum);
 
 /* sum[count][cols] of as many messages as there are, in their order; one begins `apart` bytes after the other. */
 void wire_sum_rows(const struct wire_rows *rows, size_t messages, const unsigned char *bytes, size_t apart, float *sum);

@@ -171,7 +171,7 @@ struct replica {
     size_t count;
 };
 
-static struct replica replica(size_t part, size_t parts, int32_t no_gradient_buffers) {
+static struct replica replica(size_t part, size_t parts, int32_t no_gradient_buffers, int floats) {
     struct replica r;
     dqt_llama_config c;
     dqt_layer *const *layers;
@@ -179,6 +179,7 @@ static struct replica replica(size_t part, size_t parts, int32_t no_gradient_buf
     ok(dqt_llama_config_init(&c, sizeof c));
     c.hidden_size = 96;
     c.intermediate_size = 200;
+    if (floats) c.embedding.storage = c.head.storage = DQT_FORMAT_F32;
     c.linear.scale_axis = DQT_AXIS_ROW;
     c.linear.train_scale = 1;
     dqt_tensor_override o = {.pattern = "blocks.*.mlp.*"}; /* read in another format: what is derived has to follow */
@@ -336,22 +337,79 @@ static void step_in_backward(enum wire_format format, size_t step, struct exchan
     ok(exchange_end_update(x, stats));
 }
 
-static void check_exchange(enum wire_format format, int one_buffer) {
-    struct replica part = replica((size_t)rank, (size_t)ranks, one_buffer ? 2 : 0), whole = replica(0, 1, 0);
+/* What changes of float matrices, on the wire as INT8, unless gradients are sent as floats. */
+struct change {
+    float *weights, *before;
+    size_t rows, cols, index;
+};
+
+enum { MATRICES = 2 }; /* embedding and head */
+
+static void open_changes(struct replica *r, struct change changes[MATRICES]) {
+    size_t count = 0;
+    for (size_t i = 0; i < r->count; i++) {
+        const dqt_parameter p = parameter(r, i);
+        dqt_tensor_info info = {.struct_size = sizeof info};
+        void *data;
+        size_t bytes;
+        ok(dqt_tensor_get_info(p.tensor, &info));
+        ok(dqt_tensor_data(p.tensor, &data, &bytes));
+        if (info.storage != DQT_FORMAT_F32 || p.rows == 1 || count == MATRICES) continue;
+        changes[count++] = (struct change){data, room(bytes, 1), p.rows, p.cols, i};
+    }
+    check(count == MATRICES, "not as many float matrices", count);
+}
+
+static void before_step(struct change changes[MATRICES]) {
+    for (int m = 0; m < MATRICES; m++)
+        memcpy(changes[m].before, changes[m].weights, changes[m].rows * changes[m].cols * sizeof(float));
+}
+
+static void round_changes(struct change changes[MATRICES], size_t step, const struct replica *of) {
+    for (int m = 0; m < MATRICES; m++) {
+        const struct change *c = &changes[m];
+        unsigned char *bytes = room(wire_row_bytes(WIRE_INT8, c->cols), 1);
+        float *change = room(c->cols, sizeof *change);
+        for (size_t row = 0; row < c->rows; row++) {
+            const struct wire_key key = {SEED, step, of->count + c->index, 0};
+            float *weights = c->weights + row * c->cols;
+            const float *before = c->before + row * c->cols;
+            for (size_t k = 0; k < c->cols; k++)
+                change[k] = weights[k] - before[k];
+            wire_pack_row(WIRE_INT8, &key, row, change, c->cols, bytes);
+            memcpy(weights, before, c->cols * sizeof *weights);
+            wire_add_row(WIRE_INT8, bytes, c->cols, weights);
+        }
+        free(change);
+        free(bytes);
+        ok(dqt_tensor_touch(parameter(of, c->index).tensor));
+    }
+}
+
+static void check_exchange(enum wire_format format, int one_buffer, int floats) {
+    struct replica part = replica((size_t)rank, (size_t)ranks, one_buffer ? 2 : 0, floats),
+                   whole = replica(0, 1, 0, floats);
+    struct change changes[MATRICES] = {{0}};
+    const int rounded = floats && format != WIRE_F32;
+    if (rounded) open_changes(&whole, changes);
     struct exchange *x = exchange_create(part.tape, part.updater, format, SEED, 2, MPI_COMM_WORLD);
     if (!x) ok(DQT_E_MEMORY);
     const dqt_step_options options = {.struct_size = sizeof options, .learning_rate = 1e-2f};
     dqt_step_stats a = {.struct_size = sizeof a}, b = {.struct_size = sizeof b};
     const uint64_t before = exchange_hash(x);
     for (size_t step = 0; step < STEPS; step++) {
+        if (rounded) before_step(changes);
         (one_buffer ? step_in_backward : step_from_buffers)(format, step, x, &part, &whole, &options, &a);
         ok(dqt_updater_step(whole.updater, whole.tape, &options, &b));
+        if (rounded) round_changes(changes, step, &whole);
         same_weights(&part, &whole);
         check(memcmp(&a, &b, sizeof a) == 0, "other statistics", step);
     }
     check(exchange_hash(x) != before, "nothing was learnt", 0);
     check(exchange_sent(x).gradients == gradient_bytes(format, &part), "other bytes than of one exchange a step", 0);
     exchange_destroy(x);
+    for (int m = 0; m < MATRICES; m++)
+        free(changes[m].before);
     release(&part);
     release(&whole);
 }
@@ -371,10 +429,10 @@ int main(int argc, char **argv) {
         check_rows(WIRE_BF16);
         check_rows(WIRE_INT8);
     }
-    for (int one_buffer = 0; one_buffer < 2; one_buffer++) {
-        check_exchange(WIRE_F32, one_buffer);
-        check_exchange(WIRE_BF16, one_buffer);
-        check_exchange(WIRE_INT8, one_buffer);
+    for (int kind = 0; kind < 4; kind++) {
+        check_exchange(WIRE_F32, kind & 1, kind & 2);
+        check_exchange(WIRE_BF16, kind & 1, kind & 2);
+        check_exchange(WIRE_INT8, kind & 1, kind & 2);
     }
     dqt_context_destroy(ctx);
     MPI_Allreduce(MPI_IN_PLACE, &failures, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);

@@ -65,6 +65,21 @@ done
 run 3 int8-3-again
 equal int8-3 int8-3-again
 
+# Embedding and head as floats, which the recipe says: what changed of them is sent as INT8.
+codes=$model model=${model%--embedding*}
+run 1 one-floats
+for n in 2 3; do
+    run $n bf16-$n-floats --wire bf16
+    run $n int8-$n-floats
+    at_most bf16-$n-floats 25 33.3
+    at_most int8-$n-floats 13.4 25
+    for wire in bf16 int8; do near $wire-$n-floats one-floats; done
+done
+run 2 int8-2-first --stop-at 6
+run 2 int8-2-first --resume
+equal int8-2-floats int8-2-first
+model=$codes
+
 # One checkpoint: another number of ranks takes it up and writes it again, byte for byte; as many ranks go on as if nothing had been.
 for kind in "adamw" "adafactor --optimizer adafactor --momentum-state int8" "sgd --optimizer sgd --train-scales --accumulate 2" \
     "fused --fused --optimizer adafactor"; do
