@@ -209,21 +209,26 @@ static void unpacking_is_that_of_the_format(void) {
     }
 }
 
-/* What activations can be; extreme: only the ends. */
-static int8_t *guarded_activations(size_t n, size_t room, bool extreme, uint64_t *seed) {
+/* Operands: any; only the ends of what they can be; activations that are all the same end, so that sums of fewer bits
+ * come as close to their limits as they can. */
+enum operands { ANY, ENDS, ONE_END, OPERANDS };
+
+static int8_t *guarded_activations(size_t n, size_t room, enum operands kind, uint64_t *seed) {
     int8_t *x = guarded(room, seed);
+    const int end = test_random(seed) % 2 ? 127 : -127;
     for (size_t c = 0; c < room; c++)
-        x[c] = (int8_t)(c >= n    ? 0
-                        : extreme ? (test_random(seed) % 8 ? 127 : -127)
-                                  : (int)(test_random(seed) % 255) - 127);
+        x[c] = (int8_t)(c >= n            ? 0
+                        : kind == ONE_END ? end
+                        : kind == ENDS    ? (test_random(seed) % 8 ? 127 : -127)
+                                          : (int)(test_random(seed) % 255) - 127);
     return x;
 }
 
-/* DOT_ROWS packed rows of random bytes; extreme: of the greatest, the least, or in turn. */
-static void guarded_rows(const uint8_t *rows[DOT_ROWS], size_t bytes, bool extreme, uint64_t *seed) {
+/* DOT_ROWS packed rows of random bytes; of the ends: the greatest, the least, or in turn. */
+static void guarded_rows(const uint8_t *rows[DOT_ROWS], size_t bytes, enum operands kind, uint64_t *seed) {
     for (size_t r = 0; r < DOT_ROWS; r++) {
         uint8_t *row = guarded(bytes, seed);
-        for (size_t i = 0; extreme && i < bytes; i++)
+        for (size_t i = 0; kind != ANY && i < bytes; i++)
             row[i] = r % 2 ? 0xff : r ? 0x80 : i % 3 ? 0xff : 0x00;
         rows[r] = row;
     }
@@ -231,19 +236,21 @@ static void guarded_rows(const uint8_t *rows[DOT_ROWS], size_t bytes, bool extre
 
 static int32_t dot_plain(const struct packing *packing, const uint8_t *row, const int8_t *x, size_t from,
                          size_t count) {
+    int8_t codes[PACK_BLOCK];
     int32_t sum = 0;
     for (size_t c = from; c < from + count; c++) {
-        int8_t codes[PACK_BLOCK];
-        block_unpack(packing, row + c / PACK_BLOCK * packing_block_bytes(packing), codes);
+        if (c == from || c % PACK_BLOCK == 0)
+            block_unpack(packing, row + c / PACK_BLOCK * packing_block_bytes(packing), codes);
         sum += codes[c % PACK_BLOCK] * x[c];
     }
     return sum;
 }
 
-static void check_dot_codes(const struct gemm_kernels *k, const char *isa, size_t n, bool extreme, uint64_t *seed) {
-    const int8_t *x = guarded_activations(n, n, extreme, seed);
+static void check_dot_codes(const struct gemm_kernels *k, const char *isa, size_t n, enum operands kind,
+                            uint64_t *seed) {
+    const int8_t *x = guarded_activations(n, n, kind, seed);
     const uint8_t *rows[DOT_ROWS];
-    guarded_rows(rows, n, extreme, seed);
+    guarded_rows(rows, n, kind, seed);
     for (size_t r = 0; r < DOT_ROWS; r++) {
         int32_t want = 0;
         for (size_t c = 0; c < n; c++)
@@ -254,15 +261,15 @@ static void check_dot_codes(const struct gemm_kernels *k, const char *isa, size_
 }
 
 static void check_dot_packed(const struct gemm_kernels *k, const char *isa, const struct packing *packing,
-                             const char *format, size_t blocks, bool extreme, uint64_t *seed) {
+                             const char *format, size_t blocks, enum operands kind, uint64_t *seed) {
     const size_t n = blocks * PACK_BLOCK;
-    const int8_t *b = guarded_activations(n, n, extreme, seed);
+    const int8_t *b = guarded_activations(n, n, kind, seed);
     int8_t *x = guarded(round_up(blocks, DOT_GROUP_BLOCKS) * PACK_BLOCK, seed);
     const uint8_t *rows[DOT_ROWS];
     int32_t sums[DOT_ROWS], x_sum = 0;
     for (size_t c = 0; c < n; c++)
         x_sum += b[c];
-    guarded_rows(rows, blocks * packing_block_bytes(packing), extreme, seed);
+    guarded_rows(rows, blocks * packing_block_bytes(packing), kind, seed);
     k->packed_dot.permute_for_dot(packing, b, blocks, 0, 1, x);
     k->packed_dot.dot_packed(packing, rows, blocks, x, x_sum, sums);
     for (size_t r = 0; r < DOT_ROWS; r++) {
@@ -273,7 +280,7 @@ static void check_dot_packed(const struct gemm_kernels *k, const char *isa, cons
 }
 
 static void check_dot_packed_tokens(const struct gemm_kernels *k, const char *isa, const struct packing *packing,
-                                    const char *format, size_t blocks, bool extreme, uint64_t *seed) {
+                                    const char *format, size_t blocks, enum operands kind, uint64_t *seed) {
     const size_t n = blocks * PACK_BLOCK;
     const int8_t *b[DOT_TOKENS];
     int8_t *x = guarded(round_up(blocks, DOT_GROUP_BLOCKS) * PACK_BLOCK * DOT_TOKENS, seed);
@@ -281,12 +288,12 @@ static void check_dot_packed_tokens(const struct gemm_kernels *k, const char *is
     int32_t sums[DOT_TOKENS][DOT_ROWS], *x_sums = guarded(DOT_TOKENS * sizeof *x_sums, seed);
     memset(x_sums, 0, DOT_TOKENS * sizeof *x_sums);
     for (size_t t = 0; t < DOT_TOKENS; t++) {
-        b[t] = guarded_activations(n, n, extreme, seed);
+        b[t] = guarded_activations(n, n, kind, seed);
         for (size_t c = 0; c < n; c++)
             x_sums[t] += b[t][c];
         k->packed_dot.permute_for_dot(packing, b[t], blocks, t, DOT_TOKENS, x);
     }
-    guarded_rows(rows, blocks * packing_block_bytes(packing), extreme, seed);
+    guarded_rows(rows, blocks * packing_block_bytes(packing), kind, seed);
     k->packed_dot.dot_packed_tokens(packing, rows, blocks, x, x_sums, sums);
     for (size_t t = 0; t < DOT_TOKENS; t++)
         for (size_t r = 0; r < DOT_ROWS; r++) {
@@ -298,18 +305,18 @@ static void check_dot_packed_tokens(const struct gemm_kernels *k, const char *is
 }
 
 static void check_dot_groups(const struct gemm_kernels *k, const char *isa, const struct packing *packing,
-                             const char *format, size_t group, size_t groups, bool extreme, uint64_t *seed) {
+                             const char *format, size_t group, size_t groups, enum operands kind, uint64_t *seed) {
     const size_t n = group * groups, room = round_up(n, PACK_BLOCK);
-    int8_t *x = guarded_activations(n, room, extreme, seed);
+    int8_t *x = guarded_activations(n, room, kind, seed);
     const float *scales = guarded_floats(groups * DOT_ROWS, seed);
     int32_t *x_sums = guarded(groups * sizeof *x_sums, seed);
     const uint8_t *rows[DOT_ROWS];
     float sums[DOT_ROWS];
     memset(x_sums, 0, groups * sizeof *x_sums);
-    if (extreme && groups == 1) memset(x, 0, room); /* zeros of either sign */
+    if (kind == ENDS && groups == 1) memset(x, 0, room); /* zeros of either sign */
     for (size_t c = 0; c < n; c++)
         x_sums[c / group] += x[c];
-    guarded_rows(rows, room / PACK_BLOCK * packing_block_bytes(packing), extreme, seed);
+    guarded_rows(rows, room / PACK_BLOCK * packing_block_bytes(packing), kind, seed);
     k->dot_groups(packing, rows, group, groups, x, x_sums, scales, sums);
     for (size_t r = 0; r < DOT_ROWS; r++) {
         float want = -0.0f;
@@ -321,22 +328,38 @@ static void check_dot_groups(const struct gemm_kernels *k, const char *isa, cons
     release();
 }
 
-static void check_exact_dots(const struct gemm_kernels *k, const char *isa, bool extreme) {
+static void check_exact_dots(const struct gemm_kernels *k, const char *isa, enum operands kind) {
     uint64_t seed = 4;
     for (size_t n = 32; n <= 11 * PACK_BLOCK; n += 32)
-        check_dot_codes(k, isa, n, extreme, &seed);
+        check_dot_codes(k, isa, n, kind, &seed);
     EACH_FORMAT(number) {
         const struct packing *packing = format_packing(format_of(number));
         const char *name = format_public_name(number);
         if (packing && k->packed_dot.dot_packed && dot_packed_takes(packing))
             for (size_t blocks = 1; blocks <= 25; blocks++)
-                check_dot_packed(k, isa, packing, name, blocks, extreme, &seed);
+                check_dot_packed(k, isa, packing, name, blocks, kind, &seed);
         if (packing && k->packed_dot.dot_packed_tokens && dot_packed_takes(packing))
             for (size_t blocks = 1; blocks <= 45; blocks += blocks < 6 ? 1 : 3)
-                check_dot_packed_tokens(k, isa, packing, name, blocks, extreme, &seed);
+                check_dot_packed_tokens(k, isa, packing, name, blocks, kind, &seed);
         for (size_t group = 32; packing && k->dot_groups && group <= MAX_GROUP; group *= 2)
             for (size_t groups = 1; dot_groups_takes(packing, group) && groups <= 7; groups++)
-                check_dot_groups(k, isa, packing, name, group, groups, extreme, &seed);
+                check_dot_groups(k, isa, packing, name, group, groups, kind, &seed);
+    }
+}
+
+/* Rows so long that 32-bit sums of codes that are not shifted down are added up in between. */
+static void exact_dots_of_long_rows(void) {
+    const struct packing *packing = format_packing(format_of(DQT_FORMAT_TERNARY));
+    const size_t blocks = (1 << 16) + 3;
+    for (size_t i = 0; i < ISA_CAP_COUNT; i++) {
+        dqt_context *ctx = context(isa_caps[i].isa);
+        if (!ctx) continue;
+        const struct gemm_kernels *k = &ctx->kernels->gemm;
+        uint64_t seed = 5;
+        if (k->packed_dot.dot_packed) check_dot_packed(k, isa_caps[i].name, packing, "ternary", blocks, ONE_END, &seed);
+        if (k->packed_dot.dot_packed_tokens)
+            check_dot_packed_tokens(k, isa_caps[i].name, packing, "ternary", blocks, ONE_END, &seed);
+        dqt_context_destroy(ctx);
     }
 }
 
@@ -344,8 +367,8 @@ static void exact_dot_products(void) {
     for (size_t i = 0; i < ISA_CAP_COUNT; i++) {
         dqt_context *ctx = context(isa_caps[i].isa);
         if (!ctx) continue;
-        check_exact_dots(&ctx->kernels->gemm, isa_caps[i].name, false);
-        check_exact_dots(&ctx->kernels->gemm, isa_caps[i].name, true);
+        for (enum operands kind = ANY; kind < OPERANDS; kind++)
+            check_exact_dots(&ctx->kernels->gemm, isa_caps[i].name, kind);
         dqt_context_destroy(ctx);
     }
 }
@@ -421,5 +444,6 @@ static void float_dot_tiles(void) {
 }
 
 static const struct test tests[] = {TEST(packing_is_that_of_plain_c), TEST(unpacking_is_that_of_the_format),
-                                    TEST(exact_dot_products), TEST(float_dot_products), TEST(float_dot_tiles)};
+                                    TEST(exact_dot_products),         TEST(exact_dots_of_long_rows),
+                                    TEST(float_dot_products),         TEST(float_dot_tiles)};
 TEST_MAIN(tests)

@@ -150,15 +150,21 @@ static void simulated_cpus(void) {
 #elif defined(__aarch64__)
 static void simulated_cpus(void) {
 #define BASELINE                                                                                                       \
-    NO_PACKED_DOT, NO_BF16, {ISA_SLOT_gradient, "scalar"}, {ISA_SLOT_update, "scalar"},                                \
-        {ISA_SLOT_float_dot, "scalar"}, {ISA_SLOT_search_add, "scalar"}, {                                             \
+    NO_BF16, {ISA_SLOT_gradient, "scalar"}, {ISA_SLOT_update, "scalar"}, {ISA_SLOT_float_dot, "scalar"},               \
+        {ISA_SLOT_search_add, "scalar"}, {                                                                             \
         ISA_SLOT_gemv_max_tokens, "scalar"                                                                             \
+    }
+#define DOTPROD                                                                                                        \
+    {ISA_SLOT_dot_groups, "neon_dotprod"}, {                                                                           \
+        ISA_SLOT_dot_codes, "neon_dotprod"                                                                             \
     }
     CHECK_CPU("NEON", DQT_CPU_NEON, DQT_ISA_NEON, "neon", BASELINE);
     CHECK_CPU("dot product", DQT_CPU_NEON | DQT_CPU_NEON_DOTPROD, DQT_ISA_NEON_DOTPROD, "neon", BASELINE,
-              {ISA_SLOT_gemm_code, "neon_dotprod"}, {ISA_SLOT_gemm_int8, "neon_dotprod"});
+              {ISA_SLOT_gemm_code, "neon_dotprod"}, {ISA_SLOT_gemm_int8, "neon_dotprod"},
+              {ISA_SLOT_packed_dot, "neon_dotprod"}, DOTPROD);
     CHECK_CPU("i8mm", DQT_CPU_NEON | DQT_CPU_NEON_DOTPROD | DQT_CPU_NEON_I8MM, DQT_ISA_NEON_I8MM, "neon", BASELINE,
-              {ISA_SLOT_gemm_code, "neon_i8mm"}, {ISA_SLOT_gemm_int8, "neon_i8mm"});
+              {ISA_SLOT_gemm_code, "neon_i8mm"}, {ISA_SLOT_gemm_int8, "neon_i8mm"}, {ISA_SLOT_packed_dot, "neon_i8mm"},
+              DOTPROD);
     CHECK_CPU("i8mm without dot product", DQT_CPU_NEON | DQT_CPU_NEON_I8MM, DQT_ISA_NEON, "neon", BASELINE);
 }
 #else

@@ -10,5 +10,8 @@ const struct isa_set isa_neon_dotprod = {
     .isa = DQT_ISA_NEON_DOTPROD,
     .gemm_code = {NEEDS, &gemm_int8_neon_dotprod},
     .gemm_int8 = {NEEDS, &gemm_int8_neon_dotprod},
+    .packed_dot = {NEEDS, &packed_dot_neon_dotprod},
+    .dot_groups = {NEEDS, dot_groups_neon_dotprod},
+    .dot_codes = {NEEDS, dot_codes_neon_dotprod},
 };
 #endif

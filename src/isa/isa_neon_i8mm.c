@@ -10,5 +10,6 @@ const struct isa_set isa_neon_i8mm = {
     .isa = DQT_ISA_NEON_I8MM,
     .gemm_code = {NEEDS, &gemm_int8_neon_i8mm},
     .gemm_int8 = {NEEDS, &gemm_int8_neon_i8mm},
+    .packed_dot = {NEEDS, &packed_dot_neon_i8mm},
 };
 #endif

@@ -131,14 +131,16 @@ typedef float quantize_fn(const float *x, size_t cols, int8_t *codes);
  * dot_packed: sums[i] = x . row i for DOT_ROWS packed rows of `blocks` pack blocks; x_sum is the sum of x.
  * dot_packed_tokens: the same for DOT_TOKENS vectors, sums[t][i]. NULL where max_tokens is 0; else up to so many
  * tokens are multiplied faster this way than by the engines. */
+typedef void permute_for_dot_fn(const struct packing *p, const int8_t *x, size_t blocks, size_t token, size_t tokens,
+                                int8_t *out);
+typedef void dot_packed_fn(const struct packing *p, const uint8_t *const rows[DOT_ROWS], size_t blocks, const int8_t *x,
+                           int32_t x_sum, int32_t sums[DOT_ROWS]);
 typedef void dot_packed_tokens_fn(const struct packing *p, const uint8_t *const rows[DOT_ROWS], size_t blocks,
                                   const int8_t *x, const int32_t x_sums[DOT_TOKENS],
                                   int32_t sums[DOT_TOKENS][DOT_ROWS]);
 struct packed_dot_kernels {
-    void (*permute_for_dot)(const struct packing *p, const int8_t *x, size_t blocks, size_t token, size_t tokens,
-                            int8_t *out);
-    void (*dot_packed)(const struct packing *p, const uint8_t *const rows[DOT_ROWS], size_t blocks, const int8_t *x,
-                       int32_t x_sum, int32_t sums[DOT_ROWS]);
+    permute_for_dot_fn *permute_for_dot;
+    dot_packed_fn *dot_packed;
     dot_packed_tokens_fn *dot_packed_tokens;
     size_t max_tokens;
 };

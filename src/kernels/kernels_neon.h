@@ -10,6 +10,11 @@ pack_b_codes_fn gemm_pack_b_codes_neon;   /* to f32 */
 
 extern const struct gemm_engine gemm_int8_neon; /* for codes below 8 bits too */
 extern const struct gemm_engine gemm_bf16_neon, gemm_f32_neon;
+permute_for_dot_fn permute_for_dot_neon;
+dot_packed_fn dot_packed_neon;
+dot_packed_tokens_fn dot_packed_tokens_neon;
+extern const struct packed_dot_kernels packed_dot_neon;
+dot_groups_fn dot_groups_neon;
 dot_codes_fn dot_codes_neon;
 unpack_fn unpack_neon;
 quantize_fn quantize_neon;

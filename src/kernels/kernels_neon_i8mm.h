@@ -5,5 +5,6 @@
 #include "kernels/gemm_kernels.h"
 
 extern const struct gemm_engine gemm_int8_neon_i8mm; /* for codes below 8 bits too */
+extern const struct packed_dot_kernels packed_dot_neon_i8mm;
 
 #endif

@@ -1,4 +1,4 @@
-/* NEON: packed codes to rows and panels, activations to codes, dot products of few tokens. */
+/* NEON: packed codes to rows and panels, activations to codes. */
 typedef int unpack_neon_translation_unit; /* not empty elsewhere */
 
 #if defined(__aarch64__)
@@ -122,16 +122,6 @@ void gemm_pack_b_codes_neon(const struct gemm_engine *e, const int8_t *src, size
         store_scaled(out + 8, vmovl_s16(vget_low_s16(high)), factor, rounds);
         store_scaled(out + 12, vmovl_high_s16(high), factor, rounds);
     }
-}
-
-int32_t dot_codes_neon(const int8_t *a, const int8_t *b, size_t n) {
-    int32x4_t s0 = vdupq_n_s32(0), s1 = s0;
-    for (size_t i = 0; i < n; i += 16) {
-        const int8x16_t x = vld1q_s8(a + i), y = vld1q_s8(b + i);
-        s0 = vpadalq_s16(s0, vmull_s8(vget_low_s8(x), vget_low_s8(y))); /* one product fits 16 bits: 128 * 128 */
-        s1 = vpadalq_s16(s1, vmull_high_s8(x, y));
-    }
-    return vaddvq_s32(vaddq_s32(s0, s1));
 }
 
 float quantize_neon(const float *x, size_t cols, int8_t *codes) {
