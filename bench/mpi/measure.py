@@ -299,6 +299,9 @@ def runs_items(machine, result, costs):
         sent = re.search(r'sends (\d+) bytes of gradients, (\d+) of sums and (\d+) of weights', out)
         if sent:
             run['sent'] = sum(map(int, sent.groups()))
+        spent = re.search(r'^seconds of a step: (.*)$', out, re.M)
+        if spent:  # means of all steps, the first ones included
+            run['spent'] = {name: float(value) for value, name in (part.split(' ', 1) for part in spent.group(1).split(', '))}
         runs = [r for r in result.get('runs', []) if any(r[k] != run[k] for k in ('ranks', 'wire', 'fused'))] + [run]
         result['runs'] = sorted(runs, key=lambda r: (r['ranks'], MODES.index((r['wire'], ['--fused'] * r['fused']))))
         say(f'{n} ranks, gradients {wire}{" fused" * run["fused"]}: {step:.4f} s a step of {steps}, at most {peak / 1048576:.0f} MiB, '

@@ -263,20 +263,23 @@ def checked_runs(found, lines):
     """Whether all are within TOLERANCE."""
     layers, model = check_layers(found), found['model']
     tokens, good = model['batch'] * model['seq'], bool(found.get('runs'))
-    lines += ['| ranks | gradients | s a step, measured | predicted | off by | tokens/s, measured | of n times one rank |', '|---|---|---|---|---|---|---|']
+    lines += ['| ranks | gradients | s a step, measured | predicted | off by | exchange, measured | predicted | tokens/s, measured | of n times one rank |',
+              '|---|---|---|---|---|---|---|---|---|']
     one = next((r['seconds'] for r in found.get('runs', []) if r['ranks'] == 1), None)
     for run in found.get('runs', []):
         n, wire = run['ranks'], run['wire']
         if n not in layers or (n > 1 and str(n) not in found.get('network', {})):
-            lines.append(f"| {n} | {mode_of(run)} | {run['seconds']:.3f} | not measured what it takes | | {n * tokens / run['seconds']:,.0f} | |")
+            lines.append(f"| {n} | {mode_of(run)} | {run['seconds']:.3f} | not measured what it takes | | | | {n * tokens / run['seconds']:,.0f} | |")
             good = False
             continue
         packing = found['network'][str(n)][wire] if n > 1 else None
         seconds = data_parallel(layers[n], n, wire, Measured(found.get('network', {}), n), packing, model['hidden'], fused=bool(run.get('fused')))
         off = seconds / run['seconds'] - 1
         good = good and abs(off) <= TOLERANCE
+        exchange = seconds - sum(total(layers[n], k) for k in ('forward', 'backward')) - total(layers[n], 'update') / n
+        exchanged = f"{sum(run['spent'].values()):.3f} | {exchange:.3f}" if run.get('spent') else ' | '
         share = f"{100 * one / run['seconds']:.0f} %" if one else ''
-        lines.append(f"| {n} | {mode_of(run)} | {run['seconds']:.3f} | {seconds:.3f} | {100 * off:+.0f} % | {n * tokens / run['seconds']:,.0f} | {share} |")
+        lines.append(f"| {n} | {mode_of(run)} | {run['seconds']:.3f} | {seconds:.3f} | {100 * off:+.0f} % | {exchanged} | {n * tokens / run['seconds']:,.0f} | {share} |")
     return good
 
 

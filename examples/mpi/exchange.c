@@ -44,6 +44,7 @@ struct exchange {
     struct layout sums;
     float *tile; /* [TILE][largest cols] */
     struct exchange_bytes bytes;
+    struct exchange_seconds seconds;
     dqt_status status; /* of what was done inside backward */
 };
 
@@ -59,6 +60,7 @@ static size_t smaller(size_t a, size_t b) {
 
 /* All rows of a gradient, as they are sent. */
 static dqt_status pack(struct exchange *x, size_t index) {
+    const double begun = MPI_Wtime();
     const struct slot *s = &x->slots[index];
     const struct wire_key key = {x->seed, x->step, index, x->rank};
     struct wire_rows rows = {.format = x->format, .cols = s->cols, .threads = x->threads};
@@ -70,11 +72,13 @@ static dqt_status pack(struct exchange *x, size_t index) {
         if (status == DQT_OK)
             wire_pack_rows(&rows, &key, whole ? whole : x->tile, s->send + rows.first * s->wire_bytes);
     }
+    x->seconds.pack += MPI_Wtime() - begun;
     return status;
 }
 
 /* The own rows of a gradient: the sum of what the ranks have sent, in their order. */
 static dqt_status add(struct exchange *x, size_t index) {
+    const double begun = MPI_Wtime();
     const struct slot *s = &x->slots[index];
     struct wire_rows rows = {.format = x->format, .cols = s->cols, .threads = x->threads};
     float *whole = NULL;
@@ -85,12 +89,15 @@ static dqt_status add(struct exchange *x, size_t index) {
                       whole ? whole + s->first * s->cols : x->tile);
         if (!whole) status = dqt_tape_set_gradient(x->tape, index, s->first + rows.first, rows.count, x->tile);
     }
+    x->seconds.add += MPI_Wtime() - begun;
     return status;
 }
 
-static void wait_all(struct exchange *x) {
+static double wait_all(struct exchange *x) {
+    const double begun = MPI_Wtime();
     MPI_Waitall((int)x->num_requests, x->requests, MPI_STATUSES_IGNORE);
     x->num_requests = 0;
+    return MPI_Wtime() - begun;
 }
 
 /* Called inside backward: with buffers for all, this parameter is on its way while earlier layers are still being
@@ -102,15 +109,17 @@ static int32_t gradient_ready(void *user_data, size_t index) {
     if (!x->sending) return 0;
     x->status = pack(x, index);
     if (x->status != DQT_OK) return 1;
+    const double begun = MPI_Wtime();
     MPI_Ialltoallv(s->send, s->sent.counts, s->sent.offsets, MPI_BYTE, s->receive, s->received.counts,
                    s->received.offsets, MPI_BYTE, x->comm, &x->requests[x->num_requests++]);
     x->bytes.gradients += (double)((s->rows - s->count) * s->wire_bytes);
     if (x->one_buffer) {
-        wait_all(x);
+        x->seconds.wait += wait_all(x);
         x->status = add(x, index);
         return x->status != DQT_OK;
     }
     MPI_Testall((int)x->num_requests, x->requests, &done, MPI_STATUSES_IGNORE); /* lets MPI work on what is under way */
+    x->seconds.send += MPI_Wtime() - begun;
     return 0;
 }
 
@@ -129,7 +138,7 @@ void exchange_begin(struct exchange *x) {
 
 dqt_status exchange_gradients(struct exchange *x) {
     x->sending = 0;
-    wait_all(x);
+    x->seconds.wait += wait_all(x);
     for (size_t i = 0; i < x->num_slots && x->status == DQT_OK; i++)
         x->status = add(x, i);
     return x->status;
@@ -139,12 +148,14 @@ dqt_status exchange_gradients(struct exchange *x) {
 
 /* Each rank has made sums of its own tiles; everybody needs all of them. */
 static void gather_sums(struct exchange *x, const dqt_step_sums *sums) {
+    const double begun = MPI_Wtime();
     for (int r = 0; r < x->ranks; r++) {
         x->sums.counts[r] = (int)(sums->offsets[r + 1] - sums->offsets[r]);
         x->sums.offsets[r] = (int)sums->offsets[r];
     }
     MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, sums->data, x->sums.counts, x->sums.offsets, MPI_BYTE, x->comm);
     x->bytes.sums += (double)x->sums.counts[x->rank] * (x->ranks - 1);
+    x->seconds.sums += MPI_Wtime() - begun;
 }
 
 static void gather(struct exchange *x, void *data, const struct layout *of) {
@@ -177,6 +188,7 @@ static void add_changes(struct exchange *x, const struct slot *s) {
 
 /* Packed rows from the ranks that updated them, straight into the tensors; or what changed of them. */
 static dqt_status gather_weights(struct exchange *x) {
+    const double begun = MPI_Wtime();
     dqt_status status = DQT_OK;
     for (size_t i = 0; i < x->num_slots && status == DQT_OK; i++) {
         const struct slot *s = &x->slots[i];
@@ -190,13 +202,14 @@ static dqt_status gather_weights(struct exchange *x) {
         status = dqt_tensor_get_scales(s->tensor, s->scales);
         gather(x, s->scales, &s->scales_of);
     }
-    wait_all(x);
+    (void)wait_all(x);
     for (size_t i = 0; i < x->num_slots && status == DQT_OK; i++) {
         const struct slot *s = &x->slots[i];
         if (s->changes) add_changes(x, s);
         if (s->scales) status = dqt_tensor_set_scales(s->tensor, s->scales);
         if (status == DQT_OK) status = dqt_tensor_touch(s->tensor);
     }
+    x->seconds.weights += MPI_Wtime() - begun;
     return status;
 }
 
@@ -382,6 +395,10 @@ size_t exchange_weights(const struct exchange *x) {
 
 struct exchange_bytes exchange_sent(const struct exchange *x) {
     return x->bytes;
+}
+
+struct exchange_seconds exchange_spent(const struct exchange *x) {
+    return x->seconds;
 }
 
 static uint64_t hash(uint64_t h, const void *data, size_t size) {

@@ -15,6 +15,12 @@ struct exchange_bytes {
     double gradients, sums, weights;
 };
 
+/* Seconds that this rank has spent on: packing gradients; handing them to MPI, which moves some meanwhile; waiting for
+ * those of others; adding them; sums of tiles; weights, gathered, with what is rounded of them. */
+struct exchange_seconds {
+    double pack, send, wait, add, sums, weights;
+};
+
 struct exchange;
 
 /* For a tape with gradient buffers, or one for all (no_gradient_buffers 2), and an updater of part `rank` of as many
@@ -38,9 +44,10 @@ dqt_status exchange_step(struct exchange *x, const dqt_step_options *options, dq
  */
 dqt_status exchange_end_update(struct exchange *x, dqt_step_stats *stats);
 
-/* Weights of all parameters together; bytes sent so far. */
+/* Weights of all parameters together; bytes sent and seconds spent so far. */
 size_t exchange_weights(const struct exchange *x);
 struct exchange_bytes exchange_sent(const struct exchange *x);
+struct exchange_seconds exchange_spent(const struct exchange *x);
 
 /* FNV-1a of all codes and scales. */
 uint64_t exchange_hash(const struct exchange *x);

@@ -147,9 +147,24 @@ static void say_bytes(struct run *r) {
            100 * (gradients + sums + weights) / whole);
 }
 
+/* Means over steps and ranks; what one rank waits for is also that another one is late. */
+static void say_seconds(struct run *r) {
+    const struct exchange_seconds spent = exchange_spent(r->exchange);
+    const double parts = (double)(r->step - ranks.first_step) * ranks.count;
+    const double each[] = {spent.pack, spent.send, spent.wait, spent.add, spent.sums, spent.weights};
+    const char *const names[] = {"packing", "sending", "waiting for gradients", "adding", "sums", "weights"};
+    printf("seconds of a step:");
+    for (size_t i = 0; i < sizeof each / sizeof *each; i++)
+        printf("%s %.5f %s", i ? "," : "", ranks_sum(each[i]) / parts, names[i]);
+    printf("\n");
+}
+
 bool ranks_report(struct run *r) {
     if (!r->exchange) return true;
-    if (r->step > ranks.first_step) say_bytes(r);
+    if (r->step > ranks.first_step) {
+        say_bytes(r);
+        say_seconds(r);
+    }
     uint64_t hash = exchange_hash(r->exchange), pair[2] = {hash, ~hash};
     MPI_Allreduce(MPI_IN_PLACE, pair, 2, MPI_UINT64_T, MPI_MIN, MPI_COMM_WORLD);
     if (pair[0] != ~pair[1]) {
