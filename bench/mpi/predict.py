@@ -494,12 +494,17 @@ def main():
         sys.exit('make build/bench/mpi/rank first: memory is the planner\'s')
     networks = a.networks.split(',')
     print('\n'.join(tables(found, networks, a.step_tokens, RANKS)))
+    if a.plot and not shapes_of(found):
+        sys.exit('no shapes were measured: nothing to plot')
     if a.plot:
         plot(a.plot, found, a.plot_network, a.step_tokens)
     if a.fill:
         host = found['host']
+        speeds = tables(found, [a.plot_network], a.step_tokens, SHOWN)
+        if a.plot and speeds:
+            speeds += ['', f'![Tokens a second and memory of a rank for 1 to 1,024 ranks]({os.path.relpath(a.plot, os.path.dirname(a.fill))})']
         fill(a.fill, {'checked': [f"{host['cpu']}, {host['cores']} cores, {host['threads']} threads a rank, {host['mpi']}:", ''] + checked,
-                      'packing': packing_line(found), 'speeds': tables(found, [a.plot_network], a.step_tokens, SHOWN)})
+                      'packing': packing_line(found), 'speeds': speeds})
 
 
 if __name__ == '__main__':
