@@ -59,6 +59,19 @@ static void kernel_run(void *arg) {
     parallel_run(r->ctx, (size_t)r->ctx->num_threads, 1e9, kernel_task, r);
 }
 
+/* Random ternary codes, where an engine reads them as places of a table. */
+static void pack_ternary(const struct gemm_engine *e, unsigned char *b) {
+    const struct packing *p = format_packing(FORMAT_TERNARY);
+    const size_t bytes = KERNEL_K / PACK_BLOCK * packing_block_bytes(p);
+    uint8_t *rows = bench_alloc(PANEL * bytes);
+    for (size_t n = 0; n < KERNEL_COLUMNS; n += PANEL) {
+        for (size_t i = 0; i < PANEL * bytes; i++)
+            rows[i] = (uint8_t)(((n + 1) * (i + 1) * 2654435761u) >> 24);
+        e->pack_b_packed(e, p, rows, bytes, PANEL, KERNEL_K / PACK_BLOCK, b + n * KERNEL_K);
+    }
+    free(rows);
+}
+
 static void kernel(struct bench *b, const char *name, const dqt_context *ctx, const struct gemm_engine *e,
                    enum limit limit) {
     if (!bench_wants(b, name)) return;
@@ -74,6 +87,7 @@ static void kernel(struct bench *b, const char *name, const dqt_context *ctx, co
         r.y[t] = bench_alloc(KERNEL_ROWS * KERNEL_COLUMNS * 4);
         memset(r.a[t], 0x3c, (KERNEL_ROWS + 64) * KERNEL_K); /* small numbers in every type */
         memset(r.b[t], 0x3c, KERNEL_COLUMNS * KERNEL_K);
+        if (e->max_range == 2) pack_ternary(e, r.b[t]);
     }
     const struct bench_times t = bench_time(kernel_run, &r);
     const int threads = ctx->num_threads, isa = dqt_context_isa(ctx);

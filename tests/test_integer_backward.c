@@ -196,6 +196,43 @@ static void input_gradients(void) {
         input_gradients_of(isa_caps[i].isa, isa_caps[i].name);
 }
 
+/* The greatest sums: codes of dy and of weights are all at an end. 63 tokens: blocks of rows that are nearly full. */
+static void extreme_input_gradients_are_exact(void) {
+    enum { TOKENS = 63, ROWS = 1500, COLS = 33 };
+    const struct rng rng = rng_make(1, 2, RNG_INPUT_PRODUCT, 3);
+    float *dy = malloc((size_t)TOKENS * ROWS * sizeof *dy), dx[TOKENS * COLS];
+    int8_t codes[PACK_BLOCK] = {0};
+    for (size_t i = 0; i < (size_t)TOKENS * ROWS; i++)
+        dy[i] = i / ROWS % 2 ? -127.0f : 127.0f;
+    for (size_t k = 0; k < ISA_COUNT; k++) {
+        dqt_context *ctx = context(isa_caps[k].isa, 1);
+        if (!ctx) continue;
+        EACH_FORMAT(number) {
+            if (!number_is_code(number)) continue;
+            dqt_tensor *t = weights(ctx, number, 0, ROWS, COLS, 1);
+            const int low = format_min(t->storage), high = format_max(t->storage);
+            for (int c = 0; c < COLS; c++)
+                codes[c] = (int8_t)(c % 2 ? low : high);
+            for (size_t r = 0; r < ROWS; r++) {
+                tensor_pack_codes(t, r, codes);
+                t->scales[r] = 1.0f;
+            }
+            struct workspace ws = integer_workspace(ctx, TOKENS, ROWS, COLS);
+            gemm_input_gradient_int8(ctx, &ws, dy, ROWS, TOKENS, t, 0, ROWS, &rng, false, dx);
+            for (int i = 0; i < TOKENS * COLS; i++) {
+                const int want = ROWS * (i / COLS % 2 ? -127 : 127) * (i % COLS % 2 ? low : high);
+                CHECKF(dx[i] == (float)want, "%s %s: %g, not %d", isa_caps[k].name, format_public_name(number),
+                       (double)dx[i], want);
+            }
+            workspace_destroy(ctx, &ws);
+            tensor_destroy(t);
+            guard_free_all();
+        }
+        dqt_context_destroy(ctx);
+    }
+    free(dy);
+}
+
 static const size_t dw_sizes[][3] = {{1, 1, 1},      {1, 70, 63},    {63, 130, 100},  {64, 33, 64},
                                      {65, 300, 129}, {1024, 66, 70}, {1025, 130, 67}, {2500, 65, 33}};
 
@@ -428,11 +465,8 @@ static void not_finite(void) {
 }
 
 static const struct test tests[] = {
-    TEST(input_gradients),
-    TEST(weight_gradients),
-    TEST(kernels_agree),
-    TEST(input_gradients_are_unbiased),
-    TEST(weight_gradients_are_unbiased),
+    TEST(input_gradients), TEST(extreme_input_gradients_are_exact), TEST(weight_gradients),
+    TEST(kernels_agree),   TEST(input_gradients_are_unbiased),      TEST(weight_gradients_are_unbiased),
     TEST(not_finite),
 };
 TEST_MAIN(tests)

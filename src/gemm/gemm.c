@@ -84,6 +84,7 @@ void gemm_int8_gradient_scratch(const dqt_context *ctx, size_t tokens, size_t ro
                                 struct scratch_need *need) {
     const struct gemm_kernels *k = &ctx->kernels->gemm;
     product_scratch(ctx, &k->code, tokens, rows, cols, 0, true, need);
+    if (k->code.ternary) product_scratch(ctx, k->code.ternary, tokens, rows, cols, 0, true, need);
     product_scratch(ctx, &k->int8, tokens, rows, cols, 0, true, need);
     weight_gradient_int8_scratch(ctx, tokens, rows, cols, need);
 }
@@ -243,6 +244,7 @@ static void input_gradient_panels(const struct product *p, size_t n, size_t coun
     const struct packing *packing = w->compute == w->storage ? format_packing(w->storage) : NULL;
     const size_t group = tensor_compute_group_cols(w), first_group = n / group;
     const size_t groups = tensor_scale_groups(w) ? (n + count - 1) / group + 1 - first_group : 0;
+    pack_b_rows_fn *pack = e->pack_b_rows ? e->pack_b_rows : gemm_pack_b_rows;
     float *scales = groups ? (float *)chunk + width * PACK_BLOCK / sizeof(float) : NULL; /* [64][groups], after codes */
     for (size_t k = 0; k < p->k; k += PACK_BLOCK) {
         const size_t depth = size_min(PACK_BLOCK, p->k - k);
@@ -264,7 +266,7 @@ static void input_gradient_panels(const struct product *p, size_t n, size_t coun
         for (size_t c = 0; c < end; c += PANEL) {
             unsigned char *out = b + c / PANEL * panel_stride + k * PANEL * e->size;
             if (p->rounds) {
-                gemm_pack_b_rows(e, (const int8_t *)chunk + c, width, PACK_BLOCK, p->bias, out);
+                pack(e, (const int8_t *)chunk + c, width, PACK_BLOCK, p->bias, out);
             } else if (code) {
                 const size_t g = size_min((n + c) / group - first_group, groups ? groups - 1 : 0);
                 e->pack_b_codes(e, (const int8_t *)chunk + c, width, depth, groups ? scales + g : NULL, groups, out);
@@ -341,8 +343,8 @@ static bool fills_blocks(const struct gemm_engine *e, size_t tokens) {
     return round_up(tokens, e->rows) - tokens <= tokens / 4;
 }
 
-static const struct gemm_engine *forward_engine(const dqt_context *ctx, const struct packing *packing, size_t groups,
-                                                size_t tokens) {
+static const struct gemm_engine *engine_for(const dqt_context *ctx, const struct packing *packing, size_t groups,
+                                            size_t tokens) {
     const struct gemm_engine *e = integer_engine(ctx, packing), *ternary = e->ternary;
     const bool takes = ternary && !groups && packing_range(packing) <= ternary->max_range;
     return takes && fills_blocks(ternary, tokens) ? ternary : e;
@@ -373,7 +375,7 @@ static void forward_many(const dqt_context *ctx, const struct workspace *ws, con
                         .y = y};
     if (integer) {
         p.p.o.groups = tensor_scale_groups(w);
-        p.p.o.e = forward_engine(ctx, packing, p.p.o.groups, x->tokens);
+        p.p.o.e = engine_for(ctx, packing, p.p.o.groups, x->tokens);
         p.p.o.padded_k = round_up(x->cols, PACK_BLOCK);
         p.p.o.group = p.p.o.groups ? tensor_compute_group_cols(w) : 0;
         p.bias = panel_bias(p.p.o.e, packing);
@@ -456,7 +458,7 @@ void gemm_input_gradient_int8(const dqt_context *ctx, const struct workspace *ws
     struct product p = input_gradient(ctx, ws, dy, ld_dy, w, row, rows, accumulate, dx);
     p.rounds = true;
     p.rng = rng;
-    p.p.o.e = integer_engine(ctx, packing);
+    p.p.o.e = engine_for(ctx, packing, 0, tokens);
     p.p.o.padded_k = round_up(rows, PACK_BLOCK);
     p.bias = panel_bias(p.p.o.e, packing);
     place_shared(&p, tokens);

@@ -66,12 +66,16 @@ struct gemm_block {
 
 struct gemm_engine;
 
-/* src[m][ld], k a multiple of 32 and of k_align; sums[rows]: added to (the caller starts at zero). */
+/* src[m][ld], k a multiple of 32 and of k_align; sums[rows]: added to (the caller starts at zero), or, by engines of
+ * signed codes, left as they are. */
 typedef void pack_a_codes_fn(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t m, size_t k, void *out,
                              int32_t *sums);
 /* n packed rows (one column of B each) of `blocks` pack blocks, stride bytes apart. Columns from n on: anything. */
 typedef void pack_b_packed_fn(const struct gemm_engine *e, const struct packing *p, const uint8_t *src, size_t stride,
                               size_t n, size_t blocks, void *panel);
+/* One panel of B whose elements are codes minus `bias`, from src[k][ld], 16 columns readable; k is a multiple of
+ * GEMM_K_ALIGN. */
+typedef void pack_b_rows_fn(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, int bias, void *panel);
 /* k_scale[k] multiplies A (NULL: 1) before it is rounded to the engine's type. */
 typedef void pack_a_fn(const struct gemm_engine *e, const float *src, size_t ld, size_t m, size_t k,
                        const float *k_scale, void *out);
@@ -89,8 +93,8 @@ struct gemm_engine {
     bool signed_codes;                          /* B holds the codes as they are */
     int bytes_bias; /* else q - bias: this bias where codes are packed as plain bytes, else their packing's own */
     int max_range;  /* its sums are exact for codes with max - min up to this */
-    /* Faster where blocks of its rows are filled with tokens, for packed ternary codes with one scale a row; NULL: none
-     */
+    /* Faster where blocks of its rows are filled with tokens, for ternary codes with one scale a row and A of -127 ..
+     * 127; NULL: none */
     const struct gemm_engine *ternary;
     /* f32 elements that hold bf16 values: BF16 without instructions for it */
     bool emulates_bf16;
@@ -104,6 +108,7 @@ struct gemm_engine {
      * float engines the others. */
     pack_a_codes_fn *pack_a_codes;
     pack_b_packed_fn *pack_b_packed;
+    pack_b_rows_fn *pack_b_rows;  /* NULL: gemm_pack_b_rows */
     pack_a_fn *pack_a;            /* src[m][ld] */
     pack_a_fn *pack_a_transposed; /* src[k][ld] */
     pack_b_fn *pack_b;            /* src[k][ld] */

@@ -14,17 +14,22 @@ TARGET_BEGIN(TARGET_AVX2)
 #include "kernels/kernels_avx2.h"
 #include "kernels/kernels_scalar.h"
 
-/* Tables of TABLES groups of 4 elements of K, 20 KiB, stay in L1 while all columns are multiplied. */
-enum { ROWS = 32, SUMS = 81, TABLES = 4, DEPTH = 4 * TABLES, MOST_K = 192, LOG_BYTES = 6, SUM_BYTES = 1 << LOG_BYTES };
-_Static_assert(MOST_K * 128 <= INT16_MAX, "sums of a call");
+/* Tables of TABLES groups of 4 elements of K, 20 KiB, stay in L1 while all columns are multiplied. A byte of packed
+ * codes is a group: elements g, 16 + g, 32 + g and 48 + g of a block of 64 are group g. */
+enum { ROWS = 32, SUMS = 81, TABLES = 4, DEPTH = 4 * TABLES, GROUPS = PACK_BLOCK / 4, MOST_K = 256 };
+enum { LOG_BYTES = 6, SUM_BYTES = 1 << LOG_BYTES };
+_Static_assert(MOST_K * 127 <= INT16_MAX, "sums of a call");
 _Static_assert(MOST_K % GEMM_K_ALIGN == 0 && GEMM_K_ALIGN % DEPTH == 0, "whole tables");
-_Static_assert(SUM_BYTES == 2 * ROWS && TABLES == sizeof(uint32_t), "an entry; a byte for each table");
+_Static_assert(SUM_BYTES == 2 * ROWS && TABLES == sizeof(uint64_t) / sizeof(uint16_t), "an entry; a word of places");
 
 typedef int16_t table[SUMS][ROWS];
+_Static_assert(TABLES * sizeof(table) <= UINT16_MAX, "places");
 
-/* A panel has [K / 64][64 / DEPTH][16][TABLES] bytes; the rest of what 64 elements have is free. */
+/* A panel has [K / 64][64 / DEPTH][16][TABLES] places of entries, in bytes from the first table on; the rest of what 64
+ * elements have is free. */
+enum { STEP_BYTES = PANEL * TABLES * sizeof(uint16_t) };
 static inline size_t panel_at(size_t k) {
-    return k / PACK_BLOCK * PACK_BLOCK * PANEL + k % PACK_BLOCK / DEPTH * PANEL * TABLES;
+    return k / PACK_BLOCK * PACK_BLOCK * PANEL + k % PACK_BLOCK / DEPTH * STEP_BYTES;
 }
 
 /* Element j of 4 of 16 rows, from [16][4] bytes. Rows come as 0-3, 8-11, 4-7, 12-15, which widen_sums undoes. */
@@ -70,21 +75,15 @@ static void make_table(const int8_t *a, table t) {
     }
 }
 
-/* Where a table has the sums of byte i of four. */
-static inline const char *entry_of(const table t, uint32_t four, int i) {
-    const uint32_t at = 8 * i > LOG_BYTES ? four >> (8 * i - LOG_BYTES) : four << (LOG_BYTES - 8 * i);
-    return (const char *)t + (at & (UINT32_C(0x7f) << LOG_BYTES));
-}
-
-/* Adds the tables' sums of 16 columns to sums[16][ROWS]. b: [16][TABLES] bytes. */
-static inline void add_sums(const table *tables, const char *b, bool first, int16_t *sums) {
-    for (size_t c = 0; c < PANEL; c++, b += TABLES, sums += ROWS) {
-        uint32_t four;
-        memcpy(&four, b, sizeof four);
+/* Adds the tables' sums of 16 columns to sums[16][ROWS]. places: [16][TABLES]. */
+static inline void add_sums(const table *tables, const char *places, bool first, int16_t *sums) {
+    for (size_t c = 0; c < PANEL; c++, places += TABLES * sizeof(uint16_t), sums += ROWS) {
+        uint64_t four;
+        memcpy(&four, places, sizeof four);
         __m256i low = first ? _mm256_setzero_si256() : load_int(sums);
         __m256i high = first ? _mm256_setzero_si256() : load_int(sums + 16);
         for (int i = 0; i < TABLES; i++) {
-            const char *entry = entry_of(tables[i], four, i);
+            const char *entry = (const char *)tables + (four >> 16 * i & UINT16_MAX);
             low = _mm256_add_epi16(low, load_int(entry));
             high = _mm256_add_epi16(high, load_int(entry + SUM_BYTES / 2));
         }
@@ -93,26 +92,20 @@ static inline void add_sums(const table *tables, const char *b, bool first, int1
     }
 }
 
-/* Adds to total[ROWS], in the order of rows. */
-static inline void widen_sums(const int16_t *sums, bool first, int32_t *total) {
-    for (size_t r = 0; r < ROWS; r += 16) {
-        const __m256i s = load_int(sums + r);
-        __m256i low = _mm256_srai_epi32(_mm256_unpacklo_epi16(s, s), 16);
-        __m256i high = _mm256_srai_epi32(_mm256_unpackhi_epi16(s, s), 16);
-        if (!first) {
-            low = _mm256_add_epi32(low, load_int(total + r));
-            high = _mm256_add_epi32(high, load_int(total + r + 8));
-        }
-        store_int(total + r, low);
-        store_int(total + r + 8, high);
-    }
+/* Rows i to i + 7 of a column, in order: the total before and the sums of this call. */
+static inline __m256i widened(const int16_t *sums, bool first, const int32_t *total, size_t i) {
+    const __m256i s = load_int(sums + i / 16 * 16);
+    const __m256i pairs = i % 16 ? _mm256_unpackhi_epi16(s, s) : _mm256_unpacklo_epi16(s, s);
+    const __m256i sum = _mm256_srai_epi32(pairs, 16);
+    return first ? sum : _mm256_add_epi32(sum, load_int(total + i));
 }
 
-/* total[8 columns][ROWS] to rows i .. i + 7 of 8 columns. */
-static inline void transpose8(const int32_t *total, size_t i, __m256i out[8]) {
+/* Rows i to i + 7 of 8 columns of [ROWS] numbers: out[r] has row i + r of all columns. */
+static inline void transpose8(const int16_t *sums, bool first, const int32_t *total, size_t i, __m256i out[8]) {
     __m256i v[8], w[8];
     for (size_t c = 0; c < 8; c += 2) {
-        const __m256i a = load_int(total + c * ROWS + i), b = load_int(total + (c + 1) * ROWS + i);
+        const __m256i a = widened(sums + c * ROWS, first, total + c * ROWS, i);
+        const __m256i b = widened(sums + (c + 1) * ROWS, first, total + (c + 1) * ROWS, i);
         v[c] = _mm256_unpacklo_epi32(a, b);
         v[c + 1] = _mm256_unpackhi_epi32(a, b);
     }
@@ -128,23 +121,34 @@ static inline void transpose8(const int32_t *total, size_t i, __m256i out[8]) {
     }
 }
 
-/* Sums [n up to a multiple of 16][ROWS] into y. */
-static void finish(const struct gemm_block *b, const struct epilogue *f) {
+/* One column, row by row. */
+static void finish_column(const struct gemm_block *b, const struct epilogue *f, const int16_t *sums,
+                          const int32_t *total, size_t n) {
+    int32_t column[ROWS];
+    for (size_t i = 0; i < ROWS; i += 8)
+        store_int(column + i, widened(sums, b->first, total, i));
+    for (size_t i = 0; i < b->m; i++)
+        epilogue_one(f, i, n, epilogue_number_int(f, i, column[i]));
+}
+
+/* Sums [n up to a multiple of 16][ROWS] into y, whose lines have 16 columns. first is a constant where this is inlined.
+ */
+static inline void finish(const struct gemm_block *b, const struct epilogue *f, bool first, const int16_t *sums) {
     const int32_t *total = b->partial;
-    for (size_t n = 0; n < b->n; n += 8, total += 8 * ROWS) {
-        if (n + 8 > b->n) {
-            for (size_t c = 0; n + c < b->n; c++)
-                for (size_t i = 0; i < b->m; i++)
-                    epilogue_one(f, i, n + c, epilogue_number_int(f, i, total[c * ROWS + i]));
-            return;
-        }
+    size_t n = 0;
+    for (; n + PANEL <= b->n; n += PANEL, sums += PANEL * ROWS, total += PANEL * ROWS) {
         for (size_t i = 0; i < b->m; i += 8) {
-            __m256i rows[8];
-            transpose8(total, i, rows);
-            for (size_t r = 0; r < size_min(8, b->m - i); r++)
-                epilogue8_int(f, i + r, n, rows[r]);
+            __m256i left[8], right[8];
+            transpose8(sums, first, total, i, left);
+            transpose8(sums + 8 * ROWS, first, total + 8 * ROWS, i, right);
+            for (size_t r = 0; r < size_min(8, b->m - i); r++) {
+                epilogue8_int(f, i + r, n, left[r]);
+                epilogue8_int(f, i + r, n + 8, right[r]);
+            }
         }
     }
+    for (; n < b->n; n++, sums += ROWS, total += ROWS)
+        finish_column(b, f, sums, total, n);
 }
 
 /* partial: totals [columns][ROWS], then 16-bit sums of this call of the same shape. */
@@ -159,31 +163,143 @@ static void block_ternary(const struct gemm_block *b) {
         const char *panel = (const char *)b->b + panel_at(k);
         for (size_t i = 0; i < TABLES; i++)
             make_table((const int8_t *)b->a + (k + 4 * i) * ROWS, tables[i]);
-        for (size_t n = 0; n < columns; n += PANEL, panel += b->panel_stride)
+        for (size_t n = 0; n < columns; n += PANEL, panel += b->panel_stride) {
+            for (size_t i = 0; i < STEP_BYTES && n + PANEL < columns; i += 64) /* panels are pages apart */
+                _mm_prefetch(panel + b->panel_stride + i, _MM_HINT_T0);
             add_sums((const table *)tables, panel, k == 0, sums + n * ROWS);
+        }
+    }
+    if (b->last) {
+        if (b->first) {
+            finish(b, &f, true, sums);
+        } else {
+            finish(b, &f, false, sums);
+        }
+        return;
     }
     for (size_t n = 0; n < columns; n++)
-        widen_sums(sums + n * ROWS, b->first, total + n * ROWS);
-    if (b->last) finish(b, &f);
+        for (size_t i = 0; i < ROWS; i += 8)
+            store_int(total + n * ROWS + i, widened(sums + n * ROWS, b->first, total + n * ROWS, i));
 }
 
-/* Of [K / 4][16][4] codes without their bias to numbers of entries; four groups of K become one. */
-static void pack_b_entries(const struct gemm_engine *e, const struct packing *p, const uint8_t *src, size_t stride,
-                           size_t n, size_t blocks, void *panel) {
-    const __m256i digits = _mm256_set1_epi32(0x1b090301), ones = _mm256_set1_epi16(1);
-    const __m256i most = _mm256_set1_epi8(2); /* 2 bits that are no code stay within the table */
-    DQT_ASSERT(p->min == -1 && p->max == 1 && !packing_is_bytes(p));
-    gemm_pack_b_packed_avx2(e, p, src, stride, n, blocks, panel);
-    for (size_t k = 0; k < blocks * PACK_BLOCK; k += DEPTH) {
-        const char *from = (const char *)panel + k * PANEL;
-        for (size_t half = 0; half < 64; half += 32) {
-            __m256i four = _mm256_setzero_si256();
-            for (int i = 0; i < TABLES; i++) {
-                const __m256i u = _mm256_min_epu8(load_int(from + 64 * i + half), most);
-                const __m256i pairs = _mm256_maddubs_epi16(u, digits);
-                four = _mm256_or_si256(four, _mm256_slli_epi32(_mm256_madd_epi16(pairs, ones), 8 * i));
+/* ---- Packing ------------------------------------------------------------------------------------------------- */
+
+static inline __m256i load_two(const void *low, const void *high) {
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)low)),
+                                   _mm_loadu_si128((const __m128i *)high), 1);
+}
+
+/* 64 codes of 8 rows to out[GROUPS][ROWS][4]. Lane l has rows 4 l to 4 l + 3. */
+static inline void pack_eight_rows(const int8_t *const rows[8], int8_t *out) {
+    __m256i q[4][4]; /* [group / 4][row of a lane] */
+    for (size_t i = 0; i < 4; i++) {
+        __m256i v[4];
+        for (size_t j = 0; j < 4; j++)
+            v[j] = load_two(rows[i] + GROUPS * j, rows[4 + i] + GROUPS * j);
+        const __m256i a = _mm256_unpacklo_epi8(v[0], v[1]), b = _mm256_unpackhi_epi8(v[0], v[1]);
+        const __m256i c = _mm256_unpacklo_epi8(v[2], v[3]), d = _mm256_unpackhi_epi8(v[2], v[3]);
+        q[0][i] = _mm256_unpacklo_epi16(a, c);
+        q[1][i] = _mm256_unpackhi_epi16(a, c);
+        q[2][i] = _mm256_unpacklo_epi16(b, d);
+        q[3][i] = _mm256_unpackhi_epi16(b, d);
+    }
+    for (size_t t = 0; t < 4; t++, out += 4 * ROWS * 4) {
+        const __m256i a = _mm256_unpacklo_epi32(q[t][0], q[t][1]), b = _mm256_unpackhi_epi32(q[t][0], q[t][1]);
+        const __m256i c = _mm256_unpacklo_epi32(q[t][2], q[t][3]), d = _mm256_unpackhi_epi32(q[t][2], q[t][3]);
+        store_int(out, _mm256_unpacklo_epi64(a, c));
+        store_int(out + ROWS * 4, _mm256_unpackhi_epi64(a, c));
+        store_int(out + 2 * ROWS * 4, _mm256_unpacklo_epi64(b, d));
+        store_int(out + 3 * ROWS * 4, _mm256_unpackhi_epi64(b, d));
+    }
+}
+
+/* Codes of B have no bias, so sums stay as they are. */
+static void pack_a_groups(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t m, size_t k, void *out,
+                          int32_t *sums) {
+    static const int8_t zeros[PACK_BLOCK];
+    (void)e;
+    (void)sums;
+    DQT_ASSERT(k % PACK_BLOCK == 0);
+    for (size_t i = 0; i < ROWS; i += 8) {
+        for (size_t c = 0; c < k; c += PACK_BLOCK) {
+            const int8_t *rows[8];
+            for (size_t r = 0; r < 8; r++)
+                rows[r] = i + r < m ? src + (i + r) * ld + c : zeros;
+            pack_eight_rows(rows, (int8_t *)out + c * ROWS + i * 4);
+        }
+    }
+}
+
+/* 16 numbers of entries, of groups of which every fourth has the same table, to their places. */
+static inline __m256i places_of(__m128i entries) {
+    enum { T = sizeof(table) };
+    const __m256i begin = _mm256_set1_epi64x((int64_t)3 * T << 48 | (int64_t)2 * T << 32 | (int64_t)T << 16);
+    return _mm256_add_epi16(_mm256_slli_epi16(_mm256_cvtepu8_epi16(entries), LOG_BYTES), begin);
+}
+
+/* The entries of 16 packed bytes; 2 bits that are no code stay within the table. */
+static inline __m128i entries_of(const uint8_t *packed) {
+    const __m128i half = _mm_set1_epi8(15), x = _mm_loadu_si128((const __m128i *)(const void *)packed);
+    const __m128i first = _mm_setr_epi8(0, 1, 2, 2, 3, 4, 5, 5, 6, 7, 8, 8, 6, 7, 8, 8);
+    const __m128i second = _mm_setr_epi8(0, 9, 18, 18, 27, 36, 45, 45, 54, 63, 72, 72, 54, 63, 72, 72);
+    return _mm_add_epi8(_mm_shuffle_epi8(first, _mm_and_si128(x, half)),
+                        _mm_shuffle_epi8(second, _mm_and_si128(_mm_srli_epi16(x, 4), half)));
+}
+
+static inline void store_half(char *out, __m256i v, int half) {
+    _mm_storeu_si128((__m128i *)(void *)out, half ? _mm256_extracti128_si256(v, 1) : _mm256_castsi256_si128(v));
+}
+
+static void pack_b_places(const struct gemm_engine *e, const struct packing *p, const uint8_t *src, size_t stride,
+                          size_t n, size_t blocks, void *panel) {
+    (void)e;
+    DQT_ASSERT(p->min == -1 && p->max == 1 && packing_is_only(p, PLANE_CRUMBS));
+    for (size_t i = 0; i < PANEL; i += 2) {
+        const uint8_t *one = src + size_min(i, n - 1) * stride, *two = src + size_min(i + 1, n - 1) * stride;
+        char *out = (char *)panel + i * TABLES * sizeof(uint16_t);
+        for (size_t b = 0; b < blocks; b++, out += PACK_BLOCK * PANEL) {
+            const __m256i v = places_of(entries_of(one + b * GROUPS)), w = places_of(entries_of(two + b * GROUPS));
+            const __m256i even = _mm256_unpacklo_epi64(v, w), odd = _mm256_unpackhi_epi64(v, w);
+            store_half(out, even, 0);
+            store_half(out + STEP_BYTES, odd, 0);
+            store_half(out + 2 * STEP_BYTES, even, 1);
+            store_half(out + 3 * STEP_BYTES, odd, 1);
+        }
+    }
+}
+
+static inline __m128i times3(__m128i v) {
+    return _mm_add_epi8(v, _mm_add_epi8(v, v));
+}
+
+/* Group g of 16 columns of src[64][ld] codes: numbers of entries. 2 stays within the table, as above. */
+static inline __m128i entries_of_rows(const int8_t *src, size_t ld, size_t g) {
+    __m128i x[4];
+    for (size_t j = 0; j < 4; j++)
+        x[j] = _mm_min_epi8(_mm_loadu_si128((const __m128i *)(const void *)(src + (GROUPS * j + g) * ld)),
+                            _mm_set1_epi8(1));
+    const __m128i sum = _mm_add_epi8(times3(_mm_add_epi8(times3(_mm_add_epi8(times3(x[3]), x[2])), x[1])), x[0]);
+    return _mm_add_epi8(sum, _mm_set1_epi8(SUMS / 2)); /* of codes, -1 to 1 */
+}
+
+/* Of rows of codes -1 to 1. */
+static void pack_b_row_places(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, int bias,
+                              void *panel) {
+    (void)e;
+    (void)bias;
+    DQT_ASSERT(bias == 0 && k % PACK_BLOCK == 0);
+    for (size_t c = 0; c < k; c += PACK_BLOCK, src += PACK_BLOCK * ld) {
+        for (size_t g = 0; g < GROUPS; g += TABLES) {
+            char *out = (char *)panel + panel_at(c + 4 * g);
+            __m128i x[TABLES];
+            for (size_t i = 0; i < TABLES; i++)
+                x[i] = entries_of_rows(src, ld, g + i);
+            for (size_t half = 0; half < 2; half++) { /* 8 columns, then the others */
+                const __m128i a = half ? _mm_unpackhi_epi8(x[0], x[1]) : _mm_unpacklo_epi8(x[0], x[1]);
+                const __m128i b = half ? _mm_unpackhi_epi8(x[2], x[3]) : _mm_unpacklo_epi8(x[2], x[3]);
+                store_int(out + half * STEP_BYTES / 2, places_of(_mm_unpacklo_epi16(a, b)));
+                store_int(out + half * STEP_BYTES / 2 + 32, places_of(_mm_unpackhi_epi16(a, b)));
             }
-            store_int((char *)panel + panel_at(k) + half, four);
         }
     }
 }
@@ -193,13 +309,14 @@ const struct gemm_engine gemm_ternary_avx2 = {.rows = ROWS,
                                               .columns = PANEL,
                                               .group = 4,
                                               .size = 1,
-                                              .k_align = 4,
+                                              .k_align = PACK_BLOCK,
                                               .kc_bytes = MOST_K * ROWS,
                                               .signed_codes = true,
                                               .max_range = 2,
                                               .gebp = block_ternary,
-                                              .pack_a_codes = gemm_pack_a_codes,
-                                              .pack_b_packed = pack_b_entries};
+                                              .pack_a_codes = pack_a_groups,
+                                              .pack_b_packed = pack_b_places,
+                                              .pack_b_rows = pack_b_row_places};
 
 TARGET_END
 #endif

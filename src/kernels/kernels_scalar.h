@@ -9,10 +9,9 @@
 
 /* Packing for any engine. */
 pack_a_codes_fn gemm_pack_a_codes;
-/* One block of A from src[k][ld], and one panel of B whose elements are codes minus `bias` from src[k][ld], 16 columns
- * readable; k is a multiple of GEMM_K_ALIGN. sums[m] are added to. */
+/* One block of A from src[k][ld]; k is a multiple of GEMM_K_ALIGN. sums[m] are added to. */
 pack_a_codes_fn gemm_pack_a_rows;
-void gemm_pack_b_rows(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, int bias, void *panel);
+pack_b_rows_fn gemm_pack_b_rows;
 pack_b_packed_fn gemm_pack_b_packed;
 pack_a_fn gemm_pack_a, gemm_pack_a_transposed;
 pack_b_fn gemm_pack_b, gemm_pack_b_transposed;
