@@ -1,9 +1,9 @@
 /* Attention over cached keys and values, part of attention_template.h: a kernel for each format of their elements. The
- * sums of a key, and of a column, have one order whatever their neighbours: four at a time only hide latency. */
+ * sums of a key, and of a column, have one order whatever their neighbours: eight at a time only hide latency. */
 
 typedef uint16_t half_vec __attribute__((vector_size(VEC_WIDTH * 2)));
 
-enum { AT_ONCE = 4 }; /* keys, or vectors of columns */
+enum { AT_ONCE = 8, FEWER = 4 }; /* keys, or vectors of columns */
 
 /* VEC_WIDTH elements of a row from element i on. format is a constant where this is inlined. */
 static inline vec cached_load(const void *row, size_t i, int format) {
@@ -37,31 +37,51 @@ static inline quad fold(vec sum) {
     return q[0];
 }
 
+/* (s0 + s2) + (s1 + s3) of each of four. */
+static inline quad quad_totals(quad a, quad b, quad c, quad d) {
+    const quad ab = (quad){a[0], a[1], b[0], b[1]} + (quad){a[2], a[3], b[2], b[3]};
+    const quad cd = (quad){c[0], c[1], d[0], d[1]} + (quad){c[2], c[3], d[2], d[3]};
+    return (quad){ab[0], ab[2], cd[0], cd[2]} + (quad){ab[1], ab[3], cd[1], cd[3]};
+}
+
+/* Of `count` keys from k on, AT_ONCE or FEWER, a constant where this is inlined; beyond the last of `keys` it is
+ * repeated. */
+static inline void cached_few_scores(const float *q, const void *k, size_t ldk, size_t keys, size_t head_size,
+                                     float factor, float *scores, size_t count, int format) {
+    const size_t whole = head_size / VEC_WIDTH * VEC_WIDTH;
+    const void *row[AT_ONCE];
+    vec sum[AT_ONCE];
+    UNROLL
+    for (size_t r = 0; r < count; r++) {
+        row[r] = cached_row(k, size_min(r, keys - 1), ldk, format);
+        sum[r] = vec_set(0);
+    }
+    for (size_t i = 0; i < whole; i += VEC_WIDTH) {
+        const vec x = vec_load(q + i);
+        UNROLL
+        for (size_t r = 0; r < count; r++)
+            sum[r] = vec_fma(x, cached_load(row[r], i, format), sum[r]);
+    }
+    UNROLL
+    for (size_t r = 0; r < count; r += 4) {
+        quad s = quad_totals(fold(sum[r]), fold(sum[r + 1]), fold(sum[r + 2]), fold(sum[r + 3]));
+        for (size_t i = whole; i < head_size; i++)
+            for (size_t j = 0; j < 4; j++)
+                s[j] += q[i] * cached_element(row[r + j], i, format);
+        s *= factor;
+        if (r < keys) memcpy(scores + r, &s, size_min(4, keys - r) * sizeof *scores);
+    }
+}
+
 static inline void cached_scores(const float *q, const void *k, size_t ldk, size_t keys, size_t head_size, float factor,
                                  float *scores, int format) {
-    const size_t whole = head_size / VEC_WIDTH * VEC_WIDTH;
-    for (size_t j = 0; j < keys; j += AT_ONCE) {
-        const void *row[AT_ONCE];
-        vec sum[AT_ONCE];
-        UNROLL
-        for (size_t r = 0; r < AT_ONCE; r++) { /* beyond the last key it is repeated */
-            row[r] = cached_row(k, size_min(j + r, keys - 1), ldk, format);
-            sum[r] = vec_set(0);
-        }
-        for (size_t i = 0; i < whole; i += VEC_WIDTH) {
-            const vec x = vec_load(q + i);
-            UNROLL
-            for (size_t r = 0; r < AT_ONCE; r++)
-                sum[r] = vec_fma(x, cached_load(row[r], i, format), sum[r]);
-        }
-        for (size_t r = 0; r < size_min(AT_ONCE, keys - j); r++) {
-            const quad s = fold(sum[r]);
-            float score = (s[0] + s[2]) + (s[1] + s[3]);
-            for (size_t i = whole; i < head_size; i++)
-                score += q[i] * cached_element(row[r], i, format);
-            scores[j + r] = score * factor;
-        }
-    }
+    size_t j = 0;
+    for (; j + FEWER < keys; j += AT_ONCE)
+        cached_few_scores(q, cached_row(k, j, ldk, format), ldk, keys - j, head_size, factor, scores + j, AT_ONCE,
+                          format);
+    if (j < keys)
+        cached_few_scores(q, cached_row(k, j, ldk, format), ldk, keys - j, head_size, factor, scores + j, FEWER,
+                          format);
 }
 
 /* Columns i to i + count * VEC_WIDTH. */
@@ -88,6 +108,8 @@ static inline void cached_mix(const float *p, const void *v, size_t ldv, size_t 
     size_t i = 0;
     for (; i + AT_ONCE * VEC_WIDTH <= head_size; i += AT_ONCE * VEC_WIDTH)
         cached_mix_columns(p, v, ldv, keys, i, AT_ONCE, correction, out, format);
+    for (; i + FEWER * VEC_WIDTH <= head_size; i += FEWER * VEC_WIDTH)
+        cached_mix_columns(p, v, ldv, keys, i, FEWER, correction, out, format);
     for (; i + VEC_WIDTH <= head_size; i += VEC_WIDTH)
         cached_mix_columns(p, v, ldv, keys, i, 1, correction, out, format);
     for (; i < head_size; i++) {

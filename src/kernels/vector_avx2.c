@@ -25,6 +25,19 @@ static inline vec vec_codes(const int8_t *x) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(eight)));
 }
 
+/* Masks: memory beyond n is not touched. */
+static inline __m256i first_lanes(size_t n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+static inline vec vec_load_tail(const float *x, size_t n, float rest) {
+    const __m256i mask = first_lanes(n);
+    return _mm256_blendv_ps(_mm256_set1_ps(rest), _mm256_maskload_ps(x, mask), _mm256_castsi256_ps(mask));
+}
+static inline void vec_store_tail(float *x, size_t n, vec v) {
+    _mm256_maskstore_ps(x, first_lanes(n), v);
+}
+
+#define VEC_TAILS
 #define VECTOR_KERNELS vector_kernels_avx2
 #include "kernels/vector_template.h"
 

@@ -23,6 +23,15 @@ static inline vec vec_codes(const int8_t *x) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)x)));
 }
 
+/* Masks: memory beyond n is not touched. */
+static inline vec vec_load_tail(const float *x, size_t n, float rest) {
+    return _mm512_mask_loadu_ps(_mm512_set1_ps(rest), (__mmask16)((1u << n) - 1), x);
+}
+static inline void vec_store_tail(float *x, size_t n, vec v) {
+    _mm512_mask_storeu_ps(x, (__mmask16)((1u << n) - 1), v);
+}
+
+#define VEC_TAILS
 #define VECTOR_KERNELS vector_kernels_avx512
 #include "kernels/vector_template.h"
 

@@ -2,6 +2,7 @@
  *   VEC_WIDTH     floats in a vector: 4, 8 or 16
  *   vec           the vector type
  *   vec_set(x)    all lanes x
+ *   VEC_TAILS     optional: it has its own vec_load_tail and vec_store_tail
  * No fused multiply-add here: the same bits on every instruction set (contracts: vector_kernels.h). */
 #include <math.h>
 #include <string.h>
@@ -31,6 +32,7 @@ static inline void vec_store(float *x, vec v) {
     memcpy(x, &v, sizeof v);
 }
 /* The first n < VEC_WIDTH lanes; the others are `rest`. */
+#ifndef VEC_TAILS
 static inline vec vec_load_tail(const float *x, size_t n, float rest) {
     vec v = vec_set(rest);
     memcpy(&v, x, n * sizeof *x);
@@ -39,6 +41,7 @@ static inline vec vec_load_tail(const float *x, size_t n, float rest) {
 static inline void vec_store_tail(float *x, size_t n, vec v) {
     memcpy(x, &v, n * sizeof *x);
 }
+#endif
 static inline vec vec_select(ivec mask, vec yes, vec no) {
     return (vec)((mask & (ivec)yes) | (~mask & (ivec)no));
 }
@@ -161,7 +164,20 @@ static float maximum(const float *x, size_t n) {
     return result;
 }
 
+/* The first n < VEC_WIDTH lanes; the others are `rest`. */
+static inline vec vec_keep(vec v, size_t n, float rest) {
+    static const int32_t number[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    ivec lane;
+    memcpy(&lane, number, sizeof lane);
+    return vec_select(lane < (int32_t)n, v, vec_set(rest));
+}
+
 static float exp_sum(const float *x, size_t n, float shift, float *out) {
+    if (n == 1) { /* all other lanes would add 0 */
+        const float e = vec_exp(vec_set(*x - shift))[0];
+        if (out) *out = e;
+        return e;
+    }
     vec sums[SUM_VECS] = {0};
     size_t i = 0;
     for (; i + SUMS <= n; i += SUMS) {
@@ -173,15 +189,16 @@ static float exp_sum(const float *x, size_t n, float shift, float *out) {
         }
     }
     for (size_t j = 0; i < n; j++, i += VEC_WIDTH) {
-        size_t m = n - i < VEC_WIDTH ? n - i : VEC_WIDTH;
-        vec e = vec_set(0);
-        for (size_t l = 0; l < m; l++)
-            e[l] = x[i + l] - shift;
-        for (size_t l = m; l < VEC_WIDTH; l++)
-            e[l] = -INFINITY;
-        e = vec_exp(e);
-        sums[j] += e;
-        if (out) vec_store_tail(out + i, m, e);
+        const size_t m = n - i;
+        if (m < VEC_WIDTH) {
+            const vec e = vec_exp(vec_keep(vec_load_tail(x + i, m, 0) - shift, m, -INFINITY));
+            sums[j] += e;
+            if (out) vec_store_tail(out + i, m, e);
+        } else {
+            const vec e = vec_exp(vec_load(x + i) - shift);
+            sums[j] += e;
+            if (out) vec_store(out + i, e);
+        }
     }
     return sums_total(sums);
 }
