@@ -398,6 +398,12 @@ static void float_dot_products(void) {
             for (int j = 0; j < 3; j++)
                 CHECKF(fabs((double)got[j] - want[j]) <= ((double)n + 8.0) * 0x1p-24 * size[j],
                        "%s: dot %d of %zu: %g, not %g", isa_caps[i].name, j, n, (double)got[j], want[j]);
+#if defined(__aarch64__)
+            const struct float_dot_kernels *c = &float_dot_scalar; /* whose order of sums is NEON's */
+            const float plain_c[3] = {c->code(codes, x, n), c->bf16(half, x, n), c->f32(w, x, n)};
+            CHECKF(memcmp(got, plain_c, sizeof got) == 0, "%s: dots of %zu are not those of plain C", isa_caps[i].name,
+                   n);
+#endif
             release();
         }
         dqt_context_destroy(ctx);

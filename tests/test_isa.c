@@ -150,8 +150,7 @@ static void simulated_cpus(void) {
 #elif defined(__aarch64__)
 static void simulated_cpus(void) {
 #define BASELINE                                                                                                       \
-    NO_BF16, {ISA_SLOT_gradient, "scalar"}, {ISA_SLOT_update, "scalar"}, {ISA_SLOT_float_dot, "scalar"},               \
-        {ISA_SLOT_search_add, "scalar"}, {                                                                             \
+    NO_BF16, {ISA_SLOT_gradient, "scalar"}, {ISA_SLOT_update, "scalar"}, {ISA_SLOT_search_add, "scalar"}, {            \
         ISA_SLOT_gemv_max_tokens, "scalar"                                                                             \
     }
 #define DOTPROD                                                                                                        \

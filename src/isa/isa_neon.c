@@ -15,6 +15,7 @@ const struct isa_set isa_neon = {
     .packed_dot = {NEEDS, &packed_dot_neon},
     .dot_groups = {NEEDS, dot_groups_neon},
     .dot_codes = {NEEDS, dot_codes_neon},
+    .float_dot = {NEEDS, &float_dot_neon},
     .unpack = {NEEDS, unpack_neon},
     .quantize = {NEEDS, quantize_neon},
     .vector = {NEEDS, &vector_kernels_neon},

@@ -16,6 +16,7 @@ dot_packed_tokens_fn dot_packed_tokens_neon;
 extern const struct packed_dot_kernels packed_dot_neon;
 dot_groups_fn dot_groups_neon;
 dot_codes_fn dot_codes_neon;
+extern const struct float_dot_kernels float_dot_neon;
 unpack_fn unpack_neon;
 quantize_fn quantize_neon;
 extern const struct vector_kernels vector_kernels_neon;

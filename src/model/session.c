@@ -132,8 +132,8 @@ struct prediction_job {
 
 static void add_exponentials(struct prediction *p, const float *logits, size_t count) {
     double largest = p->largest;
-    for (size_t i = 0; i < count; i++)
-        largest = fmax(largest, (double)logits[i]);
+    for (size_t i = 0; i < count; i++) /* gcc 12 for AArch64 breaks down on fmax here, at -O3 */
+        largest = (double)logits[i] > largest ? (double)logits[i] : largest;
     p->sum *= exp(p->largest - largest);
     for (size_t i = 0; i < count; i++)
         p->sum += exp((double)logits[i] - largest);
