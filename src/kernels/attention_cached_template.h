@@ -44,16 +44,17 @@ static inline quad quad_totals(quad a, quad b, quad c, quad d) {
     return (quad){ab[0], ab[2], cd[0], cd[2]} + (quad){ab[1], ab[3], cd[1], cd[3]};
 }
 
-/* Of `count` keys from k on, AT_ONCE or FEWER, a constant where this is inlined; beyond the last of `keys` it is
- * repeated. */
-static inline void cached_few_scores(const float *q, const void *k, size_t ldk, size_t keys, size_t head_size,
-                                     float factor, float *scores, size_t count, int format) {
+/* Of `count` keys from k on, AT_ONCE or FEWER; beyond the last of `keys` it is repeated. count and format are constants
+ * where this is inlined, which compilers leave undone unasked. */
+static inline __attribute__((always_inline)) void cached_few_scores(const float *q, const void *k, size_t ldk,
+                                                                    size_t keys, size_t head_size, float factor,
+                                                                    float *scores, size_t count, int format) {
     const size_t whole = head_size / VEC_WIDTH * VEC_WIDTH;
     const void *row[AT_ONCE];
     vec sum[AT_ONCE];
     UNROLL
     for (size_t r = 0; r < count; r++) {
-        row[r] = cached_row(k, size_min(r, keys - 1), ldk, format);
+        row[r] = r && r < keys ? cached_row(row[r - 1], 1, ldk, format) : r ? row[r - 1] : k;
         sum[r] = vec_set(0);
     }
     for (size_t i = 0; i < whole; i += VEC_WIDTH) {

@@ -13,6 +13,7 @@ TARGET_BEGIN(TARGET_AVX2)
 #include "kernels/gemm_epilogue_avx2.h"
 #include "kernels/kernels_avx2.h"
 #include "kernels/kernels_scalar.h"
+#include "kernels/prefetch.h"
 
 /* Tables of TABLES groups of 4 elements of K, 20 KiB, stay in L1 while all columns are multiplied. A byte of packed
  * codes is a group: elements g, 16 + g, 32 + g and 48 + g of a block of 64 are group g. */
@@ -258,6 +259,10 @@ static void pack_b_places(const struct gemm_engine *e, const struct packing *p, 
         const uint8_t *one = src + size_min(i, n - 1) * stride, *two = src + size_min(i + 1, n - 1) * stride;
         char *out = (char *)panel + i * TABLES * sizeof(uint16_t);
         for (size_t b = 0; b < blocks; b++, out += PACK_BLOCK * PANEL) {
+            if (b % 4 == 0) { /* the next panel's rows */
+                prefetch_ahead(one + b * GROUPS, PANEL * stride);
+                prefetch_ahead(two + b * GROUPS, PANEL * stride);
+            }
             const __m256i v = places_of(entries_of(one + b * GROUPS)), w = places_of(entries_of(two + b * GROUPS));
             const __m256i even = _mm256_unpacklo_epi64(v, w), odd = _mm256_unpackhi_epi64(v, w);
             store_half(out, even, 0);
