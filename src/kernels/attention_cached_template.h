@@ -70,7 +70,12 @@ static inline __attribute__((always_inline)) void cached_few_scores(const float 
             for (size_t j = 0; j < 4; j++)
                 s[j] += q[i] * cached_element(row[r + j], i, format);
         s *= factor;
-        if (r < keys) memcpy(scores + r, &s, size_min(4, keys - r) * sizeof *scores);
+        if (r + 4 <= keys) {
+            memcpy(scores + r, &s, sizeof s);
+        } else {
+            for (size_t j = 0; r + j < keys; j++)
+                scores[r + j] = s[j];
+        }
     }
 }
 

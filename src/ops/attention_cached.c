@@ -52,7 +52,7 @@ static size_t count_blocks(const struct cached_tokens *t) {
     return blocks;
 }
 
-/* Values come while scores are made of the keys. */
+/* Values come while scores are made of the keys; among many tokens the first one's waiting does not matter. */
 static void fetch_ahead(const char *rows, size_t bytes) {
     for (size_t i = 0; i < bytes; i += LINE)
         prefetch_ahead(rows, i);
@@ -114,7 +114,7 @@ static void cached_block(void *arg, size_t task, int lane) {
         memset(job->out + t * job->heads * c->head_size + b.kv_head * width, 0, width * sizeof(float));
     }
     for (size_t k0 = 0; k0 < keys; k0 += TILE) {
-        fetch_ahead(b.v + k0 * row_bytes, size_min(TILE, keys - k0) * row_bytes);
+        if (b.end - b.begin < QUERIES / 2) fetch_ahead(b.v + k0 * row_bytes, size_min(TILE, keys - k0) * row_bytes);
         for (size_t t = b.begin; t < b.end; t++)
             if (tokens->position[t] >= k0) add_tile(&b, t, k0, size_min(TILE, tokens->position[t] + 1 - k0));
     }
