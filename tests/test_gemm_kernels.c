@@ -335,10 +335,10 @@ static void check_exact_dots(const struct gemm_kernels *k, const char *isa, enum
     EACH_FORMAT(number) {
         const struct packing *packing = format_packing(format_of(number));
         const char *name = format_public_name(number);
-        if (packing && k->packed_dot.dot_packed && dot_packed_takes(packing))
+        if (packing && packed_dot_takes(&k->packed_dot, packing))
             for (size_t blocks = 1; blocks <= 25; blocks++)
                 check_dot_packed(k, isa, packing, name, blocks, kind, &seed);
-        if (packing && k->packed_dot.dot_packed_tokens && dot_packed_takes(packing))
+        if (packing && k->packed_dot.dot_packed_tokens && packed_dot_takes(&k->packed_dot, packing))
             for (size_t blocks = 1; blocks <= 45; blocks += blocks < 6 ? 1 : 3)
                 check_dot_packed_tokens(k, isa, packing, name, blocks, kind, &seed);
         for (size_t group = 32; packing && k->dot_groups && group <= MAX_GROUP; group *= 2)
@@ -347,18 +347,23 @@ static void check_exact_dots(const struct gemm_kernels *k, const char *isa, enum
     }
 }
 
-/* Rows so long that 32-bit sums of codes that are not shifted down are added up in between. */
+/* Rows so long that sums are added up in between: 32-bit sums of codes that are not shifted down, and kernels' own
+ * parts of rows of bytes. The sums fit 32 bits. */
+static void check_long_rows(const struct gemm_kernels *k, const char *isa, int32_t number, size_t blocks) {
+    const struct packing *packing = format_packing(format_of(number));
+    const char *name = format_public_name(number);
+    uint64_t seed = 5;
+    if (!packed_dot_takes(&k->packed_dot, packing)) return;
+    check_dot_packed(k, isa, packing, name, blocks, ONE_END, &seed);
+    if (k->packed_dot.dot_packed_tokens) check_dot_packed_tokens(k, isa, packing, name, blocks, ONE_END, &seed);
+}
+
 static void exact_dots_of_long_rows(void) {
-    const struct packing *packing = format_packing(format_of(DQT_FORMAT_TERNARY));
-    const size_t blocks = (1 << 16) + 3;
     for (size_t i = 0; i < ISA_CAP_COUNT; i++) {
         dqt_context *ctx = context(isa_caps[i].isa);
         if (!ctx) continue;
-        const struct gemm_kernels *k = &ctx->kernels->gemm;
-        uint64_t seed = 5;
-        if (k->packed_dot.dot_packed) check_dot_packed(k, isa_caps[i].name, packing, "ternary", blocks, ONE_END, &seed);
-        if (k->packed_dot.dot_packed_tokens)
-            check_dot_packed_tokens(k, isa_caps[i].name, packing, "ternary", blocks, ONE_END, &seed);
+        check_long_rows(&ctx->kernels->gemm, isa_caps[i].name, DQT_FORMAT_TERNARY, (1 << 16) + 3);
+        check_long_rows(&ctx->kernels->gemm, isa_caps[i].name, DQT_FORMAT_INT8, (1 << 10) + 3);
         dqt_context_destroy(ctx);
     }
 }

@@ -308,8 +308,8 @@ static void prepare_codes(struct gemv *g) {
 
 /* Whether weights are multiplied as they are packed. */
 static bool takes_packed(const dqt_context *ctx, const dqt_tensor *w) {
-    return ctx->kernels->gemm.packed_dot.dot_packed && format_is_code(w->compute) && w->compute == w->storage &&
-           !tensor_scale_groups(w) && dot_packed_takes(format_packing(w->storage));
+    return format_is_code(w->compute) && w->compute == w->storage && !tensor_scale_groups(w) &&
+           packed_dot_takes(&ctx->kernels->gemm.packed_dot, format_packing(w->storage));
 }
 
 size_t gemv_exact_tokens(const dqt_context *ctx, const dqt_tensor *w) {

@@ -128,7 +128,7 @@ typedef void unpack_fn(const struct packing *p, const uint8_t *packed, size_t bl
 typedef float quantize_fn(const float *x, size_t cols, int8_t *codes);
 
 /* Products of vectors with packed rows, each byte of the weights read once from memory. Only for packings that
- * dot_packed_takes.
+ * packed_dot_takes; plain bytes are among them where takes_bytes.
  *
  * permute_for_dot puts the codes of x[blocks * 64] into the order that the others read: groups of up to
  * DOT_GROUP_BLOCKS blocks, [groups][tokens][blocks of a group * 64], of which x is number `token`; zeros where the last
@@ -148,6 +148,7 @@ struct packed_dot_kernels {
     dot_packed_fn *dot_packed;
     dot_packed_tokens_fn *dot_packed_tokens;
     size_t max_tokens;
+    bool takes_bytes;
 };
 
 /* Products of float vectors x[n] with rows of codes, bf16 or f32. Each instruction set has its own order of sums. tile:
@@ -165,6 +166,10 @@ struct float_dot_kernels {
 /* One plane of 2 or 4 bits: products can be summed from masked bytes. */
 static inline bool dot_packed_takes(const struct packing *p) {
     return p->num_planes == 1 && (p->planes[0].plane == PLANE_CRUMBS || p->planes[0].plane == PLANE_NIBBLES);
+}
+
+static inline bool packed_dot_takes(const struct packed_dot_kernels *k, const struct packing *p) {
+    return k->dot_packed && (dot_packed_takes(p) || (k->takes_bytes && packing_is_bytes(p)));
 }
 
 /* As dot_packed, with a scale for each `group` columns: sums[i] = the sum over `groups` groups, in order, of (float)(x

@@ -20,7 +20,8 @@ TARGET_BEGIN(TARGET_NEON_I8MM)
 
 #define CONSTANTS_INLINE static inline __attribute__((always_inline))
 
-/* CLASSES: sums of u, 4 u and 16 u (2-bit codes are masked where they are); 4-bit codes have the first only. */
+/* CLASSES: sums of u, 4 u and 16 u (2-bit codes are masked where they are); 4-bit codes and bytes have the first only.
+ */
 enum { WIDTH = 16, LINE = 64, CHUNK = 8, PAIRS = DOT_ROWS / 2, CLASSES = 3 };
 
 /* Bytes of a row whose products fit a sum: 16 of a block of 2-bit codes are up to 48. */
@@ -52,8 +53,9 @@ CONSTANTS_INLINE void add_chunk(struct tile *s, const uint8x16_t u[PAIRS], const
     __asm__ volatile("" : : : "memory"); /* else compilers load all of x first, and registers are missing */
 }
 
-/* Value `plane` of each byte, where it is but for the top bits; planes, 4 or 2, and plane are constants. */
+/* Value `plane` of each byte, where it is but for the top bits; planes, 4, 2 or 1, and plane are constants. */
 CONSTANTS_INLINE uint8x16_t plane_of(uint8x16_t v, size_t planes, size_t plane) {
+    if (planes == 1) return v;
     if (plane == planes - 1) return planes == 4 ? vshrq_n_u8(v, 6) : vshrq_n_u8(v, 4);
     return vandq_u8(v, planes == 4 ? vdupq_n_u8((uint8_t)(3 << 2 * plane)) : vdupq_n_u8(15));
 }
@@ -103,7 +105,7 @@ CONSTANTS_INLINE void add_tokens(const uint8_t *const from[DOT_ROWS], size_t byt
                 for (size_t i = 0; i < block; i += WIDTH)
                     add_vector(rows, at + i, x + i * DOT_TOKENS, planes, s);
         }
-        for (size_t c = 0; c < planes - 1; c++)
+        for (size_t c = 0; c < (planes == 4 ? CLASSES : 1); c++)
             add_tile(&s[c], 2 * (int32_t)c, sums);
     }
 }
@@ -111,10 +113,12 @@ CONSTANTS_INLINE void add_tokens(const uint8_t *const from[DOT_ROWS], size_t byt
 static void dot_packed_tokens(const struct packing *p, const uint8_t *const rows[DOT_ROWS], size_t blocks,
                               const int8_t *x, const int32_t x_sums[DOT_TOKENS], int32_t sums[DOT_TOKENS][DOT_ROWS]) {
     const size_t bytes = blocks * packing_block_bytes(p);
-    DQT_ASSERT(dot_packed_takes(p));
+    DQT_ASSERT(dot_packed_takes(p) || packing_is_bytes(p));
     for (size_t t = 0; t < DOT_TOKENS; t++)
         vst1q_s32(sums[t], vdupq_n_s32(p->bias * x_sums[t])); /* codes are stored minus the bias */
-    if (p->planes[0].plane == PLANE_NIBBLES) {
+    if (packing_is_bytes(p)) {
+        add_tokens(rows, bytes, x, 1, sums);
+    } else if (p->planes[0].plane == PLANE_NIBBLES) {
         add_tokens(rows, bytes, x, 2, sums);
     } else {
         add_tokens(rows, bytes, x, 4, sums);
@@ -124,7 +128,8 @@ static void dot_packed_tokens(const struct packing *p, const uint8_t *const rows
 const struct packed_dot_kernels packed_dot_neon_i8mm = {.permute_for_dot = permute_for_dot,
                                                         .dot_packed = dot_packed_neon_dotprod,
                                                         .dot_packed_tokens = dot_packed_tokens,
-                                                        .max_tokens = 24};
+                                                        .max_tokens = 24,
+                                                        .takes_bytes = true};
 
 TARGET_END
 #endif

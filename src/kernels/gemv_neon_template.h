@@ -26,7 +26,7 @@
 #define UNROLL
 #endif
 
-enum { WIDTH = 16, LINE = 64, CRUMB_BYTES = PACK_BLOCK / 4, NIBBLE_BYTES = PACK_BLOCK / 2 };
+enum { WIDTH = 16, LINE = PACK_BLOCK, CRUMB_BYTES = PACK_BLOCK / 4, NIBBLE_BYTES = PACK_BLOCK / 2 };
 
 /* The sums of four vectors. */
 static inline int32x4_t sum_each(const int32x4_t v[DOT_ROWS]) {
@@ -101,6 +101,24 @@ static void add_nibbles(const uint8_t *const rows[DOT_ROWS], size_t bytes, const
     }
 }
 
+/* 16 bytes of each row with x[WIDTH]. */
+CONSTANTS_INLINE void byte_vector(const uint8_t *const rows[DOT_ROWS], size_t at, const int8_t *x,
+                                  int32x4_t total[DOT_ROWS]) {
+    const int8x16_t xv = vld1q_s8(x);
+    UNROLL
+    for (size_t r = 0; r < DOT_ROWS; r++)
+        total[r] = DOT_BYTES(total[r], vreinterpretq_s8_u8(vld1q_u8(rows[r] + at)), xv);
+}
+
+static void add_bytes(const uint8_t *const rows[DOT_ROWS], size_t bytes, const int8_t *x, int32x4_t total[DOT_ROWS]) {
+    for (size_t at = 0; at < bytes; at += LINE) {
+        prefetch_rows(rows, at);
+        UNROLL
+        for (size_t i = 0; i < LINE; i += WIDTH)
+            byte_vector(rows, at + i, x + at + i, total);
+    }
+}
+
 static inline void zero_totals(int32x4_t total[DOT_ROWS]) {
     UNROLL
     for (size_t r = 0; r < DOT_ROWS; r++)
@@ -117,9 +135,11 @@ void SUITE(dot_packed)(const struct packing *p, const uint8_t *const rows[DOT_RO
                        int32_t x_sum, int32_t sums[DOT_ROWS]) {
     const size_t bytes = blocks * packing_block_bytes(p);
     int32x4_t total[DOT_ROWS];
-    DQT_ASSERT(dot_packed_takes(p));
+    DQT_ASSERT(dot_packed_takes(p) || packing_is_bytes(p));
     zero_totals(total);
-    if (p->planes[0].plane == PLANE_NIBBLES) {
+    if (packing_is_bytes(p)) {
+        add_bytes(rows, bytes, x, total);
+    } else if (p->planes[0].plane == PLANE_NIBBLES) {
         add_nibbles(rows, bytes, x, total);
     } else {
         add_crumbs(rows, bytes, x, total);
@@ -165,12 +185,8 @@ CONSTANTS_INLINE void group_sums(enum plane plane, const uint8_t *const rows[DOT
                 total[r] = WIDEN(total[r], s[r]);
         }
     } else {
-        for (size_t c = 0; c < group; c += WIDTH) {
-            const int8x16_t xv = vld1q_s8(x + c);
-            UNROLL
-            for (size_t r = 0; r < DOT_ROWS; r++)
-                total[r] = DOT_BYTES(total[r], vreinterpretq_s8_u8(vld1q_u8(rows[r] + at + c)), xv);
-        }
+        for (size_t c = 0; c < group; c += WIDTH)
+            byte_vector(rows, at + c, x + c, total);
     }
 }
 

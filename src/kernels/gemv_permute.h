@@ -13,7 +13,7 @@
 static inline void permute_planes(const struct packing *p, const int8_t *x, size_t blocks, size_t width, size_t token,
                                   size_t tokens, int8_t *out) {
     const size_t bytes = packing_block_bytes(p), values = PACK_BLOCK / bytes, group = width / bytes;
-    DQT_ASSERT(dot_packed_takes(p) && group > 0 && group <= DOT_GROUP_BLOCKS);
+    DQT_ASSERT((dot_packed_takes(p) || packing_is_bytes(p)) && group > 0 && group <= DOT_GROUP_BLOCKS);
     for (size_t b = 0; b < round_up(blocks, group); b++) {
         int8_t *to = out + (b / group * tokens + token) * group * PACK_BLOCK + b % group * bytes;
         for (size_t i = 0; i < values; i++) {

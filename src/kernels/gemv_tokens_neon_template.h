@@ -5,6 +5,9 @@
  *
  *   CRUMB_TOKENS_BLOCKS  blocks whose products of codes of 2 bits, all shifted down, fit a SHORT */
 
+/* Else compilers load all of x first, and registers are missing. */
+#define FENCE __asm__ volatile("" : : : "memory")
+
 /* Value `plane` of each byte; planes, 4 or 2, and plane are constants. */
 CONSTANTS_INLINE int8x16_t plane_of(uint8x16_t v, size_t planes, size_t plane) {
     if (planes == 2) return plane ? upper(v) : lower(v);
@@ -34,7 +37,7 @@ CONSTANTS_INLINE void add_vector(const uint8_t *const rows[DOT_ROWS], size_t at,
             UNROLL
             for (size_t r = 0; r < DOT_ROWS; r++)
                 sum[r][t] = DOT(sum[r][t], u[r], xv);
-            __asm__ volatile("" : : : "memory"); /* else compilers load all of x first, and registers are missing */
+            FENCE;
         }
     }
 }
@@ -43,16 +46,14 @@ CONSTANTS_INLINE void add_tokens(const uint8_t *const from[DOT_ROWS], size_t byt
                                  int32x4_t total[DOT_TOKENS][DOT_ROWS]) {
     const uint8_t *const rows[DOT_ROWS] = {from[0], from[1], from[2], from[3]}; /* fences leave these in registers */
     const size_t block = PACK_BLOCK / planes, most = (planes == 4 ? CRUMB_TOKENS_BLOCKS : NIBBLE_BLOCKS) * block;
-    UNROLL
-    for (size_t t = 0; t < DOT_TOKENS; t++)
-        zero_totals(total[t]);
     for (size_t at = 0; at < bytes;) {
         SHORT sum[DOT_ROWS][DOT_TOKENS];
         UNROLL
-        for (size_t r = 0; r < DOT_ROWS; r++)
+        for (size_t r = 0; r < DOT_ROWS; r++) {
             UNROLL
-        for (size_t t = 0; t < DOT_TOKENS; t++)
-            sum[r][t] = SHORT_ZERO();
+            for (size_t t = 0; t < DOT_TOKENS; t++)
+                sum[r][t] = SHORT_ZERO();
+        }
         for (const size_t part = size_min(bytes, at + most); at < part;) {
             prefetch_rows(rows, at);
             for (const size_t line = size_min(part, at + LINE); at < line; at += block, x += DOT_TOKENS * PACK_BLOCK)
@@ -60,10 +61,58 @@ CONSTANTS_INLINE void add_tokens(const uint8_t *const from[DOT_ROWS], size_t byt
                     add_vector(rows, at + i, x + i, planes, sum);
         }
         UNROLL
-        for (size_t t = 0; t < DOT_TOKENS; t++)
+        for (size_t t = 0; t < DOT_TOKENS; t++) {
             UNROLL
+            for (size_t r = 0; r < DOT_ROWS; r++)
+                total[t][r] = WIDEN(total[t][r], sum[r][t]);
+        }
+    }
+}
+
+/* 16 bytes of each row at `at`, as they are, with sums of 32 bits. */
+CONSTANTS_INLINE void add_byte_vector(const uint8_t *const rows[DOT_ROWS], size_t at, const int8_t *x,
+                                      int32x4_t sum[DOT_ROWS][DOT_TOKENS]) {
+    int8x16_t w[DOT_ROWS];
+    UNROLL
+    for (size_t r = 0; r < DOT_ROWS; r++)
+        w[r] = vreinterpretq_s8_u8(vld1q_u8(rows[r] + at));
+    UNROLL
+    for (size_t t = 0; t < DOT_TOKENS; t++) {
+        const int8x16_t xv = vld1q_s8(x + t * PACK_BLOCK);
+        UNROLL
         for (size_t r = 0; r < DOT_ROWS; r++)
-            total[t][r] = WIDEN(total[t][r], sum[r][t]);
+            sum[r][t] = DOT_BYTES(sum[r][t], w[r], xv);
+        FENCE;
+    }
+}
+
+enum { BYTES_PART = 1 << 16 };
+
+static void add_bytes_tokens(const uint8_t *const from[DOT_ROWS], size_t bytes, const int8_t *x,
+                             int32x4_t total[DOT_TOKENS][DOT_ROWS]) {
+    const uint8_t *const rows[DOT_ROWS] = {from[0], from[1], from[2], from[3]};
+    /* Once, mostly: gcc keeps sums in registers that are made in a loop, and others in memory. */
+    for (size_t at = 0; at < bytes;) {
+        int32x4_t sum[DOT_ROWS][DOT_TOKENS];
+        UNROLL
+        for (size_t r = 0; r < DOT_ROWS; r++) {
+            UNROLL
+            for (size_t t = 0; t < DOT_TOKENS; t++)
+                sum[r][t] = vdupq_n_s32(0);
+        }
+        for (const size_t part = size_min(bytes, at + BYTES_PART); at < part;) {
+            prefetch_rows(rows, at);
+            for (size_t i = 0; i < LINE; i += WIDTH)
+                add_byte_vector(rows, at + i, x + i, sum);
+            at += LINE;
+            x += DOT_TOKENS * PACK_BLOCK;
+        }
+        UNROLL
+        for (size_t t = 0; t < DOT_TOKENS; t++) {
+            UNROLL
+            for (size_t r = 0; r < DOT_ROWS; r++)
+                total[t][r] = vaddq_s32(total[t][r], sum[r][t]);
+        }
     }
 }
 
@@ -71,8 +120,12 @@ void SUITE(dot_packed_tokens)(const struct packing *p, const uint8_t *const rows
                               const int8_t *x, const int32_t x_sums[DOT_TOKENS], int32_t sums[DOT_TOKENS][DOT_ROWS]) {
     const size_t bytes = blocks * packing_block_bytes(p);
     int32x4_t total[DOT_TOKENS][DOT_ROWS];
-    DQT_ASSERT(dot_packed_takes(p));
-    if (p->planes[0].plane == PLANE_NIBBLES) {
+    DQT_ASSERT(dot_packed_takes(p) || packing_is_bytes(p));
+    for (size_t t = 0; t < DOT_TOKENS; t++)
+        zero_totals(total[t]);
+    if (packing_is_bytes(p)) {
+        add_bytes_tokens(rows, bytes, x, total);
+    } else if (p->planes[0].plane == PLANE_NIBBLES) {
         add_tokens(rows, bytes, x, 2, total);
     } else {
         add_tokens(rows, bytes, x, 4, total);
