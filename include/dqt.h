@@ -569,8 +569,11 @@ DQT_API dqt_status dqt_layers_copy(dqt_layer *const *destination, dqt_layer *con
  * seed and pass. Everything else (float weights or activations, heads with activation NONE, attention) is as with BF16
  * where AUTO would be BF16, else F32. Creating a tape is refused with DQT_E_UNSUPPORTED where such a weight has scales
  * of groups, with DQT_E_SHAPE where rows * 127 * the greatest code is 2^31 or more. AUTO: the fastest of those that
- * learn equally well, which may be another in a later minor version: now BF16 where the instruction set in use has bf16
- * products (AMX, or AVX-512 BF16), else F32. Who needs the same numbers from every version names one. INT8: since 0.9.
+ * learn equally well, which may be another in a later minor version. Now, weight by weight: as INT8 where that is not
+ * refused, the instruction set in use is AVX2 or a stronger one of its line, and neither gradients nor checkpoints are
+ * FP8; everything else is BF16 where it has bf16 products (AMX, or AVX-512 BF16), else F32. Threads and time have no
+ * part in it. As with INT8, going on bit for bit takes the tape's seed and pass (dqt_tape_set_pass), and tapes of ranks
+ * take seeds of their own. Who needs the same numbers from every version and CPU names one. INT8: since 0.9.
  */
 enum { DQT_PRECISION_AUTO = 0, DQT_PRECISION_F32 = 1, DQT_PRECISION_BF16 = 2, DQT_PRECISION_INT8 = 3 };
 
@@ -593,8 +596,8 @@ typedef struct dqt_tape_options {
     int32_t gradient_format;     /* DQT_FLOAT_* of the gradient buffers */
     int32_t checkpoint_format;   /* DQT_FLOAT_* of the block inputs saved with recompute */
     int32_t reserved;
-    uint64_t seed; /* of stochastic rounding of gradients (stored ones, and of precision INT8) and of checkpoints; any
-                    * number, init says 1 */
+    uint64_t seed; /* of stochastic rounding of gradients (stored ones, and of precision INT8, which AUTO may be) and of
+                    * checkpoints; any number, init says 1 */
 } dqt_tape_options;
 
 DQT_API dqt_status dqt_tape_options_init(dqt_tape_options *options, size_t struct_size);
@@ -619,7 +622,8 @@ DQT_API dqt_status dqt_tape_create(dqt_context *ctx, dqt_layer *const *layers, s
                                    const dqt_tape_options *options, dqt_tape **out);
 DQT_API void dqt_tape_destroy(dqt_tape *tape);
 
-/* The options in effect: precision is never AUTO. Since 0.9. */
+/* The options in effect: precision is never AUTO, but INT8 where AUTO took that for one weight or more (a tape with
+ * others that INT8 refuses is had by AUTO only). Since 0.9. */
 DQT_API dqt_status dqt_tape_get_options(const dqt_tape *tape, dqt_tape_options *options);
 
 /* Parameters of all layers of the tape, and the one of number `index`, whose name and tensor belong to its layer.
@@ -641,9 +645,9 @@ DQT_API dqt_status dqt_tape_set_gradient(dqt_tape *tape, size_t index, size_t ro
 DQT_API dqt_status dqt_tape_zero_gradients(dqt_tape *tape);
 
 /* Calls of backward functions so far: one per pass of a dqt_llama, one per layer and pass of a host's own network (so
- * it is no count of steps). The random numbers of low-precision gradients and checkpoints, and of precision INT8,
- * depend on it, beside the seed. Saving writes it where dqt_save_options names the tape; a host that goes on with a new
- * tape sets it. Other precisions with F32 gradients and checkpoints need nothing. Since 0.1. */
+ * it is no count of steps). The random numbers of low-precision gradients and checkpoints, and of precision INT8, which
+ * AUTO may be, depend on it, beside the seed. Saving writes it where dqt_save_options names the tape; a host that goes
+ * on with a new tape sets it. Other precisions with F32 gradients and checkpoints need nothing. Since 0.1. */
 DQT_API dqt_status dqt_tape_get_pass(const dqt_tape *tape, uint64_t *passes);
 DQT_API dqt_status dqt_tape_set_pass(dqt_tape *tape, uint64_t passes);
 

@@ -56,7 +56,10 @@ static inline void job_end(struct job *j) {
     dqt_llama_destroy(j->model);
 }
 
+/* Steps of one pass each. Precision AUTO may round gradients by random numbers of the pass: a new tape goes on with it.
+ */
 static inline void job_train(struct job *j, uint64_t first, uint64_t count) {
+    OK(j->ctx, dqt_tape_set_pass(j->tape, first));
     for (uint64_t step = first; step < first + count; step++) {
         int32_t tokens[BATCH * LENGTH], targets[BATCH * LENGTH];
         uint64_t random = 77 + step;

@@ -44,9 +44,12 @@ static void check(const char *cpu, uint64_t features, int isa, const char *other
         ISA_SLOT_fast_bf16, ""                                                                                         \
     }
 
+#define NO_INT8_BACKWARD                                                                                               \
+    { ISA_SLOT_fast_int8_backward, "" }
+
 static void plain_c(void) {
-    CHECK_CPU("plain C", 0, DQT_ISA_SCALAR, "scalar", NO_PACKED_DOT, NO_BF16);
-    CHECK(!kernels.fast_bf16 && !kernels.attention_bf16.product);
+    CHECK_CPU("plain C", 0, DQT_ISA_SCALAR, "scalar", NO_PACKED_DOT, NO_BF16, NO_INT8_BACKWARD);
+    CHECK(!kernels.fast_int8_backward && !kernels.fast_bf16 && !kernels.attention_bf16.product);
 }
 
 /* Whatever the features: no engine lacks a function, no required slot is empty. */
@@ -76,7 +79,7 @@ static void check_whole(uint64_t features) {
     CHECK(kernels.gemm.float_dot.code && kernels.gemm.float_dot.bf16 && kernels.gemm.float_dot.f32);
     for (int slot = 0; slot < ISA_SLOT_COUNT; slot++)
         if (slot != ISA_SLOT_packed_dot && slot != ISA_SLOT_dot_groups && slot != ISA_SLOT_attention_bf16 &&
-            slot != ISA_SLOT_fast_bf16)
+            slot != ISA_SLOT_fast_bf16 && slot != ISA_SLOT_fast_int8_backward)
             CHECKF(choice.from[slot], "features %#llx: no %s", (unsigned long long)features,
                    isa_slot_name((enum isa_slot)slot));
     /* structures of functions: no slot of theirs is NULL */
@@ -107,16 +110,19 @@ enum {
 
 #define VNNI_SLOTS                                                                                                     \
     {ISA_SLOT_gemm_code, "avx512_vnni"}, {ISA_SLOT_gemm_int8, "avx512_vnni"}, {ISA_SLOT_packed_dot, "avx512_vnni"},    \
-        {ISA_SLOT_dot_codes, "avx512_vnni"}, {ISA_SLOT_dot_groups, "avx2"}, {ISA_SLOT_search_add, "avx2"}, {           \
+        {ISA_SLOT_dot_codes, "avx512_vnni"}, {ISA_SLOT_dot_groups, "avx2"}, {ISA_SLOT_search_add, "avx2"},             \
+        {ISA_SLOT_fast_int8_backward, "avx2"}, {                                                                       \
         ISA_SLOT_gemv_max_tokens, "avx512_vnni"                                                                        \
     }
 #define AMX_INT8_SLOTS                                                                                                 \
     {ISA_SLOT_gemm_code, "amx"}, {ISA_SLOT_gemm_int8, "amx"}, {ISA_SLOT_gemv_max_tokens, "amx"},                       \
-        {ISA_SLOT_packed_dot, "avx512_vnni"}, {ISA_SLOT_dot_groups, "avx2"}, {ISA_SLOT_search_add, "avx2"}, {          \
+        {ISA_SLOT_packed_dot, "avx512_vnni"}, {ISA_SLOT_dot_groups, "avx2"}, {ISA_SLOT_search_add, "avx2"},            \
+        {ISA_SLOT_fast_int8_backward, "avx2"}, {                                                                       \
         ISA_SLOT_dot_codes, "avx512_vnni"                                                                              \
     }
 #define AVX2_DOTS                                                                                                      \
-    {ISA_SLOT_packed_dot, "avx2"}, {ISA_SLOT_dot_groups, "avx2"}, {ISA_SLOT_search_add, "avx2"}, {                     \
+    {ISA_SLOT_packed_dot, "avx2"}, {ISA_SLOT_dot_groups, "avx2"}, {ISA_SLOT_search_add, "avx2"},                       \
+        {ISA_SLOT_fast_int8_backward, "avx2"}, {                                                                       \
         ISA_SLOT_dot_codes, "avx2"                                                                                     \
     }
 #define SCALAR_MAX_TOKENS                                                                                              \
@@ -141,16 +147,18 @@ static void simulated_cpus(void) {
     CHECK_CPU("AMX for bf16 alone", COOPER_LAKE | DQT_CPU_AMX_BF16, DQT_ISA_AMX, "avx512", VNNI_SLOTS,
               {ISA_SLOT_gemm_bf16, "amx"}, {ISA_SLOT_attention_bf16, "amx"}, {ISA_SLOT_fast_bf16, "amx"});
     /* what cannot be used alone */
-    CHECK_CPU("AVX-VNNI without AVX2", DQT_CPU_AVX_VNNI, DQT_ISA_SCALAR, "scalar", NO_PACKED_DOT, NO_BF16);
+    CHECK_CPU("AVX-VNNI without AVX2", DQT_CPU_AVX_VNNI, DQT_ISA_SCALAR, "scalar", NO_PACKED_DOT, NO_BF16,
+              NO_INT8_BACKWARD);
     CHECK_CPU("AMX without VNNI", SKYLAKE_X | DQT_CPU_AMX_INT8 | DQT_CPU_AMX_BF16, DQT_ISA_AVX512, "avx512", AVX2_DOTS,
               NO_BF16, SCALAR_MAX_TOKENS);
     CHECK_CPU("features of another architecture", DQT_CPU_NEON | DQT_CPU_NEON_DOTPROD | DQT_CPU_NEON_I8MM,
-              DQT_ISA_SCALAR, "scalar", NO_PACKED_DOT, NO_BF16);
+              DQT_ISA_SCALAR, "scalar", NO_PACKED_DOT, NO_BF16, NO_INT8_BACKWARD);
 }
 #elif defined(__aarch64__)
 static void simulated_cpus(void) {
 #define BASELINE                                                                                                       \
-    NO_BF16, {ISA_SLOT_gradient, "scalar"}, {ISA_SLOT_update, "scalar"}, {ISA_SLOT_search_add, "scalar"}, {            \
+    NO_BF16, NO_INT8_BACKWARD, {ISA_SLOT_gradient, "scalar"}, {ISA_SLOT_update, "scalar"},                             \
+        {ISA_SLOT_search_add, "scalar"}, {                                                                             \
         ISA_SLOT_gemv_max_tokens, "scalar"                                                                             \
     }
 #define DOTPROD                                                                                                        \

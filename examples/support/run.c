@@ -91,7 +91,7 @@ size_t run_training_args(struct run_options *o, struct arg *table) {
         {"--clip-norm", ARG_FLOAT, &o->clip_norm, "norm to clip to", NULL},
         {"--fused", ARG_FLAG, &o->fused, "update inside backward: no gradient buffers", NULL},
         {"--recompute", ARG_FLAG, &o->recompute, "save only block inputs", NULL},
-        {"--precision", ARG_CHOICE, &o->precision, "inputs of gradient and float products",
+        {"--precision", ARG_CHOICE, &o->precision, "of gradient and float products (auto: int8 gradients where faster)",
          "auto=0 f32=1 bf16=2 int8=3"},
         {"--gradients", ARG_CHOICE, &o->gradient_format, "format of gradient buffers", "f32=0 bf16=1 e4m3=2 e5m2=3"},
         {"--checkpoints", ARG_CHOICE, &o->checkpoint_format, "format of recomputation inputs",

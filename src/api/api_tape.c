@@ -60,7 +60,7 @@ void dqt_tape_destroy(dqt_tape *tape) {
 dqt_status dqt_tape_get_options(const dqt_tape *tape, dqt_tape_options *options) {
     TRY(check_object(tape, "tape"));
     dqt_tape_options o = tape->options;
-    if (!tape->integer_gradients) o.precision = tape->precision;
+    o.precision = tape_precision(tape);
     return options_return(tape->ctx, options, &o, sizeof o, "dqt_tape_options");
 }
 

@@ -28,7 +28,8 @@
     GROUP(gradient, gradient)                                                                                          \
     GROUP(update, update)                                                                                              \
     VALUE(search_add, search_add)                                                                                      \
-    VALUE(fast_bf16, fast_bf16)
+    VALUE(fast_bf16, fast_bf16)                                                                                        \
+    VALUE(fast_int8_backward, fast_int8_backward)
 
 #define ISA_ENUMERATOR(name, member) ISA_SLOT_##name,
 enum isa_slot { ISA_SLOTS(ISA_ENUMERATOR, ISA_ENUMERATOR) ISA_SLOT_COUNT };

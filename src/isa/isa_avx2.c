@@ -22,5 +22,6 @@ const struct isa_set isa_avx2 = {
     .gradient = {NEEDS, &gradient_kernels_avx2},
     .update = {NEEDS, &update_kernels_avx2},
     .search_add = {NEEDS, search_add_avx2},
+    .fast_int8_backward = {NEEDS, true}, /* and of all stronger sets */
 };
 #endif

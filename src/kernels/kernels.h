@@ -18,7 +18,9 @@ struct kernels {
     struct gradient_kernels gradient;
     struct update_kernels update;
     search_add_fn *search_add;
-    bool fast_bf16; /* the CPU has instructions for bf16 operands: DQT_PRECISION_AUTO is BF16 */
+    /* What DQT_PRECISION_AUTO goes by, as measured (docs/performance.md, "What AUTO takes"). */
+    bool fast_bf16;          /* products of floats are BF16: the CPU has instructions for bf16 operands */
+    bool fast_int8_backward; /* products of backward are INT8 where the weight allows it */
 };
 
 #endif

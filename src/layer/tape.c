@@ -39,23 +39,32 @@ static size_t summed_rows(const dqt_layer *l, int weight, size_t tokens) {
     return l->kind->id == DQT_LAYER_HEAD ? size_min(rows, head_tile(&as, l)) : rows;
 }
 
-/* Precision INT8: dX needs one scale a row, which is folded into dY, and sums that fit int32: rows of codes of at most
- * 127 times the weight's. */
+/* So many rows of codes of at most 127 times the weight's have a sum that fits int32. */
+static uint64_t most_rows(const dqt_tensor *w) {
+    const uint64_t largest = (uint64_t)size_max((size_t)-format_min(w->compute), (size_t)format_max(w->compute));
+    return (((uint64_t)1 << 31) - 1) / (largest * 127);
+}
+
+/* Precision INT8: dX needs one scale a row, which is folded into dY, and sums that fit int32. */
+static bool fits_integer_gradients(const dqt_layer *l, int weight, size_t tokens) {
+    const dqt_tensor *w = l->weight[weight];
+    return w->row_groups <= 1 && summed_rows(l, weight, tokens) <= most_rows(w);
+}
+
+/* Where INT8 is named, what does not fit is refused. */
 static dqt_status check_integer_gradients(dqt_context *ctx, const dqt_layer *l, size_t tokens) {
     for (int i = 0; i < MAX_WEIGHTS; i++) {
         if (!layer_weight_is_integer(l, i)) continue;
         const dqt_tensor *w = l->weight[i];
         const char *name = l->tied ? l->name : l->weight_name[i];
-        const uint64_t largest = (uint64_t)size_max((size_t)-format_min(w->compute), (size_t)format_max(w->compute));
-        const uint64_t most = (((uint64_t)1 << 31) - 1) / (largest * 127);
+        if (fits_integer_gradients(l, i, tokens)) continue;
         if (w->row_groups > 1)
             return fail(ctx, DQT_E_UNSUPPORTED,
                         "precision INT8 needs one scale a row or tensor; %s has scales of groups of %zu columns", name,
                         w->group_cols);
-        if (summed_rows(l, i, tokens) > most)
-            return fail(ctx, DQT_E_SHAPE,
-                        "%s: with precision INT8 %zu outputs of %s could overflow an int32 sum; at most %llu are safe",
-                        name, w->rows, format_name(w->compute), (unsigned long long)most);
+        return fail(ctx, DQT_E_SHAPE,
+                    "%s: with precision INT8 %zu outputs of %s could overflow an int32 sum; at most %llu are safe",
+                    name, w->rows, format_name(w->compute), (unsigned long long)most_rows(w));
     }
     for (int i = 0; i < MAX_SUBLAYERS; i++)
         if (l->sublayer[i]) TRY(check_integer_gradients(ctx, l->sublayer[i], tokens));
@@ -144,10 +153,24 @@ static size_t count_temporaries(dqt_tape *t) {
     return t->temporaries.largest;
 }
 
+/* Rounded to 8 bits once more, gradients lose: docs/results.md, "INT8 backward". */
+static bool has_fp8(const dqt_tape_options *o) {
+    return o->gradient_format >= DQT_FLOAT_FP8_E4M3 || o->checkpoint_format >= DQT_FLOAT_FP8_E4M3;
+}
+
+/* Backward multiplies codes with this weight. AUTO decides weight by weight, so that a partial model, or a tape of some
+ * of the layers, has the bits of all. */
+static bool weight_is_multiplied_as_codes(const dqt_tape *t, const dqt_layer *l, int weight) {
+    if (!tape_saves(t) || !layer_weight_is_integer(l, weight)) return false;
+    if (t->options.precision == DQT_PRECISION_INT8) return true;
+    return t->options.precision == DQT_PRECISION_AUTO && t->ctx->kernels->fast_int8_backward && !has_fp8(&t->options) &&
+           fits_integer_gradients(l, weight, t->max_tokens);
+}
+
 void weight_scratch(const dqt_tape *t, const dqt_layer *l, int weight, size_t rows, struct scratch_need *need) {
     const dqt_tensor *w = l->weight[weight];
     gemm_scratch(t->ctx, t->max_tokens, rows, w->cols, tensor_compute_group_cols(w), need);
-    if (t->integer_gradients && tape_saves(t) && layer_weight_is_integer(l, weight))
+    if (weight_is_multiplied_as_codes(t, l, weight))
         gemm_int8_gradient_scratch(t->ctx, t->max_tokens, rows, w->cols, need);
 }
 
@@ -202,7 +225,10 @@ static void add_layer(dqt_tape *t, struct front *f, dqt_layer *l, bool is_sublay
     }
     for (int i = 0; i < MAX_SUBLAYERS; i++)
         if (l->sublayer[i]) add_layer(t, f, l->sublayer[i], true);
-    if (s && l->tied) memcpy(s->parameter, tape_slot(t, l->tied)->parameter, sizeof s->parameter);
+    if (!s) return;
+    if (l->tied) memcpy(s->parameter, tape_slot(t, l->tied)->parameter, sizeof s->parameter);
+    for (int i = 0; i < MAX_WEIGHTS; i++)
+        if (weight_is_multiplied_as_codes(t, l, i)) t->parameters[s->parameter[i]].integer_products = true;
 }
 
 static void add_layers(dqt_tape *t, struct front *f, dqt_layer *const *layers) {
@@ -275,7 +301,6 @@ static dqt_status tape_setup(dqt_context *ctx, dqt_layer *const *layers, size_t 
     dqt_tape as = {.ctx = ctx,
                    .options = *o,
                    .precision = resolve_precision(ctx, o->precision),
-                   .integer_gradients = o->precision == DQT_PRECISION_INT8,
                    .num_layers = num_layers,
                    .first_parameter = layers[0]->whole.parameter,
                    .first_slot = layers[0]->whole.slot,
@@ -334,6 +359,13 @@ dqt_status tape_create(dqt_context *ctx, dqt_layer *const *layers, size_t num_la
         t->gradient_list[i] = &t->parameters[i].gradient;
     *out = t;
     return DQT_OK;
+}
+
+int tape_precision(const dqt_tape *t) {
+    if (t->options.precision == DQT_PRECISION_INT8) return DQT_PRECISION_INT8;
+    for (size_t i = 0; i < t->num_parameters; i++)
+        if (t->parameters[i].integer_products) return DQT_PRECISION_INT8;
+    return t->precision;
 }
 
 void tape_destroy(dqt_tape *t) {

@@ -35,6 +35,7 @@ struct tape_parameter {
     const char *name;
     int parameter_class;
     dqt_tensor *tensor;
+    bool integer_products;    /* those of backward: precision INT8, or AUTO that took it for this parameter */
     struct gradient gradient; /* data NULL without gradient buffers */
 };
 
@@ -56,7 +57,6 @@ struct dqt_tape {
     dqt_context *ctx;
     dqt_tape_options options;
     int precision;                /* of float products, resolved: F32 or BF16 */
-    bool integer_gradients;       /* precision INT8: of weights that are integer the products of backward */
     size_t max_tokens, positions; /* positions >= max_length: of the rotation tables and of a session's cache */
     size_t num_layers, num_slots, num_parameters;
     size_t first_parameter, first_slot; /* numbers of those at index 0 in random numbers: not 0 in a partial model */
@@ -85,6 +85,8 @@ dqt_status tape_memory(dqt_context *ctx, dqt_layer *const *layers, size_t num_la
 dqt_status tape_create(dqt_context *ctx, dqt_layer *const *layers, size_t num_layers, const dqt_tape_options *o,
                        size_t positions, dqt_tape **out);
 void tape_destroy(dqt_tape *tape);
+/* DQT_PRECISION_*, never AUTO: INT8 where AUTO took it for one weight or more. */
+int tape_precision(const dqt_tape *tape);
 
 /* NULL if the layer is not in the tape. The slots of sublayers follow their layer's. */
 struct slot *tape_slot(const dqt_tape *tape, const dqt_layer *layer);

@@ -159,14 +159,15 @@ void tape_check_gradient(const dqt_tape *tape, size_t parameter, const float *dy
 
 /* ---- Products ------------------------------------------------------------------------------------------------ */
 
-static bool is_integer(const dqt_tape *tape, const dqt_tensor *w, const struct activations *x) {
-    return tape->integer_gradients && x->codes && format_is_code(w->compute);
+/* Of the heads that share an embedding's weight some may take floats. */
+static bool is_integer(const dqt_tape *tape, size_t parameter, const struct activations *x) {
+    return tape->parameters[parameter].integer_products && x->codes;
 }
 
 void tape_input_gradient(const dqt_tape *tape, const struct slot *slot, int weight, size_t row, const float *dy,
                          size_t ld_dy, size_t rows, const struct activations *x, bool accumulate, float *dx) {
     const dqt_tensor *w = slot->layer->weight[weight];
-    if (is_integer(tape, w, x)) {
+    if (is_integer(tape, slot->parameter[weight], x)) {
         const struct rng rng = rng_make(tape->options.seed, tape->pass, RNG_INPUT_PRODUCT,
                                         (uint32_t)(tape->first_parameter + slot->parameter[weight]));
         gemm_input_gradient_int8(tape->ctx, &tape->workspace, dy, ld_dy, x->tokens, w, row, rows, &rng, accumulate, dx);
@@ -179,7 +180,7 @@ void tape_input_gradient(const dqt_tape *tape, const struct slot *slot, int weig
 void tape_weight_tiles(const dqt_tape *tape, size_t parameter, uint64_t pass, size_t row, const float *dy, size_t ld_dy,
                        size_t rows, const struct activations *x, tile_fn consume, void *arg) {
     DQT_ASSERT(row % GEMM_TILE_ROWS == 0);
-    if (is_integer(tape, tape->parameters[parameter].tensor, x)) {
+    if (is_integer(tape, parameter, x)) {
         const struct rng rng =
             rng_make(tape->options.seed, pass, RNG_WEIGHT_PRODUCT, (uint32_t)(tape->first_parameter + parameter));
         gemm_weight_gradient_int8(tape->ctx, &tape->workspace, dy, ld_dy, row, rows, x, &rng, consume, arg);

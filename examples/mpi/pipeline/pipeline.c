@@ -403,7 +403,8 @@ int main(int argc, char **argv) {
         {"--format", ARG_CHOICE, &o->format, "of the blocks' weights", FORMAT_CHOICES},
         {"--optimizer", ARG_CHOICE, &o->optimizer, "", "sgd=1 adamw=2 adafactor=3"},
         {"--state", ARG_CHOICE, &o->state, "of the moments", "f32=0 bf16=1 int8=2"},
-        {"--precision", ARG_CHOICE, &o->precision, "of products", "auto=0 f32=1 bf16=2 int8=3"},
+        {"--precision", ARG_CHOICE, &o->precision, "of products (auto: int8 gradients where faster)",
+         "auto=0 f32=1 bf16=2 int8=3"},
         {"--threads", ARG_INT, &o->threads, "threads of each rank", NULL},
         {"--seed", ARG_INT, &o->seed, "of weights, data and rounding", NULL},
     };
