@@ -1,6 +1,6 @@
-/* What scales of groups cost a whole model: a training step of 2 x 256 tokens, 500 tokens appended to a session, and one
- * token, by a model of 3 blocks all of whose matrices have one format, in proportion to the same with a scale per row.
- * Both turn by turn, so that they meet the same machine.
+/* What scales of groups cost a whole model: a training step of 2 x 256 tokens, 500 tokens appended to a session, and
+ * one token, by a model of 3 blocks all of whose matrices have one format, in proportion to the same with a scale per
+ * row. Both turn by turn, so that they meet the same machine.
  *
  *   build/bench/groups [instruction set] [threads] [words that names contain ...] */
 #include "../tests/calls.h"
