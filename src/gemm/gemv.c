@@ -306,10 +306,14 @@ static void prepare_codes(struct gemv *g) {
     g->permuted = permuted;
 }
 
+/* Codes that are not shifted down before they are multiplied make sums up to 64 times as large: with 2 bits and AVX-512
+ * VNNI they fit 32 bits up to 5.5 million columns. */
+enum { PACKED_COLUMNS = 1 << 22 };
+
 /* Whether weights are multiplied as they are packed. */
 static bool takes_packed(const dqt_context *ctx, const dqt_tensor *w) {
-    return format_is_code(w->compute) && w->compute == w->storage && !tensor_scale_groups(w) &&
-           packed_dot_takes(&ctx->kernels->gemm.packed_dot, format_packing(w->storage));
+    return w->cols <= PACKED_COLUMNS && format_is_code(w->compute) && w->compute == w->storage &&
+           !tensor_scale_groups(w) && packed_dot_takes(&ctx->kernels->gemm.packed_dot, format_packing(w->storage));
 }
 
 size_t gemv_exact_tokens(const dqt_context *ctx, const dqt_tensor *w) {
