@@ -280,26 +280,27 @@ static void check_dot_packed(const struct gemm_kernels *k, const char *isa, cons
 }
 
 static void check_dot_packed_tokens(const struct gemm_kernels *k, const char *isa, const struct packing *packing,
-                                    const char *format, size_t blocks, enum operands kind, uint64_t *seed) {
+                                    const char *format, size_t blocks, size_t tokens, enum operands kind,
+                                    uint64_t *seed) {
     const size_t n = blocks * PACK_BLOCK;
-    const int8_t *b[DOT_TOKENS];
-    int8_t *x = guarded(round_up(blocks, DOT_GROUP_BLOCKS) * PACK_BLOCK * DOT_TOKENS, seed);
+    const int8_t *b[DOT_MOST_TOKENS];
+    int8_t *x = guarded(round_up(blocks, DOT_GROUP_BLOCKS) * PACK_BLOCK * tokens, seed);
     const uint8_t *rows[DOT_ROWS];
-    int32_t sums[DOT_TOKENS][DOT_ROWS], *x_sums = guarded(DOT_TOKENS * sizeof *x_sums, seed);
-    memset(x_sums, 0, DOT_TOKENS * sizeof *x_sums);
-    for (size_t t = 0; t < DOT_TOKENS; t++) {
+    int32_t(*sums)[DOT_ROWS] = guarded(tokens * sizeof *sums, seed), *x_sums = guarded(tokens * sizeof *x_sums, seed);
+    memset(x_sums, 0, tokens * sizeof *x_sums);
+    for (size_t t = 0; t < tokens; t++) {
         b[t] = guarded_activations(n, n, kind, seed);
         for (size_t c = 0; c < n; c++)
             x_sums[t] += b[t][c];
-        k->packed_dot.permute_for_dot(packing, b[t], blocks, t, DOT_TOKENS, x);
+        k->packed_dot.permute_for_dot(packing, b[t], blocks, t, tokens, x);
     }
     guarded_rows(rows, blocks * packing_block_bytes(packing), kind, seed);
-    k->packed_dot.dot_packed_tokens(packing, rows, blocks, x, x_sums, sums);
-    for (size_t t = 0; t < DOT_TOKENS; t++)
+    k->packed_dot.dot_packed_tokens(packing, rows, blocks, x, tokens, x_sums, sums);
+    for (size_t t = 0; t < tokens; t++)
         for (size_t r = 0; r < DOT_ROWS; r++) {
             const int32_t want = dot_plain(packing, rows[r], b[t], 0, n);
-            CHECKF(sums[t][r] == want, "%s: dot_packed_tokens of %zu blocks of %s: %d, not %d", isa, blocks, format,
-                   sums[t][r], want);
+            CHECKF(sums[t][r] == want, "%s: dot_packed_tokens of %zu tokens, %zu blocks of %s: %d, not %d", isa, tokens,
+                   blocks, format, sums[t][r], want);
         }
     release();
 }
@@ -340,7 +341,8 @@ static void check_exact_dots(const struct gemm_kernels *k, const char *isa, enum
                 check_dot_packed(k, isa, packing, name, blocks, kind, &seed);
         if (packing && k->packed_dot.dot_packed_tokens && packed_dot_takes(&k->packed_dot, packing))
             for (size_t blocks = 1; blocks <= 45; blocks += blocks < 6 ? 1 : 3)
-                check_dot_packed_tokens(k, isa, packing, name, blocks, kind, &seed);
+                for (size_t tokens = DOT_TOKENS; tokens <= k->packed_dot.batch; tokens += DOT_TOKENS)
+                    check_dot_packed_tokens(k, isa, packing, name, blocks, tokens, kind, &seed);
         for (size_t group = 32; packing && k->dot_groups && group <= MAX_GROUP; group *= 2)
             for (size_t groups = 1; dot_groups_takes(packing, group) && groups <= 7; groups++)
                 check_dot_groups(k, isa, packing, name, group, groups, kind, &seed);
@@ -355,7 +357,8 @@ static void check_long_rows(const struct gemm_kernels *k, const char *isa, int32
     uint64_t seed = 5;
     if (!packed_dot_takes(&k->packed_dot, packing)) return;
     check_dot_packed(k, isa, packing, name, blocks, ONE_END, &seed);
-    if (k->packed_dot.dot_packed_tokens) check_dot_packed_tokens(k, isa, packing, name, blocks, ONE_END, &seed);
+    for (size_t tokens = DOT_TOKENS; tokens <= k->packed_dot.batch; tokens += DOT_TOKENS)
+        check_dot_packed_tokens(k, isa, packing, name, blocks, tokens, ONE_END, &seed);
 }
 
 static void exact_dots_of_long_rows(void) {
@@ -420,36 +423,42 @@ static float dot_alone(const struct float_dot_kernels *k, enum dot_element type,
     return type == DOT_CODE ? k->code(row, x, n) : type == DOT_BF16 ? k->bf16(row, x, n) : k->f32(row, x, n);
 }
 
+static void check_tile(const struct float_dot_kernels *k, const char *isa, enum dot_element type, size_t tokens,
+                       size_t n, uint64_t *seed) {
+    static const size_t bytes[] = {[DOT_CODE] = 1, [DOT_BF16] = 2, [DOT_F32] = 4};
+    const void *rows[DOT_TILE_ROWS];
+    const float **x = guarded(tokens * sizeof *x, seed);
+    float sums[DOT_TILE_ROWS][DOT_MOST_TOKENS];
+    for (size_t r = 0; r < DOT_TILE_ROWS; r++) {
+        uint16_t *half = guarded(n * bytes[type], seed);
+        for (size_t c = 0; type == DOT_BF16 && c < n; c++)
+            half[c] = f32_to_bf16(test_uniform(seed));
+        rows[r] = type == DOT_F32 ? (const void *)guarded_floats(n, seed) : (const void *)half;
+    }
+    for (size_t t = 0; t < tokens; t++)
+        x[t] = guarded_floats(n, seed);
+    k->tile(type, rows, x, tokens, n, sums);
+    for (size_t r = 0; r < DOT_TILE_ROWS; r++)
+        for (size_t t = 0; t < tokens; t++) {
+            const float want = dot_alone(k, type, rows[r], x[t], n);
+            CHECKF(memcmp(&sums[r][t], &want, sizeof want) == 0,
+                   "%s: type %d, %zu tokens, %zu columns: row %zu of token %zu: %g, not %g", isa, (int)type, tokens, n,
+                   r, t, (double)sums[r][t], (double)want);
+        }
+    release();
+}
+
 /* Several rows with several tokens: the bits of one with one. */
 static void float_dot_tiles(void) {
-    static const size_t bytes[] = {[DOT_CODE] = 1, [DOT_BF16] = 2, [DOT_F32] = 4};
     for (size_t i = 0; i < ISA_CAP_COUNT; i++) {
         dqt_context *ctx = context(isa_caps[i].isa);
         if (!ctx) continue;
         const struct float_dot_kernels *k = &ctx->kernels->gemm.float_dot;
         uint64_t seed = 4;
-        for (size_t n = 1; k->tile && n < 200; n += n < 70 ? 1 : 13)
-            for (int type = DOT_CODE; type <= DOT_F32; type++) {
-                const void *rows[DOT_TILE_ROWS];
-                const float *x[DOT_TOKENS];
-                float sums[DOT_TILE_ROWS][DOT_TOKENS];
-                for (size_t r = 0; r < DOT_TILE_ROWS; r++) {
-                    uint16_t *half = guarded(n * bytes[type], &seed);
-                    for (size_t c = 0; type == DOT_BF16 && c < n; c++)
-                        half[c] = f32_to_bf16(test_uniform(&seed));
-                    rows[r] = type == DOT_F32 ? (const void *)guarded_floats(n, &seed) : (const void *)half;
-                }
-                for (size_t t = 0; t < DOT_TOKENS; t++)
-                    x[t] = guarded_floats(n, &seed);
-                k->tile((enum dot_element)type, rows, x, n, sums);
-                for (size_t r = 0; r < DOT_TILE_ROWS; r++)
-                    for (size_t t = 0; t < DOT_TOKENS; t++) {
-                        const float want = dot_alone(k, (enum dot_element)type, rows[r], x[t], n);
-                        CHECKF(memcmp(&sums[r][t], &want, sizeof want) == 0, "%s: type %d, %zu columns: %g, not %g",
-                               isa_caps[i].name, type, n, (double)sums[r][t], (double)want);
-                    }
-                release();
-            }
+        for (size_t n = 1; k->tile && n < 300; n += n < 140 ? 1 : 13)
+            for (int type = DOT_CODE; type <= DOT_F32; type++)
+                for (size_t tokens = DOT_TOKENS; tokens <= DOT_MOST_TOKENS; tokens += DOT_TOKENS)
+                    check_tile(k, isa_caps[i].name, (enum dot_element)type, tokens, n, &seed);
         dqt_context_destroy(ctx);
     }
 }

@@ -75,7 +75,8 @@ static void check_whole(uint64_t features) {
     CHECK(kernels.gemm.bf16.emulates_bf16 == (kernels.gemm.bf16.size == 4) && !kernels.gemm.f32.emulates_bf16);
     CHECK(kernels.gemm.f32.size == 4);
     CHECK(!kernels.gemm.packed_dot.permute_for_dot == !kernels.gemm.packed_dot.dot_packed);
-    CHECK(!kernels.gemm.packed_dot.dot_packed_tokens == !kernels.gemm.packed_dot.max_tokens);
+    CHECK(!kernels.gemm.packed_dot.dot_packed_tokens == !kernels.gemm.packed_dot.max_tokens &&
+          !kernels.gemm.packed_dot.dot_packed_tokens == !kernels.gemm.packed_dot.batch);
     CHECK(kernels.gemm.float_dot.code && kernels.gemm.float_dot.bf16 && kernels.gemm.float_dot.f32);
     for (int slot = 0; slot < ISA_SLOT_COUNT; slot++)
         if (slot != ISA_SLOT_packed_dot && slot != ISA_SLOT_dot_groups && slot != ISA_SLOT_attention_bf16 &&
@@ -116,7 +117,7 @@ enum {
     }
 #define AMX_INT8_SLOTS                                                                                                 \
     {ISA_SLOT_gemm_code, "amx"}, {ISA_SLOT_gemm_int8, "amx"}, {ISA_SLOT_gemv_max_tokens, "amx"},                       \
-        {ISA_SLOT_packed_dot, "avx512_vnni"}, {ISA_SLOT_dot_groups, "avx2"}, {ISA_SLOT_search_add, "avx2"},            \
+        {ISA_SLOT_packed_dot, "amx"}, {ISA_SLOT_dot_groups, "avx2"}, {ISA_SLOT_search_add, "avx2"},                    \
         {ISA_SLOT_fast_int8_backward, "avx2"}, {                                                                       \
         ISA_SLOT_dot_codes, "avx512_vnni"                                                                              \
     }

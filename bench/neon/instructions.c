@@ -11,7 +11,7 @@ enum { MOST = 4096, PADDED = MOST + PACK_BLOCK };
 
 static uint8_t weights[PANEL][4 * PADDED];
 static int8_t x[DOT_TOKENS * PADDED];
-static float floats[PADDED], scales[MOST / 32 * DOT_ROWS], tile[DOT_TILE_ROWS][DOT_TOKENS];
+static float floats[PADDED], scales[MOST / 32 * DOT_ROWS], tile[DOT_TILE_ROWS][DOT_MOST_TOKENS];
 static int32_t x_sums[MOST / 32];
 static unsigned char panel[2 * PANEL * PADDED];
 
@@ -39,7 +39,7 @@ int main(int argc, char **argv) {
     if (strcmp(argv[2], "token") == 0) {
         k->packed_dot.dot_packed(p, rows, blocks, x, 0, sums[0]);
     } else if (strcmp(argv[2], "tokens") == 0) {
-        k->packed_dot.dot_packed_tokens(p, rows, blocks, x, x_sums, sums);
+        k->packed_dot.dot_packed_tokens(p, rows, blocks, x, DOT_TOKENS, x_sums, sums);
     } else if (strcmp(argv[2], "groups") == 0 && argc > 5) {
         const size_t group = (size_t)atoi(argv[5]);
         k->dot_groups(p, rows, group, columns / group, x, x_sums, scales, tile[0]);
@@ -50,7 +50,7 @@ int main(int argc, char **argv) {
     } else if (strcmp(argv[2], "bf16") == 0) {
         sum = k->float_dot.bf16((const uint16_t *)(const void *)weights[0], floats, columns);
     } else if (strcmp(argv[2], "code_tile") == 0) {
-        k->float_dot.tile(DOT_CODE, tile_rows, tokens, columns, tile);
+        k->float_dot.tile(DOT_CODE, tile_rows, tokens, DOT_TOKENS, columns, tile);
     } else {
         return 2;
     }

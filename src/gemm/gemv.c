@@ -15,10 +15,10 @@ struct gemv {
     bool integer, accumulate;
     bool packed, grouped;   /* DOT_ROWS rows at a time: dot_packed, or dot_groups */
     size_t groups;          /* scales of a row, where it has several */
-    bool together;          /* packed: DOT_TOKENS tokens at a time, dot_packed_tokens */
-    const int8_t *permuted; /* [tokens][ld_permuted]; together: DOT_TOKENS of them beside each other */
+    bool together;          /* packed: batches of tokens at a time, dot_packed_tokens */
+    const int8_t *permuted; /* [tokens][ld_permuted]; together: those of a batch beside each other */
     size_t ld_permuted;
-    const int32_t *x_sum; /* [tokens], or [tokens][groups]; together: up to a multiple of DOT_TOKENS */
+    const int32_t *x_sum; /* [tokens], or [tokens][groups]; together: whole batches */
     float *y;             /* [tokens][ld_y], `rows` of a row are written */
     size_t ld_y;
 };
@@ -35,7 +35,7 @@ static size_t max_groups(size_t cols) {
 void gemv_scratch(const dqt_context *ctx, size_t tokens, size_t cols, struct scratch_need *need) {
     const struct gemm_kernels *k = &ctx->kernels->gemm;
     const size_t most = size_max(k->gemv_max_tokens, k->packed_dot.max_tokens);
-    const size_t taken = round_up(size_min(tokens, most), DOT_TOKENS);
+    const size_t taken = round_up(size_min(tokens, most), DOT_MOST_TOKENS);
     const size_t sums = round_up(scratch_product(taken, scratch_product(max_groups(cols), sizeof(int32_t))), ALIGNMENT);
     const size_t row = scratch_product(round_up(cols, PACK_BLOCK), sizeof(float)); /* or DOT_ROWS rows of codes */
     const size_t scales = scratch_product(max_groups(cols), DOT_ROWS * sizeof(float));
@@ -49,20 +49,28 @@ static void put(const struct gemv *g, size_t t, size_t r, float sum, float scale
     *y = g->accumulate ? *y + value : value;
 }
 
+static inline void store_values(const struct gemv *g, float *y, const float *value, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        y[i] = g->accumulate ? y[i] + value[i] : value[i];
+}
+
 /* The first `count` values of a group of `all`, a constant: most groups are whole. */
-static inline void store_rows(const struct gemv *g, float *y, float *value, size_t count, size_t all) {
-    for (size_t i = 0; g->accumulate && i < count; i++)
-        value[i] = y[i] + value[i];
-    memcpy(y, value, (count == all ? all : count) * sizeof *y);
+static inline void store_rows(const struct gemv *g, float *y, const float *value, size_t count, size_t all) {
+    if (count == all) {
+        store_values(g, y, value, all);
+    } else {
+        store_values(g, y, value, count);
+    }
 }
 
 /* DOT_ROWS sums of a token, of which `count` are put. */
-static void put_rows(const struct gemv *g, size_t t, size_t r, size_t count, const int32_t sums[DOT_ROWS],
-                     const float scale[DOT_ROWS]) {
-    float *y = g->y + t * g->ld_y + r, value[DOT_ROWS];
+static inline void put_rows(const struct gemv *g, size_t t, size_t r, size_t count, const int32_t sums[DOT_ROWS],
+                            const float scale[DOT_ROWS]) {
+    const float step = g->x->step[t];
+    float value[DOT_ROWS];
     for (size_t i = 0; i < DOT_ROWS; i++)
-        value[i] = (float)sums[i] * (g->x->step[t] * scale[i]);
-    store_rows(g, y, value, count, DOT_ROWS);
+        value[i] = (float)sums[i] * (step * scale[i]);
+    store_rows(g, g->y + t * g->ld_y + r, value, count, DOT_ROWS);
 }
 
 /* Codes of a row into scratch: [round_up(cols, 64)], zeros at the end. */
@@ -96,21 +104,18 @@ static void packed_rows(const struct gemv *g, size_t r, size_t count) {
 }
 
 /* The same for several tokens: what is unpacked of a row is used for all tokens of a batch. */
-static void packed_rows_together(const struct gemv *g, size_t r, size_t count) {
+static void packed_rows_together(const struct gemv *g, size_t r, size_t count, const float scale[DOT_ROWS]) {
     const struct gemm_kernels *k = &g->ctx->kernels->gemm;
     const size_t tokens = g->x->tokens, blocks = round_up(g->w->cols, PACK_BLOCK) / PACK_BLOCK;
     const uint8_t *rows[DOT_ROWS];
-    float scale[DOT_ROWS];
-    for (size_t i = 0; i < DOT_ROWS; i++) {
-        const size_t row = g->row + r + size_min(i, count - 1);
-        rows[i] = tensor_row(g->w, row);
-        scale[i] = tensor_compute_scale(g->w, row);
-    }
-    for (size_t t = 0; t < tokens; t += DOT_TOKENS) {
-        int32_t sums[DOT_TOKENS][DOT_ROWS];
+    for (size_t i = 0; i < DOT_ROWS; i++)
+        rows[i] = tensor_row(g->w, g->row + r + size_min(i, count - 1));
+    for (size_t t = 0; t < tokens; t += k->packed_dot.batch) {
+        const size_t batch = dot_batch(tokens - t, k->packed_dot.batch);
+        int32_t sums[DOT_MOST_TOKENS][DOT_ROWS];
         k->packed_dot.dot_packed_tokens(format_packing(g->w->storage), rows, blocks, g->permuted + t * g->ld_permuted,
-                                        g->x_sum + t, sums);
-        for (size_t j = 0; j < size_min(DOT_TOKENS, tokens - t); j++)
+                                        batch, g->x_sum + t, sums);
+        for (size_t j = 0; j < size_min(batch, tokens - t); j++)
             put_rows(g, t + j, r, count, sums[j], scale);
     }
 }
@@ -207,32 +212,31 @@ static float dot_float(const struct float_dot_kernels *k, enum dot_element type,
 }
 
 /* Rows r .. r + count - 1 of the range, count <= DOT_TILE_ROWS, with float activations. */
-static void float_rows(const struct gemv *g, size_t r, size_t count, int8_t *scratch) {
+static void float_rows(const struct gemv *g, size_t r, size_t count, const float scale[DOT_TILE_ROWS],
+                       int8_t *scratch) {
     const struct float_dot_kernels *k = &g->ctx->kernels->gemm.float_dot;
     const struct activations *x = g->x;
     const dqt_tensor *w = g->w;
     const bool code = format_is_code(w->compute);
     const enum dot_element type = code ? DOT_CODE : format_float_bytes(w->storage) == 2 ? DOT_BF16 : DOT_F32;
     const void *rows[DOT_TILE_ROWS];
-    float scale[DOT_TILE_ROWS] = {0};
     for (size_t i = 0; i < DOT_TILE_ROWS; i++) {
         if (i < count) {
             const size_t row = g->row + r + i;
             rows[i] = tensor_row(w, row);
             if (code) rows[i] = row_codes(g, row, scratch + i * round_up(w->cols, PACK_BLOCK));
-            scale[i] = code ? tensor_compute_scale(w, row) : 1.0f;
         } else {
             rows[i] = rows[i - 1];
         }
     }
-    for (size_t t = 0; t < x->tokens; t += DOT_TOKENS) {
-        const size_t n = size_min(DOT_TOKENS, x->tokens - t);
-        const float *tokens[DOT_TOKENS];
-        float sums[DOT_TILE_ROWS][DOT_TOKENS] = {{0}};
-        for (size_t j = 0; j < DOT_TOKENS; j++)
+    for (size_t t = 0; t < x->tokens; t += DOT_MOST_TOKENS) {
+        const size_t n = size_min(DOT_MOST_TOKENS, x->tokens - t), batch = dot_batch(n, DOT_MOST_TOKENS);
+        const float *tokens[DOT_MOST_TOKENS];
+        float sums[DOT_TILE_ROWS][DOT_MOST_TOKENS]; /* [count][n] of it are used */
+        for (size_t j = 0; j < batch; j++)
             tokens[j] = x->floats + (t + size_min(j, n - 1)) * x->ld;
         if (k->tile && n > 1) {
-            k->tile(type, rows, tokens, x->cols, sums);
+            k->tile(type, rows, tokens, batch, x->cols, sums);
         } else {
             for (size_t i = 0; i < count; i++)
                 for (size_t j = 0; j < n; j++)
@@ -240,11 +244,22 @@ static void float_rows(const struct gemv *g, size_t r, size_t count, int8_t *scr
         }
         for (size_t j = 0; j < n; j++) {
             float value[DOT_TILE_ROWS];
-            for (size_t i = 0; i < DOT_TILE_ROWS; i++)
+            for (size_t i = 0; i < count; i++)
                 value[i] = sums[i][j] * scale[i];
             store_rows(g, g->y + (t + j) * g->ld_y + r, value, count, DOT_TILE_ROWS);
         }
     }
+}
+
+/* Scales of a task's rows, at once: they are long in memory when vectors of them are read. Beyond the last: 0. */
+enum { TASK_SCALES = TASK_ROWS + DOT_ROWS };
+
+static void read_task_scales(const struct gemv *g, size_t r, size_t end, float scale[TASK_SCALES]) {
+    const bool code = format_is_code(g->w->compute);
+    for (size_t i = 0; r + i < end; i++)
+        scale[i] = code ? tensor_compute_scale(g->w, g->row + r + i) : 1.0f;
+    for (size_t i = end - r; i < TASK_SCALES; i++)
+        scale[i] = 0;
 }
 
 static void gemv_task(void *arg, size_t task, int lane) {
@@ -253,16 +268,19 @@ static void gemv_task(void *arg, size_t task, int lane) {
     const size_t end = size_min((task + 1) * TASK_ROWS, g->rows);
     const bool floats = !g->x->codes && !(format_is_code(g->w->compute) && g->groups);
     const size_t most = g->packed || g->grouped ? DOT_ROWS : floats ? DOT_TILE_ROWS : 1;
+    float scales[TASK_SCALES];
+    if (g->together || floats) read_task_scales(g, task * TASK_ROWS, end, scales);
     for (size_t r = task * TASK_ROWS; r < end; r += most) {
         const size_t count = size_min(most, end - r);
+        const float *scale = scales + (r - task * TASK_ROWS);
         if (g->together) {
-            packed_rows_together(g, r, count);
+            packed_rows_together(g, r, count, scale);
         } else if (g->packed) {
             packed_rows(g, r, count);
         } else if (g->grouped) {
             group_rows(g, r, count, scratch);
         } else if (floats) {
-            float_rows(g, r, count, scratch);
+            float_rows(g, r, count, scale, scratch);
         } else if (!g->integer) {
             converted_row(g, r, scratch);
         } else if (g->groups) {
@@ -275,7 +293,8 @@ static void gemv_task(void *arg, size_t task, int lane) {
 
 static void permute_token(const struct gemv *g, size_t t, int8_t *permuted) {
     const struct activations *x = g->x;
-    const size_t lanes = g->together ? DOT_TOKENS : 1, first = t / lanes * lanes;
+    const size_t most = g->ctx->kernels->gemm.packed_dot.batch, first = g->together ? t / most * most : t;
+    const size_t lanes = g->together ? dot_batch(x->tokens - first, most) : 1;
     int8_t *out = permuted + first * g->ld_permuted;
     if (t == first && x->tokens - first < lanes) memset(out, 0, lanes * g->ld_permuted);
     g->ctx->kernels->gemm.packed_dot.permute_for_dot(format_packing(g->w->storage), x->codes + t * x->ld,
@@ -337,7 +356,7 @@ void gemv_forward(const dqt_context *ctx, const struct workspace *ws, const stru
     g.integer = x->codes && format_is_code(w->compute);
     g.groups = tensor_scale_groups(w);
     g.packed = g.integer && takes_packed(ctx, w);
-    g.together = g.packed && x->tokens > k->gemv_max_tokens;
+    g.together = g.packed && k->packed_dot.dot_packed_tokens && x->tokens > 2;
     g.grouped = g.integer && g.groups && k->dot_groups;
     if (g.packed || g.grouped) prepare_codes(&g);
     parallel_run(ctx, ceil_div(rows, TASK_ROWS), product_work(ctx, g.integer, x->tokens, rows, x->cols), gemv_task, &g);

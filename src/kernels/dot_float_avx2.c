@@ -10,6 +10,7 @@ TARGET_BEGIN(TARGET_AVX2)
 #include "core/assert.h"
 #include "kernels/kernels_avx2.h"
 #include "kernels/prefetch.h"
+#include "kernels/sum_lanes_avx2.h"
 
 /* The type is a constant where these are inlined. */
 #define CONSTANTS_INLINE static inline __attribute__((always_inline))
@@ -38,12 +39,6 @@ static inline size_t element_bytes(enum dot_element type) {
 CONSTANTS_INLINE void prefetch_rows(const void *w, size_t i, enum dot_element type) {
     for (size_t line = 0; line < 32 * element_bytes(type); line += 64)
         prefetch_ahead(w, i * element_bytes(type) + line + PREFETCH_WEIGHTS);
-}
-
-static inline float sum_lanes(__m256 v) {
-    __m128 h = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    h = _mm_add_ps(h, _mm_movehl_ps(h, h));
-    return _mm_cvtss_f32(_mm_add_ss(h, _mm_movehdup_ps(h)));
 }
 
 CONSTANTS_INLINE float dot_row(const void *w, const float *x, size_t n, enum dot_element type) {
@@ -81,14 +76,15 @@ static float dot_float(const float *w, const float *x, size_t n) {
 /* ---- Several rows and tokens: the sums of dot_row, one of its four after the other, for so many fit the registers --
  */
 
-typedef __m256 tile_sums[DOT_TILE_ROWS][DOT_TOKENS];
+enum { TOKENS = DOT_TOKENS };
+typedef __m256 tile_sums[DOT_TILE_ROWS][TOKENS];
 
-CONSTANTS_INLINE void tile_step(tile_sums s, const void *const rows[DOT_TILE_ROWS], const float *const x[DOT_TOKENS],
+CONSTANTS_INLINE void tile_step(tile_sums s, const void *const rows[DOT_TILE_ROWS], const float *const x[TOKENS],
                                 size_t i, enum dot_element type) {
     __m256 w[DOT_TILE_ROWS];
     for (size_t r = 0; r < DOT_TILE_ROWS; r++)
         w[r] = load_row(rows[r], i, type);
-    for (size_t t = 0; t < DOT_TOKENS; t++) {
+    for (size_t t = 0; t < TOKENS; t++) {
         const __m256 xv = _mm256_loadu_ps(x[t] + i);
         for (size_t r = 0; r < DOT_TILE_ROWS; r++)
             s[r][t] = _mm256_fmadd_ps(w[r], xv, s[r][t]);
@@ -96,40 +92,30 @@ CONSTANTS_INLINE void tile_step(tile_sums s, const void *const rows[DOT_TILE_ROW
 }
 
 /* The last n - i < 8 columns. */
-CONSTANTS_INLINE void tile_end(tile_sums s, const void *const rows[DOT_TILE_ROWS], const float *const x[DOT_TOKENS],
+CONSTANTS_INLINE void tile_end(tile_sums s, const void *const rows[DOT_TILE_ROWS], const float *const x[TOKENS],
                                size_t i, size_t n, enum dot_element type) {
-    float row8[DOT_TILE_ROWS][8] = {{0}}, x8[DOT_TOKENS][8] = {{0}};
+    float row8[DOT_TILE_ROWS][8] = {{0}}, x8[TOKENS][8] = {{0}};
     const void *last_rows[DOT_TILE_ROWS];
-    const float *last_x[DOT_TOKENS];
+    const float *last_x[TOKENS];
     for (size_t r = 0; r < DOT_TILE_ROWS; r++) {
         memcpy(row8[r], (const char *)rows[r] + i * element_bytes(type), (n - i) * element_bytes(type));
         last_rows[r] = row8[r];
     }
-    for (size_t t = 0; t < DOT_TOKENS; t++) {
+    for (size_t t = 0; t < TOKENS; t++) {
         memcpy(x8[t], x[t] + i, (n - i) * sizeof(float));
         last_x[t] = x8[t];
     }
     tile_step(s, last_rows, last_x, 0, type);
 }
 
-/* As sum_lanes does it, of four vectors. */
-static inline __m128 sum_lanes4(const __m256 v[4]) {
-    __m128 h[4];
-    for (size_t t = 0; t < 4; t++)
-        h[t] = _mm_add_ps(_mm256_castps256_ps128(v[t]), _mm256_extractf128_ps(v[t], 1));
-    const __m128 a = _mm_add_ps(_mm_movelh_ps(h[0], h[1]), _mm_movehl_ps(h[1], h[0]));
-    const __m128 b = _mm_add_ps(_mm_movelh_ps(h[2], h[3]), _mm_movehl_ps(h[3], h[2]));
-    return _mm_add_ps(_mm_shuffle_ps(a, b, 0x88), _mm_shuffle_ps(a, b, 0xdd));
-}
-
 CONSTANTS_INLINE void dot_tile_of(enum dot_element type, const void *const rows[DOT_TILE_ROWS],
-                                  const float *const x[DOT_TOKENS], size_t n, float sums[DOT_TILE_ROWS][DOT_TOKENS]) {
+                                  const float *const x[TOKENS], size_t n, float *sums) {
     const size_t whole = n / 32 * 32;
     tile_sums part[4];
     for (size_t j = 0; j < 4; j++) {
         tile_sums s;
         for (size_t r = 0; r < DOT_TILE_ROWS; r++)
-            for (size_t t = 0; t < DOT_TOKENS; t++)
+            for (size_t t = 0; t < TOKENS; t++)
                 s[r][t] = _mm256_setzero_ps();
         for (size_t i = 8 * j; i < whole; i += 32) {
             for (size_t r = 0; j == 0 && r < DOT_TILE_ROWS; r++)
@@ -148,20 +134,23 @@ CONSTANTS_INLINE void dot_tile_of(enum dot_element type, const void *const rows[
         memcpy(part[j], s, sizeof s);
     }
     for (size_t r = 0; r < DOT_TILE_ROWS; r++) {
-        __m256 v[DOT_TOKENS];
-        for (size_t t = 0; t < DOT_TOKENS; t++)
+        __m256 v[TOKENS];
+        for (size_t t = 0; t < TOKENS; t++)
             v[t] =
                 _mm256_add_ps(_mm256_add_ps(part[0][r][t], part[1][r][t]), _mm256_add_ps(part[2][r][t], part[3][r][t]));
-        _mm_storeu_ps(sums[r], sum_lanes4(v));
+        _mm_storeu_ps(sums + r * DOT_MOST_TOKENS, sum_lanes4(v));
     }
 }
 
-static void dot_tile(enum dot_element type, const void *const rows[DOT_TILE_ROWS], const float *const x[DOT_TOKENS],
-                     size_t n, float sums[DOT_TILE_ROWS][DOT_TOKENS]) {
-    switch (type) {
-    case DOT_CODE: dot_tile_of(DOT_CODE, rows, x, n, sums); return;
-    case DOT_BF16: dot_tile_of(DOT_BF16, rows, x, n, sums); return;
-    case DOT_F32: dot_tile_of(DOT_F32, rows, x, n, sums); return;
+static void dot_tile(enum dot_element type, const void *const rows[DOT_TILE_ROWS], const float *const *x, size_t tokens,
+                     size_t n, float sums[DOT_TILE_ROWS][DOT_MOST_TOKENS]) {
+    for (size_t t = 0; t < tokens; t += TOKENS) {
+        float *to = &sums[0][t];
+        switch (type) {
+        case DOT_CODE: dot_tile_of(DOT_CODE, rows, x + t, n, to); break;
+        case DOT_BF16: dot_tile_of(DOT_BF16, rows, x + t, n, to); break;
+        case DOT_F32: dot_tile_of(DOT_F32, rows, x + t, n, to); break;
+        }
     }
 }
 

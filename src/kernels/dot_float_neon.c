@@ -202,21 +202,24 @@ CONSTANTS_INLINE void tile_half(tile_sums out, const void *const rows[DOT_TILE_R
 }
 
 CONSTANTS_INLINE void dot_tile_of(enum dot_element type, const void *const rows[DOT_TILE_ROWS],
-                                  const float *const x[DOT_TOKENS], size_t n, float sums[DOT_TILE_ROWS][DOT_TOKENS]) {
+                                  const float *const x[DOT_TOKENS], size_t n, float *sums) {
     tile_sums low, high;
     tile_half(low, rows, x, n, 0, type);
     tile_half(high, rows, x, n, 1, type);
     for (size_t r = 0; r < DOT_TILE_ROWS; r++)
         for (size_t t = 0; t < DOT_TOKENS; t++)
-            sums[r][t] = add_sums((struct floats8){low[r][t], high[r][t]});
+            sums[r * DOT_MOST_TOKENS + t] = add_sums((struct floats8){low[r][t], high[r][t]});
 }
 
-static void dot_tile(enum dot_element type, const void *const rows[DOT_TILE_ROWS], const float *const x[DOT_TOKENS],
-                     size_t n, float sums[DOT_TILE_ROWS][DOT_TOKENS]) {
-    switch (type) {
-    case DOT_CODE: dot_tile_of(DOT_CODE, rows, x, n, sums); return;
-    case DOT_BF16: dot_tile_of(DOT_BF16, rows, x, n, sums); return;
-    case DOT_F32: dot_tile_of(DOT_F32, rows, x, n, sums); return;
+static void dot_tile(enum dot_element type, const void *const rows[DOT_TILE_ROWS], const float *const *x, size_t tokens,
+                     size_t n, float sums[DOT_TILE_ROWS][DOT_MOST_TOKENS]) {
+    for (size_t t = 0; t < tokens; t += DOT_TOKENS) {
+        float *to = &sums[0][t];
+        switch (type) {
+        case DOT_CODE: dot_tile_of(DOT_CODE, rows, x + t, n, to); break;
+        case DOT_BF16: dot_tile_of(DOT_BF16, rows, x + t, n, to); break;
+        case DOT_F32: dot_tile_of(DOT_F32, rows, x + t, n, to); break;
+        }
     }
 }
 

@@ -112,48 +112,6 @@ static inline __m512i dot16(__m512i sum, __m512i a, __m512i b) {
 #define EPILOGUE_FLOATS epilogue16_floats
 #include "kernels/gemm_block_template.h"
 
-/* Float vectors with rows of any of three types; four sums hide the latency of multiply-add. */
-static inline __m512 load_row(const void *w, size_t i, __mmask16 mask, enum dot_element type) {
-    switch (type) {
-    case DOT_CODE: return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, (const int8_t *)w + i)));
-    case DOT_BF16:
-        return _mm512_castsi512_ps(
-            _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, (const uint16_t *)w + i)), 16));
-    case DOT_F32: break;
-    }
-    return _mm512_maskz_loadu_ps(mask, (const float *)w + i);
-}
-
-static inline float dot_row(const void *w, const float *x, size_t n, enum dot_element type) {
-    __m512 s[4];
-    for (int j = 0; j < 4; j++)
-        s[j] = _mm512_setzero_ps();
-    size_t i = 0;
-    for (; i + 64 <= n; i += 64)
-        for (size_t j = 0; j < 4; j++)
-            s[j] = _mm512_fmadd_ps(load_row(w, i + 16 * j, 0xffff, type), _mm512_loadu_ps(x + i + 16 * j), s[j]);
-    for (; i < n; i += 16) {
-        const __mmask16 mask = (__mmask16)(n - i >= 16 ? 0xffff : (1u << (n - i)) - 1);
-        s[0] = _mm512_fmadd_ps(load_row(w, i, mask, type), _mm512_maskz_loadu_ps(mask, x + i), s[0]);
-    }
-    return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3])));
-}
-
-static float dot_code_float(const int8_t *codes, const float *x, size_t n) {
-    return dot_row(codes, x, n, DOT_CODE);
-}
-
-static float dot_bf16_float(const uint16_t *w, const float *x, size_t n) {
-    return dot_row(w, x, n, DOT_BF16);
-}
-
-static float dot_f32_float(const float *w, const float *x, size_t n) {
-    return dot_row(w, x, n, DOT_F32);
-}
-
-const struct float_dot_kernels float_dot_avx512 = {
-    .code = dot_code_float, .bf16 = dot_bf16_float, .f32 = dot_f32_float};
-
 const struct gemm_engine gemm_code_avx512 = {.rows = CODE_ROWS,
                                              .columns = 2 * PANEL,
                                              .group = 4,

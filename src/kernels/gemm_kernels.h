@@ -116,7 +116,13 @@ struct gemm_engine {
     pack_b_codes_fn *pack_b_codes;
 };
 
-enum { DOT_ROWS = 4, DOT_TOKENS = 4, DOT_TILE_ROWS = 3 };
+enum { DOT_ROWS = 4, DOT_MOST_TOKENS = 8, DOT_TOKENS = 4, DOT_TILE_ROWS = 3 };
+_Static_assert(DOT_MOST_TOKENS == 2 * DOT_TOKENS, "a batch of either size begins at multiples of the smaller");
+
+/* Tokens that kernels of several take together, with `left` to come, of those that take up to `most`. */
+static inline size_t dot_batch(size_t left, size_t most) {
+    return left > DOT_TOKENS ? most : DOT_TOKENS;
+}
 
 /* codes: any int8; x: -127 .. 127, as quantize makes them; n a multiple of 32 */
 typedef int32_t dot_codes_fn(const int8_t *codes, const int8_t *x, size_t n);
@@ -134,33 +140,34 @@ typedef float quantize_fn(const float *x, size_t cols, int8_t *codes);
  * DOT_GROUP_BLOCKS blocks, [groups][tokens][blocks of a group * 64], of which x is number `token`; zeros where the last
  * group has more than `blocks`.
  * dot_packed: sums[i] = x . row i for DOT_ROWS packed rows of `blocks` pack blocks; x_sum is the sum of x.
- * dot_packed_tokens: the same for DOT_TOKENS vectors, sums[t][i]. NULL where max_tokens is 0; else up to so many
- * tokens are multiplied faster this way than by the engines. */
+ * dot_packed_tokens: the same for `tokens` vectors, DOT_TOKENS or, where `batch` says so, DOT_MOST_TOKENS; sums[t][i].
+ * NULL where max_tokens is 0; else up to so many tokens, from 3 on, are multiplied faster this way than one by one or
+ * by the engines. */
 typedef void permute_for_dot_fn(const struct packing *p, const int8_t *x, size_t blocks, size_t token, size_t tokens,
                                 int8_t *out);
 typedef void dot_packed_fn(const struct packing *p, const uint8_t *const rows[DOT_ROWS], size_t blocks, const int8_t *x,
                            int32_t x_sum, int32_t sums[DOT_ROWS]);
 typedef void dot_packed_tokens_fn(const struct packing *p, const uint8_t *const rows[DOT_ROWS], size_t blocks,
-                                  const int8_t *x, const int32_t x_sums[DOT_TOKENS],
-                                  int32_t sums[DOT_TOKENS][DOT_ROWS]);
+                                  const int8_t *x, size_t tokens, const int32_t *x_sums, int32_t sums[][DOT_ROWS]);
 struct packed_dot_kernels {
     permute_for_dot_fn *permute_for_dot;
     dot_packed_fn *dot_packed;
     dot_packed_tokens_fn *dot_packed_tokens;
+    size_t batch; /* most tokens of a call of it */
     size_t max_tokens;
     bool takes_bytes;
 };
 
 /* Products of float vectors x[n] with rows of codes, bf16 or f32. Each instruction set has its own order of sums. tile:
- * the same sums, to the bit, of DOT_TOKENS vectors with each of DOT_TILE_ROWS rows, which are read once; NULL: there is
- * none. */
+ * the same sums, to the bit, of `tokens` vectors, DOT_TOKENS or DOT_MOST_TOKENS, with each of DOT_TILE_ROWS rows; NULL:
+ * there is none. */
 enum dot_element { DOT_CODE, DOT_BF16, DOT_F32 };
 struct float_dot_kernels {
     float (*code)(const int8_t *codes, const float *x, size_t n);
     float (*bf16)(const uint16_t *w, const float *x, size_t n);
     float (*f32)(const float *w, const float *x, size_t n);
-    void (*tile)(enum dot_element type, const void *const rows[DOT_TILE_ROWS], const float *const x[DOT_TOKENS],
-                 size_t n, float sums[DOT_TILE_ROWS][DOT_TOKENS]);
+    void (*tile)(enum dot_element type, const void *const rows[DOT_TILE_ROWS], const float *const *x, size_t tokens,
+                 size_t n, float sums[DOT_TILE_ROWS][DOT_MOST_TOKENS]);
 };
 
 /* One plane of 2 or 4 bits: products can be summed from masked bytes. */

@@ -235,7 +235,8 @@ void dot_groups_avx2(const struct packing *p, const uint8_t *const rows[DOT_ROWS
 const struct packed_dot_kernels packed_dot_avx2 = {.permute_for_dot = permute_for_dot,
                                                    .dot_packed = dot_packed,
                                                    .dot_packed_tokens = dot_packed_tokens_avx2,
-                                                   .max_tokens = 12};
+                                                   .batch = DOT_MOST_TOKENS,
+                                                   .max_tokens = 24};
 
 TARGET_END
 #endif

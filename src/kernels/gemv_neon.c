@@ -67,6 +67,7 @@ static inline int32x4_t widen_crumbs(int32x4_t total, struct crumb_sums s) {
 const struct packed_dot_kernels packed_dot_neon = {.permute_for_dot = permute_for_dot_neon,
                                                    .dot_packed = dot_packed_neon,
                                                    .dot_packed_tokens = dot_packed_tokens_neon,
+                                                   .batch = DOT_TOKENS,
                                                    .max_tokens = 32,
                                                    .takes_bytes = true};
 #endif

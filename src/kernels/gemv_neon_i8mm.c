@@ -111,9 +111,10 @@ CONSTANTS_INLINE void add_tokens(const uint8_t *const from[DOT_ROWS], size_t byt
 }
 
 static void dot_packed_tokens(const struct packing *p, const uint8_t *const rows[DOT_ROWS], size_t blocks,
-                              const int8_t *x, const int32_t x_sums[DOT_TOKENS], int32_t sums[DOT_TOKENS][DOT_ROWS]) {
+                              const int8_t *x, size_t tokens, const int32_t *x_sums, int32_t sums[][DOT_ROWS]) {
     const size_t bytes = blocks * packing_block_bytes(p);
-    DQT_ASSERT(dot_packed_takes(p) || packing_is_bytes(p));
+    DQT_ASSERT((dot_packed_takes(p) || packing_is_bytes(p)) && tokens == DOT_TOKENS);
+    (void)tokens; /* there is one size of batches */
     for (size_t t = 0; t < DOT_TOKENS; t++)
         vst1q_s32(sums[t], vdupq_n_s32(p->bias * x_sums[t])); /* codes are stored minus the bias */
     if (packing_is_bytes(p)) {
@@ -128,6 +129,7 @@ static void dot_packed_tokens(const struct packing *p, const uint8_t *const rows
 const struct packed_dot_kernels packed_dot_neon_i8mm = {.permute_for_dot = permute_for_dot,
                                                         .dot_packed = dot_packed_neon_dotprod,
                                                         .dot_packed_tokens = dot_packed_tokens,
+                                                        .batch = DOT_TOKENS,
                                                         .max_tokens = 24,
                                                         .takes_bytes = true};
 

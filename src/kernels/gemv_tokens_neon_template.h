@@ -117,10 +117,11 @@ static void add_bytes_tokens(const uint8_t *const from[DOT_ROWS], size_t bytes, 
 }
 
 void SUITE(dot_packed_tokens)(const struct packing *p, const uint8_t *const rows[DOT_ROWS], size_t blocks,
-                              const int8_t *x, const int32_t x_sums[DOT_TOKENS], int32_t sums[DOT_TOKENS][DOT_ROWS]) {
+                              const int8_t *x, size_t tokens, const int32_t *x_sums, int32_t sums[][DOT_ROWS]) {
     const size_t bytes = blocks * packing_block_bytes(p);
     int32x4_t total[DOT_TOKENS][DOT_ROWS];
-    DQT_ASSERT(dot_packed_takes(p) || packing_is_bytes(p));
+    DQT_ASSERT((dot_packed_takes(p) || packing_is_bytes(p)) && tokens == DOT_TOKENS);
+    (void)tokens; /* there is one size of batches */
     for (size_t t = 0; t < DOT_TOKENS; t++)
         zero_totals(total[t]);
     if (packing_is_bytes(p)) {

@@ -5,7 +5,8 @@
 #include "kernels/gemm_kernels.h"
 
 extern const struct gemm_engine gemm_int8_avx512_vnni; /* for codes below 8 bits too */
-extern const struct packed_dot_kernels packed_dot_avx512_vnni;
+dot_packed_tokens_fn dot_packed_tokens_avx512_vnni;
+extern const struct packed_dot_kernels packed_dot_avx512_vnni, packed_dot_avx512_vnni_amx;
 dot_codes_fn dot_codes_avx512_vnni;
 
 #endif
