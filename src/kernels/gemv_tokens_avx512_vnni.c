@@ -80,8 +80,7 @@ CONSTANTS_INLINE void finish(const __m512i *sum, size_t tokens, int32_t bias, co
                              add_odd32(sum[2 * tokens + t + i], sum[3 * tokens + t + i]));
         const __m512i all = add_odd128(add_odd128(v[0], v[1]), add_odd128(v[2], v[3]));
         const __m512i x_sum = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)(x_sums + t)));
-        const __m512i correction =
-            _mm512_mullo_epi32(_mm512_permutexvar_epi32(each, x_sum), _mm512_set1_epi32(bias));
+        const __m512i correction = _mm512_mullo_epi32(_mm512_permutexvar_epi32(each, x_sum), _mm512_set1_epi32(bias));
         _mm512_storeu_si512(sums[t], _mm512_add_epi32(all, correction)); /* codes are stored minus the bias */
     }
 }
