@@ -446,6 +446,37 @@ static void wrong_index(void) {
     copy_end(&c);
 }
 
+/* A fifo that nobody writes to, in place of each file: refused, and not waited for, which SIGALRM would end. */
+static void fifos(void) {
+    static const struct {
+        const char *name, *word;
+        dqt_status status;
+    } files[] = {
+        {"config.json", "config.json is no regular file", DQT_E_FORMAT},
+        {"model.safetensors", "this is no regular file", DQT_E_FORMAT},
+        {"model.safetensors.index.json", "index.json is no regular file", DQT_E_FORMAT},
+    };
+    struct copy c;
+    alarm(60);
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        copy_begin(&c);
+        if (i == 2) world_remove(&c.w, "model.safetensors");
+        world_remove(&c.w, files[i].name);
+        CHECK(mkfifo(world_path(&c.w, files[i].name), 0600) == 0);
+        const dqt_status status = open_copy(&c, NULL, files[i].word);
+        CHECKF(status == files[i].status, "%s: %d: %s", files[i].name, status, dqt_last_error(c.w.ctx));
+        world_remove(&c.w, files[i].name);
+        copy_end(&c);
+    }
+    copy_begin(&c);
+    dqt_llama *model = NULL;
+    CHECK(mkfifo(world_path(&c.w, "fifo.gguf"), 0600) == 0);
+    CHECK(dqt_llama_open(c.w.ctx, world_path(&c.w, "fifo.gguf"), NULL, &model) == DQT_E_IO && !model);
+    world_remove(&c.w, "fifo.gguf");
+    copy_end(&c);
+    alarm(0);
+}
+
 static void arguments(void) {
     struct copy c;
     copy_begin(&c);
@@ -479,6 +510,7 @@ static void arguments(void) {
 
 static const struct test tests[] = {TEST(round_trips),   TEST(gguf_round_trips), TEST(export_refuses),
                                     TEST(wrong_config),  TEST(tied_heads),       TEST(cut_off),
-                                    TEST(wrong_weights), TEST(wrong_index),      TEST(arguments)};
+                                    TEST(wrong_weights), TEST(wrong_index),      TEST(fifos),
+                                    TEST(arguments)};
 
 TEST_MAIN(tests)

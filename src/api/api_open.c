@@ -48,7 +48,7 @@ static dqt_status read_options(const dqt_context *ctx, const dqt_open_options *g
 static dqt_status open_path(struct foreign *f, const char *path) {
     struct input_file file;
     if (file_exists(path)) {
-        TRY(file_open(f->ctx, path, &file));
+        TRY(file_open_at_once(f->ctx, path, &file));
         if (file.size != UINT64_MAX) return file_close(f->ctx, path, &file, foreign_open_gguf(f, path, &file));
         TRY(file_close(f->ctx, path, &file, DQT_OK));
     }

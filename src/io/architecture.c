@@ -99,7 +99,7 @@ static dqt_status read_size(struct foreign *f, enum fact_name name, size_t other
     *out = otherwise;
     if (x->kind == FACT_ABSENT && otherwise) return DQT_OK;
     if (x->kind != FACT_NUMBER || !(x->number >= 1) || !(x->number <= INT32_MAX) || x->number > floor(x->number))
-        return refuse(f, name, "it must be one whole number from 1 on");
+        return refuse(f, name, "it must be one whole number from 1 to 2147483647");
     *out = (size_t)x->number;
     return DQT_OK;
 }

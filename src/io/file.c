@@ -67,16 +67,24 @@ dqt_status file_replace(dqt_context *ctx, const char *path, file_produce_fn prod
 
 /* ---- Reading -------------------------------------------------------------------------------------------------- */
 
-dqt_status file_open(dqt_context *ctx, const char *path, struct input_file *out) {
-    out->error = system_open(path, &out->handle, &out->size);
+static dqt_status open_file(dqt_context *ctx, const char *path, bool wait, struct input_file *out) {
+    out->error = system_open(path, wait, &out->handle, &out->size);
     if (!out->error) return DQT_OK;
     const struct system_failure failure = {"opening it", out->error};
     return io_error(ctx, "reading", path, &failure);
 }
 
+dqt_status file_open(dqt_context *ctx, const char *path, struct input_file *out) {
+    return open_file(ctx, path, true, out);
+}
+
+dqt_status file_open_at_once(dqt_context *ctx, const char *path, struct input_file *out) {
+    return open_file(ctx, path, false, out);
+}
+
 bool file_exists(const char *path) {
     struct input_file f;
-    if (system_open(path, &f.handle, &f.size)) return false;
+    if (system_open(path, false, &f.handle, &f.size)) return false;
     system_close(f.handle);
     return true;
 }
@@ -114,7 +122,7 @@ dqt_status file_read_text(dqt_context *ctx, const char *path, uint64_t most, cha
     struct input_file file;
     *text = NULL;
     *length = 0;
-    TRY(file_open(ctx, path, &file));
+    TRY(file_open_at_once(ctx, path, &file));
     dqt_status status = DQT_OK;
     const size_t size = file.size <= most ? (size_t)file.size : 0;
     if (file.size > most)

@@ -17,6 +17,8 @@ struct input_file {
     int error;     /* of the read that failed */
 };
 dqt_status file_open(dqt_context *ctx, const char *path, struct input_file *out);
+/* For who refuses or cannot read what is not a regular file: no writer of a fifo is waited for. */
+dqt_status file_open_at_once(dqt_context *ctx, const char *path, struct input_file *out);
 bool file_exists(const char *path); /* and can be opened */
 size_t file_read(void *file, void *buffer, size_t size);
 /* Exactly `size` bytes from byte `offset` of a regular file. DQT_E_FORMAT if it ends before them. */

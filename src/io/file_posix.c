@@ -93,9 +93,9 @@ static void close_quietly(int file) {
 
 /* ---- Reading -------------------------------------------------------------------------------------------------- */
 
-int system_open(const char *path, intptr_t *file, uint64_t *size) {
+int system_open(const char *path, _Bool wait, intptr_t *file, uint64_t *size) {
     struct stat info = {0};
-    const int descriptor = open_at(AT_FDCWD, path, O_RDONLY, 0);
+    const int descriptor = open_at(AT_FDCWD, path, wait ? O_RDONLY : O_RDONLY | O_NONBLOCK, 0);
     if (descriptor < 0) return errno;
     *file = descriptor;
     *size = fstat(descriptor, &info) == 0 && S_ISREG(info.st_mode) ? (uint64_t)info.st_size : UINT64_MAX;

@@ -22,8 +22,9 @@ const char *system_text(int error, char *buffer);
 
 /* ---- Reading -------------------------------------------------------------------------------------------------- */
 
-/* 0 or the system's error number. *size is UINT64_MAX for what is not a regular file. */
-int system_open(const char *path, intptr_t *file, uint64_t *size);
+/* 0 or the system's error number. *size is UINT64_MAX for what is not a regular file. Of a fifo the call waits until
+ * somebody writes to it, if `wait`. */
+int system_open(const char *path, _Bool wait, intptr_t *file, uint64_t *size);
 /* Up to `size` bytes, 0 at the end; interruptions by signals are no errors. */
 int system_read(intptr_t file, void *buffer, size_t size, size_t *got);
 /* The next read is of this byte; of regular files. */

@@ -79,7 +79,8 @@ static bool wide_path(const char *path, WCHAR *out, WCHAR *scratch) {
 
 /* ---- Reading -------------------------------------------------------------------------------------------------- */
 
-int system_open(const char *path, intptr_t *file, uint64_t *size) {
+int system_open(const char *path, _Bool wait, intptr_t *file, uint64_t *size) {
+    (void)wait; /* opening a pipe does not wait here */
     WCHAR wide[PATH_UNITS], scratch[PATH_UNITS];
     LARGE_INTEGER length;
     if (!wide_path(path, wide, scratch)) return last_system_error();

@@ -283,7 +283,7 @@ static dqt_status use_file(struct loader *l, size_t index) {
     if (l->open == index) return DQT_OK;
     if (l->open != SIZE_MAX) file_close(l->f->ctx, "", &l->file, DQT_OK);
     l->open = SIZE_MAX;
-    TRY(file_open(l->f->ctx, foreign_path(l->f, index), &l->file));
+    TRY(file_open_at_once(l->f->ctx, foreign_path(l->f, index), &l->file));
     l->open = index;
     return DQT_OK;
 }

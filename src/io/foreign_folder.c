@@ -69,7 +69,7 @@ static dqt_status read_shard(struct foreign *f, size_t index) {
     struct shard s = {f, index, f->num_tensors};
     struct input_file file;
     const char *path = foreign_path(f, index);
-    TRY(file_open(f->ctx, path, &file));
+    TRY(file_open_at_once(f->ctx, path, &file));
     return file_close(f->ctx, path, &file, read_header(&s, &file));
 }
 
