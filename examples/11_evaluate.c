@@ -25,7 +25,7 @@ int main(int argc, char **argv) {
     o.batch = 1;
     o.length = 512;
     o.eval_windows = 64;
-    struct arg table[FOREIGN_ARGS + 6] = {
+    struct arg table[FOREIGN_ARGS + 7] = {
         {"--tokens", ARG_TEXT, &source.train, "file of tokens (uint16 or uint32; 12_tokenize makes it)", NULL},
         {"--token-bytes", ARG_INT, &source.bytes, "of each token of a file without llm.c's header: 2 or 4", NULL},
         {"--document-token", ARG_INT, &source.document_token, "token that begins a document; attention stays inside",
@@ -33,8 +33,10 @@ int main(int argc, char **argv) {
         {"--length", ARG_SIZE, &o.length, "tokens per window", NULL},
         {"--windows", ARG_SIZE, &o.eval_windows, "windows (0: all of the file)", NULL},
         {"--threads", ARG_INT, &threads, "threads (0: as OpenMP says)", NULL},
+        {"--precision", ARG_CHOICE, &o.precision,
+         "inputs of float products (auto: bf16 where the CPU has such products)", "auto=0 f32=1 bf16=2"},
     };
-    const size_t count = 6 + foreign_args(&model, table + 6);
+    const size_t count = 7 + foreign_args(&model, table + 7);
     const int stop = args_parse(argc, argv, table, count, "Measures the perplexity of a model on tokens.");
     if (stop) return stop - 1;
     if (!model.path || !source.train || o.length == 0) {

@@ -508,9 +508,8 @@ static void arguments(void) {
     copy_end(&c);
 }
 
-static const struct test tests[] = {TEST(round_trips),   TEST(gguf_round_trips), TEST(export_refuses),
-                                    TEST(wrong_config),  TEST(tied_heads),       TEST(cut_off),
-                                    TEST(wrong_weights), TEST(wrong_index),      TEST(fifos),
-                                    TEST(arguments)};
+static const struct test tests[] = {TEST(round_trips), TEST(gguf_round_trips), TEST(export_refuses), TEST(wrong_config),
+                                    TEST(tied_heads),  TEST(cut_off),          TEST(wrong_weights),  TEST(wrong_index),
+                                    TEST(fifos),       TEST(arguments)};
 
 TEST_MAIN(tests)

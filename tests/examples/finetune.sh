@@ -39,6 +39,8 @@ ratio "int4, groups of 32" "$groups" "$base" 0.9 1.3
 ratio "int4, one scale per row" "$rows" "$base" 0.9 3
 check "which is another: $rows, $groups" [ "$rows" != "$groups" ]
 ratio "activations as int8" "$(perplexity --model "$tmp/model" --activation int8)" "$base" 0.97 1.03
+ratio "in f32 the same on every instruction set" "$(perplexity --model "$tmp/model" --precision f32)" \
+    "$(DQT_ISA=scalar perplexity --model "$tmp/model" --precision f32)" 1 1
 ratio "ternary has not learnt it" "$(perplexity --model "$tmp/model" --format ternary)" "$base" 1.1 1000
 all=$($examples/11_evaluate --tokens "$tmp/data.bin" --length 32 --windows 0 --threads 1 --model "$tmp/model" | sed -n 's/ windows.*//p')
 check "all windows" test "$all" -eq $((($(wc -c <"$tmp/data.bin") - 1024) / 2 / 32))
