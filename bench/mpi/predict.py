@@ -306,6 +306,8 @@ def checked_bytes(found, lines):
     model = found['model']
     layers = check_layers(found)[1]
     weights, codes = total(layers, 'weights'), total(layers, 'code_bytes')
+    if not any('peak_bytes' in run for run in found.get('runs', [])):
+        return
     values = dict({k: model[k] for k in ('vocab', 'hidden', 'ff', 'layers', 'heads', 'batch', 'seq', 'optimizer', 'rounding')}, threads=found['host']['threads'])
     lines += ['', '| ranks | gradients | MB sent, counted | by the formulas | of an f32 all-reduce | peak RSS, MiB | planned, MiB |', '|---|---|---|---|---|---|---|']
     for run in found.get('runs', []):

@@ -95,8 +95,8 @@ static inline void cached_mix_columns(const float *p, const void *v, size_t ldv,
                                       float correction, float *out, int format) {
     vec sum[AT_ONCE];
     UNROLL
-    for (size_t c = 0; c < count; c++)
-        sum[c] = vec_load(out + i + c * VEC_WIDTH) * correction;
+    for (size_t c = 0; c < AT_ONCE; c++)
+        sum[c] = c < count ? vec_load(out + i + c * VEC_WIDTH) * correction : vec_set(0);
     for (size_t j = 0; j < keys; j++) {
         const void *row = cached_row(v, j, ldv, format);
         const vec x = vec_set(p[j]);

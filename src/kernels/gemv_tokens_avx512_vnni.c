@@ -27,7 +27,7 @@ CONSTANTS_INLINE void add_step(const __m512i *v, size_t rows, const int8_t *x, s
     __m512i u[DOT_ROWS];
     for (size_t p = 0; p < planes; p++) {
         for (size_t r = 0; r < rows; r++)
-            u[r] = _mm512_and_si512(_mm512_srli_epi16(v[r], (int)(p * 8 / planes)), mask);
+            u[r] = _mm512_and_si512(_mm512_srli_epi16(v[r], (uint8_t)(p * 8 / planes)), mask);
         for (size_t t = 0; t < tokens; t++) {
             const __m512i xv = _mm512_loadu_si512(x + (t * planes + p) * WIDTH);
             for (size_t r = 0; r < rows; r++)

@@ -102,7 +102,7 @@ def outcome(seconds, piped):
 good, bad, slow = outcome(4.3, 3.7), outcome(6, 3.7), outcome(4.3, 6)  # 3 + 0.8 + 0.5; 0.5 + 0.5 + 1 + 1 + 0.5 + 2 * 0.1
 assert good.returncode == 0 and '| 4.300 | 4.300 | +0 % |' in good.stdout, good
 assert bad.returncode == 1 and '-28 %' in bad.stdout, bad
-assert '| 2 | 3.700 | 3.700 | +0 % |' in good.stdout and slow.returncode == 1 and '-38 %' in slow.stdout, slow
+assert '| 2 | 1 | 3.700 | 3.700 | +0 % |' in good.stdout and slow.returncode == 1 and '-38 %' in slow.stdout, slow
 END
 check "the check of a prediction" python3 "$tmp/check.py" "$tmp/found.json"
 finish
