@@ -10,10 +10,8 @@ TARGET_BEGIN(TARGET_AVX2)
 #include "core/assert.h"
 #include "kernels/kernels_avx2.h"
 #include "kernels/prefetch.h"
+#include "kernels/registers.h"
 #include "kernels/sum_lanes_avx2.h"
-
-/* The type is a constant where these are inlined. */
-#define CONSTANTS_INLINE static inline __attribute__((always_inline))
 
 CONSTANTS_INLINE __m256 load_row(const void *w, size_t i, enum dot_element type) {
     switch (type) {

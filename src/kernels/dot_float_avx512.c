@@ -10,10 +10,8 @@ TARGET_BEGIN(TARGET_AVX512)
 #include "core/assert.h"
 #include "kernels/kernels_avx512.h"
 #include "kernels/prefetch.h"
+#include "kernels/registers.h"
 #include "kernels/sum_lanes_avx2.h"
-
-/* The type, and the number of tokens, are constants where these are inlined. */
-#define CONSTANTS_INLINE static inline __attribute__((always_inline))
 
 CONSTANTS_INLINE __m512 load_row(const void *w, size_t i, __mmask16 mask, enum dot_element type) {
     switch (type) {

@@ -9,16 +9,7 @@ typedef int dot_float_neon_unit; /* not empty elsewhere */
 #include "core/assert.h"
 #include "kernels/kernels_neon.h"
 #include "kernels/prefetch.h"
-
-/* The type is a constant where these are inlined. */
-#define CONSTANTS_INLINE static inline __attribute__((always_inline))
-
-/* Loops over arrays that are to be registers. gcc unrolls them anyway. */
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL
-#endif
+#include "kernels/registers.h"
 
 enum { SUMS = 8, STEP = 32 };
 
@@ -83,7 +74,7 @@ CONSTANTS_INLINE float dot_row(const void *w, const float *x, size_t n, enum dot
     size_t i = 0;
     for (; i + STEP <= n; i += STEP) {
         prefetch_row(w, i, type);
-        UNROLL
+        UNROLL_CLANG
         for (size_t j = 0; j < STEP; j += SUMS)
             s = add_products(s, load_row(w, i + j, type), load_floats(x + i + j));
     }
@@ -150,13 +141,13 @@ typedef float32x4_t tile_sums[DOT_TILE_ROWS][DOT_TOKENS];
 CONSTANTS_INLINE void tile_step(tile_sums s, const void *const rows[DOT_TILE_ROWS], const float *const x[DOT_TOKENS],
                                 size_t i, size_t half, enum dot_element type) {
     struct tile_rows w;
-    UNROLL
+    UNROLL_CLANG
     for (size_t r = 0; r < DOT_TILE_ROWS; r++)
         load_pair(rows[r], i, half, type, w.v[r]);
-    UNROLL
+    UNROLL_CLANG
     for (size_t t = 0; t < DOT_TOKENS; t++) {
         const float32x4_t x0 = load_floats4(x[t], i + 4 * half), x1 = load_floats4(x[t], i + SUMS + 4 * half);
-        UNROLL
+        UNROLL_CLANG
         for (size_t r = 0; r < DOT_TILE_ROWS; r++)
             s[r][t] = vaddq_f32(vaddq_f32(s[r][t], vmulq_f32(w.v[r][0], x0)), vmulq_f32(w.v[r][1], x1));
     }
@@ -179,7 +170,7 @@ CONSTANTS_INLINE void tile_half(tile_sums out, const void *const rows[DOT_TILE_R
                                 size_t n, size_t half, enum dot_element type) {
     tile_sums s;
     size_t i = 0;
-    UNROLL
+    UNROLL_CLANG
     for (size_t t = 0; t < DOT_TOKENS; t++)
         s[0][t] = s[1][t] = s[2][t] = vdupq_n_f32(0.0f);
     for (; i + STEP <= n; i += STEP) {
@@ -193,7 +184,7 @@ CONSTANTS_INLINE void tile_half(tile_sums out, const void *const rows[DOT_TILE_R
         i += PAIR;
     }
     if (i < n) tile_end(s, rows, x, i, n, half, type);
-    UNROLL
+    UNROLL_CLANG
     for (size_t t = 0; t < DOT_TOKENS; t++) {
         out[0][t] = s[0][t];
         out[1][t] = s[1][t];

@@ -17,8 +17,7 @@ TARGET_BEGIN(TARGET_NEON_I8MM)
 #include "kernels/kernels_neon_dotprod.h"
 #include "kernels/kernels_neon_i8mm.h"
 #include "kernels/prefetch.h"
-
-#define CONSTANTS_INLINE static inline __attribute__((always_inline))
+#include "kernels/registers.h"
 
 /* CLASSES: sums of u, 4 u and 16 u (2-bit codes are masked where they are); 4-bit codes and bytes have the first only.
  */

@@ -14,17 +14,7 @@
  *                          blocks of 64 codes whose products fit the sums */
 #include "core/size.h"
 #include "kernels/prefetch.h"
-
-/* What has constants for arguments must be compiled for them. */
-#define CONSTANTS_INLINE static inline __attribute__((always_inline))
-
-/* Loops over arrays that are to be registers. gcc unrolls them anyway, and with better order where it is not told to.
- */
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL
-#endif
+#include "kernels/registers.h"
 
 enum { WIDTH = 16, LINE = PACK_BLOCK, CRUMB_BYTES = PACK_BLOCK / 4, NIBBLE_BYTES = PACK_BLOCK / 2 };
 
@@ -34,7 +24,7 @@ static inline int32x4_t sum_each(const int32x4_t v[DOT_ROWS]) {
 }
 
 CONSTANTS_INLINE void prefetch_rows(const uint8_t *const rows[DOT_ROWS], size_t at) {
-    UNROLL
+    UNROLL_CLANG
     for (size_t r = 0; r < DOT_ROWS; r++)
         prefetch_ahead(rows[r], at + PREFETCH_WEIGHTS);
 }
@@ -43,7 +33,7 @@ CONSTANTS_INLINE void prefetch_rows(const uint8_t *const rows[DOT_ROWS], size_t 
 CONSTANTS_INLINE void crumb_block(const uint8_t *const rows[DOT_ROWS], size_t at, const int8_t *x,
                                   struct crumb_sums s[DOT_ROWS]) {
     const int8x16_t xv[4] = {vld1q_s8(x), vld1q_s8(x + 16), vld1q_s8(x + 32), vld1q_s8(x + 48)};
-    UNROLL
+    UNROLL_CLANG
     for (size_t r = 0; r < DOT_ROWS; r++)
         s[r] = DOT_CRUMBS(s[r], vld1q_u8(rows[r] + at), xv);
 }
@@ -58,7 +48,7 @@ static inline int8x16_t upper(uint8x16_t v) {
 
 CONSTANTS_INLINE void nibble_block(const uint8_t *const rows[DOT_ROWS], size_t at, const int8_t *x, SHORT s[DOT_ROWS]) {
     const int8x16_t x0 = vld1q_s8(x), x1 = vld1q_s8(x + 16), x2 = vld1q_s8(x + 32), x3 = vld1q_s8(x + 48);
-    UNROLL
+    UNROLL_CLANG
     for (size_t r = 0; r < DOT_ROWS; r++) {
         const uint8x16_t v = vld1q_u8(rows[r] + at), w = vld1q_u8(rows[r] + at + WIDTH);
         s[r] = DOT(DOT(s[r], lower(v), x0), lower(w), x1);
@@ -70,7 +60,7 @@ CONSTANTS_INLINE void nibble_block(const uint8_t *const rows[DOT_ROWS], size_t a
 static void add_crumbs(const uint8_t *const rows[DOT_ROWS], size_t bytes, const int8_t *x, int32x4_t total[DOT_ROWS]) {
     for (size_t at = 0; at < bytes;) {
         struct crumb_sums s[DOT_ROWS];
-        UNROLL
+        UNROLL_CLANG
         for (size_t r = 0; r < DOT_ROWS; r++)
             s[r] = CRUMBS_ZERO();
         for (const size_t stop = size_min(bytes, at + CRUMB_BLOCKS * CRUMB_BYTES); at < stop;) {
@@ -78,7 +68,7 @@ static void add_crumbs(const uint8_t *const rows[DOT_ROWS], size_t bytes, const 
             for (const size_t line = size_min(stop, at + LINE); at < line; at += CRUMB_BYTES, x += PACK_BLOCK)
                 crumb_block(rows, at, x, s);
         }
-        UNROLL
+        UNROLL_CLANG
         for (size_t r = 0; r < DOT_ROWS; r++)
             total[r] = WIDEN_CRUMBS(total[r], s[r]);
     }
@@ -87,7 +77,7 @@ static void add_crumbs(const uint8_t *const rows[DOT_ROWS], size_t bytes, const 
 static void add_nibbles(const uint8_t *const rows[DOT_ROWS], size_t bytes, const int8_t *x, int32x4_t total[DOT_ROWS]) {
     for (size_t at = 0; at < bytes;) {
         SHORT s[DOT_ROWS];
-        UNROLL
+        UNROLL_CLANG
         for (size_t r = 0; r < DOT_ROWS; r++)
             s[r] = SHORT_ZERO();
         for (const size_t stop = size_min(bytes, at + NIBBLE_BLOCKS * NIBBLE_BYTES); at < stop;) {
@@ -95,7 +85,7 @@ static void add_nibbles(const uint8_t *const rows[DOT_ROWS], size_t bytes, const
             for (const size_t line = size_min(stop, at + LINE); at < line; at += NIBBLE_BYTES, x += PACK_BLOCK)
                 nibble_block(rows, at, x, s);
         }
-        UNROLL
+        UNROLL_CLANG
         for (size_t r = 0; r < DOT_ROWS; r++)
             total[r] = WIDEN(total[r], s[r]);
     }
@@ -105,7 +95,7 @@ static void add_nibbles(const uint8_t *const rows[DOT_ROWS], size_t bytes, const
 CONSTANTS_INLINE void byte_vector(const uint8_t *const rows[DOT_ROWS], size_t at, const int8_t *x,
                                   int32x4_t total[DOT_ROWS]) {
     const int8x16_t xv = vld1q_s8(x);
-    UNROLL
+    UNROLL_CLANG
     for (size_t r = 0; r < DOT_ROWS; r++)
         total[r] = DOT_BYTES(total[r], vreinterpretq_s8_u8(vld1q_u8(rows[r] + at)), xv);
 }
@@ -113,14 +103,14 @@ CONSTANTS_INLINE void byte_vector(const uint8_t *const rows[DOT_ROWS], size_t at
 static void add_bytes(const uint8_t *const rows[DOT_ROWS], size_t bytes, const int8_t *x, int32x4_t total[DOT_ROWS]) {
     for (size_t at = 0; at < bytes; at += LINE) {
         prefetch_rows(rows, at);
-        UNROLL
+        UNROLL_CLANG
         for (size_t i = 0; i < LINE; i += WIDTH)
             byte_vector(rows, at + i, x + at + i, total);
     }
 }
 
 static inline void zero_totals(int32x4_t total[DOT_ROWS]) {
-    UNROLL
+    UNROLL_CLANG
     for (size_t r = 0; r < DOT_ROWS; r++)
         total[r] = vdupq_n_s32(0);
 }
@@ -164,23 +154,23 @@ CONSTANTS_INLINE void group_sums(enum plane plane, const uint8_t *const rows[DOT
     if (plane == PLANE_CRUMBS) {
         struct crumb_sums s[DOT_ROWS];
         _Static_assert(MAX_GROUP <= CRUMB_BLOCKS * PACK_BLOCK, "a group's products fit the sums");
-        UNROLL
+        UNROLL_CLANG
         for (size_t r = 0; r < DOT_ROWS; r++)
             s[r] = CRUMBS_ZERO();
         for (size_t c = 0; c < group; c += PACK_BLOCK)
             crumb_block(rows, at + c / 4, x + c, s);
-        UNROLL
+        UNROLL_CLANG
         for (size_t r = 0; r < DOT_ROWS; r++)
             total[r] = WIDEN_CRUMBS(total[r], s[r]);
     } else if (plane == PLANE_NIBBLES) {
         for (size_t c = 0; c < group;) {
             SHORT s[DOT_ROWS];
-            UNROLL
+            UNROLL_CLANG
             for (size_t r = 0; r < DOT_ROWS; r++)
                 s[r] = SHORT_ZERO();
             for (const size_t stop = size_min(group, c + NIBBLE_BLOCKS * PACK_BLOCK); c < stop; c += PACK_BLOCK)
                 nibble_block(rows, at + c / 2, x + c, s);
-            UNROLL
+            UNROLL_CLANG
             for (size_t r = 0; r < DOT_ROWS; r++)
                 total[r] = WIDEN(total[r], s[r]);
         }
@@ -224,7 +214,7 @@ static void add_half_blocks(const uint8_t *const rows[DOT_ROWS], size_t groups, 
         if (at % LINE == 0) prefetch_rows(rows, at);
         zero_totals(low);
         zero_totals(high);
-        UNROLL
+        UNROLL_CLANG
         for (size_t r = 0; r < DOT_ROWS; r++) {
             const uint8x16_t v = vld1q_u8(rows[r] + at), w = vld1q_u8(rows[r] + at + WIDTH);
             low[r] = WIDEN(low[r], DOT(DOT(SHORT_ZERO(), lower(v), x0), lower(w), x1));

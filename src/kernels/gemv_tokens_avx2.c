@@ -12,9 +12,7 @@ TARGET_BEGIN(TARGET_AVX2)
 #include "kernels/gemm_epilogue_avx2.h"
 #include "kernels/kernels_avx2.h"
 #include "kernels/prefetch.h"
-
-/* What has constants for arguments must be compiled for them: sums stay in registers. */
-#define CONSTANTS_INLINE static inline __attribute__((always_inline))
+#include "kernels/registers.h"
 
 /* Compilers add products of several planes first, whose sums then do not fit the registers. */
 #define KEEP_ORDER(v) __asm__("" : "+x"(v))

@@ -12,9 +12,7 @@ TARGET_BEGIN(TARGET_AVX512_VNNI)
 #include "core/size.h"
 #include "kernels/kernels_avx512_vnni.h"
 #include "kernels/prefetch.h"
-
-/* What has constants for arguments must be compiled for them: sums stay in registers. */
-#define CONSTANTS_INLINE static inline __attribute__((always_inline))
+#include "kernels/registers.h"
 
 /* Sums in registers: of two rows and eight tokens or four rows and four tokens, with vectors of their codes. */
 enum { WIDTH = 64, SUMS = 16 };

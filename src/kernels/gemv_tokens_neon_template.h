@@ -22,19 +22,19 @@ CONSTANTS_INLINE int8x16_t plane_of(uint8x16_t v, size_t planes, size_t plane) {
 CONSTANTS_INLINE void add_vector(const uint8_t *const rows[DOT_ROWS], size_t at, const int8_t *x, size_t planes,
                                  SHORT sum[DOT_ROWS][DOT_TOKENS]) {
     uint8x16_t v[DOT_ROWS];
-    UNROLL
+    UNROLL_CLANG
     for (size_t r = 0; r < DOT_ROWS; r++)
         v[r] = vld1q_u8(rows[r] + at);
-    UNROLL
+    UNROLL_CLANG
     for (size_t p = 0; p < planes; p++) {
         int8x16_t u[DOT_ROWS];
-        UNROLL
+        UNROLL_CLANG
         for (size_t r = 0; r < DOT_ROWS; r++)
             u[r] = plane_of(v[r], planes, p);
-        UNROLL
+        UNROLL_CLANG
         for (size_t t = 0; t < DOT_TOKENS; t++) {
             const int8x16_t xv = vld1q_s8(x + t * PACK_BLOCK + p * (PACK_BLOCK / planes));
-            UNROLL
+            UNROLL_CLANG
             for (size_t r = 0; r < DOT_ROWS; r++)
                 sum[r][t] = DOT(sum[r][t], u[r], xv);
             FENCE;
@@ -48,9 +48,9 @@ CONSTANTS_INLINE void add_tokens(const uint8_t *const from[DOT_ROWS], size_t byt
     const size_t block = PACK_BLOCK / planes, most = (planes == 4 ? CRUMB_TOKENS_BLOCKS : NIBBLE_BLOCKS) * block;
     for (size_t at = 0; at < bytes;) {
         SHORT sum[DOT_ROWS][DOT_TOKENS];
-        UNROLL
+        UNROLL_CLANG
         for (size_t r = 0; r < DOT_ROWS; r++) {
-            UNROLL
+            UNROLL_CLANG
             for (size_t t = 0; t < DOT_TOKENS; t++)
                 sum[r][t] = SHORT_ZERO();
         }
@@ -60,9 +60,9 @@ CONSTANTS_INLINE void add_tokens(const uint8_t *const from[DOT_ROWS], size_t byt
                 for (size_t i = 0; i < block; i += WIDTH)
                     add_vector(rows, at + i, x + i, planes, sum);
         }
-        UNROLL
+        UNROLL_CLANG
         for (size_t t = 0; t < DOT_TOKENS; t++) {
-            UNROLL
+            UNROLL_CLANG
             for (size_t r = 0; r < DOT_ROWS; r++)
                 total[t][r] = WIDEN(total[t][r], sum[r][t]);
         }
@@ -73,13 +73,13 @@ CONSTANTS_INLINE void add_tokens(const uint8_t *const from[DOT_ROWS], size_t byt
 CONSTANTS_INLINE void add_byte_vector(const uint8_t *const rows[DOT_ROWS], size_t at, const int8_t *x,
                                       int32x4_t sum[DOT_ROWS][DOT_TOKENS]) {
     int8x16_t w[DOT_ROWS];
-    UNROLL
+    UNROLL_CLANG
     for (size_t r = 0; r < DOT_ROWS; r++)
         w[r] = vreinterpretq_s8_u8(vld1q_u8(rows[r] + at));
-    UNROLL
+    UNROLL_CLANG
     for (size_t t = 0; t < DOT_TOKENS; t++) {
         const int8x16_t xv = vld1q_s8(x + t * PACK_BLOCK);
-        UNROLL
+        UNROLL_CLANG
         for (size_t r = 0; r < DOT_ROWS; r++)
             sum[r][t] = DOT_BYTES(sum[r][t], w[r], xv);
         FENCE;
@@ -94,9 +94,9 @@ static void add_bytes_tokens(const uint8_t *const from[DOT_ROWS], size_t bytes, 
     /* Once, mostly: gcc keeps sums in registers that are made in a loop, and others in memory. */
     for (size_t at = 0; at < bytes;) {
         int32x4_t sum[DOT_ROWS][DOT_TOKENS];
-        UNROLL
+        UNROLL_CLANG
         for (size_t r = 0; r < DOT_ROWS; r++) {
-            UNROLL
+            UNROLL_CLANG
             for (size_t t = 0; t < DOT_TOKENS; t++)
                 sum[r][t] = vdupq_n_s32(0);
         }
@@ -107,9 +107,9 @@ static void add_bytes_tokens(const uint8_t *const from[DOT_ROWS], size_t bytes, 
             at += LINE;
             x += DOT_TOKENS * PACK_BLOCK;
         }
-        UNROLL
+        UNROLL_CLANG
         for (size_t t = 0; t < DOT_TOKENS; t++) {
-            UNROLL
+            UNROLL_CLANG
             for (size_t r = 0; r < DOT_ROWS; r++)
                 total[t][r] = vaddq_s32(total[t][r], sum[r][t]);
         }
@@ -131,7 +131,7 @@ void SUITE(dot_packed_tokens)(const struct packing *p, const uint8_t *const rows
     } else {
         add_tokens(rows, bytes, x, 4, total);
     }
-    UNROLL
+    UNROLL_CLANG
     for (size_t t = 0; t < DOT_TOKENS; t++)
         vst1q_s32(sums[t], vaddq_s32(sum_each(total[t]), vdupq_n_s32(p->bias * x_sums[t])));
 }
