@@ -21,17 +21,6 @@ static int float_precision(const dqt_context *ctx) {
     return ctx->kernels->fast_bf16 ? DQT_PRECISION_BF16 : DQT_PRECISION_F32;
 }
 
-static dqt_layer *linear(dqt_context *ctx, int storage, int axis, int activation) {
-    dqt_layer_options o = DQT_INIT(dqt_layer_options);
-    dqt_layer *l = NULL;
-    o.weight.storage = storage;
-    o.weight.scale_axis = axis;
-    if (axis == DQT_AXIS_GROUP) o.weight.group_size = 32;
-    o.activation = activation;
-    OK(ctx, dqt_linear_create(ctx, IN, OUT, &o, &l));
-    return l;
-}
-
 /* dX and dW of each layer, and the precision that the tape says. */
 struct gradients {
     float dx[MOST_LAYERS][TIMES * IN], dw[MOST_LAYERS][OUT * IN];
@@ -68,7 +57,7 @@ static bool same(const struct gradients *a, size_t i, const struct gradients *b,
 
 static void one_layer(dqt_context *ctx, int isa, int storage, int axis, int activation, bool codes) {
     static struct gradients got, named, other;
-    dqt_layer *l = linear(ctx, storage, axis, activation);
+    dqt_layer *l = code_linear(ctx, IN, OUT, storage, axis, activation, false);
     const int want = codes && takes_int8(isa) ? DQT_PRECISION_INT8 : float_precision(ctx);
     run(ctx, &l, 1, DQT_PRECISION_AUTO, &got);
     CHECKF(got.precision == want, "isa %d, format %d, axis %d: precision %d, not %d", isa, storage, axis, got.precision,
@@ -103,8 +92,8 @@ static void mixed(void) {
     static struct gradients both, alone, floats;
     dqt_context *ctx = context(DQT_ISA_AUTO, DQT_THREADING_SERIAL, 1, NULL);
     const bool int8 = takes_int8(dqt_context_isa(ctx));
-    dqt_layer *l[2] = {linear(ctx, DQT_FORMAT_TERNARY, DQT_AXIS_ROW, DQT_ACTIVATION_INT8),
-                       linear(ctx, DQT_FORMAT_INT4, DQT_AXIS_GROUP, DQT_ACTIVATION_INT8)};
+    dqt_layer *l[2] = {code_linear(ctx, IN, OUT, DQT_FORMAT_TERNARY, DQT_AXIS_ROW, DQT_ACTIVATION_INT8, false),
+                       code_linear(ctx, IN, OUT, DQT_FORMAT_INT4, DQT_AXIS_GROUP, DQT_ACTIVATION_INT8, false)};
     run(ctx, l, 2, DQT_PRECISION_AUTO, &both);
     run(ctx, l, 1, int8 ? DQT_PRECISION_INT8 : float_precision(ctx), &alone);
     run(ctx, l, 2, float_precision(ctx), &floats);
@@ -144,7 +133,7 @@ static void where_int8_is_refused(void) {
 /* Gradients and checkpoints in FP8: floats. */
 static void beside_fp8(void) {
     dqt_context *ctx = context(DQT_ISA_AUTO, DQT_THREADING_SERIAL, 1, NULL);
-    dqt_layer *l = linear(ctx, DQT_FORMAT_TERNARY, DQT_AXIS_ROW, DQT_ACTIVATION_INT8);
+    dqt_layer *l = code_linear(ctx, IN, OUT, DQT_FORMAT_TERNARY, DQT_AXIS_ROW, DQT_ACTIVATION_INT8, false);
     for (int32_t gradients = DQT_FLOAT_F32; gradients <= DQT_FLOAT_FP8_E5M2; gradients++)
         for (int32_t checkpoints = DQT_FLOAT_F32; checkpoints <= DQT_FLOAT_FP8_E5M2; checkpoints++) {
             dqt_tape_options o = DQT_INIT(dqt_tape_options);

@@ -9,19 +9,6 @@
 
 /* ---- Which layers -------------------------------------------------------------------------------------------- */
 
-static dqt_layer *linear(dqt_context *ctx, size_t in, size_t out, int storage, int axis, int activation, bool shape) {
-    dqt_layer_options o = DQT_INIT(dqt_layer_options);
-    dqt_layer *l = NULL;
-    o.weight.storage = storage;
-    o.weight.scale_axis = axis;
-    if (axis == DQT_AXIS_GROUP) o.weight.group_size = 32;
-    o.activation = activation;
-    o.shape_only = shape;
-    o.seed = in;
-    OK(ctx, dqt_linear_create(ctx, in, out, &o, &l));
-    return l;
-}
-
 static dqt_tape_options integer_tape(size_t length) {
     dqt_tape_options o = DQT_INIT(dqt_tape_options);
     o.precision = DQT_PRECISION_INT8;
@@ -42,15 +29,16 @@ static void expect(dqt_context *ctx, dqt_layer *l, dqt_status want, const char *
 static void refused(void) {
     dqt_context *ctx = isa_context(DQT_ISA_SCALAR, 1);
     const int int8 = DQT_ACTIVATION_INT8, none = DQT_ACTIVATION_NONE;
-    expect(ctx, linear(ctx, 64, 8, DQT_FORMAT_INT4, DQT_AXIS_GROUP, int8, false), DQT_E_UNSUPPORTED, "groups of 32");
-    expect(ctx, linear(ctx, 64, 8, DQT_FORMAT_INT4, DQT_AXIS_GROUP, none, false), DQT_OK, "");
-    expect(ctx, linear(ctx, 32, 8, DQT_FORMAT_INT4, DQT_AXIS_GROUP, int8, false), DQT_OK, ""); /* one a row */
-    expect(ctx, linear(ctx, 64, 8, DQT_FORMAT_F32, 0, int8, false), DQT_OK, "");
+    expect(ctx, code_linear(ctx, 64, 8, DQT_FORMAT_INT4, DQT_AXIS_GROUP, int8, false), DQT_E_UNSUPPORTED,
+           "groups of 32");
+    expect(ctx, code_linear(ctx, 64, 8, DQT_FORMAT_INT4, DQT_AXIS_GROUP, none, false), DQT_OK, "");
+    expect(ctx, code_linear(ctx, 32, 8, DQT_FORMAT_INT4, DQT_AXIS_GROUP, int8, false), DQT_OK, ""); /* one a row */
+    expect(ctx, code_linear(ctx, 64, 8, DQT_FORMAT_F32, 0, int8, false), DQT_OK, "");
     /* 132105 * 127 * 128 is 2^31 and a little more */
-    expect(ctx, linear(ctx, 4, 132105, DQT_FORMAT_INT8, 0, int8, true), DQT_E_SHAPE, "at most 132104");
-    expect(ctx, linear(ctx, 4, 132104, DQT_FORMAT_INT8, 0, int8, true), DQT_OK, "");
-    expect(ctx, linear(ctx, 4, 132105, DQT_FORMAT_INT8, 0, none, true), DQT_OK, "");
-    expect(ctx, linear(ctx, 4, 2000000, DQT_FORMAT_TERNARY, 0, int8, true), DQT_OK, "");
+    expect(ctx, code_linear(ctx, 4, 132105, DQT_FORMAT_INT8, 0, int8, true), DQT_E_SHAPE, "at most 132104");
+    expect(ctx, code_linear(ctx, 4, 132104, DQT_FORMAT_INT8, 0, int8, true), DQT_OK, "");
+    expect(ctx, code_linear(ctx, 4, 132105, DQT_FORMAT_INT8, 0, none, true), DQT_OK, "");
+    expect(ctx, code_linear(ctx, 4, 2000000, DQT_FORMAT_TERNARY, 0, int8, true), DQT_OK, "");
     dqt_layer_options o = DQT_INIT(dqt_layer_options);
     dqt_layer *head = NULL, *block = NULL;
     o.activation = int8;
@@ -62,7 +50,7 @@ static void refused(void) {
     o.weight.group_size = 32;
     OK(ctx, dqt_block_create(ctx, 64, 128, 2, 2, &o, &block));
     expect(ctx, block, DQT_E_UNSUPPORTED, "groups of 32");
-    dqt_layer *l = linear(ctx, 8, 8, DQT_FORMAT_INT8, 0, int8, false);
+    dqt_layer *l = code_linear(ctx, 8, 8, DQT_FORMAT_INT8, 0, int8, false);
     dqt_tape_options t = integer_tape(4);
     dqt_tape_memory_info m = {.struct_size = sizeof m};
     t.precision = DQT_PRECISION_INT8 + 1;
@@ -74,7 +62,7 @@ static void refused(void) {
 /* Saved activations take as much as with F32; the tape says what it was asked for. */
 static void memory(void) {
     dqt_context *ctx = isa_context(DQT_ISA_SCALAR, 1);
-    dqt_layer *l = linear(ctx, 300, 200, DQT_FORMAT_TERNARY, 0, DQT_ACTIVATION_INT8, false);
+    dqt_layer *l = code_linear(ctx, 300, 200, DQT_FORMAT_TERNARY, 0, DQT_ACTIVATION_INT8, false);
     dqt_tape_options o = integer_tape(700);
     dqt_tape_memory_info m[2] = {{.struct_size = sizeof *m}, {.struct_size = sizeof *m}};
     dqt_tape *tape = NULL;
@@ -104,8 +92,8 @@ static void collect(void *arg, size_t row, size_t rows, float *tile, size_t ld, 
 /* The second layer of a tape, in its eighth pass: the products with random numbers of (seed 9, pass 7, parameter 1). */
 static void keyed(void) {
     dqt_context *ctx = isa_context(DQT_ISA_SCALAR, 1);
-    dqt_layer *l[2] = {linear(ctx, 5, 6, DQT_FORMAT_TERNARY, 0, DQT_ACTIVATION_INT8, false),
-                       linear(ctx, IN, OUT, DQT_FORMAT_INT4, DQT_AXIS_ROW, DQT_ACTIVATION_INT8, false)};
+    dqt_layer *l[2] = {code_linear(ctx, 5, 6, DQT_FORMAT_TERNARY, 0, DQT_ACTIVATION_INT8, false),
+                       code_linear(ctx, IN, OUT, DQT_FORMAT_INT4, DQT_AXIS_ROW, DQT_ACTIVATION_INT8, false)};
     const dqt_tape_options o = integer_tape(TIMES);
     dqt_tape *tape = NULL;
     float *x = random_floats(TIMES * IN, 1, 1), *dy = random_floats(TIMES * OUT, 1, 2);
@@ -159,7 +147,7 @@ static void keyed(void) {
 static void not_finite(void) {
     dqt_context *ctx = isa_context(DQT_ISA_SCALAR, 1);
     for (int fused = 0; fused < 2; fused++) {
-        dqt_layer *l = linear(ctx, IN, OUT, DQT_FORMAT_TERNARY, 0, DQT_ACTIVATION_INT8, false);
+        dqt_layer *l = code_linear(ctx, IN, OUT, DQT_FORMAT_TERNARY, 0, DQT_ACTIVATION_INT8, false);
         dqt_tape_options o = integer_tape(TIMES);
         dqt_updater_options u = DQT_INIT(dqt_updater_options);
         dqt_tape *tape = NULL;

@@ -319,4 +319,19 @@ static inline struct snapshot *trained(dqt_context *ctx, const struct setup *s, 
     return result;
 }
 
+/* Scales of groups are of 32 columns. */
+static inline dqt_layer *code_linear(dqt_context *ctx, size_t in, size_t out, int storage, int axis, int activation,
+                                     bool shape) {
+    dqt_layer_options o = DQT_INIT(dqt_layer_options);
+    dqt_layer *l = NULL;
+    o.weight.storage = storage;
+    o.weight.scale_axis = axis;
+    if (axis == DQT_AXIS_GROUP) o.weight.group_size = 32;
+    o.activation = activation;
+    o.shape_only = shape;
+    o.seed = in;
+    OK(ctx, dqt_linear_create(ctx, in, out, &o, &l));
+    return l;
+}
+
 #endif
