@@ -962,11 +962,11 @@ DQT_API dqt_status dqt_updater_get_part(const dqt_updater *updater, size_t index
  * but as below; DQT_E_NUMERIC for a learning rate that dqt_updater_step refuses. Backward functions: DQT_E_STATE for a
  * layer that has gone backward in this update.
  *
- * end: DQT_E_STATE if no update has begun. DQT_E_NUMERIC if a gradient was not finite, or its products could have
- * overflowed: that tensor is left as it was, as a whole and with its state; the others are updated. DQT_E_STATE too if
- * a tied head went backward and its embedding did not: their weight is left as it was. All but the first end the
- * update, fill stats and count the step. What was cancelled or failed in between is updated as far as gradients were
- * complete.
+ * end: DQT_E_STATE if no update has begun, DQT_E_UNSUPPORTED for an updater of one part, whose update goes on.
+ * Otherwise the update ends, fills stats and counts the step: DQT_E_NUMERIC if a gradient was not finite, or its
+ * products could have overflowed: that tensor is left as it was, as a whole and with its state; the others are updated;
+ * DQT_E_STATE if a tied head went backward and its embedding did not: their weight is left as it was. What was
+ * cancelled or failed in between is updated as far as gradients were complete.
  *
  * In between, the updater makes no other step, and is not saved, loaded or changed: DQT_E_STATE. Destroying the tape
  * ends the update; destroying the updater drops it, as if it had not begun, but weights are updated already.

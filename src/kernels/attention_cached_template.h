@@ -91,8 +91,9 @@ static inline void cached_scores(const float *q, const void *k, size_t ldk, size
 }
 
 /* Columns i to i + count * VEC_WIDTH. */
-static inline void cached_mix_columns(const float *p, const void *v, size_t ldv, size_t keys, size_t i, size_t count,
-                                      float correction, float *out, int format) {
+static inline __attribute__((always_inline)) void cached_mix_columns(const float *p, const void *v, size_t ldv,
+                                                                     size_t keys, size_t i, size_t count,
+                                                                     float correction, float *out, int format) {
     vec sum[AT_ONCE];
     UNROLL
     for (size_t c = 0; c < AT_ONCE; c++)
