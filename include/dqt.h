@@ -1072,7 +1072,7 @@ typedef struct dqt_session_memory_info {
     uint32_t reserved;
     size_t total; /* exactly what creation allocates */
     size_t cache; /* keys and values, and their scales */
-    size_t other; /* what up to 64 tokens need on their way through the layers */
+    size_t other; /* what up to 256 tokens need on their way through the layers */
 } dqt_session_memory_info;
 
 /* What dqt_session_create would allocate. The model may be shape-only. Since 0.9. */
@@ -1100,7 +1100,7 @@ typedef struct dqt_session_step {
     float *logits;         /* [vocab], after the last token; NULL: not wanted */
 } dqt_session_step;
 
-/* The same for several different sessions of one model, all in one pass over the weights (64 tokens at a time): the
+/* The same for several different sessions of one model, all in one pass over the weights (256 tokens at a time): the
  * bits are those of one dqt_session_append each. steps[num_steps], each of steps[0].struct_size. On failure nothing is
  * appended anywhere. Allocates nothing. Since 0.9. */
 DQT_API dqt_status dqt_sessions_append(const dqt_session_step *steps, size_t num_steps);

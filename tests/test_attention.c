@@ -205,9 +205,11 @@ static void test_sharp(void) {
     compare_all(DQT_PRECISION_F32, 60, 3e-3);
 }
 
-enum { MOST_TOKENS = 41 };
+/* Pieces of so many tokens at most: few, done one by one, and of up to two tiles. */
+enum { FEW_TOKENS = 15, MOST_TOKENS = 200 };
 
-/* One sequence in a cache of one layer, appended at most `most` tokens at a time: of 41 1, 6, 31, 33, 2, 11, ... */
+/* One sequence in a cache of one layer, appended at most `most` tokens at a time: of 200 1, 6, 31, 156; of 15 1, 6, 1.
+ */
 static void cached_by_pieces(dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s,
                              int32_t format, size_t most, const float *q, const float *k, const float *v, float *out) {
     struct kv_cache cache = {
@@ -254,8 +256,8 @@ static float *as_cached(int32_t format, const float *x, size_t heads, size_t siz
 }
 
 /* F32 against the whole sequence; the others against F32 of what is left of keys and values: the same bits with bf16,
- * with codes the steps are multiplied later. Tokens together have the bits of each alone. Some keys and values are 0,
- * whole heads. */
+ * with codes the steps are multiplied later. Few tokens together have the bits of each alone. Some keys and values are
+ * 0, whole heads. */
 static void check_cached(dqt_context *ctx, const struct attention_shape *s) {
     struct sizes z = sizes_of(s);
     float *q = random_floats(z.q, 2, 1), *k = random_floats(z.k, 2, 2), *v = random_floats(z.k, 1, 3);
@@ -271,9 +273,13 @@ static void check_cached(dqt_context *ctx, const struct attention_shape *s) {
         float *k2 = as_cached(format, k, z.k / s->head_size, s->head_size);
         float *v2 = as_cached(format, v, z.k / s->head_size, s->head_size);
         cached_by_pieces(ctx, &ws, s, DQT_CACHE_F32, MOST_TOKENS, q, k2, v2, out);
-        cached_by_pieces(ctx, &ws, s, format, MOST_TOKENS, q, k, v, cached);
+        cached_by_pieces(ctx, &ws, s, format, FEW_TOKENS, q, k, v, cached);
         cached_by_pieces(ctx, &ws, s, format, 1, q, k, v, single);
         CHECK(memcmp(single, cached, z.q * sizeof *single) == 0);
+        cached_by_pieces(ctx, &ws, s, format, MOST_TOKENS, q, k, v, cached);
+        off = most_apart(single, cached, z.q);
+        CHECKF(off < 5e-6, "isa %d, length %zu, format %d: one by one off by %g", dqt_context_isa(ctx), s->length,
+               format, off);
         off = most_apart(out, cached, z.q);
         CHECKF(off <= (format == DQT_CACHE_BF16 ? 0 : 5e-6), "isa %d, length %zu, format %d: off by %g",
                dqt_context_isa(ctx), s->length, format, off);
@@ -295,7 +301,8 @@ static void test_cached(void) {
     }
 }
 
-/* A key of NaN, a value of NaN or infinity are seen from their position on, in their head, whatever the format. */
+/* A key of NaN, a value of NaN or infinity are seen from their position on, in their head, whatever the format, where
+ * tokens are few. */
 static void test_cached_nonfinite(void) {
     const struct attention_shape s = {1, 20, 2, 2, 16};
     struct sizes z = sizes_of(&s);
@@ -306,7 +313,7 @@ static void test_cached_nonfinite(void) {
             float *q = random_floats(z.q, 1, 1), *k = random_floats(z.k, 1, 2), *v = random_floats(z.k, 1, 3);
             float *out = random_floats(z.q, 1, 4);
             (which ? v : k)[(11 * s.kv_heads + 1) * s.head_size + 3] = which < 2 ? NAN : INFINITY;
-            cached_by_pieces(ctx, &ws, &s, format, MOST_TOKENS, q, k, v, out);
+            cached_by_pieces(ctx, &ws, &s, format, FEW_TOKENS, q, k, v, out);
             for (size_t t = 0; t < s.length; t++)
                 for (size_t h = 0; h < s.heads; h++) {
                     size_t finite = 0;

@@ -6,7 +6,7 @@
 #include "counting_alloc.h"
 #include "test.h"
 
-enum { VOCAB = 97, MAX_LENGTH = 160 };
+enum { VOCAB = 97, MAX_LENGTH = 300 };
 
 static struct counting memory;
 static dqt_context *ctx;
@@ -120,11 +120,12 @@ static void token_by_token(void) {
     end();
 }
 
-/* Pieces that end before, at and after multiples of 64, the number of tokens that run through the layers at once. */
+/* Pieces that end before, at and after 256, the number of tokens that run through the layers at once, and 64, of a tile
+ * of attention. */
 static void in_pieces(void) {
     begin();
-    static const size_t pieces[][8] = {{160},        {1, 159},        {64, 64, 32}, {63, 1, 1, 65, 30},
-                                       {65, 64, 31}, {130, 1, 1, 28}, {5, 80, 75}};
+    static const size_t pieces[][8] = {{300},     {1, 299},          {64, 192, 44},    {63, 1, 192, 44},
+                                       {257, 43}, {65, 64, 31, 140}, {130, 1, 1, 168}, {5, 80, 215}};
     for (size_t i = 0; i < VARIANTS; i++) {
         const struct variant *v = &variants[i];
         int32_t tokens[MAX_LENGTH];

@@ -14,7 +14,7 @@
 #include "core/parallel.h"
 #include "core/status.h"
 
-enum { CHUNK = 64 };
+enum { CHUNK = 256 };
 
 static size_t hidden_bytes(const dqt_session *s) {
     return s->model->config.hidden_size * sizeof(float);

@@ -20,8 +20,9 @@ enum { TILE = ATTENTION_TILE, ROWS = ATTENTION_ROWS, COLUMNS = ATTENTION_COLUMNS
 enum { FETCH_ROWS = 8 };
 _Static_assert(TILE % COLUMNS == 0 && COLUMNS % ROWS == 0, "tiles are whole groups of columns, these of rows");
 
-static struct attention_job job_make(const dqt_context *ctx, const struct workspace *ws,
-                                     const struct attention_shape *s, const float *q, const float *k, const float *v) {
+struct attention_job attention_job_make(const dqt_context *ctx, const struct workspace *ws,
+                                        const struct attention_shape *s, const float *q, const float *k,
+                                        const float *v) {
     DQT_ASSERT(s->kv_heads > 0 && s->heads % s->kv_heads == 0);
     DQT_ASSERT(s->head_size > 0 && s->head_size % 2 == 0);
     struct attention_job job = {.kernels = &ctx->kernels->vector,
@@ -104,6 +105,45 @@ static void scatter_tile(const struct attention_job *job, const float *p, const 
     }
 }
 
+struct query_tile attention_tile_place(const struct attention_job *job, struct arena *a) {
+    struct query_tile t;
+    t.queries_t = arena_take(a, job->depth * TILE, sizeof(float));
+    t.s = arena_take(a, TILE * TILE, sizeof(float));
+    t.mixed = arena_take(a, TILE * job->depth, sizeof(float));
+    t.maximum = arena_take(a, TILE, sizeof(float));
+    t.sum = arena_take(a, TILE, sizeof(float));
+    t.correction = arena_take(a, TILE, sizeof(float));
+    t.count = 0;
+    t.empty = true;
+    return t;
+}
+
+void attention_tile_begin(const struct attention_job *job, struct query_tile *t, const float *q, size_t count) {
+    job->kernels->attention_transpose(q, job->q_ld, count, job->s.head_size, job->scale, t->queries_t, TILE);
+    for (size_t i = 0; i < TILE; i++) {
+        t->maximum[i] = -INFINITY;
+        t->sum[i] = 0;
+    }
+    t->count = count;
+    t->empty = true;
+}
+
+void attention_tile_add(const struct attention_job *job, struct query_tile *t, const float *keys, const float *values,
+                        size_t count, bool diagonal) {
+    const size_t depth = job->depth;
+    score_tile(job, keys, t->queries_t, count, t->count, diagonal, t->s);
+    job->kernels->attention_softmax(t->s, count, t->count, diagonal, t->maximum, t->sum, t->correction);
+    for (size_t i = 0; !t->empty && i < t->count; i++)
+        job->kernels->scale(t->mixed + i * depth, depth, t->correction[i], t->mixed + i * depth);
+    mix_tile(job, t->s, values, count, t->count, diagonal, !t->empty, t->mixed);
+    t->empty = false;
+}
+
+void attention_tile_end(const struct attention_job *job, const struct query_tile *t, float *out) {
+    for (size_t i = 0; i < t->count; i++)
+        job->kernels->scale(t->mixed + i * job->depth, job->s.head_size, 1.0f / t->sum[i], out + i * job->q_ld);
+}
+
 static void forward_head(void *arg, size_t task, int lane) {
     const struct attention_job *job = arg;
     const struct attention_run run = attention_run(job, task / job->s.heads);
@@ -112,32 +152,18 @@ static void forward_head(void *arg, size_t task, int lane) {
     struct arena a = lane_arena(job->ws, lane);
     float *keys = arena_take(&a, padded * depth, sizeof(float)),
           *values = arena_take(&a, padded * depth, sizeof(float));
-    float *queries_t = arena_take(&a, depth * TILE, sizeof(float)), *s = arena_take(&a, TILE * TILE, sizeof(float));
-    float *mixed = arena_take(&a, TILE * depth, sizeof(float)), *maximum = arena_take(&a, TILE, sizeof(float));
-    float *sum = arena_take(&a, TILE, sizeof(float)), *correction = arena_take(&a, TILE, sizeof(float));
+    struct query_tile t = attention_tile_place(job, &a);
 
     copy_padded(job, job->k + token0 * job->k_ld + kv_head * size, job->k_ld, length, padded, 1, keys);
     copy_padded(job, job->v + token0 * job->k_ld + kv_head * size, job->k_ld, length, padded, 1, values);
     for (size_t q0 = 0; q0 < length; q0 += TILE) {
-        size_t queries = size_min(TILE, length - q0), offset = (token0 + q0) * job->q_ld + head * size;
-        job->kernels->attention_transpose(job->q + offset, job->q_ld, queries, size, job->scale, queries_t, TILE);
-        for (size_t i = 0; i < TILE; i++) {
-            maximum[i] = -INFINITY;
-            sum[i] = 0;
-        }
-        for (size_t k0 = 0; k0 <= q0; k0 += TILE) {
-            size_t count = size_min(TILE, length - k0);
-            bool diagonal = k0 == q0;
-            score_tile(job, keys + k0 * depth, queries_t, count, queries, diagonal, s);
-            job->kernels->attention_softmax(s, count, queries, diagonal, maximum, sum, correction);
-            for (size_t i = 0; k0 && i < queries; i++)
-                job->kernels->scale(mixed + i * depth, depth, correction[i], mixed + i * depth);
-            mix_tile(job, s, values + k0 * depth, count, queries, diagonal, k0 > 0, mixed);
-        }
-        for (size_t i = 0; i < queries; i++) {
-            job->kernels->scale(mixed + i * depth, size, 1.0f / sum[i], job->out + offset + i * job->q_ld);
-            if (job->log_sum) job->log_sum[(token0 + q0 + i) * job->s.heads + head] = maximum[i] + logf(sum[i]);
-        }
+        size_t offset = (token0 + q0) * job->q_ld + head * size;
+        attention_tile_begin(job, &t, job->q + offset, size_min(TILE, length - q0));
+        for (size_t k0 = 0; k0 <= q0; k0 += TILE)
+            attention_tile_add(job, &t, keys + k0 * depth, values + k0 * depth, size_min(TILE, length - k0), k0 == q0);
+        attention_tile_end(job, &t, job->out + offset);
+        for (size_t i = 0; job->log_sum && i < t.count; i++)
+            job->log_sum[(token0 + q0 + i) * job->s.heads + head] = t.maximum[i] + logf(t.sum[i]);
     }
 }
 
@@ -158,7 +184,7 @@ static double causal_work(const struct attention_job *job, double products) {
 void attention_forward(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s,
                        struct attention_runs runs, const float *q, const float *k, const float *v, int precision,
                        float *out, float *log_sum) {
-    struct attention_job job = job_make(ctx, ws, s, q, k, v);
+    struct attention_job job = attention_job_make(ctx, ws, s, q, k, v);
     job.runs = runs;
     job.out = out;
     job.log_sum = log_sum;
@@ -239,7 +265,7 @@ static void backward_kv_head(void *arg, size_t task, int lane) {
 void attention_backward(const dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s,
                         struct attention_runs runs, const float *q, const float *k, const float *v, const float *out,
                         const float *log_sum, const float *dout, int precision, float *dq, float *dk, float *dv) {
-    struct attention_job job = job_make(ctx, ws, s, q, k, v);
+    struct attention_job job = attention_job_make(ctx, ws, s, q, k, v);
     job.runs = runs;
     job.o = out;
     job.log_sum_in = log_sum;

@@ -7,7 +7,8 @@
 #include "kernels/prefetch.h"
 #include "ops/kv_cache.h"
 
-/* QUERIES: tokens of a sequence that go through its keys together, tile by tile. */
+/* QUERIES: tokens of a sequence that go through its keys together, tile by tile. As many are done by tiles of queries,
+ * which are whole blocks of registers there. */
 enum { TILE = ATTENTION_TILE, LINE = 64, QUERIES = 16 };
 
 struct job {
@@ -37,19 +38,21 @@ struct block {
     float *scores, *maximum, *sum;
 };
 
-/* The end of the block that begins there. */
-static size_t block_end(const struct cached_tokens *t, size_t begin) {
-    size_t end = begin + 1;
-    while (end < t->count && end - begin < QUERIES && t->cache[end] == t->cache[begin])
-        end++;
-    return end;
-}
-
-static size_t count_blocks(const struct cached_tokens *t) {
-    size_t blocks = 0;
-    for (size_t i = 0; i < t->count; i = block_end(t, i))
-        blocks++;
-    return blocks;
+bool attention_cached_block(const struct cached_tokens *t, bool many, size_t index, size_t *begin, size_t *end) {
+    for (size_t first = 0, next; first < t->count; first = next) {
+        next = first + 1;
+        while (next < t->count && t->cache[next] == t->cache[first])
+            next++;
+        if ((next - first >= QUERIES) != many) continue;
+        const size_t most = many ? TILE : QUERIES, blocks = ceil_div(next - first, most);
+        if (index < blocks) {
+            *begin = first + index * most;
+            *end = size_min(*begin + most, next);
+            return true;
+        }
+        index -= blocks;
+    }
+    return false;
 }
 
 /* Values come while scores are made of the keys; among many tokens the first one's waiting does not matter. */
@@ -95,9 +98,7 @@ static void cached_block(void *arg, size_t task, int lane) {
     const struct job *job = arg;
     const struct cached_tokens *tokens = job->tokens;
     struct block b = {.job = job, .kv_head = task / job->blocks, .group = job->heads / tokens->cache[0]->kv_heads};
-    for (size_t i = 0; i < task % job->blocks; i++)
-        b.begin = block_end(tokens, b.begin);
-    b.end = block_end(tokens, b.begin);
+    attention_cached_block(tokens, false, task % job->blocks, &b.begin, &b.end);
     const struct kv_cache *c = tokens->cache[b.begin];
     const size_t width = b.group * c->head_size, row_bytes = c->head_size * cache_element_bytes(c->format);
     b.k = kv_cache_rows(c, job->layer, CACHED_KEYS, b.kv_head);
@@ -129,12 +130,16 @@ void attention_cached(const dqt_context *ctx, const struct workspace *ws, const 
                       size_t layer, size_t heads, const float *q, float *out) {
     const struct kv_cache *c = tokens->cache[0];
     DQT_ASSERT(c->kv_heads > 0 && heads % c->kv_heads == 0);
-    struct job job = {&ctx->kernels->vector, ws, tokens, layer, heads, count_blocks(tokens), q, out};
+    struct job job = {&ctx->kernels->vector, ws, tokens, layer, heads, 0, q, out};
+    size_t begin, end;
     double keys = 0;
-    for (size_t i = 0; i < tokens->count; i++) {
-        DQT_ASSERT(tokens->position[i] < tokens->cache[i]->positions);
-        keys += (double)(tokens->position[i] + 1);
-    }
-    parallel_run(ctx, job.blocks * c->kv_heads, WORK_ELEMENT * keys * (double)(c->kv_heads * c->head_size),
-                 cached_block, &job);
+    for (; attention_cached_block(tokens, false, job.blocks, &begin, &end); job.blocks++)
+        for (size_t i = begin; i < end; i++) {
+            DQT_ASSERT(tokens->position[i] < tokens->cache[i]->positions);
+            keys += (double)(tokens->position[i] + 1);
+        }
+    if (job.blocks > 0)
+        parallel_run(ctx, job.blocks * c->kv_heads, WORK_ELEMENT * keys * (double)(c->kv_heads * c->head_size),
+                     cached_block, &job);
+    if (attention_cached_block(tokens, true, 0, &begin, &end)) attention_prefill(ctx, ws, tokens, layer, heads, q, out);
 }

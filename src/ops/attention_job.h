@@ -31,6 +31,29 @@ static inline struct attention_run attention_run(const struct attention_job *job
     return (struct attention_run){(size_t)start[run], (size_t)(start[run + 1] - start[run])};
 }
 
+struct attention_job attention_job_make(const dqt_context *ctx, const struct workspace *ws,
+                                        const struct attention_shape *s, const float *q, const float *k,
+                                        const float *v);
+
+/* Up to ATTENTION_TILE queries of a head, in f32, and what they have seen: keys and values join tile by tile. */
+struct query_tile {
+    size_t count;
+    bool empty;                        /* nothing has joined */
+    float *queries_t;                  /* [depth][TILE]: transposed and scaled */
+    float *s;                          /* [TILE][TILE]: scores, transposed */
+    float *mixed;                      /* [TILE][depth] */
+    float *maximum, *sum, *correction; /* [TILE] */
+};
+struct query_tile attention_tile_place(const struct attention_job *job, struct arena *a);
+/* q[count][q_ld]: a head's columns. */
+void attention_tile_begin(const struct attention_job *job, struct query_tile *t, const float *q, size_t count);
+/* keys and values [count, rounded up to ATTENTION_ROWS][depth], zeros beyond what there is. diagonal: key i is query
+ * i's own, and none sees a later one. */
+void attention_tile_add(const struct attention_job *job, struct query_tile *t, const float *keys, const float *values,
+                        size_t count, bool diagonal);
+/* To out[count][q_ld]. */
+void attention_tile_end(const struct attention_job *job, const struct query_tile *t, float *out);
+
 void attention_bf16_scratch(const struct attention_shape *s, struct scratch_need *need);
 
 /* Work tasks of parallel_run; arg is the job. */

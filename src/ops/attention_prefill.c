@@ -1,0 +1,87 @@
+/* Attention of many tokens that a session appends at once: in tiles of queries and keys, as training's forward has
+ * them, so that keys and values are read and converted once for up to 64 queries. */
+#include <string.h>
+
+#include "core/parallel.h"
+#include "kernels/kernels.h"
+#include "ops/attention_job.h"
+#include "ops/kv_cache.h"
+
+enum { TILE = ATTENTION_TILE, ROWS = ATTENTION_ROWS };
+
+struct prefill {
+    struct attention_job job;
+    const struct cached_tokens *tokens;
+    size_t layer, blocks;
+};
+
+/* A head's keys and values. Lane scratch: [TILE][depth] of each, and a query_tile; that is less than attention_scratch
+ * takes for a sequence of TILE tokens. */
+struct cached_head {
+    const struct prefill *p;
+    const struct kv_cache *cache;
+    size_t kv_head;
+    float *keys, *values;
+};
+
+/* [count rounded up to ROWS][depth] floats of positions from `first` on, zeros beyond: in the cache or, converted, in
+ * scratch. */
+static const float *read_rows(const struct cached_head *h, size_t which, size_t first, size_t count, float *scratch) {
+    const struct kv_cache *c = h->cache;
+    const struct attention_job *job = &h->p->job;
+    const size_t row_bytes = c->head_size * cache_element_bytes(c->format);
+    const char *from = (const char *)kv_cache_rows(c, h->p->layer, which, h->kv_head) + first * row_bytes;
+    const float *steps = kv_cache_steps(c, h->p->layer, which, h->kv_head);
+    if (c->format == DQT_CACHE_F32 && c->head_size == job->depth && count % ROWS == 0)
+        return (const float *)(const void *)from;
+    memset(scratch, 0, round_up(count, ROWS) * job->depth * sizeof *scratch);
+    for (size_t i = 0; i < count; i++) { /* 0 + step * element */
+        const float step = steps ? steps[first + i] : 1.0f;
+        job->kernels->attention_mix[c->format](&step, from + i * row_bytes, c->head_size, 1, c->head_size, 0,
+                                               scratch + i * job->depth);
+    }
+    return scratch;
+}
+
+static void join(const struct cached_head *h, size_t first, size_t count, bool own, struct query_tile *t) {
+    const float *keys = read_rows(h, CACHED_KEYS, first, count, h->keys);
+    const float *values = read_rows(h, CACHED_VALUES, first, count, h->values);
+    attention_tile_add(&h->p->job, t, keys, values, count, own);
+}
+
+/* A block's tokens and a head: what was cached before the block, then its own. */
+static void prefill_head(void *arg, size_t task, int lane) {
+    const struct prefill *p = arg;
+    const struct attention_job *job = &p->job;
+    const size_t head = task / p->blocks;
+    size_t begin, end;
+    attention_cached_block(p->tokens, true, task % p->blocks, &begin, &end);
+    const size_t count = end - begin, offset = begin * job->q_ld + head * job->s.head_size;
+    const size_t before = p->tokens->position[begin];
+    DQT_ASSERT(p->tokens->position[end - 1] == before + count - 1);
+    struct arena a = lane_arena(job->ws, lane);
+    struct cached_head h = {.p = p, .cache = p->tokens->cache[begin]};
+    h.kv_head = head / (job->s.heads / job->s.kv_heads);
+    h.keys = arena_take(&a, TILE * job->depth, sizeof(float));
+    h.values = arena_take(&a, TILE * job->depth, sizeof(float));
+    struct query_tile t = attention_tile_place(job, &a);
+    attention_tile_begin(job, &t, job->q + offset, count);
+    for (size_t k = 0; k < before; k += TILE)
+        join(&h, k, size_min(TILE, before - k), false, &t);
+    join(&h, before, count, true, &t);
+    attention_tile_end(job, &t, job->out + offset);
+}
+
+void attention_prefill(const dqt_context *ctx, const struct workspace *ws, const struct cached_tokens *tokens,
+                       size_t layer, size_t heads, const float *q, float *out) {
+    const struct kv_cache *c = tokens->cache[0];
+    const struct attention_shape s = {1, tokens->count, heads, c->kv_heads, c->head_size};
+    struct prefill p = {.job = attention_job_make(ctx, ws, &s, q, NULL, NULL), .tokens = tokens, .layer = layer};
+    size_t begin, end;
+    double pairs = 0;
+    p.job.out = out;
+    for (; attention_cached_block(tokens, true, p.blocks, &begin, &end); p.blocks++)
+        pairs += (double)(end - begin) * (double)(tokens->position[begin] + TILE / 2);
+    parallel_run(ctx, p.blocks * heads,
+                 pairs * (double)heads * (2 * WORK_PRODUCT * (double)c->head_size + WORK_ELEMENT), prefill_head, &p);
+}
