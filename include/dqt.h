@@ -1086,8 +1086,9 @@ DQT_API dqt_status dqt_session_get_options(const dqt_session *session, dqt_sessi
 
 /* Appends tokens[count] and writes the logits after the last one, logits[vocab] (NULL: not wanted). DQT_E_STATE if the
  * cache would overflow, DQT_E_ARGUMENT for a token outside the vocabulary, DQT_E_NUMERIC for numbers that are not
- * finite, DQT_E_CANCELLED; then nothing is appended. Float products in F32. The bits depend on what is appended call by
- * call, never on threads. Allocates nothing. Since 0.1. */
+ * finite, DQT_E_CANCELLED; then nothing is appended. Float products in F32; those of attention in BF16 where the cache
+ * is not F32, many tokens are appended and the CPU has AMX. The bits depend on what is appended call by call, never on
+ * threads. Allocates nothing. Since 0.1. */
 DQT_API dqt_status dqt_session_append(dqt_session *session, const int32_t *tokens, size_t count, float *logits);
 
 /* What one of several sessions appends. */

@@ -1,5 +1,6 @@
 /* Attention: forward and backward against a naive one in double (itself checked by central differences), grouped heads,
  * lengths on both sides of the tiles, every instruction set; cached attention; the same bits for 1 to 4 threads. */
+#include "bf16_kernels.h"
 #include "format/format.h"
 #include "isa_contexts.h"
 #include "ops/attention.h"
@@ -146,7 +147,7 @@ static struct workspace make_workspace(dqt_context *ctx, const struct attention_
     struct scratch_need need = {0, 0, 0};
     struct workspace ws = {0};
     attention_scratch(ctx, s, &need);
-    attention_cached_scratch(s->heads, &need);
+    attention_cached_scratch(ctx, s->heads, s->head_size, &need);
     OK(ctx, workspace_create(ctx, &need, &ws));
     if (ws.base) memset(ws.base, 0xff, ws.bytes); /* NaN: nothing may be read before it is written */
     return ws;
@@ -196,8 +197,19 @@ static void test_against_naive(void) {
     compare_all(DQT_PRECISION_F32, 1.5f, 1e-5);
 }
 
+/* Tiles of bf16 on any CPU. NULL where DQT_ISA asks for another set. */
+static dqt_context *plain_bf16_context(void) {
+    dqt_context *ctx = isa_context(DQT_ISA_SCALAR, 2);
+    if (ctx) use_plain_bf16(ctx);
+    return ctx;
+}
+
 static void test_bf16(void) {
     compare_all(DQT_PRECISION_BF16, 1.5f, 2e-2);
+    dqt_context *ctx = plain_bf16_context();
+    for (size_t j = 0; ctx && j < sizeof shapes / sizeof *shapes; j++)
+        compare(ctx, &shapes[j], 1.5f, DQT_PRECISION_BF16, 2e-2);
+    dqt_context_destroy(ctx);
 }
 
 /* Scores of several thousands: one key takes all, nothing overflows. */
@@ -208,18 +220,17 @@ static void test_sharp(void) {
 /* Pieces of so many tokens at most: few, done one by one, and of up to two tiles. */
 enum { FEW_TOKENS = 15, MOST_TOKENS = 200 };
 
-/* One sequence in a cache of one layer, appended at most `most` tokens at a time: of 200 1, 6, 31, 156; of 15 1, 6, 1.
- */
-static void cached_by_pieces(dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s,
-                             int32_t format, size_t most, const float *q, const float *k, const float *v, float *out) {
+/* One sequence in a cache of one layer, appended in pieces[] tokens, which are enough. */
+static void append_pieces(dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s, int32_t format,
+                          const size_t *pieces, const float *q, const float *k, const float *v, float *out) {
     struct kv_cache cache = {
         .format = format, .layers = 1, .positions = s->length, .kv_heads = s->kv_heads, .head_size = s->head_size};
     struct kv_cache *caches[MOST_TOKENS];
-    size_t bytes = kv_cache_layout(&cache), position[MOST_TOKENS], first = 0;
+    size_t bytes = kv_cache_layout(&cache), position[MOST_TOKENS];
     cache.data = malloc(bytes);
     memset(cache.data, 0xff, bytes); /* NaN: nothing may be read before it is written */
-    for (size_t count = 1; first < s->length; first += count, count = 5 * count % most + 1) {
-        if (count > s->length - first) count = s->length - first;
+    for (size_t first = 0, count; first < s->length; first += count, pieces++) {
+        count = *pieces < s->length - first ? *pieces : s->length - first;
         for (size_t i = 0; i < count; i++) {
             position[i] = first + i;
             caches[i] = &cache;
@@ -230,6 +241,15 @@ static void cached_by_pieces(dqt_context *ctx, const struct workspace *ws, const
         attention_cached(ctx, ws, &tokens, 0, s->heads, q + first * row, out + first * row);
     }
     free(cache.data);
+}
+
+/* Pieces of at most `most` tokens: of 200 1, 6, 31, 156; of 15 1, 6, 1, 6; of 1 one by one. */
+static void cached_by_pieces(dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s,
+                             int32_t format, size_t most, const float *q, const float *k, const float *v, float *out) {
+    size_t pieces[MOST_TOKENS];
+    for (size_t i = 0, count = 1; i < MOST_TOKENS; i++, count = 5 * count % most + 1)
+        pieces[i] = count;
+    append_pieces(ctx, ws, s, format, pieces, q, k, v, out);
 }
 
 static double most_apart(const float *a, const float *b, size_t n) {
@@ -297,6 +317,42 @@ static void test_cached(void) {
         if (!ctx) continue;
         for (size_t j = 0; j < sizeof all / sizeof *all; j++)
             check_cached(ctx, &all[j]);
+        dqt_context_destroy(ctx);
+    }
+}
+
+/* Pieces that begin at multiples of 32, so that their products are of bf16 where the context has them, unless the cache
+ * is F32: one tile, the next with half a tile of keys before it, and one from another place in F32. */
+static void bf16_pieces(dqt_context *ctx, const struct workspace *ws, const struct attention_shape *s, int32_t format,
+                        const float *q, const float *k, const float *v, float *out) {
+    static const size_t pieces[] = {32, 64, 35, 19, SIZE_MAX};
+    append_pieces(ctx, ws, s, format, pieces, q, k, v, out);
+}
+
+static void check_cached_bf16(dqt_context *ctx, const struct attention_shape *s) {
+    struct sizes z = sizes_of(s);
+    float *q = random_floats(z.q, 2, 1), *k = random_floats(z.k, 2, 2), *v = random_floats(z.k, 1, 3);
+    float *out = random_floats(z.q, 1, 4), *exact = random_floats(z.q, 1, 5);
+    struct workspace ws = make_workspace(ctx, s);
+    attention_forward(ctx, &ws, s, (struct attention_runs){0}, q, k, v, DQT_PRECISION_F32, exact, NULL);
+    for (int32_t format = DQT_CACHE_F32; format <= DQT_CACHE_INT8; format++) {
+        bf16_pieces(ctx, &ws, s, format, q, k, v, out);
+        const double off = most_apart(exact, out, z.q);
+        CHECKF(off < (format == DQT_CACHE_F32    ? 5e-6
+                      : format == DQT_CACHE_BF16 ? 2e-2
+                                                 : 6e-2),
+               "isa %d, size %zu, format %d: off by %g", dqt_context_isa(ctx), s->head_size, format, off);
+    }
+    workspace_destroy(ctx, &ws);
+    free(q), free(k), free(v), free(out), free(exact);
+}
+
+static void test_cached_bf16(void) {
+    static const struct attention_shape all[] = {{1, 190, 4, 2, 64}, {1, 150, 2, 1, 18}, {1, 200, 3, 3, 100}};
+    for (size_t i = 0; i <= ISA_COUNT; i++) {
+        dqt_context *ctx = i < ISA_COUNT ? isa_context(isa_caps[i].isa, 2) : plain_bf16_context();
+        for (size_t j = 0; ctx && j < sizeof all / sizeof *all; j++)
+            check_cached_bf16(ctx, &all[j]);
         dqt_context_destroy(ctx);
     }
 }
@@ -416,8 +472,15 @@ static void test_threads(void) {
 }
 
 static const struct test tests[] = {
-    TEST(test_differences),        TEST(test_against_naive), TEST(test_bf16),    TEST(test_sharp), TEST(test_cached),
-    TEST(test_cached_nonfinite),   TEST(test_causal),        TEST(test_threads),
+    TEST(test_differences),
+    TEST(test_against_naive),
+    TEST(test_bf16),
+    TEST(test_sharp),
+    TEST(test_cached),
+    TEST(test_cached_bf16),
+    TEST(test_cached_nonfinite),
+    TEST(test_causal),
+    TEST(test_threads),
 #if defined(__x86_64__)
     TEST(test_tiles_are_released),
 #endif

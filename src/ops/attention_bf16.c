@@ -7,7 +7,7 @@
  *   dvalues += p . douts       p as rows; douts as pairs of queries
  *   dkeys   += ds . queries    the same
  *   dq'  = keys' . ds          as out'
- * Lane scratch: struct scratch, laid out by scratch_layout(). */
+ * Lane scratch: struct attention_bf16_scratch. */
 #include <math.h>
 #include <string.h>
 
@@ -16,24 +16,10 @@
 
 enum { TILE = ATTENTION_TILE, COLUMNS = ATTENTION_COLUMNS };
 
-struct scratch {
-    uint16_t *keys, *values;            /* [P][D]; values only backward */
-    uint16_t *transposed;               /* [D][P]: values forward, keys backward */
-    float *dkeys, *dvalues;             /* [P][D], backward */
-    uint32_t *pairs, *dout_pairs;       /* [TILE / 2][D] of queries and douts */
-    uint32_t *query_words, *dout_words; /* [D / 2][TILE] */
-    uint16_t *rows;                     /* [TILE][D], of queries, then of douts */
-    float *s, *ds;                      /* [TILE][TILE] */
-    uint16_t *p_rows, *ds_rows;         /* [TILE][TILE] */
-    uint32_t *p_pairs;                  /* [TILE / 2][TILE]: p forward, ds backward */
-    float *result_t, *result;           /* [D][TILE], [TILE][D]: out forward, dq backward */
-    float *maximum, *sum, *correction;  /* [TILE]; log-sum and delta in the first two for backward */
-};
-
-static struct scratch scratch_layout(size_t length, size_t depth, struct arena *a) {
+struct attention_bf16_scratch attention_bf16_layout(size_t length, size_t depth, struct arena *a) {
     size_t sequence = SIZE_MAX, tile = TILE * depth;
     if (length <= SIZE_MAX - TILE) (void)size_mul(round_up(length, TILE), depth, &sequence);
-    struct scratch m;
+    struct attention_bf16_scratch m;
     m.keys = arena_take(a, sequence, sizeof *m.keys);
     m.values = arena_take(a, sequence, sizeof *m.values);
     m.transposed = arena_take(a, sequence, sizeof *m.transposed);
@@ -59,13 +45,13 @@ static struct scratch scratch_layout(size_t length, size_t depth, struct arena *
 
 void attention_bf16_scratch(const struct attention_shape *s, struct scratch_need *need) {
     struct arena a = {0};
-    scratch_layout(s->length, round_up(s->head_size, COLUMNS), &a);
+    attention_bf16_layout(s->length, round_up(s->head_size, COLUMNS), &a);
     scratch_max(need, 0, a.used, 0);
 }
 
-/* out[column][token], rounded to bf16: two tokens of a column make a word, and words are transposed. */
-static void transpose_tokens(const struct attention_job *job, const float *x, size_t ld, size_t length, size_t padded,
-                             uint32_t *pairs, uint16_t *out) {
+/* Two tokens of a column make a word, and words are transposed. */
+void attention_bf16_transpose(const struct attention_job *job, const float *x, size_t ld, size_t length, size_t padded,
+                              uint32_t *pairs, uint16_t *out) {
     const struct attention_bf16_kernels *k = job->bf16;
     uint32_t *words = (uint32_t *)(void *)out;
     for (size_t t = 0; t < length; t += TILE) {
@@ -94,12 +80,13 @@ static void score_tile(const struct attention_job *job, const uint16_t *keys, co
 }
 
 /* result_t[column][query] (+)= sum over keys transposed[column][key] * p[key][query]. */
-static void mix_tile(const struct attention_job *job, const struct scratch *m, size_t k0, size_t padded,
-                     size_t key_count, size_t query_count, bool diagonal) {
+static void mix_tile(const struct attention_job *job, const struct attention_bf16_scratch *m,
+                     const uint16_t *transposed, size_t ld, size_t key_count, size_t query_count, bool diagonal,
+                     bool accumulate) {
     size_t step = diagonal ? COLUMNS : query_count;
     for (size_t i = 0; i < query_count; i += step)
-        job->bf16->product(job->depth, step, diagonal ? size_min(i + COLUMNS, key_count) : key_count,
-                           m->transposed + k0, padded, m->p_pairs + i, TILE, m->result_t + i, TILE, k0 > 0);
+        job->bf16->product(job->depth, step, diagonal ? size_min(i + COLUMNS, key_count) : key_count, transposed, ld,
+                           m->p_pairs + i, TILE, m->result_t + i, TILE, accumulate);
 }
 
 /* out[key][column] += sum over queries p[key][query] * x[query][column]. */
@@ -114,11 +101,42 @@ static void scatter_tile(const struct attention_job *job, const uint16_t *p, con
 }
 
 /* Rows of result_t, transposed, to out. */
-static void write_result(const struct attention_job *job, const struct scratch *m, size_t count, float *out) {
+static void write_result(const struct attention_job *job, const struct attention_bf16_scratch *m, size_t count,
+                         float *out) {
     job->bf16->transpose((const uint32_t *)(const void *)m->result_t, TILE, job->depth, TILE,
                          (uint32_t *)(void *)m->result, job->depth);
     for (size_t i = 0; i < count; i++)
         memcpy(out + i * job->q_ld, m->result + i * job->depth, job->s.head_size * sizeof *out);
+}
+
+void attention_bf16_begin(const struct attention_job *job, const struct attention_bf16_scratch *m, const float *q,
+                          size_t queries) {
+    pack_words(job, q, job->q_ld, queries, m->rows, m->query_words);
+    for (size_t i = 0; i < TILE; i++) {
+        m->maximum[i] = -INFINITY;
+        m->sum[i] = 0;
+    }
+}
+
+void attention_bf16_add(const struct attention_job *job, const struct attention_bf16_scratch *m, const uint16_t *keys,
+                        const uint16_t *transposed, size_t ld, size_t count, size_t queries, bool diagonal,
+                        bool first) {
+    const size_t key_count = round_up(count, COLUMNS), query_count = round_up(queries, COLUMNS);
+    score_tile(job, keys, m->query_words, key_count, query_count, diagonal, m->s);
+    job->bf16->softmax(m->s, key_count, query_count, diagonal, job->scale, m->maximum, m->sum, m->correction,
+                       m->p_pairs);
+    for (size_t c = 0; !first && c < job->depth; c++)
+        job->kernels->multiply(m->correction, TILE, m->result_t + c * TILE);
+    mix_tile(job, m, transposed, ld, key_count, query_count, diagonal, !first);
+}
+
+void attention_bf16_end(const struct attention_job *job, const struct attention_bf16_scratch *m, size_t queries,
+                        float *out) {
+    for (size_t i = 0; i < TILE; i++)
+        m->correction[i] = i < queries ? 1.0f / m->sum[i] : 0;
+    for (size_t c = 0; c < job->depth; c++)
+        job->kernels->multiply(m->correction, round_up(queries, COLUMNS), m->result_t + c * TILE);
+    write_result(job, m, queries, out);
 }
 
 void attention_bf16_forward_head(void *arg, size_t task, int lane) {
@@ -129,40 +147,25 @@ void attention_bf16_forward_head(void *arg, size_t task, int lane) {
     size_t token0 = run.token0, head = task % job->s.heads;
     size_t kv_offset = token0 * job->k_ld + head / (job->s.heads / job->s.kv_heads) * size;
     struct arena a = lane_arena(job->ws, lane);
-    const struct scratch m = scratch_layout(length, depth, &a);
+    const struct attention_bf16_scratch m = attention_bf16_layout(length, depth, &a);
     k->pack_rows(job->k + kv_offset, job->k_ld, length, size, padded, depth, m.keys);
-    transpose_tokens(job, job->v + kv_offset, job->k_ld, length, padded, m.pairs, m.transposed);
+    attention_bf16_transpose(job, job->v + kv_offset, job->k_ld, length, padded, m.pairs, m.transposed);
     k->begin();
     for (size_t q0 = 0; q0 < length; q0 += TILE) {
         size_t queries = size_min(TILE, length - q0), offset = (token0 + q0) * job->q_ld + head * size;
-        size_t query_count = round_up(queries, COLUMNS);
-        pack_words(job, job->q + offset, job->q_ld, queries, m.rows, m.query_words);
-        for (size_t i = 0; i < TILE; i++) {
-            m.maximum[i] = -INFINITY;
-            m.sum[i] = 0;
-        }
-        for (size_t k0 = 0; k0 <= q0; k0 += TILE) {
-            size_t key_count = round_up(size_min(TILE, length - k0), COLUMNS);
-            bool diagonal = k0 == q0;
-            score_tile(job, m.keys + k0 * depth, m.query_words, key_count, query_count, diagonal, m.s);
-            k->softmax(m.s, key_count, query_count, diagonal, job->scale, m.maximum, m.sum, m.correction, m.p_pairs);
-            for (size_t c = 0; k0 && c < depth; c++)
-                job->kernels->multiply(m.correction, TILE, m.result_t + c * TILE);
-            mix_tile(job, &m, k0, padded, key_count, query_count, diagonal);
-        }
-        for (size_t i = 0; i < TILE; i++)
-            m.correction[i] = i < queries ? 1.0f / m.sum[i] : 0;
-        for (size_t c = 0; c < depth; c++)
-            job->kernels->multiply(m.correction, query_count, m.result_t + c * TILE);
-        write_result(job, &m, queries, job->out + offset);
+        attention_bf16_begin(job, &m, job->q + offset, queries);
+        for (size_t k0 = 0; k0 <= q0; k0 += TILE)
+            attention_bf16_add(job, &m, m.keys + k0 * depth, m.transposed + k0, padded, size_min(TILE, length - k0),
+                               queries, k0 == q0, k0 == 0);
+        attention_bf16_end(job, &m, queries, job->out + offset);
         for (size_t i = 0; job->log_sum && i < queries; i++)
             job->log_sum[(token0 + q0 + i) * job->s.heads + head] = m.maximum[i] * job->scale + logf(m.sum[i]);
     }
     k->end();
 }
 
-static void backward_queries(const struct attention_job *job, const struct scratch *m, struct attention_run run,
-                             size_t head, size_t q0, size_t padded) {
+static void backward_queries(const struct attention_job *job, const struct attention_bf16_scratch *m,
+                             struct attention_run run, size_t head, size_t q0, size_t padded) {
     const struct attention_bf16_kernels *k = job->bf16;
     size_t size = job->s.head_size, depth = job->depth, queries = size_min(TILE, run.length - q0), token0 = run.token0;
     size_t offset = (token0 + q0) * job->q_ld + head * size, query_count = round_up(queries, COLUMNS);
@@ -186,7 +189,7 @@ static void backward_queries(const struct attention_job *job, const struct scrat
                             m->p_pairs);
         scatter_tile(job, m->p_rows, m->dout_pairs, keys, query_count, diagonal, m->dvalues + at);
         scatter_tile(job, m->ds_rows, m->pairs, keys, query_count, diagonal, m->dkeys + at);
-        mix_tile(job, m, k0, padded, keys, query_count, diagonal);
+        mix_tile(job, m, m->transposed + k0, padded, keys, query_count, diagonal, k0 > 0);
     }
     write_result(job, m, queries, job->dq + offset);
 }
@@ -199,10 +202,10 @@ void attention_bf16_backward_kv_head(void *arg, size_t task, int lane) {
     size_t kv_head = task % job->s.kv_heads, offset = run.token0 * job->k_ld + kv_head * size,
            group = job->s.heads / job->s.kv_heads;
     struct arena a = lane_arena(job->ws, lane);
-    const struct scratch m = scratch_layout(length, depth, &a);
+    const struct attention_bf16_scratch m = attention_bf16_layout(length, depth, &a);
     k->pack_rows(job->k + offset, job->k_ld, length, size, padded, depth, m.keys);
     k->pack_rows(job->v + offset, job->k_ld, length, size, padded, depth, m.values);
-    transpose_tokens(job, job->k + offset, job->k_ld, length, padded, m.pairs, m.transposed);
+    attention_bf16_transpose(job, job->k + offset, job->k_ld, length, padded, m.pairs, m.transposed);
     memset(m.dkeys, 0, padded * depth * sizeof *m.dkeys);
     memset(m.dvalues, 0, padded * depth * sizeof *m.dvalues);
     k->begin();

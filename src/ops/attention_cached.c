@@ -21,8 +21,9 @@ struct job {
 };
 
 /* Lane scratch, in floats: scores [TILE], maximum and sum [QUERIES][heads of a kv head]. */
-void attention_cached_scratch(size_t heads, struct scratch_need *need) {
+void attention_cached_scratch(const dqt_context *ctx, size_t heads, size_t head_size, struct scratch_need *need) {
     struct arena a = {0};
+    attention_prefill_scratch(ctx, head_size, need);
     arena_take(&a, TILE, sizeof(float));
     for (int i = 0; i < 2; i++)
         arena_take(&a, QUERIES * heads, sizeof(float));

@@ -54,7 +54,36 @@ void attention_tile_add(const struct attention_job *job, struct query_tile *t, c
 /* To out[count][q_ld]. */
 void attention_tile_end(const struct attention_job *job, const struct query_tile *t, float *out);
 
+/* What a lane needs for tiles with bf16 operands; P: length rounded up to TILE, D: depth. */
+struct attention_bf16_scratch {
+    uint16_t *keys, *values;            /* [P][D]; values only backward */
+    uint16_t *transposed;               /* [D][P]: values forward, keys backward */
+    float *dkeys, *dvalues;             /* [P][D], backward */
+    uint32_t *pairs, *dout_pairs;       /* [TILE / 2][D] of queries and douts */
+    uint32_t *query_words, *dout_words; /* [D / 2][TILE] */
+    uint16_t *rows;                     /* [TILE][D], of queries, then of douts */
+    float *s, *ds;                      /* [TILE][TILE] */
+    uint16_t *p_rows, *ds_rows;         /* [TILE][TILE] */
+    uint32_t *p_pairs;                  /* [TILE / 2][TILE]: p forward, ds backward */
+    float *result_t, *result;           /* [D][TILE], [TILE][D]: out forward, dq backward */
+    float *maximum, *sum, *correction;  /* [TILE]; log-sum and delta in the first two for backward */
+};
+struct attention_bf16_scratch attention_bf16_layout(size_t length, size_t depth, struct arena *a);
 void attention_bf16_scratch(const struct attention_shape *s, struct scratch_need *need);
+
+/* As query_tile, of bf16 operands, between begin and end of job->bf16; queries, which are at most TILE, are those of
+ * all three calls. */
+void attention_bf16_begin(const struct attention_job *job, const struct attention_bf16_scratch *m, const float *q,
+                          size_t queries);
+/* keys[count][depth] and transposed[depth][ld] of values, both with count rounded up to ATTENTION_COLUMNS and zeros
+ * beyond. Unless it is the diagonal, count is whole: no key may be padded. */
+void attention_bf16_add(const struct attention_job *job, const struct attention_bf16_scratch *m, const uint16_t *keys,
+                        const uint16_t *transposed, size_t ld, size_t count, size_t queries, bool diagonal, bool first);
+void attention_bf16_end(const struct attention_job *job, const struct attention_bf16_scratch *m, size_t queries,
+                        float *out);
+/* out[column][token] of x[length][ld], rounded to bf16; padded tokens are 0 as far as the tile goes. pairs: scratch. */
+void attention_bf16_transpose(const struct attention_job *job, const float *x, size_t ld, size_t length, size_t padded,
+                              uint32_t *pairs, uint16_t *out);
 
 /* Work tasks of parallel_run; arg is the job. */
 void attention_bf16_forward_head(void *arg, size_t task, int lane);

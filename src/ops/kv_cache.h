@@ -40,8 +40,7 @@ float *kv_cache_steps(const struct kv_cache *c, size_t layer, size_t which, size
 /* The first `count` positions of all layers, between caches of one shape and format. */
 void kv_cache_copy(const struct kv_cache *to, const struct kv_cache *from, size_t count);
 
-/* For tiles of queries: attention_scratch of a sequence of ATTENTION_TILE tokens, besides. */
-void attention_cached_scratch(size_t heads, struct scratch_need *need);
+void attention_cached_scratch(const dqt_context *ctx, size_t heads, size_t head_size, struct scratch_need *need);
 /* out[count][heads * head_size] from q of the same shape: each token attends to its sequence as far as its own
  * position. Tokens of a sequence that follow each other in the pass are few (each token's bits depend on nothing else)
  * or many (on where their first one is, and how many they are). Among many, what is not finite may be seen by tokens
@@ -52,6 +51,7 @@ void attention_cached(const dqt_context *ctx, const struct workspace *ws, const 
 /* Block `index` of the few, or of the many: tokens [begin, end) of one sequence. False where there is none. */
 bool attention_cached_block(const struct cached_tokens *tokens, bool many, size_t index, size_t *begin, size_t *end);
 /* The same of the many alone, of which there are some. */
+void attention_prefill_scratch(const dqt_context *ctx, size_t head_size, struct scratch_need *need);
 void attention_prefill(const dqt_context *ctx, const struct workspace *ws, const struct cached_tokens *tokens,
                        size_t layer, size_t heads, const float *q, float *out);
 
