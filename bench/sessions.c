@@ -44,14 +44,21 @@ static dqt_llama *model_create(dqt_context *ctx, bool tied) {
 
 struct run {
     const dqt_context *ctx;
-    dqt_session *session, *others[SESSIONS - 1];
+    dqt_session *session, *half, *others[SESSIONS - 1]; /* half: with a cache of bf16 */
     int32_t tokens[PREFILL];
 };
 
+static void prefill_with(const struct run *r, dqt_session *session) {
+    ok(r->ctx, dqt_session_truncate(session, 0));
+    ok(r->ctx, dqt_session_append(session, r->tokens, PREFILL, logits[0]));
+}
+
 static void prefill(void *arg) {
-    struct run *r = arg;
-    ok(r->ctx, dqt_session_truncate(r->session, 0));
-    ok(r->ctx, dqt_session_append(r->session, r->tokens, PREFILL, logits[0]));
+    prefill_with(arg, ((struct run *)arg)->session);
+}
+
+static void prefill_half(void *arg) {
+    prefill_with(arg, ((struct run *)arg)->half);
 }
 
 static void decode(void *arg) {
@@ -85,14 +92,21 @@ static void tied_sessions(struct bench *b, int isa, int threads) {
         void (*fn)(void *);
         int tokens;
     } kinds[] = {{"prefill 110M 512", prefill, PREFILL},
+                 {"prefill 110M 512 bf16", prefill_half, PREFILL},
                  {"decode 110M 128", decode, DECODE},
                  {"decode 110M 8 sessions", decode_together, TOGETHER * SESSIONS}};
-    if (!bench_wants(b, kinds[0].name) && !bench_wants(b, kinds[1].name) && !bench_wants(b, kinds[2].name)) return;
+    bool wanted = false;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        wanted = wanted || bench_wants(b, kinds[i].name);
+    if (!wanted) return;
     dqt_context *ctx = machine_context(isa, threads);
     if (!ctx) return;
     struct run r = {.ctx = ctx};
     dqt_llama *model = model_create(ctx, true);
-    ok(ctx, dqt_session_create(model, session_of(LONGEST), &r.session));
+    dqt_session_options o = *session_of(LONGEST);
+    ok(ctx, dqt_session_create(model, &o, &r.session));
+    o.cache_format = DQT_CACHE_BF16;
+    ok(ctx, dqt_session_create(model, &o, &r.half));
     for (size_t i = 0; i < SESSIONS - 1; i++)
         ok(ctx, dqt_session_create(model, session_of(TOGETHER), &r.others[i]));
     for (int i = 0; i < PREFILL; i++)
@@ -103,6 +117,7 @@ static void tied_sessions(struct bench *b, int isa, int threads) {
         bench_rate(b, kinds[i].name, "ternary, tied", isa, threads, &t, kinds[i].tokens, 1, "tokens/s", 0);
     }
     dqt_session_destroy(r.session);
+    dqt_session_destroy(r.half);
     for (size_t i = 0; i < SESSIONS - 1; i++)
         dqt_session_destroy(r.others[i]);
     dqt_llama_destroy(model);

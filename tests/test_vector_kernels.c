@@ -220,6 +220,32 @@ static void check_cached_kernels(const struct set *set, int32_t format, char *k_
     }
 }
 
+/* Rows that follow each other, to the end of their page, become floats; each is a product of one rounding. */
+static void check_widen(const struct set *set, int32_t format, char *x_end, float *steps_end, float *out_end,
+                        size_t size, size_t rows) {
+    const size_t ldo = size + 1;
+    void *x = x_end - rows * size * cache_element_bytes(format);
+    float *steps = steps_end - rows, *out = out_end - ((rows - 1) * ldo + size);
+    uint64_t seed = size * 10 + rows;
+    for (size_t i = 0; i < rows * size; i++)
+        cached_set(x, i, format, test_uniform(&seed));
+    for (size_t r = 0; r < rows; r++)
+        steps[r] = test_uniform(&seed);
+    for (int with = 0; with < 2; with++) {
+        for (float *p = out; p < out_end; p++)
+            *p = -7;
+        set->k.attention_widen[format](x, with ? steps : NULL, rows, size, out, ldo);
+        for (size_t i = 0; i < (rows - 1) * ldo + size; i++) {
+            const size_t r = i / ldo, c = i % ldo;
+            const float value = c < size ? (float)cached_value(x, r * size + c, format) : 0;
+            CHECKF(out[i] == (c == size ? -7
+                              : with    ? value * steps[r]
+                                        : value),
+                   "%s, format %d: size %zu, row %zu, %zu", set->name, format, size, r, c);
+        }
+    }
+}
+
 /* The kernels of generation read the cache directly: nothing beyond the last head. */
 static void test_cached_kernels(void) {
     struct set sets[ISA_CAP_COUNT];
@@ -228,9 +254,11 @@ static void test_cached_kernels(void) {
     for (size_t s = 0; s < count; s++)
         for (int32_t format = 0; format < CACHE_FORMATS; format++)
             for (size_t size = 16; size <= 100; size += 6)
-                for (size_t keys = 1; keys <= 9; keys++)
+                for (size_t keys = 1; keys <= 9; keys++) {
                     check_cached_kernels(&sets[s], format, (char *)(kp + room), qp + room, op + room, sp + room, size,
                                          keys);
+                    check_widen(&sets[s], format, (char *)(kp + room), sp + room, op + room, size, keys);
+                }
 }
 
 static void test_transpose(void) {

@@ -13,14 +13,14 @@
 
 enum { VOCAB = 32002, PREFILL = 512, DECODE = 128, MOST_ROUNDS = 99 };
 enum { HIDDEN = 768, INTERMEDIATE = 2048, LAYERS = 12 };
-enum { READ, DECODE_DQT, DECODE_LLAMA, PREFILL_DQT, PREFILL_LLAMA, KINDS };
+enum { READ, DECODE_DQT, DECODE_HALF, DECODE_LLAMA, PREFILL_DQT, PREFILL_HALF, PREFILL_LLAMA, KINDS };
 
 /* 2-bit codes of the blocks, 8-bit codes of the head. */
 static const size_t weight_bytes =
     LAYERS * (4 * HIDDEN * HIDDEN + 3 * HIDDEN * INTERMEDIATE) / 4 + (size_t)VOCAB * HIDDEN;
 
 struct peers {
-    dqt_session *session;
+    dqt_session *session, *half; /* the other one's cache is of BF16: 16 bits, as llama.cpp's is */
     struct llama_context *llama;
     int threads;
     float *weights, logits[VOCAB];
@@ -89,11 +89,11 @@ static struct llama_context *llama_open(const char *path, int threads) {
     return context;
 }
 
-static void with_dqt(struct peers *p, size_t count, size_t each) {
+static void with_dqt(dqt_session *session, struct peers *p, size_t count, size_t each) {
     const dqt_context *ctx = NULL;
-    ok(ctx, dqt_session_truncate(p->session, 0));
+    ok(ctx, dqt_session_truncate(session, 0));
     for (size_t i = 0; i < count; i += each)
-        ok(ctx, dqt_session_append(p->session, &p->tokens[i], each, p->logits));
+        ok(ctx, dqt_session_append(session, &p->tokens[i], each, p->logits));
 }
 
 static void with_llama(struct peers *p, size_t count, size_t each) {
@@ -114,9 +114,11 @@ static void read_weights(const struct peers *p) {
 static void once(struct peers *p, int kind) {
     switch (kind) {
     case READ: read_weights(p); break;
-    case DECODE_DQT: with_dqt(p, DECODE, 1); break;
+    case DECODE_DQT: with_dqt(p->session, p, DECODE, 1); break;
+    case DECODE_HALF: with_dqt(p->half, p, DECODE, 1); break;
     case DECODE_LLAMA: with_llama(p, DECODE, 1); break;
-    case PREFILL_DQT: with_dqt(p, PREFILL, PREFILL); break;
+    case PREFILL_DQT: with_dqt(p->session, p, PREFILL, PREFILL); break;
+    case PREFILL_HALF: with_dqt(p->half, p, PREFILL, PREFILL); break;
     default: with_llama(p, PREFILL, PREFILL); break;
     }
 }
@@ -142,7 +144,7 @@ static void compare(const char *name, int threads, size_t tokens, const double *
         b[i] = (double)tokens / theirs[i];
     }
     const double mid = median(ratio, rounds);
-    printf("%-12s %d threads: libdqt %.0f, llama.cpp %.0f tokens/s, ratio %.2f (quartiles %.2f %.2f)\n", name, threads,
+    printf("%-26s %d threads: libdqt %.0f, llama.cpp %.0f tokens/s, ratio %.2f (quartiles %.2f %.2f)\n", name, threads,
            median(a, rounds), median(b, rounds), mid, ratio[rounds / 4], ratio[rounds * 3 / 4]);
 }
 
@@ -159,7 +161,10 @@ int main(int argc, char **argv) {
     ok(NULL, dqt_context_create(&o, &ctx));
     dqt_llama *model = model_create(ctx);
     write_gguf(ctx, model, argv[1]);
-    ok(ctx, dqt_session_create(model, session_of(PREFILL), &p.session));
+    dqt_session_options so = *session_of(PREFILL);
+    ok(ctx, dqt_session_create(model, &so, &p.session));
+    so.cache_format = DQT_CACHE_BF16;
+    ok(ctx, dqt_session_create(model, &so, &p.half));
     for (int i = 0; i < PREFILL; i++)
         p.tokens[i] = i * 7919 % VOCAB;
     p.llama = llama_open(argv[1], p.threads);
@@ -173,11 +178,14 @@ int main(int argc, char **argv) {
             times[kind][round < 0 ? 0 : round] = seconds(&p) - before;
         }
     compare("decode 128", p.threads, DECODE, times[DECODE_DQT], times[DECODE_LLAMA], rounds);
+    compare("decode 128, cache of bf16", p.threads, DECODE, times[DECODE_HALF], times[DECODE_LLAMA], rounds);
     compare("prefill 512", p.threads, PREFILL, times[PREFILL_DQT], times[PREFILL_LLAMA], rounds);
+    compare("prefill 512, cache of bf16", p.threads, PREFILL, times[PREFILL_HALF], times[PREFILL_LLAMA], rounds);
     const double token = median(times[DECODE_DQT], rounds) / DECODE;
     printf("weights of a token, %.1f MB: reading alone %.1f GB/s, decoding %.1f GB/s\n", (double)weight_bytes * 1e-6,
            (double)weight_bytes * 1e-9 / median(times[READ], rounds), (double)weight_bytes * 1e-9 / token);
     dqt_session_destroy(p.session);
+    dqt_session_destroy(p.half);
     dqt_llama_destroy(model);
     dqt_context_destroy(ctx);
     return 0;

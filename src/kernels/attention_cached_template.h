@@ -127,6 +127,19 @@ static inline void cached_mix(const float *p, const void *v, size_t ldv, size_t 
     }
 }
 
+static inline void cached_widen(const void *x, const float *steps, size_t rows, size_t head_size, float *out,
+                                size_t ldo, int format) {
+    for (size_t r = 0; r < rows; r++, out += ldo) {
+        const void *row = cached_row(x, r, head_size, format);
+        const float step = steps ? steps[r] : 1.0f;
+        size_t i = 0;
+        for (; i + VEC_WIDTH <= head_size; i += VEC_WIDTH)
+            vec_store(out + i, cached_load(row, i, format) * step);
+        for (; i < head_size; i++)
+            out[i] = cached_element(row, i, format) * step;
+    }
+}
+
 #define CACHED_KERNELS(name, format)                                                                                   \
     static void scores_##name(const float *q, const void *k, size_t ldk, size_t keys, size_t head_size, float factor,  \
                               float *scores) {                                                                         \
@@ -135,6 +148,10 @@ static inline void cached_mix(const float *p, const void *v, size_t ldv, size_t 
     static void mix_##name(const float *p, const void *v, size_t ldv, size_t keys, size_t head_size, float correction, \
                            float *out) {                                                                               \
         cached_mix(p, v, ldv, keys, head_size, correction, out, format);                                               \
+    }                                                                                                                  \
+    static void widen_##name(const void *x, const float *steps, size_t rows, size_t head_size, float *out,             \
+                             size_t ldo) {                                                                             \
+        cached_widen(x, steps, rows, head_size, out, ldo, format);                                                     \
     }
 CACHED_KERNELS(f32, DQT_CACHE_F32)
 CACHED_KERNELS(bf16, DQT_CACHE_BF16)

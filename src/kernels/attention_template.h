@@ -178,4 +178,5 @@ const struct vector_kernels VECTOR_KERNELS = {
     .attention_softmax_gradient = attention_softmax_gradient,
     .attention_scores = {[DQT_CACHE_F32] = scores_f32, [DQT_CACHE_BF16] = scores_bf16, [DQT_CACHE_INT8] = scores_int8},
     .attention_mix = {[DQT_CACHE_F32] = mix_f32, [DQT_CACHE_BF16] = mix_bf16, [DQT_CACHE_INT8] = mix_int8},
+    .attention_widen = {[DQT_CACHE_F32] = widen_f32, [DQT_CACHE_BF16] = widen_bf16, [DQT_CACHE_INT8] = widen_int8},
 };

@@ -113,6 +113,9 @@ struct vector_kernels {
                                             float factor, float *scores);
     void (*attention_mix[CACHE_FORMATS])(const float *p, const void *v, size_t ldv, size_t keys, size_t head_size,
                                          float correction, float *out);
+    /* out[i * ldo + c] = x[i * head_size + c] * steps[i], i < rows; steps NULL: all 1. The formats as above. */
+    void (*attention_widen[CACHE_FORMATS])(const void *x, const float *steps, size_t rows, size_t head_size, float *out,
+                                           size_t ldo);
 };
 
 #endif

@@ -51,12 +51,10 @@ static const float *read_rows(const struct cached_head *h, size_t which, size_t 
     const float *steps = kv_cache_steps(c, h->p->layer, which, h->kv_head);
     if (c->format == DQT_CACHE_F32 && c->head_size == job->depth && count % ROWS == 0)
         return (const float *)(const void *)from;
-    memset(scratch, 0, round_up(count, ROWS) * job->depth * sizeof *scratch);
-    for (size_t i = 0; i < count; i++) { /* 0 + step * element */
-        const float step = steps ? steps[first + i] : 1.0f;
-        job->kernels->attention_mix[c->format](&step, from + i * row_bytes, c->head_size, 1, c->head_size, 0,
-                                               scratch + i * job->depth);
-    }
+    if (count % ROWS || c->head_size < job->depth)
+        memset(scratch, 0, round_up(count, ROWS) * job->depth * sizeof *scratch);
+    job->kernels->attention_widen[c->format](from, steps ? steps + first : NULL, count, c->head_size, scratch,
+                                             job->depth);
     return scratch;
 }
 
