@@ -305,6 +305,7 @@ static dqt_updater_options *updater_options(void) {
     if (one_in(2)) SET(o, dqt_updater_options, momentum_state, enum_or_odd(0, 3));
     if (one_in(4)) SET(o, dqt_updater_options, variance_state, enum_or_odd(0, 3));
     if (one_in(4)) SET(o, dqt_updater_options, rounding, enum_or_odd(1, 4));
+    if (one_in(4)) SET(o, dqt_updater_options, rate_corrected, enum_or_odd(0, 2));
     SET(o, dqt_updater_options, clip, enum_or_odd(0, 5));
     if (one_in(4)) SET(o, dqt_updater_options, num_parts, (uint64_t)up_to(4));
     if (one_in(8)) SET(o, dqt_updater_options, part, (uint64_t)size_or_odd(byte() % 3));

@@ -817,9 +817,14 @@ typedef struct dqt_updater_options {
     float scale_lr; /* learning-rate factor of trained scales, relative steps; 0: 1; negative: they stay. Codes under
                        trained scales step in units of the tensor's mean scale at the first step, not the live one */
     uint64_t seed;  /* of the rounding; any number, init says 1 */
-    float rounding_noise; /* 0: 1. The stochastic rules use floor(t + 1/2 + noise * (r - 1/2)): below 1 small updates
-                             are lost unless ECO or ACCUMULATE keeps the error; see docs/results.md */
-    int32_t reserved;
+    float rounding_noise;   /* 0: 1. The stochastic rules use floor(t + 1/2 + noise * (r - 1/2)): below 1 small updates
+                               are lost unless ECO or ACCUMULATE keeps the error; see docs/results.md */
+    int32_t rate_corrected; /* 1: with ECO rounding of integer storage, what m holds is multiplied by the parameter's
+                               last learning rate over this step's before m moves on, so that rounding errors that m has
+                               taken up come back whole while the rate changes, and each gradient acts at the rate of
+                               its own step; at a rate of 0 m stays. 0: m is left as it is, and under a schedule that
+                               falls to 0 part of the errors is lost. Elsewhere it changes nothing. docs/numerics.md has
+                               it. Since 0.9 */
     const dqt_group_options *groups; /* [num_groups], each of groups[0].struct_size; later ones win; NULL with 0 */
     size_t num_groups;
     uint64_t part, num_parts; /* state for the rows of part `part` of `num_parts` (at most 65536) alone, see
@@ -1232,11 +1237,12 @@ DQT_API dqt_status dqt_layers_write(dqt_layer *const *layers, size_t num_layers,
                                     dqt_write_fn write, void *user_data, const dqt_save_options *options);
 
 /* Reads such a file, or a model's, into existing layers of the same parameters (names, shapes, formats) and an updater
- * of the same options (NULL: its state is skipped). out (NULL: not wanted) gets host bytes and passes. A network that
- * goes on has the bits of one that never stopped. On failure nothing is changed; hence weights and state are in memory
- * twice while it runs. DQT_E_FORMAT, DQT_E_SHAPE (other parameters), DQT_E_STATE (the file has no updater),
- * DQT_E_UNSUPPORTED (another optimiser), DQT_E_IO, DQT_E_MEMORY. An updater of one part takes its rows out of a file of
- * all; what an updater of one part has written goes into the same part only. Since 0.9. */
+ * of the same options (NULL: its state is skipped; rate_corrected may be 1 where the file has 0). out (NULL: not
+ * wanted) gets host bytes and passes. A network that goes on has the bits of one that never stopped. On failure nothing
+ * is changed; hence weights and state are in memory twice while it runs. DQT_E_FORMAT, DQT_E_SHAPE (other parameters),
+ * DQT_E_STATE (the file has no updater), DQT_E_UNSUPPORTED (another optimiser), DQT_E_IO, DQT_E_MEMORY. An updater of
+ * one part takes its rows out of a file of all; what an updater of one part has written goes into the same part only.
+ * Since 0.9. */
 DQT_API dqt_status dqt_layers_load(dqt_layer *const *layers, size_t num_layers, dqt_updater *updater, const char *path,
                                    const dqt_load_options *options, dqt_checkpoint *out);
 DQT_API dqt_status dqt_layers_read(dqt_layer *const *layers, size_t num_layers, dqt_updater *updater, dqt_read_fn read,

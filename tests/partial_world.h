@@ -130,6 +130,7 @@ static inline dqt_updater_options updater_of(const struct setting *s) {
     u.clip = s->clip;
     u.clip_norm = 0.5f;
     u.lagged = s->lagged;
+    u.rate_corrected = 1; /* only with ECO */
     u.beta1 = s->beta1 > 0 ? s->beta1 : -1.0f;
     u.weight_decay = 0.1f;
     u.groups = s->group ? groups : NULL;

@@ -23,31 +23,36 @@ struct setting {
     const char *name;
     int optimizer, rounding, clip, momentum_state, variance_state, lagged, gradient_format;
     float beta1, weight_decay;
+    int rate_corrected;
 };
 
 static const struct setting settings[] = {
     {"SGD", DQT_OPTIMIZER_SGD, DQT_ROUND_STOCHASTIC, DQT_CLIP_NONE, DQT_STATE_F32, DQT_STATE_F32, 0, DQT_FLOAT_F32,
-     0.9f, 0.1f},
+     0.9f, 0.1f, 0},
     {"SGD without momentum, bf16 gradients", DQT_OPTIMIZER_SGD, DQT_ROUND_NEAREST, DQT_CLIP_TENSOR_NORM, DQT_STATE_F32,
-     DQT_STATE_F32, 0, DQT_FLOAT_BF16, 0.0f, 0.0f},
+     DQT_STATE_F32, 0, DQT_FLOAT_BF16, 0.0f, 0.0f, 0},
     {"AdamW", DQT_OPTIMIZER_ADAMW, DQT_ROUND_STOCHASTIC, DQT_CLIP_GLOBAL_NORM, DQT_STATE_F32, DQT_STATE_F32, 0,
-     DQT_FLOAT_F32, 0.9f, 0.1f},
+     DQT_FLOAT_F32, 0.9f, 0.1f, 0},
     {"AdamW, ECO, 8-bit states", DQT_OPTIMIZER_ADAMW, DQT_ROUND_ECO_STOCHASTIC, DQT_CLIP_PREVIOUS_NORM, DQT_STATE_INT8,
-     DQT_STATE_INT8, 0, DQT_FLOAT_F32, 0.8f, 0.0f},
+     DQT_STATE_INT8, 0, DQT_FLOAT_F32, 0.8f, 0.0f, 0},
     {"AdamW, bf16 states, fp8 gradients", DQT_OPTIMIZER_ADAMW, DQT_ROUND_STOCHASTIC, DQT_CLIP_TENSOR_NORM,
-     DQT_STATE_BF16, DQT_STATE_BF16, 0, DQT_FLOAT_FP8_E4M3, 0.9f, 0.0f},
+     DQT_STATE_BF16, DQT_STATE_BF16, 0, DQT_FLOAT_FP8_E4M3, 0.9f, 0.0f, 0},
     {"Adafactor", DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_STOCHASTIC, DQT_CLIP_GLOBAL_NORM, DQT_STATE_F32, DQT_STATE_F32, 0,
-     DQT_FLOAT_F32, 0.0f, 0.1f},
+     DQT_FLOAT_F32, 0.0f, 0.1f, 0},
     {"Adafactor, ECO, 8-bit momentum", DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_ECO_STOCHASTIC, DQT_CLIP_GLOBAL_NORM,
-     DQT_STATE_INT8, DQT_STATE_F32, 0, DQT_FLOAT_F32, 0.9f, 0.0f},
+     DQT_STATE_INT8, DQT_STATE_F32, 0, DQT_FLOAT_F32, 0.9f, 0.0f, 0},
     {"Adafactor, lagged", DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_STOCHASTIC, DQT_CLIP_PREVIOUS_NORM, DQT_STATE_F32,
-     DQT_STATE_F32, 1, DQT_FLOAT_BF16, 0.0f, 0.1f},
+     DQT_STATE_F32, 1, DQT_FLOAT_BF16, 0.0f, 0.1f, 0},
     {"Adafactor, accumulators", DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_ACCUMULATE, DQT_CLIP_GLOBAL_NORM, DQT_STATE_INT8,
-     DQT_STATE_F32, 0, DQT_FLOAT_F32, 0.6f, 0.5f},
+     DQT_STATE_F32, 0, DQT_FLOAT_F32, 0.6f, 0.5f, 0},
     {"AdamW, accumulators, no momentum of floats", DQT_OPTIMIZER_ADAMW, DQT_ROUND_ACCUMULATE, DQT_CLIP_TENSOR_NORM,
-     DQT_STATE_F32, DQT_STATE_INT8, 0, DQT_FLOAT_BF16, 0.0f, 0.1f},
+     DQT_STATE_F32, DQT_STATE_INT8, 0, DQT_FLOAT_BF16, 0.0f, 0.1f, 0},
     {"Adafactor, lagged, momentum", DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_STOCHASTIC, DQT_CLIP_NONE, DQT_STATE_BF16,
-     DQT_STATE_F32, 1, DQT_FLOAT_F32, 0.9f, 0.0f},
+     DQT_STATE_F32, 1, DQT_FLOAT_F32, 0.9f, 0.0f, 0},
+    {"Adafactor, ECO, rates corrected", DQT_OPTIMIZER_ADAFACTOR, DQT_ROUND_ECO_STOCHASTIC, DQT_CLIP_GLOBAL_NORM,
+     DQT_STATE_INT8, DQT_STATE_F32, 0, DQT_FLOAT_F32, 0.9f, 0.0f, 1},
+    {"AdamW, ECO, rates corrected, lagged", DQT_OPTIMIZER_ADAMW, DQT_ROUND_ECO_NEAREST, DQT_CLIP_PREVIOUS_NORM,
+     DQT_STATE_BF16, DQT_STATE_F32, 1, DQT_FLOAT_F32, 0.8f, 0.1f, 1},
 };
 enum { SETTINGS = sizeof settings / sizeof *settings };
 
@@ -69,6 +74,11 @@ static const struct {
 
 static const char *const names[LAYERS - 1] = {"a", "b", "c", "d", "e", "f", "g", "h"};
 
+/* Learning rate of a step: it falls, for what is corrected for that. */
+static inline float rate_of(uint64_t step) {
+    return 0.01f / (float)(1 + step);
+}
+
 /* One parameter has an optimiser and rules of its own. */
 static inline dqt_updater_options options_of(const struct setting *s, size_t part, size_t parts) {
     dqt_updater_options u;
@@ -80,6 +90,7 @@ static inline dqt_updater_options options_of(const struct setting *s, size_t par
     u.momentum_state = s->momentum_state;
     u.variance_state = s->variance_state;
     u.lagged = s->lagged;
+    u.rate_corrected = s->rate_corrected;
     u.beta1 = s->beta1;
     u.weight_decay = s->weight_decay;
     u.update_clip = 0.7f;
@@ -188,7 +199,7 @@ static inline void exchange(const dqt_step_sums *sums, size_t parts) {
 
 /* A step of all parts; returns how often they have told each other something. */
 static inline size_t step_together(struct replica *r, size_t parts, float rate, dqt_step_stats *stats) {
-    dqt_step_sums sums[MOST_PARTS];
+    dqt_step_sums sums[MOST_PARTS] = {{0}};
     size_t times = 0;
     for (size_t k = 0; k < parts; k++) {
         sums[k] = (dqt_step_sums){.struct_size = sizeof *sums};

@@ -278,16 +278,28 @@ static void updater_creation(void) {
     REFUSED(w.ctx, DQT_E_ARGUMENT, "memory", dqt_updater_memory(w.ctx, w.own, 4, NULL, NULL));
     REFUSED(w.ctx, DQT_E_ARGUMENT, "layers", dqt_updater_memory(w.ctx, NULL, 4, NULL, &m));
     static const struct {
-        int field; /* of: optimizer, rounding, momentum_state, variance_state, clip, lagged */
+        int field; /* of: optimizer, rounding, momentum_state, variance_state, clip, lagged, rate_corrected */
         int32_t value;
         const char *word;
-    } integers[] = {
-        {0, 4, "optimizer"},       {0, -1, "optimizer"},     {1, -1, "rounding"},       {1, 6, "rounding"},
-        {2, -1, "momentum_state"}, {2, 3, "momentum_state"}, {3, -1, "variance_state"}, {3, 3, "variance_state"},
-        {4, -1, "clip"},           {4, 5, "clip"},           {5, -1, "lagged"},         {5, 2, "lagged"}};
+    } integers[] = {{0, 4, "optimizer"},
+                    {0, -1, "optimizer"},
+                    {1, -1, "rounding"},
+                    {1, 6, "rounding"},
+                    {2, -1, "momentum_state"},
+                    {2, 3, "momentum_state"},
+                    {3, -1, "variance_state"},
+                    {3, 3, "variance_state"},
+                    {4, -1, "clip"},
+                    {4, 5, "clip"},
+                    {5, -1, "lagged"},
+                    {5, 2, "lagged"},
+                    {6, -1, "rate_corrected"},
+                    {6, 2, "rate_corrected"},
+                    {6, INT32_MIN, "rate_corrected"}};
     for (size_t i = 0; i < sizeof integers / sizeof *integers; i++) {
         dqt_updater_options o = updater_options();
-        int32_t *const fields[] = {&o.optimizer, &o.rounding, &o.momentum_state, &o.variance_state, &o.clip, &o.lagged};
+        int32_t *const fields[] = {&o.optimizer, &o.rounding, &o.momentum_state, &o.variance_state,
+                                   &o.clip,      &o.lagged,   &o.rate_corrected};
         *fields[integers[i].field] = integers[i].value;
         NOT_CREATED(w.ctx, DQT_E_ARGUMENT, integers[i].word, out, dqt_updater_create(w.ctx, w.own, 4, &o, &out));
         REFUSED(w.ctx, DQT_E_ARGUMENT, integers[i].word, dqt_updater_memory(w.ctx, w.own, 4, &o, &m));

@@ -88,6 +88,7 @@ static void training(void) {
         IS(o.lagged, 0);
         IS(o.scale_lr, 1);
         IS(o.rounding_noise, 1);
+        IS(o.rate_corrected, 0);
         IS(o.seed, way == 1 ? 0 : 1);
         IS(p.max_batch, 1);
         IS(p.max_length, 128);

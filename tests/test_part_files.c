@@ -82,9 +82,10 @@ static void train(struct replica *whole, struct replica *r, size_t parts, int st
         set_gradients(whole, (uint64_t)step);
         for (size_t k = 0; k < parts; k++)
             scatter_gradients(&r[k], whole, k, parts);
-        OK(whole->ctx, dqt_updater_step(whole->updater, whole->tape, step_rate(0.01f), NULL));
-        if (parts == 1) OK(r->ctx, dqt_updater_step(r->updater, r->tape, step_rate(0.01f), NULL));
-        if (parts > 1) step_together(r, parts, 0.01f, stats);
+        const float rate = rate_of((uint64_t)step);
+        OK(whole->ctx, dqt_updater_step(whole->updater, whole->tape, step_rate(rate), NULL));
+        if (parts == 1) OK(r->ctx, dqt_updater_step(r->updater, r->tape, step_rate(rate), NULL));
+        if (parts > 1) step_together(r, parts, rate, stats);
         if (parts > 1) gather(r, parts);
     }
 }

@@ -92,8 +92,9 @@ static void forward(struct model *m, int step) {
 }
 
 static dqt_step_options step_of(int step) {
-    return (dqt_step_options){
-        .struct_size = sizeof(dqt_step_options), .learning_rate = 0.01f, .gradient_scale = step % 2 ? 0.5f : 0};
+    return (dqt_step_options){.struct_size = sizeof(dqt_step_options),
+                              .learning_rate = rate_of((uint64_t)step),
+                              .gradient_scale = step % 2 ? 0.5f : 0};
 }
 
 /* Forward, and backward with the update; what is to be exchanged goes to sums. */

@@ -33,10 +33,10 @@ static void run_setting(const struct setting *s, size_t parts) {
             if (step == 2 || step == 3) freeze(&replicas[k], step == 2 ? 1 : -1);
             scatter_gradients(&replicas[k], &whole, k, parts);
         }
-        OK(whole.ctx, dqt_updater_step(whole.updater, whole.tape, step_rate(0.01f), &expected));
+        OK(whole.ctx, dqt_updater_step(whole.updater, whole.tape, step_rate(rate_of(step)), &expected));
         CHECKF(expected.flipped > 0, "%s: nothing was updated", what);
         const size_t allocations = replicas[0].memory.calls;
-        times = step_together(replicas, parts, 0.01f, stats);
+        times = step_together(replicas, parts, rate_of(step), stats);
         CHECKF(replicas[0].memory.calls == allocations, "%s: a step allocated", what);
         for (size_t k = 0; k < parts; k++)
             CHECKF(memcmp(&stats[k], &expected, sizeof expected) == 0, "%s: stats of part %zu", what, k);
@@ -68,7 +68,7 @@ static void files_of_all_rows(void) {
         open_replica(&whole, &settings[s], 1, 0, 0);
         for (uint64_t step = 0; step < 2; step++) {
             set_gradients(&whole, step);
-            OK(whole.ctx, dqt_updater_step(whole.updater, whole.tape, step_rate(0.01f), NULL));
+            OK(whole.ctx, dqt_updater_step(whole.updater, whole.tape, step_rate(rate_of(step)), NULL));
         }
         OK(whole.ctx, dqt_layers_write(whole.layers, LAYERS, whole.updater, memory_write, &file, NULL));
         for (size_t k = 0; k < 3; k++) {

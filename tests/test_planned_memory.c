@@ -97,6 +97,7 @@ static void check_updaters(dqt_context *ctx, const struct counting *memory, dqt_
                 o.beta1 = moment % 2 ? 0.9f : -1;
                 o.rounding = moment % 2 ? DQT_ROUND_ECO_STOCHASTIC : DQT_ROUND_STOCHASTIC;
                 if (moment > 1) o.rounding = DQT_ROUND_ACCUMULATE;
+                o.rate_corrected = state % 2; /* takes nothing */
                 dqt_updater_memory_info planned = {.struct_size = sizeof planned}, real = {.struct_size = sizeof real};
                 const size_t before = memory->bytes;
                 OK(ctx, dqt_updater_memory(ctx, plan, n, &o, &planned));

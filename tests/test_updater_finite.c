@@ -115,6 +115,7 @@ static dqt_updater_options any_options(uint64_t *random, int optimizer, int roun
     o.scale_lr = PICK(random, 0.0f, 1.0f, 1e30f);
     o.rounding_noise = PICK(random, 1.0f, 0.0f, 0.3f);
     o.lagged = (int)(test_random(random) % 2);
+    o.rate_corrected = (int)(test_random(random) % 2);
     return o;
 }
 

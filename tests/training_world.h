@@ -40,6 +40,7 @@ struct setup {
     int parts; /* 1: what attention of other architectures has: a head size of its own, biases, norms of heads */
     int recompute, checkpoint, gradient, precision;            /* tape; INT8: with an int8 head */
     int optimizer, rounding, momentum, variance, clip, lagged; /* updater */
+    int rate_corrected;                                        /* then the rate falls from step to step */
     float beta1, learning_rate;
 };
 
@@ -82,6 +83,16 @@ static const struct setup fused_setups[] = {
      .momentum = DQT_STATE_INT8,
      .lagged = 1,
      .clip = DQT_CLIP_PREVIOUS_NORM,
+     .beta1 = 0.8f,
+     .learning_rate = 4e-3f},
+    {.name = "ternary Adafactor ECO, rates corrected",
+     .linear = DQT_FORMAT_TERNARY,
+     .optimizer = DQT_OPTIMIZER_ADAFACTOR,
+     .rounding = DQT_ROUND_ECO_STOCHASTIC,
+     .momentum = DQT_STATE_INT8,
+     .lagged = 1,
+     .clip = DQT_CLIP_PREVIOUS_NORM,
+     .rate_corrected = 1,
      .beta1 = 0.8f,
      .learning_rate = 4e-3f},
     {.name = "ternary Adafactor, accumulators, trained scales, previous norm",
@@ -192,6 +203,7 @@ static inline bool training_open(struct training *t, dqt_context *ctx, const str
     o.variance_state = s->variance;
     o.clip = s->clip;
     o.lagged = s->lagged;
+    o.rate_corrected = s->rate_corrected;
     o.beta1 = s->beta1;
     o.weight_decay = 0.1f;
     OK(ctx, dqt_llama_create(ctx, &c, &t->model));
@@ -216,6 +228,10 @@ static inline void batch_of(size_t step, int32_t *tokens, int32_t *targets) {
     }
 }
 
+static inline float rate_of(const struct training *t) {
+    return t->setup.rate_corrected ? t->setup.learning_rate / (float)(1 + t->steps) : t->setup.learning_rate;
+}
+
 static inline void train(struct training *t, size_t steps, bool fused) {
     int32_t tokens[TOKENS], targets[TOKENS];
     for (size_t i = 0; i < steps; i++, t->steps++) {
@@ -223,12 +239,11 @@ static inline void train(struct training *t, size_t steps, bool fused) {
         OK(t->ctx,
            dqt_llama_loss(t->model, t->tape, batch_pairs(tokens, targets, BATCH, LENGTH), &t->losses[t->steps], NULL));
         if (fused) {
-            OK(t->ctx,
-               dqt_llama_backward_update(t->model, t->tape, t->updater, step_rate(t->setup.learning_rate), NULL));
+            OK(t->ctx, dqt_llama_backward_update(t->model, t->tape, t->updater, step_rate(rate_of(t)), NULL));
         } else {
             OK(t->ctx, dqt_tape_zero_gradients(t->tape));
             OK(t->ctx, dqt_llama_backward(t->model, t->tape, 1.0f));
-            OK(t->ctx, dqt_updater_step(t->updater, t->tape, step_rate(t->setup.learning_rate), NULL));
+            OK(t->ctx, dqt_updater_step(t->updater, t->tape, step_rate(rate_of(t)), NULL));
         }
     }
 }

@@ -112,7 +112,7 @@ llama_memory_info = _struct('llama_memory_info', '''u: reserved; z: total linear
 group_options = _struct('group_options', '''i: parameter_class; s: pattern; i: optimizer rounding; f: lr_factor weight_decay
     beta1 rounding_noise; i: freeze reserved''')
 updater_options = _struct('updater_options', '''i: optimizer rounding momentum_state variance_state; f: beta1 beta2 eps
-    weight_decay; i: clip; f: clip_norm update_clip; i: lagged; f: scale_lr; q: seed; f: rounding_noise; i: reserved;
+    weight_decay; i: clip; f: clip_norm update_clip; i: lagged; f: scale_lr; q: seed; f: rounding_noise; i: rate_corrected;
     group_options*num_groups: groups; z: num_groups; q: part num_parts''')
 updater_memory_info = _struct('updater_memory_info', 'u: reserved; z: total momentum variance scales workspace other')
 parameter_rule = _struct('parameter_rule', 'i: optimizer rounding frozen; f: lr_factor weight_decay beta1 rounding_noise')

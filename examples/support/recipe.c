@@ -45,6 +45,7 @@ void recipe_take_updater(const dqt_updater_options *u, struct run_options *o) {
     if (u->beta2 != 0) o->beta2 = u->beta2;
     if (u->scale_lr != 0) o->scale_lr = u->scale_lr;
     o->weight_decay = u->weight_decay;
+    o->rate_corrected = u->rate_corrected;
     if (!u->num_groups) return;
     const dqt_group_options *g = u->groups; /* one for each class of the blocks' weights, all alike */
     if (g->lr_factor > 0) o->linear_lr = g->lr_factor;

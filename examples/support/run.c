@@ -82,6 +82,8 @@ size_t run_training_args(struct run_options *o, struct arg *table) {
         {"--linear-lr", ARG_FLOAT, &o->linear_lr, "learning-rate factor of linear weights", NULL},
         {"--linear-beta1", ARG_FLOAT, &o->linear_beta1, "beta1 of linear weights (-1: beta1)", NULL},
         {"--noise", ARG_FLOAT, &o->noise, "rounding noise of linear weights, 0 to 1", NULL},
+        {"--rate-corrected", ARG_FLAG, &o->rate_corrected,
+         "what ECO puts back keeps its size when the learning rate changes", NULL},
         {"--scale-lr", ARG_FLOAT, &o->scale_lr, "learning-rate factor of trained scales", NULL},
         {"--final-lr", ARG_FLOAT, &o->final_lr, "last learning rate as a fraction of the peak", NULL},
         {"--beta1", ARG_FLOAT, &o->beta1, "first-moment decay (0: no first moment)", NULL},
@@ -160,6 +162,7 @@ static dqt_status fill_updater(const struct run_options *o, dqt_updater_options 
     u->clip = o->fused && o->clip == DQT_CLIP_GLOBAL_NORM ? DQT_CLIP_PREVIOUS_NORM : o->clip;
     u->clip_norm = o->clip_norm;
     u->lagged = o->fused;
+    u->rate_corrected = o->rate_corrected;
     u->scale_lr = o->scale_lr > 0 ? o->scale_lr : -1;
     u->seed = (uint64_t)o->seed;
     if (ranks_count() > 1) {

@@ -16,7 +16,7 @@ struct run_options {
         activation, group; /* columns per scale; 0: not by groups */
     float sigma, init_std, linear_init_std;
     /* update */
-    int optimizer, rounding, momentum_state, variance_state, clip, fused;
+    int optimizer, rounding, momentum_state, variance_state, clip, fused, rate_corrected;
     float lr, beta1, beta2, weight_decay, clip_norm, scale_lr, final_lr;
     float linear_lr, linear_beta1,
         noise; /* of the blocks' weights: factor, first-moment decay (negative: beta1), rounding */

@@ -93,7 +93,6 @@ static dqt_status prepare(dqt_context *ctx, dqt_layer *const *layers, size_t num
     *o = updater_defaults;
     TRY(options_read(ctx, o, sizeof *o, options, "dqt_updater_options"));
     complete_options(o);
-    if (o->reserved) return fail(ctx, DQT_E_ARGUMENT, "a reserved member of dqt_updater_options is not 0");
     if (!o->groups != !o->num_groups)
         return fail(ctx, DQT_E_ARGUMENT, "groups is %s, but num_groups is %zu", o->groups ? "set" : "NULL",
                     o->num_groups);

@@ -11,6 +11,7 @@ struct stage {
     size_t count;
     dqt_updater *updater;
     bool of_all;             /* the updater has one part, the file all */
+    bool without_rates;      /* the file is of an updater without rate_corrected, and this one has it */
     struct file_rule *rules; /* [num_rules] */
     size_t num_rules;
     unsigned char *state; /* the arrays of updater_visit_state, one after the other */
@@ -88,10 +89,19 @@ static dqt_status read_parameters(struct reader *r, const struct stage *s) {
     return fail(r->ctx, DQT_E_SHAPE, "checkpoint: it has parameter %s, the layers end before it", r->head.label);
 }
 
+static bool is_rate(const struct state_array *a) {
+    const char *dot = strchr(a->label, '.');
+    return dot && strcmp(dot, ".rate") == 0;
+}
+
 static dqt_status read_state(void *arg, const struct state_array *a) {
     struct reader *r = ((void **)arg)[0];
     struct stage *s = ((void **)arg)[1];
-    TRY(reader_state(r, a, s->of_all ? s->updater : NULL, s->state + s->state_used));
+    if (s->without_rates && is_rate(a)) {
+        memset(s->state + s->state_used, 0, a->count * a->element_size);
+    } else {
+        TRY(reader_state(r, a, s->of_all ? s->updater : NULL, s->state + s->state_used));
+    }
     s->state_used += array_bytes(a->count, a->element_size);
     return DQT_OK;
 }
@@ -142,6 +152,8 @@ static dqt_status read_updater(struct reader *r, struct stage *s) {
         o.part = updater_options(s->updater)->part;
         o.num_parts = updater_options(s->updater)->num_parts;
     }
+    s->without_rates = !o.rate_corrected && updater_options(s->updater)->rate_corrected;
+    if (s->without_rates) o.rate_corrected = 1; /* the next step finds no last rate, as the first one does */
     TRY(check_options(r, &o, updater_options(s->updater)));
     TRY(read_rules(r, s));
     return updater_visit_state(s->updater, read_state, both);

@@ -245,5 +245,5 @@ bool state_valid(const char *label, const void *data, size_t count, size_t size)
     if (size == 1 || strcmp(label, "step") == 0) return true;
     const char *dot = strchr(label, '.'), *what = dot ? dot + 1 : label;
     return numbers_valid(data, count, size, strcmp(what, "m") == 0 || strcmp(what, "scale_m") == 0) &&
-           (size == 8 || state_in_range(data, count, size));
+           (size == 8 || strcmp(what, "rate") == 0 || state_in_range(data, count, size));
 }

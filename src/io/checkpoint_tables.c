@@ -80,6 +80,7 @@ static const struct entry options_entries[] = {
     OPTION(FLOAT, scale_lr),
     OPTION(UINT64, seed),
     OPTION(FLOAT, rounding_noise),
+    {"rate_corrected", ENTRY_INT32, offsetof(dqt_updater_options, rate_corrected), true},
     {"part", ENTRY_UINT64, offsetof(dqt_updater_options, part), true},
     {"num_parts", ENTRY_UINT64, offsetof(dqt_updater_options, num_parts), true}};
 TABLE(options, "updater's options");

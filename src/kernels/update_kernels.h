@@ -21,8 +21,9 @@ enum { UPDATE_ACCUMULATOR_MAX = 127 };
 
 /* What keeps every number of a step finite, whatever the gradients and the learning rate: gradients (after clipping)
  * and updates u are limited to +-2^50, so that sums of their squares are finite in f32; first moments stay within
- * +-2^100 (averages and decayed sums of such gradients do, and ECO does not lead out of them), second moments below
- * 2^102 with all rounding. Hence m / (1 - beta1^t) and v / (1 - beta2^t) are below 2^126: 1 - beta^t is at least 2^-24.
+ * +-2^100 (averages and decayed sums of such gradients do, ECO does not lead out of them, and what momentum_factor
+ * makes ends there), second moments below 2^102 with all rounding. Hence m / (1 - beta1^t) and v / (1 - beta2^t) are
+ * below 2^126: 1 - beta^t is at least 2^-24.
  */
 #define UPDATE_LIMIT 0x1p50f
 #define UPDATE_STATE_LIMIT 0x1p100f
@@ -59,6 +60,8 @@ struct update_plan {
     float clip; /* factor of the gradient */
     float learning_rate, weight_decay;
     float beta1, one_minus_beta1; /* the latter 1 where m is a sum (SGD) */
+    float momentum_factor; /* of the old m, before it moves on: 0 or more and finite; 1 where nothing is corrected */
+    bool momentum_held;    /* u is made of an m that moves on, but the state stays as it is; not with eco */
     float beta2, one_minus_beta2;
     float eps;
     float noise;                        /* stochastic: 1, or less for floor(x + 1/2 + noise * (r - 1/2)) */

@@ -333,11 +333,20 @@ static void chunk_floats(const struct update_plan *p, const struct update_row *r
     }
 }
 
+/* ---- Momentum ------------------------------------------------------------------------------------------------ */
+
+/* The old m in units of this step's rate. */
+static void scale_momentum(float factor, float *restrict m) {
+    for (int k = 0; k < CHUNK; k++)
+        m[k] = within(m[k] * factor, UPDATE_STATE_LIMIT);
+}
+
 /* ---- The row ------------------------------------------------------------------------------------------------- */
 
 static void update_row(const struct update_plan *p, const struct update_row *row, struct update_result *result) {
     DQT_ASSERT((size_t)p->method < sizeof moments / sizeof *moments);
-    DQT_ASSERT(!p->eco || p->momentum);
+    DQT_ASSERT(!p->eco || (p->momentum && !p->momentum_held));
+    DQT_ASSERT(!p->momentum || (p->momentum_factor >= 0.0f && isfinite(p->momentum_factor)));
     DQT_ASSERT(!p->accumulate || (p->packing && p->stochastic && !p->momentum && !p->eco && row->accumulator));
     float gradient[CHUNK], m_buffer[CHUNK], v_buffer[CHUNK], column[CHUNK], denominator[CHUNK], u[CHUNK];
     float square_lanes[LANES] = {0}, scale_lanes[LANES] = {0};
@@ -373,7 +382,10 @@ static void update_row(const struct update_plan *p, const struct update_row *row
                 x.column = column;
             }
         }
-        if (p->momentum) x.m = state_open(p->momentum_codec, row->m, row->m_scale, col, n, p->dry, m_buffer);
+        if (p->momentum) {
+            x.m = state_open(p->momentum_codec, row->m, row->m_scale, col, n, p->dry || p->momentum_held, m_buffer);
+            if (p->momentum_factor < 1.0f || p->momentum_factor > 1.0f) scale_momentum(p->momentum_factor, x.m);
+        }
         if (p->variance) x.v = state_open(p->variance_codec, row->v, row->v_scale, col, n, p->dry, v_buffer);
         moments[p->method](p, &x);
         for (int k = 0; k < LANES; k++)
@@ -384,7 +396,7 @@ static void update_row(const struct update_plan *p, const struct update_row *row
         } else {
             chunk_floats(p, row, col, n, u, &weight_random);
         }
-        if (x.m) state_close(p->momentum_codec, row->m, row->m_scale, col, n, &m_random, x.m);
+        if (x.m && !p->momentum_held) state_close(p->momentum_codec, row->m, row->m_scale, col, n, &m_random, x.m);
         if (x.v) state_close(p->variance_codec, row->v, row->v_scale, col, n, &v_random, x.v);
     }
     result->update_squares = lanes_sum(square_lanes, LANES);

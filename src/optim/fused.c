@@ -168,10 +168,11 @@ dqt_status updater_end(dqt_updater *u, dqt_step_stats *stats) {
     uint64_t flipped = 0, saturated = 0, quantized = 0;
     const struct parameter *nonfinite = NULL;
     for (size_t i = 0; i < u->count; i++) {
-        const struct parameter *p = &u->parameters[i];
+        struct parameter *p = &u->parameters[i];
         if (parameter_frozen(p)) continue;
         gradient_squares += p->gradient_squares;
         if (p->nonfinite && !nonfinite) nonfinite = p;
+        if (p->begun && !p->nonfinite) updater_remember_rate(u, p);
     }
     for (size_t i = 0; i < (u->whole ? u->whole : u->count); i++) {
         const struct parameter_sums sums = u->whole ? u->whole_sums[i] : updater_results(&u->parameters[i]);

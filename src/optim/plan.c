@@ -62,6 +62,30 @@ dqt_status updater_check_rate(const dqt_updater *u, float learning_rate) {
     return DQT_OK;
 }
 
+bool updater_corrects_rate(const dqt_updater *u, const struct parameter *p) {
+    return u->options.rate_corrected && p->momentum && format_is_code(p->target.tensor->storage);
+}
+
+/* What m holds moves weights by the rate of the step that it comes back in, so that rate * m is what is kept
+ * (docs/numerics.md): m is measured in the new rate from now on. A step of rate 0 moves no weight and takes nothing out
+ * of m. Where no rate is known, and where the quotient is out of range, m stays as it is measured. */
+static void plan_correction(const dqt_updater *u, const struct parameter *p, struct update_plan *plan) {
+    plan->momentum_factor = 1.0f;
+    if (!updater_corrects_rate(u, p) || !rounding_of(p->rule.rounding)->eco || !(p->last_rate > 0.0f)) return;
+    plan->momentum_held = !(plan->learning_rate > 0.0f);
+    if (plan->momentum_held) return;
+    const float quotient = p->last_rate / plan->learning_rate;
+    if (isfinite(quotient)) plan->momentum_factor = quotient;
+}
+
+void updater_remember_rate(const dqt_updater *u, struct parameter *p) {
+    if (!updater_corrects_rate(u, p)) return;
+    if (!rounding_of(p->rule.rounding)->eco)
+        p->last_rate = 0.0f;
+    else if (p->plan.learning_rate > 0.0f)
+        p->last_rate = p->plan.learning_rate;
+}
+
 void updater_plan(dqt_updater *u, size_t index, float clip) {
     DQT_ASSERT(index < u->count);
     struct parameter *p = &u->parameters[index];
@@ -111,6 +135,7 @@ void updater_plan(dqt_updater *u, size_t index, float clip) {
         const double correction = optimizer->averages ? bias1 : 1.0;
         plan.eco_factor = (float)((1.0 - 1.0 / (double)p->rule.beta1) * correction / (double)plan.learning_rate);
     }
+    plan_correction(u, p, &plan);
     p->plan = plan;
     p->column_factor = 0.0f;
     p->row_ready = false;

@@ -71,6 +71,7 @@ dqt_status updater_check(const dqt_context *ctx, const struct update_target *tar
     TRY(check_row(ctx, "variance_state", o->variance_state, state_format_of(o->variance_state), "DQT_STATE_*"));
     TRY(check_choice(ctx, "clip", o->clip, DQT_CLIP_GLOBAL_NORM, DQT_CLIP_NONE));
     TRY(check_choice(ctx, "lagged", o->lagged, 0, 1));
+    TRY(check_choice(ctx, "rate_corrected", o->rate_corrected, 0, 1));
     TRY(check_number(ctx, "beta1", o->beta1, 0.0f, below_one));
     TRY(check_number(ctx, "beta2", o->beta2, 0.0f, below_one));
     TRY(check_number(ctx, "eps", o->eps, 0x1p-126f, 1e30f));
@@ -373,6 +374,7 @@ static dqt_status visit_parameter(const struct visit *v) {
         TRY(visit_rows(v, "scale_v", p->scale_v, t->row_groups, 4));
         TRY(visit_array(v, "scale_unit", p->reference_scale, 1, 0, 4));
     }
+    if (updater_corrects_rate(v->u, p)) TRY(visit_array(v, "rate", &p->last_rate, 1, 0, 4));
     return visit_array(v, "history", p->history, 2, 0, 8);
 }
 

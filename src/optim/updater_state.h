@@ -5,7 +5,8 @@
  * of all tiles | where each part's lie | gradients of a row's scales | gradient rows, one per lane
  *
  * Of m, accumulator, v, their scales, row statistics and moments of trained scales there are the rows of the updater's
- * part; column statistics, reference and history are of all rows in every part.
+ * part; column statistics, reference, history and last rate, which lies in the parameter, are of all rows in every
+ * part.
  *
  * State that survives a step is what updater_visit_state shows; the rest is scratch of one step. */
 #ifndef DQT_OPTIM_UPDATER_STATE_H
@@ -39,6 +40,7 @@ struct parameter {
     const struct state_format *momentum, *variance; /* of m and v; NULL: not kept */
     bool accumulates;                               /* an accumulator is kept, also by a part that owns no rows */
     bool factored;                                  /* row and column statistics are kept */
+    float last_rate; /* options.rate_corrected: rate in which m is measured, the last above 0 of ECO; 0: none */
 
     void *m, *v;              /* [own_rows][cols] */
     int8_t *accumulator;      /* [own_rows][cols] steps that codes have not made yet, where `accumulates` */
@@ -148,6 +150,10 @@ float updater_clip_factor(const dqt_updater *u, double norm);
 dqt_status updater_check_rate(const dqt_updater *u, float learning_rate);
 /* Fills the parameter's plan for the step that begins. clip: factor of its gradient. */
 void updater_plan(dqt_updater *u, size_t index, float clip);
+/* Whether the options ask for the parameter's m to be corrected when its rate changes; it is with ECO. */
+bool updater_corrects_rate(const dqt_updater *u, const struct parameter *p);
+/* After a step that the plan was carried out in: last_rate. */
+void updater_remember_rate(const dqt_updater *u, struct parameter *p);
 /* Whether the parameter's u is divided by max(1, rms(u) / update_clip), and the factor that follows from rms(u). */
 bool updater_clips_updates(const dqt_updater *u, const struct parameter *p);
 void updater_set_update_factor(const dqt_updater *u, struct parameter *p, double rms);

@@ -10,9 +10,9 @@ and one of FAMILIES below; what is given last wins. COMPILE=0 in the environment
 
 What is imitated: int8 activations per token, ternary and integer codes with one scale per tensor, row or group, trained scales with
 a fixed step, decay, rounding noise, ECO, 8-bit momentum in blocks of 128 whose mean is kept, the factored second moment.
-What the library does not have: `keep` (the fed-back error is kept when the learning rate changes), kind `acc` (DQT_ROUND_ACCUMULATE:
-the rounding error in an accumulator of its own, in grid units) in other than 8 bits, orthogonalised and
-sign directions, momentum of low rank, schedules of noise and b1.
+What the library does not have: `keep` (the fed-back error is kept when the learning rate changes) where 1 - b1^t and b1 change, too
+(rate_corrected follows the rate alone), kind `acc` (DQT_ROUND_ACCUMULATE: the rounding error in an accumulator of its own, in grid
+units) in other than 8 bits, orthogonalised and sign directions, momentum of low rank, schedules of noise and b1.
 
 kind    what is kept of a linear weight, and how a step changes it
 float   F32 (ternary compute: BitNet b1.58): w -= lr (u + decay w)

@@ -1116,7 +1116,7 @@ pub struct dqt_updater_options {
     pub scale_lr: f32,
     pub seed: u64,
     pub rounding_noise: f32,
-    pub reserved: i32,
+    pub rate_corrected: i32,
     pub groups: *const dqt_group_options,
     pub num_groups: usize,
     pub part: u64,
@@ -1179,8 +1179,8 @@ const _: () = {
         "Offset of field: dqt_updater_options::rounding_noise",
     ][::core::mem::offset_of!(dqt_updater_options, rounding_noise) - 64usize];
     [
-        "Offset of field: dqt_updater_options::reserved",
-    ][::core::mem::offset_of!(dqt_updater_options, reserved) - 68usize];
+        "Offset of field: dqt_updater_options::rate_corrected",
+    ][::core::mem::offset_of!(dqt_updater_options, rate_corrected) - 68usize];
     [
         "Offset of field: dqt_updater_options::groups",
     ][::core::mem::offset_of!(dqt_updater_options, groups) - 72usize];
