@@ -29,14 +29,15 @@ static dqt_status export_safetensors(dqt_llama *model, int dtype, const char *pa
 int main(int argc, char **argv) {
     const char *path = "run/model.dqt", *gguf = NULL, *safetensors = NULL, *source = NULL;
     int linear_type = DQT_GGUF_AUTO, embedding_type = DQT_GGUF_AUTO, dtype = DQT_SAFETENSORS_F32;
-    size_t context = 2048;
+    size_t context = 0;
     const struct arg table[] = {
         {"--model", ARG_TEXT, &path, "checkpoint", NULL},
         {"--gguf", ARG_TEXT, &gguf, "file for llama.cpp (with sub-norms the model must be trained with --tied)", NULL},
         {"--type", ARG_CHOICE, &linear_type, "weights of blocks in GGUF",
          "auto=0 f32=1 f16=2 q8_0=3 q4_0=4 tq1_0=5 tq2_0=6"},
         {"--embedding-type", ARG_CHOICE, &embedding_type, "embedding in GGUF", "auto=0 f32=1 f16=2 q8_0=3"},
-        {"--context", ARG_SIZE, &context, "longest text in tokens, as GGUF states it", NULL},
+        {"--context", ARG_SIZE, &context, "longest text in tokens, as GGUF states it (0: as the source, or 2048)",
+         NULL},
         {"--source", ARG_TEXT, &source, "GGUF file whose tokenizer and other keys the GGUF file gets", NULL},
         {"--safetensors", ARG_TEXT, &safetensors, "file with the names of Hugging Face", NULL},
         {"--dtype", ARG_CHOICE, &dtype, "numbers in safetensors", "f32=0 bf16=1 codes=2"},

@@ -106,13 +106,16 @@ check "others" $examples/12_tokenize --tokenizer $source --text README.md --out 
 vocabulary=$($examples/12_tokenize --tokenizer $source --text README.md --numbers --token-bytes 1 2>&1 | sed -n 's/.*vocabulary of \([0-9]*\) .*/\1/p')
 check "a model of its vocabulary" $examples/03_train --tokens "$tmp/strings.bin" --vocab "$vocabulary" --out "$tmp/small" --format f32 --no-sub-norms --tied \
     --hidden 64 --ff 96 --layers 2 --heads 4 --kv-heads 2 --seq 32 --batch 4 --steps 60 --eval-every 0 --eval-windows 4 --threads 1 --lr 3e-3
-check "as GGUF" $examples/09_export --model "$tmp/small/model.dqt" --gguf "$tmp/small.gguf" --type f32 --embedding-type f32 --source $source
+check "as GGUF" $examples/09_export --model "$tmp/small/model.dqt" --gguf "$tmp/small.gguf" --type f32 --embedding-type f32 --source $source \
+    --context 4096
 data=smollm
 tune gguf --model "$tmp/small.gguf" --tokens "$tmp/smollm.bin" --valid "$tmp/smollm.bin" --format int4 --group 32 --gguf "$tmp/tuned.gguf"
 ratio "it learns" "$(after gguf after)" "$(after gguf before)" 0.01 0.8
 ratio "GGUF has what was learnt" "$(perplexity --model "$tmp/tuned.gguf")" "$(after gguf after)" 0.99 1.01
 check "and the tokenizer" $examples/12_tokenize --tokenizer "$tmp/tuned.gguf" --text $golden/strings.txt --raw --out "$tmp/tuned.bin"
 check "which is the source's" cmp "$tmp/tuned.bin" $golden/smollm.bin
+check "09_export" $examples/09_export --model "$tmp/gguf/model.dqt" --gguf "$tmp/exported.gguf" --source "$tmp/small.gguf"
+check "which makes the same file" cmp "$tmp/exported.gguf" "$tmp/tuned.gguf"
 data=other
 
 check "a plot" grep -q 'loss per token' "$tmp/int4/losses.svg"
