@@ -1,7 +1,8 @@
 /* Example 7, plan: what a model will cost in memory, before anything is allocated.
  *
  * Introduces: shape-only models, dqt_llama_memory, dqt_tape_memory and dqt_updater_memory: exact bytes by category for
- * each choice of format, optimiser state, fused update and recomputation.
+ * each choice of format, optimiser state, fused update and recomputation; then of what 10_finetune does by itself, and
+ * with --accumulate 1.
  *
  *   07_plan --hidden 2048 --ff 5461 --layers 24 --heads 32 --vocab 32000 --batch 1 --seq 512 */
 #include <stdio.h>
@@ -37,12 +38,28 @@ static const struct choice choices[] = {
     {"  accumulator, no momentum", DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAFACTOR, DQT_STATE_F32, DQT_STATE_F32, 0.9f, 1,
      1, DQT_ROUND_ACCUMULATE},
     {"  and no momentum", DQT_FORMAT_TERNARY, DQT_OPTIMIZER_ADAFACTOR, DQT_STATE_F32, DQT_STATE_F32, 0.0f, 1, 1, 0},
-    {"int4, factored, 8-bit m", DQT_FORMAT_INT4, DQT_OPTIMIZER_ADAFACTOR, DQT_STATE_INT8, DQT_STATE_F32, 0.9f, 1, 1, 0},
-    {"int8, factored, no m", DQT_FORMAT_INT8, DQT_OPTIMIZER_ADAFACTOR, DQT_STATE_F32, DQT_STATE_F32, 0.0f, 1, 1, 0},
+    {"  as int4, 8-bit momentum", DQT_FORMAT_INT4, DQT_OPTIMIZER_ADAFACTOR, DQT_STATE_INT8, DQT_STATE_F32, 0.9f, 1, 1,
+     0},
+    {"  as int8, no momentum", DQT_FORMAT_INT8, DQT_OPTIMIZER_ADAFACTOR, DQT_STATE_F32, DQT_STATE_F32, 0.0f, 1, 1, 0},
+};
+
+/* 10_finetune --format int4 of a plain LLaMA: the recipe's states, gradients in buffers, activations saved. */
+static const struct choice tuned[] = {
+    {"10_finetune, int4", DQT_FORMAT_INT4, DQT_OPTIMIZER_ADAFACTOR, DQT_STATE_INT8, DQT_STATE_F32, 0.8f, 0, 0, 0},
+    {"  --accumulate 1: fused", DQT_FORMAT_INT4, DQT_OPTIMIZER_ADAFACTOR, DQT_STATE_INT8, DQT_STATE_F32, 0.8f, 1, 0, 0},
 };
 
 static double mib(size_t bytes) {
     return (double)bytes / 1048576.0;
+}
+
+/* A trained model as dqt_llama_open makes it: no sub-norms, float activations, a scale per row. */
+static dqt_llama_config trained(const dqt_llama_config *base) {
+    dqt_llama_config m = *base;
+    m.no_sub_norms = 1;
+    m.activation = DQT_ACTIVATION_NONE;
+    m.linear.scale_axis = m.embedding.scale_axis = m.head.scale_axis = DQT_AXIS_ROW;
+    return m;
 }
 
 static void plan(const dqt_llama_config *base, size_t batch, size_t length, const struct choice *c) {
@@ -107,7 +124,7 @@ int main(int argc, char **argv) {
         {"--heads", ARG_SIZE, &m.num_heads, "attention heads", NULL},
         {"--kv-heads", ARG_SIZE, &m.num_kv_heads, "key and value heads (0: as heads)", NULL},
         {"--tied", ARG_FLAG, &m.tie_embeddings, "the head uses the embedding's weight", NULL},
-        {"--batch", ARG_SIZE, &batch, "sequences per step", NULL},
+        {"--batch", ARG_SIZE, &batch, "sequences of a pass", NULL},
         {"--seq", ARG_SIZE, &length, "tokens per sequence", NULL},
     };
     const int stop =
@@ -122,6 +139,9 @@ int main(int argc, char **argv) {
            "all", "B/weight");
     for (size_t i = 0; i < sizeof choices / sizeof *choices; i++)
         plan(&m, batch, length, &choices[i]);
+    m = trained(&m);
+    for (size_t i = 0; i < sizeof tuned / sizeof *tuned; i++)
+        plan(&m, batch, length, &tuned[i]);
     dqt_context_destroy(ctx);
     return 0;
 }

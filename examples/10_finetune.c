@@ -7,8 +7,9 @@
  *
  * writes tuned/model.dqt (to go on from with --resume), log.csv, losses.svg, and model.safetensors with its
  * config.json; --gguf FILE a file for llama.cpp too. Optimiser, rounding and states are the recipe's unless options
- * name others: error feedback, factored second moment, 8-bit momentum. The update happens inside backward, without
- * gradient buffers, unless --accumulate asks for several passes. Ctrl-C saves. */
+ * name others: error feedback, factored second moment, 8-bit momentum. A step sums the gradients of two passes, of one
+ * sequence each, in buffers (docs/results.md, "Fine-tuning", says what that brings). For the least memory there is
+ * --accumulate 1, or --fused: one pass, the update inside backward, and no gradient buffers. Ctrl-C saves. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -20,6 +21,7 @@
 /* What is usual for a trained model, on a machine of few cores. */
 static void prepare(struct run_options *o) {
     o->batch = 1;
+    o->accumulate = 2;
     o->length = 512;
     o->steps = 100;
     o->eval_every = 0;
@@ -89,9 +91,13 @@ int main(int argc, char **argv) {
     count += token_args(&source, table + count);
     count += run_training_args(&o, table + count);
     count += ranks_args(table + count);
-    const int stop = recipe_parse(&recipe, &o, &model.format, prepare, argc, argv, table, count,
-                                  "Fine-tunes a model as low-bit integers.");
+    const int stop =
+        recipe_parse(&recipe, &o, &model.format, prepare, argc, argv, table, count,
+                     "Fine-tunes a model as low-bit integers. By default a step is two passes (--accumulate) "
+                     "of one sequence\n(--batch) of 512 tokens (--seq), with gradient buffers; "
+                     "--accumulate 1 updates inside backward without them.");
     if (stop) return ranks_end(stop - 1);
+    if (o.fused) o.accumulate = 1;
     o.fused = o.accumulate == 1;
     if (!model.path || !source.train || o.batch < ranks_count() || o.length == 0 || o.steps == 0 || o.accumulate == 0 ||
         o.eval_windows == 0) {

@@ -5,9 +5,10 @@
 
 MODEL is a folder of Hugging Face or a GGUF file, TRAIN and VALID are tokens (examples/12_tokenize). Every run is
 `build/examples/10_finetune` on --threads of --cores, as many at a time as these allow. Each row of ROWS runs at four
-learning rates with seed 1; rows that are compared run at the best of them with seeds 2 and 3 too. A line of OUT is one
-run; runs that OUT has already are not run again, and none is started that would not end within --seconds. `--table`
-prints OUT as Markdown."""
+learning rates with seed 1; rows that are compared run at the best of them with seeds 2 and 3 too. A step is --batch
+sequences: of rows named X-buffers as so many passes whose gradients are summed in buffers (10_finetune's default is
+two), of the others as one pass with the update inside backward. A line of OUT is one run; runs that OUT has already are
+not run again, and none is started that would not end within --seconds. `--table` prints OUT as Markdown."""
 import argparse
 import collections
 import csv
@@ -49,15 +50,19 @@ ROWS = {
     "masters-int4-row": ("F32 masters, products of int4 with a scale per row, AdamW",
                          "--format f32 --compute int4 " + ADAM, RATES, False),
 }
+BUFFERS = "-buffers"
+ROWS.update({name + BUFFERS: (row[0] + ", gradients in buffers",) + row[1:] for name, row in ROWS.items()})
 
 
 def run_one(args, job, cpus):
     """One run; its line, or None where it failed or had to be stopped."""
     name, rate, seed = job
+    batch, passes = (1, args.batch) if name.endswith(BUFFERS) else (args.batch, 1)
+    options = f"{ROWS[name][1].strip()} --batch {batch} --accumulate {passes}"
     folder = tempfile.mkdtemp(prefix="finetune-")
     command = [args.program, "--model", args.model, "--tokens", args.train, "--valid", args.valid, "--out", folder,
-               "--threads", str(args.threads), "--seq", "512", "--batch", str(args.batch), "--steps", str(args.steps),
-               "--eval-windows", str(args.windows), "--lr", repr(rate), "--seed", str(seed)] + ROWS[name][1].split()
+               "--threads", str(args.threads), "--seq", "512", "--steps", str(args.steps), "--eval-windows",
+               str(args.windows), "--lr", repr(rate), "--seed", str(seed)] + options.split()
     environment = dict(os.environ, OMP_NUM_THREADS=str(args.threads))
     started = time.time()
     with open(folder + "/out.txt", "w") as out:
@@ -77,7 +82,7 @@ def run_one(args, job, cpus):
                     "steps": args.steps, "tokens": args.steps * args.batch * 512, "windows": args.windows,
                     "seconds": round(time.time() - started, 1),
                     "state": float(text.split(" bytes of state")[0].split()[-1]),
-                    "mib": float(text.split(" MiB")[-2].split()[-1]), "options": ROWS[name][1].strip()}
+                    "mib": float(text.split(" MiB")[-2].split()[-1]), "options": options}
     except (OSError, IndexError, KeyError, ValueError):
         pass
     if line is None:
@@ -147,6 +152,8 @@ def table(lines):
         if name not in rows:
             continue
         firsts = {r: d["after"] for r, ds in rows[name].items() for d in ds if d["seed"] == 1}
+        if not firsts:
+            continue
         best = min(firsts, key=firsts.get)
         runs = sorted(rows[name][best], key=lambda d: d["seed"])
         after = [d["after"] for d in runs]
@@ -179,7 +186,7 @@ def main():
     p.add_argument("--threads", type=int, default=1, help="of one run")
     p.add_argument("--seconds", type=float, default=1e9)
     p.add_argument("--rows", default=",".join(ROWS))
-    p.add_argument("--batch", type=int, default=2)
+    p.add_argument("--batch", type=int, default=2, help="sequences of a step")
     p.add_argument("--steps", type=int, default=293)
     p.add_argument("--windows", type=int, default=64)
     p.add_argument("--table", action="store_true")

@@ -44,6 +44,21 @@ def perplexity(model, tape, tokens, length, windows):
     return np.exp(np.mean(losses))
 
 
+def update(model, tape, updater, windows, rate):
+    """One step, by the mean loss of the windows: inside backward if there is one, else from gradients summed in buffers."""
+    if len(windows) == 1:
+        loss = tape.loss(model, windows[0][:, :-1], windows[0][:, 1:])
+        updater.backward_step(model, tape, rate)
+        return loss
+    losses = []
+    tape.zero_gradients()
+    for window in windows:
+        losses.append(tape.loss(model, window[:, :-1], window[:, 1:]))
+        tape.backward(model, 1 / len(windows))
+    updater.step(tape, rate)
+    return np.mean(losses)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in 'model', 'tokens', 'valid', 'out':
@@ -52,26 +67,30 @@ def main():
     p.add_argument('--group', type=int, default=0, help='columns per scale (0: one scale per row)')
     p.add_argument('--steps', type=int, default=100)
     p.add_argument('--length', type=int, default=512)
+    p.add_argument('--accumulate', type=int, default=2,
+                   help='passes of a step, whose gradients are summed in buffers (1: update inside backward, no buffers)')
     p.add_argument('--windows', type=int, default=16, help='of an evaluation')
     p.add_argument('--lr', type=float, help='default: what the recipe says for a model of this width')
     a = p.parse_args()
+    if a.accumulate < 1:
+        p.error('--accumulate is at least 1')
 
     ctx, storage = dqt.Context(), FORMATS[a.format]
     wide = scales(storage if storage in (dqt.FORMAT_F32, dqt.FORMAT_BF16) else dqt.FORMAT_INT8, a.group)
     model = dqt.Llama.open(ctx, a.model, max_length=a.length, linear=scales(storage, a.group), embedding=wide, head=wide)
     _, recipe, preset = dqt.preset_get(dict(hidden_size=model.config.hidden_size), purpose=dqt.PRESET_FINETUNE)
     rate = a.lr or preset.learning_rate
-    updater = dqt.Updater(model, recipe, clip=dqt.CLIP_PREVIOUS_NORM)
-    tape = dqt.Tape(model, max_length=a.length, no_gradient_buffers=1)
+    fused = a.accumulate == 1  # then clipped by the norm of the step before: a step's own is known when all is updated
+    updater = dqt.Updater(model, recipe, clip=dqt.CLIP_PREVIOUS_NORM if fused else dqt.CLIP_GLOBAL_NORM)
+    tape = dqt.Tape(model, max_length=a.length, no_gradient_buffers=int(fused))
     train, valid = read_tokens(a.tokens), read_tokens(a.valid)
     rng = np.random.default_rng(1)
 
     print(f'before: perplexity {perplexity(model, tape, valid, a.length, a.windows):.4f}')
     for step in range(a.steps):
-        first = int(rng.integers(len(train) - a.length))
-        window = train[first:first + a.length + 1].astype(np.int32)[None]
-        loss = tape.loss(model, window[:, :-1], window[:, 1:])
-        updater.backward_step(model, tape, dqt.schedule_cosine(step, a.steps // 10, a.steps, rate, 0.0))
+        firsts = rng.integers(len(train) - a.length, size=a.accumulate)
+        windows = [train[first:first + a.length + 1].astype(np.int32)[None] for first in firsts]
+        loss = update(model, tape, updater, windows, dqt.schedule_cosine(step, a.steps // 10, a.steps, rate, 0.0))
         print(f'step {step + 1}/{a.steps}  loss {loss:.4f}', flush=True)
     print(f'after: perplexity {perplexity(model, tape, valid, a.length, a.windows):.4f}')
 

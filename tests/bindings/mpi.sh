@@ -130,7 +130,7 @@ for signal in INT USR1; do
     check "$signal: where it was saved" grep -q "going on from step $step\$" "$tmp/$signal.txt"
 done
 
-# 10_finetune: 2 ranks, resumed by 3 and ended by one alone; rank 0 exports.
+# 10_finetune: 2 ranks, resumed by 3 and ended by one alone; rank 0 exports. Two passes a step, and updates inside backward.
 golden=tests/examples/golden
 check "tokens" "$B/examples/12_tokenize" --tokenizer $golden/gpt2.json --text $golden/strings.txt --out "$tmp/data.bin"
 check "a model to tune" "$B/examples/03_train" --tokens "$tmp/data.bin" --vocab 700 --out "$tmp/base" --format f32 --no-sub-norms --tied \
@@ -149,11 +149,14 @@ tune() {
     check "10_finetune on $n ranks" mpi "$n" "$tmp/10_finetune" --model "$tmp/base/hf" --tokens "$tmp/data.bin" --out "$tmp/tuned" --batch 3 \
         --seq 16 --steps 9 --eval-windows 3 --threads 1 "$@"
 }
-tune 2 --stop-at 3
-check "nothing is exported before the end" test ! -e "$tmp/tuned/model.safetensors"
-tune 3 --stop-at 6 --resume
-tune 1 --resume
-check "the tuned model is exported" test -s "$tmp/tuned/model.safetensors" -a -s "$tmp/tuned/config.json"
+for passes in 2 1; do
+    rm -rf "$tmp/tuned"
+    tune 2 --accumulate $passes --stop-at 3
+    check "nothing is exported before the end" test ! -e "$tmp/tuned/model.safetensors"
+    tune 3 --accumulate $passes --stop-at 6 --resume
+    tune 1 --accumulate $passes --resume
+    check "the tuned model is exported" test -s "$tmp/tuned/model.safetensors" -a -s "$tmp/tuned/config.json"
+done
 
 check "sequences that cannot be shared are refused" sh -c "! timeout 60 $MPIRUN $mpi_options -n 3 '$tmp/03_train' \
     --data include/dqt.h --out '$tmp/mistake' --batch 2 && ! [ -e '$tmp/mistake' ]"

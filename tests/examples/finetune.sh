@@ -93,8 +93,26 @@ check "no export before the end" test ! -e "$tmp/half/model.safetensors"
 tune half --resume
 check "resumed is uninterrupted" cmp "$tmp/half/model.dqt" "$tmp/int4/model.dqt"
 check "and exported" cmp "$tmp/half/model.safetensors" "$tmp/int4/model.safetensors"
-tune passes --accumulate 2 --optimizer adamw --format int8 --momentum-state f32
-ratio "AdamW, two passes a step, int8" "$(after passes after)" "$(after passes before)" 0.01 0.8
+tune adamw --optimizer adamw --format int8 --momentum-state f32
+ratio "AdamW, int8" "$(after adamw after)" "$(after adamw before)" 0.01 0.8
+
+# A step is two passes with gradient buffers; of one pass the update is inside backward, in less memory, as 07_plan says.
+tune passes --accumulate 2
+check "two passes a step are the default" cmp "$tmp/passes/model.dqt" "$tmp/int4/model.dqt"
+tune one --accumulate 1
+ratio "updated inside backward it learns" "$(after one after)" "$(after one before)" 0.01 0.8
+check "which is another step" sh -c "! cmp -s '$tmp/one/model.dqt' '$tmp/int4/model.dqt'"
+tune fused --fused
+check "--fused is --accumulate 1" cmp "$tmp/fused/model.dqt" "$tmp/one/model.dqt"
+OMP_NUM_THREADS=1 $examples/07_plan --vocab $((vocabulary + 1)) --hidden 64 --ff 96 --layers 2 --heads 4 --kv-heads 2 --tied --batch 2 --seq 32 \
+    >"$tmp/plan.txt"
+# planned "row of 07_plan" NAME: what the plan says is what the run has shown.
+planned() {
+    shown=$(sed -n 's/^step.* \([0-9.]*\) MiB$/\1/p' "$tmp/$2.txt" | tail -n 1)
+    check "planned: $1" test "$(awk -v row="$1" 'index($0, row) == 1 { print $(NF - 1) }' "$tmp/plan.txt")" = "${shown:-none}"
+}
+planned "10_finetune, int4" int4
+planned "  --accumulate 1: fused" one
 # A model without a folder gets a config.json of its own.
 tune again --model "$tmp/base/model.dqt" --steps 4
 ratio "a checkpoint's export opens" "$(perplexity --model "$tmp/again")" "$(after again after)" 0.99 1.01
@@ -160,8 +178,9 @@ if [ -z "$found" ]; then
     finish
 fi
 for group in 0 32; do
-    check "finetune.py, groups of $group" env DQT_LIB_DIR="$OUTDIR" PYTHONDONTWRITEBYTECODE=1 "$found" examples/python/finetune.py --model "$tmp/model" \
-        --tokens "$tmp/other.bin" --valid "$tmp/other.bin" --out "$tmp/python" --group $group --steps 40 --length 32 --lr 2e-3
+    [ $group = 0 ] && passes="--accumulate 1" || passes=
+    check "finetune.py, groups of $group $passes" env DQT_LIB_DIR="$OUTDIR" PYTHONDONTWRITEBYTECODE=1 "$found" examples/python/finetune.py --model "$tmp/model" \
+        --tokens "$tmp/other.bin" --valid "$tmp/other.bin" --out "$tmp/python" --group $group --steps 40 --length 32 --lr 2e-3 $passes
     cp "$tmp/check.out" "$tmp/python.txt"
     before=$(sed -n 's/^before: perplexity //p' "$tmp/python.txt") after=$(sed -n 's/^after: perplexity //p' "$tmp/python.txt")
     [ $group = 0 ] && expected=$rows || expected=$groups
@@ -170,4 +189,7 @@ for group in 0 32; do
     ratio "its folder too" "$(perplexity --model "$tmp/python")" "$after" 0.99 1.01
     ratio "its checkpoint has what was learnt" "$(perplexity --model "$tmp/python/model.dqt")" "$after" 0.999 1.001
 done
+check "finetune.py, two passes a step" env DQT_LIB_DIR="$OUTDIR" PYTHONDONTWRITEBYTECODE=1 "$found" examples/python/finetune.py --model "$tmp/model" \
+    --tokens "$tmp/other.bin" --valid "$tmp/other.bin" --out "$tmp/passes" --group 32 --steps 40 --length 32 --lr 2e-3 --accumulate 2
+check "which is its default" cmp "$tmp/passes/model.dqt" "$tmp/python/model.dqt"
 finish

@@ -32,8 +32,8 @@ compare "transformers, through a folder" 1e-4 folder.logits transformers.logits
 compare "llama.cpp" 1e-3 gguf.logits client.logits
 rm "$work"/*.logits "$work/f32.gguf"
 
-build/examples/10_finetune --model "$MODEL" --tokens "$work/text.tokens" --format int4 --group 32 --steps 4 --eval-windows 1 --out "$work/tuned" \
-    --gguf "$work/tuned-auto.gguf"
+build/examples/10_finetune --model "$MODEL" --tokens "$work/text.tokens" --format int4 --group 32 --steps 4 --accumulate 1 --eval-windows 1 \
+    --out "$work/tuned" --gguf "$work/tuned-auto.gguf"
 "$work/outputs" passages "$work/tuned/model.dqt" "$work/text.tokens" "$work/tuned.reference"
 "$PYTHON" "$here/write_strings.py" build/examples/12_tokenize "$MODEL" "$work/tuned.strings"
 "$NODE" "$here/gguf_client.mjs" "$work" tuned || status=1
