@@ -56,20 +56,25 @@ static inline void job_end(struct job *j) {
     dqt_llama_destroy(j->model);
 }
 
+/* The loss of a step's own batch, on cleared gradients. */
+static inline void job_loss(struct job *j, uint64_t step) {
+    int32_t tokens[BATCH * LENGTH], targets[BATCH * LENGTH];
+    uint64_t random = 77 + step;
+    for (int i = 0; i < BATCH * LENGTH; i++) {
+        tokens[i] = (int32_t)(test_random(&random) % VOCAB);
+        targets[i] = (tokens[i] * 3 + 1) % VOCAB;
+    }
+    float loss;
+    OK(j->ctx, dqt_tape_zero_gradients(j->tape));
+    OK(j->ctx, dqt_llama_loss(j->model, j->tape, batch_pairs(tokens, targets, BATCH, LENGTH), &loss, NULL));
+}
+
 /* Steps of one pass each. Precision AUTO may round gradients by random numbers of the pass: a new tape goes on with it.
  */
 static inline void job_train(struct job *j, uint64_t first, uint64_t count) {
     OK(j->ctx, dqt_tape_set_pass(j->tape, first));
     for (uint64_t step = first; step < first + count; step++) {
-        int32_t tokens[BATCH * LENGTH], targets[BATCH * LENGTH];
-        uint64_t random = 77 + step;
-        for (int i = 0; i < BATCH * LENGTH; i++) {
-            tokens[i] = (int32_t)(test_random(&random) % VOCAB);
-            targets[i] = (tokens[i] * 3 + 1) % VOCAB;
-        }
-        float loss;
-        OK(j->ctx, dqt_tape_zero_gradients(j->tape));
-        OK(j->ctx, dqt_llama_loss(j->model, j->tape, batch_pairs(tokens, targets, BATCH, LENGTH), &loss, NULL));
+        job_loss(j, step);
         OK(j->ctx, dqt_llama_backward(j->model, j->tape, 1));
         OK(j->ctx, dqt_updater_step(j->updater, j->tape, step_rate(0.02f), NULL));
     }

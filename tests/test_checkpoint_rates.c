@@ -22,15 +22,7 @@ static dqt_updater_options corrected(int32_t optimizer, int32_t corrects, bool f
 static void train(struct job *j, uint64_t first, uint64_t end, bool fused) {
     OK(j->ctx, dqt_tape_set_pass(j->tape, first));
     for (uint64_t step = first; step < end; step++) {
-        int32_t tokens[BATCH * LENGTH], targets[BATCH * LENGTH];
-        uint64_t random = 77 + step;
-        for (int i = 0; i < BATCH * LENGTH; i++) {
-            tokens[i] = (int32_t)(test_random(&random) % VOCAB);
-            targets[i] = (tokens[i] * 3 + 1) % VOCAB;
-        }
-        float loss;
-        OK(j->ctx, dqt_tape_zero_gradients(j->tape));
-        OK(j->ctx, dqt_llama_loss(j->model, j->tape, batch_pairs(tokens, targets, BATCH, LENGTH), &loss, NULL));
+        job_loss(j, step);
         if (fused) {
             OK(j->ctx, dqt_llama_backward_update(j->model, j->tape, j->updater, step_rate(rate_at(step)), NULL));
         } else {
