@@ -97,6 +97,27 @@ static inline struct memory_file job_bytes(const struct job *j, const void *host
     return f;
 }
 
+/* A job that goes on from a file, and would write its bytes again. False where it cannot be read. */
+static inline bool job_resume(dqt_context *ctx, struct memory_file *file, struct job *j) {
+    *j = (struct job){.ctx = ctx};
+    OK(ctx, read_checkpoint(ctx, memory_read, file, &j->model, &j->updater, NULL, NULL));
+    if (!j->updater) return false;
+    struct memory_file again = job_bytes(j, NULL, 0);
+    CHECK(same_bytes(file, &again));
+    free(again.bytes);
+    job_tape(j);
+    return true;
+}
+
+/* Both have the same bytes, which are not the file's. */
+static inline bool jobs_moved_alike(const struct job *a, const struct job *b, const struct memory_file *file) {
+    struct memory_file x = job_bytes(a, NULL, 0), y = job_bytes(b, NULL, 0);
+    const bool alike = same_bytes(&x, &y) && !same_bytes(&x, file);
+    free(x.bytes);
+    free(y.bytes);
+    return alike;
+}
+
 /* A trained model of this kind, written with `host`. */
 static inline struct memory_file trained_file(dqt_context *ctx, const void *host, size_t host_size) {
     const dqt_llama_config c = small_config();

@@ -53,24 +53,16 @@ static void check_resume(const dqt_updater_options *o, bool fused) {
     struct counting counting;
     dqt_context *ctx = counting_context(&counting);
     const dqt_llama_config c = small_config();
-    struct job whole = job_new(ctx, &c, o), resumed = {.ctx = ctx};
+    struct job whole = job_new(ctx, &c, o), resumed;
     train(&whole, 0, 3, fused);
     slow_mlp(&whole);
     train(&whole, 3, MIDDLE, fused);
     struct memory_file middle = job_bytes(&whole, NULL, 0);
     CHECKF(rates_in(&middle) == 9, "%zu rates", rates_in(&middle)); /* embedding, q, k, v, o, gate, up, down, head */
-    OK(ctx, read_checkpoint(ctx, memory_read, &middle, &resumed.model, &resumed.updater, NULL, NULL));
-    if (resumed.updater) {
-        struct memory_file again = job_bytes(&resumed, NULL, 0);
-        CHECK(same_bytes(&middle, &again));
-        job_tape(&resumed);
+    if (job_resume(ctx, &middle, &resumed)) {
         train(&whole, MIDDLE, END, fused);
         train(&resumed, MIDDLE, END, fused);
-        struct memory_file a = job_bytes(&whole, NULL, 0), b = job_bytes(&resumed, NULL, 0);
-        CHECKF(same_bytes(&a, &b) && !same_bytes(&a, &middle), "optimizer %d, fused %d", o->optimizer, fused);
-        free(again.bytes);
-        free(a.bytes);
-        free(b.bytes);
+        CHECKF(jobs_moved_alike(&whole, &resumed, &middle), "optimizer %d, fused %d", o->optimizer, fused);
     }
     job_end(&whole);
     job_end(&resumed);
