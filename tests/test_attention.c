@@ -147,7 +147,7 @@ static struct workspace make_workspace(dqt_context *ctx, const struct attention_
     struct scratch_need need = {0, 0, 0};
     struct workspace ws = {0};
     attention_scratch(ctx, s, &need);
-    attention_cached_scratch(ctx, s->heads, s->head_size, &need);
+    attention_cached_scratch(ctx, s->length, s->heads, s->head_size, &need);
     OK(ctx, workspace_create(ctx, &need, &ws));
     if (ws.base) memset(ws.base, 0xff, ws.bytes); /* NaN: nothing may be read before it is written */
     return ws;

@@ -112,7 +112,7 @@ static void attention_layer_scratch(const dqt_tape *t, const dqt_layer *l, struc
                                           l->shape.kv_heads, l->shape.head_size};
     layer_scratch(t, l, need);
     attention_scratch(t->ctx, &shape, need);
-    if (t->options.inference) attention_cached_scratch(t->ctx, l->shape.heads, l->shape.head_size, need);
+    if (t->options.inference) attention_cached_scratch(t->ctx, t->max_tokens, l->shape.heads, l->shape.head_size, need);
 }
 
 static struct attention_shape shape_of(const struct slot *s) {

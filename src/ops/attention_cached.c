@@ -15,14 +15,19 @@ struct job {
     const struct vector_kernels *kernels;
     const struct workspace *ws;
     const struct cached_tokens *tokens;
-    size_t layer, heads, blocks;
+    const struct token_block *block; /* [blocks] */
+    size_t blocks, layer, heads;
     const float *q; /* [tokens][heads * head_size] */
     float *out;     /* the same */
 };
 
-/* Lane scratch, in floats: scores [TILE], maximum and sum [QUERIES][heads of a kv head]. */
-void attention_cached_scratch(const dqt_context *ctx, size_t heads, size_t head_size, struct scratch_need *need) {
-    struct arena a = {0};
+/* Shared scratch: blocks [tokens]. Lane scratch, in floats: scores [TILE], maximum and sum [QUERIES][heads of a kv
+ * head]. */
+void attention_cached_scratch(const dqt_context *ctx, size_t tokens, size_t heads, size_t head_size,
+                              struct scratch_need *need) {
+    struct arena a = {0}, shared = {0};
+    arena_take(&shared, tokens, sizeof(struct token_block));
+    scratch_max(need, shared.used, 0, 0);
     attention_prefill_scratch(ctx, head_size, need);
     arena_take(&a, TILE, sizeof(float));
     for (int i = 0; i < 2; i++)
@@ -39,21 +44,19 @@ struct block {
     float *scores, *maximum, *sum;
 };
 
-bool attention_cached_block(const struct cached_tokens *t, bool many, size_t index, size_t *begin, size_t *end) {
+/* Blocks of the few, or of the many, to out; returns how many. */
+static size_t list_blocks(const struct cached_tokens *t, bool many, struct token_block *out) {
+    const size_t most = many ? TILE : QUERIES;
+    size_t count = 0;
     for (size_t first = 0, next; first < t->count; first = next) {
         next = first + 1;
         while (next < t->count && t->cache[next] == t->cache[first])
             next++;
         if ((next - first >= QUERIES) != many) continue;
-        const size_t most = many ? TILE : QUERIES, blocks = ceil_div(next - first, most);
-        if (index < blocks) {
-            *begin = first + index * most;
-            *end = size_min(*begin + most, next);
-            return true;
-        }
-        index -= blocks;
+        for (size_t begin = first; begin < next; begin += most)
+            out[count++] = (struct token_block){begin, size_min(begin + most, next)};
     }
-    return false;
+    return count;
 }
 
 /* Values come while scores are made of the keys; among many tokens the first one's waiting does not matter. */
@@ -99,7 +102,8 @@ static void cached_block(void *arg, size_t task, int lane) {
     const struct job *job = arg;
     const struct cached_tokens *tokens = job->tokens;
     struct block b = {.job = job, .kv_head = task / job->blocks, .group = job->heads / tokens->cache[0]->kv_heads};
-    attention_cached_block(tokens, false, task % job->blocks, &b.begin, &b.end);
+    b.begin = job->block[task % job->blocks].begin;
+    b.end = job->block[task % job->blocks].end;
     const struct kv_cache *c = tokens->cache[b.begin];
     const size_t width = b.group * c->head_size, row_bytes = c->head_size * cache_element_bytes(c->format);
     b.k = kv_cache_rows(c, job->layer, CACHED_KEYS, b.kv_head);
@@ -131,16 +135,19 @@ void attention_cached(const dqt_context *ctx, const struct workspace *ws, const 
                       size_t layer, size_t heads, const float *q, float *out) {
     const struct kv_cache *c = tokens->cache[0];
     DQT_ASSERT(c->kv_heads > 0 && heads % c->kv_heads == 0);
-    struct job job = {&ctx->kernels->vector, ws, tokens, layer, heads, 0, q, out};
-    size_t begin, end;
+    struct arena shared = shared_arena(ws);
+    struct token_block *block = arena_take(&shared, tokens->count, sizeof *block);
+    struct job job = {
+        &ctx->kernels->vector, ws, tokens, block, list_blocks(tokens, false, block), layer, heads, q, out};
     double keys = 0;
-    for (; attention_cached_block(tokens, false, job.blocks, &begin, &end); job.blocks++)
-        for (size_t i = begin; i < end; i++) {
+    for (size_t b = 0; b < job.blocks; b++)
+        for (size_t i = block[b].begin; i < block[b].end; i++) {
             DQT_ASSERT(tokens->position[i] < tokens->cache[i]->positions);
             keys += (double)(tokens->position[i] + 1);
         }
     if (job.blocks > 0)
         parallel_run(ctx, job.blocks * c->kv_heads, WORK_ELEMENT * keys * (double)(c->kv_heads * c->head_size),
                      cached_block, &job);
-    if (attention_cached_block(tokens, true, 0, &begin, &end)) attention_prefill(ctx, ws, tokens, layer, heads, q, out);
+    const size_t many = list_blocks(tokens, true, block);
+    if (many > 0) attention_prefill(ctx, ws, tokens, block, many, layer, heads, q, out);
 }

@@ -13,7 +13,8 @@ enum { TILE = ATTENTION_TILE, ROWS = ATTENTION_ROWS, COLUMNS = ATTENTION_COLUMNS
 struct prefill {
     struct attention_job job;
     const struct cached_tokens *tokens;
-    size_t layer, blocks;
+    const struct token_block *block; /* [blocks] */
+    size_t blocks, layer;
 };
 
 /* A head's keys and values, and queries of a block of it. Lane scratch: [TILE][depth] of both, and what a tile of
@@ -106,8 +107,7 @@ static void prefill_head(void *arg, size_t task, int lane) {
     const struct prefill *p = arg;
     const struct attention_job *job = &p->job;
     const size_t head = task / p->blocks;
-    size_t begin, end;
-    attention_cached_block(p->tokens, true, task % p->blocks, &begin, &end);
+    const size_t begin = p->block[task % p->blocks].begin, end = p->block[task % p->blocks].end;
     const size_t offset = begin * job->q_ld + head * job->s.head_size;
     struct arena a = lane_arena(job->ws, lane);
     struct cached_head h = {.p = p, .cache = p->tokens->cache[begin], .q = job->q + offset, .out = job->out + offset};
@@ -125,15 +125,19 @@ static void prefill_head(void *arg, size_t task, int lane) {
 }
 
 void attention_prefill(const dqt_context *ctx, const struct workspace *ws, const struct cached_tokens *tokens,
-                       size_t layer, size_t heads, const float *q, float *out) {
+                       const struct token_block *block, size_t blocks, size_t layer, size_t heads, const float *q,
+                       float *out) {
     const struct kv_cache *c = tokens->cache[0];
     const struct attention_shape s = {1, tokens->count, heads, c->kv_heads, c->head_size};
-    struct prefill p = {.job = attention_job_make(ctx, ws, &s, q, NULL, NULL), .tokens = tokens, .layer = layer};
-    size_t begin, end;
+    struct prefill p = {.job = attention_job_make(ctx, ws, &s, q, NULL, NULL),
+                        .tokens = tokens,
+                        .block = block,
+                        .blocks = blocks,
+                        .layer = layer};
     double pairs = 0;
     p.job.out = out;
-    for (; attention_cached_block(tokens, true, p.blocks, &begin, &end); p.blocks++)
-        pairs += (double)(end - begin) * (double)(tokens->position[begin] + TILE / 2);
-    parallel_run(ctx, p.blocks * heads,
-                 pairs * (double)heads * (2 * WORK_PRODUCT * (double)c->head_size + WORK_ELEMENT), prefill_head, &p);
+    for (size_t b = 0; b < blocks; b++)
+        pairs += (double)(block[b].end - block[b].begin) * (double)(tokens->position[block[b].begin] + TILE / 2);
+    parallel_run(ctx, blocks * heads, pairs * (double)heads * (2 * WORK_PRODUCT * (double)c->head_size + WORK_ELEMENT),
+                 prefill_head, &p);
 }

@@ -40,7 +40,9 @@ float *kv_cache_steps(const struct kv_cache *c, size_t layer, size_t which, size
 /* The first `count` positions of all layers, between caches of one shape and format. */
 void kv_cache_copy(const struct kv_cache *to, const struct kv_cache *from, size_t count);
 
-void attention_cached_scratch(const dqt_context *ctx, size_t heads, size_t head_size, struct scratch_need *need);
+/* Of at most so many tokens. */
+void attention_cached_scratch(const dqt_context *ctx, size_t tokens, size_t heads, size_t head_size,
+                              struct scratch_need *need);
 /* out[count][heads * head_size] from q of the same shape: each token attends to its sequence as far as its own
  * position. Tokens of a sequence that follow each other in the pass are few (each token's bits depend on nothing else)
  * or many (on where their first one is, and how many they are). Among many, what is not finite may be seen by tokens
@@ -48,11 +50,14 @@ void attention_cached_scratch(const dqt_context *ctx, size_t heads, size_t head_
 void attention_cached(const dqt_context *ctx, const struct workspace *ws, const struct cached_tokens *tokens,
                       size_t layer, size_t heads, const float *q, float *out);
 
-/* Block `index` of the few, or of the many: tokens [begin, end) of one sequence. False where there is none. */
-bool attention_cached_block(const struct cached_tokens *tokens, bool many, size_t index, size_t *begin, size_t *end);
-/* The same of the many alone, of which there are some. */
+/* Tokens [begin, end) of a pass, of one sequence, that are attended to together. */
+struct token_block {
+    size_t begin, end;
+};
+/* The same of the many alone: of block[blocks], of which there are some. */
 void attention_prefill_scratch(const dqt_context *ctx, size_t head_size, struct scratch_need *need);
 void attention_prefill(const dqt_context *ctx, const struct workspace *ws, const struct cached_tokens *tokens,
-                       size_t layer, size_t heads, const float *q, float *out);
+                       const struct token_block *block, size_t blocks, size_t layer, size_t heads, const float *q,
+                       float *out);
 
 #endif
