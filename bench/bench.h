@@ -7,6 +7,8 @@
  *     }
  *     bench_end(&b);                                          // how speeds grow with threads, where several were used
  *
+ * Of a word that ends in $ what is before it must end the name.
+ *
  * A line of JSON per measurement is appended to build/bench.jsonl; a run of bench.c without arguments empties it
  * first. */
 #ifndef BENCH_H
@@ -97,8 +99,14 @@ static inline void bench_end(struct bench *b) {
 }
 
 static inline bool bench_wants(const struct bench *b, const char *name) {
-    for (int i = 0; i < b->num_words; i++)
-        if (strstr(name, b->words[i])) return true;
+    for (int i = 0; i < b->num_words; i++) {
+        const char *word = b->words[i];
+        const size_t length = strlen(word), all = strlen(name);
+        const bool ends = length && word[length - 1] == '$'; /* $: what is before it must end the name */
+        if (ends ? all >= length - 1 && strncmp(name + all - (length - 1), word, length - 1) == 0
+                 : strstr(name, word) != NULL)
+            return true;
+    }
     return b->num_words == 0;
 }
 
