@@ -45,35 +45,7 @@ static void BLOCK(const struct gemm_block *b) {
             __builtin_prefetch(prefetch, 0, 2);
         const char *a = b->a, *panel = (const char *)b->b + n / PANEL * stride;
         NUMBER *partial = (NUMBER *)b->partial + n * ROWS;
-#ifdef WIDEN_STEPS
-        /* 32-bit sums in memory, 16-bit ones in registers: only touched by loops of constant length, no branches */
-        for (size_t i = 0; first && i < ROWS * VECTORS; i++)
-            STORE(partial + i * LANES, ZERO());
-        for (size_t s = 0; s < steps; s += WIDEN_STEPS) {
-            const size_t part = steps - s < WIDEN_STEPS ? steps - s : WIDEN_STEPS;
-            OPERAND sum[ROWS][VECTORS];
-            for (size_t i = 0; i < ROWS; i++)
-                for (size_t v = 0; v < VECTORS; v++)
-                    sum[i][v] = ZERO();
-            for (size_t j = 0; j < part; j++, a += ROWS * 4, panel += PANEL * 4) {
-                OPERAND bv[VECTORS];
-                for (size_t v = 0; v < VECTORS; v++)
-                    bv[v] = LOAD_B(panel + v * LANES / PANEL * stride + v * LANES % PANEL * 4);
-                for (size_t i = 0; i < ROWS; i++) {
-                    const OPERAND av = BROADCAST(a + i * 4);
-                    for (size_t v = 0; v < VECTORS; v++)
-                        sum[i][v] = SHORT_DOT(sum[i][v], av, bv[v]);
-                }
-            }
-            for (size_t i = 0; i < ROWS; i++) {
-                for (size_t v = 0; v < VECTORS; v++) {
-                    NUMBER *to = partial + (i * VECTORS + v) * LANES;
-                    STORE(to, WIDEN(LOAD(to), sum[i][v]));
-                }
-            }
-        }
-#else
-        SUM sum[TILES][VECTORS]; /* in registers: only touched by loops of constant length, without branches */
+        SUM sum[TILES][VECTORS]; /* only touched by loops of constant length, without branches */
         if (first)
             for (size_t i = 0; i < TILES; i++)
                 for (size_t v = 0; v < VECTORS; v++)
@@ -82,6 +54,29 @@ static void BLOCK(const struct gemm_block *b) {
             for (size_t i = 0; i < TILES; i++)
                 for (size_t v = 0; v < VECTORS; v++)
                     sum[i][v] = LOAD(partial + (i * VECTORS + v) * LANES);
+#ifdef WIDEN_STEPS
+        /* 16-bit sums in registers, 32-bit ones on the stack */
+        for (size_t s = 0; s < steps; s += WIDEN_STEPS) {
+            const size_t part = steps - s < WIDEN_STEPS ? steps - s : WIDEN_STEPS;
+            OPERAND short_sum[ROWS][VECTORS];
+            for (size_t i = 0; i < ROWS; i++)
+                for (size_t v = 0; v < VECTORS; v++)
+                    short_sum[i][v] = ZERO();
+            for (size_t j = 0; j < part; j++, a += ROWS * 4, panel += PANEL * 4) {
+                OPERAND bv[VECTORS];
+                for (size_t v = 0; v < VECTORS; v++)
+                    bv[v] = LOAD_B(panel + v * LANES / PANEL * stride + v * LANES % PANEL * 4);
+                for (size_t i = 0; i < ROWS; i++) {
+                    const OPERAND av = BROADCAST(a + i * 4);
+                    for (size_t v = 0; v < VECTORS; v++)
+                        short_sum[i][v] = SHORT_DOT(short_sum[i][v], av, bv[v]);
+                }
+            }
+            for (size_t i = 0; i < ROWS; i++)
+                for (size_t v = 0; v < VECTORS; v++)
+                    sum[i][v] = WIDEN(sum[i][v], short_sum[i][v]);
+        }
+#else
         for (size_t s = 0; s < steps; s++, a += ROWS * STEP, panel += PANEL * STEP) {
 #ifdef ADD_STEP
             ADD_STEP(sum, a, panel);
@@ -96,10 +91,10 @@ static void BLOCK(const struct gemm_block *b) {
             }
 #endif
         }
+#endif
         for (size_t i = 0; i < TILES; i++)
             for (size_t v = 0; v < VECTORS; v++)
                 STORE(partial + (i * VECTORS + v) * LANES, sum[i][v]);
-#endif
         if (!last) continue;
         TO_ROWS(partial);
         for (size_t i = 0; i < m; i++) {
