@@ -77,6 +77,13 @@ static void spoil(unsigned char *got, unsigned char *want) {
     memset(want, 0xa5, ROOM);
 }
 
+/* What lies behind `bytes` bytes is as spoil left it: it may be another lane's. */
+static bool stays_behind(const unsigned char *got, size_t bytes) {
+    for (size_t i = bytes; i < bytes + 64; i++)
+        if (got[i] != 0x5a) return false;
+    return true;
+}
+
 /* The first n columns of a panel k deep are the same. */
 static bool same_columns(const struct gemm_engine *e, const unsigned char *a, const unsigned char *b, size_t n,
                          size_t k) {
@@ -84,6 +91,26 @@ static bool same_columns(const struct gemm_engine *e, const unsigned char *a, co
     for (size_t g = 0; g < k / e->group; g++)
         if (memcmp(a + g * PANEL * bytes, b + g * PANEL * bytes, n * bytes) != 0) return false;
     return true;
+}
+
+/* A from rows of K that end at a guard page, close together and apart. */
+static void rows_of_k(const struct gemm_engine *e, const char *isa, size_t m, size_t k, unsigned char *got,
+                      unsigned char *want, uint64_t *seed) {
+    const size_t strides[] = {m, m + 3, PACK_BLOCK};
+    for (size_t s = 0; e->pack_a_rows && s < sizeof strides / sizeof *strides; s++) {
+        const size_t ld = strides[s];
+        const int8_t *src = guarded((k - 1) * ld + m, seed);
+        int32_t got_sums[32], want_sums[32];
+        for (int i = 0; i < 32; i++)
+            got_sums[i] = want_sums[i] = i;
+        spoil(got, want);
+        e->pack_a_rows(e, src, ld, m, k, got, got_sums);
+        gemm_pack_a_rows(e, src, ld, m, k, want, want_sums);
+        CHECKF(memcmp(got, want, e->rows * k * e->size) == 0, "%s: pack_a_rows, %zu x %zu of %zu", isa, m, k, ld);
+        CHECKF(stays_behind(got, e->rows * k * e->size), "%s: pack_a_rows, behind %zu x %zu", isa, m, k);
+        CHECKF(memcmp(got_sums, want_sums, sizeof want_sums) == 0, "%s: sums of rows, %zu x %zu", isa, m, k);
+        release();
+    }
 }
 
 static void integer_engine(const struct gemm_engine *e, const char *isa, int largest) {
@@ -99,8 +126,10 @@ static void integer_engine(const struct gemm_engine *e, const char *isa, int lar
             e->pack_a_codes(e, src, k + PACK_BLOCK, m, k, got, got_sums);
             p.pack_a_codes(&p, src, k + PACK_BLOCK, m, k, want, want_sums);
             CHECKF(memcmp(got, want, e->rows * k * e->size) == 0, "%s: pack_a_codes, %zu x %zu", isa, m, k);
+            CHECKF(stays_behind(got, e->rows * k * e->size), "%s: pack_a_codes, behind %zu x %zu", isa, m, k);
             CHECKF(memcmp(got_sums, want_sums, sizeof want_sums) == 0, "%s: sums, %zu x %zu", isa, m, k);
             release();
+            rows_of_k(e, isa, m, k, got, want, &seed);
         }
         EACH_FORMAT(number) {
             const struct packing *packing = format_packing(format_of(number));
@@ -137,6 +166,7 @@ static void float_engine(const struct gemm_engine *e, const char *isa) {
                 e->pack_a(e, src, k + 3, m, k, scale, got);
                 p.pack_a(&p, src, k + 3, m, k, scale, want);
                 CHECKF(memcmp(got, want, e->rows * padded * e->size) == 0, "%s: pack_a, %zu x %zu", isa, m, k);
+                CHECKF(stays_behind(got, e->rows * padded * e->size), "%s: pack_a, behind %zu x %zu", isa, m, k);
                 spoil(got, want);
                 e->pack_a_transposed(e, across, m + 3, m, k, scale, got);
                 p.pack_a_transposed(&p, across, m + 3, m, k, scale, want);

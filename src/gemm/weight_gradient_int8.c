@@ -36,6 +36,7 @@ static void pack_rows(void *arg, size_t group, void *scratch) {
     const float *dy = g->dy + g->first * g->ld_dy + g->row + row, *scale = g->x->step + g->first;
     unsigned char *a = g->a + padded * padded_k * e->size;
     int32_t *row_add = g->row_add + padded;
+    pack_a_rows_fn *pack = e->pack_a_rows ? e->pack_a_rows : gemm_pack_a_rows;
     struct arena lane = {.base = scratch};
     const struct rounding_scratch s = rounding_layout(&lane);
     memset(s.factor, 0, rows * sizeof *s.factor);
@@ -51,8 +52,8 @@ static void pack_rows(void *arg, size_t group, void *scratch) {
                                   g->weight_row + g->row + row, s.codes + i * ld);
         memset(s.codes + count * ld, 0, (PACK_BLOCK - count) * ld);
         for (size_t i = 0; i < rows; i += e->rows)
-            gemm_pack_a_rows(e, s.codes + i, ld, size_min(e->rows, rows - i), PACK_BLOCK,
-                             a + (i * padded_k + t * e->rows) * e->size, row_add + i);
+            pack(e, s.codes + i, ld, size_min(e->rows, rows - i), PACK_BLOCK,
+                 a + (i * padded_k + t * e->rows) * e->size, row_add + i);
     }
     for (size_t r = 0; r < rows; r++)
         row_add[r] = (int32_t)((uint32_t)row_add[r] * (uint32_t)g->bias);

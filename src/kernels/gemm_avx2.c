@@ -120,7 +120,7 @@ const struct gemm_engine gemm_code_avx2 = {.rows = CODE_ROWS,
                                            .ternary = &gemm_ternary_avx2,
                                            .gebp = block_code,
                                            .gebp_groups = block_code_groups,
-                                           .pack_a_codes = gemm_pack_a_codes,
+                                           .pack_a_codes = gemm_pack_a_codes_avx2,
                                            .pack_b_packed = gemm_pack_b_packed_avx2};
 const struct gemm_engine gemm_int8_avx2 = {.rows = INT8_ROWS,
                                            .columns = PANEL,
@@ -132,7 +132,8 @@ const struct gemm_engine gemm_int8_avx2 = {.rows = INT8_ROWS,
                                            .max_range = 255,
                                            .gebp = block_int8,
                                            .gebp_groups = block_int8_groups,
-                                           .pack_a_codes = gemm_pack_a_codes,
+                                           .pack_a_codes = gemm_pack_a_codes16_avx2,
+                                           .pack_a_rows = gemm_pack_a_rows16_avx2,
                                            .pack_b_packed = gemm_pack_b_packed16_avx2};
 
 #define ENGINE_F32                                                                                                     \

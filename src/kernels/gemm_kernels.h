@@ -70,6 +70,10 @@ struct gemm_engine;
  * signed codes, left as they are. */
 typedef void pack_a_codes_fn(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t m, size_t k, void *out,
                              int32_t *sums);
+/* One block of A from src[k][ld], of which m columns are its rows; k is a multiple of GEMM_K_ALIGN. sums[m] are added
+ * to. */
+typedef void pack_a_rows_fn(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t m, size_t k, void *out,
+                            int32_t *sums);
 /* n packed rows (one column of B each) of `blocks` pack blocks, stride bytes apart. Columns from n on: anything. */
 typedef void pack_b_packed_fn(const struct gemm_engine *e, const struct packing *p, const uint8_t *src, size_t stride,
                               size_t n, size_t blocks, void *panel);
@@ -104,9 +108,10 @@ struct gemm_engine {
     void (*gebp_groups)(const struct gemm_block *b); /* integer engines */
 
     /* Packing of one block of A (rows beyond m become zero) or one panel of B, k elements deep, padded to k_align. May
-     * be done part by part of K: k is a multiple of k_align except in the last. Integer engines have the first two,
+     * be done part by part of K: k is a multiple of k_align except in the last. Integer engines have the first four,
      * float engines the others. */
     pack_a_codes_fn *pack_a_codes;
+    pack_a_rows_fn *pack_a_rows; /* NULL: gemm_pack_a_rows */
     pack_b_packed_fn *pack_b_packed;
     pack_b_rows_fn *pack_b_rows;  /* NULL: gemm_pack_b_rows */
     pack_a_fn *pack_a;            /* src[m][ld] */

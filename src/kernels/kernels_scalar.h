@@ -9,8 +9,7 @@
 
 /* Packing for any engine. */
 pack_a_codes_fn gemm_pack_a_codes;
-/* One block of A from src[k][ld]; k is a multiple of GEMM_K_ALIGN. sums[m] are added to. */
-pack_a_codes_fn gemm_pack_a_rows;
+pack_a_rows_fn gemm_pack_a_rows;
 pack_b_rows_fn gemm_pack_b_rows;
 pack_b_packed_fn gemm_pack_b_packed;
 pack_a_fn gemm_pack_a, gemm_pack_a_transposed;
