@@ -42,6 +42,7 @@ static void decode_signed(const int8_t *in, size_t n, float a, float *restrict o
     }
 }
 
+#ifndef UPDATE_ENCODE_SIGNED
 /* Stochastic between the neighbours of |x| among the values (code / 127)^2 * a, with the probability that keeps the
  * mean of x (not of z: where |x| is 1e-4 of a the mean of z^2 would be 1.2 times x, at 1e-6 it would be 17 times). y =
  * |x| in units of a / 127^2; code + 1 is (2 code + 1) above code. */
@@ -67,6 +68,7 @@ static void encode_signed(const float *in, size_t n, const uint32_t *words, floa
     *scale = a;
     memcpy(out, code, n);
 }
+#endif
 
 /* Second moments in 8 bits: v = z^4 * a with z = code / 255, a = max v of the chunk. */
 static inline float fourth(float code) {

@@ -3,9 +3,9 @@
  * The including file defines
  *   UPDATE_KERNELS  the name of the struct update_kernels that this file defines
  *   UPDATE_PHILOX   optional: it has its own static philox_blocks (integer products are exact in any form)
- * Plain loops of fixed length that
- * the compiler turns into vectors; no operation may be reordered or fused, so that all files give the same bits.
- * Everything is static: nothing compiled here may be called on a lesser CPU.
+ *   UPDATE_ENCODE_SIGNED  optional: and its own static encode_signed
+ * Plain loops of fixed length that the compiler turns into vectors; no operation may be reordered or fused, so that all
+ * files give the same bits. Everything is static: nothing compiled here may be called on a lesser CPU.
  *
  * A row goes chunk by chunk (128 columns) through: gradient, moments and u; step in grid units; rounding; feedback;
  * states and codes written back. The last chunk is padded with zeros, which move nothing. */
