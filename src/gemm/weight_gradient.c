@@ -82,7 +82,9 @@ void weight_gradient_run(struct weight_gradient *g) {
     }
     p->o.m = rows;
     p->n = columns;
-    pieces_cut(p, GEMM_TILE_ROWS, MOST_ROWS, longest, e->size < 4 ? BLOCK_BYTES / 2 : BLOCK_BYTES / 4);
+    /* A lane that is alone can take many rows at a time, of which fewer fill a last block in vain. */
+    const size_t step = p->ctx->num_threads == 1 && GEMM_TILE_ROWS % e->rows != 0 ? MOST_ROWS : GEMM_TILE_ROWS;
+    pieces_cut(p, step, MOST_ROWS, longest, e->size < 4 ? BLOCK_BYTES / 2 : BLOCK_BYTES / 4);
     const size_t parts = cols / columns * ceil_div(columns, p->columns) + ceil_div(cols % columns, p->columns);
     for (g->row = 0; g->row < g->rows; g->row += rows) {
         p->o.m = size_min(rows, g->rows - g->row);
