@@ -122,6 +122,45 @@ static void moves_are_words_of_philox(void) {
     }
 }
 
+/* The same of a row so far into a tensor that the lower word of Philox's counter runs over within it. */
+static void words_go_on_past_the_counters_lower_word(void) {
+    enum { COLS = 389 };
+    const struct packing *packing = format_packing(FORMAT_INT4);
+    const uint64_t first = ((uint64_t)1 << 34) - 101;
+    const struct update_plan plan = {.method = UPDATE_SGD,
+                                     .packing = packing,
+                                     .stochastic = true,
+                                     .clip = 1.0f,
+                                     .learning_rate = 1.0f,
+                                     .one_minus_beta1 = 1.0f,
+                                     .noise = 1.0f,
+                                     .inverse_bias1 = 1.0f,
+                                     .update_factor = 1.0f,
+                                     .weight = rng_make(11, 5, RNG_WEIGHT, 3)};
+    float g[COLS];
+    for (size_t k = 0; k < COLS; k++)
+        g[k] = -0.5f;
+    for (size_t i = 0; i < ISA_COUNT; i++) {
+        dqt_context *ctx = isa_context(isa_caps[i].isa, 1);
+        if (!ctx) continue;
+        uint8_t codes[(COLS + PACK_BLOCK - 1) / PACK_BLOCK * PACK_BLOCK] = {0};
+        const struct update_row row = {
+            .gradient = g, .cols = COLS, .element = first, .weight = codes, .scale = 1.0f, .row_factor = 1.0f};
+        struct update_result result;
+        ctx->kernels->update.row(&plan, &row, &result);
+        size_t wrong = 0;
+        for (size_t k = 0; k < COLS; k++) {
+            uint32_t words[4];
+            int8_t block[PACK_BLOCK];
+            rng_block(&plan.weight, (first + k) / 4, words);
+            block_unpack(packing, codes + k / PACK_BLOCK * packing_block_bytes(packing), block);
+            wrong += block[k % PACK_BLOCK] != packing->min + (int)(words[(first + k) % 4] >> 31);
+        }
+        CHECKF(wrong == 0, "isa %d: %zu codes differ", isa_caps[i].isa, wrong);
+        dqt_context_destroy(ctx);
+    }
+}
+
 /* Neighbours, rows and consecutive steps do not move together. */
 static void stochastic_moves_are_independent(void) {
     enum { ROWS = 256, COLS = 501, N = ROWS * COLS };
@@ -538,6 +577,7 @@ static void low_states_follow_f32(void) {
 
 static const struct test tests[] = {TEST(stochastic_mean_and_variance),
                                     TEST(moves_are_words_of_philox),
+                                    TEST(words_go_on_past_the_counters_lower_word),
                                     TEST(less_noise),
                                     TEST(stochastic_moves_are_independent),
                                     TEST(nearest_loses_small_steps),

@@ -106,21 +106,22 @@ static void pack_codes(const struct product *p, size_t i, size_t m, unsigned cha
         sums[r] = (int32_t)((uint32_t)sums[r] * (uint32_t)p->bias);
 }
 
-/* dy of m tokens times the row scales, rounded to codes[m][PACK_BLOCK] at a time. */
+/* dy of m tokens times the row scales, rounded to codes[m][depth] at a time. */
 static void pack_rounded(const struct product *p, size_t i, size_t m, unsigned char *out, int8_t *codes) {
     const struct gradient_kernels *kernels = &p->p.ctx->kernels->gradient;
     const struct gemm_engine *e = p->p.o.e;
-    const size_t t = p->first + i;
+    const size_t t = p->first + i, depth = 2 * PACK_BLOCK;
     int32_t *sums = p->row_add + i;
     float factor[GEMM_MAX_ROWS];
     for (size_t r = 0; r < m; r++)
         p->step[t + r] = gradient_step(kernels->largest(p->dy + (t + r) * p->ld_dy, p->k_scale, p->k), &factor[r]);
     memset(sums, 0, e->rows * sizeof *sums);
-    for (size_t k = 0; k < p->k; k += PACK_BLOCK) {
+    for (size_t k = 0; k < p->k; k += depth) {
+        const size_t count = size_min(depth, p->k - k);
         for (size_t r = 0; r < m; r++)
-            kernels->round(p->dy + (t + r) * p->ld_dy + k, p->k_scale + k, factor[r], size_min(PACK_BLOCK, p->k - k),
-                           p->rng, t + r, p->row + k, codes + r * PACK_BLOCK);
-        e->pack_a_codes(e, codes, PACK_BLOCK, m, PACK_BLOCK, out + k * e->rows * e->size, sums);
+            kernels->round(p->dy + (t + r) * p->ld_dy + k, p->k_scale + k, factor[r], count, p->rng, t + r, p->row + k,
+                           codes + r * depth);
+        e->pack_a_codes(e, codes, depth, m, round_up(count, PACK_BLOCK), out + k * e->rows * e->size, sums);
     }
     for (size_t r = 0; r < e->rows; r++)
         sums[r] = (int32_t)((uint32_t)sums[r] * (uint32_t)p->bias);

@@ -9,9 +9,13 @@ TARGET_BEGIN(TARGET_AVX2)
 #include "kernels/gradient_kernels.h"
 #include "kernels/philox_avx2.h"
 
+_Static_assert(GRADIENT_PART / 8 == 8, "eight blocks");
 static inline void philox_part(const struct rng *r, uint64_t first, uint32_t *restrict out) {
-    _Static_assert(GRADIENT_PART / 8 == 8, "eight blocks");
-    philox_eight(r, first, out);
+    philox_chains(r, first, 1, out);
+}
+
+static inline void philox_pair(const struct rng *r, uint64_t first, uint32_t *restrict out) {
+    philox_chains(r, first, 2, out);
 }
 
 /* v + 128 + u / 65536, cut to a whole number: between 128 and 256 a float's last bit is worth 1 / 65536. The order of
@@ -41,6 +45,7 @@ static inline void round_part(const float *x, float one, const float *each, bool
 }
 
 #define GRADIENT_ROUND
+#define GRADIENT_PAIR
 #define GRADIENT_KERNELS gradient_kernels_avx2
 #include "kernels/gradient_template.h"
 

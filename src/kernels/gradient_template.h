@@ -1,6 +1,7 @@
 /* The kernels of gradient_kernels.h, compiled once per instruction set by gradient_<isa>.c, which defines
  *   GRADIENT_KERNELS  the name of the struct gradient_kernels that this file defines
  *   GRADIENT_ROUND    optional: it has its own static philox_part and round_part
+ *   GRADIENT_PAIR     optional: it has its own static philox_pair, the words of two parts
  * Plain loops of fixed length that the compiler turns into vectors; nothing may be reordered or fused, so that all
  * files give the same bits. Everything is static: nothing compiled here may be called on a lesser CPU. */
 #include <stdbool.h>
@@ -62,13 +63,21 @@ static inline void round_part(const float *x, float one, const float *each, bool
 }
 #endif
 
+#ifndef GRADIENT_PAIR
+static inline void philox_pair(const struct rng *r, uint64_t first, uint32_t *restrict out) {
+    philox_part(r, first, out);
+    philox_part(r, first + BLOCKS, out + PART / 2);
+}
+#endif
+
 /* v = dy * scale * factor, of which one is a number and the other has one for each row. */
 static inline void round_rows(const float *dy, float one, const float *each, bool each_is_factor, size_t n,
                               const struct rng *rng, uint64_t token, uint64_t row, int8_t *restrict codes) {
     DQT_ASSERT(row % PART == 0 && token <= UINT32_MAX);
-    for (size_t k = 0; k < n; k += PART, codes += PART) {
+    uint32_t words[2][PART / 2];
+    for (size_t k = 0, odd = 0; k < n; k += PART, codes += PART, odd = !odd) {
         const size_t count = n - k < PART ? n - k : PART;
-        uint32_t words[PART / 2];
+        const uint64_t block = token << 32 | (row + k) / 8;
         const float *x = dy + k, *e = each + k;
         float padded[2][PART];
         if (count < PART) {
@@ -76,8 +85,9 @@ static inline void round_rows(const float *dy, float one, const float *each, boo
             x = memcpy(padded[0], x, count * sizeof *x);
             e = memcpy(padded[1], e, count * sizeof *e);
         }
-        philox_part(rng, token << 32 | (row + k) / 8, words);
-        round_part(x, one, e, each_is_factor, words, codes);
+        if (!odd && n - k > PART) philox_pair(rng, block, words[0]);
+        if (!odd && n - k <= PART) philox_part(rng, block, words[0]);
+        round_part(x, one, e, each_is_factor, words[odd], codes);
     }
 }
 

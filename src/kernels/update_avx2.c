@@ -10,8 +10,8 @@ TARGET_BEGIN(TARGET_AVX2)
 #include "kernels/philox_avx2.h"
 
 static void philox_blocks(const struct rng *r, uint64_t first, uint32_t *restrict out) {
-    for (int i = 0; i < UPDATE_CHUNK / 4; i += 8)
-        philox_eight(r, first + (uint64_t)i, out + 4 * i);
+    for (int i = 0; i < UPDATE_CHUNK / 4; i += 16)
+        philox_chains(r, first + (uint64_t)i, 2, out + 4 * i);
 }
 
 /* 128 numbers' greatest magnitude, by their bits. */
