@@ -150,6 +150,22 @@ static void integer_engine(const struct gemm_engine *e, const char *isa, int lar
     free(want);
 }
 
+/* Any NaN is packed as one, also where adding half a bit to it would make another number of it. */
+static void nan_stays(const struct gemm_engine *e, const char *isa) {
+    const uint32_t bits[] = {0x7fffffff, 0xffffffff, 0x7f800001};
+    unsigned char *out = aligned_alloc(64, ROOM);
+    for (size_t i = 0; i < sizeof bits / sizeof *bits; i++) {
+        float x, got;
+        uint16_t half;
+        memcpy(&x, &bits[i], sizeof x);
+        e->pack_a(e, &x, 1, 1, 1, NULL, out);
+        memcpy(&got, out, sizeof got);
+        memcpy(&half, out, sizeof half);
+        CHECKF(isnan(e->size == 2 ? bf16_to_f32(half) : got), "%s: pack_a of %#x", isa, bits[i]);
+    }
+    free(out);
+}
+
 static void float_engine(const struct gemm_engine *e, const char *isa) {
     const struct gemm_engine p = plain(e);
     unsigned char *got = aligned_alloc(64, ROOM), *want = aligned_alloc(64, ROOM);
@@ -210,6 +226,7 @@ static void packing_is_that_of_plain_c(void) {
         integer_engine(&k->code, isa_caps[i].name, k->code.max_range);
         integer_engine(&k->int8, isa_caps[i].name, k->int8.max_range);
         float_engine(&k->bf16, isa_caps[i].name);
+        nan_stays(&k->bf16, isa_caps[i].name);
         float_engine(&k->f32, isa_caps[i].name);
         dqt_context_destroy(ctx);
     }

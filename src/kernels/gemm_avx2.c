@@ -138,7 +138,7 @@ const struct gemm_engine gemm_int8_avx2 = {.rows = INT8_ROWS,
 
 #define ENGINE_F32                                                                                                     \
     .rows = F32_ROWS, .columns = PANEL, .group = 1, .size = 4, .k_align = 1, .kc_bytes = GEMM_KC_BYTES,                \
-    .gebp = block_f32, .pack_a = gemm_pack_a, .pack_a_transposed = gemm_pack_a_transposed, .pack_b = gemm_pack_b,      \
+    .gebp = block_f32, .pack_a = gemm_pack_a_avx2, .pack_a_transposed = gemm_pack_a_transposed, .pack_b = gemm_pack_b, \
     .pack_b_transposed = gemm_pack_b_transposed, .pack_b_codes = gemm_pack_b_codes_avx2
 const struct gemm_engine gemm_f32_avx2 = {ENGINE_F32};
 const struct gemm_engine gemm_bf16_avx2 = {ENGINE_F32, .emulates_bf16 = true};

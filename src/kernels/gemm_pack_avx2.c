@@ -11,7 +11,7 @@ TARGET_BEGIN(TARGET_AVX2)
 #include "core/assert.h"
 #include "kernels/gemm_epilogue_avx2.h"
 #include "kernels/kernels_avx2.h"
-#include "kernels/kernels_scalar.h"
+#include "kernels/round_bf16_avx2.h"
 
 enum { FOUR = 4, SIX = 6 }; /* rows of a block */
 
@@ -143,6 +143,32 @@ void gemm_pack_a_rows16_avx2(const struct gemm_engine *e, const int8_t *src, siz
     for (size_t i = 0; i < m; i++)
         sums[i] += total[i];
     (void)e;
+}
+
+/* Eight floats of which `count` are there, the others zeros, times their scales (NULL: 1). */
+static inline __m256 load_scaled(const float *x, const float *scale, size_t count) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    if (count >= 8) return scale ? _mm256_mul_ps(_mm256_loadu_ps(x), _mm256_loadu_ps(scale)) : _mm256_loadu_ps(x);
+    const __m256i valid = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)count), lane);
+    const __m256 v = _mm256_maskload_ps(x, valid);
+    return scale ? _mm256_mul_ps(v, _mm256_maskload_ps(scale, valid)) : v;
+}
+
+/* [k][6] floats. */
+void gemm_pack_a_avx2(const struct gemm_engine *e, const float *src, size_t ld, size_t m, size_t k,
+                      const float *k_scale, void *out) {
+    const bool rounds = e->emulates_bf16;
+    DQT_ASSERT(e->rows == SIX && e->k_align == 1 && e->size == 4);
+    for (size_t c = 0; c < k; c += 8) {
+        const size_t count = k - c < 8 ? k - c : 8;
+        __m256i r[8];
+        for (size_t i = 0; i < 8; i++) {
+            __m256 v = _mm256_setzero_ps();
+            if (i < SIX && i < m) v = load_scaled(src + i * ld + c, k_scale ? k_scale + c : NULL, count);
+            r[i] = _mm256_castps_si256(rounds ? round_to_bf16(v) : v);
+        }
+        store_columns((uint32_t *)out + c * SIX, r, count, c + 8 >= k);
+    }
 }
 
 TARGET_END

@@ -10,6 +10,7 @@
 pack_a_codes_fn gemm_pack_a_codes_avx2;     /* [K / 4][4][4] bytes */
 pack_a_codes_fn gemm_pack_a_codes16_avx2;   /* [K / 2][6][2] 16-bit numbers */
 pack_a_rows_fn gemm_pack_a_rows16_avx2;     /* the same */
+pack_a_fn gemm_pack_a_avx2;                 /* [K][6] floats */
 pack_b_packed_fn gemm_pack_b_packed_avx2;   /* [K / 4][16][4] bytes */
 pack_b_packed_fn gemm_pack_b_packed16_avx2; /* [K / 2][16][2] 16-bit numbers, INT8 only */
 pack_b_codes_fn gemm_pack_b_codes_avx2;     /* to f32 */

@@ -10,6 +10,7 @@ typedef int unpack_avx2_translation_unit; /* not empty elsewhere */
 TARGET_BEGIN(TARGET_AVX2)
 #include "format/format.h"
 #include "kernels/kernels_avx2.h"
+#include "kernels/round_bf16_avx2.h"
 
 static inline __m256i load(const void *p) {
     return _mm256_loadu_si256((const __m256i *)p);
@@ -235,14 +236,6 @@ void gemm_pack_b_packed16_avx2(const struct gemm_engine *e, const struct packing
             }
         }
     }
-}
-
-/* Finite f32 to f32 that holds bf16 values: nearest, ties to even. */
-static inline __m256 round_to_bf16(__m256 v) {
-    const __m256i u = _mm256_castps_si256(v);
-    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
-    const __m256i r = _mm256_add_epi32(u, _mm256_add_epi32(_mm256_set1_epi32(0x7fff), odd));
-    return _mm256_castsi256_ps(_mm256_and_si256(r, _mm256_set1_epi32((int)0xffff0000)));
 }
 
 void gemm_pack_b_codes_avx2(const struct gemm_engine *e, const int8_t *src, size_t ld, size_t k, const float *scale,
