@@ -3,6 +3,7 @@
 #define _DEFAULT_SOURCE
 #include "test.h"
 
+#include "core/bits.h"
 #include "core/memory.h"
 #include "formats.h"
 #include "isa/isa.h"
@@ -43,10 +44,13 @@ static void *guarded(size_t bytes, uint64_t *seed) {
     return p;
 }
 
+/* Every third lies just between two numbers of bf16. */
 static float *guarded_floats(size_t count, uint64_t *seed) {
     float *p = guarded(count * sizeof *p, seed);
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
         p[i] = test_uniform(seed);
+        if (i % 3 == 0) p[i] = f32_from_bits((f32_bits(p[i]) & 0xffff0000u) | 0x8000u);
+    }
     return p;
 }
 
