@@ -2,6 +2,7 @@
  * is timed: regions are counted, and the judgement of contention is given times. */
 #define _POSIX_C_SOURCE 200809L
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -329,6 +330,32 @@ static void a_team_does_one_job_after_the_other(void) {
         pthread_join(threads[i], NULL);
 }
 
+static void count_lane(void *data, size_t lane) {
+    atomic_size_t *entered = data;
+    if (lane) atomic_fetch_add(entered, 1);
+}
+
+/* A lane that saw a job's gate, and lost its core until that job and others were over. */
+static void who_comes_too_late_stays_out(void) {
+    struct team team;
+    struct member late = {&team, 1};
+    pthread_t thread;
+    atomic_size_t entered;
+    atomic_init(&entered, 0);
+    team_init(&team, count_lane);
+    team_run(&team, &entered, 2);
+    const size_t gate = atomic_load(&team.gate);
+    for (int i = 0; i < 3; i++)
+        team_run(&team, &entered, 2);
+    atomic_store(&team.gate, gate);
+    CHECK(pthread_create(&thread, NULL, member, &late) == 0);
+    for (int i = 0; i < 10000 && atomic_load(&entered) == 0; i++)
+        sched_yield();
+    team_dismiss(&team);
+    pthread_join(thread, NULL);
+    CHECK(atomic_load(&entered) == 0);
+}
+
 static dqt_context *openmp_context(void) {
     dqt_context *ctx = NULL;
     dqt_context_options o;
@@ -376,5 +403,5 @@ static const struct test tests[] = {
     TEST(one_token_of_a_small_model),   TEST(steps_are_shared),           TEST(lanes_that_work_pays_for),
     TEST(idle_machines_keep_all_lanes), TEST(taken_cores_are_left_alone), TEST(several_threads_judge),
     TEST(one_neighbour_of_many_cores),  TEST(waiting_is_no_work),         TEST(a_team_does_one_job_after_the_other),
-    TEST(small_jobs_find_lanes)};
+    TEST(who_comes_too_late_stays_out), TEST(small_jobs_find_lanes)};
 TEST_MAIN(tests)

@@ -15,10 +15,13 @@
 
 /* Tasks that follow each other are mostly one lane's: what it fetches ahead at the end of a task is what it reads next,
  * and lanes do not pass one counter's cache line around. */
-enum { RANGES = 8, LINE = 64 };
+enum { RANGES = 16, LINE = 64 };
 struct range {
     _Alignas(LINE) atomic_size_t next;
     size_t end;
+    /* Of the lanes that begin with it, where the job is timed: */
+    atomic_llong busy;    /* nanoseconds from first to last task, summed */
+    atomic_llong fastest; /* nanoseconds of a task: the least of their means */
 };
 
 struct job {
@@ -28,16 +31,17 @@ struct job {
     size_t ranges; /* of tasks; lanes that have done theirs help with the others */
     struct range range[RANGES];
     const double *waited; /* [lanes]; NULL: tasks do not wait */
-    bool timed;           /* the rest is wanted: */
-    atomic_llong busy;    /* nanoseconds from first to last task, summed over the lanes */
-    atomic_llong fastest; /* nanoseconds of a task: the least over the lanes of their means */
+    bool timed;
 };
 
 static void share_tasks(struct job *job, size_t lanes) {
     job->ranges = size_min(lanes, RANGES);
     for (size_t i = 0; i < job->ranges; i++) {
-        atomic_init(&job->range[i].next, job->count * i / job->ranges);
-        job->range[i].end = job->count * (i + 1) / job->ranges;
+        struct range *range = &job->range[i];
+        atomic_init(&range->next, job->count * i / job->ranges);
+        range->end = job->count * (i + 1) / job->ranges;
+        atomic_init(&range->busy, 0);
+        atomic_init(&range->fastest, LLONG_MAX);
     }
 }
 
@@ -48,7 +52,8 @@ static size_t take_tasks(struct job *job, size_t lane) {
     FPENV_DEFAULT();
     for (size_t i = 0; i < job->ranges; i++) {
         struct range *range = &job->range[(lane + i) % job->ranges];
-        for (;; taken++) {
+        /* Looking costs less than taking, which moves the cache line. */
+        for (; atomic_load_explicit(&range->next, memory_order_relaxed) < range->end; taken++) {
             const size_t task = atomic_fetch_add_explicit(&range->next, 1, memory_order_relaxed);
             if (task >= range->end) break;
             job->fn(job->arg, task, (int)lane);
@@ -69,10 +74,11 @@ static void run_timed_lane(void *data, size_t lane) {
     if (!job->timed || taken < 1) return;
     const double waited = job->waited ? job->waited[lane] : 0.0;
     const double time = 1e9 * fmax(omp_get_wtime() - begin - waited, 0.0);
-    atomic_fetch_add_explicit(&job->busy, (long long)time, memory_order_relaxed);
-    long long least = atomic_load_explicit(&job->fastest, memory_order_relaxed);
+    struct range *range = &job->range[lane % job->ranges];
+    atomic_fetch_add_explicit(&range->busy, (long long)time, memory_order_relaxed);
+    long long least = atomic_load_explicit(&range->fastest, memory_order_relaxed);
     while ((long long)(time / taken) < least &&
-           !atomic_compare_exchange_weak_explicit(&job->fastest, &least, (long long)(time / taken),
+           !atomic_compare_exchange_weak_explicit(&range->fastest, &least, (long long)(time / taken),
                                                   memory_order_relaxed, memory_order_relaxed))
         ;
 }
@@ -94,8 +100,6 @@ static bool stands_by(const dqt_context *ctx) {
 static void run_lanes(const dqt_context *ctx, struct contention *c, double now, struct job *job, int team, int lanes) {
     struct region_times r = {.lanes = lanes, .tasks = (double)job->count, .begin = now};
     job->timed = c != NULL;
-    atomic_init(&job->busy, 0);
-    atomic_init(&job->fastest, LLONG_MAX);
     if (stands_by(ctx)) {
         team_run(&standing->team, job, (size_t)lanes);
     } else {
@@ -105,8 +109,14 @@ static void run_lanes(const dqt_context *ctx, struct contention *c, double now, 
     }
     if (!c) return;
     r.end = omp_get_wtime();
-    r.busy = 1e-9 * (double)atomic_load_explicit(&job->busy, memory_order_relaxed);
-    r.fastest_task = 1e-9 * (double)atomic_load_explicit(&job->fastest, memory_order_relaxed);
+    long long busy = 0, fastest = LLONG_MAX;
+    for (size_t i = 0; i < job->ranges; i++) {
+        const long long least = atomic_load_explicit(&job->range[i].fastest, memory_order_relaxed);
+        busy += atomic_load_explicit(&job->range[i].busy, memory_order_relaxed);
+        if (least < fastest) fastest = least;
+    }
+    r.busy = 1e-9 * (double)busy;
+    r.fastest_task = 1e-9 * (double)fastest;
     contention_count(c, &r);
 }
 #endif
@@ -137,7 +147,8 @@ void parallel_stand_by(const dqt_context *ctx, double work, void (*body)(void *)
         ctx->threading == DQT_THREADING_OPENMP && paying_lanes(ctx, SIZE_MAX, work, ctx->lane_work * STANDING_PAYS) > 1;
     if (pays && !standing && may_open_region(ctx)) {
         struct contention *c = ctx->lane_work > 0.0 ? ctx->contention : NULL;
-        const int size = region_lanes(ctx, c, c ? omp_get_wtime() : 0.0);
+        int size = region_lanes(ctx, c, c ? omp_get_wtime() : 0.0);
+        if (size > TEAM_LANES) size = TEAM_LANES;
         if (size > 1) {
             struct standing s = {.ctx = ctx, .size = (size_t)size};
             struct region_times r = {.lanes = size, .tasks = 1.0}; /* no work: all of it is waiting for the others */

@@ -1,25 +1,56 @@
 #include "core/team.h"
 
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/assert.h"
 #include "core/spin.h"
 
-/* The gate. A job's number wraps around; who has slept through all of them misses one more. */
-enum { INSIDE = 0xffff, OPEN = 1 << 16, OVER = 1 << 17, NEXT = 1 << 18 };
+/* The gate: number of the job, in steps of NEXT, and its lanes. Only the leader writes it. A member's word: the number
+ * of a job, and whether the lane is inside. Lane and leader both may move it on to the present job, never back: the
+ * lane to enter, the leader to keep it out once the job is over. So each waits for a word that two share, and not for
+ * one that all write. Numbers wrap around; who has slept through half of them may miss jobs. */
+enum { OVER = 0xff, NEXT = 0x100, INSIDE = 1 };
+
+static size_t number_of(size_t gate) {
+    return gate - gate % NEXT;
+}
+
+static bool is_before(size_t word, size_t job) {
+    return word != job && job - word <= SIZE_MAX / 2;
+}
 
 void team_init(struct team *t, void (*run)(void *job, size_t lane)) {
     t->run = run;
+    t->job = NULL;
     atomic_init(&t->gate, 0);
+    for (size_t i = 0; i < TEAM_LANES; i++)
+        atomic_init(&t->member[i].job, 0);
+}
+
+/* Returns once the lane is not inside the job and will not be. */
+static void keep_out(struct team_member *m, size_t job) {
+    unsigned turns = 0;
+    size_t word = atomic_load_explicit(&m->job, memory_order_acquire);
+    while (word != job) {
+        if (word == job + INSIDE) {
+            give_way(&turns);
+            word = atomic_load_explicit(&m->job, memory_order_acquire);
+        } else {
+            atomic_compare_exchange_weak_explicit(&m->job, &word, job, memory_order_acquire, memory_order_acquire);
+        }
+    }
 }
 
 void team_run(struct team *t, void *job, size_t lanes) {
-    unsigned turns = 0;
-    t->job = job;
-    t->lanes = lanes;
+    DQT_ASSERT(lanes >= 1 && lanes <= TEAM_LANES);
     const size_t before = atomic_load_explicit(&t->gate, memory_order_relaxed);
-    atomic_store_explicit(&t->gate, (before + NEXT) | OPEN, memory_order_release);
+    const size_t gate = number_of(before) + NEXT + lanes;
+    t->job = job;
+    atomic_store_explicit(&t->gate, gate, memory_order_release);
     t->run(job, 0);
-    atomic_fetch_and_explicit(&t->gate, ~(size_t)OPEN, memory_order_relaxed);
-    while (atomic_load_explicit(&t->gate, memory_order_acquire) & INSIDE)
-        give_way(&turns);
+    for (size_t lane = 1; lane < lanes; lane++)
+        keep_out(&t->member[lane], number_of(gate));
 }
 
 void team_dismiss(struct team *t) {
@@ -27,19 +58,26 @@ void team_dismiss(struct team *t) {
 }
 
 void team_stand_by(struct team *t, size_t lane) {
-    size_t done = 0;
+    DQT_ASSERT(lane >= 1 && lane < TEAM_LANES);
+    struct team_member *m = &t->member[lane];
+    size_t seen = 0;
     unsigned turns = 0;
     for (;;) {
-        size_t gate = atomic_load_explicit(&t->gate, memory_order_relaxed);
-        if (gate & OVER) return;
-        if (!(gate & OPEN) || gate / NEXT == done) {
+        const size_t gate = atomic_load_explicit(&t->gate, memory_order_acquire);
+        if (gate % NEXT == OVER) return;
+        if (gate == seen) {
             give_way(&turns);
-        } else if (atomic_compare_exchange_weak_explicit(&t->gate, &gate, gate + 1, memory_order_acquire,
-                                                         memory_order_relaxed)) {
-            if (lane < t->lanes) t->run(t->job, lane);
-            atomic_fetch_sub_explicit(&t->gate, 1, memory_order_release);
-            done = gate / NEXT;
-            turns = 0;
+            continue;
         }
+        seen = gate;
+        turns = 0;
+        if (lane >= gate % NEXT) continue;
+        const size_t job = number_of(gate);
+        size_t word = atomic_load_explicit(&m->job, memory_order_relaxed);
+        if (!is_before(word, job) || !atomic_compare_exchange_strong_explicit(
+                                         &m->job, &word, job + INSIDE, memory_order_acquire, memory_order_relaxed))
+            continue;
+        t->run(t->job, lane);
+        atomic_store_explicit(&m->job, job, memory_order_release);
     }
 }

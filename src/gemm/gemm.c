@@ -408,18 +408,37 @@ static struct activations activations_range(const struct activations *x, size_t 
     return part;
 }
 
+/* Tokens of a product that are multiplied row by row; exact products choose by speed. */
+static size_t few_tokens(const dqt_context *ctx, const struct activations *x, size_t gemv_tokens, const dqt_tensor *w) {
+    DQT_ASSERT(gemv_tokens <= x->tokens);
+    if (x->codes && format_is_code(w->compute)) return x->tokens <= gemv_exact_tokens(ctx, w) ? x->tokens : 0;
+    return gemv_tokens;
+}
+
 void gemm_forward(const dqt_context *ctx, const struct workspace *ws, const struct activations *x, size_t gemv_tokens,
                   const dqt_tensor *w, size_t row, size_t rows, int precision, bool accumulate, float *y, size_t ld_y) {
-    DQT_ASSERT(gemv_tokens <= x->tokens);
-    if (x->codes && format_is_code(w->compute)) gemv_tokens = x->tokens <= gemv_exact_tokens(ctx, w) ? x->tokens : 0;
+    gemv_tokens = few_tokens(ctx, x, gemv_tokens, w);
     if (gemv_tokens) {
         const struct activations first = activations_range(x, 0, gemv_tokens);
-        gemv_forward(ctx, ws, &first, w, row, rows, accumulate, y, ld_y);
+        gemv_forward(ctx, ws, &first, &(struct gemm_part){w, row, rows, y, ld_y}, 1, accumulate);
     }
     if (gemv_tokens < x->tokens) {
         const struct activations rest = activations_range(x, gemv_tokens, x->tokens - gemv_tokens);
         forward_many(ctx, ws, &rest, w, row, rows, precision, accumulate, y + gemv_tokens * ld_y, ld_y);
     }
+}
+
+void gemm_forward_parts(const dqt_context *ctx, const struct workspace *ws, const struct activations *x,
+                        size_t gemv_tokens, const struct gemm_part *part, size_t count, int precision) {
+    size_t few = 0;
+    while (few < count && few_tokens(ctx, x, gemv_tokens, part[few].w) == x->tokens)
+        few++;
+    if (few == count) {
+        gemv_forward(ctx, ws, x, part, count, false);
+        return;
+    }
+    for (const struct gemm_part *p = part; p < part + count; p++)
+        gemm_forward(ctx, ws, x, gemv_tokens, p->w, p->row, p->rows, precision, false, p->y, p->ld_y);
 }
 
 static struct product input_gradient(const dqt_context *ctx, const struct workspace *ws, const float *dy, size_t ld_dy,

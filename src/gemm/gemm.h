@@ -40,6 +40,18 @@ size_t gemm_gemv_tokens(const dqt_context *ctx, size_t tokens);
 void gemm_forward(const dqt_context *ctx, const struct workspace *ws, const struct activations *x, size_t gemv_tokens,
                   const dqt_tensor *w, size_t row, size_t rows, int precision, bool accumulate, float *y, size_t ld_y);
 
+/* The same for several ranges of rows of one x, y being set: few tokens with weights of one format are one job of the
+ * lanes. At most GEMM_MOST_PARTS. */
+enum { GEMM_MOST_PARTS = 3 };
+struct gemm_part {
+    const dqt_tensor *w;
+    size_t row, rows;
+    float *y;
+    size_t ld_y;
+};
+void gemm_forward_parts(const dqt_context *ctx, const struct workspace *ws, const struct activations *x,
+                        size_t gemv_tokens, const struct gemm_part *part, size_t count, int precision);
+
 /* dx[t][c] = sum_r dy[t][r] * W[row + r][c]; dy has leading dimension ld_dy; dx[tokens][w->cols] dense. The row scale
  * is folded into dy before it is rounded to bf16, so that codes enter exactly; with scales of groups W is scale * code,
  * rounded. */

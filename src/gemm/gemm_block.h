@@ -120,7 +120,7 @@ void weight_gradient_int8_scratch(const dqt_context *ctx, size_t tokens, size_t 
 size_t gemv_exact_tokens(const dqt_context *ctx, const dqt_tensor *w);
 /* Forward products of few tokens, any formats; exact ones of at most gemv_exact_tokens. */
 void gemv_scratch(const dqt_context *ctx, size_t tokens, size_t cols, struct scratch_need *need);
-void gemv_forward(const dqt_context *ctx, const struct workspace *ws, const struct activations *x, const dqt_tensor *w,
-                  size_t row, size_t rows, bool accumulate, float *y, size_t ld_y);
+void gemv_forward(const dqt_context *ctx, const struct workspace *ws, const struct activations *x,
+                  const struct gemm_part *part, size_t count, bool accumulate);
 
 #endif

@@ -4,7 +4,9 @@
 
 #include "gemm/gemm_block.h"
 
-enum { TASK_ROWS = 64 };
+/* Rows of a task: of whole groups of DOT_ROWS and DOT_TILE_ROWS, and few, so that lanes end together: 768 rows are 4
+ * tasks for each of 8 lanes. */
+enum { TASK_ROWS = 24 };
 
 struct gemv {
     const dqt_context *ctx;
@@ -262,8 +264,7 @@ static void read_task_scales(const struct gemv *g, size_t r, size_t end, float s
         scale[i] = 0;
 }
 
-static void gemv_task(void *arg, size_t task, int lane) {
-    const struct gemv *g = arg;
+static void gemv_task(const struct gemv *g, size_t task, int lane) {
     void *scratch = workspace_lane(g->ws, lane);
     const size_t end = size_min((task + 1) * TASK_ROWS, g->rows);
     const bool floats = !g->x->codes && !(format_is_code(g->w->compute) && g->groups);
@@ -340,24 +341,65 @@ size_t gemv_exact_tokens(const dqt_context *ctx, const dqt_tensor *w) {
     return takes_packed(ctx, w) ? size_max(k->gemv_max_tokens, k->packed_dot.max_tokens) : k->gemv_max_tokens;
 }
 
-void gemv_forward(const dqt_context *ctx, const struct workspace *ws, const struct activations *x, const dqt_tensor *w,
-                  size_t row, size_t rows, bool accumulate, float *y, size_t ld_y) {
+/* Products of one x that are one job, since a lane that waits for the end of each would wait longer than it works. */
+struct gemv_parts {
+    struct gemv part[GEMM_MOST_PARTS];
+    size_t first_task[GEMM_MOST_PARTS + 1];
+};
+
+static void part_task(void *arg, size_t task, int lane) {
+    const struct gemv_parts *parts = arg;
+    size_t i = 0;
+    while (task >= parts->first_task[i + 1])
+        i++;
+    gemv_task(&parts->part[i], task - parts->first_task[i], lane);
+}
+
+static struct gemv gemv_of(const dqt_context *ctx, const struct workspace *ws, const struct activations *x,
+                           const struct gemm_part *part, bool accumulate) {
     const struct gemm_kernels *k = &ctx->kernels->gemm;
+    const dqt_tensor *w = part->w;
     struct gemv g = {.ctx = ctx,
                      .ws = ws,
                      .x = x,
                      .w = w,
-                     .row = row,
-                     .rows = rows,
+                     .row = part->row,
+                     .rows = part->rows,
                      .accumulate = accumulate,
-                     .y = y,
-                     .ld_y = ld_y,
+                     .y = part->y,
+                     .ld_y = part->ld_y,
                      .ld_permuted = permuted_bytes(x->cols)};
     g.integer = x->codes && format_is_code(w->compute);
     g.groups = tensor_scale_groups(w);
     g.packed = g.integer && takes_packed(ctx, w);
     g.together = g.packed && k->packed_dot.dot_packed_tokens && x->tokens > 2;
     g.grouped = g.integer && g.groups && k->dot_groups;
-    if (g.packed || g.grouped) prepare_codes(&g);
-    parallel_run(ctx, ceil_div(rows, TASK_ROWS), product_work(ctx, g.integer, x->tokens, rows, x->cols), gemv_task, &g);
+    return g;
+}
+
+/* What prepare_codes makes does for both. */
+static bool reads_alike(const struct gemv *a, const struct gemv *b) {
+    return a->packed == b->packed && a->grouped == b->grouped && a->groups == b->groups &&
+           a->w->storage == b->w->storage;
+}
+
+void gemv_forward(const dqt_context *ctx, const struct workspace *ws, const struct activations *x,
+                  const struct gemm_part *part, size_t count, bool accumulate) {
+    DQT_ASSERT(count >= 1 && count <= GEMM_MOST_PARTS);
+    for (size_t done = 0, n; done < count; done += n) {
+        struct gemv_parts parts = {0};
+        struct gemv *first = parts.part;
+        double work = 0;
+        for (n = 0; done + n < count; n++) {
+            struct gemv *g = &parts.part[n];
+            *g = gemv_of(ctx, ws, x, &part[done + n], accumulate);
+            if (n > 0 && !reads_alike(first, g)) break;
+            if (n == 0 && (g->packed || g->grouped)) prepare_codes(g);
+            g->x_sum = first->x_sum;
+            g->permuted = first->permuted;
+            work += product_work(ctx, g->integer, x->tokens, g->rows, x->cols);
+            parts.first_task[n + 1] = parts.first_task[n] + ceil_div(g->rows, TASK_ROWS);
+        }
+        parallel_run(ctx, parts.first_task[n], work, part_task, &parts);
+    }
 }

@@ -145,15 +145,14 @@ static void mix(const dqt_tape *t, struct slot *s) {
     attention_cached(t->ctx, &t->workspace, &pass->tokens, pass->layer, shape.heads, saved->q, saved->mixed);
 }
 
-/* q, k or v before rotation: product, bias, and the norm of every head of q and of k (Qwen3, Yang et al. 2025, section
- * 2). */
-static void project(dqt_tape *t, const struct slot *s, int weight, const struct activations *in, float *y) {
+/* What follows the product of q, k or v: bias, and the norm of every head of q and of k (Qwen3, Yang et al. 2025,
+ * section 2). */
+static void add_bias_and_norm(dqt_tape *t, const struct slot *s, int weight, size_t tokens, float *y) {
     const dqt_layer *l = s->layer;
     const struct attention_saved *saved = s->saved;
     const dqt_tensor *bias = l->weight[ATTENTION_BIASES + weight];
     const dqt_tensor *gain = weight < HEAD_NORMS ? l->weight[ATTENTION_HEAD_NORMS + weight] : NULL;
-    weight_forward(t, s, weight, in, false, y);
-    if (bias) bias_add(t->ctx, gain_of(bias), in->tokens, bias->cols, y);
+    if (bias) bias_add(t->ctx, gain_of(bias), tokens, bias->cols, y);
     if (!gain) return;
     const struct activation_source source = {.x = y,
                                              .kept = saved->head_norms[weight].x,
@@ -161,11 +160,22 @@ static void project(dqt_tape *t, const struct slot *s, int weight, const struct 
                                              .eps = l->eps,
                                              .inverse_rms = saved->head_norms[weight].inverse_rms};
     const struct activation_buffer out = {.floats = y, .cols = gain->cols, .ld = gain->cols};
-    activations_make(t->ctx, &t->workspace, &source, in->tokens * layer_normed_rows(l, ATTENTION_HEAD_NORMS + weight),
+    activations_make(t->ctx, &t->workspace, &source, tokens * layer_normed_rows(l, ATTENTION_HEAD_NORMS + weight),
                      &out);
 }
 
-/* The same backward, from d, the gradient of y, which becomes that of the product. */
+/* q, k and v before rotation. */
+static void project(dqt_tape *t, const struct slot *s, const struct activations *in) {
+    static const int weights[] = {ATTENTION_Q, ATTENTION_K, ATTENTION_V};
+    enum { COUNT = sizeof weights / sizeof *weights };
+    const struct attention_saved *saved = s->saved;
+    float *const y[COUNT] = {saved->q, saved->k, saved->v};
+    weights_forward(t, s, weights, COUNT, in, y);
+    for (int i = 0; i < COUNT; i++)
+        add_bias_and_norm(t, s, weights[i], in->tokens, y[i]);
+}
+
+/* One of them backward, from d, the gradient of y, which becomes that of the product. */
 static void project_backward(dqt_tape *t, struct slot *s, int weight, const struct activations *in, float *d,
                              float *dx) {
     const dqt_layer *l = s->layer;
@@ -185,9 +195,7 @@ void attention_from_input(dqt_tape *t, struct slot *s, bool accumulate, float *y
     const struct attention_saved *saved = s->saved;
     const size_t tokens = slot_tokens(s);
     const struct activations in = activations_of(&s->input, tokens), inner = activations_of(&saved->inner, tokens);
-    project(t, s, ATTENTION_Q, &in, saved->q);
-    project(t, s, ATTENTION_K, &in, saved->k);
-    project(t, s, ATTENTION_V, &in, saved->v);
+    project(t, s, &in);
     rotate(t, s, saved->q, saved->k, false);
     mix(t, s);
     struct activation_source mixed = {.x = saved->mixed};

@@ -44,8 +44,9 @@ void mlp_from_input(dqt_tape *t, struct slot *s, bool accumulate, float *y) {
     const struct mlp_saved *saved = s->saved;
     const size_t tokens = slot_tokens(s);
     const struct activations in = activations_of(&s->input, tokens), inner = activations_of(&saved->inner, tokens);
-    if (saved->gate) weight_forward(t, s, MLP_GATE, &in, false, saved->gate);
-    weight_forward(t, s, MLP_UP, &in, false, saved->up);
+    static const int weights[] = {MLP_UP, MLP_GATE};
+    float *const out[] = {saved->up, saved->gate};
+    weights_forward(t, s, weights, saved->gate ? 2 : 1, &in, out);
     struct activation_source hidden = {.gate = saved->gate, .up = saved->up, .squared = gate_is_squared(l)};
     if (l->weight[MLP_NORM]) {
         hidden.gain = gain_of(l->weight[MLP_NORM]);

@@ -38,6 +38,18 @@ void weight_forward(dqt_tape *t, const struct slot *s, int weight, const struct 
                  w->rows);
 }
 
+void weights_forward(dqt_tape *t, const struct slot *s, const int *weight, size_t count, const struct activations *x,
+                     float *const *y) {
+    struct gemm_part part[GEMM_MOST_PARTS];
+    DQT_ASSERT(count <= GEMM_MOST_PARTS);
+    for (size_t i = 0; i < count; i++) {
+        const dqt_tensor *w = s->layer->weight[weight[i]];
+        if (t->watch) t->watch->see(t->watch->arg, w, x);
+        part[i] = (struct gemm_part){w, 0, w->rows, y[i], w->rows};
+    }
+    gemm_forward_parts(t->ctx, &t->workspace, x, tape_gemv_tokens(t, x->tokens), part, count, t->precision);
+}
+
 void weight_backward(dqt_tape *t, struct slot *s, int weight, const float *dy, const struct activations *x,
                      bool accumulate, float *dx) {
     const dqt_tensor *w = s->layer->weight[weight];

@@ -20,6 +20,9 @@ void layer_backward(dqt_tape *t, struct slot *s, const float *dy, float *dx);
 /* y[tokens][weight rows] = what enters . weight^T. */
 void weight_forward(dqt_tape *t, const struct slot *s, int weight, const struct activations *x, bool accumulate,
                     float *y);
+/* The same of several weights, y[i] of weight[i], y[i] being set: one job where tokens are few. */
+void weights_forward(dqt_tape *t, const struct slot *s, const int *weight, size_t count, const struct activations *x,
+                     float *const *y);
 /* What every weight does in backward: dx (NULL: not wanted) from dy before the weight may change, then its gradient.
  * `x` is what entered the product. */
 void weight_backward(dqt_tape *t, struct slot *s, int weight, const float *dy, const struct activations *x,
