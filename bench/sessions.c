@@ -2,8 +2,8 @@
  *
  * 110 M parameters, the head tied to the embedding: a prompt of 512 tokens, 128 tokens one by one, and 16 tokens of
  * each of 8 sessions, one of each at a time. In plain C only where it is asked for. 134 M, several sessions, one token
- * each after a prompt of 64: one session, 8 one after the other, and 8 at once. The three are measured turn by turn, so
- * that they meet the same machine; what counts are the ratios.
+ * each after a prompt of 64: one session, 8 one after the other, and 8 at once, with caches of F32 and of BF16. The
+ * three are measured turn by turn, so that they meet the same machine; what counts are the ratios.
  *
  *   build/bench/sessions [instruction set] [threads] [words that names contain ...] */
 #include "../tests/calls.h"
@@ -138,11 +138,13 @@ static double append(const dqt_context *ctx, int way, const dqt_session_step *st
     return time;
 }
 
-static void several_sessions(struct bench *b, int isa, int threads) {
+static void several_sessions(struct bench *b, int isa, int threads, int cache, const char *shape) {
     static const char *const names[WAYS] = {"sessions one", "sessions 8 in turn", "sessions 8 at once"};
     if (!bench_wants(b, "sessions")) return;
     dqt_context *ctx = machine_context(isa, threads);
     if (!ctx) return;
+    dqt_session_options o = *session_of(LONGEST);
+    o.cache_format = cache;
     dqt_llama *model = model_create(ctx, false);
     dqt_session_step steps[SESSIONS];
     int32_t tokens[PROMPT];
@@ -152,7 +154,7 @@ static void several_sessions(struct bench *b, int isa, int threads) {
     for (size_t i = 0; i < SESSIONS; i++) {
         steps[i] =
             (dqt_session_step){.struct_size = sizeof *steps, .tokens = &tokens[i], .count = 1, .logits = logits[i]};
-        ok(ctx, dqt_session_create(model, session_of(LONGEST), &steps[i].session));
+        ok(ctx, dqt_session_create(model, &o, &steps[i].session));
         ok(ctx, dqt_session_append(steps[i].session, tokens, PROMPT, NULL));
     }
     for (int round = -1; round < ROUNDS; round++) /* the first one warms up */
@@ -161,12 +163,11 @@ static void several_sessions(struct bench *b, int isa, int threads) {
     for (int way = 0; way < WAYS; way++) {
         qsort(times[way], ROUNDS, sizeof(double), bench_compare);
         const struct bench_times t = {times[way][ROUNDS / 2], times[way][0], times[way][ROUNDS - 1]};
-        bench_microseconds(b, names[way], "134M, 1 token each", isa, threads, &t, 0);
+        bench_microseconds(b, names[way], shape, isa, threads, &t, 0);
     }
     const double one = times[ONE][ROUNDS / 2], at_once = times[AT_ONCE][ROUNDS / 2];
-    bench_line(b, "sessions 8 : 1", "134M, 1 token each", isa, threads, at_once / one, 0, "ratio", 0);
-    bench_line(b, "sessions turn : once", "134M, 1 token each", isa, threads, times[IN_TURN][ROUNDS / 2] / at_once, 0,
-               "ratio", 0);
+    bench_line(b, "sessions 8 : 1", shape, isa, threads, at_once / one, 0, "ratio", 0);
+    bench_line(b, "sessions turn : once", shape, isa, threads, times[IN_TURN][ROUNDS / 2] / at_once, 0, "ratio", 0);
     for (size_t i = 0; i < SESSIONS; i++)
         dqt_session_destroy(steps[i].session);
     dqt_llama_destroy(model);
@@ -176,7 +177,8 @@ static void several_sessions(struct bench *b, int isa, int threads) {
 static void measure(struct bench *b, int isa, int threads) {
     if (isa == DQT_ISA_SCALAR && !b->names_isa) return;
     tied_sessions(b, isa, threads);
-    several_sessions(b, isa, threads);
+    several_sessions(b, isa, threads, DQT_CACHE_F32, "134M, 1 token each");
+    several_sessions(b, isa, threads, DQT_CACHE_BF16, "134M, cache of bf16");
 }
 
 int main(int argc, char **argv) {
