@@ -483,6 +483,10 @@ static dqt_status call_schedule_linear(void) {
     (void)dqt_schedule_linear(size_or_odd(byte()), size_or_odd(10), size_or_odd(200), number(), number());
     return DQT_OK;
 }
+static dqt_status call_schedule_wsd(void) {
+    (void)dqt_schedule_wsd(size_or_odd(byte()), size_or_odd(10), size_or_odd(200), number(), number(), number());
+    return DQT_OK;
+}
 
 /* ---- Session and sampler -------------------------------------------------------------------------------------- */
 

@@ -1020,6 +1020,14 @@ DQT_API dqt_status dqt_updater_get_options(const dqt_updater *updater, dqt_updat
 DQT_API float dqt_schedule_cosine(uint64_t step, uint64_t warmup, uint64_t total, float peak, float final_fraction);
 DQT_API float dqt_schedule_linear(uint64_t step, uint64_t warmup, uint64_t total, float peak, float final_fraction);
 
+/* Warm-up, stable, decay (Hu et al. 2024, MiniCPM, arXiv 2404.06395): the same warm-up, then `peak` until (1 - decay) *
+ * total, then a line to peak * final_fraction at `total`. So steps before the fall do not depend on `total`: one run
+ * can be ended at several lengths. `decay` is a fraction of all steps, 0 to 1; below it is taken as 0: no fall before
+ * `total`; above, or not a number, as 1. Where warm-up ends later than (1 - decay) * total, the line begins at its end:
+ * 1 is dqt_schedule_linear. A pure function. Since 0.9. */
+DQT_API float dqt_schedule_wsd(uint64_t step, uint64_t warmup, uint64_t total, float peak, float final_fraction,
+                               float decay);
+
 /* ---- Presets ------------------------------------------------------------------------------------------------- */
 
 enum { DQT_PRESET_PRETRAIN = 0, DQT_PRESET_FINETUNE = 1 };

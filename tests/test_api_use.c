@@ -360,6 +360,36 @@ static void schedules(void) {
     CHECK(fabsf(dqt_schedule_cosine(5, 10, 5, 2, 0.5f) - 1.2f) < 1e-6f);
 }
 
+/* The peak until (1 - decay) * total, then a line, which a longer warm-up shortens; odd fractions are 0 or 1. */
+static void schedule_wsd(void) {
+    const float end = 2 * 0.1f, none[] = {0, -0.0f, -1, -INFINITY}, all[] = {1, 1.5f, INFINITY, NAN};
+    for (uint64_t step = 0; step < 10; step++)
+        CHECK(dqt_schedule_wsd(step, 10, 100, 2, 0.1f, 0.5f) == dqt_schedule_cosine(step, 10, 100, 2, 0.1f));
+    for (uint64_t step = 10; step <= 50; step++)
+        CHECK(dqt_schedule_wsd(step, 10, 100, 2, 0.1f, 0.5f) == 2);
+    CHECK(fabsf(dqt_schedule_wsd(51, 10, 100, 2, 0.1f, 0.5f) - 1.964f) < 1e-6f);
+    CHECK(fabsf(dqt_schedule_wsd(75, 10, 100, 2, 0.1f, 0.5f) - 1.1f) < 1e-6f);
+    CHECK(fabsf(dqt_schedule_wsd(99, 10, 100, 2, 0.1f, 0.5f) - 0.236f) < 1e-6f);
+    for (uint64_t step = 100; step < 103; step++)
+        CHECK(dqt_schedule_wsd(step, 10, 100, 2, 0.1f, 0.5f) == end);
+    /* The fall begins between two steps, at 87.5. */
+    CHECK(dqt_schedule_wsd(87, 0, 100, 2, 0.1f, 0.125f) == 2);
+    CHECK(fabsf(dqt_schedule_wsd(88, 0, 100, 2, 0.1f, 0.125f) - 1.928f) < 1e-6f);
+    for (uint64_t step = 0; step < 103; step++) {
+        const float linear = dqt_schedule_linear(step, 10, 100, 2, 0.1f);
+        const float late = dqt_schedule_linear(step, 80, 100, 2, 0.1f);
+        CHECK(dqt_schedule_wsd(step, 80, 100, 2, 0.1f, 0.5f) == late);
+        const float flat = step < 10 ? linear : step < 100 ? 2 : end;
+        for (int i = 0; i < 4; i++) {
+            CHECK(dqt_schedule_wsd(step, 10, 100, 2, 0.1f, all[i]) == linear);
+            CHECK(dqt_schedule_wsd(step, 10, 100, 2, 0.1f, none[i]) == flat);
+        }
+    }
+    CHECK(dqt_schedule_wsd(0, 0, 0, 2, 0.5f, 0.5f) == 1 && dqt_schedule_wsd(5, 5, 5, 2, 0.5f, 0) == 1);
+    CHECK(dqt_schedule_wsd(UINT64_MAX, 0, 100, 2, 0.5f, 0.5f) == 1);
+    CHECK(dqt_schedule_wsd(UINT64_MAX - 1, 0, UINT64_MAX, 2, 0.5f, 0) == 2);
+}
+
 /* ---- Files (their content is the matter of test_checkpoint) --------------------------------------------------- */
 
 static size_t read_nothing(void *user_data, void *buffer, size_t size) {
@@ -485,6 +515,7 @@ static const struct test tests[] = {
     TEST(updater_steps),
     TEST(gradient_is_not_finite),
     TEST(schedules),
+    TEST(schedule_wsd),
     TEST(files),
     TEST(sentences_give_values_and_limits),
 };

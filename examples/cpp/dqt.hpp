@@ -115,6 +115,11 @@ inline float schedule_linear(std::uint64_t step, std::uint64_t warmup, std::uint
                              float final_fraction) {
     return dqt_schedule_linear(step, warmup, total, peak, final_fraction);
 }
+// The same with a line over the last steps, the fraction `decay` of all; until then it stays at `peak`.
+inline float schedule_wsd(std::uint64_t step, std::uint64_t warmup, std::uint64_t total, float peak,
+                          float final_fraction, float decay) {
+    return dqt_schedule_wsd(step, warmup, total, peak, final_fraction, decay);
+}
 
 // A recipe, on top of a config and an updater's options.
 struct Preset {

@@ -668,3 +668,8 @@ def schedule_cosine(step, warmup, total, peak, final_fraction):
 def schedule_linear(step, warmup, total, peak, final_fraction):
     """The same with a line."""
     return lib.dqt_schedule_linear(step, warmup, total, peak, final_fraction)
+
+
+def schedule_wsd(step, warmup, total, peak, final_fraction, decay):
+    """The same with a line over the last steps, the fraction `decay` of all; until then it stays at `peak`."""
+    return lib.dqt_schedule_wsd(step, warmup, total, peak, final_fraction, decay)

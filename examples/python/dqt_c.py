@@ -161,7 +161,7 @@ i updater_options_init pz; i updater_memory ppzpp; i updater_create ppzpp; n upd
 i updater_add_group ppp; i updater_get_rule pzp; i updater_step pppp;
 i updater_begin_step pppp; i updater_continue_step pppp; i updater_get_part pzzzpp;
 i llama_backward_update ppppp; i updater_get_step pp; i updater_set_step pq; i updater_get_options pp;
-f schedule_cosine qqqff; f schedule_linear qqqff; i preset_options_init pz; i preset_get pppp;
+f schedule_cosine qqqff; f schedule_linear qqqff; f schedule_wsd qqqfff; i preset_options_init pz; i preset_get pppp;
 i session_options_init pz; i session_memory ppp; i session_create ppp; n session_destroy p; i session_get_options pp; i session_append ppzp;
 i sessions_append pz; i session_score ppzp; i session_fork pp; i session_copy pp; i session_get_length pp;
 i session_truncate pz; i sampler_options_init pz; i sampler_create pzpp; n sampler_destroy p; i sampler_sample ppp;

@@ -282,19 +282,22 @@ dqt_status dqt_updater_get_options(const dqt_updater *updater, dqt_updater_optio
     return options_return(updater_context(updater), options, &o, sizeof o, "dqt_updater_options");
 }
 
-/* Fraction of the way from the end of warm-up to the end, 0 to 1; or negative: still warming up. */
-static double progress(uint64_t step, uint64_t warmup, uint64_t total) {
+/* Fraction of the fall that is done, 0 to 1; or negative: still warming up. The fall takes the share `decay` of all
+ * steps, the last ones, or what warm-up leaves of them. */
+static double progress(uint64_t step, uint64_t warmup, uint64_t total, float decay) {
     if (step < warmup) return -1;
-    if (step >= total || total <= warmup) return 1;
-    return (double)(step - warmup) / (double)(total - warmup);
+    if (step >= total) return 1;
+    const double share = decay < 0 ? 0 : decay < 1 ? (double)decay : 1; /* not a number: 1 */
+    const double begin = fmax((double)warmup, (1 - share) * (double)total);
+    return (double)step <= begin ? 0 : ((double)step - begin) / ((double)total - begin);
 }
 
 /* Not inlined, and with an asm that does nothing, so that compilers do not move it out of its callers' block, in which
  * the thread's mode is the default. */
 __attribute__((noinline)) static float schedule(uint64_t step, uint64_t warmup, uint64_t total, float peak,
-                                                float final_fraction, bool cosine) {
+                                                float final_fraction, float decay, bool cosine) {
     __asm__ volatile("");
-    const double p = progress(step, warmup, total), end = (double)final_fraction;
+    const double p = progress(step, warmup, total, decay), end = (double)final_fraction;
     if (p < 0) return peak * (float)((double)(step + 1) / (double)warmup);
     const double fall = cosine ? 0.5 * (1 + cos(3.141592653589793 * p)) : 1 - p;
     return peak * (float)(end + (1 - end) * fall);
@@ -302,10 +305,15 @@ __attribute__((noinline)) static float schedule(uint64_t step, uint64_t warmup, 
 
 float dqt_schedule_cosine(uint64_t step, uint64_t warmup, uint64_t total, float peak, float final_fraction) {
     FPENV_DEFAULT();
-    return schedule(step, warmup, total, peak, final_fraction, true);
+    return schedule(step, warmup, total, peak, final_fraction, 1, true);
 }
 
 float dqt_schedule_linear(uint64_t step, uint64_t warmup, uint64_t total, float peak, float final_fraction) {
     FPENV_DEFAULT();
-    return schedule(step, warmup, total, peak, final_fraction, false);
+    return schedule(step, warmup, total, peak, final_fraction, 1, false);
+}
+
+float dqt_schedule_wsd(uint64_t step, uint64_t warmup, uint64_t total, float peak, float final_fraction, float decay) {
+    FPENV_DEFAULT();
+    return schedule(step, warmup, total, peak, final_fraction, decay, false);
 }

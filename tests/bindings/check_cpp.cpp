@@ -328,6 +328,8 @@ void recipes() {
     check(p.config.linear.storage == DQT_FORMAT_INT4 && p.preset.learning_rate > 0 && p.preset.name, "a recipe");
     check(dqt::version() == DQT_VERSION && dqt::version_string().size() > 4, "the version");
     check(dqt::schedule_linear(5, 0, 10, 1, 0) == 0.5f && dqt::schedule_cosine(0, 2, 10, 1, 0) == 0.5f, "schedules");
+    check(dqt::schedule_wsd(7, 0, 8, 1, 0.5f, 0.25f) == 0.75f && dqt::schedule_wsd(6, 0, 8, 1, 0.5f, 0.25f) == 1,
+          "warm-up, stable, decay");
 }
 
 } // namespace

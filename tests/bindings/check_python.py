@@ -525,6 +525,7 @@ def rules():
     check('a struct of another kind', raises(TypeError, dqt.Updater, trained, config))
     check('no recipe is so small', raises(dqt.Error, dqt.preset_get, bytes_per_weight=0.01).status == dqt.E_UNSUPPORTED)
     check('schedules', dqt.schedule_linear(5, 0, 10, 1, 0) == 0.5 and abs(dqt.schedule_cosine(5, 0, 10, 1, 0) - 0.5) < 1e-6)
+    check('warm-up, stable, decay', [dqt.schedule_wsd(step, 0, 8, 1, 0.5, 0.25) for step in (5, 6, 7, 8)] == [1, 1, 0.75, 0.5])
 
 
 def generation():

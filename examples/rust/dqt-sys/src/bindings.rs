@@ -2418,6 +2418,14 @@ extern "C" {
         peak: f32,
         final_fraction: f32,
     ) -> f32;
+    pub fn dqt_schedule_wsd(
+        step: u64,
+        warmup: u64,
+        total: u64,
+        peak: f32,
+        final_fraction: f32,
+        decay: f32,
+    ) -> f32;
     pub fn dqt_preset_options_init(
         options: *mut dqt_preset_options,
         struct_size: usize,

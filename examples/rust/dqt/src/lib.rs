@@ -88,6 +88,12 @@ pub fn schedule_linear(step: u64, warmup: u64, total: u64, peak: f32, final_frac
     unsafe { sys::dqt_schedule_linear(step, warmup, total, peak, final_fraction) }
 }
 
+/// The same with a line over the last steps, the fraction `decay` of all; until then it stays at `peak`.
+pub fn schedule_wsd(step: u64, warmup: u64, total: u64, peak: f32, final_fraction: f32, decay: f32) -> f32 {
+    // SAFETY: a pure function.
+    unsafe { sys::dqt_schedule_wsd(step, warmup, total, peak, final_fraction, decay) }
+}
+
 /// The linked library's version as text, "0.9.0".
 pub fn version_string() -> &'static str {
     // SAFETY: a static string.

@@ -226,6 +226,7 @@ fn models_gradients_and_plans() {
     parts(&ctx, &model, &step);
     let _ = ctx.cpu_features();
     assert!(version_string().starts_with("0.9") && schedule_linear(5, 0, 10, 1.0, 0.0) == 0.5);
+    assert!(schedule_wsd(7, 0, 8, 1.0, 0.5, 0.25) == 0.75 && schedule_wsd(6, 0, 8, 1.0, 0.5, 0.25) == 1.0);
 }
 
 /// One file of two parts, and the update of one inside backward.
