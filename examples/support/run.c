@@ -86,6 +86,8 @@ size_t run_training_args(struct run_options *o, struct arg *table) {
          "what ECO puts back keeps its size when the learning rate changes", NULL},
         {"--scale-lr", ARG_FLOAT, &o->scale_lr, "learning-rate factor of trained scales", NULL},
         {"--final-lr", ARG_FLOAT, &o->final_lr, "last learning rate as a fraction of the peak", NULL},
+        {"--cooldown", ARG_FLOAT, &o->cooldown,
+         "fraction of all steps, the last ones, in which the rate falls, by a line (0: a cosine)", NULL},
         {"--beta1", ARG_FLOAT, &o->beta1, "first-moment decay (0: no first moment)", NULL},
         {"--beta2", ARG_FLOAT, &o->beta2, "second-moment decay", NULL},
         {"--decay", ARG_FLOAT, &o->weight_decay, "decoupled weight decay of linear weights", NULL},
@@ -297,10 +299,16 @@ static dqt_batch batch_of(const struct run *r, size_t sequences) {
     return b;
 }
 
+static float learning_rate(const struct run *r) {
+    const struct run_options *o = &r->options;
+    return o->cooldown > 0 ? dqt_schedule_wsd(r->step, o->warmup, o->steps, o->lr, o->final_lr, o->cooldown)
+                           : dqt_schedule_cosine(r->step, o->warmup, o->steps, o->lr, o->final_lr);
+}
+
 dqt_status run_step(struct run *r) {
     const struct run_options *o = &r->options;
     dqt_step_options step = DQT_INIT(dqt_step_options);
-    step.learning_rate = dqt_schedule_cosine(r->step, o->warmup, o->steps, o->lr, o->final_lr);
+    step.learning_rate = learning_rate(r);
     const struct share own = ranks_share(o->batch);
     const float weight = (float)own.count / (float)o->batch; /* of this rank's sequences in a micro-batch's mean */
     const dqt_batch batch = batch_of(r, own.count);

@@ -17,7 +17,8 @@ struct run_options {
     float sigma, init_std, linear_init_std;
     /* update */
     int optimizer, rounding, momentum_state, variance_state, clip, fused, rate_corrected;
-    float lr, beta1, beta2, weight_decay, clip_norm, scale_lr, final_lr;
+    float lr, beta1, beta2, weight_decay, clip_norm, scale_lr, final_lr,
+        cooldown; /* fraction of all steps in which the rate falls, by a line; 0: by a cosine, from the warm-up on */
     float linear_lr, linear_beta1,
         noise; /* of the blocks' weights: factor, first-moment decay (negative: beta1), rounding */
     /* run */
