@@ -16,7 +16,7 @@ def options():
                             eval_every=100, eval_windows=512).items():
         p.add_argument('--' + name.replace('_', '-'), type=int, default=value)
     for name, value in dict(lr=6e-3, linear_lr=1 / 3, beta1=0.8, beta2=0.95, decay=0.0, clip_norm=1.0, init_std=0.02,
-                            linear_init_std=0.04, until=1.85).items():
+                            linear_init_std=0.04, until=1.85, cooldown=0.0).items():
         p.add_argument('--' + name.replace('_', '-'), type=float, default=value)
     for name in 'bf16', 'compile', 'sub_norms', 'no_graph':
         p.add_argument('--' + name.replace('_', '-'), action='store_true')
@@ -105,10 +105,14 @@ def held_out(text, o):
 
 
 def rate(step, o):
-    """dqt_schedule_cosine, to zero."""
+    """dqt_schedule_cosine, or with --cooldown dqt_schedule_wsd, to zero; the peak is 1."""
     if step < o.warmup:
         return (step + 1) / o.warmup
-    return 0.5 + 0.5 * math.cos(math.pi * (step - o.warmup) / max(1, o.steps - o.warmup))
+    if step >= o.steps:
+        return 0.0
+    begin = max(o.warmup, (1 - o.cooldown) * o.steps if o.cooldown > 0 else 0)
+    fallen = 0.0 if step <= begin else (step - begin) / (o.steps - begin)
+    return 1 - fallen if o.cooldown > 0 else 0.5 + 0.5 * math.cos(math.pi * fallen)
 
 
 def optimizer_of(model, o):

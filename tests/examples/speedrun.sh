@@ -72,6 +72,26 @@ python3 bench/speedrun/again.py library "$tmp/kept" >"$tmp/second"
 printf '%s\n' '--format int4 --eval-every 5 --warmup 4 --steps 80 --lr 3e-3' '--format int4 --eval-every 5 --warmup 4 --steps 90 --lr 3e-3' >"$tmp/expected"
 check "twice as long, and 1.12 times that" cmp "$tmp/expected" "$tmp/second"
 
+# torch_lm.py, here without PyTorch, has the library's schedules.
+check "the rates of torch_lm.py are the library's" env PYTHONDONTWRITEBYTECODE=1 python3 -c "
+import argparse, ctypes as C, sys, unittest.mock
+torch = unittest.mock.MagicMock()
+torch.nn.Module = object
+sys.modules.update({'torch': torch, 'torch.nn': torch.nn, 'torch.nn.functional': torch.nn.functional})
+sys.path.insert(0, 'bench/speedrun')
+import torch_lm
+lib = C.CDLL('$OUTDIR/libdqt.so')
+numbers = [C.c_uint64] * 3 + [C.c_float] * 3
+lib.dqt_schedule_wsd.argtypes, lib.dqt_schedule_cosine.argtypes = numbers, numbers[:5]
+lib.dqt_schedule_wsd.restype = lib.dqt_schedule_cosine.restype = C.c_float
+for warmup in 0, 10, 70:
+    for cooldown in 0, 0.01, 0.35, 0.5, 1, 2:
+        o = argparse.Namespace(warmup=warmup, steps=100, cooldown=cooldown)
+        for step in range(103):
+            x = lib.dqt_schedule_wsd(step, warmup, 100, 1, 0, cooldown) if cooldown else lib.dqt_schedule_cosine(step, warmup, 100, 1, 0)
+            assert abs(torch_lm.rate(step, o) - x) < 1e-6, (warmup, cooldown, step)
+"
+
 if python3 -c 'import torch; torch.nn.functional.rms_norm' 2>/dev/null; then
     # shellcheck disable=SC2086
     python3 bench/speedrun/torch_lm.py --data README.md --valid CONTRIBUTING.md --sub-norms --until 6 --threads 1 $small \
