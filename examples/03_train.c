@@ -46,11 +46,16 @@ int main(int argc, char **argv) {
         source.train = text;
         source.bytes = 1;
     }
-    if (o.batch < ranks_count() || o.length == 0 || o.steps == 0 || o.accumulate == 0 || o.eval_windows == 0 ||
+    if (o.batch < ranks_count() || (o.fused && o.accumulate > 1)) {
+        fprintf(stderr, o.batch < ranks_count()
+                            ? "--batch is at least 1, and at least the number of ranks\n"
+                            : "--fused updates inside each backward pass: leave --accumulate out\n");
+        return ranks_end(2);
+    }
+    if (o.length == 0 || o.steps == 0 || o.accumulate == 0 || o.eval_windows == 0 ||
         (text && o.vocab && o.vocab < 256)) {
-        fprintf(stderr,
-                "--batch, --seq, --steps, --accumulate, --eval-windows are at least 1, --vocab of a text at least "
-                "256\n");
+        fprintf(stderr, "--seq, --steps, --accumulate, --eval-windows are at least 1, --vocab of a text at least "
+                        "256\n");
         return ranks_end(2);
     }
     const char *problem = tokens_open(&data, &source, o.length);

@@ -84,6 +84,19 @@ class Measured:
 NETWORKS = {'1 Gbit/s': Given(0.118e9, 50e-6, 5e-6), '10 Gbit/s': Given(1.18e9, 20e-6, 2e-6), '100 Gbit/s': Given(11.8e9, 3e-6, 0.5e-6)}
 
 
+def network_of(text):
+    """One of NETWORKS, or 'Gbit/s:microseconds', such as 25:10, of which TCP leaves 94 % and a message costs a tenth of the latency."""
+    if text in NETWORKS:
+        return text, NETWORKS[text]
+    try:
+        gigabits, microseconds = (float(part) for part in text.split(':'))
+        if not (gigabits > 0 and microseconds >= 0):
+            raise ValueError
+    except ValueError:
+        sys.exit(f"'{text}' is neither one of {', '.join(NETWORKS)} nor Gbit/s:microseconds, such as 25:10")
+    return f'{gigabits:g} Gbit/s, {microseconds:g} us', Given(0.118e9 * gigabits, microseconds * 1e-6, microseconds * 1e-7)
+
+
 def total(layers, name):
     return sum(getattr(l, name) for l in layers)
 
@@ -418,8 +431,9 @@ def tables(found, networks, step_tokens, ranks):
     lines = []
     for name in shapes_of(found):
         for net in networks:
-            rows = project(found, name, NETWORKS[net], step_tokens)
-            lines += speed_table(found, name, net, rows, ranks) + ['']
+            label, network = network_of(net)
+            rows = project(found, name, network, step_tokens)
+            lines += speed_table(found, name, label, rows, ranks) + ['']
         lines += memory_table(name, rows, ranks) + ['']
     return lines[:-1]
 
@@ -482,14 +496,14 @@ def logarithmic(lines):
 
 
 def plot(path, found, net, step_tokens):
-    names = shapes_of(found)
+    names, (net, network) = shapes_of(found), network_of(net)
     width, height = 2 * LEFT + len(names) * PANEL_WIDTH + GAP, TOP + 2 * PANEL_HEIGHT + 2 * GAP + 30
     s = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
          f'font-family="sans-serif" font-size="12">', f'<rect width="{width}" height="{height}" fill="white"/>',
          f'<text x="{LEFT}" y="24" font-size="15">Predicted: ternary models over {net}, steps of {step_tokens:,} tokens, '
          f'{found["host"]["cores"]} cores a rank</text>']
     for i, name in enumerate(names):
-        rows = project(found, name, NETWORKS[net], step_tokens)
+        rows = project(found, name, network, step_tokens)
         one = rows[MODES[0][0]][0][1]
         x0, y0 = LEFT + i * (PANEL_WIDTH + GAP), TOP + PANEL_HEIGHT + 16
         shares = {m: [(n, 100 * v / n / one) for n, v, _ in rows[m]] for m, _ in MODES}
@@ -508,7 +522,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('measured', help='what measure.py wrote')
     p.add_argument('--check', action='store_true', help='compare with the measured runs; fails where one is further off than 20 %%')
-    p.add_argument('--networks', default='1 Gbit/s,10 Gbit/s,100 Gbit/s', help='of ' + ', '.join(NETWORKS))
+    p.add_argument('--networks', default='1 Gbit/s,10 Gbit/s,100 Gbit/s', help='of ' + ', '.join(NETWORKS) + ", or Gbit/s:microseconds of latency, such as 25:10")
     p.add_argument('--step-tokens', type=int, default=1 << 20, help='of a step, all ranks together')
     p.add_argument('--plot', help='SVG file, of the network --plot-network')
     p.add_argument('--fill', metavar='docs/distributed.md', help='put the tables, those of speed for --plot-network, in their places there')
@@ -530,7 +544,7 @@ def main():
         host = found['host']
         speeds = tables(found, [a.plot_network], a.step_tokens, SHOWN)
         if a.plot and speeds:
-            speeds += ['', f'![Tokens a second and memory of a rank for 1 to 1,024 ranks]({os.path.relpath(a.plot, os.path.dirname(a.fill))})']
+            speeds += ['', f'![Tokens a second, in percent of n times one rank, and memory of a rank for 1 to 1,024 ranks]({os.path.relpath(a.plot, os.path.dirname(a.fill))})']
         fill(a.fill, {'checked': [f"{host['cpu']}, {host['cores']} cores, {host['threads']} threads a rank, {host['mpi']}:", ''] + checked,
                       'packing': packing_line(found), 'speeds': speeds})
 

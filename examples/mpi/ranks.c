@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agree.h"
 #include "exchange.h"
 #include "run.h"
 
@@ -19,6 +20,10 @@ void ranks_begin(int *argc, char ***argv) {
     MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided);
     MPI_Comm_rank(MPI_COMM_WORLD, &ranks.own);
     MPI_Comm_size(MPI_COMM_WORLD, &ranks.count);
+    if (!ranks_have_options(*argc, *argv)) {
+        if (ranks.own == 0) fprintf(stderr, OTHER_OPTIONS "\n");
+        MPI_Abort(MPI_COMM_WORLD, 2);
+    }
     ranks.sums = malloc((size_t)ranks.count * sizeof *ranks.sums);
     if (!ranks.sums || (ranks.own != 0 && !freopen("/dev/null", "w", stdout))) MPI_Abort(MPI_COMM_WORLD, 1);
 }
@@ -71,7 +76,11 @@ dqt_status ranks_open(struct run *r) {
     if (ranks.count == 1) return DQT_OK;
     r->exchange = exchange_create(r->tape, r->updater, (enum wire_format)ranks.format, (uint64_t)r->options.seed,
                                   dqt_context_num_threads(r->ctx), MPI_COMM_WORLD);
-    if (r->exchange) return DQT_OK;
+    if (r->exchange) {
+        if (ranks_agree(r->step) && ranks_agree(exchange_hash(r->exchange))) return DQT_OK;
+        if (ranks.own == 0) fprintf(stderr, "the ranks' checkpoints are of different steps or models\n");
+        return DQT_E_STATE;
+    }
     fprintf(stderr, "rank %d: no memory for messages, or a tensor is too large for one of MPI's\n", ranks.own);
     return DQT_E_MEMORY;
 }
@@ -165,9 +174,8 @@ bool ranks_report(struct run *r) {
         say_bytes(r);
         say_seconds(r);
     }
-    uint64_t hash = exchange_hash(r->exchange), pair[2] = {hash, ~hash};
-    MPI_Allreduce(MPI_IN_PLACE, pair, 2, MPI_UINT64_T, MPI_MIN, MPI_COMM_WORLD);
-    if (pair[0] != ~pair[1]) {
+    const uint64_t hash = exchange_hash(r->exchange);
+    if (!ranks_agree(hash)) {
         fprintf(stderr, "rank %d: the ranks' weights have come apart\n", ranks.own);
         return false;
     }

@@ -161,6 +161,9 @@ done
 check "sequences that cannot be shared are refused" sh -c "! timeout 60 $MPIRUN $mpi_options -n 3 '$tmp/03_train' \
     --data include/dqt.h --out '$tmp/mistake' --batch 2 && ! [ -e '$tmp/mistake' ]"
 
+check "ranks with other options are refused" sh -c "timeout 60 $MPIRUN $mpi_options -n 1 '$tmp/03_train' --data include/dqt.h --out '$tmp/mistake' \
+    : -n 1 '$tmp/03_train' --data include/dqt.h --out '$tmp/mistake' --wire bf16 2>&1 | grep -q 'need the same options' && ! [ -e '$tmp/mistake' ]"
+
 if ! have pkg-config; then
     skip "no pkg-config: installation"
     finish

@@ -59,7 +59,7 @@ check "memory is of the blocks" awk '/^rank/ { n[FILENAME, $2] = $(NF - 1) } END
 # Another number of ranks goes on, and so would one process.
 run 4 resumed --optimizer adafactor --state int8 --precision int8 --stop-at 2
 other adafactor-1 resumed
-run 2 resumed --optimizer adafactor --state int8 --precision int8 --stop-at 4 --resume
+run 2 resumed --optimizer adafactor --state int8 --precision int8 --stop-at 4 --resume --save-every 1
 run 3 resumed --optimizer adafactor --state int8 --precision int8 --resume
 check "resumed and adafactor-1 have the same checkpoint" cmp "$tmp/resumed/model.dqt" "$tmp/adafactor-1/model.dqt"
 
@@ -73,4 +73,10 @@ refused "blocks that are too few are refused" "--layers 4 --blocks 1,2"
 refused "blocks for another number of ranks are refused" "--layers 4 --blocks 1,2,1"
 refused "more ranks than blocks are refused" "--layers 1"
 refused "a file that is not there is refused" "--resume"
+for other in "--layers 6 --hidden 32" "--layers 6 --hidden 128" "--layers 5 --hidden 64" "--layers 7 --hidden 64"; do
+    check "resuming with $other is refused" sh -c "timeout 60 $MPIRUN -n 2 --oversubscribe --allow-run-as-root '$tmp/pipeline' --data include/dqt.h \
+        --out '$tmp/adamw-4' $other --resume 2>&1 | grep -q 'another --hidden or --layers\|blocks'"
+done
+check "ranks with other options are refused" sh -c "timeout 60 $MPIRUN --oversubscribe --allow-run-as-root -n 1 '$tmp/pipeline' --data include/dqt.h \
+    --out '$tmp/mistake' : -n 1 '$tmp/pipeline' --data include/dqt.h --out '$tmp/mistake' --micro-batches 6 2>&1 | grep -q 'need the same options'"
 finish

@@ -20,6 +20,7 @@
 #include <sys/stat.h>
 
 #define DQT_EXPERIMENTAL
+#include "../agree.h"
 #include "args.h"
 #include "dqt.h"
 #include "tokens.h"
@@ -28,7 +29,7 @@ enum { PATH_BYTES = 512, FORWARD = 1, BACKWARD, PART };
 
 struct options {
     const char *data, *out, *blocks;
-    size_t hidden, intermediate, layers, heads, batch, length, micro_batches, steps, stop_at, warmup;
+    size_t hidden, intermediate, layers, heads, batch, length, micro_batches, steps, stop_at, save_every, warmup;
     int format, optimizer, state, precision, resume, threads, seed;
     float lr, clip;
 };
@@ -275,6 +276,11 @@ static void load(struct stage *s) {
     s->model = saved.model;
     s->updater = saved.updater;
     ok(s, dqt_updater_get_step(s->updater, &s->step));
+    dqt_llama_config c = DQT_INIT(dqt_llama_config);
+    ok(s, dqt_llama_get_config(s->model, &c));
+    if (c.hidden_size != s->o.hidden || c.num_layers != s->o.layers)
+        stop("--resume: the checkpoint's model has another --hidden or --layers");
+    if (!ranks_agree(s->step)) stop("the ranks' checkpoints are of different steps");
 }
 
 static void open_stage(struct stage *s) {
@@ -347,7 +353,7 @@ static void train(struct stage *s) {
     const uint64_t first = s->step;
     double warm = started; /* after the first step, which touches memory */
     report(s);
-    for (; s->step < end; s->step++) {
+    while (s->step < end) {
         dqt_step_stats stats = DQT_INIT(dqt_step_stats);
         s->sent_bytes = 0;
         make_gradients(s);
@@ -357,6 +363,8 @@ static void train(struct stage *s) {
             printf("step %3llu  loss %.6f  gradient norm %.6f\n", (unsigned long long)s->step, (double)s->loss,
                    stats.gradient_norm);
         if (s->step == first) warm = MPI_Wtime();
+        s->step++;
+        if (o->save_every && s->step % o->save_every == 0 && s->step < end) save(s);
     }
     const double ended = MPI_Wtime();
     if (s->rank == 0 && s->step > first + 1)
@@ -397,6 +405,7 @@ int main(int argc, char **argv) {
         {"--micro-batches", ARG_SIZE, &o->micro_batches, "of a step", NULL},
         {"--steps", ARG_SIZE, &o->steps, "steps of the schedule", NULL},
         {"--stop-at", ARG_SIZE, &o->stop_at, "stop and save after this step", NULL},
+        {"--save-every", ARG_SIZE, &o->save_every, "steps between checkpoints (0: only at the end)", NULL},
         {"--warmup", ARG_SIZE, &o->warmup, "steps of warm-up", NULL},
         {"--lr", ARG_FLOAT, &o->lr, "peak learning rate", NULL},
         {"--clip", ARG_FLOAT, &o->clip, "largest norm of the gradient of the whole model; 0: no clipping", NULL},
@@ -410,6 +419,7 @@ int main(int argc, char **argv) {
     };
     MPI_Comm_rank(MPI_COMM_WORLD, &s.rank);
     MPI_Comm_size(MPI_COMM_WORLD, &s.ranks);
+    if (!ranks_have_options(argc, argv)) stop(OTHER_OPTIONS);
     const int answer = args_parse(argc, argv, table, sizeof table / sizeof *table, "Pipelining by blocks over MPI.");
     if (answer) {
         MPI_Finalize();
