@@ -218,6 +218,50 @@ static void float_tokens_are_independent(void) {
     }
 }
 
+/* Products of one x at once: each has the bits that it has alone, whatever formats and rows the others have. */
+static void parts_are_alone(dqt_context *ctx, const char *isa, const int stored[2], const int computed[2],
+                            bool quantized) {
+    enum { PARTS = GEMM_MOST_PARTS, MOST = 50, TOKENS = 4, COLS = 133 };
+    static const size_t rows[PARTS] = {MOST, 24, 1};
+    static float alone[TOKENS * MOST], y[PARTS][TOKENS * MOST];
+    dqt_tensor *w[PARTS];
+    struct gemm_part part[PARTS];
+    for (size_t i = 0; i < PARTS; i++) {
+        w[i] = weights(ctx, stored[i % 2], computed[i % 2], rows[i], COLS, i + 1);
+        part[i] = (struct gemm_part){w[i], 0, rows[i], y[i], rows[i]};
+    }
+    for (size_t tokens = 1; tokens <= TOKENS; tokens += 3) {
+        struct setup s = setup(w[0], tokens, quantized, tokens);
+        struct workspace ws = workspace_for(ctx, tokens, w[0]);
+        const size_t few = gemm_gemv_tokens(ctx, tokens);
+        memset(y, 0xff, sizeof y);
+        gemm_forward_parts(ctx, &ws, &s.x, few, part, PARTS, DQT_PRECISION_F32);
+        for (size_t i = 0; i < PARTS; i++) {
+            gemm_forward(ctx, &ws, &s.x, few, w[i], 0, rows[i], DQT_PRECISION_F32, false, alone, rows[i]);
+            CHECKF(memcmp(y[i], alone, tokens * rows[i] * sizeof(float)) == 0, "%s, %s and %s, %zu tokens: part %zu",
+                   isa, format_public_name(stored[0]), format_public_name(stored[1]), tokens, i);
+        }
+        workspace_destroy(ctx, &ws);
+        free(s.w);
+    }
+    for (size_t i = 0; i < PARTS; i++)
+        tensor_destroy(w[i]);
+    guard_free_all();
+}
+
+static void parts_are_products_of_their_own(void) {
+    enum { FORMATS = sizeof formats / sizeof *formats };
+    for (size_t k = 0; k < ISA_CAP_COUNT; k++) {
+        dqt_context *ctx = context(isa_caps[k].isa, 2);
+        for (size_t f = 0; ctx && f < 2 * FORMATS * FORMATS; f++) {
+            const size_t a = f / 2 / FORMATS, b = f / 2 % FORMATS;
+            parts_are_alone(ctx, isa_caps[k].name, (int[]){formats[a].storage, formats[b].storage},
+                            (int[]){formats[a].compute, formats[b].compute}, f % 2);
+        }
+        dqt_context_destroy(ctx);
+    }
+}
+
 /* The largest sums that 16 bits, 32 bits and the bias of unsigned codes have to bear: all codes and activations at an
  * end. */
 static void extreme_values_are_exact(void) {
@@ -453,6 +497,7 @@ static const struct test tests[] = {TEST(scalar),
                                     TEST(i8mm),
                                     TEST(integer_products_are_bit_identical),
                                     TEST(float_tokens_are_independent),
+                                    TEST(parts_are_products_of_their_own),
                                     TEST(extreme_values_are_exact),
                                     TEST(threads_do_not_matter),
                                     TEST(large_products_are_chunked),
