@@ -348,12 +348,12 @@ def checked_bytes(found, lines):
 
 def compared_shapes(found, lines):
     """Steps of a few blocks of large models, beside what shape_layers makes of the small one's. They are no check: each is one short run."""
-    batch = found.get('shapes_measured', {}).get('batch')
+    batch, rates = found.get('shapes_measured', {}).get('batch'), Rates(found)
     for name, of in found.get('shapes', {}).items():
         if name == next(iter(found['shapes'])):
             lines += ['', '| model | blocks | s a step, measured | by the rates of the small one | off by |', '|---|---|---|---|---|']
         for blocks, run in of.items():
-            m, rates = run['model'], Rates(found)
+            m = run['model']
             l = rates.layer(m['linear_weights'] + m['head_weights'], m['embedding_weights'], 0, 0, batch['batch'] * batch['seq'])
             seconds, measured = l.forward + l.backward + l.update, sum(run['seconds'].values())
             lines.append(f'| {name} | {blocks} | {measured:.2f} | {seconds:.2f} | {100 * (seconds / measured - 1):+.0f} % |')

@@ -7,6 +7,15 @@
 #include <stdint.h>
 #include <string.h>
 
+/* FNV-1a of bytes, going on from h; FNV_FIRST begins. */
+#define FNV_FIRST UINT64_C(0xCBF29CE484222325)
+static inline uint64_t fnv_hash(uint64_t h, const void *data, size_t size) {
+    const unsigned char *bytes = data;
+    for (size_t k = 0; k < size; k++)
+        h = (h ^ bytes[k]) * 0x100000001B3u;
+    return h;
+}
+
 /* Whether all ranks have the same number. */
 static inline bool ranks_agree(uint64_t number) {
     uint64_t pair[2] = {number, ~number};
@@ -18,12 +27,9 @@ static inline bool ranks_agree(uint64_t number) {
  * folders, and threads. */
 static inline bool ranks_have_options(int argc, char *const *argv) {
     static const char *const own[] = {"--data", "--valid", "--out", "--threads"};
-    uint64_t hash = 0xCBF29CE484222325u; /* FNV-1a */
+    uint64_t hash = FNV_FIRST;
     for (int i = 1; i < argc; i++) {
-        for (const char *c = argv[i];; c++) {
-            hash = (hash ^ (unsigned char)*c) * 0x100000001B3u;
-            if (!*c) break;
-        }
+        hash = fnv_hash(hash, argv[i], strlen(argv[i]) + 1);
         for (size_t k = 0; k < sizeof own / sizeof *own; k++)
             if (i + 1 < argc && strcmp(argv[i], own[k]) == 0) {
                 i++;

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agree.h"
+
 enum { TILE = 64 }; /* rows that are copied from and to the tape at a time, where its gradients are not floats */
 
 /* Messages of one kind to and from each rank, in bytes. */
@@ -401,20 +403,13 @@ struct exchange_seconds exchange_spent(const struct exchange *x) {
     return x->seconds;
 }
 
-static uint64_t hash(uint64_t h, const void *data, size_t size) {
-    const unsigned char *bytes = data;
-    for (size_t k = 0; k < size; k++)
-        h = (h ^ bytes[k]) * 0x100000001B3u;
-    return h;
-}
-
 uint64_t exchange_hash(const struct exchange *x) {
-    uint64_t h = 0xcbf29ce484222325u;
+    uint64_t h = FNV_FIRST;
     for (size_t i = 0; i < x->num_slots; i++) {
         const struct slot *s = &x->slots[i];
-        h = hash(h, s->codes, s->rows * s->row_bytes);
+        h = fnv_hash(h, s->codes, s->rows * s->row_bytes);
         if (s->scales && dqt_tensor_get_scales(s->tensor, s->scales) == DQT_OK)
-            h = hash(h, s->scales, s->rows * s->scales_per_row * sizeof(float));
+            h = fnv_hash(h, s->scales, s->rows * s->scales_per_row * sizeof(float));
     }
     return h;
 }

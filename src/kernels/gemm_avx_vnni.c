@@ -52,10 +52,7 @@ int32_t dot_codes_avx_vnni(const int8_t *a, const int8_t *b, size_t n) {
         s0 = _mm256_dpbusd_avx_epi32(s0, _mm256_xor_si256(load_int(a + i), flip), y);
         s1 = _mm256_dpbusd_avx_epi32(s1, flip, y);
     }
-    const __m256i v = _mm256_sub_epi32(s0, s1);
-    __m128i h = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(h, _mm_shuffle_epi32(h, 0xb1)));
+    return sum_ints(_mm256_sub_epi32(s0, s1));
 }
 
 const struct gemm_engine gemm_int8_avx_vnni = {.rows = INT8_ROWS,

@@ -39,6 +39,31 @@ static inline void store_int(void *p, __m256i v) {
     _mm256_storeu_si256((__m256i *)p, v);
 }
 
+static inline int32_t sum_ints(__m256i v) {
+    __m128i h = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(h, _mm_shuffle_epi32(h, 0xb1)));
+}
+
+/* Dwords: row i of the result is column i of the 8 rows. */
+static inline void transpose_ints(__m256i r[8]) {
+    __m256i t[8], q[8];
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        q[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]);
+        q[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
+        q[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]);
+        q[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm256_permute2x128_si256(q[i], q[4 + i], 0x20);
+        r[4 + i] = _mm256_permute2x128_si256(q[i], q[4 + i], 0x31);
+    }
+}
+
 static inline __m256i broadcast(const char *p) {
     int32_t v;
     memcpy(&v, p, sizeof v);

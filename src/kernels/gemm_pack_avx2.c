@@ -15,25 +15,6 @@ TARGET_BEGIN(TARGET_AVX2)
 
 enum { FOUR = 4, SIX = 6 }; /* rows of a block */
 
-/* Dwords: row i of the result is column i of the 8 rows. */
-static inline void transpose8(__m256i r[8]) {
-    __m256i t[8], q[8];
-    for (int i = 0; i < 8; i += 2) {
-        t[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]);
-        t[i + 1] = _mm256_unpackhi_epi32(r[i], r[i + 1]);
-    }
-    for (int i = 0; i < 8; i += 4) {
-        q[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]);
-        q[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
-        q[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]);
-        q[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
-    }
-    for (int i = 0; i < 4; i++) {
-        r[i] = _mm256_permute2x128_si256(q[i], q[4 + i], 0x20);
-        r[4 + i] = _mm256_permute2x128_si256(q[i], q[4 + i], 0x31);
-    }
-}
-
 /* The first six dwords of v. */
 static inline void store_six(uint32_t *to, __m256i v) {
     _mm_storeu_si128((__m128i *)(void *)to, _mm256_castsi256_si128(v));
@@ -51,15 +32,9 @@ static inline void store_next_six(uint32_t *to, __m256i v, bool last) {
 
 /* Six dwords of each of `count` columns of the rows r, of which the last two are not used. */
 static inline void store_columns(uint32_t *to, __m256i r[8], size_t count, bool last) {
-    transpose8(r);
+    transpose_ints(r);
     for (size_t j = 0; j < count; j++)
         store_next_six(to + j * SIX, r[j], last && j == count - 1);
-}
-
-static inline int32_t sum_ints(__m256i v) {
-    __m128i h = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(h, _mm_shuffle_epi32(h, 0xb1)));
 }
 
 /* [k / 4][4][4] bytes. */

@@ -102,24 +102,10 @@ static inline __m256i widened(const int16_t *sums, bool first, const int32_t *to
 }
 
 /* Rows i to i + 7 of 8 columns of [ROWS] numbers: out[r] has row i + r of all columns. */
-static inline void transpose8(const int16_t *sums, bool first, const int32_t *total, size_t i, __m256i out[8]) {
-    __m256i v[8], w[8];
-    for (size_t c = 0; c < 8; c += 2) {
-        const __m256i a = widened(sums + c * ROWS, first, total + c * ROWS, i);
-        const __m256i b = widened(sums + (c + 1) * ROWS, first, total + (c + 1) * ROWS, i);
-        v[c] = _mm256_unpacklo_epi32(a, b);
-        v[c + 1] = _mm256_unpackhi_epi32(a, b);
-    }
-    for (size_t c = 0; c < 8; c += 4) {
-        w[c] = _mm256_unpacklo_epi64(v[c], v[c + 2]);
-        w[c + 1] = _mm256_unpackhi_epi64(v[c], v[c + 2]);
-        w[c + 2] = _mm256_unpacklo_epi64(v[c + 1], v[c + 3]);
-        w[c + 3] = _mm256_unpackhi_epi64(v[c + 1], v[c + 3]);
-    }
-    for (size_t r = 0; r < 4; r++) {
-        out[r] = _mm256_permute2x128_si256(w[r], w[r + 4], 0x20);
-        out[r + 4] = _mm256_permute2x128_si256(w[r], w[r + 4], 0x31);
-    }
+static inline void transposed(const int16_t *sums, bool first, const int32_t *total, size_t i, __m256i out[8]) {
+    for (size_t c = 0; c < 8; c++)
+        out[c] = widened(sums + c * ROWS, first, total + c * ROWS, i);
+    transpose_ints(out);
 }
 
 /* One column, row by row. */
@@ -140,8 +126,8 @@ static inline void finish(const struct gemm_block *b, const struct epilogue *f, 
     for (; n + PANEL <= b->n; n += PANEL, sums += PANEL * ROWS, total += PANEL * ROWS) {
         for (size_t i = 0; i < b->m; i += 8) {
             __m256i left[8], right[8];
-            transpose8(sums, first, total, i, left);
-            transpose8(sums + 8 * ROWS, first, total + 8 * ROWS, i, right);
+            transposed(sums, first, total, i, left);
+            transposed(sums + 8 * ROWS, first, total + 8 * ROWS, i, right);
             for (size_t r = 0; r < size_min(8, b->m - i); r++) {
                 epilogue8_int(f, i + r, n, left[r]);
                 epilogue8_int(f, i + r, n + 8, right[r]);

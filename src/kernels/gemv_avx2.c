@@ -140,10 +140,7 @@ int32_t dot_codes_avx2(const int8_t *codes, const int8_t *x, size_t n) {
         s1 = _mm256_add_epi32(s1, dot_bytes(load_int(codes + i + WIDTH), load_int(x + i + WIDTH)));
     }
     if (i < n) s0 = _mm256_add_epi32(s0, dot_bytes(load_int(codes + i), load_int(x + i)));
-    const __m256i v = _mm256_add_epi32(s0, s1);
-    __m128i h = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(h, _mm_shuffle_epi32(h, 0xb1)));
+    return sum_ints(_mm256_add_epi32(s0, s1));
 }
 
 /* ---- Scales of groups: 32-bit sums of a group of each row, in v ---- */
