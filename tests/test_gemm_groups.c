@@ -15,8 +15,10 @@ static const struct {
                {DQT_FORMAT_INT8, 0},
                {DQT_FORMAT_INT8, DQT_FORMAT_INT4},
                {DQT_FORMAT_F32, DQT_FORMAT_INT4},
-               {DQT_FORMAT_BF16, DQT_FORMAT_TERNARY}};
-enum { FORMATS = sizeof formats / sizeof *formats, INTEGER_STORAGE = 7 };
+               {DQT_FORMAT_BF16, DQT_FORMAT_TERNARY},
+               {DQT_FORMAT_F32, 0},
+               {DQT_FORMAT_BF16, 0}};
+enum { FORMATS = sizeof formats / sizeof *formats, INTEGER_STORAGE = 7, OF_CODES = FORMATS - 2 };
 
 /* Tokens, rows, columns, group: columns of half a pack block more, one group a row, many. */
 static const size_t sizes[][4] = {{1, 1, 32, 32},     {1, 33, 96, 32},    {2, 16, 64, 32},   {3, 17, 160, 32},
@@ -31,7 +33,7 @@ static void all_products(int isa, const char *name) {
         for (size_t i = 0; i < SIZES; i++) {
             for (int quantized = 0; quantized < 2; quantized++) {
                 const size_t tokens = sizes[i][0], rows = sizes[i][1], cols = sizes[i][2];
-                const bool trained = i % 2 && !formats[f].compute;
+                const bool trained = i % 2 && f < INTEGER_STORAGE;
                 dqt_tensor *t =
                     group_weights(ctx, formats[f].storage, formats[f].compute, rows, cols, sizes[i][3], trained, i + 1);
                 struct setup s = setup(t, tokens, quantized != 0, i + 100);
@@ -138,7 +140,7 @@ static void integer_products_are_as_defined(void) {
     for (size_t k = 0; k < ISA_CAP_COUNT; k++) {
         dqt_context *ctx = context(isa_caps[k].isa, 1);
         if (!ctx) continue;
-        for (size_t f = 0; f < FORMATS; f++) {
+        for (size_t f = 0; f < OF_CODES; f++) {
             for (size_t group = 32; group <= 256; group *= 2) {
                 const size_t cols = group * (group == 32 ? 5 : 3), rows = 37;
                 dqt_tensor *t =

@@ -65,12 +65,13 @@ extern const int32_t no_row_add[GEMM_MAX_ROWS];
 void gebp_multiply(const struct operand *o, size_t i, const void *b, size_t n, void *partial, const struct result *to,
                    struct prefetch prefetch);
 
-/* Scales of a row of weights as products see them; 0: one scale, which is multiplied at the end. */
+/* Scales of a row of weights as products see them; 0: one scale, which is multiplied at the end, or floats, which have
+ * none whatever their axis. */
 static inline size_t scale_groups(size_t cols, size_t group_cols) {
     return group_cols < cols ? cols / group_cols : 0;
 }
 static inline size_t tensor_scale_groups(const dqt_tensor *w) {
-    return scale_groups(w->cols, tensor_compute_group_cols(w));
+    return format_is_code(w->compute) ? scale_groups(w->cols, tensor_compute_group_cols(w)) : 0;
 }
 
 /* For parallel_run: nanoseconds of a product [tokens][cols] x [rows][cols], as measured on one core of 2 GHz
