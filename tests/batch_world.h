@@ -36,6 +36,17 @@ struct world {
     float weights[TOKENS];
 };
 
+static inline void world_open_tape(struct world *w, size_t max_batch, size_t max_length) {
+    dqt_tape_options o;
+    OK(w->ctx, dqt_tape_options_init(&o, sizeof o));
+    o.max_batch = max_batch;
+    o.max_length = max_length;
+    o.precision = w->setting->precision;
+    o.recompute = w->setting->recompute;
+    OK(w->ctx, dqt_tape_create(w->ctx, w->layers, w->num_layers, &o, &w->tape));
+    OK(w->ctx, dqt_tape_get_num_parameters(w->tape, &w->num_parameters));
+}
+
 static inline struct world *world_create_in(const struct setting *setting, const dqt_context_options *options) {
     struct world *w = calloc(1, sizeof *w);
     if (!w) abort();
@@ -55,14 +66,7 @@ static inline struct world *world_create_in(const struct setting *setting, const
     c.init_std = 0.2f;
     OK(w->ctx, dqt_llama_create(w->ctx, &c, &w->model));
     OK(w->ctx, dqt_llama_get_layers(w->model, &w->layers, &w->num_layers));
-    dqt_tape_options o;
-    OK(w->ctx, dqt_tape_options_init(&o, sizeof o));
-    o.max_batch = 64; /* 4096 tokens: tiles of 1024 classes */
-    o.max_length = 64;
-    o.precision = setting->precision;
-    o.recompute = setting->recompute;
-    OK(w->ctx, dqt_tape_create(w->ctx, w->layers, w->num_layers, &o, &w->tape));
-    OK(w->ctx, dqt_tape_get_num_parameters(w->tape, &w->num_parameters));
+    world_open_tape(w, BATCH, LENGTH);
     uint64_t random = 3;
     for (int i = 0; i < TOKENS; i++) {
         w->tokens[i] = (int32_t)(test_random(&random) % VOCAB);

@@ -49,6 +49,25 @@ static void test_weights_of_one_change_nothing(void) {
     each_setting(check_ones);
 }
 
+/* What a tape has room for changes no bit. */
+static void check_room(struct world *w) {
+    const dqt_batch b = batch_of(w);
+    float loss, again;
+    const struct gradients g = gradients_of(w, &b, &loss);
+    dqt_tape_destroy(w->tape);
+    world_open_tape(w, 64, 64);
+    check_equal(w, gradients_of(w, &b, &again), g, 0, "a tape of 4096 tokens");
+    CHECKF(loss == again, "%s: loss %g, of a larger tape %g", w->setting->name, (double)loss, (double)again);
+}
+static void test_room_changes_nothing(void) {
+    static const struct setting integers = {
+        .name = "int8", .precision = DQT_PRECISION_INT8, .activation = DQT_ACTIVATION_INT8, .head_activation = DQT_ACTIVATION_INT8};
+    struct world *w = world_create(&integers);
+    each_setting(check_room);
+    check_room(w);
+    world_destroy(w);
+}
+
 /* A negative weight and a divisor: the loss by the tokens' own losses, and twice the divisor halves the gradients. */
 static void check_divisor(struct world *w) {
     dqt_batch b = batch_of(w);
@@ -306,6 +325,7 @@ static void test_head_own_loss(void) {
 static const struct test tests[] = {
     TEST(test_weights_are_repeated_targets),
     TEST(test_weights_of_one_change_nothing),
+    TEST(test_room_changes_nothing),
     TEST(test_divisor),
     TEST(test_weights_are_checked),
     TEST(test_own_cross_entropy),

@@ -119,7 +119,7 @@ static void tied_tile(void *arg, size_t row, size_t rows, float *tile, size_t ld
 
 static void tied_backward(const struct scatter_job *job, const struct slot *head) {
     dqt_tape *t = job->t;
-    const size_t rows = head->layer->weight[W]->rows, tile = head_tile(t, head->layer);
+    const size_t rows = head->layer->weight[W]->rows, tile = head_tile(head->layer);
     const struct activations x = activations_of(&head->input, slot_tokens(head));
     float *logits = head_temporaries(t, head->layer);
     struct logit_gradient g;

@@ -37,17 +37,17 @@ static dqt_status head_check(dqt_context *ctx, const struct layer_shape *s, cons
     return DQT_OK;
 }
 
-/* 8 MiB of logits at a time, but of many tokens not fewer classes than keep all lanes busy: for each tile x is packed,
- * and the gradient of x read and written. */
-enum { HEAD_TILE_FLOATS = 2 << 20, HEAD_TILE_CLASSES = 1024 };
+/* Classes at a time: for each tile x is packed and the gradient of x read and written, so not fewer, and they keep all
+ * lanes busy; more would be more memory. Gradients are sums over tiles and an int8 head is rounded by tiles, so the
+ * number must not depend on what the tape has room for. */
+enum { HEAD_TILE_CLASSES = 1024 };
 
-size_t head_tile(const dqt_tape *t, const dqt_layer *head) {
-    const size_t fit = HEAD_TILE_FLOATS / t->max_tokens / GEMM_TILE_ROWS * GEMM_TILE_ROWS;
-    return size_min(size_max(fit, HEAD_TILE_CLASSES), round_up(head->shape.out, GEMM_TILE_ROWS));
+size_t head_tile(const dqt_layer *head) {
+    return size_min(HEAD_TILE_CLASSES, round_up(head->shape.out, GEMM_TILE_ROWS));
 }
 
 float *head_temporaries(dqt_tape *t, const dqt_layer *head) {
-    return tape_take(t, t->max_tokens, head_tile(t, head));
+    return tape_take(t, t->max_tokens, head_tile(head));
 }
 
 static void take_temporaries(dqt_tape *t, const dqt_layer *l, size_t tokens) {
@@ -57,7 +57,7 @@ static void take_temporaries(dqt_tape *t, const dqt_layer *l, size_t tokens) {
 
 static void head_scratch(const dqt_tape *t, const dqt_layer *l, struct scratch_need *need) {
     activations_scratch(l->shape.in, need);
-    weight_scratch(t, l, W, head_tile(t, l), need);
+    weight_scratch(t, l, W, head_tile(l), need);
 }
 
 static void tile_logits(dqt_tape *t, const struct slot *s, const struct activations *x, size_t first, size_t count,
@@ -83,7 +83,7 @@ void head_logits(dqt_tape *t, struct slot *s, size_t batch, size_t length, const
 }
 
 void head_logits_tiles(dqt_tape *t, struct slot *s, size_t tokens, const float *x, logits_tile_fn *take, void *arg) {
-    const size_t classes = s->layer->shape.out, tile = head_tile(t, s->layer), mark = tape_mark(t);
+    const size_t classes = s->layer->shape.out, tile = head_tile(s->layer), mark = tape_mark(t);
     const struct activations a = begin_pass(t, s, 1, tokens, x);
     float *logits = head_temporaries(t, s->layer);
     for (size_t first = 0; first < classes; first += tile) {
@@ -97,7 +97,7 @@ void head_logits_tiles(dqt_tape *t, struct slot *s, size_t tokens, const float *
 /* Maxima and sums over all classes, of the tokens with a target (and its logit), or with targets NULL of all. */
 static void sum_tiles(dqt_tape *t, const struct slot *s, const int32_t *targets) {
     const struct head_saved *saved = s->saved;
-    const size_t tokens = slot_tokens(s), classes = s->layer->shape.out, tile = head_tile(t, s->layer),
+    const size_t tokens = slot_tokens(s), classes = s->layer->shape.out, tile = head_tile(s->layer),
                  mark = tape_mark(t);
     const struct activations a = activations_of(&s->input, tokens);
     float *logits = head_temporaries(t, s->layer);
@@ -233,7 +233,7 @@ static bool own_gradient(dqt_tape *t, const struct slot *s, size_t first, size_t
 bool head_logit_gradient(dqt_tape *t, const struct slot *s, size_t first, float *logits, struct logit_gradient *out) {
     const struct head_saved *saved = s->saved;
     const struct head_gradient *g = &saved->gradient;
-    const size_t tokens = slot_tokens(s), tile = head_tile(t, s->layer), classes = s->layer->shape.out;
+    const size_t tokens = slot_tokens(s), tile = head_tile(s->layer), classes = s->layer->shape.out;
     DQT_ASSERT(first < classes && first % tile == 0);
     *out = (struct logit_gradient){logits, tile, size_min(classes - first, tile)};
     if (g->is_own && g->own.dlogits) {
@@ -269,7 +269,7 @@ static void check_weight_gradient(const dqt_tape *t, const struct slot *s) {
 /* Over all tiles: dx, unless NULL, and the weight's gradient; without the latter, in an update, its check. */
 static void backward_tiles(dqt_tape *t, struct slot *s, float *dx, bool weight) {
     const dqt_tensor *w = s->layer->weight[W];
-    const size_t tokens = slot_tokens(s), tile = head_tile(t, s->layer), mark = tape_mark(t);
+    const size_t tokens = slot_tokens(s), tile = head_tile(s->layer), mark = tape_mark(t);
     const struct activations a = activations_of(&s->input, tokens);
     const struct head_saved *saved = s->saved;
     const bool own_tiles = saved->gradient.is_own && saved->gradient.own.callback;

@@ -74,7 +74,7 @@ void head_backward(dqt_tape *t, struct slot *s, const struct head_gradient *grad
 
 /* Classes whose logits are made at a time, a multiple of GEMM_TILE_ROWS; and room for them, float[max_tokens][tile] of
  * the tape's temporaries. */
-size_t head_tile(const dqt_tape *t, const dqt_layer *head);
+size_t head_tile(const dqt_layer *head);
 float *head_temporaries(dqt_tape *t, const dqt_layer *head);
 /* The gradient of one tile of logits, d[tokens][ld], `count` classes. */
 struct logit_gradient {

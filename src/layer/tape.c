@@ -33,10 +33,9 @@ static dqt_status check_layers(dqt_context *ctx, dqt_layer *const *layers, size_
 }
 
 /* Rows of a weight that one product of backward sums over. */
-static size_t summed_rows(const dqt_layer *l, int weight, size_t tokens) {
-    const dqt_tape as = {.max_tokens = tokens};
+static size_t summed_rows(const dqt_layer *l, int weight) {
     const size_t rows = l->weight[weight]->rows;
-    return l->kind->id == DQT_LAYER_HEAD ? size_min(rows, head_tile(&as, l)) : rows;
+    return l->kind->id == DQT_LAYER_HEAD ? size_min(rows, head_tile(l)) : rows;
 }
 
 /* So many rows of codes of at most 127 times the weight's have a sum that fits int32. */
@@ -46,18 +45,18 @@ static uint64_t most_rows(const dqt_tensor *w) {
 }
 
 /* Precision INT8: dX needs one scale a row, which is folded into dY, and sums that fit int32. */
-static bool fits_integer_gradients(const dqt_layer *l, int weight, size_t tokens) {
+static bool fits_integer_gradients(const dqt_layer *l, int weight) {
     const dqt_tensor *w = l->weight[weight];
-    return w->row_groups <= 1 && summed_rows(l, weight, tokens) <= most_rows(w);
+    return w->row_groups <= 1 && summed_rows(l, weight) <= most_rows(w);
 }
 
 /* Where INT8 is named, what does not fit is refused. */
-static dqt_status check_integer_gradients(dqt_context *ctx, const dqt_layer *l, size_t tokens) {
+static dqt_status check_integer_gradients(dqt_context *ctx, const dqt_layer *l) {
     for (int i = 0; i < MAX_WEIGHTS; i++) {
         if (!layer_weight_is_integer(l, i)) continue;
         const dqt_tensor *w = l->weight[i];
         const char *name = l->tied ? l->name : l->weight_name[i];
-        if (fits_integer_gradients(l, i, tokens)) continue;
+        if (fits_integer_gradients(l, i)) continue;
         if (w->row_groups > 1)
             return fail(ctx, DQT_E_UNSUPPORTED,
                         "precision INT8 needs one scale a row or tensor; %s has scales of groups of %zu columns", name,
@@ -67,7 +66,7 @@ static dqt_status check_integer_gradients(dqt_context *ctx, const dqt_layer *l, 
                     name, w->rows, format_name(w->compute), (unsigned long long)most_rows(w));
     }
     for (int i = 0; i < MAX_SUBLAYERS; i++)
-        if (l->sublayer[i]) TRY(check_integer_gradients(ctx, l->sublayer[i], tokens));
+        if (l->sublayer[i]) TRY(check_integer_gradients(ctx, l->sublayer[i]));
     return DQT_OK;
 }
 
@@ -96,7 +95,7 @@ dqt_status tape_check(dqt_context *ctx, dqt_layer *const *layers, size_t num_lay
         return fail(ctx, DQT_E_SHAPE, "max_batch %zu x max_length %zu must be 1 to %d tokens", o->max_batch,
                     o->max_length, INT32_MAX);
     for (size_t i = 0; i < num_layers && o->precision == DQT_PRECISION_INT8; i++)
-        TRY(check_integer_gradients(ctx, layers[i], tokens));
+        TRY(check_integer_gradients(ctx, layers[i]));
     return DQT_OK;
 }
 
@@ -164,7 +163,7 @@ static bool weight_is_multiplied_as_codes(const dqt_tape *t, const dqt_layer *l,
     if (!tape_saves(t) || !layer_weight_is_integer(l, weight)) return false;
     if (t->options.precision == DQT_PRECISION_INT8) return true;
     return t->options.precision == DQT_PRECISION_AUTO && t->ctx->kernels->fast_int8_backward && !has_fp8(&t->options) &&
-           fits_integer_gradients(l, weight, t->max_tokens);
+           fits_integer_gradients(l, weight);
 }
 
 void weight_scratch(const dqt_tape *t, const dqt_layer *l, int weight, size_t rows, struct scratch_need *need) {
