@@ -384,6 +384,8 @@ static void isa_override(void) {
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         setenv("DQT_ISA", wrong[i], 1);
         refuse(&o, DQT_E_ARGUMENT, "DQT_ISA");
+        for (int k = 0; k < ISAS; k++)
+            refuse(&o, DQT_E_ARGUMENT, isa_names[k]);
     }
     setenv("DQT_ISA", "", 1);
     dqt_context *ctx = create(&o);

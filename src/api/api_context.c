@@ -111,9 +111,11 @@ static dqt_status resolve_features(const dqt_context_options *o, uint64_t featur
     const char *name = getenv("DQT_ISA"); /* the documented override for tests */
     if (name && *name) {
         const struct isa_cap *cap = isa_cap_find_name(name);
-        if (!cap)
-            return fail(NULL, DQT_E_ARGUMENT,
-                        "DQT_ISA is \"%.20s\"; it must be scalar, avx2, avxvnni, avx512, vnni, amx or neon", name);
+        if (!cap) {
+            char names[ISA_CAP_NAMES];
+            isa_cap_names(names);
+            return fail(NULL, DQT_E_ARGUMENT, "DQT_ISA is \"%.20s\"; it must be one of %s", name, names);
+        }
         *usable &= cap->allows;
     }
     const uint64_t amx = DQT_CPU_AMX_INT8 | DQT_CPU_AMX_BF16;

@@ -1,7 +1,10 @@
 /* The choice among instruction sets, and what caps allow. */
 #include "isa/isa.h"
 
+#include <stdio.h>
 #include <string.h>
+
+#include "core/assert.h"
 
 /* Weakest first; those of other architectures are not built. */
 static const struct isa_set *const sets[] = {
@@ -68,4 +71,11 @@ const struct isa_cap *isa_cap_find_name(const char *name) {
     for (size_t i = 0; i < ISA_CAP_COUNT; i++)
         if (strcmp(isa_caps[i].name, name) == 0) return &isa_caps[i];
     return NULL;
+}
+
+void isa_cap_names(char text[ISA_CAP_NAMES]) {
+    size_t at = 0;
+    for (size_t i = 0; i < ISA_CAP_COUNT && at < ISA_CAP_NAMES; i++)
+        at += (size_t)snprintf(text + at, ISA_CAP_NAMES - at, "%s%s", i ? ", " : "", isa_caps[i].name);
+    DQT_ASSERT(at < ISA_CAP_NAMES);
 }

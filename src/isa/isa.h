@@ -80,4 +80,8 @@ extern const struct isa_cap isa_caps[ISA_CAP_COUNT];
 const struct isa_cap *isa_cap_find(int isa);
 const struct isa_cap *isa_cap_find_name(const char *name);
 
+/* All their names, with commas between them. */
+enum { ISA_CAP_NAMES = 128 };
+void isa_cap_names(char text[ISA_CAP_NAMES]);
+
 #endif
