@@ -299,6 +299,5 @@ int main(int argc, char **argv) {
     for (int threads = 1; threads <= most; threads *= 2)
         measure_memory(&b, threads);
     machine_for_each(&b, measure);
-    bench_end(&b);
-    return 0;
+    return bench_end(&b);
 }

@@ -2,10 +2,10 @@
  *
  *     struct bench b = bench_begin(argc, argv, false);       // arguments: words; only names that contain one are run
  *     if (bench_wants(&b, "updater")) {
- *         struct bench_times t = bench_time(step, &argument); // median of at least 5 runs
+ *         struct bench_times t = bench_time(step, &argument); // median of at least 5 runs, and the worst
  *         bench_rate(&b, "updater", "4096x4096", isa, threads, &t, 16.8e6, 1e-9, "Gweight/s", limit);
  *     }
- *     bench_end(&b);                                          // how speeds grow with threads, where several were used
+ *     return bench_end(&b);                                   // how speeds grow with threads, where several were used
  *
  * Of a word that ends in $ what is before it must end the name.
  *
@@ -35,17 +35,17 @@ struct bench {
     int num_words;
     bool names_isa; /* the first word was an instruction set */
     struct bench_result *results;
-    size_t num_results;
+    size_t num_results, num_lines;
 };
 
 struct bench_times {
-    double median, min, max; /* seconds */
+    double median, max; /* seconds */
 };
 
 static inline struct bench bench_begin(int argc, char **argv, bool empty) {
     struct bench b = {
         .json = fopen("build/bench.jsonl", empty && argc == 1 ? "w" : "a"), .words = argv + 1, .num_words = argc - 1};
-    printf("%-22s %-20s %-7s %7s %12s %12s  %-10s %s\n", "name", "shape", "isa", "threads", "median", "min", "unit",
+    printf("%-22s %-20s %-7s %7s %12s %12s  %-10s %s\n", "name", "shape", "isa", "threads", "median", "worst", "unit",
            "of limit");
     return b;
 }
@@ -78,9 +78,12 @@ static inline double bench_speed(const struct bench *b, const struct bench_resul
 /* What was measured on one thread and on more: speeds in proportion to one thread's. */
 static inline void bench_scaling(const struct bench *b) {
     int most = 0;
-    for (size_t i = 0; i < b->num_results; i++)
+    bool one = false;
+    for (size_t i = 0; i < b->num_results; i++) {
+        if (b->results[i].threads == 1) one = true;
         if (b->results[i].threads > most) most = b->results[i].threads;
-    if (most < 2) return;
+    }
+    if (!one || most < 2) return;
     printf("\nspeed in proportion to one thread, on 1, 2, 4, ... threads\n");
     for (size_t i = 0; i < b->num_results; i++) {
         const struct bench_result *r = &b->results[i];
@@ -92,10 +95,16 @@ static inline void bench_scaling(const struct bench *b) {
     }
 }
 
-static inline void bench_end(struct bench *b) {
+/* The program's exit status. */
+static inline int bench_end(struct bench *b) {
+    const bool nothing = b->num_lines == 0;
     bench_scaling(b);
     free(b->results);
     if (b->json) fclose(b->json);
+    if (nothing)
+        fprintf(stderr, "nothing was measured: no name contains one of the words, or this CPU lacks the instruction set;"
+                        " the file of the program says what it takes\n");
+    return nothing;
 }
 
 static inline bool bench_wants(const struct bench *b, const char *name) {
@@ -143,7 +152,7 @@ static inline struct bench_times bench_time(void (*fn)(void *), void *arg) {
         t[count++] = bench_now() - before;
     } while (count < 5 || (count < 101 && bench_now() - start < 0.25));
     qsort(t, (size_t)count, sizeof *t, bench_compare);
-    const struct bench_times r = {t[count / 2], t[0], t[count - 1]};
+    const struct bench_times r = {t[count / 2], t[count - 1]};
     return r;
 }
 
@@ -161,16 +170,17 @@ static inline void bench_keep(struct bench *b, const char *name, const char *sha
 }
 
 static inline void bench_line(struct bench *b, const char *name, const char *shape, int isa, int threads, double median,
-                              double min, const char *unit, double fraction) {
-    printf("%-22s %-20s %-7s %7d %12.4g %12.4g  %-10s", name, shape, bench_isa_name(isa), threads, median, min, unit);
+                              double worst, const char *unit, double fraction) {
+    b->num_lines++;
+    printf("%-22s %-20s %-7s %7d %12.4g %12.4g  %-10s", name, shape, bench_isa_name(isa), threads, median, worst, unit);
     if (fraction > 0) printf(" %.2f", fraction);
     printf("\n");
     fflush(stdout);
     if (!b->json) return;
     fprintf(b->json,
-            "{\"name\":\"%s\",\"shape\":\"%s\",\"isa\":\"%s\",\"threads\":%d,\"median\":%.6g,\"min\":%.6g,"
+            "{\"name\":\"%s\",\"shape\":\"%s\",\"isa\":\"%s\",\"threads\":%d,\"median\":%.6g,\"worst\":%.6g,"
             "\"unit\":\"%s\",\"fraction_of_limit\":",
-            name, shape, bench_isa_name(isa), threads, median, min, unit);
+            name, shape, bench_isa_name(isa), threads, median, worst, unit);
     if (fraction > 0) {
         fprintf(b->json, "%.4f}\n", fraction);
     } else {
@@ -178,8 +188,7 @@ static inline void bench_line(struct bench *b, const char *name, const char *sha
     }
 }
 
-/* `work` units per run, times `factor`: 1e-12 and "TOP/s", say. limit: in the same unit, 0: unknown. min: the
- * slowest. */
+/* `work` units per run, times `factor`: 1e-12 and "TOP/s", say. limit: in the same unit, 0: unknown. */
 static inline double bench_rate(struct bench *b, const char *name, const char *shape, int isa, int threads,
                                 const struct bench_times *t, double work, double factor, const char *unit,
                                 double limit) {
@@ -189,10 +198,10 @@ static inline double bench_rate(struct bench *b, const char *name, const char *s
     return median;
 }
 
-/* Microseconds; limit: the least possible, 0: unknown. min: the fastest. */
+/* Microseconds; limit: the least possible, 0: unknown. */
 static inline void bench_microseconds(struct bench *b, const char *name, const char *shape, int isa, int threads,
                                       const struct bench_times *t, double limit) {
-    bench_line(b, name, shape, isa, threads, t->median * 1e6, t->min * 1e6, "us",
+    bench_line(b, name, shape, isa, threads, t->median * 1e6, t->max * 1e6, "us",
                limit > 0 ? limit / (t->median * 1e6) : 0);
     bench_keep(b, name, shape, isa, threads, 1 / t->median);
 }

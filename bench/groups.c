@@ -119,6 +119,5 @@ int main(int argc, char **argv) {
     for (int i = 0; i < BATCH * LENGTH; i++)
         targets[i] = (i + 1) * 7919 % VOCAB;
     machine_for_each(&b, measure);
-    bench_end(&b);
-    return 0;
+    return bench_end(&b);
 }

@@ -162,7 +162,7 @@ static void several_sessions(struct bench *b, int isa, int threads, int cache, c
             times[way][round < 0 ? 0 : round] = append(ctx, way, steps);
     for (int way = 0; way < WAYS; way++) {
         qsort(times[way], ROUNDS, sizeof(double), bench_compare);
-        const struct bench_times t = {times[way][ROUNDS / 2], times[way][0], times[way][ROUNDS - 1]};
+        const struct bench_times t = {times[way][ROUNDS / 2], times[way][ROUNDS - 1]};
         bench_microseconds(b, names[way], shape, isa, threads, &t, 0);
     }
     const double one = times[ONE][ROUNDS / 2], at_once = times[AT_ONCE][ROUNDS / 2];
@@ -184,6 +184,5 @@ static void measure(struct bench *b, int isa, int threads) {
 int main(int argc, char **argv) {
     struct bench b = bench_begin(argc, argv, false);
     machine_for_each(&b, measure);
-    bench_end(&b);
-    return 0;
+    return bench_end(&b);
 }

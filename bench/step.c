@@ -199,6 +199,5 @@ int main(int argc, char **argv) {
                 measure_fused(&b, threads, batches[i].batch, j);
         if (!any) measure_unfused(&b, threads);
     }
-    bench_end(&b);
-    return 0;
+    return bench_end(&b);
 }
