@@ -17,6 +17,7 @@ struct run_options run_defaults(void) {
         .embedding_format = DQT_FORMAT_F32,
         .head_format = DQT_FORMAT_F32,
         .activation = DQT_ACTIVATION_DEFAULT,
+        .head_activation = DQT_ACTIVATION_NONE,
         .sigma = 4.0f,
         .init_std = 0.02f,
         .optimizer = DQT_OPTIMIZER_ADAMW,
@@ -64,6 +65,7 @@ size_t run_model_args(struct run_options *o, struct arg *table) {
         {"--no-sub-norms", ARG_FLAG, &o->no_sub_norms, "plain LLaMA blocks", NULL},
         {"--mlp", ARG_CHOICE, &o->mlp, "MLP kind", "swiglu=0 squared-relu=1"},
         {"--activation", ARG_CHOICE, &o->activation, "activations of linear layers", "auto=0 none=1 int8=2"},
+        {"--head-activation", ARG_CHOICE, &o->head_activation, "activations of the head", "none=1 int8=2"},
         {"--init-std", ARG_FLOAT, &o->init_std, "standard deviation of initial weights", NULL},
         {"--linear-init-std", ARG_FLOAT, &o->linear_init_std, "the same of linear weights (0: init-std)", NULL},
     };
@@ -146,6 +148,7 @@ static dqt_status fill_config(const struct run_options *o, dqt_llama_config *c) 
     /* Plain LLaMA: float weights that are read as floats get float activations. */
     const int computed = o->compute ? o->compute : o->format;
     const int plain = computed == DQT_FORMAT_F32 || computed == DQT_FORMAT_BF16;
+    c->head_activation = o->head_activation;
     c->activation = o->activation ? o->activation : plain ? DQT_ACTIVATION_NONE : DQT_ACTIVATION_INT8;
     return status;
 }

@@ -13,7 +13,7 @@ struct run_options {
     /* model */
     size_t hidden, intermediate, layers, heads, kv_heads, vocab;
     int format, compute, scale_rule, row_scales, train_scales, embedding_format, head_format, tied, no_sub_norms, mlp,
-        activation, group; /* columns per scale; 0: not by groups */
+        activation, head_activation, group; /* columns per scale; 0: not by groups */
     float sigma, init_std, linear_init_std;
     /* update */
     int optimizer, rounding, momentum_state, variance_state, clip, fused, rate_corrected;
