@@ -21,7 +21,7 @@ int4, INT8 products     | library |             | --format int4 --fused --precis
 PyTorch BF16, compiled  | torch   | amx_bf16    | --bf16 --compile --batch 16 --steps 3000 --warmup 100 --eval-every 50 --lr 6e-3
 PyTorch BF16, compiled  | torch   | avx512_bf16 | --bf16 --compile --batch 8 --steps 6000 --warmup 200 --eval-every 100 --lr 4e-3
 PyTorch F32, compiled   | torch   | amx_bf16    | --compile --batch 16 --steps 3000 --warmup 100 --eval-every 50 --lr 6e-3
-PyTorch F32, compiled   | torch   |             | --compile --batch 8 --steps 8000 --warmup 400 --eval-every 100 --lr 2e-3
+PyTorch F32, compiled   | torch   |             | --compile --batch 8 --steps 4500 --warmup 300 --eval-every 100 --lr 3e-3 --cooldown 0.4
 """
 
 AVX2 = dict(DQT_ISA='avx2', ATEN_CPU_CAPABILITY='avx2', MKL_ENABLE_INSTRUCTIONS='AVX2', ONEDNN_MAX_CPU_ISA='AVX2')
