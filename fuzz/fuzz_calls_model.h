@@ -301,7 +301,7 @@ static dqt_updater_options *updater_options(void) {
     dqt_updater_options *o = make_options(sizeof *o, init_updater_options);
     SET(o, dqt_updater_options, groups, NULL);
     SET(o, dqt_updater_options, num_groups, 0);
-    SET(o, dqt_updater_options, optimizer, enum_or_odd(DQT_OPTIMIZER_SGD, 3));
+    SET(o, dqt_updater_options, optimizer, enum_or_odd(DQT_OPTIMIZER_SGD, 4));
     if (one_in(2)) SET(o, dqt_updater_options, momentum_state, enum_or_odd(0, 3));
     if (one_in(4)) SET(o, dqt_updater_options, variance_state, enum_or_odd(0, 3));
     if (one_in(4)) SET(o, dqt_updater_options, rounding, enum_or_odd(1, 4));

@@ -763,7 +763,12 @@ typedef struct dqt_updater dqt_updater;
 enum {
     DQT_OPTIMIZER_SGD = 1,      /* m = momentum * m + g; u = m */
     DQT_OPTIMIZER_ADAMW = 2,    /* bias-corrected moments, decoupled decay */
-    DQT_OPTIMIZER_ADAFACTOR = 3 /* factored second moment for matrices; momentum optional */
+    DQT_OPTIMIZER_ADAFACTOR = 3, /* factored second moment for matrices; momentum optional */
+    DQT_OPTIMIZER_MUON = 4       /* of matrices of linear layers (classes ATTENTION, MLP, LINEAR): m = 0.95 m + g, and u
+                                    is g + 0.95 m with all singular values brought to about 1, times 0.2 sqrt(greater
+                                    side), in some products of matrices a step. Other parameters take ADAMW. m, in
+                                    momentum_state, is kept with every rounding and beta1; ECO, trained scales and
+                                    updaters of one part are refused. docs/numerics.md has it. Since 0.9 */
 };
 
 enum { DQT_STATE_F32 = 0, DQT_STATE_BF16 = 1, DQT_STATE_INT8 = 2 }; /* INT8: blocks of 128, square-root companded */
@@ -799,7 +804,7 @@ typedef struct dqt_updater_options {
     int32_t optimizer; /* DQT_OPTIMIZER_*; 0: ADAMW */
     int32_t rounding;  /* DQT_ROUND_* of integer storage. BF16 storage rounds stochastically (NEAREST: to nearest); F32
                           needs no rounding. ACCUMULATE: integer storage keeps no first moment, u is made of the gradient
-                          itself; an accumulator takes up every step, P -= lr (u / s + decay q), then q' = floor(q + (1 -
+                          itself (but for MUON); an accumulator takes up every step, P -= lr (u / s + decay q), then q' = floor(q + (1 -
                           beta1) P + 1/2 + noise (r - 1/2)) and P -= q' - q. P is kept in 8 bits, stochastically, within
                           +-(1/2 + noise/2) / (1 - beta1); momentum_state does not matter to it. With every optimiser */
     int32_t momentum_state; /* DQT_STATE_* of the first moment (SGD's momentum) */

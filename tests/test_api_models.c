@@ -281,7 +281,7 @@ static void updater_creation(void) {
         int field; /* of: optimizer, rounding, momentum_state, variance_state, clip, lagged, rate_corrected */
         int32_t value;
         const char *word;
-    } integers[] = {{0, 4, "optimizer"},
+    } integers[] = {{0, 5, "optimizer"},
                     {0, -1, "optimizer"},
                     {1, -1, "rounding"},
                     {1, 6, "rounding"},

@@ -487,7 +487,7 @@ static void properties_decide(void) {
         }
     }
     char list[200];
-    CHECK(strcmp(optimizer_list(list, sizeof list), "SGD 1, ADAMW 2, ADAFACTOR 3") == 0);
+    CHECK(strcmp(optimizer_list(list, sizeof list), "SGD 1, ADAMW 2, ADAFACTOR 3, MUON 4") == 0);
     CHECK(!optimizer_of(0) && !optimizer_of(INT32_MAX) && !state_format_of(-1) && !rounding_of(-1));
     for (int i = 0; i < 2; i++)
         tensor_destroy(t[i]);

@@ -75,7 +75,7 @@ size_t run_model_args(struct run_options *o, struct arg *table) {
 
 size_t run_training_args(struct run_options *o, struct arg *table) {
     const struct arg all[] = {
-        {"--optimizer", ARG_CHOICE, &o->optimizer, "optimiser", "sgd=1 adamw=2 adafactor=3"},
+        {"--optimizer", ARG_CHOICE, &o->optimizer, "optimiser", "sgd=1 adamw=2 adafactor=3 muon=4"},
         {"--rounding", ARG_CHOICE, &o->rounding, "rounding of codes",
          "auto=0 sr=1 nearest=2 eco=3 eco-nearest=4 accumulate=5 acc=5"},
         {"--momentum-state", ARG_CHOICE, &o->momentum_state, "precision of the first moment", STATES},

@@ -80,9 +80,13 @@ size_t workspace_bytes(const struct scratch_need *need, int lanes) {
     return all;
 }
 
+struct workspace workspace_in(const struct scratch_need *need, int lanes, void *base) {
+    return (struct workspace){
+        .need = rounded(need), .lanes = lanes, .bytes = workspace_bytes(need, lanes), .base = base};
+}
+
 dqt_status workspace_create(dqt_context *ctx, const struct scratch_need *need, struct workspace *out) {
-    struct workspace ws = {
-        .need = rounded(need), .lanes = ctx->num_threads, .bytes = workspace_bytes(need, ctx->num_threads)};
+    struct workspace ws = workspace_in(need, ctx->num_threads, NULL);
     if (ws.bytes) {
         ws.base = memory_alloc_raw(ctx, ws.bytes);
         if (!ws.base) return fail(ctx, DQT_E_MEMORY, "no memory for a workspace of %zu bytes", ws.bytes);

@@ -51,6 +51,8 @@ struct workspace {
 };
 size_t workspace_bytes(const struct scratch_need *need, int lanes);
 dqt_status workspace_create(dqt_context *ctx, const struct scratch_need *need, struct workspace *out);
+/* One in memory of workspace_bytes that is the caller's. */
+struct workspace workspace_in(const struct scratch_need *need, int lanes, void *base);
 void workspace_destroy(dqt_context *ctx, struct workspace *ws);
 
 static inline void *workspace_shared(const struct workspace *ws) {

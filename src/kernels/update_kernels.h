@@ -32,7 +32,7 @@ enum { UPDATE_ACCUMULATOR_MAX = 127 };
 
 /* The one list of optimisers: X(NAME, name) stands for the public DQT_OPTIMIZER_NAME, UPDATE_NAME here, moments_name in
  * kernels/update_moments.h and the description optimizer_name in optim/name.c. */
-#define UPDATE_METHODS(X) X(SGD, sgd) X(ADAMW, adamw) X(ADAFACTOR, adafactor)
+#define UPDATE_METHODS(X) X(SGD, sgd) X(ADAMW, adamw) X(ADAFACTOR, adafactor) X(MUON, muon)
 
 enum update_method {
 #define METHOD(NAME, name) UPDATE_##NAME,

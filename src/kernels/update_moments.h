@@ -97,6 +97,22 @@ static void moments_adafactor(const struct update_plan *p, const struct moments 
     }
 }
 
+/* Muon: m is a sum as SGD's; u = g + beta1 m, the m that has moved on (Nesterov's). optim/muon.c makes the direction of
+ * it. */
+static void muon_ahead(const struct update_plan *p, const float *restrict g, float *restrict m, float *restrict u) {
+    const float clip = p->clip, beta1 = p->beta1;
+    for (int k = 0; k < CHUNK; k++) {
+        const float gk = limited(g[k], clip);
+        m[k] = beta1 * m[k] + gk;
+        u[k] = limited(gk + beta1 * m[k], 1.0f);
+    }
+}
+
+static void moments_muon(const struct update_plan *p, const struct moments *x) {
+    DQT_ASSERT(x->m);
+    muon_ahead(p, x->g, x->m, x->u);
+}
+
 static void (*const moments[])(const struct update_plan *p, const struct moments *x) = {
 #define MOMENTS(NAME, name) [UPDATE_##NAME] = moments_##name,
     UPDATE_METHODS(MOMENTS)

@@ -102,6 +102,10 @@ void updater_apply_rows(dqt_updater *u, size_t index, size_t row, size_t rows, c
         return;
     }
     const struct row_source source = {gradient, ld, NULL, NULL};
+    if (p->optimizer->orthogonal) {
+        updater_muon_tile(u, p, row, &source);
+        return;
+    }
     updater_apply_tile(u, p, row, &source, row_squares);
 }
 
@@ -118,6 +122,13 @@ static void keep_sums(dqt_updater *u, struct parameter *p) {
         memcpy(p->own_columns, u->column_sums + p->first_tile * cols, own * cols * sizeof(float));
 }
 
+/* Rows came in tiles, all of them but those that are not finite. From one buffer the weights have been updated. */
+static void end_muon(dqt_updater *u, struct parameter *p) {
+    for (size_t i = 0; i < p->tiles; i++)
+        if (u->tiles[i].nonfinite || u->tiles[i].rows) return;
+    updater_muon_apply(u, p);
+}
+
 void updater_end_parameter(dqt_updater *u, size_t index) {
     DQT_ASSERT(index < u->count);
     struct parameter *p = &u->parameters[index];
@@ -127,6 +138,7 @@ void updater_end_parameter(dqt_updater *u, size_t index) {
         return;
     }
     if (p->nonfinite) return;
+    if (p->optimizer->orthogonal) end_muon(u, p);
     const dqt_tensor *t = p->target.tensor;
     double gradient_squares = 0.0, update_squares = 0.0;
     for (size_t i = 0; i < p->tiles; i++) {

@@ -5,6 +5,8 @@
 #include "core/pattern.h"
 #include "core/size.h"
 #include "core/status.h"
+#include "dqt.h"
+#include "optim/muon.h"
 #include "optim/updater_state.h"
 
 static bool group_matches(const dqt_group_options *o, const struct update_target *t) {
@@ -68,6 +70,7 @@ struct update_rule updater_first_rule(const dqt_updater_options *o, const struct
         if (group.optimizer) id = group.optimizer;
     }
     *optimizer = optimizer_of(id);
+    if (*optimizer && (*optimizer)->orthogonal && !muon_takes(t)) *optimizer = optimizer_of(DQT_OPTIMIZER_ADAMW);
     if (rule.rounding == DQT_ROUND_DEFAULT) rule.rounding = updater_default_rounding(*optimizer, o->beta1);
     return rule;
 }

@@ -27,6 +27,9 @@ struct optimizer {
     bool averages;
     /* v per weight is kept in the format that variance_state asks for. Else in f32. */
     bool variance_formats;
+    /* u of matrices of linear layers is made of the whole matrix (optim/muon.c), of an m whose decay is the optimiser's
+     * own, also with an accumulator; other parameters take ADAMW. */
+    bool orthogonal;
     /* Without a first moment u is divided by max(1, rms(u) / update_clip). */
     bool clips_updates;
 };

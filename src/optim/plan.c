@@ -98,12 +98,12 @@ void updater_plan(dqt_updater *u, size_t index, float clip) {
     const struct rounding *rounding = rounding_of(p->rule.rounding);
     const bool integer = format_is_code(t->storage);
     struct update_plan plan = {
-        .method = optimizer->method,
+        .method = optimizer->orthogonal ? UPDATE_SGD : optimizer->method, /* of a direction that is made beforehand */
         .packing = format_packing(t->storage),
         .float_bytes = format_float_bytes(t->storage),
         .stochastic = rounding->stochastic,
         .train_scale = t->train_scale && integer,
-        .momentum = p->momentum != NULL,
+        .momentum = p->momentum && !optimizer->orthogonal,
         .variance = p->variance != NULL,
         .momentum_codec = p->momentum ? p->momentum->first : UPDATE_F32,
         .variance_codec = p->variance ? p->variance->second : UPDATE_F32,

@@ -82,6 +82,14 @@ void updater_apply_tile(dqt_updater *u, struct parameter *p, size_t first, const
     result->rows = (uint32_t)(end - first);
 }
 
+void updater_muon_tile(dqt_updater *u, struct parameter *p, size_t first, const struct row_source *source) {
+    const size_t cols = p->target.tensor->cols, end = tile_end(p, first);
+    for (size_t row = first; row < end; row++) {
+        const struct update_row r = kernel_row(p, row, source_row(source, first, row));
+        muon_momentum_row(u, p, &r, u->muon.direction + row * cols);
+    }
+}
+
 /* ---- Passes over the own tiles of a parameter ------------------------------------------------------------------- */
 
 struct pass {
@@ -153,12 +161,39 @@ static void apply_task(void *arg, size_t task, int lane) {
     updater_apply_tile(pass->u, pass->p, first, &source, NULL);
 }
 
+static void muon_task(void *arg, size_t task, int lane) {
+    const struct pass *pass = arg;
+    const size_t first = task_row(pass, task);
+    const struct row_source source = source_of(pass->u, pass->gradient, first, lane);
+    updater_muon_tile(pass->u, pass->p, first, &source);
+}
+
 static void run_pass(dqt_updater *u, struct parameter *p, const struct gradient *gradient,
                      void (*task)(void *, size_t, int)) {
     struct pass pass = {u, p, gradient};
     const size_t tiles = p->end_tile - p->first_tile;
     const double work = WORK_UPDATE * (double)tiles * GEMM_TILE_ROWS * (double)p->target.tensor->cols;
     if (tiles) parallel_run(u->ctx, tiles, work, task, &pass);
+}
+
+/* The step of a parameter, once its plan is made. */
+static void apply_plan(dqt_updater *u, struct parameter *p, const struct gradient *gradient) {
+    if (!p->optimizer->orthogonal) {
+        run_pass(u, p, gradient, apply_task);
+        return;
+    }
+    run_pass(u, p, gradient, muon_task);
+    updater_muon_apply(u, p);
+}
+
+void updater_muon_apply(dqt_updater *u, struct parameter *p) {
+    const dqt_tensor *t = p->target.tensor;
+    const struct gradient direction = {
+        .format = DQT_FLOAT_F32, .rows = t->rows, .cols = t->cols, .data = muon_direction(u, p)};
+    const float clip = p->plan.clip;
+    p->plan.clip = muon_factor(p);
+    run_pass(u, p, &direction, apply_task);
+    p->plan.clip = clip;
 }
 
 /* ---- Inside backward -------------------------------------------------------------------------------------------- */
@@ -170,7 +205,7 @@ void updater_apply_gradient(dqt_updater *u, size_t index, const struct gradient 
     run_pass(u, p, gradient, fused_norm_task);
     for (size_t tile = p->first_tile; tile < p->end_tile; tile++)
         p->nonfinite = p->nonfinite || !isfinite(u->tiles[tile].gradient_squares);
-    if (!p->nonfinite) run_pass(u, p, gradient, apply_task);
+    if (!p->nonfinite) apply_plan(u, p, gradient);
 }
 
 /* ---- The step, from one exchange to the next -------------------------------------------------------------------- */
@@ -201,7 +236,7 @@ dqt_status updater_open_step(dqt_updater *u, const struct gradient *const *gradi
 /* Of its own tiles: the weights; then what became of each goes to the updater's sums. */
 static void apply_parameter(dqt_updater *u, struct parameter *p, const struct gradient *gradient) {
     memset(u->tiles, 0, p->tiles * sizeof *u->tiles);
-    run_pass(u, p, gradient, apply_task);
+    apply_plan(u, p, gradient);
     for (size_t tile = p->first_tile; tile < p->end_tile; tile++) {
         const struct tile_result *r = &u->tiles[tile];
         u->sums[p->own_at + tile - p->first_tile] =

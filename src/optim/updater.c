@@ -92,6 +92,13 @@ dqt_status updater_check(const dqt_context *ctx, const struct update_target *tar
         if (optimizer->needs_momentum && o->beta1 == 0.0f)
             return fail(ctx, DQT_E_UNSUPPORTED, "updater options: beta1 is 0, but %s needs a first moment",
                         optimizer->name);
+        if (optimizer->orthogonal && o->num_parts > 1)
+            return fail(ctx, DQT_E_UNSUPPORTED,
+                        "updater options: %s makes a step of a matrix of all its rows, and num_parts is %llu",
+                        optimizer->name, (unsigned long long)o->num_parts);
+        if (optimizer->orthogonal && targets[i].tensor->train_scale)
+            return fail(ctx, DQT_E_UNSUPPORTED, "updater options: %s does not train scales, as those of %s are",
+                        optimizer->name, targets[i].name);
         TRY(updater_check_rounding(ctx, optimizer, o->beta1, rule.rounding, &targets[i]));
     }
     return DQT_OK;
@@ -140,7 +147,8 @@ static void choose_states(struct parameter *p, const dqt_updater_options *o) {
         per_weight = !p->factored;
         break;
     }
-    p->momentum = o->beta1 > 0.0f && !p->accumulates ? state_format_of(o->momentum_state) : NULL;
+    const bool momentum = optimizer->orthogonal || (o->beta1 > 0.0f && !p->accumulates);
+    p->momentum = momentum ? state_format_of(o->momentum_state) : NULL;
     p->variance = per_weight ? state_format_of(optimizer->variance_formats ? o->variance_state : DQT_STATE_F32) : NULL;
 }
 
@@ -200,6 +208,7 @@ static void lay_out(struct layout *l, const dqt_context *ctx, const struct updat
     dqt_updater *u = take(l, NULL, 1, sizeof *u);
     struct parameter *parameters = take(l, NULL, count, sizeof *parameters);
     const size_t part = (size_t)o->part, num_parts = size_max((size_t)o->num_parts, 1);
+    struct muon_sizes muon = {0};
     size_t most_cols = 0, most_tiles = 0, most_sums = 0, most_groups = 0, all_tiles = 0, turn = 0;
     for (size_t i = 0; i < count; i++)
         size_add(all_tiles, ceil_div(targets[i].tensor->rows, GEMM_TILE_ROWS), &all_tiles);
@@ -214,6 +223,7 @@ static void lay_out(struct layout *l, const dqt_context *ctx, const struct updat
         most_cols = size_max(most_cols, targets[i].tensor->cols);
         most_tiles = size_max(most_tiles, p->tiles);
         if (p->factored) most_sums = size_max(most_sums, sums);
+        if (p->optimizer->orthogonal) muon_need(ctx, targets[i].tensor, &muon);
         const dqt_tensor *t = targets[i].tensor;
         if (t->train_scale && t->row_groups > 1) most_groups = size_max(most_groups, p->tiles * t->row_groups);
     }
@@ -229,7 +239,13 @@ static void lay_out(struct layout *l, const dqt_context *ctx, const struct updat
     size_t row_bytes;
     size_mul(ld, sizeof(float), &row_bytes);
     float *gradient_rows = take(l, &l->workspace, (size_t)ctx->num_threads, row_bytes);
+    const struct muon_scratch scratch_of_muon = {
+        take(l, &l->workspace, muon.elements, sizeof(float)), take(l, &l->workspace, muon.elements, sizeof(float)),
+        take(l, &l->workspace, muon.square, sizeof(float)), take(l, &l->workspace, muon.square, sizeof(float)),
+        workspace_in(&muon.products, ctx->num_threads,
+                     take(l, &l->workspace, workspace_bytes(&muon.products, ctx->num_threads), 1))};
     if (!u) return;
+    u->muon = scratch_of_muon;
     u->count = count;
     u->parameters = parameters;
     u->part = part;

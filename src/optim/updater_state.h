@@ -2,7 +2,8 @@
  *
  *   struct dqt_updater | parameters | per parameter: m, m scales or accumulator, v, v scales, row and column
  * statistics, moments of trained scales and their reference, history | tile results | column sums | sums of u^2 | sums
- * of all tiles | where each part's lie | gradients of a row's scales | gradient rows, one per lane
+ * of all tiles | where each part's lie | gradients of a row's scales | gradient rows, one per lane |
+ * scratch of MUON
  *
  * Of m, accumulator, v, their scales, row statistics and moments of trained scales there are the rows of the updater's
  * part; column statistics, reference, history and last rate, which lies in the parameter, are of all rows in every
@@ -14,6 +15,7 @@
 
 #include "gemm/gemm.h"
 #include "kernels/kernels.h"
+#include "optim/muon.h"
 #include "optim/optimizer.h"
 #include "optim/rounding.h"
 #include "optim/state.h"
@@ -109,6 +111,7 @@ struct dqt_updater {
     double *scale_gradients; /* [tiles][row_groups] of the current parameter: a row's */
     float *gradient_rows;    /* [lanes][most cols]: rows of gradients that are not f32 */
     size_t gradient_ld;
+    struct muon_scratch muon; /* where a parameter takes MUON */
     float learning_rate;  /* of the current step */
     float gradient_scale; /* factor of all its gradients; norms have it, the sums of tiles do not */
     dqt_updater **holder; /* of a fused step that is open; NULL: none is */
@@ -209,6 +212,11 @@ struct row_source {
     const struct gradient *gradient;
     float *scratch; /* [cols] */
 };
+
+/* MUON: of rows that have been seen, momentum and direction move on, and no weight; then all weights of the parameter.
+ */
+void updater_muon_tile(dqt_updater *u, struct parameter *p, size_t first, const struct row_source *source);
+void updater_muon_apply(dqt_updater *u, struct parameter *p);
 
 /* ---- exchange.c ---- */
 

@@ -410,7 +410,7 @@ int main(int argc, char **argv) {
         {"--lr", ARG_FLOAT, &o->lr, "peak learning rate", NULL},
         {"--clip", ARG_FLOAT, &o->clip, "largest norm of the gradient of the whole model; 0: no clipping", NULL},
         {"--format", ARG_CHOICE, &o->format, "of the blocks' weights", FORMAT_CHOICES},
-        {"--optimizer", ARG_CHOICE, &o->optimizer, "", "sgd=1 adamw=2 adafactor=3"},
+        {"--optimizer", ARG_CHOICE, &o->optimizer, "", "sgd=1 adamw=2 adafactor=3 muon=4"},
         {"--state", ARG_CHOICE, &o->state, "of the moments", "f32=0 bf16=1 int8=2"},
         {"--precision", ARG_CHOICE, &o->precision, "of products (auto: int8 gradients where faster)",
          "auto=0 f32=1 bf16=2 int8=3"},

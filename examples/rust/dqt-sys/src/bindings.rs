@@ -1031,6 +1031,7 @@ pub struct dqt_updater {
 pub const DQT_OPTIMIZER_SGD: _bindgen_ty_17 = 1;
 pub const DQT_OPTIMIZER_ADAMW: _bindgen_ty_17 = 2;
 pub const DQT_OPTIMIZER_ADAFACTOR: _bindgen_ty_17 = 3;
+pub const DQT_OPTIMIZER_MUON: _bindgen_ty_17 = 4;
 pub type _bindgen_ty_17 = i32;
 pub const DQT_STATE_F32: _bindgen_ty_18 = 0;
 pub const DQT_STATE_BF16: _bindgen_ty_18 = 1;
