@@ -102,8 +102,9 @@ static inline int bench_end(struct bench *b) {
     free(b->results);
     if (b->json) fclose(b->json);
     if (nothing)
-        fprintf(stderr, "nothing was measured: no name contains one of the words, or this CPU lacks the instruction set;"
-                        " the file of the program says what it takes\n");
+        fprintf(stderr,
+                "nothing was measured: no name contains one of the words, or this CPU lacks the instruction set;"
+                " the file of the program says what it takes\n");
     return nothing;
 }
 

@@ -761,8 +761,8 @@ DQT_API dqt_status dqt_llama_backward_logits(const dqt_llama *model, dqt_tape *t
 typedef struct dqt_updater dqt_updater;
 
 enum {
-    DQT_OPTIMIZER_SGD = 1,      /* m = momentum * m + g; u = m */
-    DQT_OPTIMIZER_ADAMW = 2,    /* bias-corrected moments, decoupled decay */
+    DQT_OPTIMIZER_SGD = 1,       /* m = momentum * m + g; u = m */
+    DQT_OPTIMIZER_ADAMW = 2,     /* bias-corrected moments, decoupled decay */
     DQT_OPTIMIZER_ADAFACTOR = 3, /* factored second moment for matrices; momentum optional */
     DQT_OPTIMIZER_MUON = 4       /* of matrices of linear layers (classes ATTENTION, MLP, LINEAR): m = 0.95 m + g, and u
                                     is g + 0.95 m with all singular values brought to about 1, times 0.2 sqrt(greater
@@ -804,9 +804,10 @@ typedef struct dqt_updater_options {
     int32_t optimizer; /* DQT_OPTIMIZER_*; 0: ADAMW */
     int32_t rounding;  /* DQT_ROUND_* of integer storage. BF16 storage rounds stochastically (NEAREST: to nearest); F32
                           needs no rounding. ACCUMULATE: integer storage keeps no first moment, u is made of the gradient
-                          itself (but for MUON); an accumulator takes up every step, P -= lr (u / s + decay q), then q' = floor(q + (1 -
-                          beta1) P + 1/2 + noise (r - 1/2)) and P -= q' - q. P is kept in 8 bits, stochastically, within
-                          +-(1/2 + noise/2) / (1 - beta1); momentum_state does not matter to it. With every optimiser */
+                          itself (MUON: of its m); an accumulator takes up every step, P -= lr (u / s + decay q), then
+                          q' = floor(q + (1 - beta1) P + 1/2 + noise (r - 1/2)) and P -= q' - q. P is kept in 8 bits,
+                          stochastically, within +-(1/2 + noise/2) / (1 - beta1); momentum_state does not matter
+                          to it. With every optimiser */
     int32_t momentum_state; /* DQT_STATE_* of the first moment (SGD's momentum) */
     int32_t variance_state; /* DQT_STATE_* of AdamW's second moment */
     float beta1;        /* SGD's momentum; 0: 0.8; negative: no first moment is kept. Of integer storage with rounding

@@ -60,8 +60,10 @@ static void check_room(struct world *w) {
     CHECKF(loss == again, "%s: loss %g, of a larger tape %g", w->setting->name, (double)loss, (double)again);
 }
 static void test_room_changes_nothing(void) {
-    static const struct setting integers = {
-        .name = "int8", .precision = DQT_PRECISION_INT8, .activation = DQT_ACTIVATION_INT8, .head_activation = DQT_ACTIVATION_INT8};
+    static const struct setting integers = {.name = "int8",
+                                            .precision = DQT_PRECISION_INT8,
+                                            .activation = DQT_ACTIVATION_INT8,
+                                            .head_activation = DQT_ACTIVATION_INT8};
     struct world *w = world_create(&integers);
     each_setting(check_room);
     check_room(w);

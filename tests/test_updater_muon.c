@@ -99,7 +99,8 @@ static void check_formula(dqt_context *ctx, const char *isa, size_t rows, size_t
         defined(d, rows, cols, u);
         double largest = 0, worst = 0, squares = 0;
         for (size_t i = 0; i < count; i++) {
-            const double found = ((double)before[i] - (double)((const float *)(const void *)w.t->data)[i]) / (double)RATE;
+            const double found =
+                ((double)before[i] - (double)((const float *)(const void *)w.t->data)[i]) / (double)RATE;
             largest = fmax(largest, fabs(u[i]));
             worst = fmax(worst, fabs(found - u[i]));
             squares += found * found;
@@ -107,7 +108,8 @@ static void check_formula(dqt_context *ctx, const char *isa, size_t rows, size_t
         CHECKF(worst <= tolerance * largest, "%s, %zu x %zu, step %d: off by %g of %g", isa, rows, cols, step, worst,
                largest);
         /* singular values of 0.68 to 1.2: sum of squares over the smaller side */
-        const double mean = squares / (0.04 * (double)(rows > cols ? rows : cols) * (double)(rows < cols ? rows : cols));
+        const double mean =
+            squares / (0.04 * (double)(rows > cols ? rows : cols) * (double)(rows < cols ? rows : cols));
         CHECKF(mean > 0.46 && mean < 1.44, "%s, %zu x %zu: mean square of singular values %g", isa, rows, cols, mean);
         free(g);
     }

@@ -16,8 +16,8 @@ struct muon_sizes {
     struct scratch_need products;
 };
 struct muon_scratch {
-    float *direction, *spare;    /* [rows][cols]; direction: g + 0.95 m of the tiles that have come */
-    float *square, *polynomial;  /* [less][less], less the smaller side */
+    float *direction, *spare;   /* [rows][cols]; direction: g + 0.95 m of the tiles that have come */
+    float *square, *polynomial; /* [less][less], less the smaller side */
     struct workspace products;
 };
 

@@ -112,9 +112,9 @@ struct dqt_updater {
     float *gradient_rows;    /* [lanes][most cols]: rows of gradients that are not f32 */
     size_t gradient_ld;
     struct muon_scratch muon; /* where a parameter takes MUON */
-    float learning_rate;  /* of the current step */
-    float gradient_scale; /* factor of all its gradients; norms have it, the sums of tiles do not */
-    dqt_updater **holder; /* of a fused step that is open; NULL: none is */
+    float learning_rate;      /* of the current step */
+    float gradient_scale;     /* factor of all its gradients; norms have it, the sums of tiles do not */
+    dqt_updater **holder;     /* of a fused step that is open; NULL: none is */
 };
 
 /* The sums at STEP_SQUARES. */
