@@ -97,16 +97,16 @@ static void check_formula(dqt_context *ctx, const char *isa, size_t rows, size_t
             d[i] = (double)g[i] + 0.95 * m[i];
         }
         defined(d, rows, cols, u);
-        double largest = 0, worst = 0, squares = 0;
+        double errors = 0, all = 0, squares = 0;
         for (size_t i = 0; i < count; i++) {
-            const double found =
-                ((double)before[i] - (double)((const float *)(const void *)w.t->data)[i]) / (double)RATE;
-            largest = fmax(largest, fabs(u[i]));
-            worst = fmax(worst, fabs(found - u[i]));
+            const double after = (double)((const float *)(const void *)w.t->data)[i];
+            const double found = ((double)before[i] - after) / (double)RATE;
+            errors += (found - u[i]) * (found - u[i]);
+            all += u[i] * u[i];
             squares += found * found;
         }
-        CHECKF(worst <= tolerance * largest, "%s, %zu x %zu, step %d: off by %g of %g", isa, rows, cols, step, worst,
-               largest);
+        CHECKF(errors <= tolerance * tolerance * all, "%s, %zu x %zu, step %d: off by %g of its length", isa, rows,
+               cols, step, sqrt(errors / all));
         /* singular values of 0.68 to 1.2: sum of squares over the smaller side */
         const double mean =
             squares / (0.04 * (double)(rows > cols ? rows : cols) * (double)(rows < cols ? rows : cols));
@@ -124,7 +124,8 @@ static void directions_are_as_defined(void) {
     for (size_t k = 0; k < ISA_CAP_COUNT; k++) {
         dqt_context *ctx = isa_context(isa_caps[k].isa, 2);
         if (!ctx) continue;
-        const double tolerance = ctx->kernels->fast_bf16 ? 6e-2 : 2e-4;
+        /* operands of bf16 are 2^-9 off, and a singular value that is small grows by 3.4 in each of five turns */
+        const double tolerance = ctx->kernels->fast_bf16 ? 0.15 : 1e-5;
         for (size_t i = 0; i < SHAPES; i++)
             check_formula(ctx, isa_caps[k].name, shapes[i][0], shapes[i][1], tolerance);
         dqt_context_destroy(ctx);
