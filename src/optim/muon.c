@@ -60,7 +60,6 @@ void muon_momentum_row(const dqt_updater *u, const struct parameter *p, const st
     plan.momentum = true;
     plan.beta1 = MOMENTUM;
     plan.learning_rate = -1.0f; /* 0 becomes u */
-    plan.weight_decay = 0.0f;
     memset(out, 0, r.cols * sizeof *out);
     r.weight = out;
     r.half_scales = NULL;
