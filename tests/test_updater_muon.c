@@ -233,13 +233,24 @@ static void others_take_adamw(void) {
     dqt_context_destroy(ctx);
 }
 
-/* In tiles as from a buffer; a tile that is not finite leaves all weights, and moves m of the others. */
+/* The step of an update inside backward that has one buffer. */
+static dqt_status one_buffer_step(dqt_updater *u, const struct gradient *gradient, float rate, dqt_step_stats *stats) {
+    TRY(updater_begin(u, rate));
+    updater_begin_parameter(u, 0);
+    updater_apply_gradient(u, 0, gradient);
+    updater_end_parameter(u, 0);
+    return updater_end(u, stats);
+}
+
+/* In tiles, and from one buffer, as from buffers; a tile that is not finite leaves all weights, and moves m of the
+ * others. */
 static void inside_backward(void) {
     dqt_context *ctx = plain_context(2);
     enum { ROWS = 150, COLS = 96, COUNT = ROWS * COLS };
     const dqt_updater_options o = plain_options(DQT_OPTIMIZER_MUON, DQT_ROUND_ACCUMULATE, 0.6f);
     struct one whole = open_one(ctx, ROWS, COLS, DQT_FORMAT_INT4, &o);
     struct one tiles = open_one(ctx, ROWS, COLS, DQT_FORMAT_INT4, &o);
+    struct one buffer = open_one(ctx, ROWS, COLS, DQT_FORMAT_INT4, &o);
     for (int step = 0; step < STEPS; step++) {
         float *g = random_floats(COUNT, 0.3f, (uint64_t)step + 7);
         const struct gradient gradient = gradient_around(g, whole.t), *list = &gradient;
@@ -248,6 +259,8 @@ static void inside_backward(void) {
         OK(ctx, fused_step(tiles.u, &list, 0.05f, &b));
         CHECK(a.flipped > 0 && a.flipped == b.flipped && a.update_rms == b.update_rms && b.quantized == COUNT);
         CHECK(hash_all(whole.u) == hash_all(tiles.u));
+        OK(ctx, one_buffer_step(buffer.u, list, 0.05f, &b));
+        CHECK(a.flipped == b.flipped && a.update_rms == b.update_rms && hash_all(whole.u) == hash_all(buffer.u));
         free(g);
     }
     float *g = random_floats(COUNT, 0.3f, 99);
@@ -257,9 +270,12 @@ static void inside_backward(void) {
     const struct gradient gradient = gradient_around(g, tiles.t), *list = &gradient;
     CHECK(fused_step(tiles.u, &list, 0.05f, NULL) == DQT_E_NUMERIC);
     CHECK(hash_tensor(1, tiles.t) == before && m[0] != first && m[COUNT - 1] == spoilt);
+    const uint64_t all = hash_tensor(1, buffer.t);
+    CHECK(one_buffer_step(buffer.u, list, 0.05f, NULL) == DQT_E_NUMERIC && hash_tensor(1, buffer.t) == all);
     free(g);
     close_one(&whole);
     close_one(&tiles);
+    close_one(&buffer);
     dqt_context_destroy(ctx);
 }
 

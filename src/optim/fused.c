@@ -122,10 +122,10 @@ static void keep_sums(dqt_updater *u, struct parameter *p) {
         memcpy(p->own_columns, u->column_sums + p->first_tile * cols, own * cols * sizeof(float));
 }
 
-/* Rows came in tiles, all of them but those that are not finite. From one buffer the weights have been updated. */
+/* All rows have come, but those of tiles that are not finite. */
 static void end_muon(dqt_updater *u, struct parameter *p) {
     for (size_t i = 0; i < p->tiles; i++)
-        if (u->tiles[i].nonfinite || u->tiles[i].rows) return;
+        if (u->tiles[i].nonfinite) return;
     updater_muon_apply(u, p);
 }
 

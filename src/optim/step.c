@@ -176,24 +176,17 @@ static void run_pass(dqt_updater *u, struct parameter *p, const struct gradient 
     if (tiles) parallel_run(u->ctx, tiles, work, task, &pass);
 }
 
-/* The step of a parameter, once its plan is made. */
-static void apply_plan(dqt_updater *u, struct parameter *p, const struct gradient *gradient) {
-    if (!p->optimizer->orthogonal) {
-        run_pass(u, p, gradient, apply_task);
-        return;
-    }
-    run_pass(u, p, gradient, muon_task);
-    updater_muon_apply(u, p);
+/* Of a parameter whose plan is made: its step; of MUON, which updater_muon_apply ends, momentum and direction. */
+static void take_gradient(dqt_updater *u, struct parameter *p, const struct gradient *gradient) {
+    run_pass(u, p, gradient, p->optimizer->orthogonal ? muon_task : apply_task);
 }
 
 void updater_muon_apply(dqt_updater *u, struct parameter *p) {
     const dqt_tensor *t = p->target.tensor;
     const struct gradient direction = {
         .format = DQT_FLOAT_F32, .rows = t->rows, .cols = t->cols, .data = muon_direction(u, p)};
-    const float clip = p->plan.clip;
-    p->plan.clip = muon_factor(p);
+    p->plan.clip = muon_factor(p); /* of this gradient, and the plan's last use */
     run_pass(u, p, &direction, apply_task);
-    p->plan.clip = clip;
 }
 
 /* ---- Inside backward -------------------------------------------------------------------------------------------- */
@@ -205,7 +198,7 @@ void updater_apply_gradient(dqt_updater *u, size_t index, const struct gradient 
     run_pass(u, p, gradient, fused_norm_task);
     for (size_t tile = p->first_tile; tile < p->end_tile; tile++)
         p->nonfinite = p->nonfinite || !isfinite(u->tiles[tile].gradient_squares);
-    if (!p->nonfinite) apply_plan(u, p, gradient);
+    if (!p->nonfinite) take_gradient(u, p, gradient);
 }
 
 /* ---- The step, from one exchange to the next -------------------------------------------------------------------- */
@@ -236,7 +229,8 @@ dqt_status updater_open_step(dqt_updater *u, const struct gradient *const *gradi
 /* Of its own tiles: the weights; then what became of each goes to the updater's sums. */
 static void apply_parameter(dqt_updater *u, struct parameter *p, const struct gradient *gradient) {
     memset(u->tiles, 0, p->tiles * sizeof *u->tiles);
-    apply_plan(u, p, gradient);
+    take_gradient(u, p, gradient);
+    if (p->optimizer->orthogonal) updater_muon_apply(u, p);
     for (size_t tile = p->first_tile; tile < p->end_tile; tile++) {
         const struct tile_result *r = &u->tiles[tile];
         u->sums[p->own_at + tile - p->first_tile] =

@@ -213,8 +213,8 @@ struct row_source {
     float *scratch; /* [cols] */
 };
 
-/* MUON: of rows that have been seen, momentum and direction move on, and no weight; then all weights of the parameter.
- */
+/* MUON: of rows that have been seen, momentum and direction move on, and no weight; then all weights of the parameter,
+ * which ends the use of its plan. */
 void updater_muon_tile(dqt_updater *u, struct parameter *p, size_t first, const struct row_source *source);
 void updater_muon_apply(dqt_updater *u, struct parameter *p);
 
