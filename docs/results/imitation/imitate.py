@@ -32,7 +32,7 @@ SIZES = {
 }
 DEFAULTS = dict(
     kind='float', bits=0, tern=0, std=0.04, sigma=0.0, rows=0, group=0, scale_lr=0.0,   # storage; scale_lr 0: scales are fixed
-    dir='adam', factored=0, mbits=32, pbits=8, rank=4, urms=0.3, keep=0,
+    dir='adam', factored=0, mbits=32, pbits=8, rank=4, urms=0.3, keep=0, turns=5, polar=0,
     lr=2e-3, fp_lr=6e-3, sched='cosine', cool=0.3, wd=0.0, fp_wd=-1.0, b1=0.8, b1_end=-1.0, fp_b1=0.8, b2=0.95, noise=1.0, noise_end=-1.0,
     clip=1.0, seeds=[1], lrs=[], eval_every=500)
 TERNARY = dict(kind='eco', bits=0, std=0.04, rows=1, scale_lr=9.0, factored=1, mbits=8, lr=4e-3, fp_lr=12e-3, wd=0.75, b1=0.6, noise=0.3)
@@ -96,13 +96,16 @@ def round_uniform(p, limit, bits, r):
     step = limit / (2 ** (bits - 1) - 1)
     return ((torch.floor(p / step + r) * step).clamp(min=-limit)).clamp(max=limit)
 
-def newton_schulz(g, steps=5):
-    """About the nearest (semi-)orthogonal matrix [Jordan et al. 2024, Muon], values of about 1 / sqrt(larger side) each."""
-    a, b, c = 3.4445, -4.7750, 2.0315
+JORDAN = [(3.4445, -4.7750, 2.0315)] * 5                                            # [Jordan et al. 2024, Muon]
+POLAR = [(8.2051, -22.9019, 16.4607), (4.0664, -2.8612, 0.5184), (3.9096, -2.8234, 0.5250),
+         (3.2856, -2.4153, 0.4853), (2.2779, -1.6198, 0.3985)]                      # [Amsel et al. 2025, Polar Express]
+
+def newton_schulz(g, turns=JORDAN):
+    """About the nearest (semi-)orthogonal matrix, values of about 1 / sqrt(larger side) each."""
     x = g.bfloat16(); tall = x.shape[-2] > x.shape[-1]
     if tall: x = x.mT
     x = x / (x.float().norm(dim=(-2, -1), keepdim=True) + 1e-20).bfloat16()
-    for _ in range(steps):
+    for a, b, c in turns:
         y = x @ x.mT
         x = a * x + (b * y + c * (y @ y)) @ x
     return (x.mT if tall else x).float()
@@ -179,7 +182,7 @@ def outside(S, g, H, c):
         if 'm' in S:
             m = 0.95 * S['m'] + 0.05 * g; g = 0.95 * m + 0.05 * g
             S['m'].copy_(round_momentum(m, c.mbits, torch.rand_like(m)) if c.mbits < 32 and c.kind != 'float' else m)
-        return newton_schulz(g) * (c.urms * max(g.shape[-2:]) ** 0.5)
+        return newton_schulz(g, (POLAR if c.polar else JORDAN)[:c.turns]) * (c.urms * max(g.shape[-2:]) ** 0.5)
     M = H['b1'] * (S['U'] @ S['V'].mT) + (1 - H['b1']) * g
     U, V = low_rank(M, S['V']); S['U'].copy_(U); S['V'].copy_(V)
     return M
