@@ -2,8 +2,18 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
-enum { WIDTH = 860, HEIGHT = 460, LEFT = 70, RIGHT = 240, TOP = 44, BOTTOM = 56, LEGEND_LINE = 17 };
+enum {
+    AXES_END = 620,
+    HEIGHT = 460,
+    LEFT = 70,
+    TOP = 44,
+    BOTTOM = 56,
+    LEGEND_LINE = 17,
+    LEGEND_SAMPLE = 46,
+    LETTER = 7
+};
 
 /* Seven of Okabe and Ito's colours (2008), which colour-blind people can tell apart, then those of Kelly's of maximum
  * contrast (1965) that are dark enough on white. Lines beyond the last start again with dashes. */
@@ -24,7 +34,7 @@ static struct style style_of(size_t index) {
 struct frame {
     double x0, x1, y0, y1;
     bool log_x;
-    int height; /* of the whole picture */
+    int width, height; /* of the whole picture */
 };
 
 static double value_x(const struct frame *f, double x) {
@@ -32,7 +42,7 @@ static double value_x(const struct frame *f, double x) {
 }
 
 static double pixel_x(const struct frame *f, double x) {
-    return LEFT + (value_x(f, x) - f->x0) / (f->x1 - f->x0) * (WIDTH - LEFT - RIGHT);
+    return LEFT + (value_x(f, x) - f->x0) / (f->x1 - f->x0) * (AXES_END - LEFT);
 }
 
 static double pixel_y(const struct frame *f, double y) {
@@ -44,10 +54,15 @@ static bool usable(const struct frame *f, double x, double y) {
 }
 
 static struct frame fit(const struct chart *chart, const struct series *s, size_t count) {
-    struct frame f = {HUGE_VAL, -HUGE_VAL, HUGE_VAL, -HUGE_VAL, chart->log_x, HEIGHT};
+    struct frame f = {HUGE_VAL, -HUGE_VAL, HUGE_VAL, -HUGE_VAL, chart->log_x, 0, HEIGHT};
     int names = 0;
-    for (size_t i = 0; i < count; i++)
-        names += s[i].name != NULL;
+    size_t letters = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (!s[i].name) continue;
+        names++;
+        if (strlen(s[i].name) > letters) letters = strlen(s[i].name);
+    }
+    f.width = AXES_END + LEGEND_SAMPLE + (int)letters * LETTER;
     if (f.height < TOP + names * LEGEND_LINE + 8) f.height = TOP + names * LEGEND_LINE + 8;
     for (size_t i = 0; i < count; i++)
         for (size_t k = 0; k < s[i].count; k++) {
@@ -91,8 +106,7 @@ static void axes(FILE *f, const struct chart *c, const struct frame *r) {
         fprintf(f,
                 "<line x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"#ddd\"/><text x=\"%d\" y=\"%.1f\" "
                 "text-anchor=\"end\">%g</text>\n",
-                LEFT, WIDTH - RIGHT, pixel_y(r, y), pixel_y(r, y), LEFT - 8, pixel_y(r, y) + 4,
-                fabs(y) < sy / 1e6 ? 0 : y);
+                LEFT, AXES_END, pixel_y(r, y), pixel_y(r, y), LEFT - 8, pixel_y(r, y) + 4, fabs(y) < sy / 1e6 ? 0 : y);
     if (r->log_x) {
         for (double power = floor(r->x0); power <= r->x1; power++)
             for (int i = 0; i < 3; i++)
@@ -101,9 +115,8 @@ static void axes(FILE *f, const struct chart *c, const struct frame *r) {
         for (double x = ceil(r->x0 / sx) * sx; x <= r->x1; x += sx)
             tick(f, r, fabs(x) < sx / 1e6 ? 0 : x);
     }
-    fprintf(f, "<path d=\"M%d %dV%dH%d\" fill=\"none\" stroke=\"#555\"/>\n", LEFT, TOP, r->height - BOTTOM,
-            WIDTH - RIGHT);
-    fprintf(f, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">%s</text>\n", (LEFT + WIDTH - RIGHT) / 2, r->height - 14,
+    fprintf(f, "<path d=\"M%d %dV%dH%d\" fill=\"none\" stroke=\"#555\"/>\n", LEFT, TOP, r->height - BOTTOM, AXES_END);
+    fprintf(f, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">%s</text>\n", (LEFT + AXES_END) / 2, r->height - 14,
             c->x_label);
     fprintf(f, "<text transform=\"translate(18 %d) rotate(-90)\" text-anchor=\"middle\">%s</text>\n",
             (TOP + r->height - BOTTOM) / 2, c->y_label);
@@ -125,7 +138,7 @@ static void draw(FILE *f, const struct frame *r, const struct series *s, struct 
 }
 
 static void legend(FILE *f, int line, const struct series *s, struct style style) {
-    const int x = WIDTH - RIGHT + 16, y = TOP + 6 + line * LEGEND_LINE;
+    const int x = AXES_END + 16, y = TOP + 6 + line * LEGEND_LINE;
     if (s->points)
         fprintf(f, "<circle cx=\"%d\" cy=\"%d\" r=\"4.5\" fill=\"%s\"/>", x + 11, y, style.colour);
     else
@@ -143,7 +156,7 @@ bool plot_svg(const char *path, const struct chart *chart, const struct series *
             "font-size=\"12\">\n"
             "<clipPath id=\"area\"><rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\"/></clipPath>\n"
             "<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n",
-            WIDTH, r.height, LEFT, TOP, WIDTH - LEFT - RIGHT, r.height - TOP - BOTTOM);
+            r.width, r.height, LEFT, TOP, AXES_END - LEFT, r.height - TOP - BOTTOM);
     axes(f, chart, &r);
     int line = -1;
     for (size_t i = 0; i < count; i++) {
