@@ -1,6 +1,7 @@
 #include "args.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,12 +20,22 @@ static int set(const struct arg *a, const char *text) {
     char *end = NULL;
     errno = 0;
     switch (a->kind) {
-    case ARG_INT: *(int *)a->value = (int)strtol(text, &end, 10); break;
-    case ARG_SIZE:
-        if (*text == '-') return 0;
-        *(size_t *)a->value = (size_t)strtoull(text, &end, 10);
+    case ARG_INT: {
+        const long number = strtol(text, &end, 10);
+        *(int *)a->value = (int)number;
+        if (*(int *)a->value != number) return 0;
         break;
-    case ARG_FLOAT: *(float *)a->value = strtof(text, &end); break;
+    }
+    case ARG_SIZE: {
+        const unsigned long long number = strtoull(text, &end, 10);
+        *(size_t *)a->value = (size_t)number;
+        if (strchr(text, '-') || *(size_t *)a->value != number) return 0; /* strtoull takes -1 for its largest */
+        break;
+    }
+    case ARG_FLOAT:
+        *(float *)a->value = strtof(text, &end);
+        if (isnan(*(float *)a->value)) return 0;
+        break;
     case ARG_TEXT: *(const char **)a->value = text; return 1;
     case ARG_CHOICE: return choice(a->choices, text, a->value);
     case ARG_FLAG: return 0;

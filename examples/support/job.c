@@ -83,12 +83,14 @@ static void progress(struct job *j) {
     fflush(stdout);
 }
 
+/* An interrupt ends it without a loss. */
 static dqt_status evaluate(struct job *j, const char *when) {
     double loss;
     const double begun = now();
     dqt_status status = run_evaluate(&j->run, &loss);
     if (status != DQT_OK) return status;
     j->evaluating += now() - begun;
+    if (ranks_any(interrupted)) return j->run.step == 0 || add_point(j, NAN) ? DQT_OK : DQT_E_MEMORY;
     j->valid_loss = loss;
     if (!add_point(j, loss)) return DQT_E_MEMORY;
     printf("%sstep %zu: held-out %s %s: %.4f", j->live ? "\r\033[K" : "", j->run.step, j->run.unit.name, when, loss);
@@ -155,7 +157,7 @@ bool job_prepare(struct job *j, bool resume) {
     for (int i = 0; i < 3; i++)
         sigaction(signals[i], &action, NULL);
     j->live = isatty(1) != 0;
-    if (mkdir(j->out, 0777) != 0 && errno != EEXIST) {
+    if (!resume && mkdir(j->out, 0777) != 0 && errno != EEXIST) {
         fprintf(stderr, "the folder %s cannot be made: %s\n", j->out, strerror(errno));
         return false;
     }
@@ -216,6 +218,7 @@ bool job_train(struct job *j) {
     printf("training on %zu %s, %zu held out; %d threads; %.2f bytes of state per linear weight\n",
            r->data->train.count, bytewise(r) ? "bytes" : "tokens", r->data->valid.count,
            dqt_context_num_threads(r->ctx), state);
+    r->interrupted = &interrupted;
     j->started = now();
     j->valid_loss = INFINITY;
     const dqt_status status = train(j);

@@ -25,7 +25,7 @@ struct job {
 
 /* The functions below say what is wrong on stderr and return false, or NULL. */
 
-/* Makes the folder j->out and the names of its files. With `resume` there must be a checkpoint. */
+/* Makes the folder j->out and the names of its files. With `resume` there must be both, folder and checkpoint. */
 bool job_prepare(struct job *j, bool resume);
 
 /* A context of so many threads (0: as OpenMP says). */

@@ -341,7 +341,7 @@ dqt_status run_evaluate(struct run *r, double *loss) {
     const struct share own = ranks_share(o->eval_windows);
     const size_t most = ranks_share(o->batch).count;
     double total = 0;
-    for (size_t done = 0; done < own.count;) {
+    for (size_t done = 0; done < own.count && !(r->interrupted && *r->interrupted);) {
         const size_t n = own.count - done < most ? own.count - done : most;
         for (size_t b = 0; b < n; b++)
             windows_held_out(&r->windows, r->data, b, own.first + done + b, o->eval_windows);

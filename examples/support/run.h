@@ -2,6 +2,7 @@
 #ifndef RUN_H
 #define RUN_H
 
+#include <signal.h>
 #include <stdbool.h>
 
 #include "args.h"
@@ -57,12 +58,13 @@ struct run {
     dqt_llama *model;
     dqt_tape *tape;
     dqt_updater *updater;
-    struct exchange *exchange; /* of ranks.h; NULL: a rank alone */
-    struct windows windows;    /* of this rank's sequences of one micro-batch */
-    size_t step;               /* steps done */
-    uint64_t pass;             /* of the tape, from the checkpoint */
-    double train_loss;         /* of the latest step, in the unit */
-    dqt_step_stats stats;      /* of the latest step */
+    struct exchange *exchange;                /* of ranks.h; NULL: a rank alone */
+    struct windows windows;                   /* of this rank's sequences of one micro-batch */
+    size_t step;                              /* steps done */
+    uint64_t pass;                            /* of the tape, from the checkpoint */
+    double train_loss;                        /* of the latest step, in the unit */
+    dqt_step_stats stats;                     /* of the latest step */
+    const volatile sig_atomic_t *interrupted; /* not 0: an evaluation ends early, and its loss is none; NULL: never */
 };
 
 /* Creates model, tape and updater, or takes model and updater from a checkpoint (path NULL: new; the options of the

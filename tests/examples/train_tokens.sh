@@ -95,4 +95,27 @@ refused "too short for one sequence" --tokens "$tmp/empty.bin"
 { head -c 4 "$tmp/2.bin" && printf '\2' && tail -c +6 "$tmp/2.bin"; } >"$tmp/version.bin"
 refused "version of llm.c" --tokens "$tmp/version.bin"
 refused "no .*/model.dqt to resume from" --tokens "$tmp/2.bin" --resume
+refused "no .*/model.dqt to resume from" --tokens "$tmp/2.bin" --resume --out "$tmp/nowhere"
+check "no folder was made for it" test ! -e "$tmp/nowhere"
+# Numbers that their places do not hold, and what is no number.
+for mistake in "seed 4294967297" "threads 99999999999999999999" "steps 99999999999999999999" "until nan" "scale-lr nan" "batch -4"; do
+    refused "${mistake% *} cannot be" --tokens "$tmp/2.bin" --${mistake% *} " ${mistake#* }"
+done
+
+# Ctrl-C is heard inside an evaluation, too: this one would take years.
+$train $small --data $golden/strings.txt --eval-windows 1000000000000 --out "$tmp/years" >"$tmp/years.txt" 2>&1 &
+for _ in 1 2 3 4 5 6 7 8 9; do [ -f "$tmp/years/log.csv" ] || sleep 1; done
+sleep 1
+kill -INT $!
+for _ in 1 2 3 4 5 6 7 8 9 10; do kill -0 $! 2>/dev/null && sleep 1; done
+if kill -0 $! 2>/dev/null; then
+    kill -9 $!
+    fail "an evaluation goes on after Ctrl-C"
+else
+    check "an interrupted evaluation ends well" wait $!
+    check "it is said" grep -q "interrupted at step 0: saved; go on with --resume" "$tmp/years.txt"
+fi
+check "the run goes on" $train $small --data $golden/strings.txt --resume --out "$tmp/years"
+check "as one that was not interrupted" $train $small --data $golden/strings.txt --out "$tmp/once"
+check "with the same bits" cmp "$tmp/years/model.dqt" "$tmp/once/model.dqt"
 finish
