@@ -21,7 +21,7 @@ struct run_options run_defaults(void) {
         .sigma = 4.0f,
         .init_std = 0.02f,
         .optimizer = DQT_OPTIMIZER_ADAMW,
-        .rounding = DQT_ROUND_ECO_STOCHASTIC,
+        .rounding = DQT_ROUND_DEFAULT,
         .clip = DQT_CLIP_GLOBAL_NORM,
         .lr = 1e-3f,
         .beta1 = 0.8f,

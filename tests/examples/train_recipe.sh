@@ -38,6 +38,16 @@ check "the same by hand" $train $small --out "$tmp/row" --recipe none --format i
     --momentum-state int8 --decay 0.3 --linear-init-std 0.08 --lr 1e-3 --warmup 7
 check "options over the recipe" cmp "$tmp/recipe/model.dqt" "$tmp/row/model.dqt"
 
+# Without a recipe the rounding is what the optimiser can: MUON has no ECO, and without a first moment nothing has.
+check "MUON without a rounding" $train $small --out "$tmp/muon" --recipe none --optimizer muon
+check "MUON, stochastic" $train $small --out "$tmp/stochastic" --recipe none --optimizer muon --rounding sr
+cut -d, -f1-3,5- "$tmp/muon/log.csv" >"$tmp/muon.csv" # but seconds; the files' rules differ for embedding and head
+check "MUON's rounding is stochastic" sh -c "cut -d, -f1-3,5- '$tmp/stochastic/log.csv' | cmp - '$tmp/muon.csv'"
+check "no first moment and no rounding" $train $small --out "$tmp/free" --recipe none --beta1 0
+check "AdamW without a rounding" $train $small --out "$tmp/adamw" --recipe none
+check "AdamW, ECO" $train $small --out "$tmp/eco" --recipe none --rounding eco
+check "AdamW's rounding is ECO" cmp "$tmp/adamw/model.dqt" "$tmp/eco/model.dqt"
+
 # A format that no recipe names takes that of its kind.
 check "int5" $train $small --out "$tmp/int5" --format int5
 cp "$tmp/check.out" "$tmp/said"
