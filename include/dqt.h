@@ -39,7 +39,8 @@
  *  - Defaults belong to the major version: they stay as they are until the next one. Better recipes come as presets.
  *
  * What is NOT promised: the layout of opaque handles; the bit pattern of float results across instruction sets
- * (integer products, packing, random numbers and updates are bit-identical everywhere; see docs/numerics.md).
+ * (integer products, packing, random numbers and updates, but MUON's, are bit-identical everywhere; see
+ * docs/numerics.md).
  *
  * Define DQT_EXPERIMENTAL before including to see what is not frozen: it may change in any minor version, and its
  * symbols are in a node of their own.
@@ -254,8 +255,8 @@ enum {
 enum { DQT_AXIS_TENSOR = 0, DQT_AXIS_ROW = 1, DQT_AXIS_GROUP = 2 };
 
 enum {
-    DQT_ROUND_DEFAULT = 0,        /* of an updater: ECO_STOCHASTIC where a first moment is kept, else STOCHASTIC; of
-                                     dqt_tensor_quantize and the like: NEAREST */
+    DQT_ROUND_DEFAULT = 0,        /* of an updater: ECO_STOCHASTIC where a first moment is kept, else STOCHASTIC, which
+                                     MUON has in any case; of dqt_tensor_quantize and the like: NEAREST */
     DQT_ROUND_STOCHASTIC = 1,     /* floor(t + r), r uniform in [0, 1) */
     DQT_ROUND_NEAREST = 2,        /* ties to even; loses updates below half a step: for ablation */
     DQT_ROUND_ECO_STOCHASTIC = 3, /* stochastic, and the error is fed back through the momentum (arXiv 2601.22101) */
@@ -871,7 +872,7 @@ typedef struct dqt_parameter_rule {
     int32_t optimizer; /* DQT_OPTIMIZER_* */
     int32_t rounding;  /* DQT_ROUND_*, never DEFAULT */
     int32_t frozen;
-    float lr_factor, weight_decay, beta1, rounding_noise; /* beta1 0: no first moment */
+    float lr_factor, weight_decay, beta1, rounding_noise; /* beta1 0: no first moment but MUON's, which is not of it */
 } dqt_parameter_rule;
 
 /* The rule of parameter `index`. Thread-safe while no step runs. Since 0.9. */
@@ -1236,7 +1237,7 @@ typedef struct dqt_checkpoint {
 /* Creates model, updater and host bytes from a checkpoint. Truncated, damaged or foreign: DQT_E_FORMAT with a sentence,
  * nothing is created and *out holds NULLs. DQT_E_UNSUPPORTED: options.part and num_parts are not those of a file that
  * an updater of one part has written alone. What a stream claims is allocated as its data arrive: about 6 times what
- * has come, at most. Since 0.9. */
+ * has come, at most; scratch of an updater, which with MUON is more than that, once all has come. Since 0.9. */
 DQT_API dqt_status dqt_llama_load(dqt_context *ctx, const char *path, const dqt_load_options *options,
                                   dqt_checkpoint *out);
 DQT_API dqt_status dqt_llama_read(dqt_context *ctx, dqt_read_fn read, void *user_data, const dqt_load_options *options,

@@ -97,7 +97,8 @@ dqt_status updater_check(const dqt_context *ctx, const struct update_target *tar
                         "updater options: %s makes a step of a matrix of all its rows, and num_parts is %llu",
                         optimizer->name, (unsigned long long)o->num_parts);
         if (optimizer->orthogonal && targets[i].tensor->train_scale)
-            return fail(ctx, DQT_E_UNSUPPORTED, "updater options: %s does not train scales, as those of %s are",
+            return fail(ctx, DQT_E_UNSUPPORTED,
+                        "updater options: %s does not train scales, as those of %s are: take train_scale 0",
                         optimizer->name, targets[i].name);
         TRY(updater_check_rounding(ctx, optimizer, o->beta1, rule.rounding, &targets[i]));
     }
