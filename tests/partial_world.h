@@ -75,6 +75,14 @@ static const struct setting settings[] = {
      .clip = DQT_CLIP_TENSOR_NORM,
      .beta1 = 0.9f,
      .override = 1},
+    {.name = "Muon, accumulators, global norm",
+     .linear = DQT_FORMAT_INT4,
+     .optimizer = DQT_OPTIMIZER_MUON,
+     .rounding = DQT_ROUND_ACCUMULATE,
+     .momentum_state = DQT_STATE_INT8,
+     .clip = DQT_CLIP_GLOBAL_NORM,
+     .beta1 = 0.6f,
+     .override = 1},
 };
 enum { SETTINGS = sizeof settings / sizeof *settings };
 

@@ -303,7 +303,7 @@ static void updater_steps(void) {
  * a world that never saw it. */
 static void gradient_is_not_finite(void) {
     static const float bad[] = {NAN, INFINITY, -INFINITY};
-    for (int32_t optimizer = DQT_OPTIMIZER_SGD; optimizer <= DQT_OPTIMIZER_ADAFACTOR; optimizer++) {
+    for (int32_t optimizer = DQT_OPTIMIZER_SGD; optimizer <= DQT_OPTIMIZER_MUON; optimizer++) {
         struct world w[2];
         dqt_updater *u[2] = {NULL};
         for (int i = 0; i < 2; i++) {

@@ -260,6 +260,9 @@ static dqt_status updater_adamw(struct world *w, void **out) {
 static dqt_status updater_adafactor(struct world *w, void **out) {
     return updater_with(w, DQT_OPTIMIZER_ADAFACTOR, DQT_STATE_BF16, 0, out);
 }
+static dqt_status updater_muon(struct world *w, void **out) {
+    return updater_with(w, DQT_OPTIMIZER_MUON, DQT_STATE_INT8, 0, out);
+}
 static void destroy_updater(void *u) {
     dqt_updater_destroy(u);
 }
@@ -400,6 +403,7 @@ static const struct creation {
     {"updater, SGD", updater_sgd, destroy_updater, 1},
     {"updater, AdamW int8", updater_adamw, destroy_updater, 1},
     {"updater, Adafactor", updater_adafactor, destroy_updater, 1},
+    {"updater, Muon", updater_muon, destroy_updater, 1},
     {"updater, some accumulators", updater_some_accumulate, destroy_updater, 1},
     {"session", session, destroy_session, 3},
     {"sampler", sampler, destroy_sampler, 1},

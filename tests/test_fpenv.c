@@ -252,6 +252,7 @@ static struct digest compute(int isa, const struct mode *m, bool lanes) {
     if (dqt_context_create(&o, &ctx) == DQT_OK && dqt_context_isa(ctx) == isa) {
         training(ctx, &d, DQT_OPTIMIZER_ADAMW, false);
         training(ctx, &d, DQT_OPTIMIZER_ADAFACTOR, true);
+        training(ctx, &d, DQT_OPTIMIZER_MUON, true);
         tensors(ctx, &d);
         denormals(ctx, &d);
         own_layers(ctx, &d);

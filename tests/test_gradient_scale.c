@@ -100,7 +100,9 @@ static const struct {
              {"adamw, previous norm", DQT_OPTIMIZER_ADAMW, DQT_CLIP_PREVIOUS_NORM, 1, 0},
              {"adamw, trained scales", DQT_OPTIMIZER_ADAMW, DQT_CLIP_GLOBAL_NORM, 0, 1},
              {"adafactor", DQT_OPTIMIZER_ADAFACTOR, DQT_CLIP_NONE, 1, 0},
-             {"adafactor, global norm", DQT_OPTIMIZER_ADAFACTOR, DQT_CLIP_GLOBAL_NORM, 0, 0}};
+             {"adafactor, global norm", DQT_OPTIMIZER_ADAFACTOR, DQT_CLIP_GLOBAL_NORM, 0, 0},
+             {"muon", DQT_OPTIMIZER_MUON, DQT_CLIP_NONE, 0, 0},
+             {"muon, global norm", DQT_OPTIMIZER_MUON, DQT_CLIP_GLOBAL_NORM, 0, 0}};
 
 static void as_if_the_gradients_were_scaled(void) {
     struct counting memory;

@@ -168,17 +168,19 @@ static void check_resume(dqt_context *ctx, int32_t format, const dqt_updater_opt
 static void every_rule_resumes(void) {
     struct counting memory;
     dqt_context *ctx = counting_context(&memory);
-    for (int32_t optimizer = DQT_OPTIMIZER_SGD; optimizer <= DQT_OPTIMIZER_ADAFACTOR; optimizer++)
+    for (int32_t optimizer = DQT_OPTIMIZER_SGD; optimizer <= DQT_OPTIMIZER_MUON; optimizer++)
         for (int32_t rounding = DQT_ROUND_STOCHASTIC; rounding <= DQT_ROUND_ACCUMULATE; rounding++)
             for (int32_t states = 0; states < 9; states++) {
+                const bool muon = optimizer == DQT_OPTIMIZER_MUON;
                 dqt_updater_options u = DQT_INIT(dqt_updater_options);
+                if (muon && (rounding == DQT_ROUND_ECO_STOCHASTIC || rounding == DQT_ROUND_ECO_NEAREST)) continue;
                 u.optimizer = optimizer;
                 u.rounding = rounding;
                 u.momentum_state = states % 3;
                 u.variance_state = states / 3;
                 u.clip = DQT_CLIP_PREVIOUS_NORM;
                 check_resume(ctx, DQT_FORMAT_INT4, &u);
-                check_resume(ctx, DQT_FORMAT_TERNARY, &u);
+                check_resume(ctx, muon ? DQT_FORMAT_INT8 : DQT_FORMAT_TERNARY, &u);
             }
     EACH_FORMAT(format) {
         dqt_updater_options u = DQT_INIT(dqt_updater_options);
@@ -209,11 +211,12 @@ static void every_network_resumes(void) {
     struct counting memory;
     dqt_context *ctx = counting_context(&memory);
     for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
-        for (int32_t optimizer = DQT_OPTIMIZER_SGD; optimizer <= DQT_OPTIMIZER_ADAFACTOR; optimizer++)
+        for (int32_t optimizer = DQT_OPTIMIZER_SGD; optimizer <= DQT_OPTIMIZER_MUON; optimizer++)
             for (int32_t clip = DQT_CLIP_GLOBAL_NORM; clip <= DQT_CLIP_NONE; clip++) {
                 const bool no_momentum = optimizer != DQT_OPTIMIZER_SGD && clip == DQT_CLIP_NONE;
                 dqt_updater_options u = DQT_INIT(dqt_updater_options);
                 if (variants[i].fused && clip == DQT_CLIP_GLOBAL_NORM) continue;
+                if (optimizer == DQT_OPTIMIZER_MUON && variants[i].train_scales) continue;
                 u.optimizer = optimizer;
                 u.momentum_state = u.variance_state = DQT_STATE_INT8;
                 u.clip = clip;

@@ -182,7 +182,7 @@ static void test_any_list(void) {
     for (int tied = 0; tied < 2; tied++)
         for (int loss_kind = 0; loss_kind < LOSS_KINDS; loss_kind++)
             check_list(ctx, tied, loss_kind == LOSS, (enum loss_kind)loss_kind, DQT_OPTIMIZER_ADAMW, DQT_STATE_INT8);
-    for (int32_t optimizer = DQT_OPTIMIZER_SGD; optimizer <= DQT_OPTIMIZER_ADAFACTOR; optimizer++)
+    for (int32_t optimizer = DQT_OPTIMIZER_SGD; optimizer <= DQT_OPTIMIZER_MUON; optimizer++)
         check_list(ctx, optimizer == DQT_OPTIMIZER_ADAFACTOR, false, OWN_TILES, optimizer, DQT_STATE_BF16);
     net_precision = DQT_PRECISION_INT8; /* its random numbers depend on the pass, which each layer counts */
     for (int tied = 0; tied < 2; tied++)
