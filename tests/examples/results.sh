@@ -23,6 +23,11 @@ if $compare $text --out "$tmp/one" $small --only dqt5 >"$tmp/said" 2>&1; then fa
     check "it is said" grep -q 'has no run dqt5' "$tmp/said"
 fi
 
+# Codes of 8 bits are read as ternary in the end, trained scales of groups too, which their copy keeps as fp16.
+echo 'groups | --format int8 --group 32 --train-scales' >"$tmp/list"
+check "trained scales of groups" $compare --list "$tmp/list" $text --out "$tmp/groups" $small --threads 1
+check "are read as ternary" grep -q '^| groups | [0-9.]* | [0-9.]* | ' "$tmp/groups/table.md"
+
 if ! have python3 || ! have taskset; then
     skip "no python3 or taskset"
     finish
