@@ -43,15 +43,17 @@ static int set(const struct arg *a, const char *text) {
     return end != text && *end == '\0' && errno == 0;
 }
 
+static void list_choices(FILE *f, const char *words, const char *choices) {
+    fputs(words, f);
+    for (const char *p = choices; *p; p += strcspn(p, " "), p += *p == ' ')
+        fprintf(f, " %.*s", (int)strcspn(p, "="), p);
+}
+
 static void usage(const struct arg *table, size_t count, const char *about) {
     printf("%s\n\nOptions:\n", about);
     for (size_t i = 0; i < count; i++) {
         printf("  %-18s %s", table[i].name, table[i].help);
-        if (table[i].kind == ARG_CHOICE) {
-            printf(":");
-            for (const char *p = table[i].choices; *p; p += strcspn(p, " "), p += *p == ' ')
-                printf(" %.*s", (int)strcspn(p, "="), p);
-        }
+        if (table[i].kind == ARG_CHOICE) list_choices(stdout, ":", table[i].choices);
         printf("\n");
     }
 }
@@ -76,7 +78,7 @@ int args_parse(int argc, char **argv, const struct arg *table, size_t count, con
             return 2;
         } else if (!set(&table[k], argv[++i])) {
             fprintf(stderr, "%s cannot be \"%s\"", argv[i - 1], argv[i]);
-            if (table[k].kind == ARG_CHOICE) fprintf(stderr, "; it takes: %s", table[k].choices);
+            if (table[k].kind == ARG_CHOICE) list_choices(stderr, "; it takes:", table[k].choices);
             fprintf(stderr, "\n");
             return 2;
         }

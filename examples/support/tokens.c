@@ -21,7 +21,7 @@ size_t token_args(struct token_source *s, struct arg *table) {
         {"--tokens", ARG_TEXT, &s->train, "file of tokens, TRAIN or TRAIN,VALID (uint16 or uint32, little-endian)",
          NULL},
         {"--valid", ARG_TEXT, &s->valid, "held-out file (default: the last tenth of the data)", NULL},
-        {"--token-bytes", ARG_INT, &s->bytes, "of each token of a file without llm.c's header: 2 or 4", NULL},
+        {"--token-bytes", ARG_CHOICE, &s->bytes, "of each token of a file without llm.c's header", "2=2 4=4"},
         {"--document-token", ARG_INT, &s->document_token, "token that begins a document; attention stays inside", NULL},
     };
     memcpy(table, all, sizeof all);

@@ -80,7 +80,9 @@ refused() {
 refused "not both" --tokens "$tmp/2.bin" --data $golden/strings.txt
 refused "not both"
 refused "outside the vocabulary\|token" --tokens "$tmp/2.bin" --vocab 100
-refused "2 or 4 bytes" --tokens "$tmp/2.bin" --token-bytes 3
+for bytes in 1 3 8; do
+    refused "token-bytes cannot be \"$bytes\"; it takes: 2 4$" --tokens "$tmp/2.bin" --token-bytes $bytes
+done
 head -c 4096 "$tmp/raw2.bin" >"$tmp/wrong.bin"
 refused "see --token-bytes" --tokens "$tmp/wrong.bin" --token-bytes 4
 refused "cannot be opened" --tokens "$tmp/nothing.bin"
