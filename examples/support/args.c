@@ -33,9 +33,12 @@ static int set(const struct arg *a, const char *text) {
         break;
     }
     case ARG_FLOAT:
-        *(float *)a->value = strtof(text, &end);
-        if (isnan(*(float *)a->value)) return 0;
+    case ARG_FRACTION: {
+        float *const number = a->value;
+        *number = strtof(text, &end);
+        if (isnan(*number) || (a->kind == ARG_FRACTION && (*number < 0 || *number > 1))) return 0;
         break;
+    }
     case ARG_TEXT: *(const char **)a->value = text; return 1;
     case ARG_CHOICE: return choice(a->choices, text, a->value);
     case ARG_FLAG: return 0;

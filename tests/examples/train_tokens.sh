@@ -100,7 +100,7 @@ refused "no .*/model.dqt to resume from" --tokens "$tmp/2.bin" --resume
 refused "no .*/model.dqt to resume from" --tokens "$tmp/2.bin" --resume --out "$tmp/nowhere"
 check "no folder was made for it" test ! -e "$tmp/nowhere"
 # Numbers that their places do not hold, and what is no number.
-for mistake in "seed 4294967297" "threads 99999999999999999999" "steps 99999999999999999999" "until nan" "scale-lr nan" "batch -4"; do
+for mistake in "seed 4294967297" "threads 99999999999999999999" "steps 99999999999999999999" "until nan" "scale-lr nan" "batch -4" "cooldown 40" "noise -0.1"; do
     refused "${mistake% *} cannot be" --tokens "$tmp/2.bin" --${mistake% *} " ${mistake#* }"
 done
 
