@@ -144,7 +144,7 @@ static void legend(FILE *f, int line, const struct series *s, struct style style
     else
         fprintf(f, "<path d=\"M%d %dh22\" stroke=\"%s\" stroke-dasharray=\"%s\" stroke-width=\"3\"/>", x, y,
                 style.colour, style.dash);
-    fprintf(f, "<text x=\"%d\" y=\"%d\">%s</text>\n", x + 30, y + 4, s->name);
+    fprintf(f, "<text x=\"%d\" y=\"%d\">%s</text>\n", AXES_END + LEGEND_SAMPLE, y + 4, s->name);
 }
 
 bool plot_svg(const char *path, const struct chart *chart, const struct series *series, size_t count) {

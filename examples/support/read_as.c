@@ -6,9 +6,8 @@
 static dqt_status copy_rounded(dqt_tensor *to, const dqt_tensor *from) {
     dqt_tensor_info info = DQT_INIT(dqt_tensor_info);
     dqt_status status = dqt_tensor_get_info(from, &info);
-    if (status != DQT_OK || !info.train_scale || info.scale_axis != DQT_AXIS_GROUP) {
-        return status == DQT_OK ? dqt_tensor_copy(to, from) : status;
-    }
+    if (status != DQT_OK) return status;
+    if (!info.train_scale || info.scale_axis != DQT_AXIS_GROUP) return dqt_tensor_copy(to, from);
     float *scales = malloc(info.num_scales * sizeof *scales);
     int8_t *codes = malloc(info.cols);
     if (!scales || !codes) status = DQT_E_MEMORY;
