@@ -16,11 +16,8 @@ MODEL = '--hidden 256 --ff 704 --layers 4 --heads 4 --seq 128 --eval-windows 512
 # name, and the fastest counts.
 # name | who | flag | options of build/examples/03_train or of torch_lm.py
 RECIPES = """
-int4, BF16 products     | library | amx_bf16    | --format int4 --fused --batch 16 --steps 3000 --warmup 100 --eval-every 50 --lr 3e-3
-int4, INT8 products     | library |             | --format int4 --fused --precision int8 --batch 4 --steps 10400 --warmup 600 --eval-every 200 --lr 3e-3 --linear-lr 0.2 --cooldown 0.4
-PyTorch BF16, compiled  | torch   | amx_bf16    | --bf16 --compile --batch 16 --steps 3000 --warmup 100 --eval-every 50 --lr 6e-3
-PyTorch BF16, compiled  | torch   | avx512_bf16 | --bf16 --compile --batch 8 --steps 6000 --warmup 200 --eval-every 100 --lr 4e-3
-PyTorch F32, compiled   | torch   | amx_bf16    | --compile --batch 16 --steps 3000 --warmup 100 --eval-every 50 --lr 6e-3
+int4, INT8 products     | library |             | --format int4 --fused --precision int8 --batch 8 --steps 4800 --warmup 300 --eval-every 100 --lr 6e-3 --linear-lr 0.15 --beta2 0.98 --cooldown 0.4
+PyTorch BF16, compiled  | torch   | avx512_bf16 | --bf16 --compile --batch 8 --steps 4800 --warmup 300 --eval-every 100 --lr 3e-3 --cooldown 0.4
 PyTorch F32, compiled   | torch   |             | --compile --batch 8 --steps 4500 --warmup 300 --eval-every 100 --lr 3e-3 --cooldown 0.4
 """
 

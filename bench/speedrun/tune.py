@@ -5,7 +5,7 @@ depend on how busy the machine is, so runs may share it; a setting's time is its
         [--deadline UNIX_TIME] [--cpus 0-15] [--gpus 0,1] [--json FILE] [--keep FOLDER] [-- OPTIONS ...]
 
 A line of FILE is a run: options of 03_train or of torch_lm.py, # begins a comment; without FILE, bench/speedrun/library.list and torch.list,
-which have as many settings each. OPTIONS go to every run. Each run has --threads CPUs of --cpus to itself (--cpus '': it is not pinned),
+which is what has been run. OPTIONS go to every run. Each run has --threads CPUs of --cpus to itself (--cpus '': it is not pinned),
 and with --gpus, for PyTorch, one GPU, which --jobs runs take in turn. At the deadline what runs is asked to stop, as after --seconds, and
 nothing more is begun a minute before. Of each run, as it ends, a line is printed and, as JSON with all its evaluations, appended to --json.
 With --keep, settings that --json has the end of are not run again, and those of the library that were stopped go on from the checkpoint in
