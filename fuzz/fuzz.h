@@ -158,7 +158,7 @@ static inline dqt_llama *fuzz_model(int which) {
 /* Each optimiser and each state format. */
 static inline void fuzz_updater_options(int which, dqt_updater_options *o) {
     dqt_updater_options_init(o, sizeof *o);
-    o->optimizer = DQT_OPTIMIZER_SGD + which % 3;
+    o->optimizer = which == 3 ? DQT_OPTIMIZER_MUON : DQT_OPTIMIZER_SGD + which % 3;
     o->momentum_state = which % 3;
     o->variance_state = o->optimizer == DQT_OPTIMIZER_ADAFACTOR ? DQT_STATE_F32 : which / 3 % 3;
 }
