@@ -564,8 +564,8 @@ DQT_API dqt_status dqt_layers_copy(dqt_layer *const *destination, dqt_layer *con
 
 /* Inputs of the products of backward, and of those of forward whose activations are not quantised. F32: as the name
  * says. BF16: inputs rounded to bf16, sums in f32; integer codes are exact in bf16. INT8: where a layer multiplies
- * codes (a weight that layers read as codes, activation INT8), backward does too: gradients are rounded stochastically,
- * for dX = dY W to 8 bits with a step for each token, for dW = dY^T X to 6 with one a row of W and 1024 tokens; sums
+ * codes (a weight that layers read as codes, activation INT8), backward does too: gradients are rounded stochastically
+ * to int8, for dX = dY W with a step for each token, for dW = dY^T X with one for each row of W and 1024 tokens; sums
  * are exact, and the same on every instruction set (docs/numerics.md). The random numbers are functions of the tape's
  * seed and pass. Everything else (float weights or activations, heads with activation NONE, attention) is as with BF16
  * where AUTO would be BF16, else F32. Creating a tape is refused with DQT_E_UNSUPPORTED where such a weight has scales

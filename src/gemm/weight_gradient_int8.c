@@ -1,4 +1,4 @@
-/* Weight gradients by integer products: A is dy^T rounded to 6 bits, B the codes of x. */
+/* Weight gradients by integer products: A is dy^T rounded to int8, B the codes of x. */
 #include "gemm/weight_gradient.h"
 #include "kernels/kernels_scalar.h"
 
