@@ -1,6 +1,5 @@
 #!/bin/sh
-# Both stages of tuning for `make speedrun`: the list of one program, then the second list that again.py makes of it. Either program has the
-# same number of settings. For a machine with many CPUs and, for PyTorch, a GPU; at the same time for both, on other CPUs.
+# Both stages of tuning for `make speedrun`: the list of one program, then the second list that again.py makes of it. For a machine with many CPUs and, for PyTorch, a GPU; at the same time for both, on other CPUs.
 #
 #   DATA=train.txt VALID=valid.txt bench/speedrun/tune_list.sh library OUT SECONDS CPUS [THREADS [OPTIONS ...]]
 #   DATA=train.txt VALID=valid.txt bench/speedrun/tune_list.sh torch OUT SECONDS CPUS GPUS [OPTIONS ...]
